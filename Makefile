@@ -1,0 +1,37 @@
+# Everything a newcomer, a developer and CI need. Only Python 3.11+ and make are assumed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: run check test test-system clean
+.DEFAULT_GOAL := run
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	touch $@
+
+run: $(VENV)/installed  ## start the daemon with throw-away secrets and print lines to paste
+	$(BIN)/berinia-webhookd serve --dev
+
+check: $(VENV)/installed-dev  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: $(VENV)/installed-dev  ## everything that needs PyPI only
+	$(BIN)/pytest -m 'not system'
+
+test-system: $(VENV)/installed-dev  ## the tests that need programs from Debian
+	tests/install_system_programs
+	$(BIN)/pytest -m system
+
+clean:
+	rm -rf $(VENV) .dev build dist *.egg-info

@@ -1,0 +1,1 @@
+"""HTTP: a stranger's request made safe to look at."""

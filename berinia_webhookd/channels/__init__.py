@@ -1,0 +1,1 @@
+"""Meaning, without I/O: verify, decode, validate, normalise; one file a provider."""

@@ -1,0 +1,150 @@
+"""Every error this program raises on purpose. It imports nothing, so that every stage can use it.
+
+Two families: errors for the operator (`WebhookdError` with a hint, ending in an exit code) and
+errors for a stranger (`DeliveryRejected`, ending in a problem document). The table from the second
+family to status codes is in `accept/problems.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+class WebhookdError(Exception):
+    """The root of all our errors; `hint` says what to change to make it go away."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class NotFound(WebhookdError):
+    """What was asked for does not exist."""
+
+
+class CannotStart(WebhookdError):
+    """The daemon cannot start, and will not by itself: configuration, credentials, newer schema."""
+
+    exit_code = 3
+
+
+class CannotStartNow(WebhookdError):
+    """The daemon cannot start now, but may later: port taken, journal held by another process."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with the configuration: which setting, what, and how to mend it."""
+
+    setting: str
+    message: str
+    hint: str
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.message} ({self.hint})"
+
+
+class ConfigurationError(CannotStart):
+    """Carries every problem found, so that one run shows all of them."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more: see `check-config`)" if problems[1:] else ""
+        super().__init__(f"{first.setting}: {first.message}{more}", hint=first.hint)
+        self.problems = problems
+
+
+class JournalUnavailable(WebhookdError):
+    """The journal cannot be reached, is full, or did not commit in time."""
+
+
+class SchemaTooNew(CannotStart):
+    """The journal was upgraded by a newer program that excludes this one."""
+
+
+class DeliveryRejected(WebhookdError):
+    """Whatever a stranger sent that we do not take; the message is shown to the caller."""
+
+
+class MalformedDelivery(DeliveryRejected):
+    """The body cannot be read, or fields are missing or ill-formed; names only, never values."""
+
+    def __init__(
+        self, message: str, *, missing: tuple[str, ...] = (), invalid: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.missing = missing
+        self.invalid = invalid
+
+
+class SignatureInvalid(DeliveryRejected):
+    """The signature is bad, missing, stale or replayed."""
+
+
+class AccountRefused(DeliveryRejected):
+    """A verified request of an account that is not in `channels.sms.account_sids`."""
+
+
+class AddressRefused(DeliveryRejected):
+    """The client address is not allowed on this channel or endpoint."""
+
+
+class Unauthorized(DeliveryRejected):
+    """No or wrong password."""
+
+
+class UnknownPath(DeliveryRejected):
+    """There is nothing at this path."""
+
+
+class MethodNotAllowed(DeliveryRejected):
+    """The path exists, but not for this method."""
+
+    def __init__(self, message: str, *, allowed: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class MediaTypeUnsupported(DeliveryRejected):
+    """The content type is not one this channel reads."""
+
+
+class BodyTooLarge(DeliveryRejected):
+    """The body is over the channel's `max_body_bytes`."""
+
+
+class BodyTooSlow(DeliveryRejected):
+    """The body made no progress for `server.body_timeout_seconds`."""
+
+
+class RateLimited(DeliveryRejected):
+    """The caller's bucket is empty."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: int,
+        policy: str = "",
+        quota: int = 0,
+        window_seconds: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.policy = policy
+        self.quota = quota
+        self.window_seconds = window_seconds
+
+
+class ChannelNotConfigured(DeliveryRejected):
+    """The channel or endpoint has no secret yet, so nothing can be proved: fail closed."""
+
+
+class Overloaded(DeliveryRejected):
+    """Too many connections or body bytes in flight, or the journal is slow, full or away."""

@@ -1,0 +1,1 @@
+"""Memory: on disk before we say yes; each event once."""

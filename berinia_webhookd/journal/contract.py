@@ -1,0 +1,162 @@
+"""What the journal promises the other stages: on disk before we say yes, and each event once.
+
+Every method may raise `JournalUnavailable`. Implemented once, in `journal/store.py`, for SQLite and
+PostgreSQL; `berinia_webhookd.testing` has a fake in memory for tests of the other stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from berinia_webhookd.model import (
+    AgentName,
+    Entry,
+    EntryKind,
+    EntryState,
+    Event,
+    EventId,
+    Receipt,
+    Settlement,
+    VerifiedDelivery,
+)
+
+
+class ReplayedSignature(Exception):
+    """A signature that was already used with another message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What a dispatcher can start now: up to `limit` entries of a kind for any of these agents."""
+
+    kind: EntryKind
+    agents: frozenset[AgentName]
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The entries leased, and when the next entry that is waiting for its retry falls due."""
+
+    entries: Sequence[Entry]
+    next_due_at: datetime | None
+
+
+class ReplyRoute(StrEnum):
+    """How an agent's reply goes back into the chat; decided in one transaction."""
+
+    NONE = "none"  # nothing to say, or a channel without replies
+    INLINE = "inline"  # a caller is waiting for it
+    LATE = "late"  # posted to late_reply_url, as an entry of its own
+    UNDELIVERABLE = "undeliverable"  # a direct message, or nowhere to post to
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """`kept` is False when the lease had been lost: nothing was recorded, another run decides."""
+
+    kept: bool
+    reply: ReplyRoute = ReplyRoute.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The stored reply of an event's agent; `failed` says the agent returned it as an error."""
+
+    text: str
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What `/metrics`, `/health` and the systemd status line say about the entries."""
+
+    entries: Mapping[EntryState, int]
+    oldest_ready_at: Mapping[AgentName, datetime]
+
+
+class Inbox(Protocol):
+    """The receiving side."""
+
+    async def accept(
+        self,
+        delivery: VerifiedDelivery,
+        event: Event,
+        *,
+        waiting_until: datetime | None = None,
+    ) -> Receipt:
+        """Commit a new event, or find the one it repeats. Returns only after the data is flushed.
+
+        With `waiting_until` a caller waits for the reply until then (see `stop_waiting`).
+
+        Raises:
+            ReplayedSignature: `delivery.replay_key` was used with another message.
+        """
+
+    async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
+        """Keep a verified delivery that fails validation: once per signature or body, capped."""
+
+    async def reply_of(self, event_id: EventId) -> Reply | None:
+        """The inline reply to hand to a waiting caller, once there is one."""
+
+    async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
+        """The caller waits no longer. Returns the reply if it was decided inline in the meantime.
+
+        With `hung_up` a reply already decided inline, and not handed over, becomes a late one.
+        """
+
+
+class Outbox(Protocol):
+    """The dispatching side."""
+
+    async def claim(self, lanes: Sequence[Lane]) -> Claimed:
+        """Lease what may start now, in the order of places; the order rule holds in here."""
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Record an attempt and the entry's next state, if the lease is still ours."""
+
+    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Extend our leases; returns those that were already lost."""
+
+    async def release(self, entries: Sequence[Entry]) -> None:
+        """Give entries back unfinished, at no cost to their schedule (stopping)."""
+
+    async def agents_waiting(self) -> frozenset[AgentName]:
+        """Agents that have open entries."""
+
+    async def note_unavailable(self, agent: AgentName, reason: str | None) -> None:
+        """Write the reason (or its end) on the agent's ready entries, for `events show`."""
+
+    async def delivery_of(self, event_id: EventId) -> VerifiedDelivery | None:
+        """The raw delivery of an event, for its attachments; None once erased or purged."""
+
+
+class Upkeep(Protocol):
+    """What keeps a journal healthy, and what the status pages read."""
+
+    async def recover(self) -> int:
+        """Give back what dead processes were running; five losses make an entry dead.
+
+        On SQLite, where one `serve` owns the file: all that runs, at start. On PostgreSQL: expired
+        leases, periodically. Returns how many entries were given back.
+        """
+
+    async def changed(self) -> bool:
+        """Whether another process wrote to the journal since the last call."""
+
+    async def backlog(self) -> Backlog:
+        """Counts for the status pages."""
+
+    async def purge(self) -> int:
+        """Delete one small batch of what is past its retention; returns how many rows went."""
+
+    async def close(self) -> None:
+        """Finish the commit under way and close."""
+
+
+class Journal(Inbox, Outbox, Upkeep, Protocol):
+    """All three sides; only `app` and `tools` hold one of these."""

@@ -1,0 +1,197 @@
+"""The words of the flow as frozen types; each stage hands the next a different one.
+
+RawDelivery → VerifiedDelivery → Event → Receipt → Entry → Outcome → Settlement. Only a channel's
+`verify` builds a `VerifiedDelivery` (and the journal restores one), so that skipping verification
+does not type-check. Instants are aware datetimes in UTC; durations are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, NewType
+
+IPAddress = IPv4Address | IPv6Address
+
+EventId = NewType("EventId", str)  # UUIDv7, canonical text
+EntryId = NewType("EntryId", str)  # UUIDv7, canonical text
+DeliveryId = NewType("DeliveryId", str)  # UUIDv7, canonical text
+ChannelName = NewType("ChannelName", str)  # sms, email, whatsapp
+AgentName = NewType("AgentName", str)  # starts with a capital
+
+DIRECT_MESSAGE = "Direct Message"
+
+
+class EntryState(StrEnum):
+    """The life of an entry; `waiting` is waiting for a retry."""
+
+    READY = "ready"
+    RUNNING = "running"
+    WAITING = "waiting"
+    DONE = "done"
+    DEAD = "dead"
+    DISCARDED = "discarded"
+    ERASED = "erased"
+
+
+class EntryKind(StrEnum):
+    """An entry is one event for one agent, or one late reply to post."""
+
+    AGENT = "agent"
+    REPLY = "reply"
+
+
+class OutcomeKind(StrEnum):
+    """How an attempt ended. `rejected` and `lost` are never retried by the schedule."""
+
+    SUCCESS = "success"
+    ERROR = "error"  # the agent said so: status "error", or an HTTP answer other than 2xx
+    EXCEPTION = "exception"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    UNREACHABLE = "unreachable"
+    REJECTED = "rejected"  # the agent wants no more of this: status "rejected", or HTTP 410
+    LOST = "lost"  # the daemon that ran it died
+
+
+class OptOut(StrEnum):
+    """What a person asked for with a single word."""
+
+    STOP = "STOP"
+    START = "START"
+    HELP = "HELP"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is on the other end, as far as it can be believed (see `accept/proxy_headers.py`)."""
+
+    peer: IPAddress | None  # the other end of the socket; None on a Unix socket
+    client: IPAddress | None  # the right-most untrusted address; None on an unforwarded Unix socket
+    scheme: str  # http or https, as the client used it
+    host: str  # the Host header, byte for byte, port included
+    forwarded: bool  # carries any of X-Forwarded-*, Forwarded, Via, X-Real-IP
+    peer_trusted: bool  # the peer is one of server.trusted_proxies, or a Unix socket
+
+
+@dataclass(frozen=True, slots=True)
+class RawDelivery:
+    """One HTTP request as it came, proven by nobody."""
+
+    channel: ChannelName
+    caller: Caller
+    target: str  # the request target byte for byte (surrogateescape), starts with "/"
+    headers: Mapping[str, str]  # case-insensitive lookup
+    content_type: str  # media type alone, lower case, without parameters
+    content_type_header: str  # the whole header, with boundary and charset
+    body: bytes
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedDelivery:
+    """A delivery whose sender is proven. `fields` saves decoding a form twice, if verifying did."""
+
+    channel: ChannelName
+    content_type_header: str
+    body: bytes = field(repr=False)
+    received_at: datetime
+    # What makes this very delivery unique (SHA-256 of the Mailgun signature), where one exists.
+    replay_key: bytes | None = None
+    fields: tuple[tuple[str, str], ...] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The unit of order, in normal form for comparison only: `+336…`, `whatsapp:+336…` are one."""
+
+    channel: ChannelName
+    sender: str
+    party: str  # recipient or group
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What is known of an attached file; its content stays in the stored raw body."""
+
+    file_name: str  # as the mail says; never used as a path
+    content_type: str
+    size_bytes: int
+    sha256: str  # lower-case hex
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a delivery means, in our shape. Provider values are untouched."""
+
+    channel: ChannelName
+    agent: AgentName  # who gets it, by the channel's routing
+    conversation: Conversation
+    digest: bytes  # 32 bytes: the same digest is the same event
+    received_at: datetime
+    sender: str
+    recipient: str
+    body: str
+    subject: str | None = None
+    message_id: str | None = None
+    group: str | None = None  # exactly as received; None for direct messages
+    profile_name: str | None = None
+    opt_out: OptOut | None = None
+    auto_submitted: bool = False
+    attachments: tuple[Attachment, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict)  # name → last value
+    raw_multi: Mapping[str, list[Any]] = field(default_factory=dict)  # names that repeat → values
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The journal's word that an event is on disk, now or since an earlier copy."""
+
+    event_id: EventId
+    agent: AgentName
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event for one agent (or one reply to post), leased to this process."""
+
+    id: EntryId
+    event_id: EventId
+    kind: EntryKind
+    agent: AgentName
+    conversation_id: str
+    place: int
+    attempt: int  # the number of the attempt this lease is for; 1 is the first ever
+    retries: int  # how many steps of the retry schedule are used up
+    hold_until: datetime | None  # until when its failures hold back its conversation
+    event: Event
+    reply_text: str | None = None  # kind reply only
+    replied_at: datetime | None = None  # kind reply only: when the agent's reply was ready
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt ended, as the transport saw it."""
+
+    kind: OutcomeKind
+    error: str | None = None  # for people: one line or a traceback, bounded
+    reply: str | None = None  # the first non-blank of response, message, result
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the journal shall record at the end of an attempt."""
+
+    entry: Entry
+    outcome: Outcome
+    started_at: datetime
+    ended_at: datetime
+    state: EntryState  # done, dead, waiting or ready
+    due_at: datetime | None = None  # waiting only
+    hold_until: datetime | None = None
+    retries: int = 0

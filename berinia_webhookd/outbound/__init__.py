@@ -1,0 +1,1 @@
+"""Delivery: claim, attempt, retry, bury; one file a transport."""

@@ -1,0 +1,36 @@
+"""What a transport is to the dispatcher: it makes one attempt and says how that ended.
+
+A transport never raises for what an agent does: every end is an `Outcome`. What raises here is a
+bug of ours, which the attempt boundary logs with its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.model import AgentName, Entry, Outcome
+
+
+class AgentUnavailable(WebhookdError):
+    """The agent cannot be loaded; its entries wait. The message is the reason shown."""
+
+
+class Transport(Protocol):
+    """One way to reach agents."""
+
+    async def load(self, agent: AgentName) -> None:
+        """Make sure the agent can take attempts.
+
+        Raises:
+            AgentUnavailable: it cannot be loaded now; asked again later.
+        """
+
+    def free_slots(self) -> int:
+        """How many more attempts can start at once."""
+
+    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
+        """Make one attempt; ends within the timeout and a moment for killing."""
+
+    async def close(self) -> None:
+        """Stop everything this transport started."""

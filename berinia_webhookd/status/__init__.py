@@ -1,0 +1,1 @@
+"""Answers about all that: health, metrics, logs."""
