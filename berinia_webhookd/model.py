@@ -195,3 +195,8 @@ class Settlement:
     due_at: datetime | None = None  # waiting only
     hold_until: datetime | None = None
     retries: int = 0
+    # Where a reply may go: the journal decides in the same transaction. `late` says a reply that
+    # nobody waits for can be posted; with `error_to_caller` an error's text ends the entry (dead,
+    # no retry) if a caller is waiting for it, and is no reply at all otherwise.
+    late: bool = False
+    error_to_caller: bool = False

@@ -100,8 +100,10 @@ class Inbox(Protocol):
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
         """Keep a verified delivery that fails validation: once per signature or body, capped."""
 
-    async def reply_of(self, event_id: EventId) -> Reply | None:
-        """The inline reply to hand to a waiting caller, once there is one."""
+    async def wait_for_reply(self, event_id: EventId, until: datetime) -> Reply | None:
+        """The inline (or already stored) reply as soon as there is one; None when `until` is past,
+        or when the event ended without a reply.
+        """
 
     async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
         """The caller waits no longer. Returns the reply if it was decided inline in the meantime.
@@ -118,6 +120,11 @@ class Outbox(Protocol):
 
     async def settle(self, settlement: Settlement) -> Settled:
         """Record an attempt and the entry's next state, if the lease is still ours."""
+
+    async def wait_for_work(self, until: datetime | None) -> None:
+        """Sleep until there may be something new to claim (an arrival, an outcome, another
+        process' change), or until the given instant.
+        """
 
     async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Extend our leases; returns those that were already lost."""
@@ -144,9 +151,6 @@ class Upkeep(Protocol):
         On SQLite, where one `serve` owns the file: all that runs, at start. On PostgreSQL: expired
         leases, periodically. Returns how many entries were given back.
         """
-
-    async def changed(self) -> bool:
-        """Whether another process wrote to the journal since the last call."""
 
     async def backlog(self) -> Backlog:
         """Counts for the status pages."""
