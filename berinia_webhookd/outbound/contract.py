@@ -26,8 +26,9 @@ class Transport(Protocol):
             AgentUnavailable: it cannot be loaded now; asked again later.
         """
 
-    def free_slots(self) -> int:
-        """How many more attempts can start at once."""
+    @property
+    def capacity(self) -> int:
+        """How many attempts may run at once; the dispatcher never has more than that in here."""
 
     async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
         """Make one attempt; ends within the timeout and a moment for killing."""
