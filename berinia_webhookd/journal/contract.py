@@ -34,7 +34,7 @@ class Lane:
     """What a dispatcher can start now: up to `limit` entries of a kind for any of these agents."""
 
     kind: EntryKind
-    agents: frozenset[AgentName]
+    agents: frozenset[AgentName] | None  # None: any
     limit: int
 
 
