@@ -1,0 +1,73 @@
+"""The attempt boundary: whatever an attempt does ends as an outcome, a log line and a figure.
+
+Bugs of ours end here too, as an `exception` outcome with their traceback in the log, so that one
+broken entry cannot stop the dispatcher.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from berinia_webhookd.journal.contract import ReplyRoute, Settled
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import Entry, EntryKind, EntryState, Outcome, OutcomeKind, Settlement
+from berinia_webhookd.outbound.contract import Transport
+
+logger = structlog.get_logger()
+
+
+async def make_attempt(transport: Transport, entry: Entry, timeout_seconds: float) -> Outcome:
+    """One attempt, which cannot raise but by being cancelled."""
+    try:
+        return await transport.attempt(entry, timeout_seconds=timeout_seconds)
+    except Exception as error:
+        logger.exception("attempt.broke", event_id=entry.event_id, agent=entry.agent)
+        return Outcome(OutcomeKind.EXCEPTION, error=f"in the daemon: {type(error).__name__}")
+
+
+class AttemptLog:
+    """The log lines and figures of attempts, in the words of section 8 of the contract."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def started(self, entry: Entry) -> None:
+        """An attempt begins."""
+        logger.info("attempt.started", **_who(entry))
+
+    def ended(self, settlement: Settlement, settled: Settled) -> None:
+        """An attempt is settled, or its settlement was refused."""
+        entry, outcome = settlement.entry, settlement.outcome
+        seconds = (settlement.ended_at - settlement.started_at).total_seconds()
+        if entry.kind is EntryKind.AGENT:
+            self._metrics.attempts_total.labels(entry.agent, outcome.kind.value).inc()
+            self._metrics.attempt_seconds.labels(entry.agent).observe(max(0.0, seconds))
+        said = {**_who(entry), "duration_ms": round(seconds * 1000, 1)}
+        if not settled.kept:
+            said["note"] = "the lease was lost, so another run of this entry decides"
+        if outcome.kind is OutcomeKind.SUCCESS:
+            logger.info("attempt.succeeded", **said)
+        else:
+            due = settlement.due_at.isoformat() if settlement.due_at else None
+            logger.warning(
+                "attempt.failed",
+                **said,
+                outcome=outcome.kind.value,
+                error=outcome.error,
+                due_at=due,
+            )
+        if settled.kept and settlement.state is EntryState.DEAD:
+            logger.error("entry.dead", **_who(entry), outcome=outcome.kind.value)
+        dead_reply = entry.kind is EntryKind.REPLY and settlement.state is EntryState.DEAD
+        if dead_reply or settled.reply is ReplyRoute.UNDELIVERABLE:
+            logger.warning("reply.undeliverable", **_who(entry))
+
+
+def _who(entry: Entry) -> dict[str, object]:
+    return {
+        "event_id": entry.event_id,
+        "channel": entry.event.channel,
+        "agent": entry.agent,
+        "attempt": entry.attempt,
+        "kind": entry.kind.value,
+    }

@@ -1,0 +1,131 @@
+"""Which agents can take attempts: loads them at start, and again and again while they fail.
+
+The entries of an agent that is not there wait, with the reason written on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+import structlog
+
+from berinia_webhookd.errors import JournalUnavailable
+from berinia_webhookd.journal.contract import Outbox
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import AgentName
+from berinia_webhookd.outbound.contract import AgentUnavailable, Transport
+
+logger = structlog.get_logger()
+
+FIRST_RETRY_SECONDS: Final = 5.0
+LONGEST_RETRY_SECONDS: Final = 300.0
+LOOK_FOR_STRANGERS_SECONDS: Final = 60.0
+
+
+class TransportDirectory(Protocol):
+    """Which transport reaches an agent."""
+
+    def of(self, agent: AgentName) -> Transport:
+        """The transport by the agent's target."""
+
+
+class Availability:
+    """Knows for each agent whether it is loaded, and if not, why."""
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        transports: TransportDirectory,
+        routed: Iterable[AgentName],
+        metrics: Metrics,
+    ) -> None:
+        self._outbox = outbox
+        self._transports = transports
+        self._routed = frozenset(routed)
+        self._metrics = metrics
+        self._loading: dict[AgentName, asyncio.Task[None]] = {}
+        self._loaded: set[AgentName] = set()
+        self._reasons: dict[AgentName, str] = {}
+        self._reload = asyncio.Event()
+
+    @property
+    def loaded(self) -> frozenset[AgentName]:
+        """The agents a claim may name."""
+        return frozenset(self._loaded)
+
+    @property
+    def reasons(self) -> dict[AgentName, str]:
+        """Why each agent that is not there is not there."""
+        return dict(self._reasons)
+
+    def reconfigure(self, routed: Iterable[AgentName]) -> None:
+        """Look at every agent again, at once: their code or settings changed."""
+        self._routed = frozenset(routed)
+        self._reload.set()
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Keep every agent that is needed loaded; calls `changed` when one becomes loaded."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for agent in await self._needed():
+                    if agent not in self._loading:
+                        self._loading[agent] = group.create_task(self._load(agent, changed))
+                try:
+                    await asyncio.wait_for(self._reload.wait(), LOOK_FOR_STRANGERS_SECONDS)
+                except TimeoutError:
+                    continue
+                self._reload.clear()
+                await self._start_over()
+
+    async def _needed(self) -> frozenset[AgentName]:
+        """Those the channels route to, and those that older entries wait for."""
+        try:
+            return self._routed | await self._outbox.agents_waiting()
+        except JournalUnavailable:
+            return self._routed
+
+    async def _start_over(self) -> None:
+        tasks = list(self._loading.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._loading.clear()
+
+    async def _load(self, agent: AgentName, changed: Callable[[], None]) -> None:
+        pause = FIRST_RETRY_SECONDS
+        while True:
+            try:
+                await self._transports.of(agent).load(agent)
+            except AgentUnavailable as error:
+                await self._unavailable(agent, str(error), error.hint)
+            else:
+                await self._available(agent)
+                changed()
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+
+    async def _unavailable(self, agent: AgentName, reason: str, hint: str | None) -> None:
+        self._metrics.agent_available.labels(agent=agent).set(0)
+        self._loaded.discard(agent)
+        if self._reasons.get(agent) != reason:
+            self._reasons[agent] = reason
+            logger.error("agent.unavailable", agent=agent, error=reason, hint=hint)
+        await self._note(agent, reason)  # also on what arrived since
+
+    async def _available(self, agent: AgentName) -> None:
+        self._metrics.agent_available.labels(agent=agent).set(1)
+        self._loaded.add(agent)
+        if self._reasons.pop(agent, None) is not None:
+            logger.info("agent.available", agent=agent)
+        await self._note(agent, None)
+
+    async def _note(self, agent: AgentName, reason: str | None) -> None:
+        try:
+            await self._outbox.note_unavailable(agent, reason)
+        except JournalUnavailable as error:
+            # Only the explanation in `events show` is late; the log and the metric have it.
+            logger.warning("journal.degraded", detail=str(error))

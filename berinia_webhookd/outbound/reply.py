@@ -1,0 +1,81 @@
+"""Late replies: posts what an agent said after its caller had stopped waiting back into the chat.
+
+The bot's `POST /send` is not idempotent, so only what certainly was not sent is `unreachable`, the
+one kind that is tried again; anything past its maximum age is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import aiohttp
+
+from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
+
+SERVICE_UNAVAILABLE: Final = 503
+
+
+class LateReplies:
+    """The transport of entries of kind `reply`."""
+
+    capacity: Final = 4
+
+    def __init__(
+        self, *, url: str | None, max_age_seconds: float, clock: Callable[[], datetime]
+    ) -> None:
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+        self.reconfigure(url=url, max_age_seconds=max_age_seconds)
+
+    def reconfigure(self, *, url: str | None, max_age_seconds: float) -> None:
+        """From the next attempt on."""
+        self._url = url
+        self._max_age_seconds = max_age_seconds
+
+    async def load(self, agent: AgentName) -> None:
+        """Nothing to load: the bot is asked when there is something to say."""
+
+    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
+        """Post one reply."""
+        if self._url is None or entry.event.group is None or not entry.reply_text:
+            return Outcome(OutcomeKind.REJECTED, error="there is nowhere to post this reply")
+        if entry.replied_at is not None:
+            age = (self._clock() - entry.replied_at).total_seconds()
+            if age > self._max_age_seconds:
+                return Outcome(
+                    OutcomeKind.REJECTED,
+                    error=f"{age:.0f} s old, over channels.whatsapp.late_reply_max_age_seconds",
+                )
+        return await self._post(
+            self._url,
+            {"group": entry.event.group, "message": entry.reply_text},
+            timeout_seconds,
+        )
+
+    async def _post(self, url: str, message: dict[str, str], timeout_seconds: float) -> Outcome:
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        try:
+            async with self._session.post(
+                url, json=message, timeout=timeout, allow_redirects=False
+            ) as answer:
+                status = answer.status
+        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
+            return Outcome(OutcomeKind.UNREACHABLE, error=type(error).__name__)
+        except TimeoutError:
+            return Outcome(OutcomeKind.TIMEOUT, error=f"no answer within {timeout_seconds:g} s")
+        except aiohttp.ClientError as error:
+            return Outcome(OutcomeKind.ERROR, error=type(error).__name__)
+        if status // 100 == 2:  # noqa: PLR2004 - the class of success
+            return Outcome(OutcomeKind.SUCCESS)
+        kind = OutcomeKind.UNREACHABLE if status == SERVICE_UNAVAILABLE else OutcomeKind.ERROR
+        return Outcome(kind, error=f"HTTP {status}")
+
+    async def close(self) -> None:
+        """Close the connection to the bot."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None

@@ -1,0 +1,125 @@
+"""What systemd hears from us and hands to us: sd_notify, the watchdog, inherited sockets.
+
+Without systemd every function here does nothing. It refuses to decide what is healthy: the watchdog
+asks the callables it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import structlog
+
+from berinia_webhookd.errors import CannotStart
+
+logger = structlog.get_logger()
+
+FIRST_INHERITED_DESCRIPTOR: Final = 3  # SD_LISTEN_FDS_START
+MICROSECONDS: Final = 1_000_000
+STATUS_SECONDS: Final = 5.0
+
+
+class Notifier:
+    """Sends datagrams to `$NOTIFY_SOCKET`; a supervisor that is gone is no reason to fail."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        path = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + path[1:] if path.startswith("@") else path
+
+    def ready(self) -> None:
+        """The sockets listen (or a reload has ended)."""
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """A reload begins; `READY=1` ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """The way down has begun."""
+        self._send("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`."""
+        self._send("STATUS=" + text.replace("\n", " "))
+
+    def alive(self) -> None:
+        """The watchdog's sign of life."""
+        self._send("WATCHDOG=1")
+
+    def extend(self, seconds: float) -> None:
+        """Ask for more time to stop."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * MICROSECONDS)}")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.setblocking(False)
+            try:
+                channel.sendto(message.encode(), self._address)
+            except OSError as error:
+                logger.warning("server.supervisor_unreachable", error=error.strerror)
+
+
+def watchdog_interval_seconds(environ: Mapping[str, str]) -> float | None:
+    """How often systemd wants a sign of life from this process; None when it does not."""
+    microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID")
+    if not microseconds.isdigit() or pid not in {None, str(os.getpid())}:
+        return None
+    return int(microseconds) / MICROSECONDS
+
+
+async def watch(
+    notifier: Notifier, interval_seconds: float, turned: Callable[[float], Awaitable[bool]]
+) -> None:
+    """Send a sign of life twice an interval while every part completed a turn within it.
+
+    `turned` gets the interval in seconds; running at all proves that the event loop turns.
+    """
+    while True:
+        if await turned(interval_seconds):
+            notifier.alive()
+        await asyncio.sleep(interval_seconds / 2)
+
+
+async def report(notifier: Notifier, status: Callable[[], Awaitable[str]]) -> None:
+    """Keep the status line fresh."""
+    while True:
+        notifier.status(await status())
+        await asyncio.sleep(STATUS_SECONDS)
+
+
+def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
+    """The listening sockets systemd opened for us, made ours; empty without socket activation.
+
+    Raises:
+        CannotStart: what was handed over is no listening stream socket.
+    """
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = environ.get("LISTEN_FDS", "0")
+    if not count.isdigit():
+        return []
+    sockets = []
+    for descriptor in range(FIRST_INHERITED_DESCRIPTOR, FIRST_INHERITED_DESCRIPTOR + int(count)):
+        try:
+            os.set_inheritable(descriptor, False)
+            inherited = socket.socket(fileno=descriptor)
+        except OSError as error:
+            raise CannotStart(
+                f"inherited file descriptor {descriptor} is no socket: {error.strerror}",
+                hint="let berinia-webhook.socket have ListenStream= lines only",
+            ) from error
+        if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise CannotStart(
+                f"inherited file descriptor {descriptor} does not listen",
+                hint="let berinia-webhook.socket have ListenStream= lines and Accept=no",
+            )
+        inherited.setblocking(False)
+        sockets.append(inherited)
+    return sockets
