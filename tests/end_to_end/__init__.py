@@ -1,0 +1,1 @@
+"""The daemon as a whole: real processes, real sockets, real agents."""
