@@ -1,0 +1,130 @@
+"""What becomes of an entry after an attempt."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from berinia_webhookd.model import (
+    AgentName,
+    ChannelName,
+    Conversation,
+    Entry,
+    EntryId,
+    EntryKind,
+    EntryState,
+    Event,
+    EventId,
+    Outcome,
+    OutcomeKind,
+    Settlement,
+)
+from berinia_webhookd.outbound.retry_schedule import settle
+from berinia_webhookd.outbound.terms import Terms
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TERMS = Terms(
+    timeout_seconds=60,
+    retry_schedule_seconds=(5, 30, 120),
+    retry_on=frozenset({OutcomeKind.ERROR, OutcomeKind.TIMEOUT, OutcomeKind.CRASH}),
+    order_hold_seconds=300,
+)
+
+
+def entry(*, retries: int = 0, hold_until: datetime | None = None) -> Entry:
+    sms = ChannelName("sms")
+    event = Event(
+        channel=sms,
+        agent=AgentName("Agent"),
+        conversation=Conversation(sms, "1", "2"),
+        digest=bytes(32),
+        received_at=NOW,
+        sender="1",
+        recipient="2",
+        body="",
+    )
+    return Entry(
+        id=EntryId("e"),
+        event_id=EventId("v"),
+        kind=EntryKind.AGENT,
+        agent=event.agent,
+        conversation_id="c",
+        place=1,
+        attempt=retries + 1,
+        retries=retries,
+        hold_until=hold_until,
+        event=event,
+    )
+
+
+def settlement(
+    outcome: Outcome, *, retries: int = 0, hold_until: datetime | None = None
+) -> Settlement:
+    return settle(
+        entry(retries=retries, hold_until=hold_until),
+        outcome,
+        TERMS,
+        started_at=NOW,
+        ended_at=NOW,
+        random=lambda: 0.5,
+    )
+
+
+def test_success_is_done() -> None:
+    """A return value is success."""
+    assert settlement(Outcome(OutcomeKind.SUCCESS)).state is EntryState.DONE
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_a_failure_waits_for_its_step_of_the_schedule(retries: int) -> None:
+    """Each failure uses up one step."""
+    done = settlement(Outcome(OutcomeKind.ERROR), retries=retries)
+    assert done.state is EntryState.WAITING
+    assert done.retries == retries + 1
+    assert done.due_at == NOW + timedelta(seconds=TERMS.retry_schedule_seconds[retries])
+
+
+def test_after_the_last_step_it_is_dead() -> None:
+    """The schedule ends."""
+    assert settlement(Outcome(OutcomeKind.ERROR), retries=3).state is EntryState.DEAD
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.EXCEPTION, OutcomeKind.REJECTED])
+def test_a_kind_that_is_not_retried_is_dead_at_once(kind: OutcomeKind) -> None:
+    """Only the kinds in `retry_on` are tried again."""
+    assert settlement(Outcome(kind)).state is EntryState.DEAD
+
+
+def test_retry_after_is_honoured_up_to_an_hour() -> None:
+    """An agent that asks for time gets it, within reason, and never less than the schedule."""
+    asked = [
+        settlement(Outcome(OutcomeKind.ERROR, retry_after_seconds=seconds)).due_at
+        for seconds in (1, 600, 1e9)
+    ]
+    assert asked == [NOW + timedelta(seconds=seconds) for seconds in (5, 600, 3600)]
+
+
+def test_the_hold_counts_from_the_first_failure() -> None:
+    """Later failures do not extend how long a conversation is held back."""
+    first = settlement(Outcome(OutcomeKind.ERROR))
+    assert first.hold_until == NOW + timedelta(seconds=300)
+    earlier = NOW - timedelta(seconds=100)
+    assert settlement(Outcome(OutcomeKind.ERROR), hold_until=earlier).hold_until == earlier
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_jitter_stays_within_a_fifth(dice: float) -> None:
+    """Retries are spread by at most 20 % to either side."""
+    done = settle(
+        entry(),
+        Outcome(OutcomeKind.ERROR),
+        TERMS,
+        started_at=NOW,
+        ended_at=NOW,
+        random=lambda: dice,
+    )
+    assert done.due_at is not None
+    assert timedelta(seconds=4) <= done.due_at - NOW <= timedelta(seconds=6)
