@@ -1,0 +1,30 @@
+-- wrk: distinct signed messages from a file of lines "signature<TAB>body"; no message is sent twice.
+local lines = {}
+local at = 0
+
+function init(args)
+   local file = assert(io.open(args[1], "r"))
+   for line in file:lines() do lines[#lines + 1] = line end
+   file:close()
+end
+
+function request()
+   at = at + 1
+   if at > #lines then wrk.thread:stop() at = 1 end
+   local tab = lines[at]:find("\t", 1, true)
+   return wrk.format("POST", nil, {
+      ["Host"] = "127.0.0.1",
+      ["Content-Type"] = "application/x-www-form-urlencoded",
+      ["X-Twilio-Signature"] = lines[at]:sub(1, tab - 1),
+   }, lines[at]:sub(tab + 1))
+end
+
+
+function done(summary, latency)
+   io.write(string.format(
+      '\nRESULT {"requests": %d, "seconds": %.6f, "errors": %d, "p50_ms": %.3f, "p99_ms": %.3f}\n',
+      summary.requests, summary.duration / 1e6,
+      summary.errors.status + summary.errors.connect + summary.errors.read
+         + summary.errors.write + summary.errors.timeout,
+      latency:percentile(50) / 1000, latency:percentile(99) / 1000))
+end
