@@ -1,0 +1,82 @@
+"""The receiving application: one visible list of middlewares, and one handler for all paths.
+
+Paths are compared byte for byte as they came, so that no two spellings share a page; what lies on
+which path is the door's business and may change while running.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from berinia_webhookd.accept.access_log import access_log
+from berinia_webhookd.accept.door import Door
+from berinia_webhookd.accept.problems import problems
+from berinia_webhookd.accept.rate_limit import client_key
+from berinia_webhookd.accept.signature_check import signature_check
+from berinia_webhookd.accept.visit import PROVEN, VISIT
+from berinia_webhookd.accept.webhook import receive
+from berinia_webhookd.errors import MalformedDelivery, MethodNotAllowed, UnknownPath
+
+
+def build_application(door: Door) -> web.Application:
+    """The application; run it with `server.make_runner`, which closes what aiohttp leaves open."""
+    application = web.Application(
+        middlewares=[
+            access_log(door),  # outermost
+            problems(door),
+            proxy_headers(door),
+            signature_check(door),
+            token_bucket(door),
+        ]
+    )
+    application.router.add_route(
+        "*", "/{path:.*}", _serve(door), expect_handler=_leave_expectation_to_the_body
+    )
+    return application
+
+
+def proxy_headers(door: Door) -> Middleware:
+    """Finds out who is calling; see `proxy_headers.py`."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not request.raw_path.startswith("/"):
+            raise MalformedDelivery("The request target must begin with a slash.")
+        request[VISIT].caller = door.proxy_headers.caller(request)
+        return await handler(request)
+
+    return middleware
+
+
+def token_bucket(door: Door) -> Middleware:
+    """Takes a token for what verified, and for what is read; see `rate_limit.py`."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        visit = request[VISIT]
+        if visit.channel is not None:
+            door.limiter.take_verified(client_key(visit.client))
+        elif visit.page is not None and visit.page.limited:
+            door.limiter.take_reading(client_key(visit.client))
+        return await handler(request)
+
+    return middleware
+
+
+def _serve(door: Door) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        visit = request[VISIT]
+        if visit.channel is not None:
+            return await receive(request, door, visit, visit.channel, request[PROVEN])
+        if visit.page is None:
+            raise UnknownPath("There is nothing here.")
+        if request.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed("This can only be read.", allowed=("GET", "HEAD"))
+        return await visit.page.handler(request, visit.caller)
+
+    return handler
+
+
+async def _leave_expectation_to_the_body(_: web.Request) -> None:
+    """`Expect: 100-continue` is answered when the body is wanted, not before."""

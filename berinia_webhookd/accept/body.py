@@ -1,0 +1,164 @@
+"""Reads the body of a request nobody has verified yet, under four bounds: the channel's size, the
+time without progress (and overall), the bytes in flight of all requests, and a quarter of those for
+one client. It refuses to decompress, so that what was counted is what is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from types import TracebackType
+from typing import Final, Self
+
+from aiohttp import HttpVersion11, StreamReader, web
+
+from berinia_webhookd.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    MalformedDelivery,
+    MediaTypeUnsupported,
+    Overloaded,
+)
+
+_UNVERIFIED_SHARE: Final = 4
+# Progress by a byte at a time is bounded too: six silences, and this rate on average.
+_SILENCES: Final = 6
+_SLOWEST_BYTES_PER_SECOND: Final = 65_536
+
+
+class BodyBudget:
+    """The bytes of bodies held in memory, of all requests."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.unverified_bytes: defaultdict[bytes, int] = defaultdict(int)
+
+    def reservation(self, client: bytes) -> Reservation:
+        """Room for one request's body, given back at the end of its `with` block."""
+        return Reservation(self, client)
+
+
+class Reservation:
+    """What one request holds of the budget."""
+
+    __slots__ = ("_budget", "_client", "_held_bytes", "_unverified")
+
+    def __init__(self, budget: BodyBudget, client: bytes) -> None:
+        self._budget = budget
+        self._client = client
+        self._held_bytes = 0
+        self._unverified = True
+
+    def grow_to(self, size_bytes: int) -> None:
+        """Hold at least this much.
+
+        Raises:
+            Overloaded: the budget, or this client's share of it, is used up.
+        """
+        more = size_bytes - self._held_bytes
+        if more <= 0:
+            return
+        budget = self._budget
+        unverified = budget.unverified_bytes[self._client] + more
+        if (
+            budget.used_bytes + more > budget.limit_bytes
+            or unverified > budget.limit_bytes // _UNVERIFIED_SHARE
+        ):
+            self._forget_client_if_idle()
+            raise Overloaded("Too many bytes are being received; please retry.")
+        budget.used_bytes += more
+        budget.unverified_bytes[self._client] = unverified
+        self._held_bytes = size_bytes
+
+    def verified(self) -> None:
+        """The sender is proven: it no longer counts against its client's share."""
+        if self._unverified:
+            self._unverified = False
+            self._budget.unverified_bytes[self._client] -= self._held_bytes
+            self._forget_client_if_idle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.verified()
+        self._budget.used_bytes -= self._held_bytes
+        self._held_bytes = 0
+
+    def _forget_client_if_idle(self) -> None:
+        if not self._budget.unverified_bytes[self._client]:
+            del self._budget.unverified_bytes[self._client]
+
+
+async def receive_body(
+    request: web.Request,
+    reservation: Reservation,
+    *,
+    max_bytes: int,
+    timeout_seconds: float,
+) -> bytes:
+    """The whole body, byte for byte.
+
+    Raises:
+        MediaTypeUnsupported: it is compressed.
+        BodyTooLarge, Overloaded: before anything is read, where there is a Content-Length.
+        BodyTooSlow, MalformedDelivery: it stalls, or is not what HTTP allows.
+    """
+    encoding = request.headers.get("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() not in ("", "identity"):
+        raise MediaTypeUnsupported("Compressed bodies are not accepted.")
+    length = request.content_length
+    if length is not None:
+        _require_at_most(length, max_bytes)
+        reservation.grow_to(length)
+    await _continue(request)
+    stream = request.content
+    if stream.is_eof() and stream.exception() is None:
+        _require_at_most(stream.total_bytes, max_bytes)
+        reservation.grow_to(stream.total_bytes)
+        return stream.read_nowait()
+    return await _read(stream, reservation, max_bytes, timeout_seconds)
+
+
+def _require_at_most(size_bytes: int, max_bytes: int) -> None:
+    if size_bytes > max_bytes:
+        raise BodyTooLarge(f"The body is larger than {max_bytes} bytes.")
+
+
+async def _continue(request: web.Request) -> None:
+    """Ask for a body that its sender held back until now."""
+    expect = request.headers.get("Expect")
+    if expect is None or expect.lower() != "100-continue" or request.version != HttpVersion11:
+        return
+    if not request.content.is_eof() and not request.content.total_bytes:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+
+
+async def _read(
+    stream: StreamReader, reservation: Reservation, max_bytes: int, timeout_seconds: float
+) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    clock = asyncio.get_running_loop().time
+    begun = clock()
+    while not stream.at_eof():
+        latest = begun + timeout_seconds * _SILENCES + size / _SLOWEST_BYTES_PER_SECOND
+        try:
+            async with asyncio.timeout_at(min(clock() + timeout_seconds, latest)):
+                chunk = await stream.readany()
+        except TimeoutError:
+            raise BodyTooSlow("The body did not arrive in time.") from None
+        except (web.RequestPayloadError, ConnectionError):
+            raise MalformedDelivery("The body is not valid HTTP, or ended early.") from None
+        size += len(chunk)
+        _require_at_most(size, max_bytes)
+        reservation.grow_to(size)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

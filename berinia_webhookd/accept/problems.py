@@ -1,0 +1,181 @@
+"""The one table from errors to answers, as problem documents (RFC 9457).
+
+It refuses to say more than the table and the error's own message for the caller: no traceback, no
+word on why a signature failed, nothing about the journal's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+import orjson
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from berinia_webhookd.accept.door import Door
+from berinia_webhookd.accept.visit import VISIT, Visit
+from berinia_webhookd.errors import (
+    AccountRefused,
+    AddressRefused,
+    BodyTooLarge,
+    BodyTooSlow,
+    ChannelNotConfigured,
+    DeliveryRejected,
+    JournalUnavailable,
+    MalformedDelivery,
+    MediaTypeUnsupported,
+    MethodNotAllowed,
+    Overloaded,
+    RateLimited,
+    SignatureInvalid,
+    Unauthorized,
+    UnknownPath,
+)
+
+_log = structlog.get_logger()
+
+CONTENT_TYPE: Final = "application/problem+json"
+QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one kind of error is answered. Without a type of its own it is titled by its status."""
+
+    status: int
+    detail: str | None = None  # None: the error's own message, written for the caller
+    headers: Mapping[str, str] | None = None
+    type: str = "about:blank"
+    title: str | None = None
+
+
+def _later(seconds: int) -> Mapping[str, str]:
+    return {"Retry-After": str(seconds)}
+
+
+TABLE: Final[Mapping[type[Exception], Row]] = {
+    MalformedDelivery: Row(400),
+    Unauthorized: Row(
+        401, headers={"WWW-Authenticate": 'Basic realm="berinia-webhookd", charset="UTF-8"'}
+    ),
+    SignatureInvalid: Row(403, detail="The request could not be verified."),
+    AddressRefused: Row(403),
+    AccountRefused: Row(403),
+    UnknownPath: Row(404),
+    MethodNotAllowed: Row(405),
+    BodyTooSlow: Row(408),
+    BodyTooLarge: Row(413),
+    MediaTypeUnsupported: Row(415),
+    RateLimited: Row(
+        429,
+        type=QUOTA_EXCEEDED,
+        title="Request cannot be satisfied as assigned quota has been exceeded",
+    ),
+    ChannelNotConfigured: Row(503, headers=_later(60)),
+    Overloaded: Row(503, headers=_later(10)),
+    JournalUnavailable: Row(
+        503, detail="The message cannot be stored right now.", headers=_later(10)
+    ),
+}
+_BUG: Final = Row(500, detail="The request could not be served.")
+_REFUSED: Final = Row(400)  # a DeliveryRejected that nobody gave a row
+
+
+def problem(error: Exception, request_id: str) -> web.Response:
+    """The answer to an error; to one that is not in the table, a 500 that says nothing."""
+    if isinstance(error, web.HTTPException):
+        return _document(Row(error.status, detail=error.reason), {}, request_id, _allow(error))
+    row = TABLE.get(type(error)) or _inherited(error)
+    members: dict[str, object] = {"detail": row.detail or str(error)}
+    headers = dict(row.headers or ())
+    if isinstance(error, MalformedDelivery):
+        members["missing"], members["invalid"] = error.missing, error.invalid
+    elif isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(error.allowed)
+    elif isinstance(error, RateLimited):
+        members["violated-policies"] = [error.policy]
+        headers |= _rate_limit_headers(error)
+    return _document(row, members, request_id, headers)
+
+
+def document(status: int, members: Mapping[str, object], request_id: str) -> bytes:
+    """The body of a problem that is titled by its status."""
+    return _encoded(Row(status), members, request_id)
+
+
+def problems(door: Door) -> Middleware:
+    """Turns what the inner stages raise into answers."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (DeliveryRejected, JournalUnavailable, web.HTTPException) as error:
+            visit = request[VISIT]
+            if isinstance(error, RateLimited):
+                _note_rate_limited(door, visit, error)
+            response = problem(error, visit.request_id)
+        except Exception as error:  # noqa: BLE001 the outermost boundary: a bug of ours
+            visit = request[VISIT]
+            _log.exception("request.failed", request_id=visit.request_id, channel=visit.label)
+            response = problem(error, visit.request_id)
+        if not request.content.is_eof():
+            response.force_close()  # the rest of its body is not wanted
+        return response
+
+    return middleware
+
+
+def _note_rate_limited(door: Door, visit: Visit, error: RateLimited) -> None:
+    door.metrics.rate_limited_total.labels(channel=visit.label).inc()
+    if door.flood_pace.due():
+        skipped = door.flood_pace.take_skipped()
+        _log.warning("rate_limit.exceeded", **visit.whose, bucket=error.policy, skipped=skipped)
+
+
+def _inherited(error: Exception) -> Row:
+    for kind in type(error).__mro__:
+        if issubclass(kind, Exception) and kind in TABLE:
+            return TABLE[kind]
+    return _REFUSED if isinstance(error, DeliveryRejected) else _BUG
+
+
+def _document(
+    row: Row, members: Mapping[str, object], request_id: str, headers: Mapping[str, str]
+) -> web.Response:
+    return web.Response(
+        status=row.status,
+        body=_encoded(row, members, request_id),
+        headers={"Content-Type": CONTENT_TYPE, **headers},
+    )
+
+
+def _encoded(row: Row, members: Mapping[str, object], request_id: str) -> bytes:
+    return orjson.dumps(
+        {
+            "type": row.type,
+            "title": row.title or HTTPStatus(row.status).phrase,
+            "status": row.status,
+            "detail": row.detail,
+            **members,
+            "request_id": request_id,
+        }
+    )
+
+
+def _allow(error: web.HTTPException) -> dict[str, str]:
+    return {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+
+
+def _rate_limit_headers(error: RateLimited) -> dict[str, str]:
+    """draft-ietf-httpapi-ratelimit-headers, text of May 2026."""
+    seconds = error.retry_after_seconds
+    return {
+        "Retry-After": str(seconds),
+        "RateLimit": f'"{error.policy}";r=0;t={seconds}',
+        "RateLimit-Policy": f'"{error.policy}";q={error.quota};w={error.window_seconds}',
+    }

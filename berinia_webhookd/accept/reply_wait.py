@@ -1,0 +1,104 @@
+"""Holds a request open until the agent has answered, as the WhatsApp bot expects. The event is on
+disk by then; who gives up, and who hung up, is told to the journal, which alone decides whether a
+reply goes back inline or is posted later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+import orjson
+from aiohttp import web
+
+from berinia_webhookd.accept.door import Door
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.errors import JournalUnavailable
+from berinia_webhookd.journal.contract import Reply
+from berinia_webhookd.model import EventId, Receipt
+
+
+async def answer_with_reply(
+    request: web.Request, door: Door, channel: Channel, receipt: Receipt, until: datetime
+) -> web.Response:
+    """200 with the reply, or the channel's own answer (202) when there is none in time."""
+    event_id = receipt.event_id
+    door.waiting[event_id] += 1
+    try:
+        reply = await _reply(door, event_id, until)
+    except asyncio.CancelledError:
+        if _leave(door, event_id):
+            door.finish_later(_hung_up(door, event_id))
+        raise
+    alone = _leave(door, event_id)
+    if reply is None and alone:
+        reply = await _last_chance(door, event_id)
+    if reply is None:
+        return _response(channel, receipt)
+    if alone and (request.transport is None or request.transport.is_closing()):
+        door.finish_later(_hung_up(door, event_id))
+    return _with_reply(receipt, reply)
+
+
+async def _reply(door: Door, event_id: EventId, until: datetime) -> Reply | None:
+    """The reply, or None when the time is over or this process is stopping."""
+    loop = asyncio.get_running_loop()
+    waiting = loop.create_task(door.inbox.wait_for_reply(event_id, until))
+    stopping = loop.create_task(door.stopping.wait())
+    try:
+        await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return waiting.result() if waiting.done() else None
+    except JournalUnavailable:
+        return None  # the event is on disk: 202 is the truth
+    finally:
+        waiting.cancel()
+        stopping.cancel()
+
+
+async def _last_chance(door: Door, event_id: EventId) -> Reply | None:
+    """Say that nobody waits any more; a reply decided inline in the meantime is still ours."""
+    asking = asyncio.get_running_loop().create_task(
+        door.inbox.stop_waiting(event_id, hung_up=False)
+    )
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        door.finish_later(_hung_up(door, event_id))
+        raise
+    except JournalUnavailable:
+        return None
+
+
+async def _hung_up(door: Door, event_id: EventId) -> None:
+    try:
+        await door.inbox.stop_waiting(event_id, hung_up=True)
+    except JournalUnavailable:
+        return  # the journal finds out by `waiting_until`
+
+
+def _leave(door: Door, event_id: EventId) -> bool:
+    """Count out one waiting request; True for the last one."""
+    door.waiting[event_id] -= 1
+    if door.waiting[event_id] > 0:
+        return False
+    del door.waiting[event_id]
+    return True
+
+
+def _response(channel: Channel, receipt: Receipt) -> web.Response:
+    answer = channel.answer(receipt)
+    return web.Response(
+        status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type}
+    )
+
+
+def _with_reply(receipt: Receipt, reply: Reply) -> web.Response:
+    body = orjson.dumps(
+        {
+            "status": "ok",
+            "event_id": receipt.event_id,
+            "agent": receipt.agent,
+            "response": reply.text,
+        }
+    )
+    return web.Response(status=200, body=body, headers={"Content-Type": "application/json"})

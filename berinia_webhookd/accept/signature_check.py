@@ -1,0 +1,117 @@
+"""Where a stranger's request becomes a verified delivery, or ends. The order is from cheap to dear:
+method, secret, bucket of failures, media type, size, then the body, then the proof.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from berinia_webhookd.accept.body import Reservation, receive_body
+from berinia_webhookd.accept.door import Door
+from berinia_webhookd.accept.rate_limit import client_key
+from berinia_webhookd.accept.visit import PROVEN, VISIT, Proven, Visit
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.errors import (
+    AddressRefused,
+    BodyTooLarge,
+    BodyTooSlow,
+    MalformedDelivery,
+    MediaTypeUnsupported,
+    MethodNotAllowed,
+    SignatureInvalid,
+)
+from berinia_webhookd.model import RawDelivery, VerifiedDelivery
+
+_log = structlog.get_logger()
+
+# Above this, parsing and hashing go to a thread, so that a huge mail delays no short message.
+LONG_BODY_BYTES: Final = 262_144
+_UNPROVEN = (
+    SignatureInvalid,
+    AddressRefused,
+    MalformedDelivery,
+    MediaTypeUnsupported,
+    BodyTooLarge,
+    BodyTooSlow,
+)
+
+
+def signature_check(door: Door) -> Middleware:
+    """Lets only verified deliveries pass to a channel's path; other paths are not its business."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        visit = request[VISIT]
+        channel = visit.channel
+        if channel is None:
+            return await handler(request)
+        if request.method != "POST":
+            raise MethodNotAllowed("Only POST is possible here.", allowed=("POST",))
+        channel.require_secret()
+        client = client_key(visit.client)
+        door.limiter.require_no_flood(client)
+        with door.budget.reservation(client) as reservation:
+            try:
+                request[PROVEN] = await _prove(request, visit, channel, door, reservation)
+            except _UNPROVEN:
+                door.limiter.count_failure(client)
+                raise
+            reservation.verified()
+            return await handler(request)
+
+    return middleware
+
+
+async def _prove(
+    request: web.Request, visit: Visit, channel: Channel, door: Door, reservation: Reservation
+) -> Proven:
+    content_type_header = request.headers.get("Content-Type", "")
+    content_type = content_type_header.partition(";")[0].strip().lower()
+    if content_type not in channel.media_types:
+        raise MediaTypeUnsupported(f"Send {' or '.join(sorted(channel.media_types))}.")
+    body = await receive_body(
+        request,
+        reservation,
+        max_bytes=channel.max_body_bytes,
+        timeout_seconds=door.body_timeout_seconds,
+    )
+    complete_at = asyncio.get_running_loop().time()
+    delivery = RawDelivery(
+        channel=channel.name,
+        caller=visit.caller,
+        target=request.raw_path,
+        headers=request.headers,
+        content_type=content_type,
+        content_type_header=content_type_header,
+        body=body,
+        received_at=door.clock(),
+    )
+    try:
+        return Proven(await _verified(channel, delivery), complete_at)
+    except SignatureInvalid as error:
+        _note_invalid_signature(door, visit, delivery, error)
+        raise
+    except AddressRefused:
+        _log.warning("address.refused", **visit.whose)
+        raise
+
+
+async def _verified(channel: Channel, delivery: RawDelivery) -> VerifiedDelivery:
+    if len(delivery.body) > LONG_BODY_BYTES:
+        return await asyncio.to_thread(channel.verify, delivery)
+    return channel.verify(delivery)
+
+
+def _note_invalid_signature(
+    door: Door, visit: Visit, delivery: RawDelivery, error: SignatureInvalid
+) -> None:
+    door.metrics.signature_failures_total.labels(channel=visit.label).inc()
+    diagnosis = None
+    if visit.channel is not None and door.diagnosis_pace.due():
+        diagnosis = visit.channel.diagnose(delivery)
+    _log.warning("signature.invalid", **visit.whose, reason=str(error), diagnosis=diagnosis)

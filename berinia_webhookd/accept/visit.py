@@ -1,0 +1,66 @@
+"""What the middlewares know of one request, handed inwards in the request itself. It holds facts
+only: `Visit` from the first middleware on, `Proven` once the signature has been checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.model import Caller, IPAddress, VerifiedDelivery
+
+UNKNOWN_CALLER: Final = Caller(
+    peer=None, client=None, scheme="http", host="", forwarded=False, peer_trusted=False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Something to read: its handler raises `DeliveryRejected` for whatever it refuses."""
+
+    handler: Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+    label: str  # logs, health or other: the `channel` of its metrics
+    limited: bool  # whether each reading takes a token from the bucket of failures
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request on its way in."""
+
+    request_id: str
+    path: str  # of the request target, without the query, byte for byte
+    label: str  # the channel's name, or logs, health, other
+    channel: Channel | None
+    page: Page | None
+    caller: Caller = UNKNOWN_CALLER
+
+    @property
+    def client(self) -> IPAddress | None:
+        """The address that answers for this request; None where nobody can be named."""
+        return self.caller.client
+
+    @property
+    def whose(self) -> dict[str, str | None]:
+        """What every log line about this request says."""
+        client = self.caller.client
+        return {
+            "request_id": self.request_id,
+            "channel": self.label,
+            "client": None if client is None else str(client),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A verified delivery, and when its body was complete (on the event loop's clock)."""
+
+    delivery: VerifiedDelivery
+    complete_at: float
+
+
+VISIT: Final = web.RequestKey("visit", Visit)
+PROVEN: Final = web.RequestKey("proven", Proven)
