@@ -1,0 +1,1 @@
+"""Tests of the receiving stage, on real sockets."""

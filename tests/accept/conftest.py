@@ -1,0 +1,41 @@
+"""Fixtures: a running door, and what was logged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from .world import World
+
+Logged = list[dict[str, Any]]
+
+
+@pytest.fixture
+def logged() -> Iterator[Logged]:
+    """Every log line, as a dictionary."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines  # type: ignore[misc]
+
+
+@pytest.fixture
+async def quiet_world() -> AsyncIterator[World]:
+    """A door that the test sets up further and starts itself; nothing may reach the event loop's
+    exception handler.
+    """
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    world = World()
+    yield world
+    await world.stop()
+    assert not failures
+
+
+@pytest.fixture
+async def world(quiet_world: World) -> World:
+    """A running door."""
+    await quiet_world.start()
+    return quiet_world

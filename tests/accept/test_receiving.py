@@ -1,0 +1,182 @@
+"""What becomes of a request that means well: stored, then answered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from berinia_webhookd.errors import JournalUnavailable
+from berinia_webhookd.journal.contract import ReplayedSignature
+
+from .world import GOOD, SMS_PATH, World
+
+Logged = list[dict[str, Any]]
+
+
+def named(logged: Logged, name: str) -> Logged:
+    return [line for line in logged if line["event"] == name]
+
+
+async def test_a_verified_message_is_stored_and_answered_by_its_channel(
+    world: World, logged: Logged
+) -> None:
+    """200 with the channel's own body, and the event in the inbox."""
+    status, body, headers = await world.post(b"id=7&text=hello")
+    assert (status, body) == (200, b"<Response/>")
+    assert headers["Content-Type"] == "text/xml"
+    assert list(world.inbox.committed) == [b"7"]
+    (line,) = named(logged, "event.accepted")
+    assert (line["channel"], line["event_id"]) == ("sms", "event-0")
+    assert line["request_id"] == headers["X-Request-ID"]
+
+
+async def test_the_answer_waits_for_the_commit(world: World) -> None:
+    """No answer leaves while the commit is held back."""
+    world.inbox.gate.clear()
+    posting = asyncio.create_task(world.post())
+    await world.inbox.arrived.wait()
+    assert not posting.done()
+    world.inbox.gate.set()
+    assert (await posting)[0] == 200
+
+
+async def test_the_same_message_again_is_answered_as_the_first_time(
+    world: World, logged: Logged
+) -> None:
+    """A duplicate is told apart in the log and the metrics only."""
+    first = await world.post(b"id=1")
+    second = await world.post(b"id=1")
+    assert first[:2] == second[:2]
+    assert len(named(logged, "event.duplicate")) == 1
+    assert world.count("duplicates_total", channel="sms") == 1
+
+
+async def test_the_channel_sees_the_request_as_it_came(world: World) -> None:
+    """Target and body byte for byte, media type in lower case without parameters."""
+    target = f"{SMS_PATH}?a=%20b&c"
+    headers = {**GOOD, "Content-Type": "Application/X-WWW-Form-Urlencoded; charset=UTF-8"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    body = b" id=1 \n"
+    request = f"POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}Content-Length: 7"
+    await world.raw(request.encode() + b"\r\n\r\n" + body)
+    (delivery,) = world.sms.seen
+    assert delivery.target == target
+    assert delivery.body == body
+    assert delivery.content_type == "application/x-www-form-urlencoded"
+    assert delivery.content_type_header == headers["Content-Type"]
+    assert delivery.caller.host == "x"
+
+
+async def test_a_probe_is_answered_and_not_journaled(world: World) -> None:
+    """A signed request with the probe's field leaves no trace in the inbox."""
+    status, body, _ = await world.post(b"BeriniaProbe=1")
+    assert (status, body) == (200, b"<Response/>")
+    assert not world.inbox.committed
+    assert not world.inbox.rejected
+
+
+async def test_a_verified_message_that_is_malformed_is_kept(world: World, logged: Logged) -> None:
+    """400 with the names of the missing fields, and the delivery kept as rejected."""
+    status, body, _ = await world.post(b"text=hello")
+    assert status == 400
+    assert (body["missing"], body["invalid"]) == (["id"], [])
+    ((delivery, reason),) = world.inbox.rejected
+    assert delivery.body == b"text=hello"
+    assert reason["missing"] == ["id"]
+    assert len(named(logged, "delivery.rejected")) == 1
+    assert world.count("rejected_total", channel="sms") == 1
+
+
+async def test_a_message_of_another_account_is_refused_and_kept(world: World) -> None:
+    """403, and the delivery kept as rejected."""
+    status, _, _ = await world.post(b"id=1&account=foreign")
+    assert status == 403
+    assert len(world.inbox.rejected) == 1
+
+
+@pytest.mark.parametrize("body", [b"id=1", b"text=malformed"])
+async def test_a_journal_that_cannot_store_gives_503(world: World, body: bytes) -> None:
+    """503 with Retry-After and no word about the journal's state, also for what is malformed."""
+    world.inbox.failure = JournalUnavailable("/var/lib/secret/path is full")
+    status, answer, headers = await world.post(body)
+    assert status == 503
+    assert int(headers["Retry-After"]) > 0
+    assert "secret" not in str(answer)
+
+
+async def test_a_late_commit_is_refused_to_the_caller_and_kept(
+    quiet_world: World, logged: Logged
+) -> None:
+    """503 past the deadline; the commit goes on, and is logged when it comes."""
+    world = quiet_world
+    world.door.ack_timeout_seconds = 0.05
+    await world.start()
+    world.inbox.gate.clear()
+    status, _, headers = await world.post()
+    assert status == 503
+    assert "Retry-After" in headers
+    assert not world.inbox.committed
+    world.inbox.gate.set()
+    await world.door.close()
+    assert list(world.inbox.committed) == [b"1"]
+    assert len(named(logged, "event.accepted")) == 1
+
+
+async def test_a_caller_that_hangs_up_does_not_take_its_commit_back(world: World) -> None:
+    """The message of a caller that is gone is stored all the same."""
+    world.inbox.gate.clear()
+    body = b"id=gone"
+    head = "".join(f"{name}: {value}\r\n" for name, value in GOOD.items())
+    request = f"POST {SMS_PATH} HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    writer.write(request.encode() + body)
+    await world.inbox.arrived.wait()
+    writer.close()
+    await writer.wait_closed()
+    await world.get("/health")
+    assert world.count("requests_total", channel="sms", status="499") == 1
+    world.inbox.gate.set()
+    await world.door.close()
+    assert list(world.inbox.committed) == [b"gone"]
+
+
+async def test_a_replayed_signature_is_refused(world: World, logged: Logged) -> None:
+    """403, counted as a failed signature."""
+    world.inbox.failure = ReplayedSignature()
+    status, _, _ = await world.post()
+    assert status == 403
+    assert len(named(logged, "signature.invalid")) == 1
+    assert world.count("signature_failures_total", channel="sms") == 1
+
+
+async def test_a_failed_signature_is_diagnosed_at_most_once_a_second(
+    world: World, logged: Logged
+) -> None:
+    """Every failure is logged; the likely mistake is looked for once."""
+    bad = {**GOOD, "X-Test-Signature": "bad"}
+    for _ in range(5):
+        status, body, _ = await world.post(headers=bad)
+        assert status == 403
+        assert "match" not in str(body)
+    lines = named(logged, "signature.invalid")
+    assert [line["diagnosis"] for line in lines] == ["try https", None, None, None, None]
+    assert world.sms.diagnoses == 1
+    assert world.count("signature_failures_total", channel="sms") == 5
+
+
+async def test_an_address_that_is_not_allowed_is_logged(world: World, logged: Logged) -> None:
+    """403 and `address.refused`."""
+    status, _, _ = await world.post(headers={**GOOD, "X-Test-Signature": "elsewhere"})
+    assert status == 403
+    assert len(named(logged, "address.refused")) == 1
+
+
+async def test_a_broken_page_says_nothing(world: World, logged: Logged) -> None:
+    """A bug of ours is logged with its traceback and answered without a word about it."""
+    status, body, _ = await world.get("/broken")
+    assert status == 500
+    assert "secret" not in str(body)
+    (line,) = named(logged, "request.failed")
+    assert line["exc_info"]

@@ -1,0 +1,316 @@
+"""The whole world of a test of the receiving stage: a door on a free port, a channel whose
+signature is a word, and an inbox in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import ip_network
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import orjson
+from aiohttp import ClientSession, web
+
+from berinia_webhookd.accept.application import build_application
+from berinia_webhookd.accept.body import BodyBudget
+from berinia_webhookd.accept.door import Door
+from berinia_webhookd.accept.proxy_headers import ProxyHeaders
+from berinia_webhookd.accept.rate_limit import RateLimiter
+from berinia_webhookd.accept.server import make_runner
+from berinia_webhookd.accept.visit import Page
+from berinia_webhookd.channels.contract import Answer, SignedRequest
+from berinia_webhookd.config.settings import RateLimitSettings
+from berinia_webhookd.errors import (
+    AccountRefused,
+    AddressRefused,
+    ChannelNotConfigured,
+    JournalUnavailable,
+    MalformedDelivery,
+    SignatureInvalid,
+    Unauthorized,
+)
+from berinia_webhookd.journal.contract import Reply, ReplayedSignature
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import (
+    AgentName,
+    Caller,
+    ChannelName,
+    Conversation,
+    Event,
+    EventId,
+    RawDelivery,
+    Receipt,
+    VerifiedDelivery,
+)
+
+SMS_PATH = "/webhook/sms-response"
+CHAT_PATH = "/webhook/whatsapp"
+FORM = "application/x-www-form-urlencoded"
+GOOD = {"Content-Type": FORM, "X-Test-Signature": "good"}
+AGENT = AgentName("TestAgent")
+
+
+class FakeChannel:
+    """Form posts; the proof is `X-Test-Signature: good`, the identity the field `id`."""
+
+    media_types = frozenset({FORM})
+
+    def __init__(self, name: str, path: str, *, replies: bool = False) -> None:
+        self.name = ChannelName(name)
+        self.path = path
+        self.replies = replies
+        self.max_body_bytes = 1000
+        self.configured = True
+        self.diagnoses = 0
+        self.seen: list[RawDelivery] = []
+
+    @property
+    def agents(self) -> frozenset[AgentName]:
+        return frozenset({AGENT})
+
+    def require_secret(self) -> None:
+        if not self.configured:
+            raise ChannelNotConfigured(f"The channel {self.name} has no secret.")
+
+    def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
+        self.seen.append(delivery)
+        signature = delivery.headers.get("x-test-signature")
+        if signature == "elsewhere":
+            raise AddressRefused("This address is not allowed.")
+        if signature != "good":
+            raise SignatureInvalid("does not match")
+        return VerifiedDelivery(
+            channel=self.name,
+            content_type_header=delivery.content_type_header,
+            body=delivery.body,
+            received_at=delivery.received_at,
+        )
+
+    def decode(self, delivery: VerifiedDelivery) -> Event:
+        fields = dict(parse_qsl(delivery.body.decode("utf-8", "replace"), keep_blank_values=True))
+        if "id" not in fields:
+            raise MalformedDelivery("A field is missing.", missing=("id",))
+        if fields.get("account") == "foreign":
+            raise AccountRefused("Not our account.")
+        return Event(
+            channel=self.name,
+            agent=AGENT,
+            conversation=Conversation(self.name, "a", "b"),
+            digest=fields["id"].encode(),
+            received_at=delivery.received_at,
+            sender="a",
+            recipient="b",
+            body=fields.get("text", ""),
+        )
+
+    def is_probe(self, delivery: VerifiedDelivery) -> bool:
+        return b"BeriniaProbe=" in delivery.body
+
+    def answer(self, receipt: Receipt | None) -> Answer:
+        if self.replies and receipt is not None:
+            body = orjson.dumps({"status": "accepted", "event_id": receipt.event_id})
+            return Answer(202, "application/json", body)
+        return Answer(200, "text/xml", b"<Response/>")
+
+    def diagnose(self, delivery: RawDelivery) -> str | None:
+        self.diagnoses += 1
+        return "try https"
+
+    def sign(
+        self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
+    ) -> SignedRequest:
+        signature = "good" if valid else "bad"
+        return SignedRequest(
+            path=self.path,
+            headers={"Content-Type": FORM, "X-Test-Signature": signature},
+            body=urlencode(fields).encode(),
+        )
+
+    def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
+        return ()
+
+
+@dataclass
+class FakeInbox:
+    """Remembers what it was given; a test may hold commits back, fail them, or reply."""
+
+    committed: dict[bytes, Receipt] = field(default_factory=dict)
+    rejected: list[tuple[VerifiedDelivery, Mapping[str, object]]] = field(default_factory=list)
+    stopped: list[tuple[EventId, bool]] = field(default_factory=list)
+    replies: dict[EventId, asyncio.Future[Reply | None]] = field(default_factory=dict)
+    last_chance: Reply | None = None
+    failure: Exception | None = None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    waited_for: asyncio.Event = field(default_factory=asyncio.Event)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def accept(
+        self,
+        delivery: VerifiedDelivery,
+        event: Event,
+        *,
+        waiting_until: datetime | None = None,
+    ) -> Receipt:
+        self.arrived.set()
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        known = self.committed.get(event.digest)
+        if known is not None:
+            return Receipt(known.event_id, known.agent, duplicate=True)
+        receipt = Receipt(EventId(f"event-{len(self.committed)}"), event.agent, duplicate=False)
+        self.committed[event.digest] = receipt
+        return receipt
+
+    async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.rejected.append((delivery, reason))
+
+    async def wait_for_reply(self, event_id: EventId, until: datetime) -> Reply | None:
+        self.waited_for.set()
+        future = self.replies.setdefault(event_id, asyncio.get_running_loop().create_future())
+        left = (until - datetime.now(UTC)).total_seconds()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            return None
+
+    async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
+        self.stopped.append((event_id, hung_up))
+        self.told.set()
+        return None if hung_up else self.last_chance
+
+    def reply(self, event_id: str, text: str, *, failed: bool = False) -> None:
+        """Let the agent answer."""
+        self.replies[EventId(event_id)].set_result(Reply(text, failed))
+
+
+async def _locked_page(request: web.Request, caller: Caller) -> web.StreamResponse:
+    if request.headers.get("Authorization") != "open":
+        raise Unauthorized("The password is missing or wrong.")
+    return web.json_response({"client": str(caller.client)})
+
+
+async def _open_page(request: web.Request, caller: Caller) -> web.StreamResponse:
+    return web.json_response({"status": "ok"})
+
+
+async def _broken_page(request: web.Request, caller: Caller) -> web.StreamResponse:
+    raise RuntimeError("the secret of the house")
+
+
+PAGES = {
+    "/": Page(_open_page, "other", limited=True),
+    "/health": Page(_open_page, "health", limited=False),
+    "/webhook/logs": Page(_locked_page, "logs", limited=True),
+    "/broken": Page(_broken_page, "other", limited=False),
+}
+
+
+class World:
+    """A running door."""
+
+    def __init__(self) -> None:
+        self.sms = FakeChannel("sms", SMS_PATH)
+        self.chat = FakeChannel("whatsapp", CHAT_PATH, replies=True)
+        self.inbox = FakeInbox()
+        self.metrics = Metrics()
+        self.door = Door(
+            inbox=self.inbox,
+            metrics=self.metrics,
+            channels={SMS_PATH: self.sms, CHAT_PATH: self.chat},
+            pages=PAGES,
+            proxy_headers=ProxyHeaders([ip_network("127.0.0.1"), ip_network("::1")]),
+            limiter=RateLimiter(RateLimitSettings(100, 60, 1000)),
+            budget=BodyBudget(1_000_000),
+            max_connections=50,
+            ack_timeout_seconds=5,
+            body_timeout_seconds=5,
+            reply_wait_seconds=5,
+        )
+        self.head_timeout_seconds = 5.0
+        self._runner: web.AppRunner | None = None
+        self._session: ClientSession | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen on a free port."""
+        self._runner = make_runner(
+            build_application(self.door),
+            self.door,
+            head_timeout_seconds=self.head_timeout_seconds,
+            shutdown_timeout_seconds=0.2,
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = site.port
+        self._session = ClientSession(f"http://127.0.0.1:{self.port}")
+
+    async def stop(self) -> None:
+        """Stop as the daemon does."""
+        self.inbox.gate.set()
+        if self._session is not None:
+            await self._session.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self.door.close()
+
+    @property
+    def client(self) -> ClientSession:
+        """A client of this door."""
+        assert self._session is not None
+        return self._session
+
+    async def post(
+        self,
+        body: bytes = b"id=1",
+        path: str = SMS_PATH,
+        headers: Mapping[str, str] = GOOD,
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """Status, body (JSON decoded), headers."""
+        async with self.client.post(path, data=body, headers=headers) as response:
+            raw = await response.read()
+            is_json = response.headers["Content-Type"].endswith("json")
+            return response.status, orjson.loads(raw) if is_json else raw, response.headers
+
+    async def get(
+        self, path: str, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """Status, JSON, headers."""
+        async with self.client.get(path, headers=headers) as response:
+            return response.status, orjson.loads(await response.read()), response.headers
+
+    async def raw(self, data: bytes, *, then_close: bool = False) -> bytes:
+        """All that comes back on a connection of its own, until the door closes it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(data)
+            await writer.drain()
+            if then_close:
+                return b""
+            async with asyncio.timeout(10):
+                return await reader.read()
+        except ConnectionError:
+            return b""
+        finally:
+            writer.close()
+
+    def count(self, metric: str, **labels: str) -> float:
+        """The value of one of our counters."""
+        value = self.metrics.registry.get_sample_value(f"berinia_webhookd_{metric}", labels)
+        return 0.0 if value is None else value
+
+
+__all__ = ["JournalUnavailable", "ReplayedSignature", "World"]
