@@ -1,0 +1,49 @@
+"""What the status pages know of the journal: its backlog, asked at most once a second for all
+readers together, and never waited for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from berinia_webhookd.errors import JournalUnavailable
+from berinia_webhookd.journal.contract import Backlog, Upkeep
+
+FRESH_SECONDS: Final = 1.0
+PATIENCE_SECONDS: Final = 2.0
+
+
+class BacklogReader:
+    """Reads the backlog for everybody who asks."""
+
+    def __init__(self, upkeep: Upkeep) -> None:
+        self._upkeep = upkeep
+        self._asking = asyncio.Lock()
+        self._answer: Backlog | JournalUnavailable | None = None
+        self._answered_at = 0.0
+
+    async def read(self) -> Backlog:
+        """The backlog, a second old at most.
+
+        Raises:
+            JournalUnavailable: it cannot be had; remembered as long as a backlog would be.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._asking:
+            if self._answer is None or loop.time() - self._answered_at >= FRESH_SECONDS:
+                self._answer = await self._ask()
+                self._answered_at = loop.time()
+            answer = self._answer
+        if isinstance(answer, JournalUnavailable):
+            raise JournalUnavailable(str(answer))
+        return answer
+
+    async def _ask(self) -> Backlog | JournalUnavailable:
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await self._upkeep.backlog()
+        except TimeoutError:
+            return JournalUnavailable(f"no answer in {PATIENCE_SECONDS:.0f} seconds")
+        except JournalUnavailable as error:
+            return error

@@ -1,0 +1,125 @@
+"""`GET /health`: whether the daemon can do its work. Everybody may know yes or no; the reasons are
+for `server.metrics_allowed_ips` and the log. Each reason comes from a check, a plain function.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import orjson
+import structlog
+from aiohttp import web
+
+from berinia_webhookd.config.settings import Network
+from berinia_webhookd.errors import JournalUnavailable
+from berinia_webhookd.model import AgentName, Caller
+from berinia_webhookd.status.backlog import BacklogReader
+from berinia_webhookd.status.readers import may_read
+
+_log = structlog.get_logger()
+
+# What is wrong, or None.
+Check = Callable[[], Awaitable[str | None]]
+
+LEAST_FREE_BYTES: Final = 100 * 1024 * 1024
+AGENT_PATIENCE_SECONDS: Final = 60.0
+_HEALTHY: Final = orjson.dumps({"status": "healthy"})
+_UNHEALTHY: Final = orjson.dumps({"status": "unhealthy"})
+
+
+class HealthPage:
+    """Answers `GET /health`; `allowed` may be replaced while running."""
+
+    def __init__(self, checks: Mapping[str, Check], allowed: tuple[Network, ...]) -> None:
+        self.allowed = allowed
+        self._checks = checks
+        self._last: dict[str, str] = {}
+
+    async def reasons(self) -> dict[str, str]:
+        """What is wrong, by check (journal, dispatcher, agents, disk); empty when healthy."""
+        reasons = {}
+        for name, check in self._checks.items():
+            reason = await check()
+            if reason is not None:
+                reasons[name] = reason
+        self._note(reasons)
+        return reasons
+
+    async def __call__(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """200 or 503."""
+        del request
+        reasons = await self.reasons()
+        body = _UNHEALTHY if reasons else _HEALTHY
+        if reasons and may_read(caller, self.allowed):
+            body = orjson.dumps({"status": "unhealthy", "reasons": reasons})
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        return web.Response(status=503 if reasons else 200, body=body, headers=headers)
+
+    def _note(self, reasons: dict[str, str]) -> None:
+        """One line in the log when a check begins or ceases to complain."""
+        if reasons.keys() == self._last.keys():
+            return
+        self._last = reasons
+        if reasons:
+            _log.warning("health.unhealthy", reasons=reasons)
+        else:
+            _log.info("health.healthy")
+
+
+def journal_check(backlog: BacklogReader) -> Check:
+    """Complains while the journal does not answer."""
+
+    async def check() -> str | None:
+        try:
+            await backlog.read()
+        except JournalUnavailable:
+            return "the journal does not answer"
+        return None
+
+    return check
+
+
+def agents_check(
+    backlog: BacklogReader,
+    unavailable: Callable[[], Collection[AgentName]],
+    clock: Callable[[], datetime],
+) -> Check:
+    """Complains of agents that cannot be loaded while messages have been waiting for them for
+    `AGENT_PATIENCE_SECONDS`; an agent that nobody writes to is only a warning at the start.
+    """
+
+    async def check() -> str | None:
+        try:
+            waiting = (await backlog.read()).oldest_ready_at
+        except JournalUnavailable:
+            return None  # the journal's own check says so
+        now = clock()
+        stuck = [
+            agent
+            for agent in sorted(unavailable())
+            if agent in waiting and (now - waiting[agent]).total_seconds() >= AGENT_PATIENCE_SECONDS
+        ]
+        return f"cannot be loaded: {', '.join(stuck)}" if stuck else None
+
+    return check
+
+
+def disk_check(folders: Collection[Path], least_free_bytes: int = LEAST_FREE_BYTES) -> Check:
+    """Complains when the journal's or the logs' disk is nearly full."""
+
+    async def check() -> str | None:
+        low = []
+        for folder in folders:
+            try:
+                free = shutil.disk_usage(folder).free
+            except OSError:
+                continue  # the journal's own check, or a log that cannot be written, say so
+            if free < least_free_bytes:
+                low.append(f"{folder} has {free // 1024**2} MiB left")
+        return "; ".join(low) or None
+
+    return check

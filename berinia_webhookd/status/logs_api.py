@@ -1,0 +1,104 @@
+"""`GET /webhook/logs`: the last lines of one of the unified logs, for whoever has the password.
+Which file is read is chosen from a fixed list; nothing a caller sends becomes part of a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs
+
+import orjson
+from aiohttp import BasicAuth, web
+
+from berinia_webhookd.config.settings import LogSettings
+from berinia_webhookd.errors import ChannelNotConfigured, MalformedDelivery, Unauthorized
+from berinia_webhookd.model import Caller
+from berinia_webhookd.status.tail import tail
+
+LOG_TYPES: Final = ("webhook", "sms", "email", "whatsapp", "system", "error", "agents")
+DEFAULT_LINES: Final = 50
+MAX_LINES: Final = 1000
+_NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
+_READERS: Final = 2  # at once; each may hold `tail.MAX_READ_BYTES`
+
+
+class LogsPage:
+    """Answers `GET /webhook/logs`; `settings` may be replaced while running."""
+
+    def __init__(self, settings: LogSettings) -> None:
+        self.settings = settings
+        self._readers = asyncio.Semaphore(_READERS)
+
+    async def __call__(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """The lines.
+
+        Raises:
+            ChannelNotConfigured: there is no password, so nobody can have it.
+            Unauthorized: the password is missing or wrong.
+            MalformedDelivery: `lines` or `type` is not what it may be.
+        """
+        del caller  # whoever has the password may read from anywhere
+        self._require_password(request.headers.get("Authorization"))
+        log_type, lines = _asked_for(request.raw_path.partition("?")[2])
+        async with self._readers:
+            found = await asyncio.to_thread(tail, log_file(self.settings.dir, log_type), lines)
+            body = await asyncio.to_thread(
+                orjson.dumps, {"status": "success", "log_type": log_type, "lines": found}
+            )
+        return web.Response(
+            body=body,
+            headers={
+                "Content-Type": "application/json",
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+            },
+        )
+
+    def _require_password(self, authorization: str | None) -> None:
+        password = self.settings.password
+        if password is None or not password.reveal():
+            raise ChannelNotConfigured("Reading logs needs logs.password, which is not set.")
+        try:
+            given = BasicAuth.decode(authorization or "", encoding="utf-8")
+        except ValueError:
+            raise Unauthorized("A user name and a password are needed.") from None
+        # Both are always compared, so that the time says nothing about which one was wrong.
+        right_name = _same(given.login, self.settings.username)
+        right_password = _same(given.password, password.reveal())
+        if not (right_name and right_password):
+            raise Unauthorized("The user name or the password is wrong.")
+
+
+def log_file(folder: Path, log_type: str) -> Path:
+    """The file of one of `LOG_TYPES`."""
+    return folder / f"{log_type}.log"
+
+
+def _same(given: str, wanted: str) -> bool:
+    return hmac.compare_digest(
+        given.encode("utf-8", "surrogateescape"), wanted.encode("utf-8", "surrogateescape")
+    )
+
+
+def _asked_for(query: str) -> tuple[str, int]:
+    try:
+        parameters = parse_qs(query, keep_blank_values=True, max_num_fields=20)
+    except ValueError:
+        raise MalformedDelivery("The query has too many fields.") from None
+    lines = parameters.get("lines", [str(DEFAULT_LINES)])
+    log_type = parameters.get("type", [LOG_TYPES[0]])
+    invalid = []
+    if len(lines) != 1 or not _NUMBER.fullmatch(lines[0]) or not 1 <= int(lines[0]) <= MAX_LINES:
+        invalid.append("lines")
+    if len(log_type) != 1 or log_type[0] not in LOG_TYPES:
+        invalid.append("type")
+    if invalid:
+        raise MalformedDelivery(
+            f"lines is a number from 1 to {MAX_LINES}, type one of {', '.join(LOG_TYPES)}.",
+            invalid=tuple(invalid),
+        )
+    return log_type[0], int(lines[0])

@@ -1,0 +1,63 @@
+"""`GET /metrics` in Prometheus text, for `server.metrics_allowed_ips` only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from aiohttp import web
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from berinia_webhookd.config.settings import Network
+from berinia_webhookd.errors import AddressRefused, JournalUnavailable
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import Caller, EntryState
+from berinia_webhookd.status.backlog import BacklogReader
+from berinia_webhookd.status.readers import may_read
+
+
+class MetricsPage:
+    """Answers `GET /metrics`; `allowed` may be replaced while running."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        backlog: BacklogReader,
+        allowed: tuple[Network, ...],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.allowed = allowed
+        self._metrics = metrics
+        self._backlog = backlog
+        self._clock = clock
+
+    async def __call__(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """All metrics, the gauges as of now.
+
+        Raises:
+            AddressRefused: the caller is not among those who may read them.
+        """
+        del request
+        if not may_read(caller, self.allowed):
+            raise AddressRefused("This address may not read the metrics.")
+        await self.refresh()
+        text = generate_latest(self._metrics.registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def refresh(self) -> None:
+        """Set the gauges that mirror the journal; the last known ones stay while it is away."""
+        metrics = self._metrics
+        try:
+            backlog = await self._backlog.read()
+        except JournalUnavailable:
+            metrics.journal_up.set(0)
+            return
+        metrics.journal_up.set(1)
+        for state in EntryState:
+            metrics.entries.labels(state=state).set(backlog.entries.get(state, 0))
+        metrics.oldest_ready_seconds.clear()
+        now = self._clock()
+        for agent, since in backlog.oldest_ready_at.items():
+            age = max(0.0, (now - since).total_seconds())
+            metrics.oldest_ready_seconds.labels(agent=agent).set(age)
