@@ -1,0 +1,105 @@
+"""Fixtures: the status pages on a real socket, seen by a caller of the test's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from pytest_aiohttp.plugin import AiohttpClient
+
+from berinia_webhookd.errors import (
+    AddressRefused,
+    ChannelNotConfigured,
+    JournalUnavailable,
+    MalformedDelivery,
+    Unauthorized,
+)
+from berinia_webhookd.journal.contract import Backlog
+from berinia_webhookd.model import Caller
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LOOPBACK = ip_address("127.0.0.1")
+Page = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+Answer = tuple[int, Any, dict[str, str]]
+_STATUS: dict[type[Exception], int] = {
+    MalformedDelivery: 400,
+    Unauthorized: 401,
+    AddressRefused: 403,
+    ChannelNotConfigured: 503,
+}
+
+
+def caller(
+    client: str | None = "127.0.0.1",
+    *,
+    host: str = "127.0.0.1:8001",
+    forwarded: bool = False,
+    peer_trusted: bool = True,
+) -> Caller:
+    """A caller on this machine, unless said otherwise."""
+    return Caller(
+        peer=LOOPBACK,
+        client=None if client is None else ip_address(client),
+        scheme="http",
+        host=host,
+        forwarded=forwarded,
+        peer_trusted=peer_trusted,
+    )
+
+
+@dataclass
+class FakeUpkeep:
+    """A journal's upkeep side: a backlog, or none."""
+
+    answer: Backlog = field(default_factory=lambda: Backlog({}, {}))
+    failure: JournalUnavailable | None = None
+    asked: int = 0
+
+    async def backlog(self) -> Backlog:
+        self.asked += 1
+        if self.failure is not None:
+            raise self.failure
+        return self.answer
+
+    async def recover(self) -> int:
+        return 0
+
+    async def purge(self) -> int:
+        return 0
+
+    async def close(self) -> None:
+        return None
+
+
+Get = Callable[..., Awaitable[Answer]]
+
+
+@pytest.fixture
+def get(aiohttp_client: AiohttpClient) -> Get:
+    """Reads a page: status, body (JSON decoded), headers."""
+
+    async def get(
+        page: Page, query: str = "", *, by: Caller | None = None, **headers: str
+    ) -> Answer:
+        async def handler(request: web.Request) -> web.StreamResponse:
+            try:
+                return await page(request, by or caller())
+            except tuple(_STATUS) as error:
+                body = orjson.dumps(getattr(error, "invalid", ()))
+                return web.Response(status=_STATUS[type(error)], body=body)
+
+        application = web.Application()
+        application.router.add_get("/", handler)
+        client = await aiohttp_client(application)
+        async with client.get(f"/{query}", headers=headers) as response:
+            raw = await response.read()
+            is_json = response.content_type in ("application/json", "application/octet-stream")
+            return response.status, orjson.loads(raw) if is_json else raw, dict(response.headers)
+
+    return get
