@@ -31,7 +31,7 @@ _LIMITS: Final[dict[str, Any]] = {
     "max_field_size": 8190,
     "max_headers": 100,
     "read_bufsize": 65_536,
-    "lingering_time": 2.0,
+    "lingering_time": 1.0,
     "auto_decompress": False,
     "access_log": None,
 }
@@ -122,7 +122,7 @@ class _Server(web.Server):
         URL, which aiohttp would believe (host and scheme) or stumble over.
         """
         if not message.path.startswith("/"):
-            message = message._replace(url=_ROOT)
+            message = message._replace(url=_ROOT, should_close=True)
         return self._make(message, payload, protocol, writer, task)
 
 

@@ -64,6 +64,7 @@ async def test_media_type(world: World, path: str, media_type: str) -> None:
 @BOTH_CHANNELS
 async def test_body_too_large(world: World, path: str) -> None:
     """413 over the channel's own limit; exactly at the limit is fine."""
+    world.door.reply_wait_seconds = 0
     assert (await world.post(b"id=" + b"x" * 997, path))[0] in (200, 202)
     answer = await world.post(b"id=" + b"x" * 998, path)
     assert_problem(413, answer)
