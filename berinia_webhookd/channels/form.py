@@ -1,0 +1,171 @@
+"""Forms as bytes, read into fields: urlencoded and `multipart/form-data`. Nothing is trimmed,
+merged or dropped, because signatures are over what was sent, and it refuses what is not a form or
+has too many fields. Bytes that are not UTF-8 become lone surrogates: they can be turned back, and
+cannot pass for something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    parse_options_header,
+)
+
+from berinia_webhookd.errors import MalformedDelivery
+
+Fields = tuple[tuple[str, str], ...]
+
+MULTIPART: Final = "multipart/form-data"
+URLENCODED: Final = "application/x-www-form-urlencoded"
+# Mails are posted with each of their header lines as a field; none has a thousand.
+MAX_FIELDS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A part that is no text field. Its name is what the sender says, never a path of ours."""
+
+    field: str
+    file_name: str
+    content_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Everything in a form, in the order it came."""
+
+    fields: Fields
+    files: tuple[File, ...] = ()
+
+
+def decode_form(content_type_header: str, body: bytes) -> Form:
+    """A form of either kind.
+
+    Raises:
+        MalformedDelivery: it is not one, is cut off, or has more than `MAX_FIELDS` parts.
+    """
+    if content_type_header.partition(";")[0].strip().lower() == MULTIPART:
+        return decode_multipart(content_type_header, body)
+    return Form(decode_urlencoded(body))
+
+
+def decode_urlencoded(body: bytes) -> Fields:
+    """All pairs in order: blank values kept, `+` a space, nothing trimmed.
+
+    Raises:
+        MalformedDelivery: more than `MAX_FIELDS`.
+    """
+    if body.count(b"&") >= MAX_FIELDS:
+        raise MalformedDelivery("The form has too many fields.")
+    fields = []
+    for pair in body.split(b"&"):
+        if pair:
+            name, _, value = pair.partition(b"=")
+            fields.append((_unquoted(name), _unquoted(value)))
+    return tuple(fields)
+
+
+def _unquoted(text: bytes) -> str:
+    return as_text(unquote_to_bytes(text.replace(b"+", b" ")))
+
+
+def as_text(content: bytes) -> str:
+    """UTF-8, with lone surrogates for the bytes that are none."""
+    return content.decode("utf-8", "surrogateescape")
+
+
+def as_bytes(text: str) -> bytes:
+    """The bytes that `as_text` read."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def readable(text: str) -> str:
+    """The same text without lone surrogates, which neither JSON nor a database can hold."""
+    return text if text.isascii() else as_bytes(text).decode("utf-8", "replace")
+
+
+def raw_fields(fields: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, list[Any]]]:
+    """Name → last value, and the names that repeat → all their values."""
+    values: dict[str, list[Any]] = {}
+    for name, value in fields:
+        values.setdefault(readable(name), []).append(readable(value))
+    last = {name: found[-1] for name, found in values.items()}
+    return last, {name: found for name, found in values.items() if len(found) > 1}
+
+
+def first_values(fields: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Name → first value."""
+    return dict(reversed(fields))
+
+
+def decode_multipart(content_type_header: str, body: bytes) -> Form:
+    """Text fields and files of a `multipart/form-data` body.
+
+    Raises:
+        MalformedDelivery: no boundary, not well-formed, cut off, or too many parts.
+    """
+    fields: list[tuple[str, str]] = []
+    files: list[File] = []
+    try:
+        for segment, content in _parts(content_type_header, body):
+            if _is_file(segment):
+                files.append(_file(segment, content))
+            else:
+                fields.append((segment.name or "", as_text(content)))
+    except (MultipartError, UnicodeError):
+        raise MalformedDelivery("The body is not well-formed multipart/form-data.") from None
+    return Form(tuple(fields), tuple(files))
+
+
+def _parts(content_type_header: str, body: bytes) -> Iterator[tuple[MultipartSegment, bytes]]:
+    boundary = parse_options_header(content_type_header)[1].get("boundary", "")
+    parser = PushMultipartParser(
+        boundary.encode("utf-8", "surrogatepass"),
+        content_length=len(body),
+        max_segment_count=MAX_FIELDS,
+        max_segment_size=len(body),
+        strict=True,
+    )
+    segment: MultipartSegment | None = None
+    chunks: list[bytes] = []
+    with parser:
+        for event in parser.parse(body):
+            if isinstance(event, MultipartSegment):
+                segment, chunks = event, []
+            elif event is not None:
+                chunks.append(bytes(event))
+            elif segment is not None:
+                yield segment, chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _is_file(segment: MultipartSegment) -> bool:
+    """A part with a file name, even an empty one, or of a type that is no text."""
+    if segment.filename is not None or "filename*" in _disposition(segment):
+        return True
+    return not (segment.content_type or "text/plain").startswith("text/")
+
+
+def _file(segment: MultipartSegment, content: bytes) -> File:
+    name = segment.filename
+    _, marker, extended = _disposition(segment).partition("filename*=")
+    if marker and extended.lower().startswith("utf-8''"):  # RFC 5987, sent by some HTTP clients
+        value = extended[len("utf-8''") :].partition(";")[0].strip()
+        name = readable(as_text(unquote_to_bytes(value)))
+    return File(
+        field=segment.name or "",
+        file_name=name or "",
+        content_type=segment.content_type or "application/octet-stream",
+        content=content,
+    )
+
+
+def _disposition(segment: MultipartSegment) -> str:
+    return segment.header("Content-Disposition") or ""

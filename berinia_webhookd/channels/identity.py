@@ -1,0 +1,81 @@
+"""When two things are the same: the normal forms in which parties and groups are compared, and the
+digest by which an event is recognised as seen. What agents get to read is never normalised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from typing import Final
+
+from berinia_webhookd.model import ChannelName, Conversation
+
+# The longest e-mail address (RFC 5321); names of groups and senders are shorter.
+_MAX_PARTY_LENGTH: Final = 320
+# Short codes have at most 8 digits: more, and no leading zero, is a number without its plus.
+_MIN_INTERNATIONAL_DIGITS: Final = 9
+_PREFIXES = re.compile(r"(?:(?:whatsapp|sms|tel|mailto):(?://)?\s*)+")
+_NAMED_ADDRESS = re.compile(r"[^<>]*<\s*([^<>\s]+@[^<>\s]+)\s*>")
+# whatsapp-web.js ids of people, with or without the number of their device.
+_WHATSAPP_ID = re.compile(r"\+?([0-9]+)(?::[0-9]+)?@(?:c\.us|s\.whatsapp\.net)")
+_PHONE = re.compile(r"(\+|00)?([0-9][0-9 ./()-]*)")
+# Symbols, joiners and tags, what Unicode has not assigned yet; then the parts that are classed as
+# marks: variation selectors, the keycap, skin tones.
+_EMOJI_CATEGORIES = frozenset({"So", "Cf", "Co", "Cn", "Cs"})
+_EMOJI_PARTS = re.compile("[\ufe00-\ufe0f\u20e3\U0001f3fb-\U0001f3ff]")
+
+
+def normal_party(text: str) -> str:
+    """One form for all spellings of a sender, recipient or group.
+
+    `+33 6 39 98 00 01`, `33639980001@c.us` and `whatsapp:+33639980001` become `+33639980001`;
+    letter case, surrounding blanks and a display name around an e-mail address are dropped.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    text = "".join(c for c in folded if unicodedata.category(c) not in {"Cc", "Cs"}).strip()
+    if named := _NAMED_ADDRESS.fullmatch(text):
+        text = named[1]
+    if prefix := _PREFIXES.match(text):
+        text = text[prefix.end() :]
+    if person := _WHATSAPP_ID.fullmatch(text):
+        return f"+{person[1]}"[:_MAX_PARTY_LENGTH]
+    if phone := _PHONE.fullmatch(text):
+        return _normal_phone(phone[1], phone[2])[:_MAX_PARTY_LENGTH]
+    return text[:_MAX_PARTY_LENGTH].strip()
+
+
+def _normal_phone(international: str | None, rest: str) -> str:
+    digits = re.sub(r"[^0-9]", "", rest.replace("(0)", ""))
+    long = len(digits) >= _MIN_INTERNATIONAL_DIGITS and not digits.startswith("0")
+    return f"+{digits}" if international or long else digits
+
+
+def normal_group(name: str) -> str:
+    """A group's name without emoji, letter case and surrounding blanks."""
+    folded = _EMOJI_PARTS.sub("", unicodedata.normalize("NFKC", name).casefold())
+    kept = "".join(c for c in folded if unicodedata.category(c) not in _EMOJI_CATEGORIES)
+    # A name of emoji alone is compared as it is, or all such names would be one.
+    return " ".join(kept.split()) or name.strip()
+
+
+def conversation(channel: ChannelName, sender: str, party: str) -> Conversation:
+    """The unit of order, in normal form."""
+    return Conversation(channel, normal_party(sender), normal_party(party))
+
+
+def event_digest(channel: ChannelName, *parts: str | None) -> bytes:
+    """SHA-256 over the channel and what makes its events unique.
+
+    Each part stands with its length, and nothing is not the same as empty: no two lists of parts
+    give the same bytes.
+    """
+    digest = hashlib.sha256(b"berinia-webhookd event\0")
+    for part in (channel, *parts):
+        if part is None:
+            digest.update(b"-")
+        else:
+            content = part.encode("utf-8", "surrogatepass")
+            digest.update(b"%d:" % len(content))
+            digest.update(content)
+    return digest.digest()

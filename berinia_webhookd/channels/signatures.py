@@ -1,0 +1,113 @@
+"""The signatures of the providers: computed as they publish it, compared in constant time.
+
+Whether a request may be believed is for the channels to say: neither scheme has separators between
+what it signs, and Mailgun's does not cover the body, so a matching signature is not yet a proof.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from urllib.parse import parse_qsl
+
+from twilio.request_validator import RequestValidator
+
+_BODY_DIGEST = "bodySHA256"
+
+
+class _Values(dict[str, list[str]]):
+    """Names to values in the shape that twilio's validator expects of a web framework."""
+
+    def getall(self, name: str) -> list[str]:
+        return self[name]
+
+
+class TwilioKeys:
+    """Auth Tokens that are accepted, any of them, for as long as one replaces another.
+
+    https://www.twilio.com/docs/usage/security: HMAC-SHA1 over the URL, then every field sorted by
+    name, name and value without separators; Base64. twilio's own `validate` always signs twice and
+    compares in Python, which costs more than twice the time and is not constant-time.
+    """
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self._validators = tuple(RequestValidator(token) for token in tokens)
+
+    def __bool__(self) -> bool:
+        return bool(self._validators)
+
+    def signature(self, url: str, fields: Iterable[tuple[str, str]]) -> str:
+        """What Twilio sends along with these form fields, by the first token."""
+        return str(self._validators[0].compute_signature(url, _by_name(fields)))
+
+    def match(self, signature: str, urls: Iterable[str], fields: Iterable[tuple[str, str]]) -> bool:
+        """Whether any token signed any of the URLs, likeliest first, with these fields.
+
+        All tokens are tried on a URL, so that the time does not tell which one matched. What is
+        not UTF-8 cannot have been signed by Twilio and matches nothing.
+        """
+        presented = _presented(signature)
+        values = _by_name(fields)
+        try:
+            return any(self._match_one(presented, url, values) for url in urls)
+        except UnicodeEncodeError:  # lone surrogates stand for bytes that are not UTF-8
+            return False
+
+    def _match_one(self, presented: bytes, url: str, values: _Values) -> bool:
+        matches = False
+        for validator in self._validators:
+            expected = validator.compute_signature(url, values).encode()
+            matches |= hmac.compare_digest(expected, presented)
+        return matches
+
+
+def body_digest_holds(target: str, body: bytes) -> bool:
+    """Whether the body is the one whose digest the URL carries, if it carries one.
+
+    Twilio signs bodies that are no forms by adding `bodySHA256`, lower-case hex, to the query:
+    https://www.twilio.com/docs/usage/security#validation-using-bodysha256. Where it is missing the
+    form fields are signed, and this has nothing to say.
+    """
+    if _BODY_DIGEST not in target:
+        return True
+    query = parse_qsl(target.partition("?")[2], keep_blank_values=True)
+    expected = hashlib.sha256(body).hexdigest().encode()
+    digests = (_presented(value) for name, value in query if name == _BODY_DIGEST)
+    return all(hmac.compare_digest(expected, digest) for digest in digests)
+
+
+def mailgun_signature(key: str, timestamp: str, token: str) -> str:
+    """HMAC-SHA256 over timestamp and token, lower-case hex; the body is not covered.
+
+    https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks
+    """
+    message = _presented(timestamp + token)
+    return hmac.new(key.encode(), message, hashlib.sha256).hexdigest()
+
+
+def mailgun_match(keys: Sequence[str], signature: str, timestamp: str, token: str) -> bool:
+    """Whether any of the keys signed; all are tried, so that the time tells nothing."""
+    presented = _presented(signature)
+    matches = False
+    for key in keys:
+        expected = mailgun_signature(key, timestamp, token).encode()
+        matches |= hmac.compare_digest(expected, presented)
+    return matches
+
+
+def secret_match(secret: str, presented: str) -> bool:
+    """Whether a shared secret was presented."""
+    return hmac.compare_digest(secret.encode(), _presented(presented))
+
+
+def _by_name(fields: Iterable[tuple[str, str]]) -> _Values:
+    values = _Values()
+    for name, value in fields:
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def _presented(text: str) -> bytes:
+    """What a stranger sent, as bytes to compare: `compare_digest` raises on text beyond ASCII."""
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,268 @@
+"""Twilio's callback for an incoming message (SMS, MMS, WhatsApp through Twilio).
+
+https://www.twilio.com/docs/messaging/guides/webhook-request lists the fields; the list is open, so
+unknown ones are signed, kept and passed on. Twilio answers STOP and HELP by itself and retries
+nothing by default: this channel answers with an empty TwiML document and never with words.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlencode
+
+from berinia_webhookd.channels import sms_diagnosis
+from berinia_webhookd.channels.authority import port_forms
+from berinia_webhookd.channels.contract import Answer, SignedRequest
+from berinia_webhookd.channels.form import (
+    URLENCODED,
+    Fields,
+    decode_urlencoded,
+    first_values,
+    raw_fields,
+)
+from berinia_webhookd.channels.identity import conversation, event_digest
+from berinia_webhookd.channels.opt_out import opt_out_of
+from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds
+from berinia_webhookd.errors import (
+    AccountRefused,
+    ChannelNotConfigured,
+    MalformedDelivery,
+    SignatureInvalid,
+)
+from berinia_webhookd.model import (
+    AgentName,
+    ChannelName,
+    Event,
+    OptOut,
+    RawDelivery,
+    Receipt,
+    VerifiedDelivery,
+)
+
+SMS: Final = ChannelName("sms")
+SIGNATURE_HEADER: Final = "X-Twilio-Signature"
+PROBE_FIELD: Final = "BeriniaProbe"
+
+REQUIRED: Final = ("From", "To", "Body", "MessageSid")
+# Twilio signs without separators: fields glued together, or one cut in two, keep the signature. So
+# every field whose shape is known must have it, and no name may hold what only values hold.
+_SID = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
+_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
+_COUNT = re.compile(r"[0-9]{1,4}")
+_COUNTS = frozenset({"NumMedia", "NumSegments"})
+_OPT_OUT_TYPES = frozenset(OptOut.__members__)
+# E.164, a short code, or an alphanumeric sender: up to 11 letters, digits, blanks and + - _ &, of
+# them at least one letter, https://www.twilio.com/docs/glossary/what-alphanumeric-sender-id.
+_ADDRESS = re.compile(
+    r"(?:whatsapp:)?(?:\+[1-9][0-9]{1,14}|[0-9]{3,8}"
+    r"|(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9 _&-][A-Za-z0-9 +_&-]{0,10})"
+)
+# Repeating a field with an equal value keeps the signature as well. These Twilio sends once.
+_SINGLE = frozenset(
+    {
+        *("From", "To", "Body", "NumMedia", "NumSegments", "OptOutType", "ProfileName", "WaId"),
+        *("SmsStatus", "ApiVersion", "MessageType", "ButtonText", "ButtonPayload", "ButtonType"),
+        *("InteractiveData", "FlowData", "ChannelMetadata", "Forwarded", "FrequentlyForwarded"),
+        *("Latitude", "Longitude", "Address", "Label", "OriginalRepliedMessageSender"),
+        *("FromCity", "FromState", "FromZip", "FromCountry"),
+        *("ToCity", "ToState", "ToZip", "ToCountry"),
+    }
+)
+_SINGLE_NUMBERED = re.compile(r"Media(?:ContentType|Url)[0-9]+")
+# Any other type would be sent to the person as a message, or be an error (12300) in Twilio's
+# debugger: https://www.twilio.com/docs/messaging/twiml.
+_EMPTY_TWIML = Answer(200, "text/xml", b'<?xml version="1.0" encoding="UTF-8"?><Response/>')
+
+
+class SmsChannel:
+    """Twilio behind one path.
+
+    Args:
+        tokens: Auth Tokens, any of which may have signed; the account's primary one signs.
+        account_sids: the only accounts taken, when not empty.
+        public_urls: `scheme://host[:port]` as Twilio calls us; empty: what the request says.
+    """
+
+    media_types = frozenset({URLENCODED})
+    replies = False
+
+    def __init__(
+        self,
+        *,
+        tokens: Sequence[str],
+        account_sids: Iterable[str] = (),
+        public_urls: Sequence[str] = (),
+        agent: AgentName,
+        path: str,
+        max_body_bytes: int,
+    ) -> None:
+        self.name = SMS
+        self.path = path
+        self.max_body_bytes = max_body_bytes
+        self._agent = agent
+        self._tokens = tuple(tokens)
+        self._keys = TwilioKeys(tokens)
+        self._account_sids = frozenset(account_sids)
+        self._public_urls = tuple(public_urls)
+        self._public_forms = _both_forms(public_urls)
+
+    @property
+    def agents(self) -> frozenset[AgentName]:
+        """The one agent that gets every message."""
+        return frozenset({self._agent})
+
+    def require_secret(self) -> None:
+        """Raise `ChannelNotConfigured` without any Auth Token."""
+        if not self._keys:
+            raise ChannelNotConfigured("This channel has no secret yet: set channels.sms.tokens.")
+
+    def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
+        """Prove that Twilio signed this, over the URL it called and every field."""
+        self.require_secret()
+        fields = decode_urlencoded(delivery.body)
+        signature = delivery.headers.get(SIGNATURE_HEADER, "")
+        matches = self._keys.match(signature, self._urls(delivery), fields)
+        if not matches or not body_digest_holds(delivery.target, delivery.body):
+            raise SignatureInvalid("The signature is missing or wrong.")
+        return VerifiedDelivery(
+            channel=self.name,
+            content_type_header=delivery.content_type_header,
+            body=delivery.body,
+            received_at=delivery.received_at,
+            fields=fields,
+        )
+
+    def _urls(self, delivery: RawDelivery) -> Iterable[str]:
+        caller = delivery.caller
+        forms = self._public_forms or _both_forms([f"{caller.scheme}://{caller.host}"])
+        return (form + delivery.target for form in forms)
+
+    def decode(self, delivery: VerifiedDelivery) -> Event:
+        """Check what the signature leaves open, and read the message."""
+        fields = _fields_of(delivery)
+        _require_well_formed(fields)
+        values = first_values(fields)
+        if self._account_sids and values.get("AccountSid") not in self._account_sids:
+            raise AccountRefused("This account is not accepted here.")
+        raw, raw_multi = raw_fields(fields)
+        return Event(
+            channel=self.name,
+            agent=self._agent,
+            conversation=conversation(self.name, values["From"], values["To"]),
+            digest=event_digest(self.name, values["MessageSid"]),
+            received_at=delivery.received_at,
+            sender=values["From"],
+            recipient=values["To"],
+            body=values["Body"],
+            message_id=values["MessageSid"],
+            profile_name=values.get("ProfileName"),
+            opt_out=_opt_out(values),
+            raw=raw,
+            raw_multi=raw_multi,
+        )
+
+    def is_probe(self, delivery: VerifiedDelivery) -> bool:
+        """Whether the form has the field that `doctor` adds."""
+        return any(name == PROBE_FIELD for name, _ in _fields_of(delivery))
+
+    def answer(self, receipt: Receipt | None) -> Answer:
+        """An empty TwiML document: no reply from us."""
+        del receipt  # Twilio reads nothing but TwiML
+        return _EMPTY_TWIML
+
+    def diagnose(self, delivery: RawDelivery) -> str | None:
+        """Which likely mistake explains the failed signature, and what to change."""
+        return sms_diagnosis.diagnose(
+            delivery,
+            signature=delivery.headers.get(SIGNATURE_HEADER, ""),
+            tokens=self._tokens,
+            public_urls=self._public_urls,
+        )
+
+    def sign(
+        self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
+    ) -> SignedRequest:
+        """An incoming SMS as Twilio would send it to `base_url`, or to the public URL if set."""
+        del now  # Twilio's requests carry no time
+        sid = fields.get("MessageSid", f"SM{secrets.token_hex(16)}")
+        account = min(self._account_sids, default="AC" + "0" * 32)
+        sample = {
+            "AccountSid": account,
+            "ApiVersion": "2010-04-01",
+            "Body": "Bonjour, je suis intéressé.",
+            "From": "+33639980001",
+            "FromCountry": "FR",
+            "MessageSid": sid,
+            "NumMedia": "0",
+            "NumSegments": "1",
+            "SmsMessageSid": sid,
+            "SmsSid": sid,
+            "SmsStatus": "received",
+            "To": "+33639980000",
+            "ToCountry": "FR",
+            **fields,
+        }
+        url = port_forms(self._public_urls[0] if self._public_urls else base_url)[0] + self.path
+        signature = base64.b64encode(secrets.token_bytes(20)).decode()
+        if valid:
+            signature = self._keys.signature(url, sample.items())
+        headers = {"Content-Type": URLENCODED, SIGNATURE_HEADER: signature}
+        return SignedRequest(self.path, headers, urlencode(sample).encode())
+
+    def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
+        """None: media stay with Twilio, behind the `MediaUrl` fields."""
+        del delivery
+        return ()
+
+
+def _both_forms(base_urls: Iterable[str]) -> tuple[str, ...]:
+    """As written first: messaging callbacks keep the port of the configured URL, other products
+    drop or add it, https://www.twilio.com/docs/usage/security.
+    """
+    forms = [port_forms(url) for url in base_urls]
+    return tuple(dict.fromkeys([*(form[0] for form in forms), *(form[1] for form in forms)]))
+
+
+def _fields_of(delivery: VerifiedDelivery) -> Fields:
+    return decode_urlencoded(delivery.body) if delivery.fields is None else delivery.fields
+
+
+def _require_well_formed(fields: Fields) -> None:
+    counts = Counter(name for name, _ in fields)
+    missing = tuple(name for name in REQUIRED if name not in counts)
+    invalid = {name for name, count in counts.items() if count > 1 and _is_single(name)}
+    for name, value in fields:
+        if not _NAME.fullmatch(name):
+            invalid.add("(field name)")  # it may hold a part of a value, so it is not shown
+        elif not _is_well_formed(name, value):
+            invalid.add(name)
+    if missing or invalid:
+        message = "Fields are missing or ill-formed."
+        raise MalformedDelivery(message, missing=missing, invalid=tuple(sorted(invalid)))
+
+
+def _is_single(name: str) -> bool:
+    return name in _SINGLE or name.endswith("Sid") or bool(_SINGLE_NUMBERED.fullmatch(name))
+
+
+def _is_well_formed(name: str, value: str) -> bool:
+    if name in ("From", "To"):
+        return bool(_ADDRESS.fullmatch(value))
+    if name.endswith("Sid"):
+        optional = name not in ("MessageSid", "AccountSid")
+        return bool(_SID.fullmatch(value)) or (optional and not value)
+    if name in _COUNTS:
+        return not value or bool(_COUNT.fullmatch(value))
+    return name != "OptOutType" or not value or value.upper() in _OPT_OUT_TYPES
+
+
+def _opt_out(values: Mapping[str, str]) -> OptOut | None:
+    """Twilio's word on it (Advanced Opt-Out only), else our own reading of the message."""
+    stated = values.get("OptOutType")
+    return OptOut(stated.upper()) if stated else opt_out_of(values["Body"])

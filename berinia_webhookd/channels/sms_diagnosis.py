@@ -1,0 +1,185 @@
+"""Why a Twilio signature failed: tries the likely mistakes of an installation, one or two at a
+time, and names the setting or nginx line to change. It never accepts anything, and shows neither a
+signature nor a value of the request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Final, Generic, TypeVar
+
+from berinia_webhookd.channels.authority import is_loopback, port_forms, split_port
+from berinia_webhookd.channels.form import Fields, decode_urlencoded
+from berinia_webhookd.channels.signatures import TwilioKeys
+from berinia_webhookd.errors import DeliveryRejected
+from berinia_webhookd.model import RawDelivery
+
+# Base64 of a SHA-1: what has another shape is no wrong signature but something else.
+_SHAPE = re.compile(r"[A-Za-z0-9+/]{27}=")
+# Callbacks have a few kilobytes; every guess signs all of it.
+_MAX_BODY_BYTES: Final = 65_536
+_MAX_MISTAKES: Final = 2
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Guess(Generic[_T]):
+    """What may have been signed, and what to change if it was; None for what came."""
+
+    value: _T
+    remedy: str | None = None
+
+
+def diagnose(
+    delivery: RawDelivery, *, signature: str, tokens: Sequence[str], public_urls: Sequence[str]
+) -> str | None:
+    """One line: which URL and fields would have verified, and what to change."""
+    if not _SHAPE.fullmatch(signature) or len(delivery.body) > _MAX_BODY_BYTES:
+        return None
+    try:
+        fields = decode_urlencoded(delivery.body)
+    except DeliveryRejected:
+        return None
+    guesses = product(
+        _bases(delivery, public_urls), _targets(delivery), _fields(fields), _tokens(tokens)
+    )
+    for base, target, form, keys in sorted(guesses, key=lambda guess: _mistakes(*guess)):
+        remedies = [g.remedy for g in (base, target, form, keys) if g.remedy is not None]
+        if not 0 < len(remedies) <= _MAX_MISTAKES:
+            continue
+        urls = (form_of_base + target.value for form_of_base in port_forms(base.value))
+        if TwilioKeys(keys.value).match(signature, urls, form.value):
+            url = base.value + target.value.partition("?")[0]
+            return f"signed for {url}: {'; '.join(remedies)}"
+    return _unproven(delivery, public_urls)
+
+
+def _mistakes(*guesses: _Guess[Any]) -> int:
+    return sum(guess.remedy is not None for guess in guesses)
+
+
+def _bases(delivery: RawDelivery, public_urls: Sequence[str]) -> Iterator[_Guess[str]]:
+    """Scheme and host: as taken, then as the request's other headers would have them."""
+    caller = delivery.caller
+    taken = list(public_urls) or [f"{caller.scheme}://{caller.host}"]
+    yield from (_Guess(port_forms(url)[0]) for url in taken)
+    seen = {port_forms(url)[0] for url in taken}
+    for url, remedy in _other_bases(delivery, taken, public_url_is_set=bool(public_urls)):
+        if url not in seen:
+            seen.add(url)
+            yield _Guess(url, remedy)
+
+
+def _other_bases(
+    delivery: RawDelivery, taken: Sequence[str], *, public_url_is_set: bool
+) -> Iterator[tuple[str, str]]:
+    host = delivery.caller.host
+    for url in taken:
+        other = _other_scheme(url)
+        yield other, _scheme_remedy(delivery, other, public_url_is_set=public_url_is_set)
+    if public_url_is_set:
+        for scheme in ("https", "http"):
+            url = f"{scheme}://{host}"
+            yield url, f'set server.public_url = "{url}", as Twilio calls it'
+    for other_host in _other_hosts(delivery):
+        for scheme in ("https", "http"):
+            url = f"{scheme}://{other_host}"
+            line = (
+                f'set server.public_url = "{url}"'
+                if public_url_is_set
+                else (
+                    "nginx hides the host that Twilio called: `proxy_set_header Host $http_host;` "
+                    f'(or set server.public_url = "{url}")'
+                )
+            )
+            yield url, line
+
+
+def _other_scheme(url: str) -> str:
+    scheme, _, rest = port_forms(url)[0].partition("://")
+    return f"{'http' if scheme == 'https' else 'https'}://{rest}"
+
+
+def _scheme_remedy(delivery: RawDelivery, url: str, *, public_url_is_set: bool) -> str:
+    caller = delivery.caller
+    if public_url_is_set:
+        return f'set server.public_url = "{url}", as Twilio calls it'
+    if not caller.peer_trusted and caller.forwarded:
+        return (
+            f"forwarded headers of {caller.peer} are not believed: add it to server.trusted_proxies"
+        )
+    return (
+        "nginx does not pass the scheme on: `proxy_set_header X-Forwarded-Proto $scheme;` "
+        f'(or set server.public_url = "{url}")'
+    )
+
+
+def _other_hosts(delivery: RawDelivery) -> Iterator[str]:
+    """What a proxy says in headers that are never trusted, but may explain."""
+    headers, host = delivery.headers, delivery.caller.host
+    forwarded = headers.get("X-Forwarded-Host", "").partition(",")[0].strip()
+    for name in filter(None, (host, forwarded)):
+        bare = split_port(name)[0]
+        for port in (headers.get("X-Forwarded-Port", "").strip(), split_port(host)[1]):
+            if port:
+                yield f"{bare}:{port}"
+        yield name
+        yield name.lower()
+
+
+def _targets(delivery: RawDelivery) -> Iterator[_Guess[str]]:
+    """The request target: as it came, with or without a trailing slash, with a prefix cut off."""
+    target = delivery.target
+    yield _Guess(target)
+    path, question_mark, query = target.partition("?")
+    other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
+    yield _Guess(
+        other + question_mark + query,
+        f"Twilio's console has {other} where {path} arrives: write {path} there and use "
+        f"`location = {path}` in nginx",
+    )
+    if prefix := delivery.headers.get("X-Forwarded-Prefix", "").rstrip("/"):
+        yield _Guess(
+            prefix + target,
+            "nginx cuts a prefix off the path: write proxy_pass without a path after the port",
+        )
+
+
+def _fields(fields: Fields) -> Iterator[_Guess[Fields]]:
+    """The form: as it came, and with the blanks that something may have trimmed or added."""
+    yield _Guess(fields)
+    trimmed = (
+        "white space of the message was trimmed between Twilio and here: pass the body on untouched"
+    )
+    for before, after in (("", " "), (" ", ""), ("", "\n")):
+        padded = tuple(
+            (name, f"{before}{value}{after}" if name == "Body" else value) for name, value in fields
+        )
+        yield _Guess(padded, trimmed)
+    stripped = tuple((name, value.strip()) for name, value in fields)
+    yield _Guess(
+        stripped,
+        "white space was added to the form between Twilio and here: pass the body on untouched",
+    )
+
+
+def _tokens(tokens: Sequence[str]) -> Iterator[_Guess[Sequence[str]]]:
+    yield _Guess(tokens)
+    clean = [token.strip().strip("\"'").strip() for token in tokens]
+    if clean != list(tokens):
+        yield _Guess(clean, "take the blanks or quotes off channels.sms.tokens (TWILIO_TOKEN)")
+
+
+def _unproven(delivery: RawDelivery, public_urls: Sequence[str]) -> str | None:
+    """A host that nobody on the internet can have called: the proxy passes nothing on."""
+    if public_urls or not is_loopback(delivery.caller.host):
+        return None
+    return (
+        "the Host header is a loopback one, so the URL that Twilio called is unknown: in nginx "
+        "`proxy_set_header Host $http_host;` and `proxy_set_header X-Forwarded-Proto $scheme;`, "
+        "or set server.public_url"
+    )

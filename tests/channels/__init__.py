@@ -1,0 +1,1 @@
+"""Meaning: what each provider sends, proven and read."""

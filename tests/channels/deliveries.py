@@ -1,0 +1,153 @@
+"""Builds requests as providers send them, for the tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from urllib.parse import urlencode
+
+from multidict import CIMultiDict
+from twilio.request_validator import RequestValidator
+
+from berinia_webhookd.channels.contract import SignedRequest
+from berinia_webhookd.channels.sms import SMS, SmsChannel
+from berinia_webhookd.model import AgentName, Caller, ChannelName, RawDelivery
+
+AGENT = AgentName("ResponseListenerAgent")
+NOW = datetime(2026, 11, 24, 9, 30, 0, 123456, tzinfo=UTC)
+FORM = "application/x-www-form-urlencoded"
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+OLD_TOKEN = "fedcba9876543210fedcba9876543210"
+PUBLIC_URL = "https://app.example.com"
+SMS_PATH = "/webhook/sms-response"
+MESSAGE_SID = "SM" + "0a" * 16
+ACCOUNT_SID = "AC" + "1b" * 16
+
+SMS_FIELDS = {
+    "AccountSid": ACCOUNT_SID,
+    "ApiVersion": "2010-04-01",
+    "Body": "Oui, rappelez-moi",
+    "From": "+33639980001",
+    "FromCity": "",
+    "FromCountry": "FR",
+    "MessageSid": MESSAGE_SID,
+    "NumMedia": "0",
+    "NumSegments": "1",
+    "SmsMessageSid": MESSAGE_SID,
+    "SmsSid": MESSAGE_SID,
+    "SmsStatus": "received",
+    "To": "+33639980000",
+}
+
+
+def caller(
+    *,
+    peer: str | None = "127.0.0.1",
+    client: str | None = "203.0.113.9",
+    scheme: str = "https",
+    host: str = "app.example.com",
+    forwarded: bool = True,
+    peer_trusted: bool = True,
+) -> Caller:
+    """A caller behind our nginx, unless said otherwise."""
+    return Caller(
+        peer=None if peer is None else ip_address(peer),
+        client=None if client is None else ip_address(client),
+        scheme=scheme,
+        host=host,
+        forwarded=forwarded,
+        peer_trusted=peer_trusted,
+    )
+
+
+def raw_delivery(
+    channel: ChannelName,
+    body: bytes,
+    *,
+    headers: Mapping[str, str] | None = None,
+    target: str = "/",
+    who: Caller | None = None,
+    received_at: datetime = NOW,
+) -> RawDelivery:
+    """An unproven request."""
+    found = CIMultiDict(headers or {})
+    content_type = found.get("Content-Type", FORM)
+    return RawDelivery(
+        channel=channel,
+        caller=who or caller(),
+        target=target,
+        headers=found,
+        content_type=content_type.partition(";")[0].strip().lower(),
+        content_type_header=content_type,
+        body=body,
+        received_at=received_at,
+    )
+
+
+def arrived(
+    channel: ChannelName, request: SignedRequest, *, who: Caller | None = None
+) -> RawDelivery:
+    """A sample request of a channel, as it arrives."""
+    return raw_delivery(
+        channel, request.body, headers=request.headers, target=request.path, who=who
+    )
+
+
+def sms_channel(
+    *,
+    tokens: Sequence[str] = (TOKEN,),
+    account_sids: Sequence[str] = (),
+    public_urls: Sequence[str] = (),
+) -> SmsChannel:
+    return SmsChannel(
+        tokens=tokens,
+        account_sids=account_sids,
+        public_urls=public_urls,
+        agent=AGENT,
+        path=SMS_PATH,
+        max_body_bytes=1 << 20,
+    )
+
+
+class Repeated(dict[str, list[str]]):
+    """Fields with repeated names, as twilio's library takes them."""
+
+    def getall(self, name: str) -> list[str]:
+        return self[name]
+
+
+def twilio_signs(
+    fields: Iterable[tuple[str, str]], url: str = PUBLIC_URL + SMS_PATH, token: str = TOKEN
+) -> str:
+    """The signature by twilio's own library."""
+    values = Repeated()
+    for name, value in fields:
+        values.setdefault(name, []).append(value)
+    return str(RequestValidator(token).compute_signature(url, values))
+
+
+def signed_sms(
+    fields: Mapping[str, str] | Sequence[tuple[str, str]] = SMS_FIELDS,
+    *,
+    url: str = PUBLIC_URL + SMS_PATH,
+    target: str = SMS_PATH,
+    token: str = TOKEN,
+    who: Caller | None = None,
+    sent: Sequence[tuple[str, str]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> RawDelivery:
+    """A request that twilio's library signed; `sent` replaces the fields after signing."""
+    pairs = list(fields.items()) if isinstance(fields, Mapping) else list(fields)
+    return raw_delivery(
+        SMS,
+        urlencode(pairs if sent is None else sent).encode(),
+        headers={
+            "Content-Type": FORM,
+            "X-Twilio-Signature": twilio_signs(pairs, url, token),
+            **(headers or {}),
+        },
+        target=target,
+        who=who,
+    )

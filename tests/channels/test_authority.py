@@ -1,0 +1,57 @@
+"""Hosts and ports as they stand in URLs and headers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from berinia_webhookd.channels.authority import is_loopback, port_forms, split_port
+
+
+@pytest.mark.parametrize(
+    ("base_url", "forms"),
+    [
+        ("https://a.example.com", ("https://a.example.com", "https://a.example.com:443")),
+        ("http://a.example.com", ("http://a.example.com", "http://a.example.com:80")),
+        ("https://a.example.com:443", ("https://a.example.com:443", "https://a.example.com")),
+        ("https://a.example.com:8443", ("https://a.example.com:8443", "https://a.example.com")),
+        ("HTTPS://A.Example.com/", ("HTTPS://A.Example.com", "HTTPS://A.Example.com:443")),
+        ("https://u:p@a.example.com:1", ("https://a.example.com:1", "https://a.example.com")),
+        ("https://u@x@a.example.com", ("https://a.example.com", "https://a.example.com:443")),
+        ("http://[2001:db8::1]", ("http://[2001:db8::1]", "http://[2001:db8::1]:80")),
+        ("http://[2001:db8::1]:8001", ("http://[2001:db8::1]:8001", "http://[2001:db8::1]")),
+    ],
+)
+def test_both_port_forms(base_url: str, forms: tuple[str, str]) -> None:
+    """As written without user-info, and with the port added or taken off."""
+    assert port_forms(base_url) == forms
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LocalHost:8001", "127.0.0.1", "127.8.9.1:1", "[::1]", "[::1]:8001", "::1",
+     "[::ffff:127.0.0.1]:80"],
+)  # fmt: skip
+def test_loopback_hosts(host: str) -> None:
+    """Names and addresses of this very machine."""
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", ":", "localhost.example.com", "127.0.0.1.example.com", "10.0.0.1", "[2001:db8::1]:80",
+     "127.1", "0.0.0.0", "localhost@example.com", "example.com:127.0.0.1", "2130706433"],
+)  # fmt: skip
+def test_other_hosts(host: str) -> None:
+    """What only looks like it is not loopback."""
+    assert not is_loopback(host)
+
+
+@given(st.text())
+def test_any_text_is_read(text: str) -> None:
+    """No text raises, and splitting loses nothing."""
+    host, port = split_port(text)
+    assert text == (host if port is None else f"{host}:{port}")
+    assert is_loopback(text) in (True, False)
+    assert len(port_forms(text)) == 2
