@@ -1,0 +1,80 @@
+"""The figures of one process, in Prometheus' terms. Names and labels are part of the public
+contract; no label ever holds what a stranger chose.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from berinia_webhookd import __version__
+
+PREFIX: Final = "berinia_webhookd"
+# From a single idle request to the longest a provider waits.
+ANSWER_BUCKETS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+ATTEMPT_BUCKETS: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
+BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Metrics:
+    """One attribute per metric, named as the metric without its prefix."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests_total = self._counter(
+            "requests_total", "Requests answered.", "channel", "status"
+        )
+        self.answer_seconds = self._histogram(
+            "answer_seconds", "From request to answer.", ANSWER_BUCKETS, "channel"
+        )
+        self.commit_seconds = self._histogram(
+            "commit_seconds", "One transaction of the journal, flushed.", ANSWER_BUCKETS
+        )
+        self.commit_batch_size = self._histogram(
+            "commit_batch_size", "What one transaction of the journal held.", BATCH_BUCKETS
+        )
+        self.signature_failures_total = self._counter(
+            "signature_failures_total", "Requests whose signature proved nothing.", "channel"
+        )
+        self.rate_limited_total = self._counter(
+            "rate_limited_total", "Requests over their address' limit.", "channel"
+        )
+        self.duplicates_total = self._counter(
+            "duplicates_total", "Events that had been received before.", "channel"
+        )
+        self.rejected_total = self._counter(
+            "rejected_total",
+            "Verified deliveries that failed validation, and were kept.",
+            "channel",
+        )
+        self.entries = self._gauge("entries", "Entries in the journal.", "state")
+        self.oldest_ready_seconds = self._gauge(
+            "oldest_ready_seconds", "How long the oldest ready entry has been waiting.", "agent"
+        )
+        self.attempts_total = self._counter("attempts_total", "Attempts ended.", "agent", "outcome")
+        self.attempt_seconds = self._histogram(
+            "attempt_seconds", "One attempt.", ATTEMPT_BUCKETS, "agent"
+        )
+        self.agent_available = self._gauge(
+            "agent_available", "1 if the agent is loaded, 0 if its entries wait.", "agent"
+        )
+        self.agent_host_restarts_total = self._counter(
+            "agent_host_restarts_total", "Agent hosts that ended before their time.", "reason"
+        )
+        self.journal_up = self._gauge("journal_up", "1 if the journal answers.")
+        self._gauge("build_info", "The program that runs.", "version").labels(__version__).set(1)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", text, labels, buckets=buckets, registry=self.registry)
