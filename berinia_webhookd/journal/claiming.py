@@ -1,0 +1,275 @@
+"""Leases: claiming what may start now, extending it, and giving it back.
+
+Which entry of a conversation is next was decided when it last changed (`lines.py`); here the next
+ones of all conversations are handed out in the order of their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    select,
+    union_all,
+    update,
+)
+
+from berinia_webhookd.journal import event_text, lines
+from berinia_webhookd.journal.contract import Claimed, Lane
+from berinia_webhookd.journal.engine import Transaction
+from berinia_webhookd.journal.lines import Line
+from berinia_webhookd.journal.schema import (
+    Instant,
+    entries,
+    events,
+    replies,
+    state_is,
+    tallies,
+)
+from berinia_webhookd.model import (
+    AgentName,
+    Entry,
+    EntryId,
+    EntryKind,
+    EntryState,
+    EventId,
+)
+
+OPEN_STATES: Final = (EntryState.READY, EntryState.WAITING, EntryState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """This process as a holder of leases."""
+
+    name: str  # unique to the process
+    node: str
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claim:
+    """What one dispatcher can start."""
+
+    holder: Holder
+    lanes: Sequence[Lane]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Leases that somebody says are theirs."""
+
+    holder: Holder
+    entries: Sequence[Entry]
+
+
+_of_agent = and_(
+    entries.c.kind == bindparam("of_kind"),
+    entries.c.agent == bindparam("of_agent"),
+    entries.c.startable_at.is_not(None),
+)
+_at_once = (
+    select(entries.c.id, entries.c.place)
+    .where(_of_agent, entries.c.startable_at == literal_column("0", Instant))
+    .order_by(entries.c.place)
+    .limit(bindparam("most"))
+    .subquery("at_once")
+)
+_fallen_due = (
+    select(entries.c.id, entries.c.place)
+    .where(
+        _of_agent,
+        entries.c.startable_at > literal_column("0", Instant),
+        entries.c.startable_at <= bindparam("at"),
+    )
+    .order_by(entries.c.startable_at, entries.c.place)
+    .limit(bindparam("most"))
+    .subquery("fallen_due")
+)
+STARTABLE: Final = union_all(select(_at_once), select(_fallen_due))
+NEXT_STARTABLE: Final = select(func.min(entries.c.startable_at)).where(
+    _of_agent, entries.c.startable_at > bindparam("at")
+)
+# On PostgreSQL another node may be claiming the same one: it is passed over.
+LOCK: Final = (
+    select(entries.c.id)
+    .where(entries.c.id.in_(bindparam("ids", expanding=True)), entries.c.startable_at.is_not(None))
+    .with_for_update(skip_locked=True)
+)
+LEASE: Final = (
+    update(entries)
+    .where(entries.c.id == bindparam("claimed"))
+    .values(
+        state=EntryState.RUNNING.value,
+        startable_at=None,
+        due_at=None,
+        lease_until=bindparam("until"),
+        lease_holder=bindparam("holder"),
+        node=bindparam("on_node"),
+        started_at=bindparam("at"),
+        attempts=entries.c.attempts + 1,
+    )
+)
+LEASED: Final = (
+    select(
+        entries,
+        events.c.data,
+        replies.c.text.label("reply_text"),
+        replies.c.decided_at.label("replied_at"),
+    )
+    .join_from(entries, events, entries.c.event == events.c.id)
+    .outerjoin(
+        replies,
+        and_(replies.c.event == events.c.id, entries.c.kind == EntryKind.REPLY.value),
+    )
+    .where(entries.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(entries.c.place)
+)
+AGENTS: Final = (
+    select(tallies.c.agent)
+    .distinct()
+    .where(
+        tallies.c.kind == bindparam("of_kind"),
+        tallies.c.state.in_([state.value for state in OPEN_STATES]),
+        tallies.c.count > 0,
+    )
+)
+
+
+def claim(transaction: Transaction, claims: Sequence[Claim]) -> list[Claimed]:
+    """Lease to each what may start now."""
+    return [_claim_lanes(transaction, asked) for asked in claims]
+
+
+def _claim_lanes(transaction: Transaction, asked: Claim) -> Claimed:
+    chosen: dict[str, int] = {}
+    upcoming: list[datetime] = []
+    for lane in asked.lanes:
+        candidates: dict[str, int] = {}
+        for agent in _agents_of(transaction, lane):
+            about = {"of_kind": lane.kind.value, "of_agent": agent, "at": transaction.now}
+            candidates |= _startable(transaction, about, lane.limit)
+            next_at = transaction.connection.execute(NEXT_STARTABLE, about).scalar()
+            if next_at is not None:
+                upcoming.append(next_at)
+        in_order = sorted(candidates.keys() - chosen.keys(), key=candidates.__getitem__)
+        chosen |= {id_: candidates[id_] for id_ in in_order[: lane.limit]}
+    next_due_at = min(upcoming, default=None)
+    return Claimed(_lease(transaction, asked.holder, list(chosen)), next_due_at)
+
+
+def _agents_of(transaction: Transaction, lane: Lane) -> Iterable[str]:
+    if lane.agents is not None:
+        return sorted(lane.agents)
+    return agents_with_open(transaction.connection, lane.kind)
+
+
+def agents_with_open(connection: Connection, kind: EntryKind) -> list[str]:
+    """The agents that have open entries."""
+    return list(connection.execute(AGENTS, {"of_kind": kind.value}).scalars())
+
+
+def _startable(transaction: Transaction, about: dict[str, Any], most: int) -> dict[str, int]:
+    found = transaction.connection.execute(STARTABLE, {**about, "most": most})
+    return {row.id: row.place for row in found}
+
+
+def _lease(transaction: Transaction, holder: Holder, ids: list[str]) -> list[Entry]:
+    if ids and transaction.locks_rows:
+        ids = list(transaction.connection.execute(LOCK, {"ids": ids}).scalars())
+    if not ids:
+        return []
+    lease = {
+        "until": transaction.now + timedelta(seconds=holder.lease_seconds),
+        "holder": holder.name,
+        "on_node": holder.node,
+        "at": transaction.now,
+    }
+    transaction.connection.execute(LEASE, [{"claimed": id_, **lease} for id_ in ids])
+    return [_entry(row) for row in transaction.connection.execute(LEASED, {"ids": ids})]
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(
+        id=EntryId(row.id),
+        event_id=EventId(row.event),
+        kind=EntryKind(row.kind),
+        agent=AgentName(row.agent),
+        conversation_id=str(row.conversation),
+        place=row.place,
+        attempt=row.attempts,
+        retries=row.retries,
+        hold_until=row.hold_until,
+        event=event_text.decode(row.data),
+        reply_text=row.reply_text,
+        replied_at=row.replied_at,
+    )
+
+
+HELD: Final = select(entries).where(
+    entries.c.id.in_(bindparam("ids", expanding=True)),
+    state_is(EntryState.RUNNING),
+    entries.c.lease_holder == bindparam("holder"),
+)
+EXTEND: Final = (
+    update(entries).where(entries.c.id == bindparam("held")).values(lease_until=bindparam("until"))
+)
+GIVE_BACK: Final = (
+    update(entries)
+    .where(entries.c.id == bindparam("held"))
+    .values(
+        state=EntryState.READY.value,
+        lease_until=None,
+        lease_holder=None,
+        started_at=None,
+        attempts=entries.c.attempts - 1,
+    )
+)
+
+
+def still_held(
+    transaction: Transaction, holder: Holder, leases: Iterable[Entry]
+) -> dict[EntryId, Row[Any]]:
+    """Those of the leases that are still this holder's, and for the same attempt."""
+    numbers = {entry.id: entry.attempt for entry in leases}
+    statement = HELD.with_for_update() if transaction.locks_rows else HELD
+    found = transaction.connection.execute(statement, {"ids": list(numbers), "holder": holder.name})
+    return {EntryId(row.id): row for row in found if numbers[EntryId(row.id)] == row.attempts}
+
+
+def renew(transaction: Transaction, wanted: Sequence[Held]) -> list[list[Entry]]:
+    """Extend leases; says which were lost already."""
+    lost: list[list[Entry]] = []
+    for held in wanted:
+        ours = still_held(transaction, held.holder, held.entries)
+        until = transaction.now + timedelta(seconds=held.holder.lease_seconds)
+        if ours:
+            rows = [{"held": id_, "until": until} for id_ in ours]
+            transaction.connection.execute(EXTEND, rows)
+        lost.append([entry for entry in held.entries if entry.id not in ours])
+    return lost
+
+
+def release(transaction: Transaction, wanted: Sequence[Held]) -> list[None]:
+    """Give leases back as if they had never been taken."""
+    for held in wanted:
+        lines.hold(transaction, (int(entry.conversation_id) for entry in held.entries))
+        ours = still_held(transaction, held.holder, held.entries)
+        if ours:
+            transaction.connection.execute(GIVE_BACK, [{"held": id_} for id_ in ours])
+            lines.advance(transaction, map(line_of, ours.values()))
+    return [None] * len(wanted)
+
+
+def line_of(row: Row[Any]) -> Line:
+    """The line of an entry's row."""
+    return Line(row.conversation, row.kind, row.agent)

@@ -1,0 +1,191 @@
+"""Where a journal is, and how it is connected to: the file with its modes, the pragmas, the driver.
+Everything that differs between SQLite and PostgreSQL below the level of statements is in here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from berinia_webhookd.errors import CannotStart, CannotStartNow
+from berinia_webhookd.journal.schema import EPOCH, MICROSECOND
+
+BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
+READERS: Final = 4
+WRITES: Final = {"writes": True}
+
+PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # in WAL mode: every commit is flushed to disk
+    "PRAGMA secure_delete = ON",  # what is deleted is overwritten
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA temp_store = MEMORY",  # no personal data in files elsewhere
+    "PRAGMA cache_size = -16000",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One transaction under way, and the one instant it all happens at."""
+
+    connection: Connection
+    now: datetime
+
+    @property
+    def locks_rows(self) -> bool:
+        """Whether others may write meanwhile; on SQLite one writer has the whole file."""
+        return self.connection.dialect.name != "sqlite"
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite journal, absolute; None for PostgreSQL.
+
+    Raises:
+        CannotStart: the URL is no journal's.
+    """
+    hint = "journal.url is sqlite:////absolute/path/journal.db or postgresql://user@host/database"
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise CannotStart("journal.url cannot be read", hint=hint) from error
+    if parsed.drivername == "postgresql":
+        return None
+    if parsed.drivername != "sqlite" or parsed.query:
+        raise CannotStart(f"journal.url: {parsed.drivername!r} with these options", hint=hint)
+    if parsed.database in {None, "", ":memory:"}:
+        raise CannotStart("journal.url names no file; a journal in memory keeps nothing", hint=hint)
+    return Path(str(parsed.database)).expanduser().absolute()
+
+
+def prepare_file(path: Path) -> None:
+    """Make the journal's file, if need be, and let nobody else read it.
+
+    Raises:
+        CannotStart: it cannot be written here.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+            if file.exists() and file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+    except OSError as error:
+        raise CannotStart(
+            f"the journal {path} cannot be written: {error.strerror}",
+            hint="give the daemon's user its folder, or set journal.url",
+        ) from error
+
+
+class Database:
+    """The connections to one journal."""
+
+    def __init__(self, url: str, *, clock: Callable[[], datetime]) -> None:
+        self.path = sqlite_path(url)
+        self._clock = clock
+        self._inode: int | None = None
+        if self.path is None:
+            self.engine = _postgresql_engine(url)
+        else:
+            self.engine = _sqlite_engine(self.path)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether one process owns this journal."""
+        return self.path is not None
+
+    async def connect_writer(self) -> AsyncConnection:
+        """A connection whose transactions take the right to write when they begin."""
+        connection = await self.engine.connect()
+        return await connection.execution_options(**WRITES)
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A connection with one transaction, to read."""
+        return self.engine.begin()
+
+    def transaction(self, connection: Connection) -> Transaction:
+        """What the steps of a commit work with; the clock is the database's where it is shared."""
+        if self.is_sqlite:
+            return Transaction(connection, self._clock())
+        asked = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+        return Transaction(connection, EPOCH + connection.execute(asked).scalar_one() * MICROSECOND)
+
+    def check_file(self) -> None:
+        """Notice a file that was removed or replaced under us: what is written then is lost.
+
+        Raises:
+            OSError: it is not the file we have open.
+        """
+        if self.path is None:
+            return
+        inode = self.path.stat().st_ino
+        if self._inode is None:
+            self._inode = inode
+        if inode != self._inode:
+            self._inode = None
+            raise FileNotFoundError("the journal's file was replaced")
+
+    async def close(self) -> None:
+        """Close all connections; on SQLite the last one writes the WAL back."""
+        await self.engine.dispose()
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database, and not what was to be written, is why it failed."""
+    if isinstance(error, OSError | PoolTimeoutError | CannotStartNow):
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, OperationalError | InterfaceError)
+
+
+def _sqlite_engine(path: Path) -> AsyncEngine:
+    # mode=rw: connecting never makes a file; only `prepare_file` does, with the right mode.
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///file:{quote(str(path))}?mode=rw&uri=true",
+        connect_args={"isolation_level": None, "timeout": BUSY_SECONDS},
+        pool_size=READERS + 1,
+        max_overflow=0,
+        hide_parameters=True,  # an error's message must not hold what was to be stored
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_up(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        for pragma in PRAGMAS:
+            cursor.execute(pragma)
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: str) -> AsyncEngine:
+    parsed = make_url(url).set(drivername="postgresql+asyncpg")
+    return create_async_engine(
+        parsed,
+        pool_size=READERS + 1,
+        max_overflow=0,
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )

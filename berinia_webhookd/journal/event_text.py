@@ -1,0 +1,99 @@
+"""Events as JSON text and back, exactly: lone surrogates and NUL survive, because a provider's
+value is stored as it came even where it is no valid Unicode.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from berinia_webhookd.model import (
+    AgentName,
+    Attachment,
+    ChannelName,
+    Conversation,
+    Event,
+    OptOut,
+)
+
+
+def encode(event: Event) -> str:
+    """The event as JSON text, free of NUL and lone surrogates."""
+    fields = {
+        "channel": event.channel,
+        "agent": event.agent,
+        "conversation": [event.conversation.sender, event.conversation.party],
+        "digest": event.digest.hex(),
+        "received_at": event.received_at.isoformat(),
+        "sender": event.sender,
+        "recipient": event.recipient,
+        "body": event.body,
+        "subject": event.subject,
+        "message_id": event.message_id,
+        "group": event.group,
+        "profile_name": event.profile_name,
+        "opt_out": event.opt_out,
+        "auto_submitted": event.auto_submitted,
+        "attachments": [
+            [file.file_name, file.content_type, file.size_bytes, file.sha256]
+            for file in event.attachments
+        ],
+        "raw": dict(event.raw),
+        "raw_multi": dict(event.raw_multi),
+    }
+    return to_text(fields)
+
+
+def decode(text: str) -> Event:
+    """The event that `encode` was given."""
+    fields: dict[str, Any] = from_text(text)
+    channel = ChannelName(fields["channel"])
+    sender, party = fields["conversation"]
+    return Event(
+        channel=channel,
+        agent=AgentName(fields["agent"]),
+        conversation=Conversation(channel, sender, party),
+        digest=bytes.fromhex(fields["digest"]),
+        received_at=datetime.fromisoformat(fields["received_at"]),
+        sender=fields["sender"],
+        recipient=fields["recipient"],
+        body=fields["body"],
+        subject=fields["subject"],
+        message_id=fields["message_id"],
+        group=fields["group"],
+        profile_name=fields["profile_name"],
+        opt_out=OptOut(fields["opt_out"]) if fields["opt_out"] else None,
+        auto_submitted=fields["auto_submitted"],
+        attachments=tuple(Attachment(*file) for file in fields["attachments"]),
+        raw=fields["raw"],
+        raw_multi=fields["raw_multi"],
+    )
+
+
+def to_text(value: object) -> str:
+    """JSON text that every database can hold."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        # orjson refuses lone surrogates and large integers; the standard library does neither.
+        return json.dumps(value)
+
+
+def from_text(text: str) -> Any:
+    """What `to_text` was given."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)
+
+
+def storable(text: str) -> str:
+    """A text for a column that is compared: what no database can hold becomes its escape, so that
+    different texts stay different.
+    """
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

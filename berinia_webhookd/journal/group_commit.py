@@ -1,0 +1,309 @@
+"""Group commit: one task owns the one writing connection, and commits what arrived while the
+previous commit was on its way to the disk as one transaction.
+
+Nobody hears of success before that commit has returned. An item that cannot be stored fails alone;
+a database that cannot be reached fails everybody at once with `JournalUnavailable`, and is tried
+again with growing pauses until it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final, Generic, TypeVar
+
+import structlog
+from sqlalchemy import Connection, text, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from berinia_webhookd.errors import JournalUnavailable
+from berinia_webhookd.journal.engine import Database, Transaction, is_outage
+from berinia_webhookd.journal.schema import schema
+from berinia_webhookd.metrics import Metrics
+
+logger = structlog.get_logger()
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+LARGE_BYTES: Final = 256 * 1024  # items above it are committed one at a time, in turn with batches
+BATCH_ITEMS: Final = 512
+BATCH_BYTES: Final = 4 * 1024 * 1024
+QUEUE_ITEMS: Final = 4096
+QUEUE_BYTES: Final = 256 * 1024 * 1024
+TURN_SECONDS: Final = 1.0
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 5.0
+
+# What the data of one item can make fail: the driver's errors, and Python's while binding values.
+ITEM_ERRORS: Final = (SQLAlchemyError, ArithmeticError, LookupError, TypeError, ValueError)
+TRIES_OF_ONE: Final = 3  # another node may have inserted the same key meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[ItemT, ResultT]):
+    """One kind of work: does all items of a batch at once, and says what became of each.
+
+    A result that is an exception is raised to whoever asked. Steps of a lower rank come first.
+    """
+
+    name: str
+    rank: int
+    apply: Callable[[Transaction, Sequence[ItemT]], Sequence[ResultT | Exception]]
+    bounded: bool = False  # whether a full queue refuses it
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One item on its way to the disk."""
+
+    step: Step[Any, Any]
+    item: Any
+    size_bytes: int
+    done: asyncio.Future[Any]
+
+
+class GroupCommit:
+    """The writer of one journal."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        committed: Callable[[Step[Any, Any], Any, Any], None],
+        changed: Callable[[], None],
+        metrics: Metrics | None,
+    ) -> None:
+        self._database = database
+        self._committed = committed  # called with each item and its result, once on disk
+        self._changed = changed  # called when somebody else wrote
+        self._metrics = metrics
+        self._small: deque[Work] = deque()
+        self._large: deque[Work] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._large_is_next = False
+        self._connection: AsyncConnection | None = None
+        self._data_version: int | None = None
+        self._looked_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.up = False
+        self.last_turn = asyncio.get_running_loop().time()
+
+    async def start(self) -> None:
+        """Connect and begin; a database that is away is waited for in the background."""
+        with contextlib.suppress(JournalUnavailable):
+            await self._connect()
+        self._task = asyncio.create_task(self._run(), name="journal writer")
+        self._task.add_done_callback(self._ended)
+
+    async def submit(
+        self, step: Step[ItemT, ResultT], item: ItemT, *, size_bytes: int = 0
+    ) -> ResultT:
+        """Have one item committed; cancelling the wait does not take it back.
+
+        Raises:
+            JournalUnavailable: it was not committed: down, full, or closing.
+        """
+        if self._closing or not self.up:
+            raise JournalUnavailable("the journal cannot be reached")
+        if step.bounded and (
+            len(self._small) + len(self._large) >= QUEUE_ITEMS
+            or self._queued_bytes + size_bytes > QUEUE_BYTES
+        ):
+            raise JournalUnavailable("the journal does not keep up")
+        work = Work(step, item, size_bytes, asyncio.get_running_loop().create_future())
+        (self._large if size_bytes > LARGE_BYTES else self._small).append(work)
+        self._queued_bytes += size_bytes
+        self._wake.set()
+        result: ResultT = await work.done
+        return result
+
+    async def close(self) -> None:
+        """Commit what is queued, then let go of the connection."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+        await self._disconnect()
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while not (self._closing and not (self._small or self._large)):
+            self.last_turn = asyncio.get_running_loop().time()
+            if not self.up:
+                self._wake.clear()
+                await self._sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                with contextlib.suppress(JournalUnavailable):
+                    await self._connect()
+                continue
+            pause = FIRST_PAUSE_SECONDS
+            await self._sleep(TURN_SECONDS)
+            if batch := self._take():
+                self._wake.set()
+                await self._commit(batch)
+            else:
+                self._wake.clear()
+            if self.last_turn - self._looked_at >= TURN_SECONDS:
+                self._looked_at = self.last_turn
+                await self._look_around()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait for something to do, no longer than this."""
+        if not self._wake.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+
+    def _take(self) -> list[Work]:
+        """The next batch: small items together, a large one alone, in turn."""
+        if self._large and (self._large_is_next or not self._small):
+            batch, self._large_is_next = [self._large.popleft()], False
+        else:
+            batch, size = [], 0
+            while self._small and len(batch) < BATCH_ITEMS and size < BATCH_BYTES:
+                batch.append(self._small.popleft())
+                size += batch[-1].size_bytes
+            self._large_is_next = True
+        self._queued_bytes -= sum(work.size_bytes for work in batch)
+        return batch
+
+    async def _commit(self, batch: list[Work]) -> None:
+        started = perf_counter()
+        for attempt in range(TRIES_OF_ONE):
+            try:
+                await self._transact(batch)
+            except (*ITEM_ERRORS, OSError) as error:
+                if is_outage(error):
+                    await self._went_down(error, batch)
+                    return
+                if len(batch) > 1:
+                    # One of them cannot be stored; alone, it fails nobody else.
+                    for work in batch:
+                        await self._commit([work])
+                    return
+                if attempt == TRIES_OF_ONE - 1:
+                    # Neither message nor traceback: both may hold what was to be stored.
+                    name, kind = batch[0].step.name, type(error).__name__
+                    logger.error("journal.item_refused", step=name, error=kind)  # noqa: TRY400
+                    _fail(batch, "the journal cannot store this", error)
+            else:
+                break
+        if self._metrics is not None:
+            self._metrics.commit_seconds.observe(perf_counter() - started)
+            self._metrics.commit_batch_size.observe(len(batch))
+
+    async def _transact(self, batch: list[Work]) -> None:
+        connection = self._connection
+        if connection is None:
+            raise ConnectionError("no connection")
+        async with connection.begin():
+            results = await connection.run_sync(self._apply, batch)
+        for work, result in results:
+            self._committed(work.step, work.item, result)
+            if work.done.done():
+                continue  # the caller gave up; what is committed stays
+            if isinstance(result, Exception):
+                work.done.set_exception(result)
+            else:
+                work.done.set_result(result)
+
+    def _apply(self, connection: Connection, batch: list[Work]) -> list[tuple[Work, Any]]:
+        transaction = self._database.transaction(connection)
+        by_step: dict[str, list[Work]] = {}
+        for work in batch:
+            by_step.setdefault(work.step.name, []).append(work)
+        results: list[tuple[Work, Any]] = []
+        for works in sorted(by_step.values(), key=lambda works: works[0].step.rank):
+            said = works[0].step.apply(transaction, [work.item for work in works])
+            results.extend(zip(works, said, strict=True))
+        return results
+
+    async def _look_around(self) -> None:
+        """Notice what other processes changed, and a file that is no longer there."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            self._database.check_file()
+            async with connection.begin():
+                version = await connection.run_sync(_data_version)
+        except (SQLAlchemyError, OSError) as error:
+            await self._went_down(error, [])
+            return
+        if version is None or version != self._data_version:
+            self._data_version = version
+            self._changed()
+
+    async def _connect(self) -> None:
+        """Connect, and prove by a commit that the journal can be written."""
+        try:
+            self._database.check_file()
+            self._connection = await self._database.connect_writer()
+            async with self._connection.begin():
+                await self._connection.execute(update(schema).values(version=schema.c.version))
+                self._data_version = await self._connection.run_sync(_data_version)
+        except (SQLAlchemyError, OSError) as error:
+            await self._went_down(error, [])
+            raise JournalUnavailable("the journal cannot be reached") from error
+        if not self.up and self._task is not None:
+            logger.warning("journal.recovered")
+        self._is_up(True)
+        self._changed()
+
+    async def _went_down(self, error: BaseException, batch: list[Work]) -> None:
+        if self.up or self._task is None:
+            # The driver's message names files and conditions, but carries no values.
+            logger.error("journal.degraded", error=str(getattr(error, "orig", error)))
+        self._is_up(False)
+        await self._disconnect()
+        failed = [*batch, *self._small, *self._large]
+        self._small.clear()
+        self._large.clear()
+        self._queued_bytes = 0
+        _fail(failed, "the journal cannot be reached", error)
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(SQLAlchemyError, OSError):
+                await connection.invalidate()
+            with contextlib.suppress(SQLAlchemyError, OSError):
+                await connection.close()
+            await self._database.close()
+
+    def _is_up(self, up: bool) -> None:
+        self.up = up
+        if self._metrics is not None:
+            self._metrics.journal_up.set(up)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for a writer that is gone; `last_turn` tells the watchdog."""
+        self._is_up(False)
+        left = [*self._small, *self._large]
+        _fail(left, "the journal is closed", None)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("journal.degraded", exc_info=task.exception())
+
+
+def _fail(works: Sequence[Work], why: str, cause: BaseException | None) -> None:
+    for work in works:
+        if not work.done.done():
+            failure = JournalUnavailable(why)
+            failure.__cause__ = cause
+            work.done.set_exception(failure)
+
+
+def _data_version(connection: Connection) -> int | None:
+    """A number that changes when others write; None where there is no such number."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(text("SELECT 1"))
+        return None
+    return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())

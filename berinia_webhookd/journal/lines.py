@@ -1,0 +1,150 @@
+"""The order of delivery. A line is what waits in one conversation for one agent (late replies have
+lines of their own); this module alone decides which entry of a line is next, and from when.
+
+The answer is written on that entry as `startable_at`, which no other of its line has. Whoever
+changes an entry calls `advance` for its line in the same transaction, so claiming never has to look
+behind entries that may not start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    union_all,
+    update,
+)
+
+from berinia_webhookd.journal.engine import Transaction
+from berinia_webhookd.journal.schema import Instant, conversations, entries, state_is
+from berinia_webhookd.model import EntryState
+
+
+class Line(NamedTuple):
+    """One conversation's entries of one kind for one agent."""
+
+    conversation: int
+    kind: str
+    agent: str
+
+
+_ready = entries.alias("ready")
+_opt_out = entries.alias("first_opt_out")
+_waiting = entries.alias("waiting")
+_earlier = entries.alias("earlier")
+_running = entries.alias("running")
+_AT_ONCE: Final = literal_column("0", Instant)
+
+
+def _in_line(table: FromClause) -> ColumnElement[bool]:
+    return and_(
+        table.c.conversation == bindparam("line_conversation"),
+        table.c.kind == bindparam("line_kind"),
+        table.c.agent == bindparam("line_agent"),
+    )
+
+
+def _held_until(table: FromClause) -> ColumnElement[object]:
+    """Until when earlier entries that wait for their retry hold this one back."""
+    latest = (
+        select(func.max(_earlier.c.hold_until))
+        .where(
+            _in_line(_earlier),
+            state_is(EntryState.WAITING, _earlier),
+            _earlier.c.place < table.c.place,
+        )
+        .scalar_subquery()
+    )
+    return func.coalesce(latest, _AT_ONCE)
+
+
+def _first_ready() -> Select[object]:
+    """The first ready one holds back all that are behind it."""
+    first = (
+        select(_ready.c.id, _ready.c.place)
+        .where(_in_line(_ready), state_is(EntryState.READY, _ready))
+        .order_by(_ready.c.place)
+        .limit(1)
+        .subquery("first_ready")
+    )
+    return select(first.c.id, first.c.place, _held_until(first).label("at"))
+
+
+def _first_opt_out() -> Select[object]:
+    """STOP and the like wait for a running entry only."""
+    first = (
+        select(_opt_out.c.id, _opt_out.c.place)
+        .where(_in_line(_opt_out), state_is(EntryState.READY, _opt_out), _opt_out.c.opt_out)
+        .order_by(_opt_out.c.place)
+        .limit(1)
+        .subquery("ready_opt_out")
+    )
+    return select(first.c.id, first.c.place, _AT_ONCE.label("at"))
+
+
+def _waiting_ones() -> Select[object]:
+    ready_before = exists().where(
+        _in_line(_ready), state_is(EntryState.READY, _ready), _ready.c.place < _waiting.c.place
+    )
+    held, due = _held_until(_waiting), _waiting.c.due_at
+    at = case((and_(not_(_waiting.c.opt_out), held > due), held), else_=due)
+    return select(_waiting.c.id, _waiting.c.place, at.label("at")).where(
+        _in_line(_waiting),
+        state_is(EntryState.WAITING, _waiting),
+        or_(_waiting.c.opt_out, not_(ready_before)),
+    )
+
+
+_candidates = union_all(_first_ready(), _first_opt_out(), _waiting_ones()).subquery("candidates")
+_next = select(_candidates).order_by(_candidates.c.at, _candidates.c.place).limit(1).subquery("nxt")
+
+CLEAR: Final = (
+    update(entries)
+    .where(_in_line(entries), entries.c.startable_at.is_not(None))
+    .values(startable_at=None)
+)
+SET_NEXT: Final = (
+    update(entries)
+    .where(
+        entries.c.id == _next.c.id,
+        not_(exists().where(_in_line(_running), state_is(EntryState.RUNNING, _running))),
+    )
+    .values(startable_at=_next.c.at)
+)
+
+
+def advance(transaction: Transaction, lines: Iterable[Line]) -> None:
+    """Write down which entry of each line is next. Call it after the last change of a line."""
+    rows = [
+        {"line_conversation": line.conversation, "line_kind": line.kind, "line_agent": line.agent}
+        for line in sorted(set(lines))
+    ]
+    if rows:
+        transaction.connection.execute(CLEAR, rows)
+        transaction.connection.execute(SET_NEXT, rows)
+
+
+def hold(transaction: Transaction, conversation_ids: Iterable[int]) -> None:
+    """Keep others out of these conversations until the commit, so that no two transactions each
+    miss what the other put into a line. Call it before reading a line's entries.
+    """
+    if transaction.locks_rows:
+        transaction.connection.execute(
+            select(conversations.c.id)
+            .where(conversations.c.id.in_(sorted(set(conversation_ids))))
+            .order_by(conversations.c.id)
+            .with_for_update()
+        )

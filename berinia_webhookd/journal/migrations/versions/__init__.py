@@ -1,0 +1,1 @@
+"""One file a step; each sets `schema.version` to its number."""
