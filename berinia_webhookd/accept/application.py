@@ -31,7 +31,7 @@ def build_application(door: Door) -> web.Application:
         ]
     )
     application.router.add_route(
-        "*", "/{path:.*}", _serve(door), expect_handler=_leave_expectation_to_the_body
+        "*", r"/{path:[\s\S]*}", _serve(door), expect_handler=_leave_expectation_to_the_body
     )
     return application
 

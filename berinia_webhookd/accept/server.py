@@ -121,7 +121,7 @@ class _Server(web.Server):
         """A target that is no path keeps its text, which the application refuses, but not its
         URL, which aiohttp would believe (host and scheme) or stumble over.
         """
-        if not message.path.startswith("/"):
+        if message.method == "CONNECT" or not message.path.startswith("/"):
             message = message._replace(url=_ROOT, should_close=True)
         return self._make(message, payload, protocol, writer, task)
 

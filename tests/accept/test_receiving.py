@@ -36,7 +36,7 @@ async def test_the_answer_waits_for_the_commit(world: World) -> None:
     """No answer leaves while the commit is held back."""
     world.inbox.gate.clear()
     posting = asyncio.create_task(world.post())
-    await world.inbox.arrived.wait()
+    await world.inbox.pending(1)
     assert not posting.done()
     world.inbox.gate.set()
     assert (await posting)[0] == 200
@@ -132,7 +132,7 @@ async def test_a_caller_that_hangs_up_does_not_take_its_commit_back(world: World
     request = f"POST {SMS_PATH} HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", world.port)
     writer.write(request.encode() + body)
-    await world.inbox.arrived.wait()
+    await world.inbox.pending(1)
     writer.close()
     await writer.wait_closed()
     await world.get("/health")

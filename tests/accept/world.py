@@ -145,7 +145,8 @@ class FakeInbox:
     last_chance: Reply | None = None
     failure: Exception | None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    arrivals: int = 0
+    arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
     waited_for: asyncio.Event = field(default_factory=asyncio.Event)
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -159,7 +160,9 @@ class FakeInbox:
         *,
         waiting_until: datetime | None = None,
     ) -> Receipt:
-        self.arrived.set()
+        async with self.arrived:
+            self.arrivals += 1
+            self.arrived.notify_all()
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
@@ -169,6 +172,11 @@ class FakeInbox:
         receipt = Receipt(EventId(f"event-{len(self.committed)}"), event.agent, duplicate=False)
         self.committed[event.digest] = receipt
         return receipt
+
+    async def pending(self, count: int) -> None:
+        """Wait until so many have asked for a commit."""
+        async with self.arrived:
+            await self.arrived.wait_for(lambda: self.arrivals >= count)
 
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
         await self.gate.wait()
@@ -240,6 +248,7 @@ class World:
             reply_wait_seconds=5,
         )
         self.head_timeout_seconds = 5.0
+        self.keep_alive_seconds = 5.0
         self._runner: web.AppRunner | None = None
         self._session: ClientSession | None = None
         self.port = 0
@@ -250,6 +259,7 @@ class World:
             build_application(self.door),
             self.door,
             head_timeout_seconds=self.head_timeout_seconds,
+            keep_alive_seconds=self.keep_alive_seconds,
             shutdown_timeout_seconds=0.2,
         )
         await self._runner.setup()
