@@ -33,7 +33,7 @@ from berinia_webhookd.errors import (
     SignatureInvalid,
     Unauthorized,
 )
-from berinia_webhookd.journal.contract import Reply, ReplayedSignature
+from berinia_webhookd.journal.contract import ReplayedSignature, Reply
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
     AgentName,
