@@ -1,0 +1,1 @@
+"""The unified logs: what is said, without personal data, into files that may be rotated."""

@@ -1,0 +1,158 @@
+"""The log files: written by one background thread in batches, opened for appending, reopened when
+somebody rotated them. A disk that is full, read-only or gone costs lines, never the caller's time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+QUEUE_LINES: Final = 20_000
+LINGER_SECONDS: Final = 0.02  # lines that come meanwhile are written together
+COMPLAIN_SECONDS: Final = 60.0
+
+
+class Line(NamedTuple):
+    """One line on its way: which files it goes to, and what stderr shows."""
+
+    files: tuple[str, ...]  # without ".log"
+    text: bytes  # JSON, ends in a newline
+    screen: bytes
+
+
+class LogWriter:
+    """Owns the files and the thread; `put` never blocks."""
+
+    def __init__(self, folder: Path | None, *, stderr: Callable[[bytes], None] | None) -> None:
+        """Without a folder only stderr is written; `stderr` None says nothing there."""
+        self._folder = folder
+        self._stderr = stderr
+        self._lines: deque[Line] = deque()
+        self._files: dict[str, _AppendFile] = {}
+        self._work = threading.Event()
+        self._idle = threading.Condition()
+        self._written = 0
+        self._put = 0
+        self._dropped = 0
+        self._complained_at = -COMPLAIN_SECONDS
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+        self._thread.start()
+
+    def put(self, line: Line) -> None:
+        """Queue a line; over the bound it is dropped and counted."""
+        if len(self._lines) >= QUEUE_LINES:
+            self._dropped += 1
+            return
+        self._put += 1
+        self._lines.append(line)
+        self._work.set()
+
+    def flush(self, timeout_seconds: float = 5.0) -> bool:
+        """Wait until all that was put before is written; whether it was."""
+        target = self._put
+        with self._idle:
+            return self._idle.wait_for(lambda: self._written >= target, timeout_seconds)
+
+    def close(self) -> None:
+        """Write what is queued and let go of the files."""
+        self._closing = True
+        self._work.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while not (self._closing and not self._lines):
+            self._work.wait()
+            if not self._closing:
+                time.sleep(LINGER_SECONDS)
+            self._work.clear()
+            batch = [self._lines.popleft() for _ in range(len(self._lines))]
+            self._write(batch)
+            with self._idle:
+                self._written += len(batch)
+                self._idle.notify_all()
+        for file in self._files.values():
+            file.close()
+
+    def _write(self, batch: list[Line]) -> None:
+        if self._stderr is not None and batch:
+            self._to_stderr(b"".join(line.screen for line in batch))
+        if self._folder is None:
+            return
+        texts: dict[str, list[bytes]] = {}
+        for line in batch:
+            for name in line.files:
+                texts.setdefault(name, []).append(line.text)
+        for name, lines in texts.items():
+            file = self._files.get(name)
+            if file is None:
+                file = self._files[name] = _AppendFile(self._folder / f"{name}.log")
+            try:
+                file.append(b"".join(lines))
+            except OSError as error:
+                self._complain(f"{file.path}: {error.strerror}; lines are lost")
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._complain(f"{dropped} log lines were dropped: more came than could be written")
+
+    def _complain(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._complained_at >= COMPLAIN_SECONDS:
+            self._complained_at = now
+            self._to_stderr(f"berinia-webhookd: logs: {text}\n".encode())
+
+    def _to_stderr(self, text: bytes) -> None:
+        if self._stderr is None:
+            return
+        try:
+            self._stderr(text)
+        except OSError:
+            # Nobody reads our stderr any more, and there is no other place to say so.
+            self._stderr = None
+
+
+class _AppendFile:
+    """One file, opened when first needed, and again when another one stands at its path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def append(self, text: bytes) -> None:
+        descriptor = self._current()
+        view = memoryview(text)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _current(self) -> int:
+        if self._descriptor is not None:
+            try:
+                there, here = os.stat(self.path), os.fstat(self._descriptor)  # noqa: PTH116
+            except FileNotFoundError:
+                self.close()
+            else:
+                if (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev):
+                    self.close()
+        if self._descriptor is None:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(self.path, flags, 0o600)
+        return self._descriptor
+
+
+def to_stderr(text: bytes) -> None:
+    """Write all of it to the process' stderr."""
+    view = memoryview(text)
+    while view:
+        view = view[os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, view) :]

@@ -1,0 +1,223 @@
+"""From a call of a logger to a line: the one chain of processors behind structlog.
+
+One JSON object a line; what concerns a channel or the agents also goes to a file of its own. It
+takes plain values, and knows nothing of settings.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import orjson
+import structlog
+
+from berinia_webhookd.logs.files import Line, LogWriter, to_stderr
+from berinia_webhookd.logs.personal_data import hide, trace
+
+CHANNELS: Final = frozenset({"sms", "email", "whatsapp"})
+OF_AGENTS: Final = ("attempt.", "agent.", "agent_host.", "entry.", "reply.")
+LONGEST_VALUE: Final = 4096
+LONGEST_TRACE: Final = 12_288
+# What JSON leaves raw and a terminal obeys: DEL, C1, line separators, changes of direction.
+UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+CONTROL: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+PersonalData = Literal["mask", "full"]
+EventDict = MutableMapping[str, Any]
+
+
+@dataclass
+class LogFiles:
+    """The configured logs; `close` flushes."""
+
+    writer: LogWriter
+    personal_data: PersonalData
+
+    def reconfigure(self, *, level: str, personal_data: PersonalData) -> None:
+        """Take effect from the next line on."""
+        self.personal_data = personal_data
+        _set_level(level)
+
+    def flush(self) -> bool:
+        """Wait until what was said is written."""
+        return self.writer.flush()
+
+    def close(self) -> None:
+        """Flush, and let go of the files. Later lines go nowhere."""
+        self.writer.close()
+
+
+def configure(
+    folder: Path | None,
+    *,
+    level: str,
+    personal_data: PersonalData,
+    stderr_json: bool | None = None,
+) -> LogFiles:
+    """Set up structlog and the standard library's logging for this process.
+
+    stderr is readable on a terminal and JSON otherwise, unless `stderr_json` says.
+    """
+    as_json = not sys.stderr.isatty() if stderr_json is None else stderr_json
+    files = LogFiles(LogWriter(folder, stderr=to_stderr), personal_data)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            _stamp,
+            _ExceptionText(files),
+            _Mask(files),
+            _bound,
+            _Render(as_json=as_json),
+        ],
+        logger_factory=lambda *_: _Handover(files.writer.put),
+        cache_logger_on_first_use=False,  # so that a change of level reaches every logger
+    )
+    _set_level(level)
+    _take_over_standard_logging()
+    return files
+
+
+def _set_level(level: str) -> None:
+    structlog.configure(**{**structlog.get_config(), "wrapper_class": _filtering(level)})
+
+
+def _filtering(level: str) -> type[structlog.typing.BindableLogger]:
+    return structlog.make_filtering_bound_logger(logging.getLevelName(level.upper()))
+
+
+def _stamp(_: Any, __: str, line: EventDict) -> EventDict:
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {"timestamp": now, "level": line.pop("level"), "event": line.pop("event"), **line}
+
+
+class _ExceptionText:
+    def __init__(self, files: LogFiles) -> None:
+        self._files = files
+
+    def __call__(self, _: Any, __: str, line: EventDict) -> EventDict:
+        info = line.pop("exc_info", None)
+        if info is True:
+            info = sys.exc_info()
+        error = info[1] if isinstance(info, tuple) else info
+        if isinstance(error, BaseException):
+            line["exception"] = trace(error, with_messages=self._files.personal_data == "full")
+        return line
+
+
+class _Mask:
+    def __init__(self, files: LogFiles) -> None:
+        self._files = files
+
+    def __call__(self, _: Any, __: str, line: EventDict) -> EventDict:
+        if self._files.personal_data == "full":
+            return line
+        return {
+            key: value if key == "exception" else hide(key, value) for key, value in line.items()
+        }
+
+
+def _bound(_: Any, __: str, line: EventDict) -> EventDict:
+    for key, value in line.items():
+        if isinstance(value, str) and len(value) > LONGEST_VALUE:
+            most = LONGEST_TRACE if key == "exception" else LONGEST_VALUE
+            line[key] = value if len(value) <= most else value[:most] + "…"
+    return line
+
+
+class _Render:
+    """The last processor: a `Line`, rendered for the files and for stderr."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._console = structlog.dev.ConsoleRenderer(
+            colors=not as_json, pad_event_to=22, sort_keys=False
+        )
+
+    def __call__(
+        self, logger: Any, name: str, line: EventDict
+    ) -> tuple[tuple[Line], dict[str, Any]]:
+        text = _encoded(line)
+        screen = text if self._as_json else self._readable(logger, name, line)
+        return (Line(_files_of(line), text, screen),), {}
+
+    def _readable(self, logger: Any, name: str, line: EventDict) -> bytes:
+        exception = line.get("exception")
+        shown = {
+            key: neutralised(value) if isinstance(value, str) else value
+            for key, value in line.items()
+            if key != "exception" and value is not None
+        }
+        shown["timestamp"] = str(line["timestamp"])[11:23]
+        text = str(self._console(logger, name, shown))
+        if exception:
+            text += "\n" + "\n".join(map(neutralised, str(exception).splitlines()))
+        return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def neutralised(text: str) -> str:
+    """The text with control characters made visible, so that a terminal does not obey them."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _encoded(line: EventDict) -> bytes:
+    try:
+        text = orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except (TypeError, ValueError, RecursionError):  # a lone surrogate, or what has no str
+        text = json.dumps(_plain(line)).encode("ascii")
+    if not text.isascii():
+        escaped = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode())
+        text = escaped.encode()
+    elif b"\x7f" in text:
+        text = text.replace(b"\x7f", b"\\u007f")
+    return text + b"\n"
+
+
+def _plain(line: EventDict) -> dict[str, str]:
+    return {
+        str(key): value if isinstance(value, str) else repr(value) for key, value in line.items()
+    }
+
+
+def _files_of(line: EventDict) -> tuple[str, ...]:
+    files = ["webhook"]
+    if line.get("channel") in CHANNELS:
+        files.append(line["channel"])
+    if str(line["event"]).startswith(OF_AGENTS):
+        files.append("agents")
+    if line["level"] in ("error", "critical"):
+        files.append("error")
+    return tuple(files)
+
+
+class _Handover:
+    """What structlog takes for a logger: hands each rendered line to the writer."""
+
+    def __init__(self, put: Callable[[Line], None]) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = self.exception = put
+        self.msg = self.warn = self.fatal = self.log = put
+
+
+class _Forward(logging.Handler):
+    """Lines of the libraries, as ours. Their messages may quote a stranger, so they are scrubbed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say = structlog.get_logger().error if record.levelno >= logging.ERROR else None
+        say = say or structlog.get_logger().warning
+        say("library", logger=record.name, detail=record.getMessage(), exc_info=record.exc_info)
+
+
+def _take_over_standard_logging() -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [_Forward(logging.WARNING)]
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
