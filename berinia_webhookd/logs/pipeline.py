@@ -208,7 +208,7 @@ class _Handover:
 
 
 class _Forward(logging.Handler):
-    """Lines of the libraries, as ours. Their messages may quote a stranger, so they are scrubbed."""
+    """Lines of the libraries, as ours: scrubbed like them, for they may quote a stranger."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say = structlog.get_logger().error if record.levelno >= logging.ERROR else None
