@@ -1,0 +1,203 @@
+"""`serve.json`: how a running daemon tells the other commands where it is. It holds addresses and
+paths and no secret. Reading it believes nothing: garbage, or a process that is gone, is no
+installation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from berinia_webhookd.config.settings import Settings
+
+FILE_NAME: Final = "serve.json"
+MAX_BYTES: Final = 64 * 1024
+# Where the unit in contrib has its RuntimeDirectory=, so that an operator's shell finds it.
+SYSTEM_FOLDER: Final = Path("/run/berinia-webhookd")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """One running daemon."""
+
+    pid: int
+    address: str  # host:port, or unix:/path
+    version: str
+    configuration: Path | None  # the TOML file, where there is one
+    journal: Path | None  # the SQLite file; None where the journal is in PostgreSQL
+    logs: Path
+
+    def uses(self, config_file: Path | None) -> bool:
+        """Whether this is the daemon of a configuration file (None: of the environment alone)."""
+        return _absolute(config_file) == _absolute(self.configuration)
+
+
+def of_settings(
+    settings: Settings, *, address: str, version: str, config_file: Path | None
+) -> Installation:
+    """What this process has to say about itself."""
+    return Installation(
+        pid=os.getpid(),
+        address=address,
+        version=version,
+        configuration=_absolute(config_file),
+        journal=_sqlite_file(settings.journal.url.reveal()),
+        logs=settings.logs.dir.absolute(),
+    )
+
+
+def write(installation: Installation, environ: Mapping[str, str]) -> Path:
+    """Put it where the other commands look, whole or not at all; returns the file.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = own_folder(environ)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = folder / FILE_NAME
+    fresh = folder / f".{FILE_NAME}.{os.getpid()}"
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            json.dump(_to_json(installation), stream, indent=2)
+            stream.write("\n")
+        fresh.replace(file)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    return file
+
+
+def remove(environ: Mapping[str, str]) -> None:
+    """Take this process's own file away; what another one wrote in the meantime stays."""
+    file = own_folder(environ) / FILE_NAME
+    found = _read_file(file)
+    if found is not None and found.pid == os.getpid():
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def read(environ: Mapping[str, str], *, system_folder: Path = SYSTEM_FOLDER) -> Installation | None:
+    """The running daemon, or None; the first folder with one that is alive wins."""
+    for folder in _folders(environ, system_folder):
+        found = _read_file(folder / FILE_NAME)
+        if found is not None and _is_alive(found.pid):
+            return found
+    return None
+
+
+def journal_url(settings: Settings, installation: Installation | None) -> str:
+    """Where the journal is: what the running daemon says, else what is configured. May hold a
+    password.
+    """
+    if installation is not None and installation.journal is not None:
+        return f"sqlite:///{installation.journal}"
+    return settings.journal.url.reveal()
+
+
+def logs_folder(settings: Settings, installation: Installation | None) -> Path:
+    """Where the unified logs are, in the same way."""
+    return settings.logs.dir if installation is None else installation.logs
+
+
+def shown_url(url: str) -> str:
+    """A journal's place without user, password and options, to be shown."""
+    file = _sqlite_file(url)
+    if file is not None:
+        return str(file)
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def own_folder(environ: Mapping[str, str]) -> Path:
+    """Where this process writes its file."""
+    return _first(environ, "RUNTIME_DIRECTORY") or _state_folder(environ)
+
+
+def _folders(environ: Mapping[str, str], system_folder: Path) -> Iterator[Path]:
+    runtime = _first(environ, "RUNTIME_DIRECTORY")
+    if runtime is not None:
+        yield runtime
+    yield _state_folder(environ)
+    if runtime is None:
+        yield system_folder
+
+
+def _state_folder(environ: Mapping[str, str]) -> Path:
+    home = Path(environ.get("HOME") or Path.home())
+    return _first(environ, "STATE_DIRECTORY") or home / ".local/state/berinia-webhookd"
+
+
+def _first(environ: Mapping[str, str], name: str) -> Path | None:
+    """The first of several: systemd puts colons between them."""
+    first = environ.get(name, "").split(":")[0]
+    return Path(first) if first else None
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute().resolve()
+
+
+def _sqlite_file(url: str) -> Path | None:
+    prefix = "sqlite:///"
+    return _absolute(Path(url.removeprefix(prefix))) if url.startswith(prefix) else None
+
+
+def _to_json(installation: Installation) -> dict[str, object]:
+    def text(path: Path | None) -> str | None:
+        return None if path is None else str(path)
+
+    return {
+        "pid": installation.pid,
+        "address": installation.address,
+        "version": installation.version,
+        "configuration": text(installation.configuration),
+        "journal": text(installation.journal),
+        "logs": text(installation.logs),
+    }
+
+
+def _read_file(file: Path) -> Installation | None:
+    try:
+        with file.open("rb") as stream:
+            found = json.loads(stream.read(MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return _from_json(found) if isinstance(found, dict) else None
+
+
+def _from_json(found: dict[str, Any]) -> Installation | None:
+    pid, address, version = (found.get(key) for key in ("pid", "address", "version"))
+    configuration, journal, logs = (found.get(key) for key in ("configuration", "journal", "logs"))
+    if type(pid) is not int or pid < 1:
+        return None
+    if not isinstance(address, str) or not isinstance(version, str) or not isinstance(logs, str):
+        return None
+    if not isinstance(configuration, str | None) or not isinstance(journal, str | None):
+        return None
+    return Installation(
+        pid=pid,
+        address=address,
+        version=version,
+        configuration=None if configuration is None else Path(configuration),
+        journal=None if journal is None else Path(journal),
+        logs=Path(logs),
+    )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (OSError, OverflowError):
+        return False
+    return True

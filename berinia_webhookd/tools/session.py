@@ -1,0 +1,45 @@
+"""What every command shares: the configuration it was called with. It reads the configuration anew
+each time it is asked, and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from berinia_webhookd.config import load
+from berinia_webhookd.tools import installation
+from berinia_webhookd.tools.installation import Installation
+
+
+class Session:
+    """One call of the program, with its `--config`."""
+
+    def __init__(self, config_file: Path | None) -> None:
+        self.config_file = config_file
+
+    def load(self, flags: Mapping[str, object] | None = None) -> load.Loaded:
+        """The configuration as it stands now; `flags` are setting keys with their values.
+
+        Raises:
+            ConfigurationError: with every problem found.
+        """
+        return load.load(
+            flags or {},
+            environ=os.environ,
+            working_folder=Path.cwd(),
+            config_file=self.config_file,
+        )
+
+    def load_with_installation(self) -> tuple[load.Loaded, Installation | None]:
+        """The configuration, and the running daemon that uses it, if there is one.
+
+        Raises:
+            ConfigurationError: with every problem found.
+        """
+        loaded = self.load()
+        running = installation.read(os.environ)
+        if running is None or not running.uses(loaded.config_file):
+            return loaded, None
+        return loaded, running
