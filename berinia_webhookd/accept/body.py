@@ -24,6 +24,7 @@ _UNVERIFIED_SHARE: Final = 4
 # Progress by a byte at a time is bounded too: six silences, and this rate on average.
 _SILENCES: Final = 6
 _SLOWEST_BYTES_PER_SECOND: Final = 65_536
+_UNFINISHED_BYTES: Final = 16_384
 
 
 class BodyBudget:
@@ -77,6 +78,17 @@ class Reservation:
             self._unverified = False
             self._budget.unverified_bytes[self._client] -= self._held_bytes
             self._forget_client_if_idle()
+
+    def hand_over(self) -> Reservation:
+        """Let what is held outlive the request, for a commit that goes on without it; such a one
+        costs more than its body, and enough of them leave no room for new requests.
+        """
+        kept = Reservation(self._budget, self._client)
+        kept._unverified = False
+        kept._held_bytes = self._held_bytes + _UNFINISHED_BYTES
+        self._budget.used_bytes += _UNFINISHED_BYTES
+        self._held_bytes = 0
+        return kept
 
     def __enter__(self) -> Self:
         return self

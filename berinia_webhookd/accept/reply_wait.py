@@ -6,13 +6,14 @@ reply goes back inline or is posted later.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import datetime
 
 import orjson
 from aiohttp import web
 
 from berinia_webhookd.accept.door import Door
-from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.contract import Answer, Channel
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import Reply
 from berinia_webhookd.model import EventId, Receipt
@@ -28,16 +29,31 @@ async def answer_with_reply(
         reply = await _reply(door, event_id, until)
     except asyncio.CancelledError:
         if _leave(door, event_id):
-            door.finish_later(_hung_up(door, event_id))
+            door.finish_later(hang_up(door, event_id))
         raise
     alone = _leave(door, event_id)
     if reply is None and alone:
         reply = await _last_chance(door, event_id)
     if reply is None:
-        return _response(channel, receipt)
+        return answered(channel.answer(receipt))
     if alone and (request.transport is None or request.transport.is_closing()):
-        door.finish_later(_hung_up(door, event_id))
+        door.finish_later(hang_up(door, event_id))
     return _with_reply(receipt, reply)
+
+
+async def hang_up(door: Door, event_id: EventId) -> None:
+    """Tell the journal that this event's caller is gone, so that a reply goes out late."""
+    try:
+        await door.inbox.stop_waiting(event_id, hung_up=True)
+    except JournalUnavailable:
+        return  # it finds out by `waiting_until`
+
+
+def answered(answer: Answer) -> web.Response:
+    """A channel's answer over HTTP."""
+    return web.Response(
+        status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type}
+    )
 
 
 async def _reply(door: Door, event_id: EventId, until: datetime) -> Reply | None:
@@ -63,17 +79,17 @@ async def _last_chance(door: Door, event_id: EventId) -> Reply | None:
     try:
         return await asyncio.shield(asking)
     except asyncio.CancelledError:
-        door.finish_later(_hung_up(door, event_id))
+        door.finish_later(_give_back(door, event_id, asking))
         raise
     except JournalUnavailable:
         return None
 
 
-async def _hung_up(door: Door, event_id: EventId) -> None:
-    try:
-        await door.inbox.stop_waiting(event_id, hung_up=True)
-    except JournalUnavailable:
-        return  # the journal finds out by `waiting_until`
+async def _give_back(door: Door, event_id: EventId, asking: asyncio.Task[Reply | None]) -> None:
+    """The caller hung up over its last chance: a reply that it was to have goes out late."""
+    with contextlib.suppress(JournalUnavailable):
+        await asking
+    await hang_up(door, event_id)
 
 
 def _leave(door: Door, event_id: EventId) -> bool:
@@ -83,13 +99,6 @@ def _leave(door: Door, event_id: EventId) -> bool:
         return False
     del door.waiting[event_id]
     return True
-
-
-def _response(channel: Channel, receipt: Receipt) -> web.Response:
-    answer = channel.answer(receipt)
-    return web.Response(
-        status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type}
-    )
 
 
 def _with_reply(receipt: Receipt, reply: Reply) -> web.Response:

@@ -61,7 +61,6 @@ def signature_check(door: Door) -> Middleware:
             except _UNPROVEN:
                 door.limiter.count_failure(client)
                 raise
-            reservation.verified()
             return await handler(request)
 
     return middleware
@@ -92,13 +91,17 @@ async def _prove(
         received_at=door.clock(),
     )
     try:
-        return Proven(await _verified(channel, delivery), complete_at)
+        verified = await _verified(channel, delivery)
     except SignatureInvalid as error:
-        _note_invalid_signature(door, visit, delivery, error)
+        # Looking for the likely mistakes is dear: once a second for all callers together.
+        diagnosis = channel.diagnose(delivery) if door.diagnosis_pace.due() else None
+        note_invalid_signature(door, visit, str(error), diagnosis)
         raise
     except AddressRefused:
         _log.warning("address.refused", **visit.whose)
         raise
+    reservation.verified()
+    return Proven(verified, complete_at, reservation)
 
 
 async def _verified(channel: Channel, delivery: RawDelivery) -> VerifiedDelivery:
@@ -107,11 +110,7 @@ async def _verified(channel: Channel, delivery: RawDelivery) -> VerifiedDelivery
     return channel.verify(delivery)
 
 
-def _note_invalid_signature(
-    door: Door, visit: Visit, delivery: RawDelivery, error: SignatureInvalid
-) -> None:
+def note_invalid_signature(door: Door, visit: Visit, reason: str, diagnosis: str | None) -> None:
+    """Count and log a signature that proves nothing."""
     door.metrics.signature_failures_total.labels(channel=visit.label).inc()
-    diagnosis = None
-    if visit.channel is not None and door.diagnosis_pace.due():
-        diagnosis = visit.channel.diagnose(delivery)
-    _log.warning("signature.invalid", **visit.whose, reason=str(error), diagnosis=diagnosis)
+    _log.warning("signature.invalid", **visit.whose, reason=reason, diagnosis=diagnosis)

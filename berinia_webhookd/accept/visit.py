@@ -10,6 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
+from berinia_webhookd.accept.body import Reservation
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.model import Caller, IPAddress, VerifiedDelivery
 
@@ -56,10 +57,13 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """A verified delivery, and when its body was complete (on the event loop's clock)."""
+    """A verified delivery, when its body was complete (on the event loop's clock), and the memory
+    set aside for it.
+    """
 
     delivery: VerifiedDelivery
     complete_at: float
+    reservation: Reservation
 
 
 VISIT: Final = web.RequestKey("visit", Visit)

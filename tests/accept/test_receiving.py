@@ -118,8 +118,10 @@ async def test_a_late_commit_is_refused_to_the_caller_and_kept(
     assert status == 503
     assert "Retry-After" in headers
     assert not world.inbox.committed
+    assert world.door.budget.used_bytes > len(b"id=1")
     world.inbox.gate.set()
     await world.door.close()
+    assert world.door.budget.used_bytes == 0
     assert list(world.inbox.committed) == [b"1"]
     assert len(named(logged, "event.accepted")) == 1
 
@@ -140,6 +142,30 @@ async def test_a_caller_that_hangs_up_does_not_take_its_commit_back(world: World
     world.inbox.gate.set()
     await world.door.close()
     assert list(world.inbox.committed) == [b"gone"]
+
+
+async def test_commits_that_do_not_end_leave_no_room_for_more(quiet_world: World) -> None:
+    """While the journal hangs, memory stays bounded: further requests are refused at once."""
+    world = quiet_world
+    world.door.ack_timeout_seconds = 0.01
+    world.door.budget.limit_bytes = 40_000
+    await world.start()
+    world.inbox.gate.clear()
+    for _ in range(5):
+        assert (await world.post())[0] == 503
+    assert world.inbox.arrivals == 3
+
+
+async def test_stopping_lets_requests_finish(world: World) -> None:
+    """A request under way when the server stops gets its answer; the connection is closed."""
+    world.inbox.gate.clear()
+    posting = asyncio.create_task(world.post())
+    await world.inbox.pending(1)
+    stopping = asyncio.create_task(world.shut())
+    await asyncio.sleep(0)
+    world.inbox.gate.set()
+    assert (await posting)[0] == 200
+    await stopping
 
 
 async def test_a_replayed_signature_is_refused(world: World, logged: Logged) -> None:

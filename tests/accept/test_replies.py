@@ -146,6 +146,34 @@ async def test_one_that_hangs_up_does_not_speak_for_the_other(world: World) -> N
     assert not world.inbox.stopped
 
 
+async def test_hanging_up_over_the_last_chance_makes_the_reply_late(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply decided inline for a caller that is gone by then is given back."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+    told: list[bool] = []
+
+    async def stop_waiting(event_id: str, *, hung_up: bool) -> Reply | None:
+        if hung_up:
+            told.append(answered.is_set())
+            world.inbox.told.set()
+            return None
+        asked.set()
+        await answered.wait()
+        return Reply("for nobody", failed=False)
+
+    monkeypatch.setattr(world.inbox, "stop_waiting", stop_waiting)
+    world.door.reply_wait_seconds = 0.05
+    writer = await hang_up(world)
+    await asked.wait()
+    writer.close()
+    await writer.wait_closed()
+    await world.get("/health")
+    answered.set()
+    await world.inbox.told.wait()
+    assert told == [True]
+
+
 async def test_a_journal_that_goes_away_while_waiting_changes_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

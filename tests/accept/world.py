@@ -268,13 +268,18 @@ class World:
         self.port = site.port
         self._session = ClientSession(f"http://127.0.0.1:{self.port}")
 
+    async def shut(self) -> None:
+        """Stop listening, and let requests finish."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
     async def stop(self) -> None:
         """Stop as the daemon does."""
         self.inbox.gate.set()
         if self._session is not None:
             await self._session.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self.shut()
         await self.door.close()
 
     @property
