@@ -1,0 +1,127 @@
+"""What is wrong between settings (errors), and what works but will hurt (warnings)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.config.values import is_loopback
+from berinia_webhookd.errors import Problem
+
+if TYPE_CHECKING:
+    from berinia_webhookd.config.load import Origin
+
+READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
+
+
+def errors(origins: Mapping[str, Origin]) -> Iterator[Problem]:
+    """Settings that are valid alone and not together."""
+    if origins["dev"].value and not is_loopback(origins["server.host"].value):
+        hint = "leave --host away, or run without --dev and with secrets of your own"
+        yield Problem("server.host", "--dev listens on loopback addresses only", hint)
+    paths: dict[str, str] = {}
+    for name in ("sms", "email", "whatsapp"):
+        key = f"channels.{name}.path"
+        path = origins[key].value
+        if path in paths:
+            yield Problem(key, f"is the same as {paths[path]}", "give each channel its own path")
+        paths[path] = key
+        if path in ("/", "/health", "/metrics", "/webhook/logs"):
+            yield Problem(key, f"{path} is taken by the daemon itself", "choose another path")
+
+
+def warnings(settings: Settings, config_file: Path | None) -> tuple[Problem, ...]:
+    """What an operator should know before the night."""
+    found: list[Problem] = []
+
+    def warn(setting: str, message: str, hint: str) -> None:
+        found.append(Problem(setting, message, hint, severity="warning"))
+
+    _about_channels(settings, warn)
+    _about_agents(settings, warn)
+    _about_this_machine(settings, config_file, warn)
+    return tuple(found)
+
+
+Warn = Callable[[str, str, str], None]
+
+
+def _about_channels(settings: Settings, warn: Warn) -> None:
+    channels, limits = settings.channels, settings.rate_limit
+    if channels.sms.enabled and not channels.sms.tokens:
+        warn(
+            "channels.sms.tokens",
+            "not set, so every SMS is answered 503",
+            "set TWILIO_TOKEN to the account's auth token, or channels.sms.enabled = false",
+        )
+    if channels.email.enabled and not channels.email.signing_keys:
+        warn(
+            "channels.email.signing_keys",
+            "not set, so every e-mail is answered 503",
+            "set MAILGUN_SIGNING_KEY to the HTTP webhook signing key, "
+            "or channels.email.enabled = false",
+        )
+    if channels.sms.enabled and limits.verified_requests == limits.requests:
+        base = settings.server.public_url[0] if settings.server.public_url else "https://your.host"
+        warn(
+            "rate_limit.verified_requests",
+            "equals rate_limit.requests, and Twilio does not retry after 429 by default",
+            "set rate_limit.verified_requests = 6000; in Twilio's console enter "
+            f"{base}{channels.sms.path}#rc=5&rp=all and a fallback URL",
+        )
+
+
+def _about_agents(settings: Settings, warn: Warn) -> None:
+    agents = settings.agents
+    if not os.access(agents.python, os.X_OK):
+        warn(
+            "agents.python",
+            f"{agents.python} cannot be executed by this user",
+            "name the interpreter of the agents' virtual environment, and let this user reach it",
+        )
+    if agents.path is not None and not os.access(agents.path, os.R_OK | os.X_OK):
+        warn(
+            "agents.path",
+            f"{agents.path} cannot be read by this user",
+            "let this user reach it, or move the agents",
+        )
+    routed = {
+        settings.channels.sms.agent: settings.channels.sms.enabled,
+        settings.channels.email.agent: settings.channels.email.enabled,
+        settings.channels.whatsapp.agent: settings.channels.whatsapp.enabled,
+    }
+    for name, enabled in routed.items():
+        if enabled and agents.of(name).target is None and agents.registry is None:
+            warn(
+                f"agents.{name}.target",
+                "not set, and neither is agents.registry: its messages wait",
+                f'set agents.{name}.target = "python:module:Name"',
+            )
+
+
+def _about_this_machine(settings: Settings, config_file: Path | None, warn: Warn) -> None:
+    if os.geteuid() == 0:
+        warn(
+            "user",
+            "runs as root",
+            "run it as a user of its own: see contrib/systemd/berinia-webhook.service",
+        )
+    if config_file is not None and config_file.exists():
+        mode = config_file.stat().st_mode
+        if mode & READABLE_BY_OTHERS and _holds_secrets(settings):
+            warn(str(config_file), "others can read it", f"chmod 600 {config_file}")
+    if not is_loopback(settings.server.host) and settings.server.uds is None:
+        warn(
+            "server.host",
+            "is reachable from outside without TLS",
+            'set server.host = "127.0.0.1" and put nginx in front: contrib/nginx',
+        )
+
+
+def _holds_secrets(settings: Settings) -> bool:
+    channels = settings.channels
+    return bool(channels.sms.tokens or channels.email.signing_keys or settings.logs.password)

@@ -1,0 +1,244 @@
+"""Where settings come from, highest first: flag, environment, `.env` in the working folder, systemd
+credential, TOML file. It gathers raw values with their origin and refuses files that others may
+write; what the values mean is `load.py`'s business.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import stat
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from dotenv import dotenv_values
+
+from berinia_webhookd.config.keys import AGENT_KEYS, BY_NAME, ENVIRONMENT_PREFIX, KEYS, Environ
+from berinia_webhookd.errors import Problem
+
+Source = Literal["flag", "environment", ".env", "credential", "file", "default"]
+
+SYSTEM_FILE: Final = Path("/etc/berinia-webhookd/config.toml")
+LOCAL_FILE: Final = "berinia-webhookd.toml"
+CONFIG_VARIABLE: Final = ENVIRONMENT_PREFIX + "CONFIG"
+LARGEST_FILE_BYTES: Final = 1024 * 1024
+GROUPS: Final = "channels.whatsapp.groups"
+WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A raw value and where it stands."""
+
+    raw: Any
+    source: Source
+    where: str  # the flag, variable or file
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one source gives, by key; agents' tables are keyed `agents.<Name>.<key>`."""
+
+    source: Source
+    given: Mapping[str, Given]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """All layers, highest first, what was wrong with them, and the file that was read."""
+
+    layers: tuple[Layer, ...]
+    problems: tuple[Problem, ...]
+    config_file: Path | None
+
+
+def gather(
+    flags: Mapping[str, Any],
+    *,
+    environ: Environ,
+    working_folder: Path,
+    config_file: Path | None,
+) -> Gathered:
+    """Read every source; nothing here raises for what is in them."""
+    problems: list[Problem] = []
+    dotenv = _dotenv(working_folder / ".env", problems)
+    file = _which_file(environ, working_folder, config_file)
+    table = _toml(file, problems) if file else {}
+    layers: tuple[Layer, ...] = (
+        Layer("flag", {key: Given(raw, "flag", _flag(key)) for key, raw in flags.items()}),
+        Layer("environment", dict(_variables(environ, "environment", problems))),
+        Layer(".env", dict(_variables(dotenv, ".env", problems))),
+        Layer("credential", dict(_credentials(environ, problems))),
+        Layer("file", dict(_flattened(table, str(file.path) if file else "", problems))),
+    )
+    layers = _signing_key_wins(layers)
+    return Gathered(layers, tuple(problems), file.path if file else None)
+
+
+def _flag(key: str) -> str:
+    return "--" + key.rpartition(".")[2].replace("_", "-")
+
+
+def _signing_key_wins(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """MAILGUN_SIGNING_KEY is the better name for the same thing: it wins wherever it stands."""
+    key = "channels.email.signing_keys"
+    given = [layer.given[key].where for layer in layers if key in layer.given]
+    if "MAILGUN_SIGNING_KEY" not in given:
+        return layers
+    return tuple(
+        Layer(
+            layer.source,
+            {
+                name: value
+                for name, value in layer.given.items()
+                if (name, value.where) != (key, "MAILGUN_API_KEY")
+            },
+        )
+        for layer in layers
+    )
+
+
+def _variables(
+    variables: Mapping[str, str], source: Source, problems: list[Problem]
+) -> Iterator[tuple[str, Given]]:
+    """Ours by their prefix, and the names of the older installation; empty ones count as unset."""
+    ours = {key.variable: key for key in KEYS if not key.flag_only}
+    for key in KEYS:
+        for name in reversed(key.legacy):
+            if variables.get(name):
+                yield key.name, Given(variables[name], source, name)
+    for name, value in variables.items():
+        if not name.startswith(ENVIRONMENT_PREFIX) or name == CONFIG_VARIABLE:
+            continue
+        if name not in ours:
+            problems.append(_unknown(name, ours, f"in the {source}"))
+        elif value and ours[name].name != GROUPS:
+            yield ours[name].name, Given(value, source, name)
+        elif value:
+            hint = f"write a table [{GROUPS}] in the TOML file"
+            problems.append(Problem(name, "groups cannot be set in the environment", hint))
+
+
+def _credentials(environ: Environ, problems: list[Problem]) -> Iterator[tuple[str, Given]]:
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return
+    for key in KEYS:
+        path = Path(directory) / key.name
+        if not key.flag_only and path.is_file():
+            text = _text(path, key.name, problems)
+            if text is not None and text.strip():
+                yield key.name, Given(text.strip(), "credential", str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    named: bool  # by the operator: it must exist, and may lie anywhere
+    found_here: bool  # in the working folder: others must not be able to write it
+
+
+def _which_file(environ: Environ, working_folder: Path, config_file: Path | None) -> _File | None:
+    if config_file is not None:
+        return _File(config_file, named=True, found_here=False)
+    if variable := environ.get(CONFIG_VARIABLE):
+        return _File(Path(variable), named=True, found_here=False)
+    if SYSTEM_FILE.exists():
+        return _File(SYSTEM_FILE, named=False, found_here=False)
+    if (working_folder / LOCAL_FILE).exists():
+        return _File(working_folder / LOCAL_FILE, named=False, found_here=True)
+    return None
+
+
+def _toml(file: _File, problems: list[Problem]) -> Mapping[str, Any]:
+    text = _text(file.path, str(file.path), problems, only_ours=file.found_here)
+    if text is None:
+        return {}
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        hint = "mend the TOML there; see contrib/config/berinia-webhookd.toml"
+        # The error quotes at most one character of the file.
+        problems.append(Problem(str(file.path), f"is not valid TOML: {error}"[:300], hint))
+        return {}
+
+
+def _dotenv(path: Path, problems: list[Problem]) -> Mapping[str, str]:
+    if not path.is_file():
+        return {}
+    text = _text(path, str(path), problems, only_ours=True)
+    if text is None:
+        return {}
+    read = dotenv_values(stream=io.StringIO(text), interpolate=False)
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def _text(
+    path: Path, setting: str, problems: list[Problem], *, only_ours: bool = False
+) -> str | None:
+    """A file's text, looked at through one open descriptor; None when it cannot be used."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if only_ours and (refusal := _not_ours(found)):
+                hint = f"chown it to root or yourself and chmod go-w {path}"
+                problems.append(Problem(setting, refusal, hint))
+                return None
+            content = file.read(LARGEST_FILE_BYTES + 1)
+    except OSError as error:
+        hint = "name a file that this user can read"
+        problems.append(Problem(setting, f"cannot be read: {error.strerror}", hint))
+        return None
+    if len(content) > LARGEST_FILE_BYTES:
+        problems.append(Problem(setting, "is larger than 1 MiB", "that is no settings file"))
+        return None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        problems.append(Problem(setting, "is not UTF-8 text", "save it as UTF-8"))
+        return None
+
+
+def _not_ours(found: os.stat_result) -> str | None:
+    if found.st_uid not in (0, os.getuid()):
+        return "belongs to another user, so it is not read"
+    if found.st_mode & WRITABLE_BY_OTHERS:
+        return "can be written by others, so it is not read"
+    return None
+
+
+def _flattened(
+    table: Mapping[str, Any], where: str, problems: list[Problem]
+) -> Iterator[tuple[str, Given]]:
+    known_agent_keys = [key.name for key in AGENT_KEYS]
+
+    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            full = prefix + name
+            of_agent = prefix == "agents." and full not in BY_NAME
+            if isinstance(value, Mapping) and of_agent:
+                for key, inner in value.items():
+                    if key in known_agent_keys:
+                        yield f"{full}.{key}", inner
+                    else:
+                        full_names = [f"{full}.{known}" for known in known_agent_keys]
+                        problems.append(_unknown(f"{full}.{key}", full_names, f"in {where}"))
+            elif isinstance(value, Mapping) and full != GROUPS:
+                yield from walk(value, full + ".")
+            elif full in BY_NAME and not BY_NAME[full].flag_only:
+                yield full, value
+            else:
+                problems.append(_unknown(full, BY_NAME, f"in {where}"))
+
+    for key, value in walk(table, ""):
+        yield key, Given(value, "file", where)
+
+
+def _unknown(name: str, known: Iterable[str], where: str) -> Problem:
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}?" if nearest else "see contrib/config/berinia-webhookd.toml"
+    return Problem(name, f"unknown setting {where}", hint)

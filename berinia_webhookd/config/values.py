@@ -1,0 +1,260 @@
+"""How values are read: each parser takes what TOML or a text source gave, returns the typed value,
+or raises `ValueError` with what would be right. No parser repeats what it was given, since it does
+not know whether that is a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from berinia_webhookd.config.settings import Network, Secret
+from berinia_webhookd.model import AgentName, OutcomeKind
+
+Parser = Callable[[Any], Any]
+
+AGENT_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9_-]{0,99}")
+DOTTED: Final = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+PYTHON_TARGET: Final = re.compile(rf"python:{DOTTED}:{DOTTED}")
+REGISTRY: Final = re.compile(rf"{DOTTED}:{DOTTED}")
+LONGEST_LIST: Final = 1000
+RETRIABLE: Final = frozenset(
+    {
+        OutcomeKind.ERROR,
+        OutcomeKind.EXCEPTION,
+        OutcomeKind.TIMEOUT,
+        OutcomeKind.CRASH,
+        OutcomeKind.UNREACHABLE,
+    }
+)
+
+
+def text(raw: Any) -> str:
+    """Text that is not blank."""
+    if not isinstance(raw, str) or not raw.strip() or "\0" in raw:
+        raise ValueError("give a text that is not empty")
+    return raw
+
+
+def secret(raw: Any) -> Secret:
+    """A secret text; blanks around it are a slip of copying."""
+    return Secret(text(raw).strip())
+
+
+def boolean(raw: Any) -> bool:
+    """True or false, or the words for them in text sources."""
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, str) and raw.strip().lower() in words:
+        return words[raw.strip().lower()]
+    raise ValueError("give true or false")
+
+
+def whole(least: int, most: int) -> Parser:
+    """A whole number within bounds, both included."""
+
+    def parse(raw: Any) -> int:
+        value = raw
+        if isinstance(raw, str) and re.fullmatch(r"\s*\d{1,18}\s*", raw, re.ASCII):
+            value = int(raw)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"give a whole number from {least} to {most}")
+        return value
+
+    return parse
+
+
+def number(least: float, most: float) -> Parser:
+    """A number within bounds, both included."""
+
+    def parse(raw: Any) -> float:
+        try:
+            value = float(raw) if isinstance(raw, str | int | float) else None
+        except (ValueError, OverflowError):
+            value = None
+        if value is None or isinstance(raw, bool) or not least <= value <= most:
+            raise ValueError(f"give a number from {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def one_of(*choices: str) -> Parser:
+    """One of a few words."""
+
+    def parse(raw: Any) -> str:
+        if not isinstance(raw, str) or raw.strip().lower() not in choices:
+            raise ValueError(f"give one of {', '.join(choices)}")
+        return raw.strip().lower()
+
+    return parse
+
+
+def many(item: Parser) -> Parser:
+    """A list; in text sources as JSON or separated by commas. A single value is a list of one."""
+
+    def parse(raw: Any) -> tuple[Any, ...]:
+        items = raw
+        if isinstance(raw, str):
+            items = _from_text(raw)
+        elif isinstance(raw, int | float) and not isinstance(raw, bool):
+            items = [raw]
+        if not isinstance(items, list | tuple):
+            raise ValueError("give a list")
+        if len(items) > LONGEST_LIST:
+            raise ValueError(f"give at most {LONGEST_LIST} values")
+        return tuple(item(value) for value in items)
+
+    return parse
+
+
+def _from_text(raw: str) -> list[Any]:
+    if raw.strip().startswith("["):
+        try:
+            items = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("give a list as JSON, or values separated by commas") from error
+        if not isinstance(items, list):
+            raise ValueError("give a list as JSON, or values separated by commas")
+        return items
+    return [part.strip() for part in raw.split(",") if part.strip()]
+
+
+def network(raw: Any) -> Network:
+    """An address or a network."""
+    try:
+        return ip_network(text(raw).strip())
+    except ValueError:
+        pass
+    hint = "give addresses or networks such as 127.0.0.1, 10.0.0.0/8 or ::1"
+    try:
+        nearest = ip_network(text(raw).strip(), strict=False)
+    except ValueError:
+        raise ValueError(hint) from None
+    raise ValueError(f"has bits set beyond its prefix; did you mean {nearest}?")
+
+
+def folder(raw: Any) -> Path:
+    """A path, made absolute."""
+    path = raw if isinstance(raw, Path) else Path(text(raw))
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError("names the home of a user who does not exist") from error
+
+
+def agent_name(raw: Any) -> AgentName:
+    """A name that starts with a capital."""
+    if not isinstance(raw, str) or not AGENT_NAME.fullmatch(raw):
+        raise ValueError("give an agent's name: a capital, then letters, digits, _ or -")
+    return AgentName(raw)
+
+
+def origin(raw: Any) -> str:
+    """Scheme and host of a URL, such as https://app.example.com."""
+    hint = "give scheme and host alone, such as https://app.example.com"
+    parts = _split(raw, hint)
+    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(hint)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def web_url(raw: Any) -> str:
+    """A whole http or https URL."""
+    hint = "give a URL such as https://example.com/path"
+    _split(raw, hint)
+    return str(raw)
+
+
+def _split(raw: Any, hint: str) -> Any:
+    try:
+        parts = urlsplit(text(raw))
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise ValueError(hint) from error
+    if not valid or any(c.isspace() or not c.isprintable() for c in str(raw)):
+        raise ValueError(hint)
+    return parts
+
+
+def journal_url(raw: Any) -> Secret:
+    """sqlite:///path or postgresql://…; as a secret, for it may hold a password."""
+    url = text(raw)
+    if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///")).expanduser().absolute()
+        return Secret(f"sqlite:///{path}")
+    if url.startswith("postgresql://"):
+        return Secret(url)
+    raise ValueError("give sqlite:///path/to/journal.db or postgresql://user@host/database")
+
+
+def http_path(raw: Any) -> str:
+    """A path of this server."""
+    if not isinstance(raw, str) or not re.fullmatch(r"/[A-Za-z0-9._~/-]{0,200}", raw):
+        raise ValueError("give a path such as /webhook/sms-response")
+    return raw
+
+
+def target(raw: Any) -> str:
+    """Where an agent is: python:module:Name, https://… (http:// to loopback only) or log:."""
+    hint = "give python:module:Name, https://…, http:// to a loopback address, or log:"
+    if not isinstance(raw, str):
+        raise ValueError(hint)
+    if raw == "log:" or PYTHON_TARGET.fullmatch(raw):
+        return raw
+    if not raw.startswith(("http://", "https://")):
+        raise ValueError(hint)
+    parts = _split(raw, hint)
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("plain http:// is for loopback addresses only; use https://")
+    return raw
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address is this machine by definition."""
+    if host is None:
+        return False
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def registry(raw: Any) -> str:
+    """module:object."""
+    if not isinstance(raw, str) or not REGISTRY.fullmatch(raw):
+        raise ValueError("give module:object, such as core.registry:registry")
+    return raw
+
+
+def failure_kind(raw: Any) -> OutcomeKind:
+    """One of the kinds of failure that can be retried."""
+    try:
+        kind = OutcomeKind(raw)
+    except ValueError:
+        kind = None
+    if kind not in RETRIABLE:
+        raise ValueError(f"give some of {', '.join(sorted(RETRIABLE))}")
+    return kind
+
+
+def kinds(raw: Any) -> frozenset[OutcomeKind]:
+    """A set of kinds of failure."""
+    return frozenset(many(failure_kind)(raw))
+
+
+def groups(raw: Any) -> Mapping[str, AgentName]:
+    """A table from group names to agents."""
+    if not isinstance(raw, Mapping) or len(raw) > LONGEST_LIST:
+        raise ValueError('give a table such as { "Support" = "SupportAgent" }')
+    return {str(group): agent_name(agent) for group, agent in raw.items()}
+
+
+SCHEDULE: Final = many(number(0, 30 * 86_400))
