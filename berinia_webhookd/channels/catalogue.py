@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.email import EmailChannel
 from berinia_webhookd.channels.sms import SmsChannel
+from berinia_webhookd.channels.whatsapp import WhatsAppChannel
 from berinia_webhookd.config.settings import ChannelsSettings
 from berinia_webhookd.model import ChannelName
 
@@ -24,6 +26,27 @@ def build(settings: ChannelsSettings, public_urls: Sequence[str]) -> Mapping[Cha
                 agent=sms.agent,
                 path=sms.path,
                 max_body_bytes=sms.max_body_bytes,
+            )
+        )
+    if (email := settings.email).enabled:
+        channels.append(
+            EmailChannel(
+                signing_keys=[key.reveal() for key in email.signing_keys],
+                max_age_seconds=email.max_age_seconds,
+                agent=email.agent,
+                path=email.path,
+                max_body_bytes=email.max_body_bytes,
+            )
+        )
+    if (whatsapp := settings.whatsapp).enabled:
+        channels.append(
+            WhatsAppChannel(
+                allowed_networks=whatsapp.allowed_ips,
+                secret=None if whatsapp.secret is None else whatsapp.secret.reveal(),
+                agent=whatsapp.agent,
+                groups=whatsapp.groups,
+                path=whatsapp.path,
+                max_body_bytes=whatsapp.max_body_bytes,
             )
         )
     return {channel.name: channel for channel in channels}

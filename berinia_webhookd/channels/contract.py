@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from berinia_webhookd.model import (
     AgentName,
@@ -17,6 +17,9 @@ from berinia_webhookd.model import (
     Receipt,
     VerifiedDelivery,
 )
+
+# Marks a signed request of `doctor`: verified and answered, never journaled.
+PROBE_FIELD: Final = "BeriniaProbe"
 
 
 @dataclass(frozen=True, slots=True)

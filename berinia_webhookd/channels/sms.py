@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from berinia_webhookd.channels import sms_diagnosis
 from berinia_webhookd.channels.authority import port_forms
-from berinia_webhookd.channels.contract import Answer, SignedRequest
+from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
 from berinia_webhookd.channels.form import (
     URLENCODED,
     Fields,
@@ -47,7 +47,6 @@ from berinia_webhookd.model import (
 
 SMS: Final = ChannelName("sms")
 SIGNATURE_HEADER: Final = "X-Twilio-Signature"
-PROBE_FIELD: Final = "BeriniaProbe"
 
 REQUIRED: Final = ("From", "To", "Body", "MessageSid")
 # Twilio signs without separators: fields glued together, or one cut in two, keep the signature. So

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -11,6 +13,7 @@ from multidict import CIMultiDict
 from twilio.request_validator import RequestValidator
 
 from berinia_webhookd.channels.contract import SignedRequest
+from berinia_webhookd.channels.email import EMAIL, EmailChannel
 from berinia_webhookd.channels.sms import SMS, SmsChannel
 from berinia_webhookd.model import AgentName, Caller, ChannelName, RawDelivery
 
@@ -151,3 +154,68 @@ def signed_sms(
         target=target,
         who=who,
     )
+
+
+MAILGUN_KEY = "key-3ax6xnjp29jd6fds4gc373sgvjxteol0"
+EMAIL_PATH = "/webhook/email-response"
+MAIL_TOKEN = "5egbgr1vjgqxtrnp65xfznchgdccwh5d6i09vijqi3whgowmn6"
+MAIL_FIELDS = {
+    "recipient": "contact@example.com",
+    "sender": "lead@example.com",
+    "from": "Camille <lead@example.com>",
+    "subject": "Re: votre proposition",
+    "body-plain": "Oui.\r\n> Bonjour",
+    "stripped-text": "Oui.",
+    "Message-Id": "<one@example.com>",
+    "Date": "Tue, 24 Nov 2026 10:29:58 +0100",
+}
+
+
+def email_channel(
+    *, keys: Sequence[str] = (MAILGUN_KEY,), max_age_seconds: float = 43_200
+) -> EmailChannel:
+    return EmailChannel(
+        signing_keys=keys,
+        max_age_seconds=max_age_seconds,
+        agent=AGENT,
+        path=EMAIL_PATH,
+        max_body_bytes=40 << 20,
+    )
+
+
+def mailgun_signs(
+    *, timestamp: str | None = None, token: str = MAIL_TOKEN, key: str = MAILGUN_KEY
+) -> dict[str, str]:
+    """The three fields, by Mailgun's published recipe."""
+    stamp = str(int(NOW.timestamp())) if timestamp is None else timestamp
+    signature = hmac.new(key.encode(), f"{stamp}{token}".encode(), hashlib.sha256).hexdigest()
+    return {"timestamp": stamp, "token": token, "signature": signature}
+
+
+def mail(
+    fields: Mapping[str, str] | Sequence[tuple[str, str]] = MAIL_FIELDS,
+    *,
+    proof: Mapping[str, str] | None = None,
+) -> RawDelivery:
+    """An urlencoded mail with its signature behind the other fields."""
+    pairs = list(fields.items()) if isinstance(fields, Mapping) else list(fields)
+    pairs += list((mailgun_signs() if proof is None else proof).items())
+    body = urlencode(pairs, errors="surrogateescape").encode()
+    return raw_delivery(EMAIL, body, target=EMAIL_PATH)
+
+
+def mail_with_files(
+    fields: Mapping[str, str], files: Sequence[tuple[str, str, str, bytes]]
+) -> RawDelivery:
+    """A multipart mail; files are (field, file name, type, content)."""
+    out = []
+    for name, value in {**fields, **mailgun_signs()}.items():
+        disposition = f'Content-Disposition: form-data; name="{name}"'
+        out.append(f"--xyz\r\n{disposition}\r\n\r\n{value}\r\n".encode())
+    for name, file_name, content_type, content in files:
+        disposition = f'Content-Disposition: form-data; name="{name}"; filename="{file_name}"'
+        head = f"--xyz\r\n{disposition}\r\nContent-Type: {content_type}\r\n\r\n"
+        out.append(head.encode() + content + b"\r\n")
+    body = b"".join(out) + b"--xyz--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz"}
+    return raw_delivery(EMAIL, body, headers=headers, target=EMAIL_PATH)

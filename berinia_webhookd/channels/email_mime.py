@@ -1,0 +1,130 @@
+"""Raw MIME messages (`body-mime`), parsed by the standard library within bounds: its parser nests,
+and takes long for absurd numbers of parts, lines or parameters. A message beyond the bounds is
+malformed. Contents are never written anywhere, and file names are never used as paths.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.errors import MessageError
+from email.header import decode_header, make_header
+from email.message import Message
+from email.parser import BytesParser
+from email.policy import Compat32
+from typing import Any, Final, TypeAlias
+
+from berinia_webhookd.channels.form import readable
+from berinia_webhookd.errors import MalformedDelivery
+
+_MAX_HEADER_LENGTH: Final = 8192
+_BOUNDS: Final = ((b"\n", 1_000_000), (b"\n--", 10_000), (b"boundary", 100), (b"message/", 100))
+# Codecs that are no charsets of mail, and slow or raising whatever they are told.
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
+# What the library raises on odd messages, which of them depends on its version.
+_BROKEN = (MessageError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+_Message: TypeAlias = "Message[str, str]"
+
+
+class _ShortHeaders(Compat32):
+    """Cuts header lines: the library's time for parameters grows with the square of the length."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name, value = super().header_source_parse(sourcelines)
+        return name, value[:_MAX_HEADER_LENGTH]
+
+
+@dataclass(frozen=True, slots=True)
+class MimeFile:
+    """A part of a message that is not its text."""
+
+    file_name: str
+    content_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MimeMessage:
+    """What we read of a message."""
+
+    headers: tuple[tuple[str, str], ...]
+    plain_text: str | None  # the first text/plain part
+    html: str | None  # the first text/html part
+    files: tuple[MimeFile, ...]
+
+
+def parse_mime(content: bytes) -> MimeMessage:
+    """Headers, text and attachments of a message.
+
+    Raises:
+        MalformedDelivery: it is beyond the bounds, or cannot be read.
+    """
+    lowered = content.lower()
+    if any(lowered.count(needle) > most for needle, most in _BOUNDS):
+        raise MalformedDelivery("The MIME message is too complex.", invalid=("body-mime",))
+    try:
+        return _read(BytesParser(policy=_ShortHeaders()).parsebytes(content))
+    except _BROKEN:
+        message = "The MIME message cannot be read."
+        raise MalformedDelivery(message, invalid=("body-mime",)) from None
+
+
+def _read(message: _Message) -> MimeMessage:
+    texts: dict[str, str] = {}
+    files: list[MimeFile] = []
+    for part in _leaves(message):
+        content_type = part.get_content_type()
+        if content_type in ("text/plain", "text/html") and not _is_attached(part):
+            texts.setdefault(content_type, _text(part))
+        else:
+            files.append(MimeFile(_file_name(part), readable(content_type), _content(part)))
+    headers = tuple((readable(name), _header(value)) for name, value in message.items())
+    return MimeMessage(headers, texts.get("text/plain"), texts.get("text/html"), tuple(files))
+
+
+def _leaves(message: _Message) -> Iterator[_Message]:
+    """Parts that hold something, in order; an attached message is one, whatever it holds."""
+    waiting = [message]
+    while waiting:
+        part = waiting.pop()
+        if part.is_multipart() and part.get_content_maintype() == "multipart":
+            children: list[_Message] = list(part.get_payload())  # type: ignore[arg-type]
+            waiting.extend(reversed(children))
+        else:
+            yield part
+
+
+def _is_attached(part: _Message) -> bool:
+    return part.get_content_disposition() == "attachment" or part.get_filename() is not None
+
+
+def _file_name(part: _Message) -> str:
+    return _header(part.get_filename() or "")
+
+
+def _content(part: _Message) -> bytes:
+    if part.is_multipart():  # an attached message, or a report of delivery
+        return part.as_bytes().partition(b"\n\n")[2]
+    content: Any = part.get_payload(decode=True)
+    return bytes(content or b"")
+
+
+def _text(part: _Message) -> str:
+    try:
+        charset = str(part.get_content_charset() or "utf-8")
+        if codecs.lookup(charset).name not in _NO_CHARSETS:
+            return _content(part).decode(charset, "replace")
+    except (LookupError, ValueError):  # not a charset
+        pass
+    return _content(part).decode("utf-8", "replace")
+
+
+def _header(value: Any) -> str:
+    """A header line as people read it, RFC 2047 words decoded where they can be."""
+    text = str(value)
+    try:
+        return readable(str(make_header(decode_header(text))))
+    except (MessageError, LookupError, ValueError):
+        return readable(text)

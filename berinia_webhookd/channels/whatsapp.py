@@ -1,0 +1,308 @@
+"""What the BerinIA WhatsApp bot posts: a program on the same machine, built on whatsapp-web.js.
+
+The bot signs nothing, waits for the answer, writes its `response` into the chat, and never retries.
+So trust is where a request comes from (and a shared secret, if set), and a group decides which
+agent is meant. Ids are those of https://docs.wwebjs.dev/Message.html: `336…@c.us` for people.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from ipaddress import ip_address
+from typing import Any, Final
+
+import orjson
+
+from berinia_webhookd.channels.authority import is_loopback
+from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
+from berinia_webhookd.channels.identity import conversation, event_digest, normal_group
+from berinia_webhookd.channels.json_body import decode_json_object
+from berinia_webhookd.channels.opt_out import opt_out_of
+from berinia_webhookd.channels.signatures import secret_match
+from berinia_webhookd.config.settings import Network
+from berinia_webhookd.errors import (
+    AddressRefused,
+    ChannelNotConfigured,
+    MalformedDelivery,
+    SignatureInvalid,
+)
+from berinia_webhookd.model import (
+    DIRECT_MESSAGE,
+    AgentName,
+    Caller,
+    ChannelName,
+    Event,
+    IPAddress,
+    RawDelivery,
+    Receipt,
+    VerifiedDelivery,
+)
+
+WHATSAPP: Final = ChannelName("whatsapp")
+RECIPIENT: Final = "BerinIA"
+MEDIA_TYPE: Final = "application/json"
+
+_REQUIRED = ("source", "type", "author", "content", "timestamp", "messageId")
+_NOT_BLANK = ("author", "messageId")
+_LOOPBACK = (ip_address("127.0.0.1"), ip_address("::1"))
+
+
+class WhatsAppChannel:
+    """The bot behind one path.
+
+    Args:
+        allowed_networks: where the bot may call from.
+        secret: a bearer token that is required as well; None: the address is enough.
+        agent: who gets what no group claims.
+        groups: group name → agent, compared without emoji, letter case and surrounding blanks.
+    """
+
+    media_types = frozenset({MEDIA_TYPE})
+    replies = True
+
+    def __init__(
+        self,
+        *,
+        allowed_networks: Sequence[Network],
+        secret: str | None = None,
+        agent: AgentName,
+        groups: Mapping[str, AgentName],
+        path: str,
+        max_body_bytes: int,
+    ) -> None:
+        self.name = WHATSAPP
+        self.path = path
+        self.max_body_bytes = max_body_bytes
+        self._allowed_networks = tuple(allowed_networks)
+        self._secret = secret
+        self._agent = agent
+        self._groups = {normal_group(group): agent for group, agent in groups.items()}
+
+    @property
+    def agents(self) -> frozenset[AgentName]:
+        """The agents of all groups, and the one for the rest."""
+        return frozenset({self._agent, *self._groups.values()})
+
+    def require_secret(self) -> None:
+        """Raise `ChannelNotConfigured` where nobody may call."""
+        if not self._allowed_networks:
+            raise ChannelNotConfigured(
+                "Nobody may call this yet: set channels.whatsapp.allowed_ips."
+            )
+
+    def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
+        """Let pass who calls from an allowed address and, with a secret, presents it."""
+        self.require_secret()
+        if not self._is_allowed(_believed_addresses(delivery.caller)):
+            raise AddressRefused("This address is not allowed here.")
+        if self._secret is not None:
+            scheme, _, token = delivery.headers.get("Authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not secret_match(self._secret, token.strip()):
+                raise SignatureInvalid("The bearer token is missing or wrong.")
+        return VerifiedDelivery(
+            channel=self.name,
+            content_type_header=delivery.content_type_header,
+            body=delivery.body,
+            received_at=delivery.received_at,
+        )
+
+    def _is_allowed(self, addresses: Iterable[IPAddress]) -> bool:
+        return any(
+            address in network for network in self._allowed_networks for address in addresses
+        )
+
+    def decode(self, delivery: VerifiedDelivery) -> Event:
+        """Read either form of message, and find the agent by the group."""
+        document = decode_json_object(delivery.body)
+        if isinstance(document.get("message"), dict) and "author" not in document:
+            return self._older_event(document, delivery)
+        _require_well_formed(document)
+        group = _group(document)
+        author, message_id = document["author"], document["messageId"]
+        return self._event(
+            delivery,
+            document,
+            digest=event_digest(self.name, message_id, author, group),
+            sender=author,
+            body=document["content"],
+            group=group,
+            message_id=message_id,
+            profile_name=_optional_text(document, "profile_name"),
+        )
+
+    def _older_event(self, document: dict[str, Any], delivery: VerifiedDelivery) -> Event:
+        """`{"sender", "profile_name", "message": {"text"}}`, as the bot's first version sent it."""
+        text = document["message"].get("text")
+        sender = document.get("sender")
+        missing = tuple(
+            name for name, value in (("sender", sender), ("message.text", text)) if value is None
+        )
+        invalid = [] if isinstance(text, str | None) else ["message.text"]
+        if sender is not None and not (isinstance(sender, str) and sender.strip()):
+            invalid.append("sender")
+        invalid.extend(_invalid_options(document))
+        if missing or invalid:
+            raise _malformed(missing, invalid)
+        # Without a time stamp nothing tells a repetition from somebody who says the same again.
+        timestamp = document.get("timestamp") or delivery.received_at.isoformat()
+        return self._event(
+            delivery,
+            document,
+            digest=event_digest(self.name, sender, str(timestamp), text),
+            sender=str(sender),
+            body=str(text),
+            group=_group(document),
+            message_id=_optional_text(document, "messageId"),
+            profile_name=_optional_text(document, "profile_name"),
+        )
+
+    def _event(
+        self,
+        delivery: VerifiedDelivery,
+        document: dict[str, Any],
+        *,
+        digest: bytes,
+        sender: str,
+        body: str,
+        group: str | None,
+        message_id: str | None,
+        profile_name: str | None,
+    ) -> Event:
+        agent = self._agent
+        if group is not None:
+            agent = self._groups.get(normal_group(group), agent)
+        return Event(
+            channel=self.name,
+            agent=agent,
+            conversation=conversation(self.name, sender, RECIPIENT if group is None else group),
+            digest=digest,
+            received_at=delivery.received_at,
+            sender=sender,
+            recipient=RECIPIENT,
+            body=body,
+            message_id=message_id,
+            group=group,
+            profile_name=profile_name,
+            opt_out=opt_out_of(body),
+            raw=document,
+        )
+
+    def is_probe(self, delivery: VerifiedDelivery) -> bool:
+        """Whether the object has the name that `doctor` adds."""
+        if PROBE_FIELD.encode() not in delivery.body:
+            return False
+        try:
+            return PROBE_FIELD in decode_json_object(delivery.body)
+        except MalformedDelivery:
+            return False
+
+    def answer(self, receipt: Receipt | None) -> Answer:
+        """202: no reply in time. A probe gets 200."""
+        event_id = None if receipt is None else receipt.event_id
+        body = orjson.dumps({"status": "accepted", "event_id": event_id})
+        return Answer(200 if receipt is None else 202, MEDIA_TYPE, body)
+
+    def diagnose(self, delivery: RawDelivery) -> str | None:
+        """A missing or oddly spelled bearer token."""
+        if self._secret is None:
+            return None
+        if not delivery.headers.get("Authorization"):
+            return (
+                "channels.whatsapp.secret is set, but the request carries no Authorization header: "
+                "let the bot send `Authorization: Bearer …`, or unset the secret"
+            )
+        return "the Authorization header is not `Bearer` and channels.whatsapp.secret"
+
+    def sign(
+        self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
+    ) -> SignedRequest:
+        """A message in a group, as the bot posts it at `now`; `group=` makes it a direct one."""
+        del base_url  # nothing here depends on the URL
+        document = {
+            "source": "whatsapp",
+            "type": "group",
+            "group": "🤖 Support IA / Chatbot",
+            "author": "33639980001@c.us",
+            "content": "Bonjour",
+            "timestamp": now.isoformat(),
+            "messageId": secrets.token_hex(16).upper(),
+            **fields,
+        }
+        if document["group"] in ("", DIRECT_MESSAGE):
+            document |= {"type": "direct", "group": DIRECT_MESSAGE}
+        headers = {"Content-Type": MEDIA_TYPE}
+        if self._secret is not None:
+            token = self._secret if valid else secrets.token_hex(16)
+            headers["Authorization"] = f"Bearer {token}"
+        elif not valid:  # the one thing that can be wrong is where it comes from
+            headers["X-Forwarded-For"] = "192.0.2.1"
+        return SignedRequest(self.path, headers, orjson.dumps(document))
+
+    def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
+        """None: the bot posts text alone."""
+        del delivery
+        return ()
+
+
+def _believed_addresses(caller: Caller) -> tuple[IPAddress, ...]:
+    """Where a request comes from, as far as it can be believed; nowhere if it cannot.
+
+    A trusted proxy that passes somebody on says so in its headers, or at least calls us by the name
+    that somebody used. Only without either is the request its own: the bot on this machine, and
+    not nginx whose configuration forgot the headers.
+    """
+    if not caller.peer_trusted:
+        return () if caller.peer is None else (caller.peer,)
+    if caller.forwarded:
+        return () if caller.client is None else (caller.client,)
+    if not is_loopback(caller.host):
+        return ()
+    return _LOOPBACK if caller.peer is None else (caller.peer,)  # a Unix socket is this machine
+
+
+def _require_well_formed(document: Mapping[str, Any]) -> None:
+    missing = [name for name in _REQUIRED if document.get(name) is None]
+    if document.get("type") == "group" and not document.get("group"):
+        missing.append("group")
+    texts = ("source", "type", "author", "content", "messageId")
+    invalid = [name for name in texts if not isinstance(document.get(name), str | None)]
+    for name in _NOT_BLANK:
+        value = document.get(name)
+        if isinstance(value, str) and not value.strip():
+            invalid.append(name)
+    invalid.extend(_invalid_options(document))
+    if missing or invalid:
+        raise _malformed(missing, invalid)
+
+
+def _invalid_options(document: Mapping[str, Any]) -> list[str]:
+    """Ill-formed fields that both forms have."""
+    invalid = []
+    group = document.get("group")
+    if not isinstance(group, str | None):
+        invalid.append("group")
+    timestamp = document.get("timestamp")
+    # The bot sends ISO 8601; whatsapp-web.js itself counts seconds.
+    if isinstance(timestamp, bool) or not isinstance(timestamp, str | int | float | None):
+        invalid.append("timestamp")
+    return invalid
+
+
+def _malformed(missing: Sequence[str], invalid: Sequence[str]) -> MalformedDelivery:
+    message = "Fields are missing or ill-formed."
+    return MalformedDelivery(message, missing=tuple(missing), invalid=tuple(invalid))
+
+
+def _group(document: Mapping[str, Any]) -> str | None:
+    """Exactly as received; None for a direct message, however it says so."""
+    group = _optional_text(document, "group")
+    if document.get("type") == "direct" or group in ("", DIRECT_MESSAGE):
+        return None
+    return group
+
+
+def _optional_text(document: Mapping[str, Any], name: str) -> str | None:
+    value = document.get(name)
+    return value if isinstance(value, str) else None

@@ -1,0 +1,400 @@
+"""The bot's messages: believed by where they come from, routed by their group."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.whatsapp import WHATSAPP, WhatsAppChannel
+from berinia_webhookd.errors import (
+    AddressRefused,
+    ChannelNotConfigured,
+    DeliveryRejected,
+    MalformedDelivery,
+    SignatureInvalid,
+)
+from berinia_webhookd.model import (
+    AgentName,
+    Caller,
+    Conversation,
+    Event,
+    EventId,
+    OptOut,
+    RawDelivery,
+    Receipt,
+    VerifiedDelivery,
+)
+
+from .deliveries import NOW, arrived, caller, raw_delivery
+
+META = AgentName("MetaAgent")
+ADMIN = AgentName("AdminInterpreterAgent")
+JSON = "application/json"
+LOOPBACK = ("127.0.0.1/32", "::1/128")
+MESSAGE = {
+    "source": "whatsapp",
+    "type": "group",
+    "group": "🤖 Support IA / Chatbot",
+    "author": "33639980001@c.us",
+    "content": " Combien de leads ? 🙂\n",
+    "isVoiceMessage": False,
+    "timestamp": "2026-11-24T09:29:59.000Z",
+    "messageId": "3EB0C767D097B7C7C030",
+}
+OLDER = {
+    "sender": "+33639980001",
+    "profile_name": "Ada",
+    "message": {"text": "Bonjour"},
+    "timestamp": "2026-11-24T09:29:59Z",
+}
+
+
+def whatsapp_channel(
+    *, allowed: Sequence[str] = LOOPBACK, secret: str | None = None
+) -> WhatsAppChannel:
+    return WhatsAppChannel(
+        allowed_networks=[ip_network(network) for network in allowed],
+        secret=secret,
+        agent=META,
+        groups={"Support IA / Chatbot": ADMIN, "Discussion libre": ADMIN},
+        path="/webhook/whatsapp",
+        max_body_bytes=1 << 20,
+    )
+
+
+def local(*, peer: str | None = "127.0.0.1", host: str = "127.0.0.1:8001") -> Caller:
+    """A program on this machine that calls us directly."""
+    return caller(peer=peer, client=peer, scheme="http", host=host, forwarded=False)
+
+
+def bot(
+    message: Mapping[str, Any] = MESSAGE,
+    *,
+    who: Caller | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> RawDelivery:
+    return raw_delivery(
+        WHATSAPP,
+        json.dumps(message).encode(),
+        headers={"Content-Type": JSON, **(headers or {})},
+        target="/webhook/whatsapp",
+        who=who or local(),
+    )
+
+
+def read(message: Mapping[str, Any]) -> Event:
+    channel = whatsapp_channel()
+    return channel.decode(channel.verify(bot(message)))
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """The sample with some fields replaced, added or (...) left out."""
+    merged = {**MESSAGE, **changes}
+    return {name: value for name, value in merged.items() if value is not ...}
+
+
+def test_a_group_message_is_read() -> None:
+    """Every value reaches the event as the bot sent it."""
+    channel: Channel = whatsapp_channel()
+    event = channel.decode(channel.verify(bot()))
+    assert event.channel == "whatsapp"
+    assert event.agent == ADMIN
+    assert (event.sender, event.recipient) == ("33639980001@c.us", "BerinIA")
+    assert event.body == MESSAGE["content"]
+    assert event.group == "🤖 Support IA / Chatbot"
+    assert event.message_id == MESSAGE["messageId"]
+    assert event.received_at == NOW
+    assert event.raw == MESSAGE
+    assert event.raw_multi == {}
+    party = "🤖 support ia / chatbot"
+    assert event.conversation == Conversation(WHATSAPP, "+33639980001", party)
+    assert channel.replies
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        local(),
+        local(host="localhost:8001"),
+        local(peer="::1", host="[::1]:8001"),
+        local(peer=None, host="localhost"),
+        caller(client="127.0.0.1"),
+    ],
+    ids=["loopback", "by name", "IPv6", "Unix socket", "the bot through nginx"],
+)
+def test_callers_that_are_believed(who: Caller) -> None:
+    """This machine itself, directly or through its own proxy."""
+    whatsapp_channel().verify(bot(who=who))
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        caller(),
+        caller(client=None),
+        local(host="app.example.com"),
+        local(host=""),
+        local(host="127.0.0.1.example.com"),
+        local(peer=None, host="app.example.com"),
+        caller(peer="203.0.113.9", client="203.0.113.9", peer_trusted=False, forwarded=False),
+        caller(peer="203.0.113.9", client="127.0.0.1", peer_trusted=False),
+        caller(peer=None, client=None, peer_trusted=False, forwarded=False, host="localhost"),
+        caller(peer="10.0.0.5", client="10.0.0.5", forwarded=False, host="localhost"),
+    ],
+    ids=[
+        "a stranger through nginx",
+        "nobody named by nginx",
+        "nginx without its headers",
+        "no Host",
+        "a Host that looks like loopback",
+        "nginx over a Unix socket without its headers",
+        "a stranger directly",
+        "a stranger who claims to be forwarded",
+        "a peer that is gone",
+        "a proxy that is not listed itself",
+    ],
+)
+def test_callers_that_are_refused(who: Caller) -> None:
+    """Everybody else, whatever they claim."""
+    with pytest.raises(AddressRefused):
+        whatsapp_channel().verify(bot(who=who))
+
+
+def test_other_networks_can_be_allowed() -> None:
+    """A bot elsewhere: its address directly, or as the proxy forwards it, and no other."""
+    channel = whatsapp_channel(allowed=["198.51.100.0/24", "2001:db8::/32"])
+    channel.verify(bot(who=caller(client="198.51.100.7")))
+    channel.verify(bot(who=caller(client="2001:db8::7")))
+    direct = caller(peer="198.51.100.7", client="198.51.100.7", peer_trusted=False, forwarded=False)
+    channel.verify(bot(who=direct))
+    for who in (local(), local(peer=None), caller(client="127.0.0.1")):
+        with pytest.raises(AddressRefused):
+            channel.verify(bot(who=who))
+
+
+def test_a_secret_is_required_as_well() -> None:
+    """With a secret the address alone is not enough, nor is the secret."""
+    channel = whatsapp_channel(secret="s3cret")
+    for value in ("Bearer s3cret", "bearer  s3cret"):
+        channel.verify(bot(headers={"Authorization": value}))
+    for value in ("", "Bearer", "Bearer s3cre", "Basic s3cret", "s3cret", "Bearer \udcff"):
+        delivery = bot(headers={"Authorization": value})
+        with pytest.raises(SignatureInvalid):
+            channel.verify(delivery)
+        assert "s3cret" not in (channel.diagnose(delivery) or "")
+        assert channel.diagnose(delivery)
+    with pytest.raises(AddressRefused):
+        channel.verify(bot(who=caller(), headers={"Authorization": "Bearer s3cret"}))
+    assert whatsapp_channel().diagnose(bot()) is None
+
+
+def test_without_an_allowed_address_nobody_is_believed() -> None:
+    """An empty list allows nobody, secret or not."""
+    channel = whatsapp_channel(allowed=[], secret="s3cret")
+    for call in (channel.require_secret, lambda: channel.verify(bot())):
+        with pytest.raises(ChannelNotConfigured):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("group", "agent"),
+    [
+        ("Support IA / Chatbot", ADMIN),
+        ("🤖 support ia / CHATBOT  ", ADMIN),
+        ("💬 Discussion libre", ADMIN),
+        ("Discussion", META),
+        ("🤖", META),
+        ("Direct Message", META),
+        (None, META),
+    ],
+)
+def test_groups_decide_the_agent(group: str | None, agent: AgentName) -> None:
+    """By name without emoji, letter case and blanks; everything else goes to the default."""
+    event = read(changed(type="message", group=group))
+    assert event.agent == agent
+    assert event.group == (None if group == "Direct Message" else group)
+
+
+def test_all_agents_are_known() -> None:
+    """The default and those of all groups."""
+    assert whatsapp_channel().agents == {META, ADMIN}
+
+
+@pytest.mark.parametrize("group", [None, "Direct Message", "", ..., "odd"])
+def test_direct_messages_have_no_group(group: Any) -> None:
+    """However the bot says it; the conversation is with BerinIA."""
+    event = read(changed(type="direct", group=group))
+    assert event.group is None
+    assert event.agent == META
+    assert event.conversation == Conversation(WHATSAPP, "+33639980001", "berinia")
+
+
+@pytest.mark.parametrize("name", ["source", "type", "author", "content", "timestamp", "messageId"])
+def test_missing_fields_are_named(name: str) -> None:
+    """A field that is absent or null."""
+    for value in (..., None):
+        with pytest.raises(MalformedDelivery) as caught:
+            read(changed(**{name: value}))
+        assert caught.value.missing == (name,)
+
+
+@pytest.mark.parametrize("group", [None, "", ...])
+def test_group_messages_need_their_group(group: Any) -> None:
+    """Only direct messages come without."""
+    with pytest.raises(MalformedDelivery) as caught:
+        read(changed(group=group))
+    assert caught.value.missing == ("group",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, 1) for name in ("source", "type", "author", "content", "messageId", "group")),
+        ("author", " "),
+        ("messageId", ""),
+        ("content", ["x"]),
+        ("timestamp", True),
+        ("timestamp", {}),
+    ],
+)
+def test_ill_formed_fields_are_named(name: str, value: Any) -> None:
+    """A field of another type, or blank where it must not be."""
+    with pytest.raises(MalformedDelivery) as caught:
+        read(changed(**{name: value}))
+    assert caught.value.invalid == (name,)
+
+
+def test_optional_shapes() -> None:
+    """Empty messages, seconds as a time stamp, a profile name and unknown fields are fine."""
+    event = read(changed(content="", timestamp=1795512599, profile_name="Ada", new={"x": [1]}))
+    assert (event.body, event.profile_name) == ("", "Ada")
+    assert event.raw["new"] == {"x": [1]}
+
+
+def test_the_older_form() -> None:
+    """Sender, profile name and a text inside `message`."""
+    event = read(OLDER)
+    assert event.agent == META
+    assert (event.sender, event.body, event.profile_name) == ("+33639980001", "Bonjour", "Ada")
+    assert (event.group, event.message_id) == (None, None)
+    assert event.raw == OLDER
+    assert event.conversation == read(changed(type="direct")).conversation
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing", "invalid"),
+    [
+        ({"sender": None}, ("sender",), ()),
+        ({"message": {}}, ("message.text",), ()),
+        ({"message": {"text": 1}}, (), ("message.text",)),
+        ({"sender": ""}, (), ("sender",)),
+        ({"sender": 33}, (), ("sender",)),
+        ({"timestamp": []}, (), ("timestamp",)),
+        ({"group": 1}, (), ("group",)),
+    ],
+)
+def test_the_older_forms_fields(
+    changes: dict[str, Any], missing: tuple[str, ...], invalid: tuple[str, ...]
+) -> None:
+    """Missing and ill-formed fields are named."""
+    with pytest.raises(MalformedDelivery) as caught:
+        read({**OLDER, **changes})
+    assert (caught.value.missing, caught.value.invalid) == (missing, invalid)
+
+
+def test_the_digest_is_the_messages() -> None:
+    """Id, author and group make a message; the older form has sender, time and text."""
+    first = read(MESSAGE).digest
+    assert first == read(changed(content="edited", timestamp=1)).digest
+    direct = read(changed(type="direct")).digest
+    assert direct == read(changed(type="direct", group="Direct Message")).digest
+    others = [changed(messageId="x"), changed(author="x@c.us"), changed(group="x"), OLDER]
+    others += [{**OLDER, "sender": "+33639980002"}, {**OLDER, "timestamp": "x"}]
+    others += [{**OLDER, "message": {"text": "x"}}]
+    digests = {read(message).digest for message in others} | {direct, first}
+    assert len(digests) == len(others) + 2
+    assert read(OLDER).digest == read({**OLDER, "profile_name": "Eve"}).digest
+
+
+def test_the_same_words_again_are_not_lost() -> None:
+    """Without a time stamp two equal messages of the older form stay two."""
+    channel = whatsapp_channel()
+    body = json.dumps({"sender": "33639980001@c.us", "message": {"text": "ok"}}).encode()
+    later = NOW.replace(microsecond=1)
+    deliveries = [VerifiedDelivery(WHATSAPP, JSON, body, at) for at in (NOW, NOW, later)]
+    digests = [channel.decode(delivery).digest for delivery in deliveries]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_opt_out_words() -> None:
+    """A message that is one such word."""
+    assert read(changed(content=" STOP ")).opt_out is OptOut.STOP
+
+
+def test_answers() -> None:
+    """202 where no reply came in time; a probe is simply fine."""
+    answer = whatsapp_channel().answer(Receipt(EventId("0190"), META, duplicate=False))
+    assert (answer.status, answer.content_type) == (202, JSON)
+    assert json.loads(answer.body) == {"status": "accepted", "event_id": "0190"}
+    assert whatsapp_channel().answer(None).status == 200
+
+
+@pytest.mark.parametrize("secret", [None, "s3cret"])
+def test_samples_verify(secret: str | None) -> None:
+    """What `sign` makes is taken from this machine, is new each time, and carries the fields."""
+    channel = whatsapp_channel(secret=secret)
+    events = []
+    for fields in ({"content": "é"}, {"content": "é"}, {"content": "é", "group": ""}):
+        request = channel.sign(fields, base_url="", now=NOW)
+        events.append(channel.decode(channel.verify(arrived(WHATSAPP, request, who=local()))))
+    assert len({event.digest for event in events}) == 3
+    assert [event.group is None for event in events] == [False, False, True]
+    assert {event.body for event in events} == {"é"}
+    probe = channel.sign({"BeriniaProbe": "1"}, base_url="", now=NOW)
+    assert channel.is_probe(channel.verify(arrived(WHATSAPP, probe, who=local())))
+    assert not channel.is_probe(VerifiedDelivery(WHATSAPP, JSON, b'["BeriniaProbe"]', NOW))
+
+
+def test_badly_signed_samples_are_refused() -> None:
+    """A wrong secret; without one, a sample that says it comes from elsewhere."""
+    channel = whatsapp_channel(secret="s3cret")
+    request = channel.sign({}, base_url="", now=NOW, valid=False)
+    with pytest.raises(SignatureInvalid):
+        channel.verify(arrived(WHATSAPP, request, who=local()))
+    request = whatsapp_channel().sign({}, base_url="", now=NOW, valid=False)
+    assert request.headers["X-Forwarded-For"] == "192.0.2.1"
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+field_names = st.one_of(st.sampled_from([*MESSAGE, *OLDER]), st.text())
+
+
+@given(
+    st.one_of(
+        st.binary(),
+        st.dictionaries(field_names, json_values).map(lambda value: json.dumps(value).encode()),
+        st.dictionaries(field_names, json_values).map(
+            lambda value: json.dumps({**MESSAGE, **value}).encode()
+        ),
+    )
+)
+def test_any_body_is_read_or_malformed(body: bytes) -> None:
+    """Decoding raises nothing but `DeliveryRejected`, whatever the bot's place sends."""
+    channel = whatsapp_channel()
+    verified = channel.verify(raw_delivery(WHATSAPP, body, who=local()))
+    channel.is_probe(verified)
+    try:
+        channel.decode(verified)
+    except DeliveryRejected:
+        return
