@@ -140,7 +140,7 @@ AGENTS: Final = (
     .where(
         tallies.c.kind == bindparam("of_kind"),
         tallies.c.state.in_([state.value for state in OPEN_STATES]),
-        tallies.c.count > 0,
+        tallies.c.total > 0,
     )
 )
 
@@ -157,7 +157,7 @@ def _claim_lanes(transaction: Transaction, asked: Claim) -> Claimed:
         candidates: dict[str, int] = {}
         for agent in _agents_of(transaction, lane):
             about = {"of_kind": lane.kind.value, "of_agent": agent, "at": transaction.now}
-            candidates |= _startable(transaction, about, lane.limit)
+            candidates |= _startable(transaction, about, lane.limit + len(chosen))
             next_at = transaction.connection.execute(NEXT_STARTABLE, about).scalar()
             if next_at is not None:
                 upcoming.append(next_at)

@@ -4,8 +4,9 @@ Everything that differs between SQLite and PostgreSQL below the level of stateme
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -119,6 +120,22 @@ class Database:
         """A connection with one transaction, to read."""
         return self.engine.begin()
 
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A connection of its own with one transaction, to write; the daemon has a lasting one."""
+        connection = await self.connect_writer()
+        try:
+            async with connection.begin():
+                yield connection
+        finally:
+            await connection.close()
+
+    @contextlib.asynccontextmanager
+    async def outside_transactions(self) -> AsyncIterator[AsyncConnection]:
+        """A connection without a transaction, for what SQLite refuses to do inside one."""
+        async with self.engine.connect() as connection:
+            yield await connection.execution_options(bare=True)
+
     def transaction(self, connection: Connection) -> Transaction:
         """What the steps of a commit work with; the clock is the database's where it is shared."""
         if self.is_sqlite:
@@ -174,8 +191,10 @@ def _sqlite_engine(path: Path) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        if not options.get("bare", False):
+            writes = options.get("writes", False)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 

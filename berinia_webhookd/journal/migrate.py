@@ -25,12 +25,8 @@ async def migrate(database: Database) -> None:
     Raises:
         SchemaTooNew: a newer program excluded this one.
     """
-    connection = await database.connect_writer()
-    try:
-        async with connection.begin():
-            await connection.run_sync(_migrate)
-    finally:
-        await connection.close()
+    async with database.writing() as connection:
+        await connection.run_sync(_migrate)
 
 
 def stored_version(connection: Connection) -> int | None:

@@ -38,7 +38,7 @@ class FoundReply:
 
 
 COUNTS: Final = select(
-    tallies.c.agent, tallies.c.kind, tallies.c.state, func.sum(tallies.c.count).label("total")
+    tallies.c.agent, tallies.c.kind, tallies.c.state, func.sum(tallies.c.total).label("total")
 ).group_by(tallies.c.agent, tallies.c.kind, tallies.c.state)
 OLDEST_READY: Final = (
     select(entries.c.created_at)

@@ -27,7 +27,7 @@ class Recovery:
     everybody: bool
 
 
-ORPHANS: Final = select(entries).where(state_is(EntryState.RUNNING)).order_by(entries.c.place)
+ORPHANS: Final = select(entries).where(state_is(EntryState.RUNNING))
 RECOVER: Final = (
     update(entries)
     .where(entries.c.id == bindparam("orphan"))

@@ -256,7 +256,7 @@ tallies = Table(
     Column("channel", Text, primary_key=True),
     Column("agent", Text, primary_key=True),
     Column("state", Text, primary_key=True),
-    Column("count", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -11,8 +11,8 @@ revision = "0001"
 down_revision = None
 
 # Each state change of an entry moves one count, whoever makes it and by whatever statement.
-COUNT = "INSERT INTO tallies (kind, channel, agent, state, count) VALUES ({row}, {by}) "
-COUNT += "ON CONFLICT (kind, channel, agent, state) DO UPDATE SET count = count + excluded.count;"
+COUNT = "INSERT INTO tallies (kind, channel, agent, state, total) VALUES ({row}, {by}) "
+COUNT += "ON CONFLICT (kind, channel, agent, state) DO UPDATE SET total = total + excluded.total;"
 INTO_NEW = COUNT.format(row="new.kind, new.channel, new.agent, new.state", by="1")
 OUT_OF_OLD = COUNT.format(row="old.kind, old.channel, old.agent, old.state", by="-1")
 TRIGGERS = {

@@ -1,0 +1,255 @@
+"""Group commit: many in one transaction, nobody waits for another's mistake, failures are said."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import structlog
+from sqlalchemy import event
+
+from berinia_webhookd.errors import (
+    CannotStart,
+    CannotStartNow,
+    JournalUnavailable,
+    SchemaTooNew,
+)
+from berinia_webhookd.journal import group_commit
+from berinia_webhookd.journal.store import SqlJournal
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import ChannelName
+
+from .world import World, a_delivery, an_event
+
+
+async def accept_until_refused(world: World, size: int) -> None:
+    """Fill the journal until it cannot be written any more."""
+    for number in range(100_000):
+        try:
+            await world.accept(f"{number}" + "x" * size)
+        except JournalUnavailable:
+            return
+    raise AssertionError("the journal took everything")
+
+
+async def wait_until_up(world: World) -> None:
+    """Claiming forgets old news, so the next news is that the journal is back."""
+    with pytest.raises(JournalUnavailable):
+        await world.claim()
+    await world.journal.wait_for_work(None)
+
+
+async def test_what_arrives_together_is_one_transaction(closed_world: World) -> None:
+    """A burst costs few commits, whatever its size."""
+    metrics = Metrics()
+    await closed_world.open(metrics=metrics)
+    await asyncio.gather(*(closed_world.accept(f"m{n}") for n in range(200)))
+    commits = metrics.registry.get_sample_value("berinia_webhookd_commit_batch_size_count")
+    items = metrics.registry.get_sample_value("berinia_webhookd_commit_batch_size_sum")
+    assert commits is not None
+    assert commits < 10
+    assert items == 201  # the giving back at start is one
+    assert metrics.registry.get_sample_value("berinia_webhookd_journal_up") == 1
+
+
+async def test_an_item_that_cannot_be_stored_fails_alone(world: World) -> None:
+    """The others of its batch are committed as if it had not come; the log holds no data."""
+    poison = replace(an_event("secret text"), channel=ChannelName("\ud800"))
+    with structlog.testing.capture_logs() as logged:
+        results = await asyncio.gather(
+            world.accept("one"),
+            world.journal.accept(a_delivery(poison), poison),
+            world.accept("two", sender="+33639980002"),
+            return_exceptions=True,
+        )
+    assert isinstance(results[1], JournalUnavailable)
+    assert await world.claim_bodies() == ["one", "two"]
+    (line,) = [line for line in logged if line["event"] == "journal.item_refused"]
+    assert "secret" not in repr(logged)
+    assert line["step"] == "accept"
+    assert world.journal.up
+
+
+async def test_a_settlement_that_cannot_be_stored_fails_alone(world: World) -> None:
+    """The same holds for the dispatcher's side."""
+    await world.accept("one")
+    await world.accept("two", sender="+33639980002")
+    one, two = await world.claim()
+    results = await asyncio.gather(
+        world.settle(one, retries=2**70), world.settle(two), return_exceptions=True
+    )
+    assert isinstance(results[0], JournalUnavailable)
+    assert await world.states() == {"done": 1, "running": 1}
+
+
+async def test_a_caller_that_gives_up_takes_nothing_back(world: World) -> None:
+    """A commit that another writer delays is kept, although its caller has left."""
+    other = sqlite3.connect(world.file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    accepting = asyncio.create_task(world.accept("late"))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(accepting, 0.1)
+    other.execute("ROLLBACK")
+    other.close()
+    await world.journal.wait_for_work(None)
+    assert await world.claim_bodies() == ["late"]
+
+
+async def test_a_full_queue_refuses_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not keep up says so, rather than growing; what was queued is committed."""
+    monkeypatch.setattr(group_commit, "QUEUE_ITEMS", 3)
+    monkeypatch.setattr(group_commit, "QUEUE_BYTES", 10_000)
+    results = await asyncio.gather(
+        *(world.accept(f"m{n}") for n in range(5)), return_exceptions=True
+    )
+    assert [isinstance(result, JournalUnavailable) for result in results] == [False] * 3 + [
+        True
+    ] * 2
+    with pytest.raises(JournalUnavailable):
+        await world.accept("x" * 10_000)
+    assert (await world.accept("small")).duplicate is False
+
+
+async def test_a_large_body_waits_by_itself(world: World) -> None:
+    """A large mail is a transaction of its own, in turn with the small ones."""
+    sizes: list[int] = []
+    engine = world.journal._database.engine.sync_engine
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(_c: object, _cur: object, statement: str, parameters: object, *_: object) -> None:
+        if statement.startswith("INSERT INTO deliveries"):
+            sizes.append(len(parameters) if isinstance(parameters, list) else 1)
+
+    big = [an_event(f"{n}" + "x" * 300_000) for n in range(3)]
+    await asyncio.gather(
+        *(world.journal.accept(a_delivery(e), e) for e in big),
+        *(world.accept(f"m{n}") for n in range(20)),
+    )
+    assert sorted(sizes) == [1, 1, 1, 20]
+    assert 20 in sizes[:2]
+
+
+async def test_a_full_disk_is_said_and_recovered_from(world: World) -> None:
+    """No receipt without the disk; once there is room again, everything works by itself."""
+    await world.accept("before")
+    engine = world.journal._database.engine.sync_engine
+    limit = 60
+
+    @event.listens_for(engine, "begin")
+    def full(connection: object) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}")  # type: ignore[attr-defined]
+
+    with structlog.testing.capture_logs() as logged:
+        await accept_until_refused(world, 5000)
+        assert not world.journal.up
+        with pytest.raises(JournalUnavailable):
+            await world.accept("refused at once")
+        limit = 1_000_000
+        await wait_until_up(world)
+    await world.accept("after")
+    said = [line["event"] for line in logged if line["event"].startswith("journal.")]
+    assert said == ["journal.degraded", "journal.recovered"]
+    with sqlite3.connect(world.file) as reader:
+        assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    reader.close()
+
+
+async def test_a_file_that_is_removed_is_noticed(world: World) -> None:
+    """Nothing is written into a file that nobody will ever see again for long."""
+    await world.accept("one")
+    kept = world.file.with_name("kept.db")
+    with structlog.testing.capture_logs() as logged:
+        world.file.rename(kept)
+        await accept_until_refused(world, 10)
+        kept.rename(world.file)
+        await wait_until_up(world)
+    await world.accept("three")
+    said = [line["event"] for line in logged if line["event"].startswith("journal.")]
+    assert said == ["journal.degraded", "journal.recovered"]
+
+
+async def test_closing_commits_what_is_queued(world: World) -> None:
+    """Whoever asked before the end gets an answer that is true."""
+    accepting = [asyncio.create_task(world.accept(f"m{n}")) for n in range(50)]
+    await asyncio.sleep(0)
+    await world.journal.close()
+    receipts = await asyncio.gather(*accepting, return_exceptions=True)
+    stored = sum(not isinstance(receipt, BaseException) for receipt in receipts)
+    with pytest.raises(JournalUnavailable):
+        await world.accept("too late")
+    world.journals.clear()
+    await world.open()
+    assert await world.states() == {"ready": stored}
+    assert stored == 50
+
+
+async def test_the_file_is_nobody_elses(closed_world: World, tmp_path: Path) -> None:
+    """Journal, WAL, index and lock are readable by their owner only, the folder too."""
+    closed_world.folder = tmp_path / "state" / "deeper"
+    umask = os.umask(0)
+    try:
+        await closed_world.open()
+        await closed_world.accept("one")
+        modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in closed_world.folder.iterdir()}
+    finally:
+        os.umask(umask)
+    assert modes == dict.fromkeys(
+        ("journal.db", "journal.db-wal", "journal.db-shm", "journal.db.lock"), 0o600
+    )
+    assert stat.S_IMODE(closed_world.folder.stat().st_mode) == 0o700
+
+
+async def test_a_second_owner_is_refused(world: World) -> None:
+    """The message names who holds the journal."""
+    second = SqlJournal(world.url, node="second", clock=world.clock)
+    with pytest.raises(CannotStartNow, match=rf"process {os.getpid()} on "):
+        await second.open()
+    await second.close()
+    await world.accept("still ours")
+    await world.reopen()
+
+
+async def test_a_file_that_is_no_journal_is_refused(closed_world: World) -> None:
+    """Neither overwritten nor crashed on."""
+    closed_world.file.write_bytes(b"no database at all, but long enough to be looked at" * 99)
+    journal = SqlJournal(closed_world.url, node="here", clock=closed_world.clock)
+    with pytest.raises(CannotStart, match="cannot be opened"):
+        await journal.open()
+    assert closed_world.file.read_bytes().startswith(b"no database")
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://x/y", "nonsense"])
+async def test_other_urls_are_refused(closed_world: World, url: str) -> None:
+    """A journal is a file, or PostgreSQL."""
+    with pytest.raises(CannotStart, match=r"journal\.url"):
+        SqlJournal(url, node="here", clock=closed_world.clock)
+
+
+async def test_a_newer_programs_schema_is_refused_if_it_says_so(world: World) -> None:
+    """What a newer program wrote is used, unless it excluded us."""
+    await world.journals.pop().close()
+    with sqlite3.connect(world.file) as other:
+        other.execute("UPDATE schema SET version = 99")
+    await world.open()
+    await world.journals.pop().close()
+    with sqlite3.connect(world.file) as other:
+        other.execute("UPDATE schema SET oldest_program = '99.0'")
+    other.close()
+    journal = SqlJournal(world.url, node="here", clock=world.clock)
+    with pytest.raises(SchemaTooNew, match=r"99\.0"):
+        await journal.open()
+
+
+async def test_every_commit_is_flushed(world: World) -> None:
+    """The settings that durability and erasure rest on are in force."""
+    async with world.journal._database.reading() as connection:
+        found = {
+            pragma: (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one()
+            for pragma in ("journal_mode", "synchronous", "secure_delete", "foreign_keys")
+        }
+    assert found == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "foreign_keys": 1}

@@ -1,0 +1,157 @@
+"""The order rule against a plain reading of it, over random lives of entries."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from berinia_webhookd.model import Entry, OptOut
+
+from .world import World
+
+
+@dataclass
+class Kept:
+    """One entry as the rule sees it."""
+
+    sender: str
+    place: int
+    opt_out: bool
+    state: str = "ready"
+    due_at: datetime | None = None
+    hold_until: datetime | None = None
+    entry: Entry | None = None
+    losses: int = 0
+
+
+class Rule:
+    """Section 7 of the contract, word by word."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Kept] = {}
+
+    def may_start(self, one: Kept, now: datetime) -> bool:
+        if one.state == "waiting":
+            assert one.due_at is not None
+            if one.due_at > now:
+                return False
+        elif one.state != "ready":
+            return False
+        others = [e for e in self.entries.values() if e.sender == one.sender and e is not one]
+        if any(e.state == "running" for e in others):
+            return False
+        return one.opt_out or not any(
+            self.holds_back(e, now) for e in others if e.place < one.place
+        )
+
+    def holds_back(self, one: Kept, now: datetime) -> bool:
+        if one.state == "waiting":
+            assert one.hold_until is not None
+            return one.hold_until > now
+        return one.state in {"ready", "running"}
+
+    def startable_senders(self, now: datetime) -> set[str]:
+        return {e.sender for e in self.entries.values() if self.may_start(e, now)}
+
+
+Steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("accept"), st.sampled_from("ab"), st.booleans()),
+        st.tuples(st.just("claim"), st.integers(1, 3)),
+        st.tuples(st.just("done"), st.integers(0, 3)),
+        st.tuples(st.just("fail"), st.integers(0, 3), st.sampled_from([10, 50, 400])),
+        st.tuples(st.just("release"), st.integers(0, 3)),
+        st.tuples(st.just("crash")),
+        st.tuples(st.just("time"), st.sampled_from([5, 40, 100, 500])),
+    ),
+    max_size=25,
+)
+
+
+@given(steps=Steps)
+@settings(max_examples=60, deadline=None)
+def test_claims_follow_the_rule(steps: list[tuple[Any, ...]]) -> None:
+    """Whatever is claimed may start, and no conversation that could go on is left standing."""
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(live(World(Path(folder)), steps))
+
+
+async def live(world: World, steps: list[tuple[Any, ...]]) -> None:
+    rule = Rule()
+    await world.open()
+    try:
+        for name, *arguments in steps:
+            await globals()[f"do_{name}"](world, rule, *arguments)
+    finally:
+        await world.journal.close()
+
+
+def running(rule: Rule, index: int) -> Kept | None:
+    found = [e for e in rule.entries.values() if e.state == "running"]
+    return found[index % len(found)] if found else None
+
+
+async def do_accept(world: World, rule: Rule, sender: str, opt_out: bool) -> None:
+    text = f"{sender}{len(rule.entries)}"
+    await world.accept(text, sender=sender, opt_out=OptOut.STOP if opt_out else None)
+    rule.entries[text] = Kept(sender, len(rule.entries), opt_out)
+
+
+async def do_claim(world: World, rule: Rule, limit: int) -> None:
+    now = world.clock.now
+    could = rule.startable_senders(now)
+    claimed = await world.claimed(limit)
+    for entry in claimed.entries:
+        kept = rule.entries[entry.event.body]
+        assert rule.may_start(kept, now)
+        kept.state, kept.entry = "running", entry
+    assert len(claimed.entries) == min(limit, len(could))
+    if len(could) <= limit:
+        upcoming = [
+            at
+            for e in rule.entries.values()
+            for at in (e.due_at, e.hold_until)
+            if e.state == "waiting" and at is not None and at > now
+        ]
+        first = next((at for at in sorted(upcoming) if rule.startable_senders(at)), None)
+        assert claimed.next_due_at == first
+
+
+async def do_done(world: World, rule: Rule, index: int) -> None:
+    if (kept := running(rule, index)) and kept.entry:
+        assert (await world.settle(kept.entry)).kept
+        kept.state = "done"
+
+
+async def do_fail(world: World, rule: Rule, index: int, retry_in: float) -> None:
+    if (kept := running(rule, index)) and kept.entry:
+        hold = timedelta(seconds=100)
+        assert (await world.fail(kept.entry, retry_in=retry_in, hold=hold)).kept
+        kept.state = "waiting"
+        kept.due_at = world.clock.now + timedelta(seconds=retry_in)
+        kept.hold_until = kept.hold_until or world.clock.now + hold
+
+
+async def do_release(world: World, rule: Rule, index: int) -> None:
+    if (kept := running(rule, index)) and kept.entry:
+        await world.journal.release([kept.entry])
+        kept.state = "ready"
+
+
+async def do_crash(world: World, rule: Rule) -> None:
+    await world.reopen()
+    for kept in rule.entries.values():
+        if kept.state == "running":
+            kept.losses += 1
+            kept.state = "ready" if kept.losses < 5 else "dead"
+
+
+async def do_time(world: World, rule: Rule, seconds: float) -> None:
+    world.clock.move(seconds)

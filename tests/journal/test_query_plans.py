@@ -1,0 +1,96 @@
+"""No question the daemon asks while it runs reads through a table."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from berinia_webhookd.journal.contract import Lane
+from berinia_webhookd.model import EntryKind, EntryState, Outcome, OutcomeKind
+
+from .world import AGENT, World, a_delivery, an_event
+
+SMALL = {"tallies", "schema", "unavailable_agents"}
+
+
+class Statements:
+    """Everything sent to the database, each once."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Any] = {}
+        event.listen(Engine, "before_cursor_execute", self._note)
+
+    def _note(self, _c: Any, _cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        many = rest[-1]
+        self.seen[statement] = parameters[0] if many else parameters
+
+    def stop(self) -> None:
+        event.remove(Engine, "before_cursor_execute", self._note)
+
+    def scans(self, world: World) -> list[tuple[str, str]]:
+        """Steps of query plans that read a whole table, or sort more than a batch."""
+        found = []
+        with sqlite3.connect(world.file) as connection:
+            for statement, parameters in self.seen.items():
+                if not statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")):
+                    continue
+                plan = connection.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+                found += [
+                    (detail, statement)
+                    for *_, detail in plan
+                    if detail.startswith("SCAN ") and detail.split()[1] not in SMALL
+                ]
+        connection.close()
+        return found
+
+
+# Subqueries that were limited before, and partial indexes over a handful of rows.
+HARMLESS = (
+    "SCAN at_once",
+    "SCAN fallen_due",
+    "SCAN first_ready",
+    "SCAN ready_opt_out",
+    "SCAN candidates",
+    "SCAN nxt",
+    "SCAN CONSTANT ROW",
+    "SCAN entries USING INDEX entries_line_running",
+    "SCAN entries USING INDEX entries_callers",
+    "SCAN kept USING INDEX deliveries_rejected",
+    "SCAN deliveries USING INDEX deliveries_rejected",
+)
+
+
+async def test_nothing_reads_through_a_table(world: World) -> None:
+    """Every statement of the daemon's life finds its rows by an index."""
+    statements = Statements()
+    first, second = an_event("one"), an_event("two", sender="+33639980002")
+    key = b"k" * 32
+    receipt = await world.journal.accept(
+        a_delivery(first, replay_key=key), first, waiting_until=world.clock.now
+    )
+    await world.journal.accept(a_delivery(first), first, waiting_until=world.clock.now)
+    await world.journal.accept(a_delivery(second), second)
+    await world.journal.reject(a_delivery(first), {"kind": "MalformedDelivery"})
+    lanes = [Lane(EntryKind.AGENT, frozenset({AGENT}), 9), Lane(EntryKind.REPLY, None, 9)]
+    one, two = (await world.journal.claim(lanes)).entries
+    await world.journal.renew([one, two])
+    reply = Outcome(OutcomeKind.SUCCESS, reply="yes")
+    await world.settle(one, outcome=reply, late=True)
+    await world.journal.release([two])
+    await world.fail((await world.claim())[0], retry_in=5)
+    await world.journal.wait_for_reply(receipt.event_id, world.clock.now)
+    await world.journal.stop_waiting(receipt.event_id, hung_up=True)
+    await world.journal.delivery_of(receipt.event_id)
+    await world.journal.backlog()
+    await world.journal.agents_waiting()
+    await world.journal.note_unavailable(AGENT, "gone")
+    await world.journal.purge()
+    (posted,) = (await world.journal.claim(lanes)).entries
+    await world.settle(posted, state=EntryState.DEAD)
+    await world.reopen()
+    statements.stop()
+    left = [(d, s) for d, s in statements.scans(world) if not d.startswith(HARMLESS)]
+    assert not left, "\n".join(f"{detail}\n    {statement}" for detail, statement in left)
+    assert len(statements.seen) > 30
