@@ -1,37 +1,29 @@
-"""Who may read what is not for everybody: `server.metrics_allowed_ips`. Without a certain address
-nobody may: fail closed.
+"""Who may read what is not for everybody: `server.metrics_allowed_ips`. Whoever cannot be named
+may not: fail closed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import Final
 
+from berinia_webhookd.channels.authority import is_loopback
 from berinia_webhookd.config.settings import Network
-from berinia_webhookd.model import Caller
+from berinia_webhookd.model import Caller, IPAddress
+
+_THIS_MACHINE: Final = (ip_address("127.0.0.1"), ip_address("::1"))
 
 
-def may_read(caller: Caller, networks: Iterable[Network]) -> bool:
-    """Whether the caller's address is allowed. One that comes by way of a trusted proxy's address
-    without saying for whom counts as that address only if it asks for a loopback host: a proxy
-    that forwards nothing would otherwise lend its address to the whole world.
+def may_read(caller: Caller, networks: Sequence[Network]) -> bool:
+    """Whether the caller's address is allowed.
+
+    A trusted proxy that forwards nothing counts as itself only if it asks for a loopback host: it
+    would otherwise lend its address to the whole world. A Unix socket is this machine.
     """
-    client = caller.client
-    if client is None:
-        return False
-    if caller.peer_trusted and not caller.forwarded and not _is_loopback(caller.host):
-        return False
-    return any(client in network for network in networks)
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether a Host header names this very machine."""
-    name = host.strip().lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return name.rstrip(".") == "localhost" or name.rstrip(".").endswith(".localhost")
+    addresses: tuple[IPAddress, ...] = () if caller.client is None else (caller.client,)
+    if caller.peer_trusted and not caller.forwarded:
+        if not is_loopback(caller.host):
+            return False
+        addresses = addresses or _THIS_MACHINE
+    return any(address in network for network in networks for address in addresses)

@@ -36,6 +36,9 @@ READERS = [
     (caller(host="app.example.com"), False),
     (caller(host="127.0.0.1.example.com"), False),
     (caller(host=""), False),
+    (caller(None, host="localhost"), True),
+    (caller(None, host="app.example.com"), False),
+    (caller(None, peer_trusted=False), False),
 ]
 
 
