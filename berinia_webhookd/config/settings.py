@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from berinia_webhookd.model import AgentName, OutcomeKind
 
@@ -79,7 +79,7 @@ class JournalSettings:
 class LogSettings:
     dir: Path
     level: str  # debug, info, warning, error
-    personal_data: str  # mask, full
+    personal_data: Literal["mask", "full"]
     username: str
     password: Secret | None
 

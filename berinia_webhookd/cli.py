@@ -1,0 +1,94 @@
+"""The command line: what it understands, and how errors leave the process. It decides nothing else;
+each command lives beside what it does.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import click
+
+from berinia_webhookd import __version__
+from berinia_webhookd.errors import ConfigurationError, WebhookdError
+from berinia_webhookd.tools.session import Session
+
+
+class Commands(click.Group):
+    """Imports a command's module only when it is called for, so that each starts quickly."""
+
+    modules: ClassVar[dict[str, tuple[str, str]]] = {
+        "serve": ("berinia_webhookd.tools.serve", "serve"),
+        "check-config": ("berinia_webhookd.tools.check_config", "check_config_command"),
+        "send": ("berinia_webhookd.tools.send", "send"),
+        "events": ("berinia_webhookd.tools.events", "events"),
+        "logs": ("berinia_webhookd.tools.logs", "logs"),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
+        """All commands, in the order of the README."""
+        return list(self.modules)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's interface
+        cmd_name: str,
+    ) -> click.Command | None:
+        """One command, imported now."""
+        if cmd_name not in self.modules:
+            return None
+        module, name = self.modules[cmd_name]
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The TOML file with the settings. Default: $BERINIA_WEBHOOKD_CONFIG, else "
+    "/etc/berinia-webhookd/config.toml, else ./berinia-webhookd.toml; none is required.",
+)
+@click.version_option(__version__, prog_name="berinia-webhookd")
+@click.pass_context
+def root(ctx: click.Context, config_file: Path | None) -> None:
+    """One door for Twilio, Mailgun and WhatsApp callbacks.
+
+    Receives them, proves who sent them, stores them durably, answers at once, and hands each to
+    its agent, in order, with retries.
+
+    Exit codes: 0 done; 1 the check found a problem, or what was asked for does not exist; 2 usage;
+    3 cannot start and will not by itself; 4 cannot start now.
+    """
+    ctx.obj = Session(config_file)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """The entry point: one clear line on stderr for whatever goes wrong, never a traceback."""
+    try:
+        status = root.main(arguments, prog_name="berinia-webhookd", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except WebhookdError as error:
+        _say(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(error: WebhookdError) -> None:
+    hint = f" — {error.hint}" if error.hint else ""
+    click.echo(f"berinia-webhookd: {error}{hint}", err=True)
+    if isinstance(error, ConfigurationError):
+        for problem in error.problems[1:]:
+            click.echo(f"  also {problem.setting}: {problem.message} — {problem.hint}", err=True)

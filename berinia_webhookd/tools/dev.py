@@ -1,0 +1,107 @@
+"""What `serve --dev` sets up: a folder with throw-away secrets, a journal and an agent to edit, and
+the lines to paste. It writes into that folder alone, and keeps what is there.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import click
+
+from berinia_webhookd.tools.session import Session
+
+CONFIG_NAME: Final = "berinia-webhookd.toml"
+
+CONFIG: Final = """\
+# Written by `berinia-webhookd serve --dev`: throw-away secrets, for this machine alone.
+# Delete the folder to start afresh; `kill -HUP` makes the daemon read this file again.
+
+[journal]
+url = "sqlite:///{folder}/journal.db"
+
+[logs]
+dir = "{folder}/unified_logs"
+personal_data = "full"
+password = "{logs_password}"
+
+[rate_limit]
+verified_requests = 6000
+
+[agents]
+path = "{folder}/agents"
+
+# agents/dev_agent.py is yours to edit.
+[agents.ResponseListenerAgent]
+target = "python:dev_agent:DevAgent"
+[agents.MetaAgent]
+target = "python:dev_agent:DevAgent"
+[agents.AdminInterpreterAgent]
+target = "python:dev_agent:DevAgent"
+
+[channels.sms]
+tokens = ["{twilio_token}"]
+
+[channels.email]
+signing_keys = ["{mailgun_key}"]
+"""
+
+
+def prepare(folder: Path) -> Session:
+    """Make the folder if need be; returns the session with its configuration file."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    config = folder / CONFIG_NAME
+    if not config.exists():
+        text = CONFIG.format(
+            folder=folder,
+            logs_password=secrets.token_urlsafe(12),
+            twilio_token=secrets.token_hex(16),
+            mailgun_key=f"key-{secrets.token_hex(16)}",
+        )
+        config.touch(mode=0o600)
+        config.write_text(text)
+    agent = folder / "agents" / "dev_agent.py"
+    agent.parent.mkdir(mode=0o700, exist_ok=True)
+    if not agent.exists():
+        source = resources.files("berinia_webhookd.outbound").joinpath("dev_agent.py")
+        agent.write_text(source.read_text())
+    os.environ.setdefault("STATE_DIRECTORY", str(folder))
+    return Session(config)
+
+
+def show_lines_to_paste(address: str) -> None:
+    """What a newcomer needs to see, once the daemon listens."""
+    program = _relative(Path(sys.argv[0]))
+    command = f"{program} --config {_relative(Path.cwd() / '.dev' / CONFIG_NAME)}"
+    to = "" if address.endswith(":8001") else f" --to http://{address}"
+    click.echo(
+        f"""
+berinia-webhookd listens on http://{address} with throw-away secrets (in .dev/). Ctrl-C ends it.
+
+Paste into another terminal of this folder, to send what Twilio, Mailgun and the bot would send:
+
+    {command} send sms{to} --set Body='Bonjour, rappelez-moi'
+    {command} send email{to} --set stripped-text='Oui, ça m’intéresse'
+    {command} send whatsapp{to} --set content='Combien de leads ?'
+
+and to see what became of it:
+
+    {command} events list
+    {command} events show ID        (an id from that list)
+    {command} logs -n 20
+""",
+        err=True,
+    )
+
+
+def _relative(path: Path) -> str:
+    absolute = path.absolute()
+    here = Path.cwd()
+    return shlex.quote(
+        str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(path)
+    )
