@@ -78,7 +78,7 @@ def _cannot_listen(address: str, error: OSError) -> CannotStart | CannotStartNow
         )
     return CannotStart(
         f"cannot listen on {address}: {error.strerror}",
-        hint="set server.host to an address of this machine, server.port to a port this user may use",
+        hint="set server.host to an address of this machine, and a port this user may use",
     )
 
 
