@@ -33,6 +33,7 @@ from berinia_webhookd.journal.schema import (
 from berinia_webhookd.model import EntryState
 
 BATCH: Final = 200
+CHECKPOINT_WAIT_MILLISECONDS: Final = 50
 PHONE: Final = re.compile(r"\+\d{6,}")
 SEPARATORS: Final = re.compile(r"[\s().\-/]+")
 
@@ -172,5 +173,9 @@ def truncate_wal(connection: Connection) -> bool:
     """Write the WAL back and empty it; False while somebody still reads an older state."""
     if connection.dialect.name != "sqlite":
         return True
+    # It keeps writers out while it waits for readers, so it must not wait for long.
+    waits = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {CHECKPOINT_WAIT_MILLISECONDS}")
     busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {waits}")
     return not busy

@@ -36,7 +36,7 @@ BATCH_ITEMS: Final = 512
 BATCH_BYTES: Final = 4 * 1024 * 1024
 QUEUE_ITEMS: Final = 4096
 QUEUE_BYTES: Final = 256 * 1024 * 1024
-TURN_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.5  # what other processes change is noticed within this
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
 
@@ -91,10 +91,11 @@ class GroupCommit:
         self._large_is_next = False
         self._connection: AsyncConnection | None = None
         self._data_version: int | None = None
-        self._looked_at = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._look_at = self._loop.time()
         self._task: asyncio.Task[None] | None = None
         self.up = False
-        self.last_turn = asyncio.get_running_loop().time()
+        self.last_turn = self._loop.time()
 
     async def start(self) -> None:
         """Connect and begin; a database that is away is waited for in the background."""
@@ -118,7 +119,7 @@ class GroupCommit:
             or self._queued_bytes + size_bytes > QUEUE_BYTES
         ):
             raise JournalUnavailable("the journal does not keep up")
-        work = Work(step, item, size_bytes, asyncio.get_running_loop().create_future())
+        work = Work(step, item, size_bytes, self._loop.create_future())
         (self._large if size_bytes > LARGE_BYTES else self._small).append(work)
         self._queued_bytes += size_bytes
         self._wake.set()
@@ -136,28 +137,31 @@ class GroupCommit:
     async def _run(self) -> None:
         pause = FIRST_PAUSE_SECONDS
         while not (self._closing and not (self._small or self._large)):
-            self.last_turn = asyncio.get_running_loop().time()
-            if not self.up:
+            if self.up:
+                pause = FIRST_PAUSE_SECONDS
+                await self._turn()
+            else:
                 self._wake.clear()
                 await self._sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 with contextlib.suppress(JournalUnavailable):
                     await self._connect()
-                continue
-            pause = FIRST_PAUSE_SECONDS
-            await self._sleep(TURN_SECONDS)
-            if batch := self._take():
-                self._wake.set()
-                await self._commit(batch)
-            else:
-                self._wake.clear()
-            if self.last_turn - self._looked_at >= TURN_SECONDS:
-                self._looked_at = self.last_turn
-                await self._look_around()
+            self.last_turn = self._loop.time()
+
+    async def _turn(self) -> None:
+        """Commit one batch, and look around when it is time to."""
+        await self._sleep(self._look_at - self._loop.time())
+        if batch := self._take():
+            await self._commit(batch)
+        else:
+            self._wake.clear()
+        if self._loop.time() >= self._look_at:
+            self._look_at = self._loop.time() + LOOK_SECONDS
+            await self._look_around()
 
     async def _sleep(self, seconds: float) -> None:
         """Wait for something to do, no longer than this."""
-        if not self._wake.is_set():
+        if not self._wake.is_set() and seconds > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._wake.wait()

@@ -1,0 +1,159 @@
+"""Erasure: nothing of a person is left in the files, and old data goes by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from berinia_webhookd.journal.erasing import names
+from berinia_webhookd.journal.listing import Filters
+from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
+
+from .world import World, a_delivery, an_event
+
+PERSON = "+33639980077"
+OTHER = "+33639980088"
+
+
+@pytest.fixture
+async def desk(world: World) -> AsyncIterator[Operations]:
+    async with Operations(world.url, clock=world.clock) as operations:
+        yield operations
+
+
+def traces(world: World, *needles: bytes) -> list[str]:
+    """Where in the journal's files, byte for byte, something can be found."""
+    return [
+        f"{needle!r} in {file.name}"
+        for file in world.folder.iterdir()
+        for needle in needles
+        if needle in file.read_bytes()
+    ]
+
+
+async def live(world: World, sender: str, secret: str) -> None:
+    """A life that leaves data in every column there is."""
+    event = an_event(f"{secret} body", sender=sender, channel=ChannelName("whatsapp"))
+    receipt = await world.journal.accept(
+        a_delivery(event), event, waiting_until=world.clock.now + timedelta(seconds=30)
+    )
+    (entry,) = await world.claim()
+    error = Outcome(OutcomeKind.EXCEPTION, error=f"{secret} error")
+    due = world.clock.now
+    await world.settle(entry, outcome=error, state=EntryState.WAITING, due_at=due, hold_until=due)
+    (entry,) = await world.claim()
+    said = Outcome(OutcomeKind.SUCCESS, reply=f"{secret} reply")
+    await world.settle(entry, outcome=said, late=True)
+    await world.journal.stop_waiting(receipt.event_id, hung_up=True)
+    refused = replace(a_delivery(event), body=f"From=%2B{sender[1:]}&x={secret}".encode())
+    await world.journal.reject(refused, {"kind": "MalformedDelivery"})
+
+
+async def test_nothing_of_a_person_is_left(world: World, desk: Operations) -> None:
+    """In no column, body, reply or rejected delivery, and neither in the file nor in its WAL."""
+    await live(world, PERSON, "Geheimnis")
+    await live(world, OTHER, "Nachbar")
+    await world.accept("Geheimnis sms", sender=PERSON)
+    assert traces(world, b"Geheimnis", PERSON[1:].encode())
+    dry = await desk.erase(PERSON, dry_run=True)
+    assert (dry.events, dry.rejected, dry.running) == (2, 1, ())
+    done = await desk.erase(PERSON)
+    assert (done.events, done.conversations, done.rejected) == (2, 2, 1)
+    assert done.files_clean
+    assert traces(world, b"Geheimnis", PERSON[1:].encode()) == []
+    assert traces(world, b"Nachbar", OTHER[1:].encode())
+    assert await world.states() == {"erased": 3, "done": 1, "ready": 1}
+    assert (await desk.erase(PERSON)).events == 0
+
+
+async def test_readers_delay_the_cleaning_but_do_not_prevent_it(
+    world: World, desk: Operations
+) -> None:
+    """A reader of an older state holds the WAL; when it ends, the WAL is emptied."""
+    await live(world, PERSON, "Geheimnis")
+    reader = sqlite3.connect(world.file, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM events").fetchone()
+    stuck = await desk.erase(PERSON, patience_seconds=0)
+    assert (stuck.events, stuck.files_clean) == (1, False)
+    again = asyncio.create_task(desk.erase(PERSON))
+    await world.accept("the daemon goes on", sender=OTHER)
+    reader.execute("ROLLBACK")
+    reader.close()
+    assert (await again).files_clean
+    assert traces(world, b"Geheimnis") == []
+
+
+async def test_what_runs_is_erased_after_its_outcome(world: World, desk: Operations) -> None:
+    """An attempt under way needs its data; it is waited for, or named."""
+    receipt = await world.accept("Geheimnis", sender=PERSON)
+    (entry,) = await world.claim()
+    left = await desk.erase(PERSON, patience_seconds=0)
+    assert (left.events, left.running) == (0, (receipt.event_id,))
+    waiting = asyncio.create_task(desk.erase(PERSON))
+    await world.settle(entry, outcome=Outcome(OutcomeKind.ERROR, error="Geheimnis"))
+    done = await waiting
+    assert (done.events, done.running) == (1, ())
+    assert traces(world, b"Geheimnis") == []
+
+
+async def test_the_erased_are_recognised_but_not_replayed(world: World, desk: Operations) -> None:
+    """The digest stays: a copy that comes again is a duplicate, and wakes nothing."""
+    receipt = await world.accept("once", sender=PERSON)
+    await desk.erase(PERSON)
+    again = await world.accept("once", sender=PERSON)
+    assert (again.event_id, again.duplicate) == (receipt.event_id, True)
+    (refused,) = await desk.replay([receipt.event_id], decode=lambda _: an_event())
+    assert refused.refused is not None
+    shown = await desk.show(receipt.event_id)
+    assert (shown.state, shown.data, shown.body_bytes) == ("erased", None, None)
+    assert await world.journal.delivery_of(receipt.event_id) is None
+    assert await world.claim() == []
+    await world.accept("anew", sender=PERSON)
+    assert (await desk.erase(PERSON)).events == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "sender"),
+    [
+        (b"From=whatsapp%3A%2B33639980077", PERSON),
+        (b'{"sender": "33639980077@c.us"}', PERSON),
+        (b'{"author": "+33 6 39-98 (00) 77"}', PERSON),
+        (b"sender=Anna%40Example.COM", "anna@example.com"),
+        (b'{"author": "Zo\xc3\xab"}', "zo\u00eb"),
+    ],
+)
+async def test_a_sender_is_found_in_bodies_nobody_could_decode(body: bytes, sender: str) -> None:
+    """In every spelling the normal form stands for."""
+    assert names(body, sender)
+    assert not names(b"From=%2B33639980099", sender)
+
+
+async def test_old_data_goes_and_the_dead_stay(world: World, desk: Operations) -> None:
+    """What is finished goes after its retention, what is dead or open never, digests later."""
+    await world.reopen(retention_days=30, dedupe_days=400)
+    await world.accept("done", sender="+33639980001")
+    await world.accept("dead", sender="+33639980002")
+    for entry in await world.claim():
+        await world.settle(entry, state=EntryState(entry.event.body))
+    await world.accept("discarded", sender="+33639980003")
+    await desk.discard([one.id for one in await desk.list_events(Filters(state=EntryState.READY))])
+    await world.accept("open", sender="+33639980004")
+    await world.journal.reject(a_delivery(an_event("x")), {"kind": "MalformedDelivery"})
+    world.clock.move(30 * 86400)
+    assert await world.journal.purge() == 0
+    world.clock.move(1)
+    assert await world.journal.purge() == 3
+    assert await world.journal.purge() == 0
+    assert await world.states() == {"dead": 1, "ready": 1}
+    assert await desk.list_events(Filters(state="rejected")) == []
+    assert (await world.accept("done", sender="+33639980001")).duplicate
+    world.clock.move(371 * 86400)
+    assert await world.journal.purge() == 4
+    assert not (await world.accept("done", sender="+33639980001")).duplicate
