@@ -83,7 +83,7 @@ class Dispatcher:
         self._outbox = outbox
         self._transports = transports
         self._late_replies = late_replies
-        self._availability = availability
+        self.availability = availability
         self.policies = policies
         self._lease_seconds = lease_seconds
         self._clock = clock
@@ -100,7 +100,7 @@ class Dispatcher:
         """Dispatch until `stop`; a journal that is away is waited for."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew_leases())
-            group.create_task(self._availability.run(self._stirred.set))
+            group.create_task(self.availability.run(self._stirred.set))
             await self._claim_while_not_stopping(group)
 
     async def stop(self, grace_seconds: float) -> None:
@@ -156,7 +156,7 @@ class Dispatcher:
     def _lanes(self) -> list[Lane]:
         lanes: list[Lane] = []
         shared: dict[int, set[AgentName]] = {}
-        for agent in self._availability.loaded:
+        for agent in self.availability.loaded:
             stage = self._stage(self._transports.of(agent))
             limit = self.policies.concurrency_of(agent)
             if limit is None:

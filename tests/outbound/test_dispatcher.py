@@ -1,0 +1,281 @@
+"""The dispatcher against a real journal, with transports that do what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from berinia_webhookd.config.load import load
+from berinia_webhookd.journal.store import SqlJournal
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import (
+    AgentName,
+    ChannelName,
+    Conversation,
+    Entry,
+    EntryState,
+    Event,
+    EventId,
+    Outcome,
+    OutcomeKind,
+    VerifiedDelivery,
+)
+from berinia_webhookd.outbound.availability import Availability
+from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.dispatcher import Dispatcher
+from berinia_webhookd.outbound.reply import LateReplies
+from berinia_webhookd.outbound.terms import Policies
+
+AGENT = AgentName("ResponseListenerAgent")
+SUCCESS = Outcome(OutcomeKind.SUCCESS)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Scripted:
+    """A transport that records what it gets and does what `behave` says."""
+
+    capacity: int = 2
+    behave: Callable[[Entry], Any] = lambda _: SUCCESS
+    reason: str | None = None
+    begun: list[str] = field(default_factory=list)
+    running: int = 0
+    most: int = 0
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def of(self, agent: AgentName) -> Scripted:
+        return self
+
+    async def load(self, agent: AgentName) -> None:
+        if self.reason is not None:
+            raise AgentUnavailable(self.reason)
+
+    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
+        self.begun.append(entry.event.body)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.news.set()
+        try:
+            outcome = self.behave(entry)
+            result: Outcome = await outcome if asyncio.iscoroutine(outcome) else outcome
+            return result
+        finally:
+            self.running -= 1
+
+    async def close(self) -> None:
+        pass
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not done():
+                await self.news.wait()
+                self.news.clear()
+
+
+@dataclass
+class World:
+    journal: SqlJournal
+    transport: Scripted
+    folder: Path
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    settings: str = ""
+
+    def start(self) -> Dispatcher:
+        file = self.folder / "settings.toml"
+        file.write_text(self.settings)
+        loaded = load(environ={}, working_folder=self.folder, config_file=file)
+        metrics = Metrics()
+        dispatcher = Dispatcher(
+            outbox=self.journal,
+            transports=self.transport,
+            late_replies=LateReplies(url=None, max_age_seconds=1, clock=now),
+            availability=Availability(
+                outbox=self.journal, transports=self.transport, routed=[AGENT], metrics=metrics
+            ),
+            policies=Policies(loaded.settings),
+            lease_seconds=15,
+            clock=now,
+            metrics=metrics,
+        )
+        self.tasks.append(asyncio.create_task(dispatcher.run()))
+        return dispatcher
+
+    async def accept(self, body: str, *, sender: str = "+33639980001") -> EventId:
+        channel = ChannelName("sms")
+        event = Event(
+            channel=channel,
+            agent=AGENT,
+            conversation=Conversation(channel, sender, "party"),
+            digest=hashlib.sha256(body.encode()).digest(),
+            received_at=now(),
+            sender=sender,
+            recipient="party",
+            body=body,
+        )
+        delivery = VerifiedDelivery(channel, "text/plain", body.encode(), now())
+        return (await self.journal.accept(delivery, event)).event_id
+
+    async def settled(self, state: EntryState, count: int) -> None:
+        async with asyncio.timeout(20):
+            while (await self.journal.backlog()).entries.get(state, 0) < count:
+                await self.journal.wait_for_work(now())
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with _open(tmp_path) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def _open(folder: Path) -> AsyncIterator[World]:
+    journal = SqlJournal(f"sqlite:///{folder / 'journal.db'}", node="here", clock=now)
+    await journal.open()
+    world = World(journal, Scripted(), folder)
+    yield world
+    for task in world.tasks:
+        task.cancel()
+    await asyncio.gather(*world.tasks, return_exceptions=True)
+    await journal.close()
+
+
+async def test_what_arrives_is_attempted_at_once_and_settled(world: World) -> None:
+    """An arrival wakes the dispatcher; nobody polls."""
+    world.start()
+    await world.accept("one")
+    await world.settled(EntryState.DONE, 1)
+    assert world.transport.begun == ["one"]
+
+
+async def test_a_conversation_goes_in_order(world: World) -> None:
+    """However many may run at once, one conversation runs one after the other."""
+    bodies = [f"message {n}" for n in range(30)]
+    for body in bodies:
+        await world.accept(body)
+    world.start()
+    await world.settled(EntryState.DONE, 30)
+    assert world.transport.begun == bodies
+    assert world.transport.most == 1
+
+
+async def test_never_more_at_once_than_the_transport_takes(world: World) -> None:
+    """Conversations run in parallel up to the transport's capacity."""
+    gate = asyncio.Event()
+
+    async def wait(_: Entry) -> Outcome:
+        await gate.wait()
+        return SUCCESS
+
+    world.transport.behave = wait
+    for n in range(20):
+        await world.accept(f"message {n}", sender=f"+3363998{n:04}")
+    world.start()
+    await world.transport.until(lambda: world.transport.running == 2)
+    gate.set()
+    await world.settled(EntryState.DONE, 20)
+    assert world.transport.most == 2
+
+
+async def test_concurrency_limits_one_agent(world: World) -> None:
+    """`agents.<Name>.concurrency` holds below the transport's capacity."""
+    world.settings = "agents.ResponseListenerAgent.concurrency = 1"
+    world.transport.capacity = 8
+    for n in range(12):
+        await world.accept(f"message {n}", sender=f"+3363998{n:04}")
+    world.start()
+    await world.settled(EntryState.DONE, 12)
+    assert world.transport.most == 1
+
+
+async def test_a_failure_is_tried_again_when_due(world: World) -> None:
+    """The dispatcher wakes by itself for a retry that falls due."""
+    world.settings = "agents.ResponseListenerAgent.retry_schedule_seconds = [0.05, 0.05]"
+    world.transport.behave = lambda entry: (
+        SUCCESS if entry.attempt == 3 else Outcome(OutcomeKind.ERROR, error="not yet")
+    )
+    world.start()
+    await world.accept("one")
+    await world.settled(EntryState.DONE, 1)
+    assert world.transport.begun == ["one"] * 3
+
+
+async def test_an_unavailable_agent_makes_its_entries_wait(world: World) -> None:
+    """Nothing is claimed for an agent that is not loaded; it flows once it is."""
+    world.transport.reason = "no such module"
+    dispatcher = world.start()
+    await world.accept("one")
+    async with asyncio.timeout(10):
+        while not dispatcher.availability.reasons:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0)
+    assert dispatcher.availability.reasons == {AGENT: "no such module"}
+    assert (await world.journal.backlog()).entries[EntryState.READY] == 1
+    world.transport.reason = None
+    dispatcher.availability.reconfigure([AGENT])
+    await world.settled(EntryState.DONE, 1)
+
+
+async def test_a_bug_in_a_transport_costs_one_attempt(world: World) -> None:
+    """What a transport raises is an outcome of that attempt alone."""
+
+    def raise_once(entry: Entry) -> Outcome:
+        if entry.event.body == "bad":
+            raise LookupError("a bug of ours")
+        return SUCCESS
+
+    world.settings = "agents.ResponseListenerAgent.retry_schedule_seconds = []"
+    world.transport.behave = raise_once
+    world.start()
+    await world.accept("bad")
+    await world.accept("good", sender="+33639980002")
+    await world.settled(EntryState.DEAD, 1)
+    await world.settled(EntryState.DONE, 1)
+
+
+async def test_stopping_gives_back_what_did_not_end(world: World) -> None:
+    """After the grace, running and queued entries are ready again, at no cost to their schedule."""
+    world.transport.capacity = 1
+
+    async def hang(_: Entry) -> Outcome:
+        await asyncio.Event().wait()
+        return SUCCESS
+
+    world.transport.behave = hang
+    for n in range(3):
+        await world.accept(f"message {n}", sender=f"+3363998{n:04}")
+    dispatcher = world.start()
+    await world.transport.until(lambda: world.transport.running == 1)
+    await dispatcher.stop(0)
+    backlog = await world.journal.backlog()
+    assert backlog.entries.get(EntryState.RUNNING, 0) == 0
+    assert backlog.entries[EntryState.READY] == 3
+
+
+async def test_stopping_waits_for_what_ends_in_time(world: World) -> None:
+    """Within the grace an attempt is settled as ever."""
+    gate = asyncio.Event()
+
+    async def wait(_: Entry) -> Outcome:
+        await gate.wait()
+        return SUCCESS
+
+    world.transport.behave = wait
+    await world.accept("one")
+    dispatcher = world.start()
+    await world.transport.until(lambda: world.transport.running == 1)
+    stopping = asyncio.create_task(dispatcher.stop(20))
+    await asyncio.sleep(0)
+    gate.set()
+    await stopping
+    assert (await world.journal.backlog()).entries[EntryState.DONE] == 1
