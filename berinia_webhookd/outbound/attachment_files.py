@@ -1,0 +1,68 @@
+"""The files of an e-mail's attachments, for the length of one attempt.
+
+They lie in a private folder under names of our choosing; what the mail calls them is never a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from berinia_webhookd.model import Entry, EventId
+
+FetchAttachments = Callable[[EventId], Awaitable[Iterable[bytes]]]
+PREFIX: Final = "berinia-webhookd-attachments-"
+
+
+async def no_attachments(event_id: EventId) -> Iterable[bytes]:
+    """For who has no raw deliveries at hand."""
+    del event_id
+    return ()
+
+
+class AttachmentFiles:
+    """Writes the attachments of an entry, and removes them again."""
+
+    def __init__(self, fetch: FetchAttachments) -> None:
+        self._fetch = fetch
+        self._swept = False
+
+    @contextlib.asynccontextmanager
+    async def of(self, entry: Entry) -> AsyncIterator[tuple[str, ...]]:
+        """The paths, in the order of `Event.attachments`; none once the delivery was erased."""
+        contents = tuple(await self._fetch(entry.event_id)) if entry.event.attachments else ()
+        if len(contents) != len(entry.event.attachments) or not contents:
+            yield ()
+            return
+        if not self._swept:
+            self._swept = True
+            await asyncio.to_thread(_sweep)
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+        try:
+            yield await asyncio.to_thread(_write, folder, contents)
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+
+
+def _write(folder: Path, contents: Iterable[bytes]) -> tuple[str, ...]:
+    paths = []
+    for number, content in enumerate(contents, start=1):
+        path = folder / f"attachment-{number}"
+        path.write_bytes(content)
+        paths.append(str(path))
+    return tuple(paths)
+
+
+def _sweep() -> None:
+    """Remove what a killed daemon of this user left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+        abandoned = not Path("/proc", pid).exists()
+        if abandoned and not folder.is_symlink() and folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)

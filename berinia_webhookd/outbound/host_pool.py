@@ -1,0 +1,190 @@
+"""The agent hosts of this node: started on first use, reused, and stopped when idle for long.
+
+A host serves one attempt at a time. It is chosen for its memory limit, then for having served the
+conversation last, because agents keep memory in themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Final
+
+import structlog
+
+from berinia_webhookd.config.settings import AgentsSettings
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import AgentName
+from berinia_webhookd.outbound import host_process
+from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.host_process import AgentHost, HostEnded
+
+logger = structlog.get_logger()
+
+IDLE_SECONDS: Final = 600.0
+START_SECONDS: Final = 30.0
+STOP_GRACE_SECONDS: Final = 2.0
+CONVERSATIONS_REMEMBERED: Final = 10_000
+EXPECTED_ENDS: Final = frozenset({"idle", "room", "stopping"})
+NORMAL_ENDS: Final = EXPECTED_ENDS | {"reload"}
+
+
+class HostPool:
+    """At most `max_hosts` hosts; whoever acquires one releases it."""
+
+    def __init__(
+        self, settings: AgentsSettings, *, metrics: Metrics, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._idle_seconds = idle_seconds
+        self._generation = 0
+        self._watches: dict[AgentHost, asyncio.Task[None]] = {}  # of all hosts that are not gone
+        self._stops: set[asyncio.Task[None]] = set()
+        self._idle: dict[AgentHost, asyncio.TimerHandle] = {}  # least recently used first
+        self._served: OrderedDict[str, AgentHost] = OrderedDict()  # conversation → its last host
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    async def acquire(
+        self,
+        agent: AgentName,
+        *,
+        memory_limit_bytes: int | None,
+        conversation_id: str | None = None,
+    ) -> AgentHost:
+        """A host for one attempt (or for loading); waits while all are busy.
+
+        Raises:
+            AgentUnavailable: no host can be started.
+        """
+        while not self._closed:
+            suited = [
+                host
+                for host in self._idle
+                if host.memory_limit_bytes == memory_limit_bytes and agent not in host.failed
+            ]
+            if suited:
+                return self._take(suited, agent, conversation_id)
+            if len(self._watches) < self._settings.max_hosts:
+                return await self._start(memory_limit_bytes, conversation_id)
+            if self._idle:
+                self._stop(next(iter(self._idle)), "room")
+            self._changed.clear()
+            await self._changed.wait()
+        raise AgentUnavailable("the daemon is stopping")
+
+    def release(self, host: AgentHost) -> None:
+        """Give a host back; one that is outdated or must end is replaced at the next need."""
+        if host.gone.done():
+            return
+        if host.reason is None and host.generation != self._generation:
+            host.reason = "reload"
+        if host.reason is not None or len(self._watches) > self._settings.max_hosts:
+            self._stop(host, host.reason or "room")
+            return
+        loop = asyncio.get_running_loop()
+        self._idle[host] = loop.call_later(self._idle_seconds, self._stop, host, "idle")
+        self._changed.set()
+
+    def reconfigure(self, settings: AgentsSettings) -> None:
+        """Replace every host, so that new code loads: idle ones now, busy ones when released."""
+        self._settings = settings
+        self._generation += 1
+        for host in list(self._idle):
+            self._stop(host, "reload")
+        self._changed.set()
+
+    async def close(self) -> None:
+        """End all hosts; what runs is killed."""
+        self._closed = True
+        self._changed.set()
+        for host in list(self._idle):
+            self._stop(host, "stopping")
+        for host in self._watches:
+            if host.reason is None:
+                host.kill("stopping")
+        await asyncio.gather(*self._stops, *self._watches.values())
+
+    def _take(
+        self, suited: list[AgentHost], agent: AgentName, conversation_id: str | None
+    ) -> AgentHost:
+        host = self._served.get(conversation_id or "")
+        if host not in suited:
+            loaded = [host for host in suited if agent in host.shapes]
+            host = (loaded or suited)[-1]
+        self._idle.pop(host).cancel()
+        self._remember(conversation_id, host)
+        return host
+
+    def _remember(self, conversation_id: str | None, host: AgentHost) -> None:
+        if conversation_id is None:
+            return
+        self._served[conversation_id] = host
+        self._served.move_to_end(conversation_id)
+        if len(self._served) > CONVERSATIONS_REMEMBERED:
+            self._served.popitem(last=False)
+
+    async def _start(
+        self, memory_limit_bytes: int | None, conversation_id: str | None
+    ) -> AgentHost:
+        settings = self._settings
+        try:
+            host = host_process.start(settings, memory_limit_bytes, self._generation)
+        except OSError as error:
+            raise AgentUnavailable(
+                f"no agent host: {settings.python}: {error.strerror}",
+                hint="agents.python names the interpreter of the agents",
+            ) from error
+        self._watches[host] = asyncio.create_task(self._watch(host))
+        try:
+            await self._introduce(host, settings)
+        except BaseException:
+            host.kill("stopping")
+            raise
+        self._remember(conversation_id, host)
+        return host
+
+    async def _introduce(self, host: AgentHost, settings: AgentsSettings) -> None:
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.shield(host.ready)
+            logger.info("agent_host.started", host=host.serial, pid=host.host_pid)
+            answer = await host.ask(
+                {
+                    "do": "configure",
+                    "path": str(settings.path) if settings.path else None,
+                    "registry": settings.registry,
+                    "memory_limit_bytes": host.memory_limit_bytes,
+                },
+                START_SECONDS,
+            )
+        except (TimeoutError, HostEnded) as error:
+            host.kill("crash")
+            why = str(error) or f"not ready within {START_SECONDS:g} s"
+            raise AgentUnavailable(f"no agent host: {why} {host.output.last_line}") from error
+        if "failed" in answer:
+            host.kill("crash")
+            raise AgentUnavailable(f"no agent host: {answer['failed'].splitlines()[-1]}")
+
+    def _stop(self, host: AgentHost, reason: str) -> None:
+        if (timer := self._idle.pop(host, None)) is not None:
+            timer.cancel()
+        host.reason = host.reason or reason
+        task = asyncio.create_task(host.stop(reason, STOP_GRACE_SECONDS))
+        self._stops.add(task)
+        task.add_done_callback(self._stops.discard)
+
+    async def _watch(self, host: AgentHost) -> None:
+        """From start to end of one host; its end may come at any time."""
+        await asyncio.wait([host.gone])
+        if (timer := self._idle.pop(host, None)) is not None:
+            timer.cancel()
+        reason = host.reason or "crash"
+        await asyncio.to_thread(host.reap)
+        del self._watches[host]
+        self._changed.set()
+        if reason not in EXPECTED_ENDS:
+            self._metrics.agent_host_restarts_total.labels(reason=reason).inc()
+        say = logger.info if reason in NORMAL_ENDS else logger.warning
+        say("agent_host.killed", host=host.serial, pid=host.host_pid, reason=reason, how=host.how)

@@ -1,0 +1,221 @@
+"""One agent host as the daemon sees it: starts the process, asks it things, ends it for certain.
+
+It knows nothing of entries or of when a host is wanted: that is `host_pool` and `python_agent`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from berinia_webhookd.config.settings import AgentsSettings
+from berinia_webhookd.model import AgentName
+from berinia_webhookd.outbound.host_output import HostOutput, Speaker
+from berinia_webhookd.outbound.host_socket import HostSocket
+from berinia_webhookd.outbound.payload import Shape, encoded
+
+PROGRAM: Final = Path(__file__).with_name("agent_host.py")
+GONE_SECONDS: Final = 5.0  # a killed host is waited for this long; its guardian goes on killing
+LAST_WORDS_SECONDS: Final = 1.0
+WITHHELD: Final = frozenset({"TWILIO_TOKEN", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"})
+WITHHELD_PREFIXES: Final = ("BERINIA_WEBHOOKD_", "MAILGUN_", "WATCHDOG_", "LISTEN_")
+
+_serials = itertools.count(1)
+
+
+class HostEnded(Exception):
+    """The host ended before it answered; the message says how."""
+
+
+def agents_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment that agents inherit: all but what is the daemon's own."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in WITHHELD and not name.startswith(WITHHELD_PREFIXES)
+    }
+
+
+@dataclass(eq=False)
+class AgentHost:
+    """A running host, made by `start`. `reason` says why it must end, once that is decided."""
+
+    process: subprocess.Popen[bytes]
+    memory_limit_bytes: int | None
+    generation: int
+    output: HostOutput = field(init=False)
+    serial: int = field(default_factory=lambda: next(_serials))
+    shapes: dict[AgentName, Shape] = field(default_factory=dict)  # of the agents it has loaded
+    failed: set[AgentName] = field(default_factory=set)  # could not be loaded in here
+    reason: str | None = None
+    host_pid: int | None = None
+    how: str = "ended without a word"
+
+    def __post_init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.gone: asyncio.Future[None] = loop.create_future()
+        self._answer: asyncio.Future[bytes] | None = None
+        self._connected = 2
+
+    def connect(self, requests: socket.socket, lifeline: socket.socket) -> None:
+        """Take the daemon's ends of the two sockets."""
+        self._requests = HostSocket(requests, on_message=self._answered, on_lost=self._lost)
+        self._lifeline = HostSocket(
+            lifeline, on_message=self._guardian_says, on_lost=self._guardian_lost
+        )
+
+    async def ask(self, request: Mapping[str, Any], timeout_seconds: float) -> dict[str, Any]:
+        """One question at a time.
+
+        Raises:
+            TimeoutError: no answer yet; the host is in an unknown state, so kill it.
+            HostEnded: it is gone.
+        """
+        if self.gone.done():
+            raise HostEnded(self.how)
+        self._answer = asyncio.get_running_loop().create_future()
+        self._requests.send(encoded(request))
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                answer: dict[str, Any] = orjson.loads(await self._answer)
+                return answer
+        except orjson.JSONDecodeError as error:
+            self.kill("crash")
+            raise HostEnded("answered what is no JSON") from error
+        finally:
+            self._answer = None
+
+    def kill(self, reason: str) -> None:
+        """End the host's process group at once; its guardian sees to the descendants."""
+        self.reason = self.reason or reason
+        if self.gone.done():
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.host_pid or self.process.pid, signal.SIGKILL)
+        self._lifeline.finish_sending()
+
+    async def stop(self, reason: str, grace_seconds: float) -> None:
+        """Let an idle host end as programs do, with its exit handlers; kill it after the grace."""
+        self.reason = self.reason or reason
+        self._requests.finish_sending()
+        await asyncio.wait([self.gone], timeout=grace_seconds)
+        await self.killed(reason)
+
+    async def killed(self, reason: str) -> None:
+        """Kill, and wait until nothing of it runs any more (within reason)."""
+        self.kill(reason)
+        await asyncio.wait([self.gone], timeout=GONE_SECONDS)
+        self._finish()
+
+    def reap(self) -> None:
+        """Wait for the process that is gone or just going; may block for a moment."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(GONE_SECONDS)
+
+    def _answered(self, message: bytes) -> None:
+        if self._answer is None or self._answer.done():
+            self.kill("crash")  # nobody asked: an agent writes into our socket
+        else:
+            self._answer.set_result(message)
+
+    def _guardian_says(self, message: bytes) -> None:
+        said = orjson.loads(message)
+        if "host" in said:
+            self.host_pid = said["host"]
+            self.ready.set_result(None)
+        else:
+            self.how = _how_it_ended(said["exit_code"], said["signal"])
+
+    def _guardian_lost(self) -> None:
+        # An answer sent just before the end is still in the other socket.
+        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._finish)
+        self._lost()
+
+    def _lost(self) -> None:
+        self._connected -= 1
+        if not self._connected:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self.gone.done():
+            return
+        self._requests.close()
+        self._lifeline.close()
+        self.output.close()
+        self.gone.set_result(None)
+        if not self.ready.done():
+            self.ready.set_exception(HostEnded(self.how))
+            self.ready.exception()  # seen, whether or not somebody waits
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(HostEnded(self.how))
+
+
+def start(settings: AgentsSettings, memory_limit_bytes: int | None, generation: int) -> AgentHost:
+    """Start a host; it is usable once `ready`.
+
+    Raises:
+        OSError: the interpreter cannot be started.
+    """
+    with contextlib.ExitStack() as theirs:
+        requests, their_requests = socket.socketpair()
+        lifeline, their_lifeline = socket.socketpair()
+        stdout, their_stdout = os.pipe()
+        stderr, their_stderr = os.pipe()
+        for end in (their_requests, their_lifeline):
+            theirs.enter_context(end)
+        theirs.callback(_close_all, (their_stdout, their_stderr))
+        try:
+            process = _spawn(
+                settings.python,
+                (their_requests.fileno(), their_lifeline.fileno()),
+                stdout=their_stdout,
+                stderr=their_stderr,
+            )
+        except OSError:
+            requests.close()
+            lifeline.close()
+            _close_all((stdout, stderr))
+            raise
+    host = AgentHost(process, memory_limit_bytes, generation)
+    host.output = HostOutput(stdout=stdout, stderr=stderr, silent=Speaker({"host": host.serial}))
+    host.connect(requests, lifeline)
+    return host
+
+
+def _spawn(
+    python: Path, sockets: tuple[int, int], *, stdout: int, stderr: int
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - the interpreter the operator configured
+        [str(python), "-u", str(PROGRAM), *map(str, sockets)],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=sockets,
+        env=agents_environment(os.environ),
+        start_new_session=True,
+    )
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _how_it_ended(exit_code: int | None, number: int | None) -> str:
+    if number is None:
+        return f"exit code {exit_code}"
+    name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
+    hint = ", perhaps for want of memory" if number == signal.SIGKILL else ""
+    return f"killed by signal {number} ({name}{hint})"

@@ -1,0 +1,201 @@
+"""The transport of agents behind a URL: the CloudEvents envelope, signed by Standard Webhooks.
+
+It follows no redirects, speaks plain http to this machine alone, reads at most 1 MiB of an answer,
+and keeps neither cookies nor proxies of the environment.
+Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import time
+from collections.abc import Callable
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from berinia_webhookd import __version__
+from berinia_webhookd.config.settings import AgentSettings, AgentsSettings
+from berinia_webhookd.config.values import is_loopback
+from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
+from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.payload import encoded, envelope, outcome_of
+
+CONNECTIONS: Final = 64
+ANSWER_LIMIT_BYTES: Final = 1 << 20
+CHUNK_BYTES: Final = 65_536
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what secrets begin with
+GONE: Final = 410
+HEADERS: Final = {
+    "Content-Type": "application/cloudevents+json; charset=utf-8",
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "User-Agent": f"berinia-webhookd/{__version__}",
+}
+
+
+def signing_key(secret: str) -> bytes:
+    """The key of a Standard Webhooks secret, with or without its prefix and padding.
+
+    Raises:
+        ValueError: it is not base64, or empty.
+    """
+    text = secret.removeprefix(SECRET_PREFIX)
+    key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    if not key:
+        raise ValueError("empty")
+    return key
+
+
+def signature_headers(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """What a receiver verifies: the id stays the same over retries, the time is the attempt's."""
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    signature = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": f"v1,{signature}",
+    }
+
+
+def retry_after_seconds(header: str | None, now: float) -> float | None:
+    """Seconds or an HTTP date, as seconds from now; None if it says neither."""
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        seconds = float(text)
+    else:
+        try:
+            when = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        seconds = when.replace(tzinfo=when.tzinfo or UTC).timestamp() - now
+    return max(0.0, seconds)
+
+
+class HttpAgents:
+    """All HTTP agents share one session, so that connections are used again."""
+
+    capacity: Final = CONNECTIONS
+
+    def __init__(self, settings: AgentsSettings, *, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives seconds since the epoch."""
+        self._settings = settings
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+
+    def reconfigure(self, settings: AgentsSettings) -> None:
+        """From the next attempt on."""
+        self._settings = settings
+
+    async def load(self, agent: AgentName) -> None:
+        """Whether the settings allow to send; the agent itself is asked when there is an event."""
+        _address_and_key(self._settings.of(agent))
+
+    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
+        """Post one event."""
+        try:
+            url, key = _address_and_key(self._settings.of(entry.agent))
+        except AgentUnavailable as unavailable:
+            return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
+        body = encoded(envelope(entry))
+        headers = HEADERS
+        if key is not None:
+            now = int(self._clock())
+            headers = HEADERS | signature_headers(key, entry.event_id, now, body)
+        try:
+            return await self._post(url, headers, body, timeout_seconds)
+        except TimeoutError:
+            return Outcome(OutcomeKind.TIMEOUT, error=f"no answer within {timeout_seconds:g} s")
+        except (aiohttp.ClientConnectionError, OSError) as error:
+            return Outcome(OutcomeKind.UNREACHABLE, error=type(error).__name__)
+        except (aiohttp.ClientError, ValueError) as error:
+            return Outcome(OutcomeKind.ERROR, error=type(error).__name__)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _post(
+        self, url: str, headers: dict[str, str], body: bytes, timeout_seconds: float
+    ) -> Outcome:
+        async with self._open_session().post(
+            url,
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+        ) as answer:
+            wait = retry_after_seconds(answer.headers.get("Retry-After"), self._clock())
+            if answer.status == GONE:
+                return Outcome(OutcomeKind.REJECTED, error="HTTP 410")
+            if not 200 <= answer.status < 300:  # noqa: PLR2004 - success is a class of its own
+                return Outcome(
+                    OutcomeKind.ERROR, error=_refusal(answer.status), retry_after_seconds=wait
+                )
+            outcome = outcome_of(_json(await _bounded(answer.content)))
+        if outcome.kind is OutcomeKind.ERROR:
+            return Outcome(outcome.kind, outcome.error, outcome.reply, wait)
+        return outcome
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        return self._session
+
+
+def _address_and_key(agent: AgentSettings) -> tuple[str, bytes | None]:
+    url = agent.target or ""
+    loopback = is_loopback(urlsplit(url).hostname)
+    setting = f"agents.{agent.name}"
+    if not loopback and not url.startswith("https://"):
+        raise AgentUnavailable(
+            "plain http:// is for loopback addresses only", hint=f"use https:// in {setting}.target"
+        )
+    if agent.signing_secret is None:
+        if loopback:
+            return url, None
+        raise AgentUnavailable("it has no signing secret", hint=f"set {setting}.signing_secret")
+    try:
+        return url, signing_key(agent.signing_secret.reveal())
+    except (ValueError, binascii.Error) as error:
+        raise AgentUnavailable(
+            "its signing secret is not whsec_ and base64", hint=f"mend {setting}.signing_secret"
+        ) from error
+
+
+def _refusal(status: int) -> str:
+    if 300 <= status < 400:  # noqa: PLR2004 - the class of redirects
+        return f"HTTP {status}: redirects are not followed"
+    return f"HTTP {status}"
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    """The body; nothing of one that is too long, for it says nothing then."""
+    body = bytearray()
+    async for chunk in content.iter_chunked(CHUNK_BYTES):
+        body += chunk
+        if len(body) > ANSWER_LIMIT_BYTES:
+            return b""
+    return bytes(body)
+
+
+def _json(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None

@@ -1,0 +1,40 @@
+"""The transport of `log:` agents: logs that there was an event, and is content with it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
+
+logger = structlog.get_logger()
+
+
+class LogAgents:
+    """Every attempt is a line of the log and a success."""
+
+    capacity: Final = 16
+
+    async def load(self, agent: AgentName) -> None:
+        """There is nothing to load."""
+
+    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
+        """Log the event; personal data is masked like in every line."""
+        del timeout_seconds
+        event = entry.event
+        logger.info(
+            "agent.event",
+            agent=entry.agent,
+            channel=event.channel,
+            event_id=entry.event_id,
+            attempt=entry.attempt,
+            sender=event.sender,
+            recipient=event.recipient,
+            subject=event.subject,
+            body=event.body,
+        )
+        return Outcome(OutcomeKind.SUCCESS)
+
+    async def close(self) -> None:
+        """Nothing was opened."""

@@ -1,0 +1,166 @@
+"""What goes to an agent, and what its answer means. Pure: an entry in, plain JSON out, and back.
+
+Two shapes go out: the CloudEvents 1.0 envelope for `handle` and HTTP agents, and the input that
+BerinIA's own agents take in `run`. Providers' values stay untouched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import orjson
+
+from berinia_webhookd.model import (
+    DIRECT_MESSAGE,
+    Attachment,
+    Conversation,
+    Entry,
+    Event,
+    Outcome,
+    OutcomeKind,
+)
+
+Shape = Literal["handle", "run"]
+
+LONGEST_ERROR: Final = 8192  # characters
+REPLY_KEYS: Final = ("response", "message", "result")
+ERROR_KEYS: Final = ("error", *REPLY_KEYS)
+
+
+def payload(entry: Entry, shape: Shape, paths: Sequence[str] = ()) -> dict[str, Any]:
+    """What an agent of this shape receives; `paths` are the files of the attachments, if any."""
+    return run_input(entry) if shape == "run" else envelope(entry, paths)
+
+
+def envelope(entry: Entry, paths: Sequence[str] = ()) -> dict[str, Any]:
+    """The CloudEvents envelope. A bounce has no sender, and `subject` must not be empty."""
+    event = entry.event
+    subject = {"subject": event.sender} if event.sender else {}
+    return {
+        "specversion": "1.0",
+        "id": entry.event_id,
+        "source": f"/channels/{event.channel}",
+        "type": f"berinia.{event.channel}.received",
+        **subject,
+        "time": event.received_at.isoformat(),
+        "datacontenttype": "application/json",
+        "data": _data(entry, paths),
+    }
+
+
+def _data(entry: Entry, paths: Sequence[str]) -> dict[str, Any]:
+    event = entry.event
+    return {
+        "channel": event.channel,
+        "sender": event.sender,
+        "recipient": event.recipient,
+        "subject": event.subject,
+        "body": event.body,
+        "message_id": event.message_id,
+        "conversation": conversation_text(event.conversation),
+        "group": event.group,
+        "received_at": event.received_at.isoformat(),
+        "attempt": entry.attempt,
+        "attachments": [
+            _attachment(known, paths[number] if paths else None)
+            for number, known in enumerate(event.attachments)
+        ],
+        "opt_out": event.opt_out.value if event.opt_out else None,
+        "auto_submitted": event.auto_submitted,
+        "raw": dict(event.raw),
+        "raw_multi": dict(event.raw_multi),
+    }
+
+
+def _attachment(known: Attachment, path: str | None) -> dict[str, Any]:
+    described = {
+        "file_name": known.file_name,
+        "content_type": known.content_type,
+        "size_bytes": known.size_bytes,
+        "sha256": known.sha256,
+    }
+    return described if path is None else {**described, "path": path}
+
+
+def conversation_text(conversation: Conversation) -> str:
+    """The same text for every message of a conversation, fit to key an agent's memory by."""
+    return f"{conversation.channel}:{conversation.sender}:{conversation.party}"
+
+
+def run_input(entry: Entry) -> dict[str, Any]:
+    """What BerinIA's agents read in `run`, plus `event_id` and `attempt`."""
+    event = entry.event
+    inputs = {"sms": _sms_input, "email": _email_input}.get(event.channel, _whatsapp_input)
+    return {**inputs(event), "event_id": entry.event_id, "attempt": entry.attempt}
+
+
+def _sms_input(event: Event) -> dict[str, Any]:
+    data = {
+        "sender": event.sender,
+        "recipient": event.recipient,
+        "body": event.body,
+        "timestamp": event.received_at.isoformat(),
+        "message_sid": event.message_id,
+        "raw_data": dict(event.raw),
+    }
+    return {"action": "process_sms_response", "data": data}
+
+
+def _email_input(event: Event) -> dict[str, Any]:
+    data = {
+        "sender": event.sender,
+        "recipient": event.recipient,
+        "subject": event.subject or "",
+        "body": event.body,
+        "timestamp": event.received_at.isoformat(),
+        "message_id": event.message_id or "",
+        "raw_data": dict(event.raw),
+    }
+    return {"action": "process_email_response", "data": data}
+
+
+def _whatsapp_input(event: Event) -> dict[str, Any]:
+    return {
+        "message": event.body,
+        "content": event.body,
+        "sender": event.sender,
+        "recipient": "BerinIA",
+        "profile_name": event.profile_name or event.sender,
+        "message_type": "whatsapp",
+        "source": "whatsapp",
+        "group": event.group or DIRECT_MESSAGE,
+        "author": event.sender,
+    }
+
+
+def encoded(message: Mapping[str, Any]) -> bytes:
+    """The message as JSON; what only the slow encoder can write (huge numbers, broken text) too."""
+    try:
+        return orjson.dumps(message)
+    except TypeError:
+        text = json.dumps(message, ensure_ascii=False, default=str)
+        return text.encode("utf-8", "replace")
+
+
+def outcome_of(returned: object) -> Outcome:
+    """What an agent's return value, or the JSON of an HTTP agent's 2xx, means."""
+    if not isinstance(returned, Mapping):
+        return Outcome(OutcomeKind.SUCCESS)
+    match returned.get("status"):
+        case "error":
+            error = _first_text(returned, ERROR_KEYS) or "the agent returned an error"
+            reply = _first_text(returned, REPLY_KEYS)
+            return Outcome(OutcomeKind.ERROR, error=error[:LONGEST_ERROR], reply=reply)
+        case "rejected":
+            error = _first_text(returned, ERROR_KEYS) or "the agent rejected the event"
+            return Outcome(OutcomeKind.REJECTED, error=error[:LONGEST_ERROR])
+    return Outcome(OutcomeKind.SUCCESS, reply=_first_text(returned, REPLY_KEYS))
+
+
+def _first_text(values: Mapping[str, object], keys: Sequence[str]) -> str | None:
+    for key in keys:
+        if isinstance(text := values.get(key), str) and text.strip():
+            return text
+    return None

@@ -1,0 +1,200 @@
+"""The transport of Python agents: one attempt is one request to an agent host.
+
+Whatever an agent does ends as an outcome here; a host that hangs is killed as a group, and the next
+attempt gets a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Final
+
+from berinia_webhookd.config.settings import AgentsSettings
+from berinia_webhookd.logs.personal_data import masker
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
+from berinia_webhookd.outbound.attachment_files import (
+    AttachmentFiles,
+    FetchAttachments,
+    no_attachments,
+)
+from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.host_output import Speaker
+from berinia_webhookd.outbound.host_pool import IDLE_SECONDS, HostPool
+from berinia_webhookd.outbound.host_process import AgentHost, HostEnded
+from berinia_webhookd.outbound.payload import LONGEST_ERROR, Shape, outcome_of, payload
+
+PYTHON_TARGET: Final = "python:"
+SHORTEST_LOAD_LIMIT_SECONDS: Final = 60.0
+
+
+class PythonAgents:
+    """Agents with a `python:` target, and those that the registry finds."""
+
+    def __init__(
+        self,
+        settings: AgentsSettings,
+        *,
+        metrics: Metrics,
+        attachments: FetchAttachments = no_attachments,
+        masked: Callable[[], bool] = lambda: True,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        """`attachments` gives the contents of an event's attachments; `masked` says whether
+        `logs.personal_data` hides the event's values in what agents print and raise.
+        """
+        self._settings = settings
+        self._pool = HostPool(settings, metrics=metrics, idle_seconds=idle_seconds)
+        self._files = AttachmentFiles(attachments)
+        self._masked = masked
+
+    @property
+    def capacity(self) -> int:
+        """One attempt a host."""
+        return self._settings.max_hosts
+
+    def reconfigure(self, settings: AgentsSettings) -> None:
+        """From the next attempt on, in new hosts."""
+        self._settings = settings
+        self._pool.reconfigure(settings)
+
+    async def close(self) -> None:
+        """End all hosts."""
+        await self._pool.close()
+
+    async def check(self, agent: AgentName) -> str | None:
+        """Why the agent cannot be loaded, or None: for `check-config`."""
+        try:
+            await self.load(agent)
+        except AgentUnavailable as unavailable:
+            return str(unavailable)
+        return None
+
+    async def load(self, agent: AgentName) -> None:
+        """Load the agent in a host.
+
+        Raises:
+            AgentUnavailable: with what its import, its constructor or the registry raised.
+        """
+        self._require_target(agent)
+        limit = self._settings.of(agent).memory_limit_bytes
+        host = await self._pool.acquire(agent, memory_limit_bytes=limit)
+        try:
+            await self._loaded(host, agent)
+        except BaseException:
+            if not host.shapes or not host.failed:  # of no use to others, or in an unknown state
+                host.kill("load")
+            raise
+        finally:
+            self._pool.release(host)
+
+    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
+        """One attempt; loading the agent in a new host does not count against its timeout."""
+        limit = self._settings.of(entry.agent).memory_limit_bytes
+        try:
+            host = await self._pool.acquire(
+                entry.agent, memory_limit_bytes=limit, conversation_id=entry.conversation_id
+            )
+        except AgentUnavailable as unavailable:
+            return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
+        try:
+            return await self._attempt_in(host, entry, timeout_seconds)
+        except AgentUnavailable as unavailable:
+            return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
+        except BaseException:
+            host.kill("stopping")
+            raise
+        finally:
+            self._pool.release(host)
+
+    def _require_target(self, agent: AgentName) -> None:
+        if self._settings.of(agent).target is None and self._settings.registry is None:
+            raise AgentUnavailable(
+                "it has no target, and there is no registry",
+                hint=f"set agents.{agent}.target or agents.registry",
+            )
+
+    async def _loaded(self, host: AgentHost, agent: AgentName) -> Shape:
+        """The agent's shape, after loading it in this host if need be."""
+        if (shape := host.shapes.get(agent)) is not None:
+            return shape
+        settings = self._settings.of(agent)
+        limit_seconds = max(settings.timeout_seconds, SHORTEST_LOAD_LIMIT_SECONDS)
+        target = settings.target.removeprefix(PYTHON_TARGET) if settings.target else None
+        host.output.begin(Speaker({"agent": agent}))
+        try:
+            answer = await host.ask({"do": "load", "agent": agent, "target": target}, limit_seconds)
+        except TimeoutError as error:
+            await host.killed("timeout")
+            raise AgentUnavailable(f"not loaded within {limit_seconds:g} s") from error
+        except HostEnded as error:
+            raise AgentUnavailable(f"its host ended while loading it: {error}") from error
+        finally:
+            host.output.end()
+        if "failed" in answer:
+            host.failed.add(agent)
+            raise AgentUnavailable(str(answer["failed"])[-LONGEST_ERROR:])
+        loaded: Shape = answer["shape"]
+        host.shapes[agent] = loaded
+        return loaded
+
+    async def _attempt_in(self, host: AgentHost, entry: Entry, timeout_seconds: float) -> Outcome:
+        shape = await self._loaded(host, entry.agent)
+        if shape == "handle" and entry.event.attachments:
+            async with self._files.of(entry) as paths:
+                return await self._ask(host, entry, shape, paths, timeout_seconds)
+        return await self._ask(host, entry, shape, (), timeout_seconds)
+
+    async def _ask(
+        self,
+        host: AgentHost,
+        entry: Entry,
+        shape: Shape,
+        paths: tuple[str, ...],
+        timeout_seconds: float,
+    ) -> Outcome:
+        mask = _EventMask(entry, self._masked)
+        host.output.begin(Speaker(_keys(entry), mask))
+        argument = payload(entry, shape, paths)
+        request = {"do": "attempt", "agent": entry.agent, "argument": argument}
+        try:
+            answer = await host.ask(request, timeout_seconds)
+        except TimeoutError:
+            await host.killed("timeout")
+            return Outcome(OutcomeKind.TIMEOUT, error=f"no answer within {timeout_seconds:g} s")
+        except HostEnded as ended:
+            return Outcome(OutcomeKind.CRASH, error=f"its host ended: {ended}")
+        finally:
+            host.output.end()
+        if "failed" in answer:
+            if answer["out_of_memory"]:
+                host.reason = "memory"  # what fills it stays: replace it
+            return Outcome(OutcomeKind.EXCEPTION, error=mask(answer["failed"]))
+        return outcome_of(answer["returned"])
+
+
+class _EventMask:
+    """Hides the values of one event; made ready only when something is said."""
+
+    def __init__(self, entry: Entry, masked: Callable[[], bool]) -> None:
+        self._entry = entry
+        self._wanted = masked
+
+    def __call__(self, text: str) -> str:
+        return self._hide(text) if text and self._wanted() else text
+
+    @cached_property
+    def _hide(self) -> Callable[[str], str]:
+        event = self._entry.event
+        parts = (event.sender, event.recipient, event.body, event.subject, event.profile_name)
+        return masker((*parts, event.raw, event.raw_multi))
+
+
+def _keys(entry: Entry) -> dict[str, object]:
+    return {
+        "agent": entry.agent,
+        "channel": entry.event.channel,
+        "event_id": entry.event_id,
+        "attempt": entry.attempt,
+    }

@@ -1,0 +1,65 @@
+"""Which transport reaches an agent, by its target."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from berinia_webhookd.config.settings import AgentsSettings
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import AgentName
+from berinia_webhookd.outbound.attachment_files import FetchAttachments, no_attachments
+from berinia_webhookd.outbound.contract import Transport
+from berinia_webhookd.outbound.http_agent import HttpAgents
+from berinia_webhookd.outbound.log_agent import LogAgents
+from berinia_webhookd.outbound.python_agent import PythonAgents
+
+HTTP_TARGETS: Final = ("https://", "http://")
+LOG_TARGET: Final = "log:"
+
+
+class Transports:
+    """All transports of a process; `reconfigure` at a reload, `close` at the end."""
+
+    def __init__(
+        self,
+        settings: AgentsSettings,
+        *,
+        metrics: Metrics,
+        attachments: FetchAttachments = no_attachments,
+        masked: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`attachments` gives the contents of an event's attachments; `masked` says whether
+        `logs.personal_data` hides the event's values in what agents print and raise.
+        """
+        self._settings = settings
+        self.python = PythonAgents(
+            settings, metrics=metrics, attachments=attachments, masked=masked
+        )
+        self._http = HttpAgents(settings)
+        self._log = LogAgents()
+
+    def of(self, agent: AgentName) -> Transport:
+        """The transport by the agent's target; without one, the registry's."""
+        target = self._settings.of(agent).target or ""
+        if target.startswith(HTTP_TARGETS):
+            return self._http
+        if target.startswith(LOG_TARGET):
+            return self._log
+        return self.python
+
+    async def check(self, agent: AgentName) -> str | None:
+        """Why the agent cannot be loaded, or None: for `check-config`."""
+        transport = self.of(agent)
+        return await self.python.check(agent) if transport is self.python else None
+
+    def reconfigure(self, settings: AgentsSettings) -> None:
+        """From the next attempt on; agent hosts are replaced after their current one."""
+        self._settings = settings
+        self.python.reconfigure(settings)
+        self._http.reconfigure(settings)
+
+    async def close(self) -> None:
+        """End agent hosts and connections; attempts that still run end as crashes."""
+        await asyncio.gather(self.python.close(), self._http.close(), self._log.close())
