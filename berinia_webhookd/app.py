@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -30,7 +30,7 @@ from berinia_webhookd.errors import ConfigurationError, JournalUnavailable
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, configure
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, EntryState
+from berinia_webhookd.model import AgentName, EntryState, EventId
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.dispatcher import Dispatcher
 from berinia_webhookd.outbound.reply import LateReplies
@@ -149,7 +149,10 @@ class Daemon:
     def _build_outbound(self, settings: Settings, stack: contextlib.AsyncExitStack) -> None:
         self._channels = channels_by_path(settings)
         self._transports = Transports(
-            settings.agents, metrics=self._metrics, delivery_of=self._journal.delivery_of
+            settings.agents,
+            metrics=self._metrics,
+            attachments=self._attachments,
+            masked=lambda: self._log_files.personal_data == "mask",
         )
         stack.push_async_callback(self._transports.close)
         whatsapp = settings.channels.whatsapp
@@ -175,6 +178,16 @@ class Daemon:
             clock=now,
             metrics=self._metrics,
         )
+
+    async def _attachments(self, event_id: EventId) -> Iterable[bytes]:
+        """The contents of an event's attachments, out of its raw delivery."""
+        delivery = await self._journal.delivery_of(event_id)
+        if delivery is None:
+            return ()
+        for channel in self._channels.values():
+            if channel.name == delivery.channel:
+                return await asyncio.to_thread(channel.attachment_contents, delivery)
+        return ()
 
     def _build_door(self, settings: Settings) -> None:
         allowed = settings.server.metrics_allowed_ips
