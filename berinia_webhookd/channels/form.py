@@ -6,6 +6,8 @@ cannot pass for something else.
 
 from __future__ import annotations
 
+import binascii
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +28,9 @@ MULTIPART: Final = "multipart/form-data"
 URLENCODED: Final = "application/x-www-form-urlencoded"
 # Mails are posted with each of their header lines as a field; none has a thousand.
 MAX_FIELDS: Final = 1000
+
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_MAX_BROKEN_ESCAPES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,22 @@ def decode_urlencoded(body: bytes) -> Fields:
 
 
 def _unquoted(text: bytes) -> str:
-    return as_text(unquote_to_bytes(text.replace(b"+", b" ")))
+    text = text.replace(b"+", b" ")
+    return as_text(_percent_decoded(text) if b"%" in text else text)
+
+
+def _percent_decoded(text: bytes) -> bytes:
+    """What `urllib.parse.unquote_to_bytes` does, in C: that takes half a minute and 7 GB for the
+    largest mail. Quoted-printable is the same code with another sign.
+
+    Raises:
+        MalformedDelivery: a percent sign without its digits stands for itself, but not endlessly.
+    """
+    if _BROKEN_ESCAPE.search(text):
+        text = _BROKEN_ESCAPE.sub(b"%25", text, count=_MAX_BROKEN_ESCAPES)
+        if _BROKEN_ESCAPE.search(text):
+            raise MalformedDelivery("The form is not percent-encoded.")
+    return binascii.a2b_qp(text.replace(b"=", b"=3D").replace(b"%", b"="))
 
 
 def as_text(content: bytes) -> str:

@@ -13,6 +13,8 @@ from berinia_webhookd.model import ChannelName, Conversation
 
 # The longest e-mail address (RFC 5321); names of groups and senders are shorter.
 _MAX_PARTY_LENGTH: Final = 320
+# More than a name and an address; what is longer is nobody's, and not worth the time.
+_MAX_SPELLING_LENGTH: Final = 1000
 # Short codes have at most 8 digits: more, and no leading zero, is a number without its plus.
 _MIN_INTERNATIONAL_DIGITS: Final = 9
 _PREFIXES = re.compile(r"(?:(?:whatsapp|sms|tel|mailto):(?://)?\s*)+")
@@ -32,7 +34,8 @@ def normal_party(text: str) -> str:
     `+33 6 39 98 00 01`, `33639980001@c.us` and `whatsapp:+33639980001` become `+33639980001`;
     letter case, surrounding blanks and a display name around an e-mail address are dropped.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", text[:_MAX_SPELLING_LENGTH]).casefold()
+    folded = unicodedata.normalize("NFKC", folded)
     text = "".join(c for c in folded if unicodedata.category(c) not in {"Cc", "Cs"}).strip()
     if named := _NAMED_ADDRESS.fullmatch(text):
         text = named[1]

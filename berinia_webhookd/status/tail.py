@@ -23,20 +23,34 @@ def tail(path: Path, lines: int) -> list[str]:
     cut and ends in three dots; lines that begin before the last `MAX_READ_BYTES` are left out, the
     newest one excepted, of which the end is given.
     """
-    if lines < 1:
+    opened = open_log(path)
+    if opened is None:
         return []
+    try:
+        return tail_of(opened, os.fstat(opened).st_size, lines)
+    finally:
+        os.close(opened)
+
+
+def open_log(path: Path) -> int | None:
+    """A descriptor to read a log file with; None if it does not exist or is no regular file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return []
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return []
-        found = _last_lines(descriptor, status.st_size, lines)
-    finally:
+        return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-    return [_shortened(line).decode("utf-8", "replace") for line in found]
+        return None
+    return descriptor
+
+
+def tail_of(descriptor: int, size: int, lines: int) -> list[str]:
+    """The same of an open file, up to `size` bytes from its beginning."""
+    if lines < 1:
+        return []
+    return [
+        _shortened(line).decode("utf-8", "replace") for line in _last_lines(descriptor, size, lines)
+    ]
 
 
 def _last_lines(descriptor: int, size: int, lines: int) -> list[bytes]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from berinia_webhookd.config import load
+from berinia_webhookd.config.load import Loaded, load
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.installation import Installation
 
@@ -19,20 +19,20 @@ class Session:
     def __init__(self, config_file: Path | None) -> None:
         self.config_file = config_file
 
-    def load(self, flags: Mapping[str, object] | None = None) -> load.Loaded:
+    def load(self, flags: Mapping[str, object] | None = None) -> Loaded:
         """The configuration as it stands now; `flags` are setting keys with their values.
 
         Raises:
             ConfigurationError: with every problem found.
         """
-        return load.load(
+        return load(
             flags or {},
             environ=os.environ,
             working_folder=Path.cwd(),
             config_file=self.config_file,
         )
 
-    def load_with_installation(self) -> tuple[load.Loaded, Installation | None]:
+    def load_with_installation(self) -> tuple[Loaded, Installation | None]:
         """The configuration, and the running daemon that uses it, if there is one.
 
         Raises:

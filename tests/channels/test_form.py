@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pytest
 from hypothesis import given
@@ -40,6 +40,23 @@ def test_urlencoded_details() -> None:
         ("", "v"),
         ("d", "==%zz\n"),
     )
+
+
+@given(
+    st.lists(st.sampled_from([b"%", b"%4", b"%c3%A9", b"%2", b"5", b"=", b"+", b"\r", b"\n", b"a"]))
+)
+def test_percent_signs_are_read_as_everybody_does(pieces: list[bytes]) -> None:
+    """Whole and broken escapes mean what they mean to the standard library."""
+    value = b"".join(pieces)
+    expected = as_text(unquote_to_bytes(value.replace(b"+", b" ")))
+    assert decode_urlencoded(b"a=" + value) == (("a", expected),)
+
+
+def test_endless_broken_escapes_are_malformed() -> None:
+    """Some percent signs stand for themselves; a body of nothing else is no form."""
+    assert decode_urlencoded(b"a=" + b"%" * 5000) == (("a", "%" * 5000),)
+    with pytest.raises(MalformedDelivery):
+        decode_urlencoded(b"a=" + b"%" * 20_000)
 
 
 @given(st.lists(st.tuples(st.binary(), st.binary()), max_size=20))

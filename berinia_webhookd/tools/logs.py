@@ -1,0 +1,102 @@
+"""`logs`: the unified logs, for people on a terminal and as they are for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import click
+
+from berinia_webhookd.errors import NotFound
+from berinia_webhookd.status.logs_api import LOG_TYPES, log_file
+from berinia_webhookd.tools import installation
+from berinia_webhookd.tools.following import Follower
+from berinia_webhookd.tools.session import Session
+from berinia_webhookd.tools.terminal import json_text, printable
+
+POLL_SECONDS: Final = 0.25
+LEVELS: Final[Mapping[str, str]] = {
+    "debug": "bright_black",
+    "info": "green",
+    "warning": "yellow",
+    "error": "red",
+    "critical": "red",
+}
+
+
+@click.command("logs")
+@click.option(
+    "--type",
+    "log_type",
+    type=click.Choice(LOG_TYPES),
+    default=LOG_TYPES[0],
+    show_default=True,
+    help="Which of the logs.",
+)
+@click.option(
+    "-n",
+    "lines",
+    type=click.IntRange(0, 100_000),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="How many of the last lines.",
+)
+@click.option("-f", "follow", is_flag=True, help="Go on with new lines, over rotation too.")
+@click.pass_obj
+def logs(session: Session, /, *, log_type: str, lines: int, follow: bool) -> None:
+    """Read the unified logs: coloured on a terminal, otherwise as they are."""
+    loaded, running = session.load_with_installation()
+    path = log_file(installation.logs_folder(loaded.settings, running), log_type)
+    with Follower(path) as log:
+        if not log.exists and not follow:
+            raise NotFound(f"there is no log {path}", hint="see logs.dir")
+        _print(log.last(lines))
+        if follow:
+            _print(log.follow(lambda: time.sleep(POLL_SECONDS)))
+
+
+def _print(lines: Iterable[str]) -> None:
+    people = sys.stdout.isatty()
+    for line in lines:
+        click.echo(readable(line) if people else line)
+
+
+def readable(line: str) -> str:
+    """A log line for people; what is no JSON object is shown as it is, but harmless."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return printable(line)
+    if not isinstance(found, dict):
+        return printable(line)
+    level = str(found.pop("level", ""))
+    when = _local_time(found.pop("timestamp", None))
+    event = printable(str(found.pop("event", "")))
+    fields = " ".join(_field(name, value) for name, value in found.items())
+    return " ".join(
+        (
+            click.style(printable(when), dim=True),
+            click.style(f"{printable(level):<7}", fg=LEVELS.get(level)),
+            click.style(event, bold=True),
+            fields,
+        )
+    ).rstrip()
+
+
+def _field(name: str, value: Any) -> str:
+    text = value if isinstance(value, str) else json_text(value, indent=None)
+    return f"{click.style(printable(name), fg='cyan')}={printable(text)}"
+
+
+def _local_time(timestamp: object) -> str:
+    """The time where the reader is; what is no time as it stands."""
+    try:
+        instant = datetime.fromisoformat(str(timestamp)).astimezone()
+    except (ValueError, OverflowError):
+        return str(timestamp or "")
+    return f"{instant:%Y-%m-%d %H:%M:%S}.{instant.microsecond // 1000:03d}"

@@ -1,0 +1,211 @@
+"""Posting signed requests one after another or at a rate, and how long each answer took. It follows
+no redirect, uses no proxy, and reads no more of an answer than a person would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+import click
+from yarl import URL
+
+from berinia_webhookd.channels.contract import SignedRequest
+from berinia_webhookd.errors import WebhookdError
+
+AT_ONCE: Final = 64
+MAX_ANSWER_BYTES: Final = 64 * 1024
+TIMEOUT_SECONDS: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to post to: a TCP address, or a Unix socket on this machine."""
+
+    base_url: str  # scheme://host[:port]
+    unix_socket: str | None = None
+
+    @classmethod
+    def from_text(cls, text: str) -> Target:
+        """Read `http://host:port`, `host:port` or `unix:/path`.
+
+        Raises:
+            click.UsageError: it is something else.
+        """
+        if text.startswith("unix:/"):
+            return cls("http://localhost", text.removeprefix("unix:"))
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        if parts.scheme not in {"http", "https"} or not parts.hostname or extra:
+            raise click.UsageError(
+                f"--to {text!r} is not http://host:port; the path comes from the channel"
+            )
+        try:
+            parts.port  # noqa: B018 - reading it is what checks it
+        except ValueError as error:
+            raise click.UsageError(f"--to {text!r}: the port is no port") from error
+        return cls(f"{parts.scheme}://{parts.netloc}")
+
+    def is_loopback(self) -> bool:
+        """Whether every address behind the name is this very machine.
+
+        Raises:
+            WebhookdError: the name cannot be resolved.
+        """
+        if self.unix_socket is not None:
+            return True
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise WebhookdError(f"{host} cannot be resolved", hint="see --to") from error
+        return all(_is_loopback(str(address[0])) for *_, address in found)
+
+    def __str__(self) -> str:
+        return f"unix:{self.unix_socket}" if self.unix_socket else self.base_url
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """One answer."""
+
+    number: int  # from 1, in the order of sending
+    status: int
+    reason: str
+    answer: str
+    latency_seconds: float
+
+
+@dataclass
+class Tally:
+    """What came of all of them."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    seconds: float = 0.0
+    _latencies: array[float] = field(default_factory=lambda: array("d"))
+
+    @property
+    def sent(self) -> int:
+        """How many were answered."""
+        return len(self._latencies)
+
+    def add(self, posted: Posted) -> None:
+        """Count one answer."""
+        self.statuses[posted.status] += 1
+        self._latencies.append(posted.latency_seconds)
+
+    def latencies(self) -> dict[str, float]:
+        """In seconds: the smallest, the median, the 95th in a hundred, the largest."""
+        ordered = sorted(self._latencies)
+        last = len(ordered) - 1
+        places = {"min": 0, "median": last // 2, "p95": round(last * 0.95), "max": last}
+        return {name: ordered[place] for name, place in places.items()} if ordered else {}
+
+
+async def post_all(
+    target: Target,
+    sign: Callable[[], SignedRequest],
+    *,
+    count: int,
+    rate: float | None,
+    posted: Callable[[Posted], None],
+) -> Tally:
+    """Post `count` requests, each signed when it is its turn; `posted` gets each answer.
+
+    Raises:
+        WebhookdError: it cannot be reached, or broke off.
+    """
+    tally = Tally()
+    places = asyncio.Semaphore(AT_ONCE if rate else 1)
+    began = perf_counter()
+    try:
+        async with _client(target) as client, asyncio.TaskGroup() as group:
+            for number in range(1, count + 1):
+                if rate:
+                    await asyncio.sleep(max(0.0, began + (number - 1) / rate - perf_counter()))
+                await places.acquire()
+                poster = _Poster(client, target, places, tally, posted)
+                group.create_task(poster.post(number, sign()))
+    except ExceptionGroup as errors:
+        expected, others = errors.split((aiohttp.ClientError, OSError))
+        if expected is None or others is not None:
+            raise
+        raise _unreachable(target, expected.exceptions[0]) from None
+    tally.seconds = perf_counter() - began
+    return tally
+
+
+@dataclass(frozen=True, slots=True)
+class _Poster:
+    client: aiohttp.ClientSession
+    target: Target
+    places: asyncio.Semaphore
+    tally: Tally
+    posted: Callable[[Posted], None]
+
+    async def post(self, number: int, request: SignedRequest) -> None:
+        began = perf_counter()
+        try:
+            async with self.client.post(
+                URL(self.target.base_url + request.path, encoded=True),
+                data=request.body,
+                headers=dict(request.headers),
+                allow_redirects=False,
+            ) as response:
+                answer = await _read(response.content)
+                status, reason = response.status, response.reason or ""
+        finally:
+            self.places.release()
+        text = answer.decode("utf-8", "replace")
+        one = Posted(number, status, reason, text, perf_counter() - began)
+        self.tally.add(one)
+        self.posted(one)
+
+
+def _client(target: Target) -> aiohttp.ClientSession:
+    connector: aiohttp.BaseConnector
+    if target.unix_socket is not None:
+        connector = aiohttp.UnixConnector(target.unix_socket, limit=AT_ONCE)
+    else:
+        connector = aiohttp.TCPConnector(limit=AT_ONCE)
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    answer = b""
+    while len(answer) < MAX_ANSWER_BYTES:
+        block = await content.read(MAX_ANSWER_BYTES - len(answer))
+        if not block:
+            break
+        answer += block
+    return answer
+
+
+def _unreachable(target: Target, error: BaseException) -> WebhookdError:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return WebhookdError(
+            f"{target} cannot be reached: {error.os_error.strerror or error.os_error}",
+            hint="is it running?",
+        )
+    if isinstance(error, TimeoutError):
+        return WebhookdError(f"{target} did not answer within {TIMEOUT_SECONDS:.0f} s")
+    return WebhookdError(f"{target} broke off: {str(error) or type(error).__name__}")
+
+
+def _is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)

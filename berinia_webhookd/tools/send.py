@@ -1,0 +1,187 @@
+"""`send`: correctly signed sample callbacks, as the provider would send them, to try things out. It
+refuses to send to anything but this very machine unless told twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+
+from berinia_webhookd.channels import catalogue
+from berinia_webhookd.channels.contract import Channel, SignedRequest
+from berinia_webhookd.config.settings import ServerSettings, Settings
+from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.model import ChannelName
+from berinia_webhookd.tools.installation import Installation
+from berinia_webhookd.tools.posting import Posted, Tally, Target, post_all
+from berinia_webhookd.tools.session import Session
+from berinia_webhookd.tools.terminal import duration, json_text, one_line
+
+MOST: Final = 1_000_000
+MOST_LISTED: Final = 10_000  # in the JSON document
+ANSWER_CHARACTERS: Final = 160
+
+
+def _fields(
+    _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
+) -> dict[str, str]:
+    fields = {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{word!r} is not KEY=VALUE")
+        fields[name] = value
+    return fields
+
+
+@click.command("send")
+@click.argument("channel", type=click.Choice(["sms", "email", "whatsapp"]))
+@click.option(
+    "--to",
+    metavar="URL",
+    help="Where to send, http://host:port or unix:/path.  [default: the running daemon]",
+)
+@click.option(
+    "--set",
+    "fields",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_fields,
+    help="Set a field of the message, as the provider names it (Body=…). Repeatable.",
+)
+@click.option("--count", type=click.IntRange(1, MOST), default=1, show_default=True)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 10_000, min_open=True),
+    help="Start so many a second, side by side.  [default: one after another]",
+)
+@click.option("--bad-signature", is_flag=True, help="Sign wrongly; 403 is the right answer then.")
+@click.option("--really", is_flag=True, help="Send although it is not to this machine.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of lines.")
+@click.pass_obj
+def send(
+    session: Session,
+    *,
+    channel: str,
+    to: str | None,
+    fields: Mapping[str, str],
+    count: int,
+    rate: float | None,
+    bad_signature: bool,
+    really: bool,
+    as_json: bool,
+) -> None:
+    """Send signed sample callbacks of CHANNEL, and show what is answered.
+
+    Numbers are from the range reserved for fiction. Each message is a new one unless its id is
+    set. Exit code 1: an answer was not 2xx (with --bad-signature: not 403).
+    """
+    loaded, running = session.load_with_installation()
+    settings = loaded.settings
+    target = Target.from_text(to or _default_address(settings.server, running))
+    if not really and not target.is_loopback():
+        raise click.UsageError(
+            f"{target} is not this machine; with --really it gets these messages all the same"
+        )
+    sample = Sample(
+        channel=_configured(settings, channel),
+        fields=fields,
+        base_url=(*settings.server.public_url, target.base_url)[0],
+        valid=not bad_signature,
+    )
+    report = Report(bad_signature=bad_signature, as_json=as_json, most=count)
+    tally = asyncio.run(post_all(target, sample.sign, count=count, rate=rate, posted=report.posted))
+    report.finish(channel, target, tally)
+    if report.unexpected:
+        click.get_current_context().exit(1)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What to sign, and as whom."""
+
+    channel: Channel
+    fields: Mapping[str, str]
+    base_url: str
+    valid: bool
+
+    def sign(self) -> SignedRequest:
+        """A new message, signed now."""
+        return self.channel.sign(
+            self.fields, base_url=self.base_url, now=datetime.now(UTC), valid=self.valid
+        )
+
+
+class Report:
+    """Prints each answer as it comes, and counts those that were not as they should be."""
+
+    def __init__(self, *, bad_signature: bool, as_json: bool, most: int) -> None:
+        self.unexpected = 0
+        self._bad_signature = bad_signature
+        self._as_json = as_json
+        self._width = len(str(most))
+        self._listed: list[dict[str, object]] = []
+
+    def posted(self, posted: Posted) -> None:
+        """Take one answer."""
+        good = self._is_expected(posted.status)
+        self.unexpected += not good
+        if not self._as_json:
+            status = click.style(f"{posted.status} {posted.reason}", fg="green" if good else "red")
+            number = f"#{posted.number:<{self._width}}"
+            answer = one_line(posted.answer, ANSWER_CHARACTERS)
+            click.echo(f"{number}  {status}  {duration(posted.latency_seconds)}  {answer}".rstrip())
+        elif len(self._listed) < MOST_LISTED:
+            self._listed.append(
+                {
+                    "status": posted.status,
+                    "latency_ms": round(posted.latency_seconds * 1000, 3),
+                    "answer": posted.answer,
+                }
+            )
+
+    def _is_expected(self, status: int) -> bool:
+        return status == 403 if self._bad_signature else 200 <= status < 300  # noqa: PLR2004
+
+    def finish(self, channel: str, target: Target, tally: Tally) -> None:
+        """The summary."""
+        figures = tally.latencies()
+        if self._as_json:
+            summary = {
+                "sent": tally.sent,
+                "unexpected": self.unexpected,
+                "statuses": {str(status): n for status, n in sorted(tally.statuses.items())},
+                "seconds": round(tally.seconds, 3),
+                "latency_ms": {name: round(s * 1000, 3) for name, s in figures.items()},
+            }
+            document = {"channel": channel, "to": str(target), "requests": self._listed}
+            click.echo(json_text({**document, "summary": summary}))
+            return
+        statuses = ", ".join(f"{n} × {status}" for status, n in sorted(tally.statuses.items()))
+        times = ", ".join(f"{name} {duration(seconds)}" for name, seconds in figures.items())
+        click.echo(
+            f"{tally.sent} sent to {target} in {duration(tally.seconds)}: {statuses}; {times}"
+        )
+
+
+def _default_address(server: ServerSettings, running: Installation | None) -> str:
+    if running is not None:
+        return running.address
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
+    return f"[{host}]:{server.port}" if ":" in host else f"{host}:{server.port}"
+
+
+def _configured(settings: Settings, name: str) -> Channel:
+    channels = catalogue.build(settings.channels, settings.server.public_url)
+    channel = channels.get(ChannelName(name))
+    if channel is None:
+        raise WebhookdError(
+            f"the channel {name} is not enabled", hint=f"set channels.{name}.enabled = true"
+        )
+    channel.require_secret()
+    return channel

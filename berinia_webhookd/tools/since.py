@@ -1,0 +1,43 @@
+"""Reads `--since`: an instant, or how long ago."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import click
+
+_AGO = re.compile(r"([0-9]{1,6})\s*([smhdw])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class Since(click.ParamType):
+    """`30m`, `2h`, `3d`, or ISO 8601; a time without an offset is UTC."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """The instant, in UTC."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            return instant_of(str(value), datetime.now(UTC))
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is neither like 30m, 2h, 3d nor like 2026-03-01T12:00", param, ctx
+            )
+
+
+def instant_of(text: str, now: datetime) -> datetime:
+    """What `text` means at `now`.
+
+    Raises:
+        ValueError, OverflowError: nothing.
+    """
+    if ago := _AGO.fullmatch(text.strip()):
+        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    instant = datetime.fromisoformat(text.strip())
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)

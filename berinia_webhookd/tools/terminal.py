@@ -1,0 +1,109 @@
+"""How commands show things to people and programs: what strangers wrote cannot steer the terminal,
+times are ages, columns line up. It decides nothing about what is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+
+# C0 but line end, C1, DEL, bidirectional controls, line separators, lone surrogates.
+_UNSAFE = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_UNSAFE_IN_JSON = re.compile(
+    "[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+_DAY: Final = 86400
+
+COLOURS: Final[Mapping[str, str]] = {
+    "ready": "cyan",
+    "running": "blue",
+    "waiting": "yellow",
+    "done": "green",
+    "dead": "red",
+    "discarded": "bright_black",
+    "erased": "bright_black",
+    "rejected": "magenta",
+}
+
+
+def printable(text: str) -> str:
+    """The text with everything that could steer a terminal as an escape; line ends stay."""
+    return _UNSAFE.sub(_escape, text.replace("\r\n", "\n").replace("\t", "    "))
+
+
+def one_line(text: str, limit: int) -> str:
+    """The same on one line of at most `limit` characters."""
+    line = printable(" ".join(text[: 4 * limit].split()))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def json_text(value: Any, *, indent: int | None = 2) -> str:
+    """JSON that can be looked at on a terminal and read by any program."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=_for_json)
+    return _UNSAFE_IN_JSON.sub(_escape, text)
+
+
+def coloured_state(state: str, width: int = 0) -> str:
+    """The state in its colour, padded to `width`."""
+    return click.style(state, fg=COLOURS.get(state)) + " " * (width - len(state))
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned lines; cells may be styled."""
+    widths = [max(len(click.unstyle(row[index])) for row in rows) for index in range(len(rows[0]))]
+    return ["  ".join(map(_padded, row, widths)).rstrip() for row in rows]
+
+
+def _padded(cell: str, width: int) -> str:
+    return cell + " " * (width - len(click.unstyle(cell)))
+
+
+def duration(seconds: float) -> str:
+    """`450 ms`, `12.3 s`, `4 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, name, below, small in (
+        (_DAY, "d", _HOUR, "h"),
+        (_HOUR, "h", _MINUTE, "min"),
+        (_MINUTE, "min", 1, "s"),
+    ):
+        if whole >= unit:
+            rest = whole % unit // below
+            return f"{whole // unit} {name}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
+
+
+def age(instant: datetime, now: datetime) -> str:
+    """`4 min ago`, in the largest unit; `just now` for less than a second."""
+    seconds = int((now - instant).total_seconds())
+    for unit, name in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (1, "s")):
+        if seconds >= unit:
+            return f"{seconds // unit} {name} ago"
+    return "just now"
+
+
+def utc(instant: datetime) -> str:
+    """`2026-03-01 12:00:00.123 UTC`."""
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{instant.microsecond // 1000:03d} UTC"
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
+def _for_json(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)
