@@ -12,7 +12,7 @@ _AGO = re.compile(r"([0-9]{1,6})\s*([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Since(click.ParamType):
+class Since(click.ParamType[datetime]):
     """`30m`, `2h`, `3d`, or ISO 8601; a time without an offset is UTC."""
 
     name = "time"

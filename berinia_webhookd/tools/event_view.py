@@ -1,0 +1,244 @@
+"""What became of events, for a terminal and as JSON. It only arranges what the journal found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final
+
+import click
+
+from berinia_webhookd.journal.figures import Statistics
+from berinia_webhookd.journal.listing import Listed
+from berinia_webhookd.journal.showing import Shown, ShownAttempt, ShownEntry
+from berinia_webhookd.model import EntryKind, EntryState
+from berinia_webhookd.tools.terminal import (
+    age,
+    coloured_state,
+    columns,
+    duration,
+    json_text,
+    one_line,
+    printable,
+    utc,
+)
+
+LINE_CHARACTERS: Final = 200
+INDENT: Final = "    "
+# Shown at the top or kept for the machine; the rest of an event's data is listed below it.
+_NOT_LISTED: Final = frozenset({"channel", "agent", "digest", "received_at", "body"})
+_ENDED: Final = frozenset(
+    {EntryState.DONE, EntryState.DEAD, EntryState.DISCARDED, EntryState.ERASED}
+)
+
+
+def listed_json(listed: Listed) -> dict[str, Any]:
+    """One element of `events list --json`."""
+    return {
+        "id": listed.id,
+        "state": listed.state,
+        "channel": listed.channel,
+        "agent": listed.agent,
+        "received_at": listed.received_at,
+        "attempts": listed.attempts,
+        "kind": listed.kind,
+    }
+
+
+def list_lines(found: Sequence[Listed], now: datetime) -> list[str]:
+    """Aligned columns under a heading."""
+    heading = [click.style(name, bold=True) for name in _HEADINGS]
+    rows = [
+        [
+            one.id,
+            coloured_state(one.state),
+            one.channel,
+            _agent_of(one),
+            age(one.received_at, now),
+            str(one.attempts),
+        ]
+        for one in found
+    ]
+    return columns([heading, *rows])
+
+
+_HEADINGS: Final = ("ID", "STATE", "CHANNEL", "AGENT", "RECEIVED", "ATTEMPTS")
+
+
+def _agent_of(listed: Listed) -> str:
+    name = printable(listed.agent or "-")
+    return f"{name} (late reply)" if listed.kind == EntryKind.REPLY else name
+
+
+def shown_json(shown: Shown) -> dict[str, Any]:
+    """`events show --json`, and a line of `events export`: the agent's entry is laid flat."""
+    entry = _entry(shown, EntryKind.AGENT)
+    late = _entry(shown, EntryKind.REPLY)
+    return {
+        "id": shown.id,
+        "state": shown.state,
+        "channel": shown.channel,
+        "agent": shown.agent,
+        "received_at": shown.received_at,
+        "node": shown.node,
+        "content_type": shown.content_type,
+        "body_bytes": shown.body_bytes,
+        "attempts": [],
+        **(_entry_json(entry) if entry else {}),
+        "data": shown.data,
+        "rejection": shown.rejection,
+        "reply": asdict(shown.reply) if shown.reply else None,
+        "late_reply": {"state": late.state, **_entry_json(late)} if late else None,
+    }
+
+
+def _entry_json(entry: ShownEntry) -> dict[str, Any]:
+    plain = asdict(entry)
+    for known in ("id", "kind", "agent", "state", "node"):
+        del plain[known]
+    return {**plain, "attempts": [_attempt_json(attempt) for attempt in entry.attempts]}
+
+
+def _attempt_json(attempt: ShownAttempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "outcome": attempt.outcome,
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+        "duration_ms": round(_seconds(attempt) * 1000, 3),
+        "node": attempt.node,
+        "error": attempt.error,
+        "reply": attempt.reply,
+    }
+
+
+def show_lines(shown: Shown, now: datetime) -> Iterator[str]:
+    """The event at the top, its timeline, its data below."""
+    agent = f" → {printable(shown.agent)}" if shown.agent else ""
+    yield f"{click.style(shown.id, bold=True)}  {coloured_state(shown.state)}"
+    yield f"{shown.channel}{agent}"
+    yield ""
+    yield from _timeline(shown, now)
+    yield ""
+    yield from _data_lines(shown)
+
+
+def _timeline(shown: Shown, now: datetime) -> Iterator[str]:
+    size = "" if shown.body_bytes is None else f", {shown.body_bytes} bytes"
+    when = f"{utc(shown.received_at)} ({age(shown.received_at, now)})"
+    yield f"{when}  received by {printable(shown.node)}{size}"
+    if shown.rejection is not None:
+        yield f"{INDENT}rejected: {one_line(json_text(shown.rejection, indent=None), 1000)}"
+    for entry in shown.entries:
+        yield from _entry_lines(entry, now)
+    if shown.reply is not None:
+        kind = "error" if shown.reply.failed else "reply"
+        text = one_line(shown.reply.text, LINE_CHARACTERS)
+        yield f"{utc(shown.reply.decided_at)}  {kind} {_ROUTES.get(shown.reply.route, '')}: {text}"
+
+
+_ROUTES: Final = {
+    "none": "for nobody",
+    "inline": "given to the waiting caller",
+    "late": "to be posted late",
+    "undeliverable": "that can be delivered to nobody",
+}
+
+
+def _entry_lines(entry: ShownEntry, now: datetime) -> Iterator[str]:
+    what = "late reply: " if entry.kind == EntryKind.REPLY else ""
+    for attempt in entry.attempts:
+        good = attempt.outcome == "success"
+        outcome = click.style(attempt.outcome, fg="green" if good else "red")
+        yield (
+            f"{utc(attempt.started_at)}  {what}attempt {attempt.number}: {outcome}"
+            f" after {duration(_seconds(attempt))} on {printable(attempt.node)}"
+        )
+        for name, text in (("", attempt.error), ("reply, given to nobody: ", attempt.reply)):
+            if text:
+                yield from (INDENT + name + line for line in printable(text).splitlines())
+    yield _standing(entry, what, now)
+
+
+def _standing(entry: ShownEntry, what: str, now: datetime) -> str:
+    """How things stand with it: its outcome, or what it waits for."""
+    state = coloured_state(entry.state)
+    if entry.state in _ENDED:
+        when = utc(entry.finished_at) if entry.finished_at else "at an unknown time"
+        return f"{when}  {what}{state}"
+    return f"now  {what}{state}: {waiting_reason(entry, now)}"
+
+
+def waiting_reason(entry: ShownEntry, now: datetime) -> str:
+    """What an entry that has not ended waits for."""
+    if entry.unavailable is not None:
+        return f"the agent cannot be loaded: {one_line(entry.unavailable, LINE_CHARACTERS)}"
+    if entry.state == EntryState.WAITING and entry.due_at is not None:
+        return f"tried again at {utc(entry.due_at)} ({_ahead(entry.due_at, now)})"
+    if entry.state == EntryState.RUNNING and entry.started_at is not None:
+        node = printable(entry.node or "an unknown node")
+        return f"attempt {len(entry.attempts) + 1} on {node} since {utc(entry.started_at)}"
+    return "starts when the agent is free and earlier messages of its conversation let it"
+
+
+def _ahead(instant: datetime, now: datetime) -> str:
+    seconds = (instant - now).total_seconds()
+    return f"in {duration(seconds)}" if seconds > 0 else "due"
+
+
+def _data_lines(shown: Shown) -> Iterator[str]:
+    if shown.data is None:
+        if shown.rejection is None:
+            yield "Its data is erased."
+        return
+    values = {k: v for k, v in shown.data.items() if k not in _NOT_LISTED and v not in _NOTHING}
+    raw = values.pop("raw", None)
+    rows = [(f"{printable(name)}:", one_line(_as_text(v), 1000)) for name, v in values.items()]
+    yield from columns(rows or [("",)])
+    yield "body:"
+    yield from (INDENT + line for line in printable(str(shown.data.get("body", ""))).splitlines())
+    if raw:
+        yield "raw:"
+        fields = [(one_line(str(k), 60), one_line(_as_text(v), 1000)) for k, v in raw.items()]
+        yield from (INDENT + line for line in columns(fields))
+
+
+_NOTHING: Final[tuple[Any, ...]] = (None, "", [], {}, False)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json_text(value, indent=None)
+
+
+def _seconds(attempt: ShownAttempt) -> float:
+    return max(0.0, (attempt.ended_at - attempt.started_at).total_seconds())
+
+
+def _entry(shown: Shown, kind: EntryKind) -> ShownEntry | None:
+    return next((entry for entry in shown.entries if entry.kind == kind), None)
+
+
+def statistics_lines(figures: Statistics, now: datetime) -> Iterator[str]:
+    """Counts by channel, agent and state; then ages and rates."""
+    heading = [click.style(name, bold=True) for name in ("CHANNEL", "AGENT", "STATE", "COUNT")]
+    rows = [
+        [
+            count.channel,
+            printable(count.agent) + (" (late reply)" if count.kind == EntryKind.REPLY else ""),
+            coloured_state(count.state),
+            str(count.count),
+        ]
+        for count in figures.counts
+    ]
+    yield from columns([heading, *rows])
+    yield ""
+    if figures.rejected:
+        yield f"rejected deliveries: {figures.rejected}"
+    for agent, since in figures.oldest_open_at.items():
+        yield f"oldest waiting for {printable(agent)}: {age(since, now)}"
+    yield (
+        f"received: {figures.received_last_hour} in the last hour,"
+        f" {figures.received_last_day} in the last day;"
+        f" finished: {figures.finished_last_hour} in the last hour"
+    )

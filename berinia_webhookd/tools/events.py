@@ -1,0 +1,291 @@
+"""`events`: look at the journal and put things right in it, beside the daemon or without it.
+It never makes a journal, and asks nothing: `--dry-run` is the safeguard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar, cast
+
+import click
+
+from berinia_webhookd.channels import catalogue
+from berinia_webhookd.channels.identity import normal_party
+from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.errors import ChannelNotConfigured
+from berinia_webhookd.journal.erasing import Erasure
+from berinia_webhookd.journal.listing import Filters, ListedState
+from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.redoing import Changed, Decode
+from berinia_webhookd.model import EntryState, Event, VerifiedDelivery
+from berinia_webhookd.tools import installation
+from berinia_webhookd.tools.event_view import (
+    list_lines,
+    listed_json,
+    show_lines,
+    shown_json,
+    statistics_lines,
+)
+from berinia_webhookd.tools.session import Session
+from berinia_webhookd.tools.since import Since
+from berinia_webhookd.tools.terminal import coloured_state, json_text, printable
+
+ResultT = TypeVar("ResultT")
+CommandT = TypeVar("CommandT", bound=Callable[..., None])
+
+STATES: Final = (*(state.value for state in EntryState), "rejected")
+REPLAYABLE: Final = ("dead", "discarded", "waiting", "rejected")
+CHANNELS: Final = ("sms", "email", "whatsapp")
+NOT_COVERED: Final = (
+    "Not covered: backups, PostgreSQL's WAL, the agents' own data, logs written with"
+    " logs.personal_data = full."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The journal in use, and what it was configured with."""
+
+    settings: Settings
+    url: str
+
+    def run(self, work: Callable[[Operations], Coroutine[Any, Any, ResultT]]) -> ResultT:
+        """Do something with the open journal.
+
+        Raises:
+            NotFound: there is none, or not what was asked for.
+            JournalUnavailable: it cannot be read or written.
+        """
+
+        async def whole() -> ResultT:
+            async with Operations(self.url) as journal:
+                return await work(journal)
+
+        return asyncio.run(whole())
+
+
+def _open(session: Session) -> Opened:
+    """Find the journal and say on stderr which one it is."""
+    loaded, running = session.load_with_installation()
+    url = installation.journal_url(loaded.settings, running)
+    click.echo(f"journal: {printable(installation.shown_url(url))}", err=True)
+    return Opened(loaded.settings, url)
+
+
+def _filters(command: CommandT) -> CommandT:
+    """The options that say which events are meant, but for the state."""
+    for option in (
+        click.option(
+            "--sender", metavar="X", help="Of this number, address or name, however spelt."
+        ),
+        click.option("--since", type=Since(), help="Received since: 30m, 2h, 3d, or ISO 8601."),
+        click.option("--agent", metavar="A", help="For this agent."),
+        click.option("--channel", type=click.Choice(CHANNELS), help="Of this channel."),
+    ):
+        command = option(command)
+    return command
+
+
+def _as_filters(
+    state: str | None,
+    channel: str | None,
+    agent: str | None,
+    since: datetime | None,
+    sender: str | None,
+) -> Filters:
+    return Filters(
+        state=cast(ListedState | None, state),
+        channel=channel,
+        agent=agent,
+        since=since,
+        sender=None if sender is None else _normal_sender(sender),
+    )
+
+
+def _normal_sender(sender: str) -> str:
+    normal = normal_party(sender)
+    if not normal:
+        raise click.UsageError("--sender is empty")
+    return normal
+
+
+_state_option = click.option("--state", type=click.Choice(STATES), help="Only in this state.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+_ids_required = click.argument("ids", nargs=-1, required=True, metavar="ID...")
+
+
+@click.group("events")
+def events() -> None:
+    """Look at the journal's events; replay, discard, erase or export them.
+
+    An ID is an event's id; its beginning is enough where no other id begins the same.
+    """
+
+
+@events.command("list")
+@_state_option
+@_filters
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@_json_option
+@click.pass_obj
+def list_(session: Session, /, *, limit: int, as_json: bool, **wanted: Any) -> None:
+    """List events, newest first."""
+    found = _open(session).run(lambda journal: journal.list_events(_as_filters(**wanted), limit))
+    if as_json:
+        click.echo(json_text([listed_json(one) for one in found]))
+    elif not found:
+        click.echo("No such events.")
+    else:
+        click.echo("\n".join(list_lines(found, datetime.now(UTC))))
+
+
+@events.command("show")
+@click.argument("id_", metavar="ID")
+@_json_option
+@click.pass_obj
+def show(session: Session, /, *, id_: str, as_json: bool) -> None:
+    """Show one event: what happened to it from its arrival to its outcome, and its data."""
+    shown = _open(session).run(lambda journal: journal.show(id_))
+    if as_json:
+        click.echo(json_text(shown_json(shown)))
+    else:
+        click.echo("\n".join(show_lines(shown, datetime.now(UTC))))
+
+
+@events.command("export")
+@_state_option
+@_filters
+@click.pass_obj
+def export(session: Session, /, **wanted: Any) -> None:
+    """Write events as JSON lines, oldest first, each as `show --json` has it."""
+    filters = _as_filters(**wanted)
+    if filters.state == "rejected":
+        raise click.UsageError("rejected deliveries are no events; see `events list`")
+
+    async def write(journal: Operations) -> None:
+        async for shown in journal.export(filters):
+            click.echo(json_text(shown_json(shown), indent=None))
+
+    _open(session).run(write)
+
+
+@events.command("stats")
+@_json_option
+@click.pass_obj
+def stats(session: Session, /, *, as_json: bool) -> None:
+    """Count events by channel, agent and state; the oldest waiting; rates."""
+    figures = _open(session).run(lambda journal: journal.stats())
+    if as_json:
+        click.echo(json_text(asdict(figures)))
+    else:
+        click.echo("\n".join(statistics_lines(figures, datetime.now(UTC))))
+
+
+@events.command("replay")
+@click.argument("ids", nargs=-1, metavar="[ID...]")
+@click.option("--state", type=click.Choice(REPLAYABLE), help="All in this state, with filters.")
+@_filters
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@_json_option
+@click.pass_obj
+def replay(
+    session: Session, /, *, ids: Sequence[str], dry_run: bool, as_json: bool, **wanted: Any
+) -> None:
+    """Make events ready again, by id or by `--state`, with a new place and a new schedule.
+
+    Their history is kept. What is done is replayed only by id, what is erased never. A rejected
+    delivery is read again as if it came now. Exit code 1: something named by id was refused.
+    """
+    filtered = any(value is not None for value in wanted.values())
+    if bool(ids) == filtered or (filtered and wanted["state"] is None):
+        raise click.UsageError("give either ids or --state (with further filters if wanted)")
+    filters = _as_filters(**wanted)
+    opened = _open(session)
+    decode = decoder(opened.settings)
+    if ids:
+        changed = opened.run(lambda journal: journal.replay(ids, decode=decode, dry_run=dry_run))
+    else:
+        changed = opened.run(
+            lambda journal: journal.replay_matching(filters, decode=decode, dry_run=dry_run)
+        )
+    _report(changed, "would be replayed" if dry_run else "replayed", as_json=as_json)
+    _exit_if(bool(ids) and any(one.refused for one in changed))
+
+
+def decoder(settings: Settings) -> Decode:
+    """How a rejected delivery is read again."""
+    channels = catalogue.build(settings.channels, settings.server.public_url)
+
+    def decode(delivery: VerifiedDelivery) -> Event:
+        channel = channels.get(delivery.channel)
+        if channel is None:
+            raise ChannelNotConfigured(f"The channel {delivery.channel} is not enabled.")
+        return channel.decode(delivery)
+
+    return decode
+
+
+@events.command("discard")
+@_ids_required
+@_json_option
+@click.pass_obj
+def discard(session: Session, /, *, ids: Sequence[str], as_json: bool) -> None:
+    """Give events up: they are never run again, unless replayed.
+
+    What is running cannot be discarded. Exit code 1: something was refused.
+    """
+    changed = _open(session).run(lambda journal: journal.discard(ids))
+    _report(changed, "discarded", as_json=as_json)
+    _exit_if(any(one.refused for one in changed))
+
+
+def _report(changed: Sequence[Changed], done: str, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text([asdict(one) for one in changed]))
+        return
+    for one in changed:
+        what = f"not {done}: {printable(one.refused)}" if one.refused else done
+        became = f" as {one.event_id}" if one.event_id and not one.refused else ""
+        click.echo(f"{one.id}  {coloured_state(one.was)}  {what}{became}")
+    click.echo(f"{sum(not one.refused for one in changed)} of {len(changed)} {done}", err=True)
+
+
+@events.command("erase")
+@click.option("--sender", metavar="X", required=True, help="Whose data; however spelt.")
+@click.option("--dry-run", is_flag=True, help="Only say how much would be erased.")
+@_json_option
+@click.pass_obj
+def erase(session: Session, /, *, sender: str, dry_run: bool, as_json: bool) -> None:
+    """Delete a person's data: raw bodies, events, attachments, replies, conversations.
+
+    That events were there stays known, without their content. Exit code 1: something is left, as
+    an attempt is running or the file is being read; run it again.
+    """
+    normal = _normal_sender(sender)
+    erasure = _open(session).run(lambda journal: journal.erase(normal, dry_run=dry_run))
+    if as_json:
+        click.echo(json_text({**asdict(erasure), "dry_run": dry_run}))
+    else:
+        _say_erasure(erasure, dry_run=dry_run)
+    click.echo(NOT_COVERED, err=True)
+    _exit_if(not dry_run and (bool(erasure.running) or not erasure.files_clean))
+
+
+def _say_erasure(erasure: Erasure, *, dry_run: bool) -> None:
+    verb = "would be erased" if dry_run else "erased"
+    click.echo(
+        f"{erasure.events} events in {erasure.conversations} conversations and"
+        f" {erasure.rejected} rejected deliveries {verb}"
+    )
+    for id_ in erasure.running:
+        click.echo(f"{id_}  running: erase again when its attempt has ended", err=True)
+    if not dry_run and not erasure.files_clean:
+        click.echo("The journal's WAL is still being read; run this again to empty it.", err=True)
+
+
+def _exit_if(failed: bool) -> None:
+    if failed:
+        click.get_current_context().exit(1)

@@ -1,0 +1,228 @@
+"""The door with the channels it is built for: signed samples, forged ones, and garbage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from ipaddress import ip_network
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.email import EmailChannel
+from berinia_webhookd.channels.sms import SmsChannel
+from berinia_webhookd.channels.whatsapp import WhatsAppChannel
+
+from .world import AGENT, World
+
+LOOPBACK = [ip_network("127.0.0.1"), ip_network("::1")]
+MULTIPART = "multipart/form-data; boundary=x"
+FORM = "application/x-www-form-urlencoded"
+
+
+def real_channels() -> dict[str, Channel]:
+    """All three, by path."""
+    channels: list[Channel] = [
+        SmsChannel(
+            tokens=["0" * 32], agent=AGENT, path="/webhook/sms-response", max_body_bytes=5000
+        ),
+        EmailChannel(
+            signing_keys=["key-1"],
+            max_age_seconds=43200,
+            agent=AGENT,
+            path="/webhook/email-response",
+            max_body_bytes=5000,
+        ),
+        WhatsAppChannel(
+            allowed_networks=LOOPBACK,
+            agent=AGENT,
+            groups={},
+            path="/webhook/whatsapp",
+            max_body_bytes=5000,
+        ),
+    ]
+    return {channel.path: channel for channel in channels}
+
+
+@pytest.fixture
+async def real(quiet_world: World) -> World:
+    """A running door with the real channels."""
+    quiet_world.door.channels = real_channels()
+    quiet_world.door.reply_wait_seconds = 0
+    await quiet_world.start()
+    return quiet_world
+
+
+async def send(
+    world: World,
+    path: str,
+    base_url: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    valid: bool = True,
+) -> tuple[int, Any]:
+    """Status and body of a sample that its provider would send to `base_url`."""
+    sample = world.door.channels[path].sign(
+        {}, base_url=base_url, now=datetime.now(UTC), valid=valid
+    )
+    status, body, _ = await world.post(
+        sample.body, sample.path, {**sample.headers, **(headers or {})}
+    )
+    return status, body
+
+
+PATHS = pytest.mark.parametrize("path", sorted(real_channels()))
+
+
+@PATHS
+async def test_a_signed_sample_is_accepted(real: World, path: str) -> None:
+    """Each channel's own sample passes, called directly."""
+    status, _ = await send(real, path, f"http://127.0.0.1:{real.port}")
+    assert status == (202 if "whatsapp" in path else 200)
+    assert len(real.inbox.committed) == 1
+
+
+@PATHS
+async def test_a_forged_sample_is_refused(real: World, path: str) -> None:
+    """403, and nothing is stored, not even as rejected."""
+    status, _ = await send(real, path, f"http://127.0.0.1:{real.port}", valid=False)
+    assert status == 403
+    assert not real.inbox.committed
+    assert not real.inbox.rejected
+
+
+async def test_a_proxy_says_which_url_twilio_called(real: World) -> None:
+    """Scheme and host of the signature are those the trusted proxy passes on."""
+    forwarded = {
+        "Host": "app.example.com",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-For": "203.0.113.9",
+    }
+    path = "/webhook/sms-response"
+    assert (await send(real, path, "https://app.example.com", forwarded))[0] == 200
+    assert (await send(real, path, "https://other.example.com", forwarded))[0] == 403
+    lying = {**forwarded, "X-Forwarded-Host": "other.example.com"}
+    assert (await send(real, path, "https://other.example.com", lying))[0] == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "203.0.113.9"},
+        {"X-Forwarded-For": "127.0.0.1, 203.0.113.9"},
+        {"X-Forwarded-For": "junk"},
+        {"X-Forwarded-For": ""},
+        {"X-Real-IP": "127.0.0.1"},
+        {"Forwarded": "for=127.0.0.1"},
+        {"Via": "1.1 nginx"},
+        {"X-Forwarded-Proto": "https"},
+        {"Host": "app.example.com"},
+    ],
+)
+async def test_nobody_passes_for_the_bot_through_the_proxy(
+    real: World, headers: dict[str, str]
+) -> None:
+    """A request that came from elsewhere is not from this machine, however nginx is set up."""
+    status, _ = await send(real, "/webhook/whatsapp", "http://127.0.0.1", headers)
+    assert status == 403
+    assert not real.inbox.committed
+
+
+async def test_the_bot_may_call_through_the_proxy_if_it_is_listed(real: World) -> None:
+    """The forwarded client counts, and here it is this machine itself."""
+    headers = {"X-Forwarded-For": "127.0.0.1", "Host": "app.example.com"}
+    assert (await send(real, "/webhook/whatsapp", "http://127.0.0.1", headers))[0] == 202
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+NAMES = ["source", "type", "author", "content", "timestamp", "messageId", "group", "message"]
+MESSAGES = st.fixed_dictionaries(
+    {}, optional={name: JSON | st.text(max_size=3) for name in [*NAMES, "sender", "BeriniaProbe"]}
+)
+FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from(["timestamp", "token", "signature", "From", "Body", "sender", "body-mime"]),
+        st.text(max_size=8),
+    ),
+    max_size=8,
+)
+
+
+def multipart(fields: list[tuple[str, str]]) -> bytes:
+    return b"".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields
+    )
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    """One event loop for all the examples of a test."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+async def post_all(bodies: list[tuple[str, bytes]]) -> list[int]:
+    """The status of each body at each channel's path; nothing may be logged as an error."""
+    statuses = []
+    with structlog.testing.capture_logs() as lines:
+        world = World()
+        world.door.channels = real_channels()
+        world.door.reply_wait_seconds = 0
+        await world.start()
+        for media_type, body in bodies:
+            for path in world.door.channels:
+                headers = {"Content-Type": media_type}
+                statuses.append((await world.post(body, path, headers))[0])
+        await world.stop()
+    assert not [line for line in lines if line["log_level"] == "error"]
+    return statuses
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(raw=st.binary(max_size=80), message=MESSAGES, document=JSON, fields=FIELDS)
+def test_garbage_gives_no_500(
+    runner: asyncio.Runner,
+    raw: bytes,
+    message: dict[str, Any],
+    document: Any,
+    fields: list[tuple[str, str]],
+) -> None:
+    """Bytes, forms and documents of any kind, to each channel."""
+
+    def encoded(value: Any) -> bytes:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+
+    bodies = [
+        ("application/json", raw),
+        ("application/json", encoded(_bounded(message))),
+        ("application/json", encoded(_bounded(document))),
+        (FORM, raw),
+        (MULTIPART, raw),
+        (MULTIPART, multipart(fields) + b"--x--\r\n"),
+        (MULTIPART, multipart(fields) + raw),
+    ]
+    assert set(runner.run(post_all(bodies))) <= {200, 202, 400, 403, 415, 429}
+
+
+def _bounded(value: Any) -> Any:
+    """The same with integers that JSON can carry here."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(-(2**63), min(value, 2**63 - 1))
+    if isinstance(value, list):
+        return [_bounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _bounded(item) for key, item in value.items()}
+    return value
