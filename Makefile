@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# setuptools warns at every editable installation; what fails is shown all the same.
+PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: run check test test-system clean
 .DEFAULT_GOAL := run
@@ -9,12 +11,12 @@ BIN    := $(VENV)/bin
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP) install --upgrade pip
+	$(PIP) install --editable .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	$(PIP) install --editable '.[test,check]'
 	touch $@
 
 run: $(VENV)/installed  ## start the daemon with throw-away secrets and print lines to paste

@@ -63,13 +63,15 @@ def configure(
     level: str,
     personal_data: PersonalData,
     stderr_json: bool | None = None,
+    quiet: bool = False,
 ) -> LogFiles:
     """Set up structlog and the standard library's logging for this process.
 
-    stderr is readable on a terminal and JSON otherwise, unless `stderr_json` says.
+    stderr is readable on a terminal and JSON otherwise, unless `stderr_json` says;
+    `quiet` says nothing there.
     """
     as_json = not sys.stderr.isatty() if stderr_json is None else stderr_json
-    files = LogFiles(LogWriter(folder, stderr=to_stderr), personal_data)
+    files = LogFiles(LogWriter(folder, stderr=None if quiet else to_stderr), personal_data)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -8,9 +8,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import click
+import structlog
 
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.identity import normal_party
@@ -20,6 +22,7 @@ from berinia_webhookd.journal.erasing import Erasure
 from berinia_webhookd.journal.listing import Filters, ListedState
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.redoing import Changed, Decode
+from berinia_webhookd.logs.pipeline import configure
 from berinia_webhookd.model import EntryState, Event, VerifiedDelivery
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.event_view import (
@@ -51,6 +54,7 @@ class Opened:
 
     settings: Settings
     url: str
+    logs: Path
 
     def run(self, work: Callable[[Operations], Coroutine[Any, Any, ResultT]]) -> ResultT:
         """Do something with the open journal.
@@ -72,7 +76,7 @@ def _open(session: Session) -> Opened:
     loaded, running = session.load_with_installation()
     url = installation.journal_url(loaded.settings, running)
     click.echo(f"journal: {printable(installation.shown_url(url))}", err=True)
-    return Opened(loaded.settings, url)
+    return Opened(loaded.settings, url, installation.logs_folder(loaded.settings, running))
 
 
 def _filters(command: CommandT) -> CommandT:
@@ -211,8 +215,26 @@ def replay(
         changed = opened.run(
             lambda journal: journal.replay_matching(filters, decode=decode, dry_run=dry_run)
         )
+    if not dry_run:
+        _tell_the_log(opened, changed)
     _report(changed, "would be replayed" if dry_run else "replayed", as_json=as_json)
     _exit_if(bool(ids) and any(one.refused for one in changed))
+
+
+def _tell_the_log(opened: Opened, changed: Sequence[Changed]) -> None:
+    """Add the operator's hand to what the daemon logs, if its files are there: they are made by
+    the daemon alone, as its own user.
+    """
+    if not all((opened.logs / name).exists() for name in ("webhook.log", "agents.log")):
+        return
+    files = configure(opened.logs, level="info", personal_data="mask", quiet=True)
+    for one in changed:
+        if not one.refused:
+            event_id = one.event_id or one.id
+            structlog.get_logger().info(
+                "entry.replayed", event_id=event_id, agent=one.agent, was=one.was
+            )
+    files.close()
 
 
 def decoder(settings: Settings) -> Decode:

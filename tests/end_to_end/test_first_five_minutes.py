@@ -1,0 +1,90 @@
+"""What a newcomer does: start `serve --dev`, paste the lines it prints, look at what happened."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PATIENCE_SECONDS = 60
+PROGRAM = [sys.executable, "-m", "berinia_webhookd"]
+
+
+@pytest.fixture
+def printed(tmp_path: Path) -> Iterator[list[str]]:
+    """The lines to paste, printed by a daemon that listens."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("BERINIA_")}
+    process = subprocess.Popen(
+        [*PROGRAM, "serve", "--dev", "--port", "0"],
+        cwd=tmp_path,
+        env={**environment, "HOME": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    lines: list[str] = []
+    for line in process.stderr:
+        lines.append(line)
+        if "server.started" in line or '"attempt' in line:
+            break
+    try:
+        yield [line.strip() for line in lines if line.startswith("    ")]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 0, process.stderr.read()
+        process.stderr.close()
+
+
+def paste(line: str, folder: Path) -> str:
+    """Run one of the lines in that folder; what it prints."""
+    words = shlex.split(re.sub(r"\s+\(.*\)$", "", line))
+    done = subprocess.run(
+        [*PROGRAM, *words[words.index("--config") :]],
+        cwd=folder,
+        env={**os.environ, "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_printed_lines_work_when_pasted(printed: list[str], tmp_path: Path) -> None:
+    """A signed message of each channel is accepted, reaches the agent, and can be looked at."""
+    sms, email, whatsapp, listing, show, logs = printed
+    assert '<?xml version="1.0" encoding="UTF-8"?><Response/>' in paste(sms, tmp_path)
+    assert '{"status":"accepted"' in paste(email, tmp_path)
+    assert "I read 'Combien de leads ?' (message 1 of you)" in paste(whatsapp, tmp_path)
+    listed = paste(listing, tmp_path)
+    rows = [line.split() for line in listed.splitlines()[1:]]
+    assert [row[2] for row in rows] == ["whatsapp", "email", "sms"]
+    shown = paste(show.replace("ID", rows[0][0], 1), tmp_path)
+    assert "attempt 1: success" in shown
+    assert "Combien de leads ?" in shown
+    assert "event.accepted" in paste(logs, tmp_path)
+
+
+def test_only_this_machine_can_reach_it(tmp_path: Path) -> None:
+    """Throw-away secrets are for loopback alone."""
+    done = subprocess.run(
+        [*PROGRAM, "serve", "--dev", "--host", "0.0.0.0", "--port", "0"],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "server.host" in done.stderr
+    assert "loopback" in done.stderr

@@ -1,0 +1,111 @@
+"""What an operator can meet is in the README: commands, log events, metrics, files."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from prometheus_client import generate_latest
+
+from berinia_webhookd.cli import root
+from berinia_webhookd.config.load import load
+from berinia_webhookd.metrics import Metrics
+
+PROJECT = Path(__file__).parents[1]
+README = (PROJECT / "README.md").read_text()
+PACKAGE = PROJECT / "berinia_webhookd"
+LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
+
+
+def commands() -> Iterator[str]:
+    context = click.Context(root)
+    for name in root.list_commands(context):
+        command = root.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from (f"{name} {under}" for under in command.commands)
+        else:
+            yield name
+
+
+def log_events() -> set[str]:
+    """The names in every call like `logger.info("event.accepted", …)`."""
+    found = set()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in LOG_METHODS
+                and node.args
+            ):
+                found |= {
+                    str(part.value)
+                    for part in ast.walk(node.args[0])
+                    if isinstance(part, ast.Constant)
+                    and re.fullmatch(r"[a-z_]+\.[a-z_]+", str(part.value))
+                }
+    return found
+
+
+def test_every_command_is_in_the_readme() -> None:
+    """A command that nobody can find does not exist."""
+    names = [name for name in commands() if name.removeprefix("events ") not in README]
+    assert not names
+    assert "events replay" in README
+
+
+def test_every_log_event_is_in_the_readme() -> None:
+    """Operators search for these names."""
+    events = log_events()
+    assert "event.accepted" in events
+    assert not [name for name in sorted(events) if f"`{name}`" not in README]
+
+
+def test_every_metric_is_in_the_readme() -> None:
+    """Dashboards are built on these names."""
+    names = {
+        name.removeprefix("berinia_webhookd_")
+        for line in generate_latest(Metrics().registry).decode().splitlines()
+        if line.startswith("# TYPE")
+        for name in [line.split()[2]]
+        if not name.endswith("_created")
+    }
+    assert "requests_total" in names
+    assert not [name for name in sorted(names) if f"`{name}`" not in README]
+
+
+def pages() -> list[Path]:
+    return [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *(PROJECT / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """Files exist, and headings too."""
+    text = page.read_text()
+    headings = {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if link.startswith("#"):
+            assert link[1:] in headings, link
+        elif not link.startswith("https://"):
+            assert (page.parent / link.partition("#")[0]).exists(), link
+
+
+def test_the_settings_in_the_readme_are_settings(tmp_path: Path) -> None:
+    """The example is read as it stands there."""
+    examples = re.findall(r"```toml\n(.+?)```", README, re.DOTALL)
+    assert examples
+    for number, example in enumerate(examples):
+        tomllib.loads(example)
+        file = tmp_path / f"{number}.toml"
+        file.write_text(example)
+        file.chmod(0o600)
+        loaded = load({}, environ={}, working_folder=tmp_path, config_file=file)
+        assert loaded.settings.server.public_url == ("https://app.berinia.com",)
