@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Final
 
 from berinia_webhookd.config.settings import AgentsSettings
-from berinia_webhookd.logs.personal_data import masker
+from berinia_webhookd.logs.event_values import masker
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.attachment_files import (
@@ -40,12 +40,15 @@ class PythonAgents:
         attachments: FetchAttachments = no_attachments,
         masked: Callable[[], bool] = lambda: True,
         idle_seconds: float = IDLE_SECONDS,
+        load_seconds: float = SHORTEST_LOAD_LIMIT_SECONDS,
     ) -> None:
         """`attachments` gives the contents of an event's attachments; `masked` says whether
-        `logs.personal_data` hides the event's values in what agents print and raise.
+        `logs.personal_data` hides the event's values in what agents print and raise. Loading an
+        agent may take `load_seconds`, or as long as its attempts may, whichever is longer.
         """
         self._settings = settings
         self._pool = HostPool(settings, metrics=metrics, idle_seconds=idle_seconds)
+        self._load_seconds = load_seconds
         self._files = AttachmentFiles(attachments)
         self._masked = masked
 
@@ -120,7 +123,7 @@ class PythonAgents:
         if (shape := host.shapes.get(agent)) is not None:
             return shape
         settings = self._settings.of(agent)
-        limit_seconds = max(settings.timeout_seconds, SHORTEST_LOAD_LIMIT_SECONDS)
+        limit_seconds = max(settings.timeout_seconds, self._load_seconds)
         target = settings.target.removeprefix(PYTHON_TARGET) if settings.target else None
         host.output.begin(Speaker({"agent": agent}))
         try:

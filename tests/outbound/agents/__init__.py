@@ -1,0 +1,1 @@
+"""Agents for tests; agent hosts import them as top-level modules."""

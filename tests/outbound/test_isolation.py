@@ -1,0 +1,216 @@
+"""Agents that hang, crash, leak or burn: each costs its own attempt and its own host, no more."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from berinia_webhookd.model import AgentName, OutcomeKind
+from berinia_webhookd.outbound.contract import AgentUnavailable
+
+from .agent_world import AGENTS, PATIENCE_SECONDS, HostWorld, attempt, until, until_gone
+
+HOSTILE = "Hostile"
+BRIEF_SECONDS = 0.5
+LIMIT_BYTES = 512 << 20
+# Hosts are shared only among agents with the same limit.
+HOST_OF_ITS_OWN = f"agents.Hostile.memory_limit_bytes = {4 << 30}"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        ("hang", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
+        ("hang_async", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
+        ("spin", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
+        ("stop_itself", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
+        ("ignore_signals", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
+        ("fork_and_hang", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
+        ("fork_session_and_hang", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
+        ("os_exit", OutcomeKind.CRASH, "exit code 3"),
+        ("segfault", OutcomeKind.CRASH, "SIGSEGV"),
+        ("kill_parent", OutcomeKind.CRASH, "ended without a word"),
+        ("close_descriptors", OutcomeKind.CRASH, "exit code 70"),
+        ("write_into_socket", OutcomeKind.CRASH, "exit code 1"),
+        ("fork_session_and_exit", OutcomeKind.CRASH, "exit code 4"),
+        ("start_program_and_exit", OutcomeKind.CRASH, "exit code 5"),
+    ],
+)
+async def test_what_an_agent_breaks_is_its_own_host(
+    hosts: HostWorld, name: str, kind: OutcomeKind, reason: str
+) -> None:
+    """The attempt ends with its kind and reason, every process below its host is gone, and
+    another agent's attempts, before and after, do not notice.
+    """
+    agents = hosts.open({HOSTILE: f"hostile:{name}"}, HOST_OF_ITS_OWN)
+    assert (await attempt(agents, "Friendly")).kind is OutcomeKind.SUCCESS
+    bystander = frozenset(hosts.processes())
+    seconds = BRIEF_SECONDS if kind is OutcomeKind.TIMEOUT else PATIENCE_SECONDS
+    hostile = asyncio.create_task(attempt(agents, HOSTILE, seconds=seconds))
+    while not hostile.done():
+        during = await attempt(agents, "Friendly", "meanwhile")
+        assert (during.kind, during.reply) == (OutcomeKind.SUCCESS, "meanwhile")
+    outcome = hostile.result()
+    assert outcome.kind is kind
+    assert reason in (outcome.error or "")
+    await until_gone(hosts.mark, but=bystander)
+    await hosts.restarted("timeout" if kind is OutcomeKind.TIMEOUT else "crash")
+    assert bystander == hosts.processes().keys()
+    assert (await attempt(agents, "Friendly")).kind is OutcomeKind.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("sys_exit", "SystemExit: I am done with this"),
+        ("base_exception", "Unusual: beyond all exceptions"),
+        ("unspeakable_exception", "Unspeakable"),
+        ("recurse", "RecursionError"),
+    ],
+)
+async def test_what_an_agent_raises_is_an_exception(
+    hosts: HostWorld, name: str, reason: str
+) -> None:
+    """Whatever it is, it is recorded with its traceback, and the host serves the next."""
+    agents = hosts.open({HOSTILE: f"hostile:{name}"})
+    outcome = await attempt(agents, HOSTILE)
+    assert outcome.kind is OutcomeKind.EXCEPTION
+    assert reason in (outcome.error or "")
+    assert "hostile.py" in (outcome.error or "")
+    assert "agent_host.py" not in (outcome.error or "")
+    running = hosts.processes().keys()
+    assert (await attempt(agents, "Friendly", "next")).reply == "next"
+    assert hosts.processes().keys() == running
+
+
+@pytest.mark.parametrize(
+    ("name", "reply"),
+    [
+        ("half_a_line", "half"),
+        ("close_output", "silent"),
+        ("break_streams", "streams broken"),
+        ("fork_session_and_return", "left one behind"),
+        ("fork_and_return_twice", "from one of two"),
+        ("endless_threads", "threads left"),
+        ("no_json", "still fine"),
+        ("no_dict", None),
+        ("endless_nesting", "nested"),
+        ("remove_log_handlers", "logging is gone"),
+        ("change_the_world", "changed"),
+    ],
+)
+async def test_bad_manners_are_no_failure(hosts: HostWorld, name: str, reply: str | None) -> None:
+    """An agent that returns has succeeded, whatever it leaves behind; the same host goes on, and
+    when it ends everything left behind ends with it (the fixture looks).
+    """
+    agents = hosts.open({HOSTILE: f"hostile:{name}"})
+    for _ in range(2):
+        outcome = await attempt(agents, HOSTILE)
+        assert (outcome.kind, outcome.reply) == (OutcomeKind.SUCCESS, reply)
+    assert (await attempt(agents, "Friendly", "next")).reply == "next"
+    assert hosts.restarts("crash") == 0
+
+
+async def test_memory_is_bounded(hosts: HostWorld) -> None:
+    """Over `memory_limit_bytes` the attempt fails, and the host is replaced with all it holds."""
+    agents = hosts.open(
+        {HOSTILE: "hostile:fill_memory"}, f"agents.Hostile.memory_limit_bytes = {LIMIT_BYTES}"
+    )
+    outcome = await attempt(agents, HOSTILE)
+    assert outcome.kind is OutcomeKind.EXCEPTION
+    assert "MemoryError" in (outcome.error or "")
+    await until_gone(hosts.mark)
+    await hosts.restarted("memory")
+
+
+async def test_megabytes_of_output_cost_little(hosts: HostWorld) -> None:
+    """What an agent prints is logged up to a bound, and the rest is counted."""
+    agents = hosts.open({HOSTILE: "hostile:print_megabytes"})
+    with capture_logs() as lines:
+        outcome = await attempt(agents, HOSTILE)
+    assert outcome.reply == "said a lot"
+    said = [line for line in lines if line["event"] == "agent.output"]
+    logged = sum(len(str(line.get("output", ""))) for line in said)
+    left_out = sum(line.get("left_out_bytes", 0) for line in said)
+    assert 100_000 < logged < 1 << 20
+    assert logged + left_out == pytest.approx(8192 * 1000 + (4 << 20), rel=0.01)
+
+
+async def test_half_a_line_is_logged_as_its_own(hosts: HostWorld) -> None:
+    """Output without a line's end belongs to the attempt that wrote it, not to the next."""
+    agents = hosts.open({HOSTILE: "hostile:half_a_line"})
+    with capture_logs() as lines:
+        for number in (1, 2):
+            await attempt(agents, HOSTILE, attempt=number)
+    said = [line for line in lines if line["event"] == "agent.output"]
+    assert [(line["output"], line["attempt"]) for line in said] == [
+        ("half a li", 1),
+        ("half a li", 2),
+    ]
+
+
+async def test_each_attempt_begins_in_the_agents_folder(hosts: HostWorld) -> None:
+    """An agent that changed directory does not move the next one."""
+    agents = hosts.open({HOSTILE: "hostile:change_folder", "Where": "friendly:where"})
+    assert [(await attempt(agents, HOSTILE)).reply for _ in range(2)] == [str(AGENTS)] * 2
+    assert (await attempt(agents, "Where")).reply == str(AGENTS)
+
+
+async def test_a_huge_answer_is_cut(hosts: HostWorld) -> None:
+    """An answer of many megabytes does not grow in the daemon."""
+    agents = hosts.open({HOSTILE: "hostile:huge_answer"})
+    outcome = await attempt(agents, HOSTILE)
+    assert outcome.kind is OutcomeKind.SUCCESS
+    assert set(outcome.reply or "") == {"é"}
+    assert len(outcome.reply or "") <= 1 << 20
+
+
+async def test_broken_text_is_replaced(hosts: HostWorld) -> None:
+    """What no JSON can hold arrives as the nearest text."""
+    agents = hosts.open({HOSTILE: "hostile:broken_text"})
+    assert (await attempt(agents, HOSTILE)).reply == "broken ? text"
+
+
+async def test_a_hanging_agent_blocks_nobody_for_as_long_as_it_hangs(
+    hosts: HostWorld, tmp_path: Path
+) -> None:
+    """Others are served while it hangs; closing ends it."""
+    agents = hosts.open({HOSTILE: "hostile:hang_with_a_sign"})
+    sign = tmp_path / "hanging"
+    hanging = asyncio.create_task(attempt(agents, HOSTILE, str(sign)))
+    await until(sign.exists)
+    for number in range(20):
+        assert (await attempt(agents, "Friendly", str(number))).reply == str(number)
+    assert not hanging.done()
+    await agents.close()
+    assert (await hanging).kind is OutcomeKind.CRASH
+    await until_gone(hosts.mark)
+
+
+async def test_a_slow_import_costs_the_attempt_nothing(
+    hosts: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing an agent may take longer than its attempts may, and others go on meanwhile."""
+    monkeypatch.setenv("SLOW_IMPORT_SECONDS", "1.5")
+    agents = hosts.open({"Slow": "slow_import:handle"})
+    slow = asyncio.create_task(attempt(agents, "Slow", seconds=1))
+    while not slow.done():
+        assert (await attempt(agents, "Friendly", "meanwhile")).reply == "meanwhile"
+    assert slow.result().reply == "at last"
+
+
+async def test_an_import_that_never_ends_is_ended(hosts: HostWorld) -> None:
+    """The agent is then unavailable, with the reason; its host is gone."""
+    agents = hosts.open(
+        {"Slow": "slow_import:handle"},
+        f"agents.Slow.timeout_seconds = {BRIEF_SECONDS}",
+        load_seconds=BRIEF_SECONDS,
+    )
+    with pytest.raises(AgentUnavailable, match="not loaded within"):
+        await agents.load(AgentName("Slow"))
+    await until_gone(hosts.mark)
+    await hosts.restarted("timeout")
+    assert (await attempt(agents, "Friendly")).kind is OutcomeKind.SUCCESS
