@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.config.values import is_loopback
 from berinia_webhookd.errors import Problem
+from berinia_webhookd.model import AgentName
 
 if TYPE_CHECKING:
     from berinia_webhookd.config.load import Origin
@@ -89,18 +90,26 @@ def _about_agents(settings: Settings, warn: Warn) -> None:
             f"{agents.path} cannot be read by this user",
             "let this user reach it, or move the agents",
         )
-    routed = {
-        settings.channels.sms.agent: settings.channels.sms.enabled,
-        settings.channels.email.agent: settings.channels.email.enabled,
-        settings.channels.whatsapp.agent: settings.channels.whatsapp.enabled,
-    }
-    for name, enabled in routed.items():
-        if enabled and agents.of(name).target is None and agents.registry is None:
+    for name in _routed(settings):
+        if agents.of(name).target is None and agents.registry is None:
             warn(
                 f"agents.{name}.target",
                 "not set, and neither is agents.registry: its messages wait",
                 f'set agents.{name}.target = "python:module:Name"',
             )
+
+
+def _routed(settings: Settings) -> list[AgentName]:
+    """The agents that enabled channels hand messages to."""
+    sms, email, whatsapp = (
+        settings.channels.sms,
+        settings.channels.email,
+        settings.channels.whatsapp,
+    )
+    routed = {channel.agent for channel in (sms, email, whatsapp) if channel.enabled}
+    if whatsapp.enabled:
+        routed.update(whatsapp.groups.values())
+    return sorted(routed)
 
 
 def _about_this_machine(settings: Settings, config_file: Path | None, warn: Warn) -> None:

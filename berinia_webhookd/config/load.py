@@ -41,6 +41,7 @@ class Origin:
     value: Any
     source: Source
     where: str
+    valid: bool = True  # if not, the value is the default
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,19 @@ class Loaded:
     warnings: tuple[Problem, ...]
     config_file: Path | None
     # What the file and .env say on keys that a higher source pins: a change there has no effect.
+    pinned: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What can be said of a configuration, usable or not; a value in error shows its default."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    config_file: Path | None
+    complete: bool  # whether every source could be read, so that the rest is worth a look
     pinned: Mapping[str, Any] = field(repr=False)
 
 
@@ -67,6 +81,20 @@ def load(
     Raises:
         ConfigurationError: with every problem found.
     """
+    found = examine(flags, environ=environ, working_folder=working_folder, config_file=config_file)
+    if found.problems:
+        raise ConfigurationError(found.problems)
+    return Loaded(found.settings, found.origins, found.warnings, found.config_file, found.pinned)
+
+
+def examine(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Environ,
+    working_folder: Path,
+    config_file: Path | None = None,
+) -> Examined:
+    """Read and check the configuration without refusing it: for `check-config`."""
     gathered = gather(
         flags or {}, environ=environ, working_folder=working_folder, config_file=config_file
     )
@@ -75,14 +103,14 @@ def load(
     _fill_in(origins)
     agents = _agents(gathered, environ, origins, problems)
     problems += cautions.errors(origins)
-    if problems:
-        raise ConfigurationError(tuple(problems))
-    settings = build({name: origin.value for name, origin in origins.items()}, agents)
-    return Loaded(
+    settings = build({key.name: origins[key.name].value for key in KEYS}, agents)
+    return Examined(
         settings=settings,
         origins=origins,
+        problems=tuple(problems),
         warnings=cautions.warnings(settings, gathered.config_file),
         config_file=gathered.config_file,
+        complete=gathered.complete,
         pinned=_pinned(gathered, origins),
     )
 
@@ -98,13 +126,15 @@ def _chosen(
             return Origin(key.parse(given.raw), given.source, given.where)
         except ValueError as error:
             problems.append(Problem(name, f"{_wrong(key, given)} is not valid", str(error)))
-            break
+            default = key.default_value(environ)
+            return Origin(default, given.source, given.where, valid=False)
     return Origin(key.default_value(environ), "default", "default")
 
 
 def _wrong(key: Key, given: Given) -> str:
     """How a wrong value is shown: by its place if it may be a secret."""
-    shown = "the value" if key.secret else repr(given.raw)[:80]
+    may_be_secret = key.secret or "://" in str(given.raw)  # a URL may hold a password
+    shown = "the value" if may_be_secret else repr(given.raw)[:80]
     return f"{shown} from {given.where}"
 
 

@@ -54,6 +54,7 @@ class Gathered:
     layers: tuple[Layer, ...]
     problems: tuple[Problem, ...]
     config_file: Path | None
+    complete: bool  # whether the file and .env, where they are, could be read
 
 
 def gather(
@@ -68,15 +69,16 @@ def gather(
     dotenv = _dotenv(working_folder / ".env", problems)
     file = _which_file(environ, working_folder, config_file)
     table = _toml(file, problems) if file else {}
+    complete = dotenv is not None and table is not None
     layers: tuple[Layer, ...] = (
         Layer("flag", {key: Given(raw, "flag", _flag(key)) for key, raw in flags.items()}),
         Layer("environment", dict(_variables(environ, "environment", problems))),
-        Layer(".env", dict(_variables(dotenv, ".env", problems))),
+        Layer(".env", dict(_variables(dotenv or {}, ".env", problems))),
         Layer("credential", dict(_credentials(environ, problems))),
-        Layer("file", dict(_flattened(table, str(file.path) if file else "", problems))),
+        Layer("file", dict(_flattened(table or {}, str(file.path) if file else "", problems))),
     )
     layers = _signing_key_wins(layers)
-    return Gathered(layers, tuple(problems), file.path if file else None)
+    return Gathered(layers, tuple(problems), file.path if file else None, complete)
 
 
 def _flag(key: str) -> str:
@@ -129,7 +131,7 @@ def _credentials(environ: Environ, problems: list[Problem]) -> Iterator[tuple[st
         return
     for key in KEYS:
         path = Path(directory) / key.name
-        if not key.flag_only and path.is_file():
+        if not key.flag_only and _is_there(path):
             text = _text(path, key.name, problems)
             if text is not None and text.strip():
                 yield key.name, Given(text.strip(), "credential", str(path))
@@ -147,32 +149,43 @@ def _which_file(environ: Environ, working_folder: Path, config_file: Path | None
         return _File(config_file, named=True, found_here=False)
     if variable := environ.get(CONFIG_VARIABLE):
         return _File(Path(variable), named=True, found_here=False)
-    if SYSTEM_FILE.exists():
+    if _is_there(SYSTEM_FILE):
         return _File(SYSTEM_FILE, named=False, found_here=False)
-    if (working_folder / LOCAL_FILE).exists():
+    if _is_there(working_folder / LOCAL_FILE):
         return _File(working_folder / LOCAL_FILE, named=False, found_here=True)
     return None
 
 
-def _toml(file: _File, problems: list[Problem]) -> Mapping[str, Any]:
+def _is_there(path: Path) -> bool:
+    """Also where it cannot be looked at: reading it then says why, and nothing is passed over."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _toml(file: _File, problems: list[Problem]) -> Mapping[str, Any] | None:
     text = _text(file.path, str(file.path), problems, only_ours=file.found_here)
     if text is None:
-        return {}
+        return None
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         hint = "mend the TOML there; see contrib/config/berinia-webhookd.toml"
         # The error quotes at most one character of the file.
         problems.append(Problem(str(file.path), f"is not valid TOML: {error}"[:300], hint))
-        return {}
+        return None
 
 
-def _dotenv(path: Path, problems: list[Problem]) -> Mapping[str, str]:
-    if not path.is_file():
+def _dotenv(path: Path, problems: list[Problem]) -> Mapping[str, str] | None:
+    if not _is_there(path) or path.is_dir():  # some name their virtual environment so
         return {}
     text = _text(path, str(path), problems, only_ours=True)
     if text is None:
-        return {}
+        return None
     read = dotenv_values(stream=io.StringIO(text), interpolate=False)
     return {name: value for name, value in read.items() if value is not None}
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from berinia_webhookd.config.load import Loaded, load
+from berinia_webhookd.config.load import Examined, Loaded, examine, load
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.installation import Installation
 
@@ -31,6 +31,10 @@ class Session:
             working_folder=Path.cwd(),
             config_file=self.config_file,
         )
+
+    def examine(self) -> Examined:
+        """The configuration with all that is wrong with it."""
+        return examine(environ=os.environ, working_folder=Path.cwd(), config_file=self.config_file)
 
     def load_with_installation(self) -> tuple[Loaded, Installation | None]:
         """The configuration, and the running daemon that uses it, if there is one.
