@@ -4,18 +4,24 @@ somebody rotated them. A disk that is full, read-only or gone costs lines, never
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
 QUEUE_LINES: Final = 20_000
 LINGER_SECONDS: Final = 0.02  # lines that come meanwhile are written together
 COMPLAIN_SECONDS: Final = 60.0
+# Neither a link nor a pipe that nobody reads may lead or hold us somewhere else.
+_FLAGS: Final = (
+    os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+)
 
 
 class Line(NamedTuple):
@@ -29,9 +35,16 @@ class Line(NamedTuple):
 class LogWriter:
     """Owns the files and the thread; `put` never blocks."""
 
-    def __init__(self, folder: Path | None, *, stderr: Callable[[bytes], None] | None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        stderr: Callable[[bytes], None] | None,
+        stderr_json: bool = False,
+    ) -> None:
         """Without a folder only stderr is written; `stderr` None says nothing there."""
         self._folder = folder
+        self._stderr_json = stderr_json
         self._stderr = stderr
         self._lines: deque[Line] = deque()
         self._files: dict[str, _AppendFile] = {}
@@ -81,10 +94,16 @@ class LogWriter:
             file.close()
 
     def _write(self, batch: list[Line]) -> None:
-        if self._stderr is not None and batch:
+        if self._folder is not None:
+            self._to_files(self._folder, batch)
+        if batch:
             self._to_stderr(b"".join(line.screen for line in batch))
-        if self._folder is None:
-            return
+        if self._dropped and self._complain(
+            f"{self._dropped} log lines were dropped: more came than could be written"
+        ):
+            self._dropped = 0
+
+    def _to_files(self, folder: Path, batch: list[Line]) -> None:
         texts: dict[str, list[bytes]] = {}
         for line in batch:
             for name in line.files:
@@ -92,29 +111,39 @@ class LogWriter:
         for name, lines in texts.items():
             file = self._files.get(name)
             if file is None:
-                file = self._files[name] = _AppendFile(self._folder / f"{name}.log")
+                file = self._files[name] = _AppendFile(folder / f"{name}.log")
             try:
                 file.append(b"".join(lines))
             except OSError as error:
                 self._complain(f"{file.path}: {error.strerror}; lines are lost")
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self._complain(f"{dropped} log lines were dropped: more came than could be written")
 
-    def _complain(self, text: str) -> None:
+    def _complain(self, text: str) -> bool:
+        """Say it on stderr, unless something was said there a moment ago; whether it was."""
         now = time.monotonic()
-        if now - self._complained_at >= COMPLAIN_SECONDS:
-            self._complained_at = now
-            self._to_stderr(f"berinia-webhookd: logs: {text}\n".encode())
+        if now - self._complained_at < COMPLAIN_SECONDS:
+            return False
+        self._complained_at = now
+        self._to_stderr(self._complaint(text).encode("utf-8", "backslashreplace") + b"\n")
+        return True
+
+    def _complaint(self, text: str) -> str:
+        if not self._stderr_json:
+            return f"berinia-webhookd: logs: {text}"
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        line = {"timestamp": at, "level": "error", "event": "logs.lines_lost", "detail": text}
+        return json.dumps(line)
 
     def _to_stderr(self, text: bytes) -> None:
         if self._stderr is None:
             return
         try:
             self._stderr(text)
-        except OSError:
+        except BrokenPipeError:
             # Nobody reads our stderr any more, and there is no other place to say so.
             self._stderr = None
+        except OSError:
+            # Full for now; what is said later may get through, and the files have these lines.
+            return
 
 
 class _AppendFile:
@@ -123,12 +152,16 @@ class _AppendFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+        self._torn = False  # it ends in a part of a line: what came after found no room
 
     def append(self, text: bytes) -> None:
         descriptor = self._current()
-        view = memoryview(text)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        if self._torn and os.fstat(descriptor).st_size:
+            text = b"\n" + text
+        done = 0
+        while done < len(text):
+            done += os.write(descriptor, text[done:] if done else text)
+            self._torn = text[done - 1] != ord("\n")
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -146,8 +179,8 @@ class _AppendFile:
                     self.close()
         if self._descriptor is None:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._descriptor = os.open(self.path, flags, 0o600)
+            self._descriptor = os.open(self.path, _FLAGS, 0o600)
+            self._torn = False
         return self._descriptor
 
 

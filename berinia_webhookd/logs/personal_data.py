@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from datetime import date
 from types import TracebackType
 from typing import Any, Final
 
 HIDDEN: Final = "•••"
-SHORTEST_VALUE: Final = 3  # shorter values of an event are too common to look for in text
 LONGEST_TEXT: Final = 65_536
 
 # Log keys that hold people, whatever their value.
@@ -30,15 +30,19 @@ OWN_KEYS: Final = frozenset(
         *("address", "version", "due_at", "kind", "outcome", "setting", "pid", "node"),
     }
 )
-EMAIL: Final = re.compile(r"[\w.+%'-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
-PHONE: Final = re.compile(r"(?<![\w.-])\+?\d(?:[ ().\u00a0-]{0,2}\d){7,14}(?![\w-])")
+EMAIL: Final = re.compile(r"[\w.+%'-]{1,64}(?:@|%40)[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
+# A plus sign, also as URLs spell it, makes a number one of a phone whatever stands around it.
+PHONE: Final = re.compile(
+    r"(?:\+|%2[Bb])\d(?:[ ().\u00a0-]{0,2}\d){7,14}"
+    r"|(?<![\w.-])\d(?:[ ().\u00a0-]{0,2}\d){7,14}(?![\w-])"
+)
 # What looks like a phone number and is not: instants and addresses of machines.
 MACHINE: Final = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,3}(?:\.\d{1,3}){3}")
 
 
 def scrub(text: str) -> str:
     """The text without e-mail addresses and phone numbers in any of their spellings."""
-    if "@" in text:
+    if "@" in text or "%40" in text:
         text = EMAIL.sub(HIDDEN, text)
     return PHONE.sub(_unless_of_a_machine, text)
 
@@ -47,47 +51,31 @@ def _unless_of_a_machine(match: re.Match[str]) -> str:
     return match[0] if MACHINE.fullmatch(match[0]) else HIDDEN
 
 
-def masker(values: Iterable[object]) -> Callable[[str], str]:
-    """A function that hides these values of an event, and what `scrub` hides, wherever they stand
-    in a text: for what agents print and raise.
-    """
-    texts = sorted(_texts(values), key=len, reverse=True)
-    if not texts:
-        return scrub
-    pattern = re.compile("|".join(map(re.escape, texts)), re.IGNORECASE)
-    return lambda text: scrub(pattern.sub(HIDDEN, text[:LONGEST_TEXT]))
-
-
-def _texts(values: Iterable[object]) -> set[str]:
-    """The values as they stand, trimmed, line by line, and as `repr` and JSON spell them."""
-    found: set[str] = set()
-    for value in values:
-        if isinstance(value, Mapping):
-            found |= _texts(value.values())
-        elif isinstance(value, list | tuple):
-            found |= _texts(value)
-        elif isinstance(value, str):
-            text = value[:LONGEST_TEXT].strip()
-            spelled = (text, repr(text)[1:-1], text.encode("unicode_escape").decode("ascii"))
-            for spelling in (*spelled, *text.splitlines()):
-                if len(spelling.strip()) >= SHORTEST_VALUE:
-                    found.add(spelling.strip())
-    return found
-
-
 def hide(key: str, value: Any) -> Any:
     """One value of a log line as it may be written."""
-    if key in OWN_KEYS:
-        return value
+    return value if key in OWN_KEYS else _hidden(key, value)
+
+
+def _hidden(key: str, value: Any) -> Any:
     if key in PERSONAL_KEYS:
         return HIDDEN if value not in (None, "") else value
+    if value is None or isinstance(value, bool | int | float | date):
+        return value
     if isinstance(value, str):
-        return scrub(value)
+        return scrub(value[:LONGEST_TEXT])
     if isinstance(value, Mapping):
-        return {name: hide(str(name), item) for name, item in value.items()}
+        return {scrub(str(name)): _hidden(str(name), item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [hide("", item) for item in value]
-    return value
+        return [_hidden("", item) for item in value]
+    return scrub(text_of(value)[:LONGEST_TEXT])
+
+
+def text_of(value: object) -> str:
+    """Any object as text; what cannot say what it is gives its type."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - whatever a value's __str__ does, a line is no reason to fail
+        return f"<{type(value).__name__}>"
 
 
 def trace(error: BaseException, *, with_messages: bool) -> str:

@@ -10,9 +10,10 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,17 +21,23 @@ import orjson
 import structlog
 
 from berinia_webhookd.logs.files import Line, LogWriter, to_stderr
-from berinia_webhookd.logs.personal_data import hide, trace
+from berinia_webhookd.logs.personal_data import hide, text_of, trace
 
 CHANNELS: Final = frozenset({"sms", "email", "whatsapp"})
 OF_AGENTS: Final = ("attempt.", "agent.", "agent_host.", "entry.", "reply.")
 LONGEST_VALUE: Final = 4096
 LONGEST_TRACE: Final = 12_288
+LONGEST_NAME: Final = 128
+MOST_ITEMS: Final = 64  # of a list or a mapping
+MOST_LEVELS: Final = 4  # of lists and mappings in each other
+# Whoever reads the logs takes lines up to 64 KiB whole.
+LONGEST_LINE_BYTES: Final = 49_152
+FEW_KEYS: Final = 24
+SHORT_VALUE: Final = 256
 # What JSON leaves raw and a terminal obeys: DEL, C1, line separators, changes of direction.
-UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-CONTROL: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_OBEYED: Final = "\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069"
+UNSAFE: Final = re.compile(f"[{_OBEYED}]")
+CONTROL: Final = re.compile(f"[\x00-\x1f{_OBEYED}\ud800-\udfff]")
 
 PersonalData = Literal["mask", "full"]
 EventDict = MutableMapping[str, Any]
@@ -112,7 +119,9 @@ class _ExceptionText:
             info = sys.exc_info()
         error = info[1] if isinstance(info, tuple) else info
         if isinstance(error, BaseException):
-            line["exception"] = trace(error, with_messages=self._files.personal_data == "full")
+            text = trace(error, with_messages=self._files.personal_data == "full")
+            # The end says what was raised.
+            line["exception"] = text if len(text) <= LONGEST_TRACE else "…" + text[-LONGEST_TRACE:]
         return line
 
 
@@ -123,17 +132,38 @@ class _Mask:
     def __call__(self, _: Any, __: str, line: EventDict) -> EventDict:
         if self._files.personal_data == "full":
             return line
-        return {
-            key: value if key == "exception" else hide(key, value) for key, value in line.items()
-        }
+        return {key: hide(key, value) for key, value in line.items()}
 
 
 def _bound(_: Any, __: str, line: EventDict) -> EventDict:
-    for key, value in line.items():
-        if isinstance(value, str) and len(value) > LONGEST_VALUE:
-            most = LONGEST_TRACE if key == "exception" else LONGEST_VALUE
-            line[key] = value if len(value) <= most else value[:most] + "…"
-    return line
+    return {
+        key: value if key == "exception" else _cut(value, LONGEST_VALUE)
+        for key, value in line.items()
+    }
+
+
+def _cut(value: Any, longest: int, levels: int = MOST_LEVELS) -> Any:
+    """The value as plain data of bounded size."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int) and value.bit_length() < 64:  # noqa: PLR2004 - what JSON readers hold
+        return value
+    if levels and isinstance(value, Mapping):
+        items = [
+            (_shortened(text_of(name), LONGEST_NAME), _cut(item, longest, levels - 1))
+            for name, item in islice(value.items(), MOST_ITEMS)
+        ]
+        return dict(items) if len(value) <= MOST_ITEMS else {**dict(items), "…": len(value)}
+    if levels and isinstance(value, list | tuple | set | frozenset):
+        parts = [_cut(item, longest, levels - 1) for item in islice(value, MOST_ITEMS)]
+        return parts if len(value) <= MOST_ITEMS else [*parts, "…"]
+    if isinstance(value, date):
+        return value.isoformat()
+    return _shortened(text_of(value), longest)
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest] + "…"
 
 
 class _Render:
@@ -155,7 +185,7 @@ class _Render:
     def _readable(self, logger: Any, name: str, line: EventDict) -> bytes:
         exception = line.get("exception")
         shown = {
-            key: neutralised(value) if isinstance(value, str) else value
+            neutralised(key): neutralised(value) if isinstance(value, str) else value
             for key, value in line.items()
             if key != "exception" and value is not None
         }
@@ -172,22 +202,23 @@ def neutralised(text: str) -> str:
 
 
 def _encoded(line: EventDict) -> bytes:
-    try:
-        text = orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS)
-    except (TypeError, ValueError, RecursionError):  # a lone surrogate, or what has no str
-        text = json.dumps(_plain(line)).encode("ascii")
-    if not text.isascii():
-        escaped = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode())
-        text = escaped.encode()
-    elif b"\x7f" in text:
-        text = text.replace(b"\x7f", b"\\u007f")
+    text = _json(line)
+    if len(text) > LONGEST_LINE_BYTES:
+        # Many values, each long: a little of each of them.
+        few = {key: _cut(value, SHORT_VALUE, 0) for key, value in islice(line.items(), FEW_KEYS)}
+        text = _json({**few, "shortened": True})
     return text + b"\n"
 
 
-def _plain(line: EventDict) -> dict[str, str]:
-    return {
-        str(key): value if isinstance(value, str) else repr(value) for key, value in line.items()
-    }
+def _json(line: EventDict) -> bytes:
+    try:
+        text = orjson.dumps(line)
+    except TypeError:  # a lone surrogate, which UTF-8 cannot hold
+        text = json.dumps(line).encode("ascii")
+    if not text.isascii():
+        escaped = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode())
+        text = escaped.encode()
+    return text.replace(b"\x7f", b"\\u007f")
 
 
 def _files_of(line: EventDict) -> tuple[str, ...]:
@@ -215,7 +246,11 @@ class _Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         say = structlog.get_logger().error if record.levelno >= logging.ERROR else None
         say = say or structlog.get_logger().warning
-        say("library", logger=record.name, detail=record.getMessage(), exc_info=record.exc_info)
+        try:
+            detail = record.getMessage()
+        except (TypeError, ValueError, KeyError):  # its arguments do not fit
+            detail = text_of(record.msg)
+        say("library", logger=record.name, detail=detail, exc_info=record.exc_info)
 
 
 def _take_over_standard_logging() -> None:
