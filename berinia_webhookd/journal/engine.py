@@ -201,10 +201,16 @@ def _sqlite_engine(path: Path) -> AsyncEngine:
 
 def _postgresql_engine(url: str) -> AsyncEngine:
     parsed = make_url(url).set(drivername="postgresql+asyncpg")
-    return create_async_engine(
-        parsed,
-        pool_size=READERS + 1,
-        max_overflow=0,
-        pool_pre_ping=True,
-        hide_parameters=True,
-    )
+    try:
+        return create_async_engine(
+            parsed,
+            pool_size=READERS + 1,
+            max_overflow=0,
+            pool_pre_ping=True,
+            hide_parameters=True,
+        )
+    except ModuleNotFoundError as error:
+        raise CannotStart(
+            "journal.url is PostgreSQL's, and its driver is not installed",
+            hint="pip install 'berinia-webhookd[postgresql]', or use a sqlite:/// journal.url",
+        ) from error
