@@ -105,20 +105,43 @@ class Daemon:
             raise AssertionError(f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
-    def start(self, *flags: str, environment: Mapping[str, str] | None = None) -> Daemon:
+    def start(
+        self,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> Daemon:
+        """Start it and wait until it listens; `launcher` is a command that starts ours."""
+        self.launch(*flags, environment=environment, launcher=launcher, pass_fds=pass_fds)
+        return self.wait_until_started()
+
+    def launch(
+        self,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        """Start the process and wait for nothing."""
         self._ended = False
         self.lines = []
         self.process = subprocess.Popen(
-            self.command("serve", "--port", "0", *flags),
+            [*launcher, *self.command("serve", "--port", "0", *flags)],
             env={**self.environment, **(environment or {})},
             cwd=self.folder,
+            pass_fds=pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
         self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
         self._reader.start()
-        self.port = int(str(self.wait_for("server.started")["address"]).rsplit(":", 1)[1])
+
+    def wait_until_started(self) -> Daemon:
+        """Wait until it listens, and know its port (a Unix socket has none)."""
+        port = str(self.wait_for("server.started")["address"]).rpartition(":")[2]
+        self.port = int(port) if port.isdigit() else 0
         return self
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
@@ -183,6 +206,16 @@ class Daemon:
             return []
         return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def reload(self, *, count: int = 1) -> dict[str, Any]:
+        """SIGHUP, and what the daemon says to it; `count` counts successful reloads."""
+        self.send_signal(signal.SIGHUP)
+        return self.wait_for("config.reloaded", count=count)
+
     def kill(self) -> None:
         """`kill -9`: nothing gets a chance to tidy up."""
         assert self.process is not None
@@ -191,8 +224,11 @@ class Daemon:
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
+        return self.wait_until_ended()
+
+    def wait_until_ended(self) -> int:
+        """Wait for the process to end by itself, and tell its exit status."""
         return self._finish()
 
     def _finish(self) -> int:

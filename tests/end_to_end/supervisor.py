@@ -1,0 +1,130 @@
+"""What systemd is to the daemon: it holds the listening socket, hands it over, and listens to what
+the daemon notifies. A real socket each; only the manager behind them is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from .daemon import PATIENCE_SECONDS, Daemon
+
+BACKLOG: Final = 1024
+# What systemd does between fork and exec: the socket becomes descriptor 3, and is said to be.
+HAND_OVER: Final = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), WATCHDOG_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def held_port(port: int = 0) -> socket.socket:
+    """A listening socket as a socket unit makes it."""
+    return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+
+
+def start_behind(
+    held: socket.socket, daemon: Daemon, environment: Mapping[str, str] | None = None
+) -> None:
+    """Start the daemon with the socket; it answers once it listens, callers wait until then."""
+    port = held.getsockname()[1]
+    daemon.port = port
+    daemon.launch(
+        *("--port", str(port)),
+        environment=environment,
+        launcher=[sys.executable, "-c", HAND_OVER, str(held.fileno())],
+        pass_fds=[held.fileno()],
+    )
+
+
+class NotifySocket:
+    """`$NOTIFY_SOCKET`, and everything that came in on it, with its time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "notify"
+        self.messages: list[tuple[float, dict[str, str]]] = []
+        self._news = threading.Condition()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._thread = threading.Thread(target=self._receive, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with (
+            contextlib.suppress(ConnectionRefusedError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last,
+        ):
+            last.sendto(b"", str(self.path))
+        self._thread.join(PATIENCE_SECONDS)
+        self._socket.close()
+
+    def environment(self, watchdog_seconds: float | None = None) -> dict[str, str]:
+        """What systemd sets, given `WatchdogSec=`."""
+        found = {"NOTIFY_SOCKET": str(self.path)}
+        if watchdog_seconds is not None:
+            found["WATCHDOG_USEC"] = str(int(watchdog_seconds * 1_000_000))
+        return found
+
+    def wait_for(
+        self,
+        name: str,
+        value: str | None = None,
+        *,
+        since: float = 0.0,
+        timeout_seconds: float = PATIENCE_SECONDS,
+    ) -> dict[str, str]:
+        """The first message with this variable (and value) that came after an instant."""
+        found = self._find(lambda said: value in {None, said.get(name)}, name, since)
+        deadline = time.monotonic() + timeout_seconds
+        with self._news:
+            while (message := found()) is None:
+                if not self._news.wait(deadline - time.monotonic()):
+                    raise AssertionError(f"no {name}={value}: {self.messages}")
+        return message
+
+    def is_silent(self, name: str, *, since: float, seconds: float) -> bool:
+        """Whether this variable does not come for a time, waited for if need be."""
+        try:
+            self.wait_for(name, since=since, timeout_seconds=since + seconds - time.monotonic())
+        except AssertionError:
+            return True
+        return False
+
+    def names(self) -> list[str]:
+        """What was said, in order, without the status lines and signs of life."""
+        often = {"STATUS", "WATCHDOG", "MONOTONIC_USEC", "EXTEND_TIMEOUT_USEC"}
+        return [name for _, said in self.messages for name in said if name not in often]
+
+    def _find(
+        self, fits: Callable[[dict[str, str]], bool], name: str, since: float
+    ) -> Callable[[], dict[str, str] | None]:
+        def find() -> dict[str, str] | None:
+            for at, said in self.messages:
+                if at > since and name in said and fits(said):
+                    return said
+            return None
+
+        return find
+
+    def _receive(self) -> None:
+        while message := self._socket.recv(65_536):
+            said = dict(line.split("=", 1) for line in message.decode().splitlines())
+            with self._news:
+                self.messages.append((time.monotonic(), said))
+                self._news.notify_all()
