@@ -22,6 +22,7 @@ class Commands(click.Group):
     modules: ClassVar[dict[str, tuple[str, str]]] = {
         "serve": ("berinia_webhookd.tools.serve", "serve"),
         "check-config": ("berinia_webhookd.tools.check_config", "check_config_command"),
+        "doctor": ("berinia_webhookd.tools.doctor", "doctor_command"),
         "send": ("berinia_webhookd.tools.send", "send"),
         "events": ("berinia_webhookd.tools.events", "events"),
         "logs": ("berinia_webhookd.tools.logs", "logs"),

@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from berinia_webhookd.accept.door import Door
+from berinia_webhookd.accept.probe import probe_answer
 from berinia_webhookd.accept.reply_wait import answer_with_reply, answered, hang_up
 from berinia_webhookd.accept.signature_check import LONG_BODY_BYTES, note_invalid_signature
 from berinia_webhookd.accept.visit import Proven, Visit
@@ -42,7 +43,7 @@ async def receive(
         JournalUnavailable: it is not on disk in time; if it gets there later, it is kept.
     """
     if channel.is_probe(proven.delivery):
-        return answered(channel.answer(None))
+        return probe_answer(visit, channel, proven)
     arrival = _Arrival(door, visit, channel, proven)
     try:
         event = await arrival.decoded()

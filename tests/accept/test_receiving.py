@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 from typing import Any
 
+import orjson
 import pytest
 
 from berinia_webhookd.errors import JournalUnavailable
@@ -75,6 +78,22 @@ async def test_a_probe_is_answered_and_not_journaled(world: World) -> None:
     assert (status, body) == (200, b"<Response/>")
     assert not world.inbox.committed
     assert not world.inbox.rejected
+
+
+async def test_a_probe_is_told_how_it_arrived(world: World) -> None:
+    """What the proxy made of the request, so that its sender can compare; nothing unverified is."""
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9", "Host": "a\xe9.x"}
+    _, _, headers = await world.post(b"BeriniaProbe=1", headers={**GOOD, **forwarded})
+    seen = orjson.loads(headers["Berinia-Probe"])
+    assert (seen["scheme"], seen["client"]) == ("https", "203.0.113.9")
+    assert seen["host"].startswith("a")
+    assert seen["forwarded"] is True
+    assert seen["process"] == os.getpid()
+    assert seen["body_sha256"] == hashlib.sha256(b"BeriniaProbe=1").hexdigest()
+    bad = {**GOOD, "X-Test-Signature": "bad"}
+    for body, sent in ((b"BeriniaProbe=1", bad), (b"id=1", GOOD)):
+        _, _, headers = await world.post(body, headers=sent)
+        assert "Berinia-Probe" not in headers
 
 
 async def test_a_verified_message_that_is_malformed_is_kept(world: World, logged: Logged) -> None:

@@ -1,0 +1,36 @@
+"""What a verified probe gets to know: how its request looked when it arrived. Only who holds the
+provider's secret (or calls from an allowed address) is told, and only about the own request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Final
+
+from aiohttp import web
+
+from berinia_webhookd.accept.reply_wait import answered
+from berinia_webhookd.accept.visit import Proven, Visit
+from berinia_webhookd.channels.contract import Channel
+
+HEADER: Final = "Berinia-Probe"
+_LONGEST_HOST: Final = 300
+
+
+def probe_answer(visit: Visit, channel: Channel, proven: Proven) -> web.Response:
+    """The channel's answer, and in a header what the proxy passed on, as JSON."""
+    caller = visit.caller
+    seen = {
+        "scheme": caller.scheme,
+        "host": caller.host[:_LONGEST_HOST],
+        "client": None if caller.client is None else str(caller.client),
+        "forwarded": caller.forwarded,
+        "peer_trusted": caller.peer_trusted,
+        "body_sha256": hashlib.sha256(proven.delivery.body).hexdigest(),
+        "process": os.getpid(),
+    }
+    response = answered(channel.answer(None))
+    response.headers[HEADER] = json.dumps(seen)  # ASCII alone, whatever the host was
+    return response

@@ -1,0 +1,93 @@
+"""`doctor`: looks at a running installation and says what is wrong, why it matters, and what mends
+it. It changes nothing: its probes are verified and answered by the daemon, and stored nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+import click
+
+from berinia_webhookd import __version__
+from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.tools.doctor import (
+    service,
+)
+from berinia_webhookd.tools.doctor.findings import Finding, Level, Reporter, lines
+from berinia_webhookd.tools.doctor.subject import Subject, find, settings_findings
+from berinia_webhookd.tools.installation import shown_url
+from berinia_webhookd.tools.session import Session
+from berinia_webhookd.tools.terminal import json_text
+
+Check = Callable[[Subject], AsyncIterator[Finding]]
+
+# In the order in which somebody would look: each one's findings make sense after those before.
+CHECKS: Final[dict[str, Check]] = {
+    "service": service.up,
+    "port": service.port,
+    "version": service.version,
+    "health": service.health,
+}
+CHECK_SECONDS: Final = 120.0
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.pass_context
+def doctor_command(ctx: click.Context, /, *, as_json: bool) -> None:
+    """Look at the running installation: what is wrong, why it matters, what mends it.
+
+    Asks the daemon, the port, nginx (by a signed probe through server.public_url), the journal,
+    the agents, disks, clock and logs. Run it as root or as the user of the service: others see
+    less. Exit code 1: something is wrong; warnings alone give 0.
+    """
+    session = ctx.find_object(Session)
+    assert session is not None  # noqa: S101 - the group makes it
+    subject = find(session.config_file, os.environ, Path.cwd())
+    findings = asyncio.run(examine(subject))
+    if as_json:
+        click.echo(json_text(_document(subject, findings)))
+    else:
+        for line in lines(findings):
+            click.echo(line)
+    ctx.exit(1 if any(finding.level is Level.WRONG for finding in findings) else 0)
+
+
+async def examine(subject: Subject) -> list[Finding]:
+    """All checks, one after another; one that cannot look does not keep the others from it."""
+    findings = list(settings_findings(subject))
+    for name, check in CHECKS.items():
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                async for finding in check(subject):
+                    findings.append(finding)  # noqa: PERF401 - kept when the next one fails
+        except (WebhookdError, OSError) as error:
+            findings.append(_unseen(name, error))
+    return findings
+
+
+def _unseen(name: str, error: WebhookdError | OSError) -> Finding:
+    hint = error.hint if isinstance(error, WebhookdError) and error.hint else None
+    text = str(error) or f"no end within {CHECK_SECONDS:g} s"
+    mend = (hint,) if hint else ()
+    return Reporter(name).wrong(
+        f"could not be looked at: {text}", *mend, why="what nobody can look at may be broken"
+    )
+
+
+def _document(subject: Subject, findings: list[Finding]) -> dict[str, object]:
+    running = subject.running
+    return {
+        "healthy": all(finding.level is not Level.WRONG for finding in findings),
+        "version": __version__,
+        "process": None if running is None else running.pid,
+        "address": subject.address,
+        "configuration": subject.examined.config_file,
+        "journal": shown_url(subject.journal_url),
+        "logs": subject.logs,
+        "findings": [finding.document() for finding in findings],
+    }

@@ -1,0 +1,182 @@
+"""The service is down, its port is held by another, it runs another version, it says it is ill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.daemon import Daemon
+
+from .reading import doctor
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path)
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture
+def daemon(stopped: Daemon) -> Daemon:
+    return stopped.start()
+
+
+def test_a_healthy_service(daemon: Daemon) -> None:
+    """Up, port held by us, version the installed one, healthy: each is said."""
+    report = doctor(daemon)
+    for check in ("service", "port", "version", "health"):
+        assert [finding["level"] for finding in report.of(check)] == ["ok"]
+    assert report.document["address"] == f"127.0.0.1:{daemon.port}"
+
+
+def test_a_service_that_does_not_run(stopped: Daemon) -> None:
+    """Not running is said first, with the command that starts it, and is exit code 1."""
+    report = doctor(stopped)
+    assert report.status == 1
+    finding = report.one("service", "wrong", "no daemon runs")
+    assert any("berinia-webhook" in step for step in finding["mend"])
+    assert finding["why"]
+
+
+def test_a_service_that_was_killed(daemon: Daemon) -> None:
+    """A `serve.json` of a process that is gone is no running daemon."""
+    daemon.kill()
+    assert doctor(daemon).one("service", "wrong", "no daemon runs")
+
+
+def test_a_port_held_by_another_process(stopped: Daemon) -> None:
+    """The finding names the process that holds the port, and how to look at it."""
+    script = "import socket; s = socket.create_server(('127.0.0.1', 0)); "
+    script += "print(s.getsockname()[1], flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        port = int(holder.stdout.readline())
+        stopped.config.write_text(f"server.port = {port}\n{stopped.config.read_text()}")
+        finding = doctor(stopped).one("port", "wrong", f"process {holder.pid}")
+        holder.kill()
+    assert f"sport = :{port}" in finding["mend"][0]
+
+
+def test_the_old_script_on_the_port(stopped: Daemon, tmp_path: Path) -> None:
+    """The script that the daemon replaces is recognised, since its unit has the same port."""
+    script = tmp_path / "run_webhook.py"
+    script.write_text(
+        "import socket\ns = socket.create_server(('127.0.0.1', 0))\n"
+        "print(s.getsockname()[1], flush=True)\ninput()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        port = int(holder.stdout.readline())
+        stopped.config.write_text(f"server.port = {port}\n{stopped.config.read_text()}")
+        doctor(stopped).one("port", "wrong", "the old webhook script")
+        holder.kill()
+
+
+def test_another_version_than_the_installed_one(daemon: Daemon) -> None:
+    """After an upgrade without a restart the old program goes on: say so."""
+    file = daemon.folder / "state" / "serve.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({**said, "version": "0.0.1"}))
+    doctor(daemon).one("version", "wrong", "0.0.1 runs", "is installed")
+
+
+def test_a_service_that_does_not_answer(daemon: Daemon) -> None:
+    """A process that is there and holds the port, but answers nobody."""
+    assert daemon.process is not None
+    os.kill(daemon.process.pid, signal.SIGSTOP)
+    try:
+        finding = doctor(daemon).one("health", "wrong", "does not answer")
+    finally:
+        os.kill(daemon.process.pid, signal.SIGCONT)
+    assert "no answer within" in finding["what"]
+
+
+class _Ill(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = b'{"status":"unhealthy","reasons":{"journal":"the journal does not answer"}}'
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - inherited
+        """Keep the test's output clean."""
+
+
+def test_what_an_ill_service_says_of_itself(daemon: Daemon) -> None:
+    """Each reason of `/health` becomes a finding."""
+    with HTTPServer(("127.0.0.1", 0), _Ill) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        file = daemon.folder / "state" / "serve.json"
+        said = json.loads(file.read_text())
+        address = f"127.0.0.1:{server.server_port}"
+        file.write_text(json.dumps({**said, "address": address}))
+        finding = doctor(daemon).one("health", "wrong", "the journal does not answer")
+        server.shutdown()
+        thread.join()
+    assert finding["mend"]
+
+
+def test_a_daemon_that_lost_its_socket(daemon: Daemon) -> None:
+    """A process that runs where nobody listens is no service."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    file = daemon.folder / "state" / "serve.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({**said, "address": f"127.0.0.1:{port}"}))
+    report = doctor(daemon)
+    report.one("port", "wrong", "nobody listens")
+    report.one("health", "wrong", "does not answer")
+
+
+def test_a_daemon_with_another_configuration(daemon: Daemon, tmp_path: Path) -> None:
+    """`--config` asks about one installation; that another one runs is said, and how to ask it."""
+    other = tmp_path / "other.toml"
+    other.write_text("")
+    other.chmod(0o600)
+    assert daemon.process is not None
+    done = subprocess.run(
+        [sys.executable, "-m", "berinia_webhookd", "--config", str(other), "doctor", "--json"],
+        env=daemon.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(done.stdout)["findings"]
+    service = next(finding for finding in found if finding["check"] == "service")
+    assert service["level"] == "wrong"
+    assert str(daemon.process.pid) in service["what"]
+    assert str(daemon.config) in service["mend"][0]
+
+
+def test_for_people(stopped: Daemon) -> None:
+    """On a terminal each finding says what, why and what mends it; no colours in a pipe."""
+    done = stopped.run("doctor", check=False)
+    assert done.returncode == 1
+    assert "why:" in done.stdout
+    assert "mend:" in done.stdout
+    assert "wrong" in done.stdout.splitlines()[-1]
+    assert "\x1b" not in done.stdout
+
+
+def test_a_wrong_setting(stopped: Daemon) -> None:
+    """The settings' own problems come first, each with its hint; the rest is looked at as well."""
+    stopped.config.write_text(f"server.prot = 1\n{stopped.config.read_text()}")
+    report = doctor(stopped)
+    report.one("settings", "wrong", "server.prot", "server.port")
+    assert report.of("service")
