@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from berinia_webhookd.config.keys import AGENT_KEYS, KEYS
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.config.values import is_loopback
 from berinia_webhookd.errors import Problem
@@ -35,7 +36,9 @@ def errors(origins: Mapping[str, Origin]) -> Iterator[Problem]:
             yield Problem(key, f"{path} is taken by the daemon itself", "choose another path")
 
 
-def warnings(settings: Settings, config_file: Path | None) -> tuple[Problem, ...]:
+def warnings(
+    settings: Settings, origins: Mapping[str, Origin], config_file: Path | None
+) -> tuple[Problem, ...]:
     """What an operator should know before the night."""
     found: list[Problem] = []
 
@@ -44,7 +47,9 @@ def warnings(settings: Settings, config_file: Path | None) -> tuple[Problem, ...
 
     _about_channels(settings, warn)
     _about_agents(settings, warn)
-    _about_this_machine(settings, config_file, warn)
+    _about_this_machine(settings, warn)
+    if config_file is not None and _others_read(config_file) and _in_file(origins):
+        warn(str(config_file), "holds secrets, and others can read it", f"chmod 600 {config_file}")
     return tuple(found)
 
 
@@ -112,17 +117,13 @@ def _routed(settings: Settings) -> list[AgentName]:
     return sorted(routed)
 
 
-def _about_this_machine(settings: Settings, config_file: Path | None, warn: Warn) -> None:
+def _about_this_machine(settings: Settings, warn: Warn) -> None:
     if os.geteuid() == 0:
         warn(
             "user",
             "runs as root",
             "run it as a user of its own: see contrib/systemd/berinia-webhook.service",
         )
-    if config_file is not None and config_file.exists():
-        mode = config_file.stat().st_mode
-        if mode & READABLE_BY_OTHERS and _holds_secrets(settings):
-            warn(str(config_file), "others can read it", f"chmod 600 {config_file}")
     if not is_loopback(settings.server.host) and settings.server.uds is None:
         warn(
             "server.host",
@@ -131,6 +132,17 @@ def _about_this_machine(settings: Settings, config_file: Path | None, warn: Warn
         )
 
 
-def _holds_secrets(settings: Settings) -> bool:
-    channels = settings.channels
-    return bool(channels.sms.tokens or channels.email.signing_keys or settings.logs.password)
+def _others_read(file: Path) -> bool:
+    try:
+        return bool(file.stat().st_mode & READABLE_BY_OTHERS)
+    except OSError:
+        return False  # that it cannot be read is a problem, and said as one
+
+
+def _in_file(origins: Mapping[str, Origin]) -> bool:
+    """Whether the TOML file itself holds a secret."""
+    secret = {key.name for key in (*KEYS, *AGENT_KEYS) if key.secret}
+    return any(
+        origin.source == "file" and (name in secret or name.rpartition(".")[2] in secret)
+        for name, origin in origins.items()
+    )

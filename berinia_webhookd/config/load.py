@@ -108,7 +108,7 @@ def examine(
         settings=settings,
         origins=origins,
         problems=tuple(problems),
-        warnings=cautions.warnings(settings, gathered.config_file),
+        warnings=cautions.warnings(settings, origins, gathered.config_file),
         config_file=gathered.config_file,
         complete=gathered.complete,
         pinned=_pinned(gathered, origins),

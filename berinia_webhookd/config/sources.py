@@ -167,6 +167,13 @@ def _is_there(path: Path) -> bool:
     return True
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return False
+
+
 def _toml(file: _File, problems: list[Problem]) -> Mapping[str, Any] | None:
     text = _text(file.path, str(file.path), problems, only_ours=file.found_here)
     if text is None:
@@ -181,7 +188,7 @@ def _toml(file: _File, problems: list[Problem]) -> Mapping[str, Any] | None:
 
 
 def _dotenv(path: Path, problems: list[Problem]) -> Mapping[str, str] | None:
-    if not _is_there(path) or path.is_dir():  # some name their virtual environment so
+    if not _is_there(path) or _is_folder(path):  # some name their virtual environment so
         return {}
     text = _text(path, str(path), problems, only_ours=True)
     if text is None:

@@ -1,0 +1,61 @@
+"""A place to configure: a working folder, an environment, credentials and a TOML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from berinia_webhookd.config.load import Loaded, Origin, load
+from berinia_webhookd.errors import ConfigurationError, Problem
+
+
+@dataclass
+class Place:
+    folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
+    config_file: Path | None = None
+
+    def toml(self, text: str) -> Path:
+        """Write the file of the working folder, readable and writable by us alone."""
+        return self._write(self.folder / "berinia-webhookd.toml", text)
+
+    def dotenv(self, text: str) -> Path:
+        return self._write(self.folder / ".env", text)
+
+    def credential(self, name: str, text: str) -> Path:
+        directory = self.folder / "credentials"
+        directory.mkdir(exist_ok=True)
+        self.environ["CREDENTIALS_DIRECTORY"] = str(directory)
+        return self._write(directory / name, text)
+
+    def _write(self, path: Path, text: str) -> Path:
+        path.write_text(text)
+        path.chmod(0o600)
+        return path
+
+    def load(self, flags: Mapping[str, Any] | None = None) -> Loaded:
+        return load(
+            flags,
+            environ=self.environ,
+            working_folder=self.folder,
+            config_file=self.config_file,
+        )
+
+    def origin(self, key: str, flags: Mapping[str, Any] | None = None) -> Origin:
+        return self.load(flags).origins[key]
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong; there must be something."""
+        try:
+            self.load()
+        except ConfigurationError as error:
+            return error.problems
+        raise AssertionError("the configuration was accepted")
+
+    def problem(self) -> Problem:
+        """The only thing that is wrong."""
+        problems = self.problems()
+        assert len(problems) == 1, problems
+        return problems[0]

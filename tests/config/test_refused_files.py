@@ -1,0 +1,167 @@
+"""Files that are not used: those that others may write, and those that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .place import Place
+
+STRANGER = 54_321
+
+Write = Callable[[Place], Path]
+
+
+def write_toml(place: Place) -> Path:
+    return place.toml("server.port = 1001")
+
+
+def write_dotenv(place: Place) -> Path:
+    return place.dotenv("BERINIA_WEBHOOKD_SERVER__PORT=1001\n")
+
+
+in_working_folder = pytest.mark.parametrize("write", [write_toml, write_dotenv])
+
+
+@in_working_folder
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666], ids=oct)
+def test_what_others_may_write_is_refused_by_name(place: Place, write: Write, mode: int) -> None:
+    """Whoever can write into the working folder's file would choose our agents."""
+    path = write(place)
+    path.chmod(mode)
+    problem = place.problem()
+    assert problem.setting == str(path)
+    assert "written by others" in problem.message
+    assert f"chmod go-w {path}" in problem.hint
+
+
+@in_working_folder
+def test_what_belongs_to_another_user_is_refused_by_name(
+    place: Place, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However tight its mode: the owner may change that."""
+    path = write(place)
+    if os.getuid() == 0:
+        os.chown(path, STRANGER, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: STRANGER)
+    problem = place.problem()
+    assert problem.setting == str(path)
+    assert "another user" in problem.message
+
+
+@in_working_folder
+def test_what_others_may_only_read_is_used(place: Place, write: Write) -> None:
+    """Reading is their owner's risk, and a warning."""
+    write(place).chmod(0o644)
+    assert place.load().settings.server.port == 1001
+
+
+def test_a_link_is_judged_by_what_it_leads_to(place: Place) -> None:
+    """The link itself has no mode."""
+    target = place.folder / "elsewhere.toml"
+    target.write_text("server.port = 1001")
+    target.chmod(0o622)
+    (place.folder / "berinia-webhookd.toml").symlink_to(target)
+    assert "written by others" in place.problem().message
+
+
+def test_a_named_file_may_be_written_by_others(place: Place) -> None:
+    """The operator named it: a group of administrators may share it."""
+    place.config_file = write_toml(place)
+    place.config_file.chmod(0o664)
+    assert place.load().settings.server.port == 1001
+
+
+def test_a_refused_dotenv_hides_no_other_problem(place: Place) -> None:
+    """Both files are looked at in one run."""
+    write_dotenv(place).chmod(0o666)
+    file = place.toml("server.port = ")
+    assert {problem.setting for problem in place.problems()} == {
+        str(place.folder / ".env"),
+        str(file),
+    }
+
+
+class TestUnreadable:
+    def test_broken_toml_says_the_line(self, place: Place) -> None:
+        file = place.toml('[server]\nport = 1001\nhost = "half\n')
+        problem = place.problem()
+        assert problem.setting == str(file)
+        assert "line 3" in problem.message
+
+    def test_deep_nesting_is_broken_toml(self, place: Place) -> None:
+        """It ends as a problem, not as a traceback."""
+        place.toml("x = " + "[" * 100_000)
+        assert "not valid TOML" in place.problem().message
+
+    @pytest.mark.parametrize("name", ["berinia-webhookd.toml", ".env"])
+    def test_not_utf_8(self, place: Place, name: str) -> None:
+        path = place.folder / name
+        path.write_bytes("# clé\n".encode("latin-1"))
+        path.chmod(0o600)
+        problem = place.problem()
+        assert problem.setting == str(path)
+        assert "UTF-8" in problem.message
+
+    def test_a_credential_that_is_not_utf_8(self, place: Place) -> None:
+        place.credential("logs.password", "").write_bytes(b"\xff\xfe")
+        problem = place.problem()
+        assert problem.setting == "logs.password"
+        assert "UTF-8" in problem.message
+
+    def test_larger_than_any_settings_file(self, place: Place) -> None:
+        place.toml("#" * (1024 * 1024 + 1))
+        assert "larger than 1 MiB" in place.problem().message
+
+    def test_a_folder_in_place_of_the_file(self, place: Place) -> None:
+        (place.folder / "berinia-webhookd.toml").mkdir()
+        assert "cannot be read" in place.problem().message
+
+    @pytest.mark.parametrize("name", ["berinia-webhookd.toml", ".env"])
+    def test_a_file_that_cannot_be_reached_is_not_passed_over(
+        self, place: Place, name: str
+    ) -> None:
+        """A link in a circle stands for all that stat() refuses: fail closed, and say so."""
+        path = place.folder / name
+        path.symlink_to(path)
+        problem = place.problem()
+        assert problem.setting == str(path)
+        assert "cannot be read" in problem.message
+
+    def test_a_virtual_environment_named_dotenv_is_none_of_ours(self, place: Place) -> None:
+        (place.folder / ".env").mkdir()
+        assert place.load().settings.server.port == 8001
+
+
+def test_a_closed_folder_of_the_system_file_is_a_problem(tmp_path: Path) -> None:
+    """A user who may not look into it is told so, with no traceback."""
+    code = """
+import os, sys
+from pathlib import Path
+from berinia_webhookd.config import sources
+from berinia_webhookd.config.load import load
+from berinia_webhookd.errors import ConfigurationError
+folder = Path(sys.argv[1])
+closed = folder / "closed"
+closed.mkdir()
+(closed / "config.toml").write_text("server.port = 1001")
+closed.chmod(0)
+if os.getuid() == 0:
+    os.setuid(54321)
+sources.SYSTEM_FILE = closed / "config.toml"
+try:
+    load(environ={"HOME": str(folder)}, working_folder=folder)
+except ConfigurationError as error:
+    print(*error.problems, sep="\\n")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    (tmp_path / "closed").chmod(0o700)
+    assert f"{tmp_path}/closed/config.toml: cannot be read: Permission denied" in done.stdout, done
