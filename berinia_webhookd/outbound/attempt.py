@@ -6,6 +6,8 @@ broken entry cannot stop the dispatcher.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from berinia_webhookd.journal.contract import ReplyRoute, Settled
@@ -14,6 +16,8 @@ from berinia_webhookd.model import Entry, EntryKind, EntryState, Outcome, Outcom
 from berinia_webhookd.outbound.contract import Transport
 
 logger = structlog.get_logger()
+
+OnDead = Callable[[Entry, Outcome], None]
 
 
 async def make_attempt(transport: Transport, entry: Entry, timeout_seconds: float) -> Outcome:
@@ -28,8 +32,10 @@ async def make_attempt(transport: Transport, entry: Entry, timeout_seconds: floa
 class AttemptLog:
     """The log lines and figures of attempts, in the words of section 8 of the contract."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, on_dead: OnDead) -> None:
+        """`on_dead` hears of each entry that nobody will try again."""
         self._metrics = metrics
+        self._on_dead = on_dead
 
     def started(self, entry: Entry) -> None:
         """An attempt begins."""
@@ -58,6 +64,7 @@ class AttemptLog:
             )
         if settled.kept and settlement.state is EntryState.DEAD:
             logger.error("entry.dead", **_who(entry), outcome=outcome.kind.value)
+            self._on_dead(entry, outcome)
         dead_reply = entry.kind is EntryKind.REPLY and settlement.state is EntryState.DEAD
         if dead_reply or settled.reply is ReplyRoute.UNDELIVERABLE:
             logger.warning("reply.undeliverable", **_who(entry))

@@ -23,7 +23,7 @@ from berinia_webhookd.journal.contract import Claimed, Lane, Outbox
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Entry, EntryKind
 from berinia_webhookd.outbound import retry_schedule
-from berinia_webhookd.outbound.attempt import AttemptLog, make_attempt
+from berinia_webhookd.outbound.attempt import AttemptLog, OnDead, make_attempt
 from berinia_webhookd.outbound.availability import Availability, TransportDirectory
 from berinia_webhookd.outbound.contract import Transport
 from berinia_webhookd.outbound.terms import Policies
@@ -79,7 +79,9 @@ class Dispatcher:
         lease_seconds: float,
         clock: Callable[[], datetime],
         metrics: Metrics,
+        on_dead: OnDead = lambda *_: None,
     ) -> None:
+        """`on_dead` hears of each entry that nobody will try again."""
         self._outbox = outbox
         self._transports = transports
         self._late_replies = late_replies
@@ -87,7 +89,7 @@ class Dispatcher:
         self.policies = policies
         self._lease_seconds = lease_seconds
         self._clock = clock
-        self._log = AttemptLog(metrics)
+        self._log = AttemptLog(metrics, on_dead)
         self._stages: dict[int, Stage] = {}
         self._busy: Counter[AgentName] = Counter()
         self._stirred = asyncio.Event()  # a slot is free, an agent is loaded, or we are stopping

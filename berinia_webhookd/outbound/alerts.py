@@ -1,0 +1,134 @@
+"""Alerts: tells an operator what will not mend itself, by `alerts.command` and `alerts.url`.
+
+An alert is one small JSON document, without secrets and without a word of any message. At most one
+of a kind leaves in five minutes; what happens in between is counted into the next. Nothing here
+fails or delays anything else: an alert that cannot be delivered is a line in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+import orjson
+
+from berinia_webhookd.config.settings import AlertSettings
+from berinia_webhookd.model import Entry, Outcome
+from berinia_webhookd.outbound.alert_conditions import AlertKind, Condition
+from berinia_webhookd.outbound.alert_delivery import deliver
+
+PAUSE_SECONDS: Final = 300.0
+LOOK_SECONDS: Final = 5.0
+SERVICE: Final = "berinia-webhookd"
+
+
+LOOK: Final = {
+    AlertKind.ENTRY_DEAD: "berinia-webhookd events list --state dead",
+    AlertKind.SIGNATURES_REFUSED: "berinia-webhookd logs (signature.invalid has a diagnosis)",
+    AlertKind.AGENT_UNAVAILABLE: "berinia-webhookd check-config",
+    AlertKind.JOURNAL_DEGRADED: "berinia-webhookd doctor",
+    AlertKind.DISK_LOW: "berinia-webhookd doctor",
+}
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What is to be told of one kind: the last of it, and how often it happened."""
+
+    summary: str
+    at: datetime
+    facts: Mapping[str, str]
+    count: int = 1
+
+
+@dataclass
+class Alerts:
+    """Sounds alerts while `run` runs.
+
+    `conditions` are looked at every `look_seconds`, and alert when they begin to hold; what happens
+    at an instant is told to `sound`. `clock` gives the time of day.
+    """
+
+    settings: AlertSettings
+    node: str
+    clock: Callable[[], datetime]
+    conditions: Mapping[AlertKind, Condition]
+    pause_seconds: float = PAUSE_SECONDS
+    look_seconds: float = LOOK_SECONDS
+    _pending: dict[AlertKind, _Pending] = field(default_factory=dict, init=False)
+    _told_at: dict[AlertKind, float] = field(default_factory=dict, init=False)
+    _holding: dict[AlertKind, frozenset[str]] = field(default_factory=dict, init=False)
+    _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def sound(self, kind: AlertKind, summary: str, **facts: str) -> None:
+        """Tell of this as soon as may be; never waits, never fails.
+
+        `summary` is one plain sentence; `facts` (such as `agent`, `event_id`) go into the JSON.
+        """
+        if self.settings.command is None and self.settings.url is None:
+            return
+        before = self._pending.get(kind)
+        count = before.count + 1 if before else 1
+        self._pending[kind] = _Pending(summary, self.clock(), facts, count)
+        self._news.set()
+
+    def entry_dead(self, entry: Entry, outcome: Outcome) -> None:
+        """Sound for one entry; what the agent said is in `events show`, not in the alert."""
+        self.sound(
+            AlertKind.ENTRY_DEAD,
+            f"{entry.agent} failed on an event ({outcome.kind.value}), and it is not tried again",
+            agent=entry.agent,
+            channel=entry.event.channel,
+            event_id=entry.event_id,
+        )
+
+    async def run(self) -> None:
+        """Look at the conditions, and deliver, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._look_around())
+            group.create_task(self._deliver())
+
+    async def _look_around(self) -> None:
+        while True:
+            for kind, condition in self.conditions.items():
+                holding = await condition()
+                for about in holding.keys() - self._holding.get(kind, frozenset()):
+                    self.sound(kind, holding[about])
+                self._holding[kind] = frozenset(holding)
+            await asyncio.sleep(self.look_seconds)
+
+    async def _deliver(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._news.clear()
+            now = loop.time()
+            allowed = {
+                kind: self._told_at.get(kind, -self.pause_seconds) + self.pause_seconds
+                for kind in self._pending
+            }
+            due = [kind for kind, at in allowed.items() if at <= now]
+            if due:
+                self._told_at |= dict.fromkeys(due, now)
+                await asyncio.gather(*(self._tell(kind, self._pending.pop(kind)) for kind in due))
+                continue
+            try:
+                async with asyncio.timeout_at(min(allowed.values(), default=None)):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+    async def _tell(self, kind: AlertKind, pending: _Pending) -> None:
+        document = {
+            "service": SERVICE,
+            "node": self.node,
+            "kind": kind.value,
+            "at": pending.at.isoformat(),
+            "summary": pending.summary,
+            "count": pending.count,
+            "look": LOOK[kind],
+            **pending.facts,
+        }
+        await deliver(self.settings, kind.value, orjson.dumps(document))
