@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -130,6 +132,14 @@ def _about_this_machine(settings: Settings, warn: Warn) -> None:
             "is reachable from outside without TLS",
             'set server.host = "127.0.0.1" and put nginx in front: contrib/nginx',
         )
+    if settings.alerts.command is not None:
+        program = shlex.split(settings.alerts.command)[0]
+        if shutil.which(program) is None:
+            warn(
+                "alerts.command",
+                f"{program} is no program that this user can run, so nobody is told of anything",
+                "begin with the whole path of a program, and let this user run it",
+            )
 
 
 def _others_read(file: Path) -> bool:

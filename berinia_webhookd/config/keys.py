@@ -202,7 +202,7 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key("logs.username", text, "berinia", "user name of GET /webhook/logs"),
     Key("logs.password", secret, None, "password of GET /webhook/logs", secret=True),
-    Key("alerts.command", text, None, "run with an alert as JSON on its standard input"),
+    Key("alerts.command", values.command, None, "run with an alert as JSON on its standard input"),
     Key("alerts.url", values.web_url, None, "alerts are posted there as JSON", secret=True),
     Key("agents.path", folder, None, "first on the agents' import path; their working folder"),
     Key("agents.python", folder, _python, "interpreter of the agent hosts"),

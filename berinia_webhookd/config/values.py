@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -39,6 +40,15 @@ def text(raw: Any) -> str:
     if not isinstance(raw, str) or not raw.strip() or "\0" in raw:
         raise ValueError("give a text that is not empty")
     return raw
+
+
+def command(raw: Any) -> str:
+    """A command line, with quotes as in a shell."""
+    try:
+        shlex.split(text(raw))
+    except ValueError as error:
+        raise ValueError("give a command with its arguments; close every quote") from error
+    return str(raw)
 
 
 def secret(raw: Any) -> Secret:

@@ -57,6 +57,8 @@ class TestLists:
 
 
 WRONG = [
+    ("alerts.command", "mail -s 'unfinished", "close every quote"),
+    ("alerts.command", "", "command with its arguments"),
     ("server.host", 5, "not empty"),
     ("server.host", "  ", "not empty"),
     ("server.port", "eight", "from 0 to 65535"),
@@ -219,6 +221,13 @@ class TestWarnings:
         assert "server.host" not in warned(place)
         place.toml('server.host = "0.0.0.0"')
         assert "server.host" in warned(place)
+
+    def test_an_alert_command_that_is_not_there(self, place: Place) -> None:
+        """Better heard of now than never."""
+        place.toml("alerts.command = \"sh -c 'mail root'\"")
+        assert "alerts.command" not in warned(place)
+        place.toml('alerts.command = "/nowhere/mail root"')
+        assert "alerts.command" in warned(place)
 
     def test_secrets_that_others_can_read(self, place: Place) -> None:
         file = place.toml('channels.sms.tokens = ["x"]')
