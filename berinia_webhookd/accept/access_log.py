@@ -60,6 +60,8 @@ def access_log(door: Door) -> Middleware:
             status = response.status
             response.headers["X-Request-ID"] = visit.request_id
             response.headers["Server"] = SERVER
+            if door.stopping.is_set():
+                response.force_close()  # the next request is another process's
             return response
         finally:
             seconds = now() - begun

@@ -6,6 +6,8 @@ not come is cut off; connections over the limit get a 503 before anything of the
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 from typing import Any, Final, cast
 
 import structlog
@@ -46,7 +48,7 @@ def make_runner(
     head_timeout_seconds: float = HEAD_TIMEOUT_SECONDS,
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
 ) -> web.AppRunner:
-    """A runner for sites; on `cleanup` requests have twice the given time to finish."""
+    """A runner for sites; on `cleanup` requests have at most thrice the given time to finish."""
     return _Runner(
         application,
         door=door,
@@ -72,6 +74,14 @@ class _Runner(web.AppRunner):
         self._door = door
         self._head_timeout_seconds = head_timeout_seconds
         self._keep_alive_seconds = keep_alive_seconds
+
+    async def cleanup(self) -> None:
+        """Stop accepting, hear out those who have just come, then close."""
+        for site in list(self.sites):
+            await site.stop()
+        if isinstance(self.server, _Server):
+            await self.server.hear_out(self._shutdown_timeout)
+        await super().cleanup()
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
@@ -106,6 +116,24 @@ class _Server(web.Server):
         self.head_timeout_seconds = head_timeout_seconds
         self.open_connections = 0
         self.refused_connections = 0
+        self.fewer_connections = asyncio.Event()
+
+    async def hear_out(self, seconds: float) -> None:
+        """Wait for requests under way, and for callers who came or spoke within that time: what
+        they send may be on its way, and closing would lose it without an answer.
+        """
+        deadline = self._loop.time() + seconds
+        while (until := min(deadline, self._quiet_at(seconds))) > self._loop.time():
+            self.fewer_connections.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await self.fewer_connections.wait()
+
+    def _quiet_at(self, seconds: float) -> float:
+        connections = cast(list[_Connection], self.connections)
+        if any(connection.is_busy for connection in connections):
+            return math.inf
+        return max((connection.heard_at for connection in connections), default=0.0) + seconds
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
@@ -129,13 +157,14 @@ class _Server(web.Server):
 class _Connection(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("_head_timer", "_refused", "_server")
+    __slots__ = ("_head_timer", "_refused", "_server", "heard_at")
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._server = server
         self._refused = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self.heard_at = self._loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         server = self._server
@@ -153,10 +182,12 @@ class _Connection(web.RequestHandler):
             return
         self._server.open_connections -= 1
         super().connection_lost(exc)
+        self._server.fewer_connections.set()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        self.heard_at = self._loop.time()
         before = self._request_count
         try:
             super().data_received(data)
@@ -211,6 +242,11 @@ class _Connection(web.RequestHandler):
         for body in bodies:
             if not body.is_eof():
                 body.set_exception(web.RequestPayloadError("the body is not valid HTTP"))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._current_request is not None
 
     def _is_idle(self) -> bool:
         return self._waiter is not None and not self._waiter.done()

@@ -1,0 +1,70 @@
+"""Stopping: who is being answered is answered, what was accepted is kept, attempts have a grace."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+
+from .daemon import PATIENCE_SECONDS, SMS_PATH, Daemon, sample_sms, signed_sms
+from .load import Load, wait_until_delivered
+
+
+def connected(daemon: Daemon) -> http.client.HTTPConnection:
+    """A connection that the daemon has taken, with nothing sent on it yet."""
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=PATIENCE_SECONDS)
+    connection.connect()
+    assert daemon.request("GET", "/").status == 200  # it came later, and was taken
+    return connection
+
+
+def test_stopping_under_load_loses_nothing(daemon: Daemon) -> None:
+    """SIGTERM is exit 0, and every message that was answered 2xx reaches the agent."""
+    with Load(daemon) as load:
+        load.wait_for_more(50)
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait_for("server.stopped")
+    assert daemon.wait_until_ended() == 0
+    assert load.refused == {}
+    daemon.start()
+    wait_until_delivered(daemon, load.accepted)
+
+
+def test_who_has_just_connected_is_heard_out(daemon: Daemon) -> None:
+    """A request on its way when the daemon stops gets its answer; the message is kept."""
+    connection = connected(daemon)
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait_for("server.stopping")
+    fields = sample_sms()
+    body, headers = signed_sms(fields)
+    connection.request("POST", SMS_PATH, body, headers)
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
+    connection.close()
+    assert daemon.wait_until_ended() == 0
+    daemon.start()
+    wait_until_delivered(daemon, {fields["MessageSid"]})
+
+
+def test_a_body_on_its_way_is_read_to_its_end(daemon: Daemon) -> None:
+    """Stopping in the middle of a body does not cut it off."""
+    connection = connected(daemon)
+    body, headers = signed_sms(sample_sms())
+    connection.putrequest("POST", SMS_PATH)
+    for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        connection.putheader(name, value)
+    connection.endheaders(body[:20])
+    assert daemon.request("GET", "/").status == 200
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait_for("server.stopping")
+    connection.send(body[20:])
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert daemon.wait_until_ended() == 0
+
+
+def test_a_silent_caller_does_not_hold_up_the_end(daemon: Daemon) -> None:
+    """Whoever connects and says nothing is closed, and the exit is clean all the same."""
+    connection = connected(daemon)
+    assert daemon.stop() == 0
+    assert connection.sock.recv(1) == b""
+    connection.close()
