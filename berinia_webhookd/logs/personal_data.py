@@ -15,6 +15,7 @@ from typing import Any, Final
 
 HIDDEN: Final = "•••"
 LONGEST_TEXT: Final = 65_536
+LONGEST_NAME: Final = 1024
 
 # Log keys that hold people, whatever their value.
 PERSONAL_KEYS: Final = frozenset(
@@ -64,7 +65,10 @@ def _hidden(key: str, value: Any) -> Any:
     if isinstance(value, str):
         return scrub(value[:LONGEST_TEXT])
     if isinstance(value, Mapping):
-        return {scrub(str(name)): _hidden(str(name), item) for name, item in value.items()}
+        return {
+            scrub(text_of(name)[:LONGEST_NAME]): _hidden(text_of(name), item)
+            for name, item in value.items()
+        }
     if isinstance(value, list | tuple | set | frozenset):
         return [_hidden("", item) for item in value]
     return scrub(text_of(value)[:LONGEST_TEXT])
@@ -81,7 +85,7 @@ def text_of(value: object) -> str:
 def trace(error: BaseException, *, with_messages: bool) -> str:
     """The traceback; without messages it keeps files, lines and types, for messages quote input."""
     if with_messages:
-        return "".join(traceback.format_exception(error))
+        return "".join(traceback.format_exception(error)).rstrip()
     parts: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error
