@@ -206,6 +206,16 @@ class Daemon:
             return []
         return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
 
+    def wait_until_seen(self, count: int) -> list[dict[str, Any]]:
+        """What the agent got, once that is `count` messages (it says so before it holds)."""
+        pause = threading.Event()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(seen := self.seen()) < count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the agent has seen {len(seen)} messages, not {count}")
+            pause.wait(0.01)
+        return seen
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         assert self.process is not None

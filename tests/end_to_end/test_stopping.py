@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import json
 import signal
+from pathlib import Path
 
 from .daemon import PATIENCE_SECONDS, SMS_PATH, Daemon, sample_sms, signed_sms
 from .load import Load, wait_until_delivered
@@ -68,3 +70,66 @@ def test_a_silent_caller_does_not_hold_up_the_end(daemon: Daemon) -> None:
     assert daemon.stop() == 0
     assert connection.sock.recv(1) == b""
     connection.close()
+
+
+def test_attempts_under_way_have_their_grace(daemon: Daemon) -> None:
+    """No new attempt begins, the one under way ends well, and messages are received meanwhile."""
+    hold = daemon.agents / "hold"
+    hold.touch()
+    daemon.sms(Body="under way")
+    daemon.wait_until_seen(1)
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait_for("server.stopping", running=1)
+    assert daemon.sms(Body="came meanwhile", From="+33639980077").status == 200
+    hold.unlink()
+    daemon.wait_for("attempt.succeeded")
+    assert daemon.wait_until_ended() == 0
+    assert [payload["data"]["body"] for payload in daemon.seen()] == ["under way"]
+    daemon.start()
+    seen = daemon.wait_until_seen(2)
+    assert [payload["data"]["body"] for payload in seen] == ["under way", "came meanwhile"]
+
+
+def test_what_outlasts_the_grace_is_given_back(tmp_path: Path) -> None:
+    """It is killed, costs nothing of its schedule, and comes first at the next start."""
+    daemon = Daemon(tmp_path, "server.shutdown_grace_seconds = 0.1")
+    hold = daemon.agents / "hold"
+    hold.touch()
+    try:
+        daemon.start()
+        daemon.sms(Body="first")
+        daemon.wait_until_seen(1)
+        daemon.sms(Body="second")
+        assert daemon.stop() == 0
+        hold.unlink()
+        daemon.start()
+        seen = daemon.wait_until_seen(3)
+        assert [payload["data"]["body"] for payload in seen] == ["first", "first", "second"]
+        assert [payload["attempt"] for payload in seen] == [1, 1, 1]
+    finally:
+        daemon.close()
+
+
+def test_a_waiting_bot_is_answered_at_once(tmp_path: Path) -> None:
+    """A WhatsApp request that waits for a reply gets its 202 when the daemon stops."""
+    daemon = Daemon(tmp_path, 'agents.MetaAgent.target = "python:recorder:Recorder"')
+    hold = daemon.agents / "hold"
+    hold.touch()
+    try:
+        daemon.start()
+        connection = connected(daemon)
+        message = {"source": "whatsapp", "type": "direct", "author": "33639980001@c.us"}
+        message |= {"content": "?", "timestamp": "2026-11-24T09:30:00Z", "messageId": "3EB0"}
+        connection.request(
+            *("POST", "/webhook/whatsapp", json.dumps(message)),
+            {"Content-Type": "application/json", "Host": f"127.0.0.1:{daemon.port}"},
+        )
+        daemon.wait_until_seen(1)
+        daemon.send_signal(signal.SIGTERM)
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["status"]) == (202, "accepted")
+        hold.unlink()
+        assert daemon.wait_until_ended() == 0
+        connection.close()
+    finally:
+        daemon.close()
