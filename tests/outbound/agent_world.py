@@ -117,7 +117,8 @@ class HostWorld:
 
     def settings(self, targets: Mapping[str, str], more: str = "") -> AgentsSettings:
         """Settings for agents by name, with targets in `tests/outbound/agents`."""
-        lines = [f'agents.path = "{AGENTS}"', "agents.max_hosts = 2"]
+        lines = [] if "agents.path" in more else [f'agents.path = "{AGENTS}"']
+        lines += [] if "agents.max_hosts" in more else ["agents.max_hosts = 2"]
         lines += [f'agents.{name}.target = "python:{where}"' for name, where in targets.items()]
         return agents_settings(self.folder, "\n".join([*lines, more]))
 

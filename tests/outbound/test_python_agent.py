@@ -1,0 +1,328 @@
+"""Python agents in real hosts: shapes, what they get, what their answers mean."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from os.path import exists
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from berinia_webhookd.model import AgentName, Attachment, EventId, OutcomeKind
+from berinia_webhookd.outbound.contract import AgentUnavailable
+
+from .agent_world import AGENTS, HostWorld, attempt, make_entry
+
+AGENT = AgentName("Agent")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "coroutine_function",
+        "WithHandle",
+        "instance",
+        "callable_instance",
+        "bound_method",
+        "Outer.Inner",
+    ],
+)
+async def test_every_shape_is_called(hosts: HostWorld, name: str) -> None:
+    """Functions, coroutine functions, classes, instances, and what lies within them."""
+    agents = hosts.open({AGENT: f"shapes:{name}"})
+    entry = make_entry(AGENT)
+    outcome = await agents.attempt(entry, timeout_seconds=60)
+    assert (outcome.kind, outcome.reply) == (OutcomeKind.SUCCESS, entry.event_id)
+
+
+async def test_async_agents_keep_their_loop(hosts: HostWorld) -> None:
+    """Connections and locks of one attempt can be used by the next."""
+    agents = hosts.open({AGENT: "shapes:WithAsyncHandle"})
+    replies = [(await attempt(agents, AGENT)).reply or "" for _ in range(3)]
+    assert len({reply.split()[1] for reply in replies}) == 1
+
+
+async def test_handle_wins_over_run(hosts: HostWorld) -> None:
+    """An agent with both gets the envelope."""
+    agents = hosts.open({AGENT: "shapes:WithBoth"})
+    assert (await attempt(agents, AGENT)).reply == "handle"
+
+
+async def test_handle_gets_a_cloudevent(hosts: HostWorld) -> None:
+    """The whole envelope, with the provider's values untouched."""
+    agents = hosts.open({AGENT: "shapes:function"})
+    entry = make_entry(AGENT, "  Oui 🙂\n", attempt=2, message_id="SM1", raw={"Body": "  Oui 🙂\n"})
+    outcome = await agents.attempt(entry, timeout_seconds=60)
+    assert json.loads(outcome.reply or "") == {
+        "specversion": "1.0",
+        "id": entry.event_id,
+        "source": "/channels/sms",
+        "type": "berinia.sms.received",
+        "subject": "+33639980001",
+        "time": "2026-03-01T12:00:00+00:00",
+        "datacontenttype": "application/json",
+        "data": {
+            "channel": "sms",
+            "sender": "+33639980001",
+            "recipient": "+33639980002",
+            "subject": None,
+            "body": "  Oui 🙂\n",
+            "message_id": "SM1",
+            "conversation": "sms:+33639980001:+33639980002",
+            "group": None,
+            "received_at": "2026-03-01T12:00:00+00:00",
+            "attempt": 2,
+            "attachments": [],
+            "opt_out": None,
+            "auto_submitted": False,
+            "raw": {"Body": "  Oui 🙂\n"},
+            "raw_multi": {},
+        },
+    }
+
+
+SMS_INPUT = {
+    "action": "process_sms_response",
+    "data": {
+        "sender": "+33639980001",
+        "recipient": "+33639980002",
+        "body": "Bonjour",
+        "timestamp": "2026-03-01T12:00:00+00:00",
+        "message_sid": "SM1",
+        "raw_data": {"Body": "Bonjour"},
+    },
+}
+EMAIL_INPUT = {
+    "action": "process_email_response",
+    "data": {
+        "sender": "anna@example.com",
+        "recipient": "+33639980002",
+        "subject": "Rendez-vous",
+        "body": "Bonjour",
+        "timestamp": "2026-03-01T12:00:00+00:00",
+        "message_id": "<1@example.com>",
+        "raw_data": {"Body": "Bonjour"},
+    },
+}
+WHATSAPP_INPUT = {
+    "message": "Bonjour",
+    "content": "Bonjour",
+    "sender": "+33639980001",
+    "recipient": "BerinIA",
+    "profile_name": "Anna",
+    "message_type": "whatsapp",
+    "source": "whatsapp",
+    "group": "🤖 Support IA / Chatbot",
+    "author": "+33639980001",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({"message_id": "SM1"}, SMS_INPUT, id="sms"),
+        pytest.param(
+            {
+                "channel": "email",
+                "sender": "anna@example.com",
+                "subject": "Rendez-vous",
+                "message_id": "<1@example.com>",
+            },
+            EMAIL_INPUT,
+            id="email",
+        ),
+        pytest.param(
+            {"channel": "whatsapp", "profile_name": "Anna", "group": "🤖 Support IA / Chatbot"},
+            WHATSAPP_INPUT,
+            id="whatsapp",
+        ),
+        pytest.param(
+            {"channel": "whatsapp", "profile_name": "Anna"},
+            {**WHATSAPP_INPUT, "group": "Direct Message"},
+            id="direct",
+        ),
+    ],
+)
+async def test_run_gets_what_berinias_agents_read(
+    hosts: HostWorld, changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """BerinIA's own form of each channel, plus `event_id` and `attempt`."""
+    agents = hosts.open({AGENT: "shapes:WithRun"})
+    entry = make_entry(AGENT, **changes)
+    outcome = await agents.attempt(entry, timeout_seconds=60)
+    assert json.loads(outcome.reply or "") == {
+        **expected,
+        "event_id": entry.event_id,
+        "attempt": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind", "reply", "error"),
+    [
+        (None, "success", None, None),
+        ({}, "success", None, None),
+        ([1, 2], "success", None, None),
+        ("text", "success", None, None),
+        ({"response": "a", "message": "b"}, "success", "a", None),
+        ({"response": " \n", "message": "b"}, "success", "b", None),
+        ({"message": 5, "result": "c"}, "success", "c", None),
+        ({"result": {"text": "c"}}, "success", None, None),
+        ({"status": "success", "error": "x"}, "success", None, None),
+        ({"status": "error", "message": "no"}, "error", "no", "no"),
+        ({"status": "error", "error": "why", "response": "no"}, "error", "no", "why"),
+        ({"status": "error"}, "error", None, "the agent returned an error"),
+        ({"status": "rejected", "message": "never"}, "rejected", None, "never"),
+        ({"status": "Error"}, "success", None, None),
+    ],
+)
+async def test_what_an_answer_means(
+    hosts: HostWorld, returned: Any, kind: str, reply: str | None, error: str | None
+) -> None:
+    """Returning is success unless the status says otherwise; the first text is the reply."""
+    agents = hosts.open({AGENT: "shapes:echo"})
+    outcome = await attempt(agents, AGENT, json.dumps(returned))
+    assert (outcome.kind, outcome.reply, outcome.error) == (kind, reply, error)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("missing_module:Agent", "ModuleNotFoundError: No module named 'missing_module'"),
+        ("shapes:Missing", "has no attribute 'Missing'"),
+        ("shapes:number", "shapes:number is no function and has neither handle nor run"),
+        ("shapes:NeedsArguments", "missing 1 required positional argument: 'configuration'"),
+        ("shapes:BrokenConstructor", "LookupError: no key in the configuration"),
+    ],
+)
+async def test_an_agent_that_cannot_be_loaded_says_why(
+    hosts: HostWorld, target: str, reason: str
+) -> None:
+    """With the exception behind it, whether at start or in an attempt; others are not disturbed."""
+    agents = hosts.open({AGENT: target})
+    with pytest.raises(AgentUnavailable, match=re.escape(reason)):
+        await agents.load(AGENT)
+    assert reason in (await agents.check(AGENT) or "")
+    outcome = await attempt(agents, AGENT)
+    assert outcome.kind is OutcomeKind.UNREACHABLE
+    assert reason in (outcome.error or "")
+    assert (await attempt(agents, "Friendly", "still")).reply == "still"
+
+
+async def test_an_agent_without_target_and_registry_names_both_settings(hosts: HostWorld) -> None:
+    """The hint says what to set."""
+    agents = hosts.open({})
+    with pytest.raises(AgentUnavailable) as raised:
+        await agents.load(AGENT)
+    assert raised.value.hint == "set agents.Agent.target or agents.registry"
+
+
+@pytest.mark.parametrize("python", ["/does/not/exist", "/etc/passwd", "/bin/true"])
+async def test_an_interpreter_that_is_none(hosts: HostWorld, python: str) -> None:
+    """The reason names it; nothing hangs."""
+    agents = hosts.open({AGENT: "friendly:handle"}, f'agents.python = "{python}"')
+    with pytest.raises(AgentUnavailable, match="no agent host"):
+        await agents.load(AGENT)
+
+
+async def test_what_cannot_be_loaded_now_can_be_later(hosts: HostWorld, tmp_path: Path) -> None:
+    """A mended module is found without a restart."""
+    (tmp_path / "mending.py").write_text("broken =")
+    agents = hosts.open({AGENT: "mending:handle"}, f'agents.path = "{tmp_path}"')
+    with pytest.raises(AgentUnavailable, match="SyntaxError"):
+        await agents.load(AGENT)
+    (tmp_path / "mending.py").write_text("def handle(event):\n    return {'response': 'mended'}\n")
+    await agents.load(AGENT)
+    assert (await attempt(agents, AGENT)).reply == "mended"
+
+
+async def test_agents_get_none_of_the_daemons_secrets(
+    hosts: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment is inherited, less what is the daemon's own."""
+    withheld = {
+        "TWILIO_TOKEN": "x",
+        "MAILGUN_API_KEY": "x",
+        "MAILGUN_SIGNING_KEY": "x",
+        "BERINIA_WEBHOOKD_LOGS__PASSWORD": "x",
+        "CREDENTIALS_DIRECTORY": "/run/credentials",
+        "NOTIFY_SOCKET": "/run/notify",
+        "WATCHDOG_USEC": "1",
+        "WATCHDOG_PID": "1",
+        "LISTEN_FDS": "1",
+        "LISTEN_PID": "1",
+        "LISTEN_FDNAMES": "x",
+    }
+    for name, value in {**withheld, "OPENAI_API_KEY": "theirs"}.items():
+        monkeypatch.setenv(name, value)
+    agents = hosts.open({AGENT: "shapes:environment"})
+    environment = json.loads((await attempt(agents, AGENT)).reply or "")
+    assert not environment.keys() & withheld.keys()
+    assert environment["OPENAI_API_KEY"] == "theirs"
+
+
+async def test_agents_share_nothing_with_the_daemon(hosts: HostWorld) -> None:
+    """Neither its descriptors nor its modules; their group is their own, and goes first when
+    memory is short.
+    """
+    agents = hosts.open({AGENT: "shapes:surroundings"})
+    found = json.loads((await attempt(agents, AGENT)).reply or "")
+    kinds = sorted(what.partition(":")[0] for what in found["descriptors"].values())
+    assert kinds == ["/dev/null", "pipe", "pipe", "socket"]
+    ours = {"berinia_webhookd", "orjson", "structlog", "aiohttp", "sqlalchemy"}
+    assert not ours & {name.partition(".")[0] for name in found["modules"]}
+    assert found["path"][0] == str(AGENTS)
+    assert not [folder for folder in found["path"] if folder.endswith("berinia_webhookd/outbound")]
+    assert found["arguments"] == []
+    assert found["stdin"] == ""
+    assert found["group"]
+    assert int(found["oom_score_adj"]) >= 500
+
+
+async def test_attachments_are_files_for_one_attempt(hosts: HostWorld) -> None:
+    """They can be read by the agent, and are gone afterwards."""
+    contents = [b"first", b"second"]
+    attachments = tuple(
+        Attachment(f"../{n}.pdf", "application/pdf", len(c), hashlib.sha256(c).hexdigest())
+        for n, c in enumerate(contents)
+    )
+
+    async def fetch(event_id: EventId) -> Iterable[bytes]:
+        return contents
+
+    agents = hosts.open({AGENT: "shapes:read_attachments"}, attachments=fetch)
+    outcome = await attempt(agents, AGENT, channel="email", attachments=attachments)
+    known, read = json.loads(outcome.reply or "")
+    assert read == ["first", "second"]
+    assert [one["file_name"] for one in known] == ["../0.pdf", "../1.pdf"]
+    assert not [one["path"] for one in known if exists(one["path"])]
+    assert not exists(known[0]["path"].rpartition("/")[0])
+
+
+async def test_what_an_agent_says_is_logged_without_the_events_values(hosts: HostWorld) -> None:
+    """Both streams, below Python as well, with the keys of the attempt."""
+    agents = hosts.open({AGENT: "shapes:speak"})
+    entry = make_entry(AGENT, "une affaire privée")
+    with capture_logs() as lines:
+        await agents.attempt(entry, timeout_seconds=60)
+    said = [line for line in lines if line["event"] == "agent.output"]
+    assert {line["event_id"] for line in said} == {entry.event_id}
+    text = "\n".join(line["output"] for line in said)
+    assert "from below" in text
+    assert "says" in text
+    assert "+33639980001" not in text
+    assert "affaire" not in text
+
+
+async def test_errors_hide_the_events_values_too(hosts: HostWorld) -> None:
+    """An exception that quotes the sender is shown without it, unless all is shown."""
+    hidden = await attempt(hosts.open({AGENT: "shapes:fail_with_data"}), AGENT)
+    assert "ValueError: cannot call" in (hidden.error or "")
+    assert "+33639980001" not in (hidden.error or "")
+    shown = await attempt(hosts.open({AGENT: "shapes:fail_with_data"}, masked=lambda: False), AGENT)
+    assert "+33639980001" in (shown.error or "")
