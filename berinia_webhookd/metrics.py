@@ -6,7 +6,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 
 from berinia_webhookd import __version__
 
@@ -24,6 +30,8 @@ class Metrics:
     """One attribute per metric, named as the metric without its prefix."""
 
     def __init__(self) -> None:
+        # A time stamp beside every counter, which nobody was promised.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.requests_total = self._counter(
             "requests_total", "Requests answered.", "channel", "status"
