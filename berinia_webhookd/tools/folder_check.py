@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -78,8 +79,8 @@ def folder_problem(folder: Path, *, makeable: bool) -> str | None:
         above = next(path for path in folder.parents if os.path.lexists(path))
         refusal = folder_problem(above, makeable=True)
         return None if refusal is None else f"is not there and cannot be made: {above} {refusal}"
-    if not folder.is_dir():
-        return "is no folder, or leads nowhere"
+    if not stat.S_ISDIR(_mode(folder)):
+        return "is no folder, or leads to where this user cannot go"
     if makeable:
         return None if _may(folder, os.W_OK | os.X_OK) else "cannot be written by this user"
     return None if _may(folder, os.R_OK | os.X_OK) else "cannot be read by this user"
@@ -87,7 +88,7 @@ def folder_problem(folder: Path, *, makeable: bool) -> str | None:
 
 def file_problem(file: Path) -> str | None:
     """Why a file cannot be read and written together with what SQLite puts beside it, or None."""
-    if not file.is_file():
+    if not stat.S_ISREG(_mode(file)):
         return "is no file"
     if not _may(file, os.R_OK | os.W_OK):
         return "cannot be read and written by this user"
@@ -98,8 +99,8 @@ def file_problem(file: Path) -> str | None:
 def _program_problem(program: Path) -> str | None:
     if not os.path.lexists(program):
         return "is not there, or this user cannot reach it"
-    if not program.is_file():
-        return "is no program"
+    if not stat.S_ISREG(_mode(program)):
+        return "is no program, or leads to where this user cannot go"
     return None if _may(program, os.X_OK) else "cannot be executed by this user"
 
 
@@ -107,9 +108,17 @@ def _closed_log(folder: Path) -> str | None:
     """One of our logs that somebody else made in a folder that is open to us."""
     for name in LOG_TYPES:
         file = folder / f"{name}.log"
-        if name != ONLY_READ and file.exists() and not _may(file, os.W_OK):
+        if name != ONLY_READ and _mode(file) and not _may(file, os.W_OK):
             return f"holds {file.name}, which cannot be written by this user"
     return None
+
+
+def _mode(path: Path) -> int:
+    """What `stat` says; 0 where it says nothing."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0
 
 
 def _may(path: Path, mode: int) -> bool:

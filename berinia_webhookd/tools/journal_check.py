@@ -5,6 +5,7 @@ nothing in it.
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -44,19 +45,22 @@ async def check_journal(journal: JournalSettings, *, offline: bool) -> JournalFi
     except WebhookdError as error:
         return _unusable(shown, str(error), error.hint)
     try:
-        if database.path is None and offline:
-            return JournalFinding(shown, "not tried", "not connected to (--offline)")
-        if database.path is not None and not database.path.exists():
-            return _absent_file(shown, database)
-        refusal = file_problem(database.path) if database.path else None
-        return _unusable(shown, refusal) if refusal else await _opened(shown, database)
+        known = _without_opening(shown, database, offline=offline)
+        return await _opened(shown, database) if known is None else known
     finally:
         await database.close()
 
 
-def _absent_file(shown: str, database: Database) -> JournalFinding:
-    assert database.path is not None  # noqa: S101 - asked by the caller
-    if refusal := folder_problem(database.path.parent, makeable=True):
+def _without_opening(shown: str, database: Database, *, offline: bool) -> JournalFinding | None:
+    """What the file's place and modes say already; None if it is worth opening."""
+    file = database.path
+    if file is None:
+        detail = "not connected to (--offline)"
+        return JournalFinding(shown, "not tried", detail) if offline else None
+    if os.path.lexists(file):
+        refusal = file_problem(file)
+        return None if refusal is None else _unusable(shown, refusal)
+    if refusal := folder_problem(file.parent, makeable=True):
         return _unusable(shown, f"is not there and cannot be made: its folder {refusal}")
     return JournalFinding(shown, "absent", "not there yet; `serve` makes it")
 
