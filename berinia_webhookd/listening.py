@@ -7,7 +7,6 @@ receiving stage's business.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import stat
 from collections.abc import Mapping
@@ -45,16 +44,19 @@ def address_of(listener: socket.socket) -> str:
     """`127.0.0.1:8001`, `[::1]:8001` or `unix:/run/…`."""
     if listener.family == socket.AF_UNIX:
         return f"unix:{listener.getsockname()}"
-    host, port = listener.getsockname()[:2]
+    return _host_and_port(*listener.getsockname()[:2])
+
+
+def _host_and_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _warn_if_different(server: ServerSettings, inherited: list[socket.socket]) -> None:
-    configured = f"{server.host}:{server.port}"
-    if server.uds is not None or configured not in map(address_of, inherited):
+    configured = f"unix:{server.uds}" if server.uds else _host_and_port(server.host, server.port)
+    if configured not in map(address_of, inherited):
         logger.warning(
             "server.sockets_differ",
-            configured=str(server.uds or configured),
+            configured=configured,
             inherited=[address_of(listener) for listener in inherited],
             hint="make ListenStream= in berinia-webhook.socket and server.host, server.port equal",
         )
@@ -66,44 +68,70 @@ def _tcp_socket(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server(address, family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise _cannot_listen(f"{host}:{port}", error) from error
+    except (OSError, UnicodeError) as error:
+        wanted = _host_and_port(host, port)
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise CannotStartNow(
+                f"{wanted} is taken by another process",
+                hint="see who with `ss -ltnp`, or choose another with server.port or --port",
+            ) from error
+        raise CannotStart(
+            f"cannot listen on {wanted}: {_reason(error)}",
+            hint="set server.host to an address of this machine, and server.port to a port that"
+            " this user may use",
+        ) from error
 
 
-def _cannot_listen(address: str, error: OSError) -> CannotStart | CannotStartNow:
-    if error.errno == errno.EADDRINUSE:
-        return CannotStartNow(
-            f"{address} is taken by another process",
-            hint="see who with `ss -ltnp`, or choose another with server.port or --port",
-        )
-    return CannotStart(
-        f"cannot listen on {address}: {error.strerror}",
-        hint="set server.host to an address of this machine, and a port this user may use",
-    )
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _unix_socket(path: Path) -> socket.socket:
+    _make_way(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
         listener.bind(str(path))
         # Whoever may connect counts as a trusted proxy: the group, for nginx, and nobody else.
         path.chmod(0o660)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise _cannot_listen(str(path), error) from error
+        raise _no_socket_at(path, error) from error
     return listener
 
 
-def _remove_stale(path: Path) -> None:
+def _no_socket_at(path: Path, error: OSError) -> CannotStart:
+    return CannotStart(
+        f"cannot listen on {path}: {_reason(error)}",
+        hint="give --uds a short path in a folder where this user may write",
+    )
+
+
+def _make_way(path: Path) -> None:
     """Remove a socket that a dead process left; one that answers is taken."""
-    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
         return
+    except OSError as error:
+        raise _no_socket_at(path, error) from error
+    if not stat.S_ISSOCK(mode):
+        raise CannotStart(
+            f"cannot listen on {path}: something else is there",
+            hint="remove it, or give --uds another path",
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            path.unlink()
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass  # alive, with more callers than it can take
+        except OSError as error:
+            raise _no_socket_at(path, error) from error
+    raise CannotStartNow(
+        f"{path} is taken by another process",
+        hint="see who with `ss -lxp`, or give --uds another path",
+    )

@@ -7,6 +7,7 @@ asks the callables it is given.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -63,13 +64,14 @@ class Notifier:
             try:
                 channel.sendto(message.encode(), self._address)
             except OSError as error:
-                logger.warning("server.supervisor_unreachable", error=error.strerror)
+                reason = error.strerror or str(error)
+                logger.warning("server.supervisor_unreachable", error=reason)
 
 
 def watchdog_interval_seconds(environ: Mapping[str, str]) -> float | None:
     """How often systemd wants a sign of life from this process; None when it does not."""
     microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID")
-    if not microseconds.isdigit() or pid not in {None, str(os.getpid())}:
+    if not microseconds.isdecimal() or pid not in {None, str(os.getpid())}:
         return None
     return int(microseconds) / MICROSECONDS
 
@@ -103,23 +105,34 @@ def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = environ.get("LISTEN_FDS", "0")
-    if not count.isdigit():
+    if not count.isdecimal():
         return []
-    sockets = []
-    for descriptor in range(FIRST_INHERITED_DESCRIPTOR, FIRST_INHERITED_DESCRIPTOR + int(count)):
-        try:
-            os.set_inheritable(descriptor, False)
-            inherited = socket.socket(fileno=descriptor)
-        except OSError as error:
-            raise CannotStart(
-                f"inherited file descriptor {descriptor} is no socket: {error.strerror}",
-                hint="let berinia-webhook.socket have ListenStream= lines only",
-            ) from error
-        if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise CannotStart(
-                f"inherited file descriptor {descriptor} does not listen",
-                hint="let berinia-webhook.socket have ListenStream= lines and Accept=no",
-            )
-        inherited.setblocking(False)
-        sockets.append(inherited)
+    first = FIRST_INHERITED_DESCRIPTOR
+    with contextlib.ExitStack() as opened:
+        sockets = [
+            opened.enter_context(_inherited(descriptor))
+            for descriptor in range(first, first + int(count))
+        ]
+        opened.pop_all()  # all are as they should be: they stay open
     return sockets
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    try:
+        os.set_inheritable(descriptor, False)
+        inherited = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise CannotStart(
+            f"inherited file descriptor {descriptor} is no socket: {error.strerror}",
+            hint="let berinia-webhook.socket have ListenStream= lines only",
+        ) from error
+    if inherited.type != socket.SOCK_STREAM or not inherited.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        inherited.close()
+        raise CannotStart(
+            f"inherited file descriptor {descriptor} is no listening stream socket",
+            hint="let berinia-webhook.socket have ListenStream= lines and Accept=no",
+        )
+    inherited.setblocking(False)
+    return inherited
