@@ -21,10 +21,17 @@ class Changes:
 
 
 def changes(running: Settings, old: Loaded, new: Loaded) -> Changes:
-    """Compare what was loaded last with what is loaded now; `running` is what holds until now."""
+    """Compare what was loaded last with what is loaded now; `running` is what holds until now.
+
+    What needs a restart is named at every reload until it has had one.
+    """
     names = sorted(old.origins.keys() | new.origins.keys())
     changed = [name for name in names if _value(old, name) != _value(new, name)]
-    stuck = [name for name in changed if name in BY_NAME and BY_NAME[name].restart]
+    stuck = [
+        name
+        for name, key in BY_NAME.items()
+        if key.restart and new.origins[name].value != _running_value(running, name)
+    ]
     pinned = [
         name
         for name in sorted(old.pinned.keys() | new.pinned.keys())
@@ -37,9 +44,13 @@ def changes(running: Settings, old: Loaded, new: Loaded) -> Changes:
     agents = {AgentName(DEFAULTS): new.settings.agents.defaults, **new.settings.agents.by_name}
     return Changes(
         effective=build(values, agents),
-        applied=tuple(name for name in changed if name not in stuck),
+        applied=tuple(name for name in changed if not _needs_restart(name)),
         needs_restart=tuple(sorted({*stuck, *pinned})),
     )
+
+
+def _needs_restart(name: str) -> bool:
+    return name in BY_NAME and BY_NAME[name].restart
 
 
 def _value(loaded: Loaded, name: str) -> Any:
