@@ -1,0 +1,163 @@
+"""Which host serves which attempt, and when hosts come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from structlog.testing import capture_logs
+
+from berinia_webhookd.model import AgentName, OutcomeKind
+
+from .agent_world import HostWorld, attempt, until, until_gone
+
+AGENT = AgentName("Agent")
+GATED = """
+import os, pathlib, time
+
+def handle(event):
+    gate = pathlib.Path(event["data"]["body"])
+    gate.with_suffix(".begun").touch()
+    while not gate.exists():
+        time.sleep(0.01)
+    return {"response": f"old {os.getpid()}"}
+"""
+
+
+async def test_hosts_start_when_needed_and_are_used_again(hosts: HostWorld) -> None:
+    """None before the first attempt, one for any number of attempts one after the other."""
+    agents = hosts.open({AGENT: "friendly:pid"})
+    assert hosts.processes() == {}
+    pids = {(await attempt(agents, AGENT)).reply for _ in range(20)}
+    assert len(pids) == 1
+    assert len(hosts.processes()) == 2  # the host and its guardian
+
+
+async def test_a_conversation_keeps_its_host(hosts: HostWorld) -> None:
+    """Agents keep memory in themselves: whoever served a conversation last serves it again."""
+    agents = hosts.open({AGENT: "friendly:Counting"}, "agents.max_hosts = 3")
+    senders = [f"+3363998000{n}" for n in range(3)]
+    first = await asyncio.gather(*(attempt(agents, AGENT, sender=sender) for sender in senders))
+    home = [str(outcome.reply).split()[0] for outcome in first]
+    assert len(set(home)) == 3
+    for round_number in range(2, 6):
+        for sender, pid in reversed(list(zip(senders, home, strict=True))):
+            outcome = await attempt(agents, AGENT, sender=sender)
+            assert outcome.reply == f"{pid} {round_number}"
+
+
+async def test_never_more_hosts_than_allowed(hosts: HostWorld) -> None:
+    """`agents.max_hosts` holds however much is asked at once; all is served."""
+    agents = hosts.open({AGENT: "friendly:pid"}, "agents.max_hosts = 2")
+    assert agents.capacity == 2
+    many = [attempt(agents, AGENT, sender=f"+33639980{n:03}") for n in range(40)]
+    outcomes = await asyncio.gather(*many)
+    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.SUCCESS}
+    assert len({outcome.reply for outcome in outcomes}) <= 2
+    assert len(hosts.processes()) <= 4
+
+
+async def test_an_idle_host_makes_room_for_another_limit(hosts: HostWorld) -> None:
+    """Agents with different memory limits never share a host; with room for one they take turns."""
+    agents = hosts.open(
+        {AGENT: "friendly:pid"},
+        f"agents.max_hosts = 1\nagents.{AGENT}.memory_limit_bytes = {4 << 30}",
+    )
+    for _ in range(2):
+        assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+        assert (await attempt(agents, "Friendly", "next")).reply == "next"
+    assert hosts.restarts("room") == 0  # making room is no failure
+
+
+async def test_an_idle_host_is_stopped(hosts: HostWorld) -> None:
+    """After a while without work nothing is left; the next attempt starts anew."""
+    agents = hosts.open({AGENT: "friendly:pid"}, idle_seconds=0.2)
+    before = await attempt(agents, AGENT)
+    await until_gone(hosts.mark)
+    after = await attempt(agents, AGENT)
+    assert (after.kind, after.reply != before.reply) == (OutcomeKind.SUCCESS, True)
+
+
+async def test_an_idle_host_may_tidy_up(hosts: HostWorld, tmp_path: Path) -> None:
+    """It ends as programs do: exit handlers run."""
+    (tmp_path / "tidy.py").write_text(
+        "import atexit, pathlib\n"
+        "atexit.register(pathlib.Path('tidied').touch)\n"
+        "def handle(event): pass\n"
+    )
+    agents = hosts.open({AGENT: "tidy:handle"}, f'agents.path = "{tmp_path}"', idle_seconds=0.1)
+    await attempt(agents, AGENT)
+    await until_gone(hosts.mark)
+    await until((tmp_path / "tidied").exists)
+
+
+async def test_a_reload_replaces_hosts_after_their_attempt(
+    hosts: HostWorld, tmp_path: Path
+) -> None:
+    """What runs ends as it would; what comes next runs the new code."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "gated.py").write_text(GATED)
+    path = f'agents.path = "{code}"'
+    agents = hosts.open({AGENT: "gated:handle"}, path)
+    gate = tmp_path / "gate"
+    running = asyncio.create_task(attempt(agents, AGENT, str(gate)))
+    await until(gate.with_suffix(".begun").exists)
+    (code / "gated.py").write_text("def handle(event):\n    return {'response': 'new'}\n")
+    agents.reconfigure(hosts.settings({AGENT: "gated:handle"}, path))
+    assert (await attempt(agents, AGENT)).reply == "new"
+    assert not running.done()
+    gate.touch()
+    assert str((await running).reply).startswith("old")
+    for _ in range(3):
+        assert (await attempt(agents, AGENT, sender="+33639980003")).reply == "new"
+    await hosts.restarted("reload")
+
+
+async def test_a_host_that_ends_by_itself_is_replaced(hosts: HostWorld) -> None:
+    """An idle host that is killed from outside is noticed; the next attempt does not fail."""
+    agents = hosts.open({AGENT: "friendly:pid"})
+    with capture_logs() as lines:
+        await attempt(agents, AGENT)
+        started = next(line for line in lines if line["event"] == "agent_host.started")
+        os.kill(started["pid"], signal.SIGKILL)
+        await until(lambda: any(line["event"] == "agent_host.killed" for line in lines))
+    assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+    ended = next(line for line in lines if line["event"] == "agent_host.killed")
+    assert (ended["pid"], ended["reason"]) == (started["pid"], "crash")
+    assert "SIGKILL" in ended["how"]
+
+
+async def test_closing_ends_waiting_attempts(hosts: HostWorld, tmp_path: Path) -> None:
+    """What waits for a host, or begins afterwards, is told that the daemon is stopping."""
+    (tmp_path / "gated.py").write_text(GATED)
+    agents = hosts.open(
+        {AGENT: "gated:handle"}, f'agents.max_hosts = 1\nagents.path = "{tmp_path}"'
+    )
+    gate = tmp_path / "gate"
+    running = asyncio.create_task(attempt(agents, AGENT, str(gate)))
+    await until(gate.with_suffix(".begun").exists)
+    waiting = asyncio.create_task(attempt(agents, AGENT))
+    await asyncio.sleep(0)
+    await agents.close()
+    assert (await running).kind is OutcomeKind.CRASH
+    for outcome in (await waiting, await attempt(agents, AGENT)):
+        assert outcome.kind is OutcomeKind.UNREACHABLE
+        assert "stopping" in (outcome.error or "")
+    assert hosts.processes() == {}
+
+
+async def test_a_cancelled_attempt_takes_its_host_along(hosts: HostWorld, tmp_path: Path) -> None:
+    """Nobody knows what it would have done; the next attempt gets a fresh host."""
+    (tmp_path / "gated.py").write_text(GATED)
+    agents = hosts.open({AGENT: "gated:handle"}, f'agents.path = "{tmp_path}"')
+    gate = tmp_path / "gate"
+    running = asyncio.create_task(attempt(agents, AGENT, str(gate)))
+    await until(gate.with_suffix(".begun").exists)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await until_gone(hosts.mark)
+    gate.touch()
+    assert (await attempt(agents, AGENT, str(gate))).kind is OutcomeKind.SUCCESS
