@@ -26,10 +26,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from berinia_webhookd.errors import CannotStart, CannotStartNow
+from berinia_webhookd.journal import postgresql
 from berinia_webhookd.journal.schema import EPOCH, MICROSECOND
 
 BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
-READERS: Final = 4
+CONNECTIONS: Final = 5  # one that writes, and readers
 WRITES: Final = {"writes": True}
 
 PRAGMAS: Final = (
@@ -97,14 +98,29 @@ def prepare_file(path: Path) -> None:
 class Database:
     """The connections to one journal."""
 
-    def __init__(self, url: str, *, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Callable[[], datetime],
+        pool_size: int = CONNECTIONS,
+        patient: bool = False,
+    ) -> None:
+        """On PostgreSQL at most `pool_size` connections at once; a `patient` one lets statements
+        take long.
+        """
         self.path = sqlite_path(url)
+        self._url = url
         self._clock = clock
         self._inode: int | None = None
         if self.path is None:
-            self.engine = _postgresql_engine(url)
+            self.engine = postgresql.make_engine(url, pool_size=pool_size, patient=patient)
         else:
             self.engine = _sqlite_engine(self.path)
+
+    def patiently(self) -> Database:
+        """The same journal, over connections of its own whose statements may take long."""
+        return Database(self._url, clock=self._clock, pool_size=1, patient=True)
 
     @property
     def is_sqlite(self) -> bool:
@@ -165,11 +181,13 @@ class Database:
 
 def is_outage(error: BaseException) -> bool:
     """Whether the database, and not what was to be written, is why it failed."""
-    if isinstance(error, OSError | PoolTimeoutError | CannotStartNow):
+    if isinstance(error, OSError | PoolTimeoutError | CannotStart | CannotStartNow):
         return True
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    return isinstance(error, OperationalError | InterfaceError)
+    if postgresql.sqlstate(error) or isinstance(error, InterfaceError):
+        return postgresql.is_away(error)
+    return isinstance(error, OperationalError)
 
 
 def _sqlite_engine(path: Path) -> AsyncEngine:
@@ -177,7 +195,7 @@ def _sqlite_engine(path: Path) -> AsyncEngine:
     engine = create_async_engine(
         f"sqlite+aiosqlite:///file:{quote(str(path))}?mode=rw&uri=true",
         connect_args={"isolation_level": None, "timeout": BUSY_SECONDS},
-        pool_size=READERS + 1,
+        pool_size=CONNECTIONS,
         max_overflow=0,
         hide_parameters=True,  # an error's message must not hold what was to be stored
     )
@@ -197,20 +215,3 @@ def _sqlite_engine(path: Path) -> AsyncEngine:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
-
-
-def _postgresql_engine(url: str) -> AsyncEngine:
-    parsed = make_url(url).set(drivername="postgresql+asyncpg")
-    try:
-        return create_async_engine(
-            parsed,
-            pool_size=READERS + 1,
-            max_overflow=0,
-            pool_pre_ping=True,
-            hide_parameters=True,
-        )
-    except ModuleNotFoundError as error:
-        raise CannotStart(
-            "journal.url is PostgreSQL's, and its driver is not installed",
-            hint="pip install 'berinia-webhookd[postgresql]', or use a sqlite:/// journal.url",
-        ) from error

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, inspect, select, text
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import SchemaTooNew
 from berinia_webhookd.journal.engine import Database
+from berinia_webhookd.journal.postgresql import NAMESPACE
 from berinia_webhookd.journal.schema import SCHEMA_VERSION, schema
 
 ADVISORY_LOCK: Final = 0x62657269_6E696121  # any number, the same on every node
@@ -25,8 +26,19 @@ async def migrate(database: Database) -> None:
     Raises:
         SchemaTooNew: a newer program excluded this one.
     """
-    async with database.writing() as connection:
-        await connection.run_sync(_migrate)
+    if database.is_sqlite:
+        async with database.writing() as connection:
+            await connection.run_sync(_migrate)
+        return
+    async with database.reading() as connection:
+        if await connection.run_sync(stored_version) == SCHEMA_VERSION:
+            return
+    patient = database.patiently()
+    try:
+        async with patient.writing() as connection:
+            await connection.run_sync(_migrate)
+    finally:
+        await patient.close()
 
 
 def stored_version(connection: Connection) -> int | None:
@@ -50,6 +62,9 @@ def stored_version(connection: Connection) -> int | None:
 def _migrate(connection: Connection) -> None:
     if connection.dialect.name != "sqlite":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+        # Looked at first: a role that may not make it can still use one that an operator made.
+        if connection.execute(text(f"SELECT to_regnamespace('{NAMESPACE}')")).scalar() is None:
+            connection.execute(text(f"CREATE SCHEMA {NAMESPACE}"))
     version = stored_version(connection)
     if version is None or version < SCHEMA_VERSION:
         _upgrade(connection)

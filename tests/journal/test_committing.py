@@ -24,7 +24,7 @@ from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import ChannelName
 
-from .world import World, a_delivery, an_event
+from .world import SqliteWorld, World, a_delivery, an_event, on_sqlite
 
 
 async def accept_until_refused(world: World, size: int) -> None:
@@ -87,10 +87,11 @@ async def test_a_settlement_that_cannot_be_stored_fails_alone(world: World) -> N
     assert await world.states() == {"done": 1, "running": 1}
 
 
-async def test_a_caller_that_gives_up_takes_nothing_back(world: World) -> None:
+@on_sqlite
+async def test_a_caller_that_gives_up_takes_nothing_back(world: SqliteWorld) -> None:
     """A commit that another writer delays is kept, although its caller has left."""
-    other = sqlite3.connect(world.file, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    other = sqlite3.connect(world.file, isolation_level=None, check_same_thread=False)
+    await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")
     accepting = asyncio.create_task(world.accept("late"))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(accepting, 0.1)
@@ -134,7 +135,8 @@ async def test_a_large_body_waits_by_itself(world: World) -> None:
     assert 20 in sizes[:2]
 
 
-async def test_a_full_disk_is_said_and_recovered_from(world: World) -> None:
+@on_sqlite
+async def test_a_full_disk_is_said_and_recovered_from(world: SqliteWorld) -> None:
     """No receipt without the disk; once there is room again, everything works by itself."""
     await world.accept("before")
     engine = world.journal._database.engine.sync_engine
@@ -159,7 +161,8 @@ async def test_a_full_disk_is_said_and_recovered_from(world: World) -> None:
     reader.close()
 
 
-async def test_a_file_that_is_removed_is_noticed(world: World) -> None:
+@on_sqlite
+async def test_a_file_that_is_removed_is_noticed(world: SqliteWorld) -> None:
     """Nothing is written into a file that nobody will ever see again for long."""
     await world.accept("one")
     kept = world.file.with_name("kept.db")
@@ -188,7 +191,8 @@ async def test_closing_commits_what_is_queued(world: World) -> None:
     assert stored == 50
 
 
-async def test_the_file_is_nobody_elses(closed_world: World, tmp_path: Path) -> None:
+@on_sqlite
+async def test_the_file_is_nobody_elses(closed_world: SqliteWorld, tmp_path: Path) -> None:
     """Journal, WAL, index and lock are readable by their owner only, the folder too."""
     closed_world.folder = tmp_path / "state" / "deeper"
     umask = os.umask(0)
@@ -204,7 +208,8 @@ async def test_the_file_is_nobody_elses(closed_world: World, tmp_path: Path) -> 
     assert stat.S_IMODE(closed_world.folder.stat().st_mode) == 0o700
 
 
-async def test_a_second_owner_is_refused(world: World) -> None:
+@on_sqlite
+async def test_a_second_owner_is_refused(world: SqliteWorld) -> None:
     """The message names who holds the journal."""
     second = SqlJournal(world.url, node="second", clock=world.clock)
     with pytest.raises(CannotStartNow, match=rf"process {os.getpid()} on "):
@@ -214,7 +219,8 @@ async def test_a_second_owner_is_refused(world: World) -> None:
     await world.reopen()
 
 
-async def test_a_file_that_is_no_journal_is_refused(closed_world: World) -> None:
+@on_sqlite
+async def test_a_file_that_is_no_journal_is_refused(closed_world: SqliteWorld) -> None:
     """Neither overwritten nor crashed on."""
     closed_world.file.write_bytes(b"no database at all, but long enough to be looked at" * 99)
     journal = SqlJournal(closed_world.url, node="here", clock=closed_world.clock)
@@ -230,7 +236,8 @@ async def test_other_urls_are_refused(closed_world: World, url: str) -> None:
         SqlJournal(url, node="here", clock=closed_world.clock)
 
 
-async def test_a_newer_programs_schema_is_refused_if_it_says_so(world: World) -> None:
+@on_sqlite
+async def test_a_newer_programs_schema_is_refused_if_it_says_so(world: SqliteWorld) -> None:
     """What a newer program wrote is used, unless it excluded us."""
     await world.journals.pop().close()
     with sqlite3.connect(world.file) as other:
@@ -245,7 +252,8 @@ async def test_a_newer_programs_schema_is_refused_if_it_says_so(world: World) ->
         await journal.open()
 
 
-async def test_every_commit_is_flushed(world: World) -> None:
+@on_sqlite
+async def test_every_commit_is_flushed(world: SqliteWorld) -> None:
     """The settings that durability and erasure rest on are in force."""
     async with world.journal._database.reading() as connection:
         found = {

@@ -23,7 +23,7 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
-from .world import AGENT, World, a_delivery, an_event
+from .world import AGENT, SqliteWorld, World, a_delivery, an_event, on_sqlite
 
 DEAD = Outcome(OutcomeKind.EXCEPTION, error="broken")
 
@@ -268,7 +268,8 @@ async def test_statistics_count_age_and_rate(world: World) -> None:
     assert stats.oldest_open_at == {AGENT: world.clock.now}
 
 
-async def test_operators_never_make_a_journal(closed_world: World) -> None:
+@on_sqlite
+async def test_operators_never_make_a_journal(closed_world: SqliteWorld) -> None:
     """Where there is none, or an empty or older one, they say so."""
     with pytest.raises(NotFound, match="there is no journal"):
         await Operations(closed_world.url).__aenter__()

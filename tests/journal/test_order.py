@@ -139,7 +139,7 @@ async def test_what_died_running_runs_again_first(world: World) -> None:
     await world.accept("one")
     await world.accept("two")
     (one,) = await world.claim()
-    await world.reopen()
+    await world.crash()
     (again,) = await world.claim()
     assert (again.id, again.attempt, again.retries) == (one.id, 2, 0)
     assert not (await world.settle(one)).kept
@@ -151,7 +151,7 @@ async def test_five_losses_are_death(world: World) -> None:
     await world.accept("deadly")
     for _ in range(5):
         assert len(await world.claim()) == 1
-        await world.reopen()
+        await world.crash()
     assert await world.claim() == []
     assert await world.states() == {"dead": 1}
 

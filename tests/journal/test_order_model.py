@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from berinia_webhookd.model import Entry, OptOut
 
-from .world import World
+from .world import SqliteWorld, World
 
 
 @dataclass
@@ -80,7 +80,7 @@ Steps = st.lists(
 def test_claims_follow_the_rule(steps: list[tuple[Any, ...]]) -> None:
     """Whatever is claimed may start, and no conversation that could go on is left standing."""
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(live(World(Path(folder)), steps))
+        asyncio.run(live(SqliteWorld(Path(folder)), steps))
 
 
 async def live(world: World, steps: list[tuple[Any, ...]]) -> None:
@@ -146,7 +146,7 @@ async def do_release(world: World, rule: Rule, index: int) -> None:
 
 
 async def do_crash(world: World, rule: Rule) -> None:
-    await world.reopen()
+    await world.crash()
     for kept in rule.entries.values():
         if kept.state == "running":
             kept.losses += 1

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, event
 from berinia_webhookd.journal.contract import Lane
 from berinia_webhookd.model import EntryKind, EntryState, Outcome, OutcomeKind
 
-from .world import AGENT, World, a_delivery, an_event
+from .world import AGENT, SqliteWorld, a_delivery, an_event, on_sqlite
 
 SMALL = {"tallies", "schema", "unavailable_agents"}
 
@@ -29,7 +29,7 @@ class Statements:
     def stop(self) -> None:
         event.remove(Engine, "before_cursor_execute", self._note)
 
-    def scans(self, world: World) -> list[tuple[str, str]]:
+    def scans(self, world: SqliteWorld) -> list[tuple[str, str]]:
         """Steps of query plans that read a whole table, or sort more than a batch."""
         found = []
         with sqlite3.connect(world.file) as connection:
@@ -62,7 +62,8 @@ HARMLESS = (
 )
 
 
-async def test_nothing_reads_through_a_table(world: World) -> None:
+@on_sqlite
+async def test_nothing_reads_through_a_table(world: SqliteWorld) -> None:
     """Every statement of the daemon's life finds its rows by an index."""
     statements = Statements()
     first, second = an_event("one"), an_event("two", sender="+33639980002")

@@ -21,7 +21,7 @@ from berinia_webhookd.model import (
     Receipt,
 )
 
-from .world import World, a_delivery, an_event
+from .world import SqliteWorld, World, a_delivery, an_event, on_sqlite
 
 WHATSAPP = ChannelName("whatsapp")
 REPLIES = [Lane(EntryKind.REPLY, None, 9)]
@@ -201,7 +201,8 @@ async def test_an_end_without_a_reply_is_told_at_once(world: World, reply: str |
     assert await waiting is None
 
 
-async def test_callers_die_with_their_process(world: World) -> None:
+@on_sqlite
+async def test_callers_die_with_their_process(world: SqliteWorld) -> None:
     """After a restart nobody waits, so the reply is posted late."""
     await ask(world)
     await world.reopen()

@@ -1,7 +1,8 @@
-"""A journal in a folder of its own, a clock that tests turn, and events to put into it."""
+"""A journal of its own on either engine, a clock that tests turn, and events to put into it."""
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import itertools
 from collections.abc import Sequence
@@ -9,6 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import asyncpg
+import pytest
 
 from berinia_webhookd.journal.contract import Claimed, Lane, Settled
 from berinia_webhookd.journal.store import SqlJournal
@@ -27,10 +31,25 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
+from ..postgresql import Postgresql, write_clock
+
 AGENT = AgentName("ResponseListenerAgent")
 SMS = ChannelName("sms")
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOLD = timedelta(seconds=300)
+LEASE_SECONDS = 15
+
+EMPTY = """
+DO $$ DECLARE found text; BEGIN
+    SELECT string_agg(format('%I', tablename), ',') INTO found FROM pg_tables
+    WHERE schemaname = 'berinia_webhookd' AND tablename NOT IN ('schema', 'alembic_version');
+    IF found IS NOT NULL THEN EXECUTE 'TRUNCATE ' || found || ' RESTART IDENTITY'; END IF;
+END $$
+"""
+
+# For behaviours that belong to one engine.
+on_sqlite = pytest.mark.parametrize("closed_world", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("closed_world", ["postgresql"], indirect=True)
 
 _numbers = itertools.count(1)
 
@@ -40,12 +59,19 @@ class Clock:
     """Stands still until it is moved."""
 
     now: datetime = START
+    file: Path | None = None  # where a database reads it
 
     def __call__(self) -> datetime:
         return self.now
 
     def move(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+        self.show()
+
+    def show(self) -> None:
+        """Let the database see the same time."""
+        if self.file is not None:
+            write_clock(self.file, self.now)
 
 
 def an_event(text: str = "", *, sender: str = "+33639980001", **changes: Any) -> Event:
@@ -78,20 +104,19 @@ def a_delivery(event: Event, *, replay_key: bytes | None = None) -> VerifiedDeli
 
 
 @dataclass
-class World:
+class World(abc.ABC):
     """One journal as its users see it."""
 
-    folder: Path
-    clock: Clock = field(default_factory=Clock)
-    journals: list[SqlJournal] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock, kw_only=True)
+    journals: list[SqlJournal] = field(default_factory=list, kw_only=True)
 
     @property
-    def file(self) -> Path:
-        return self.folder / "journal.db"
+    @abc.abstractmethod
+    def url(self) -> str: ...
 
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{self.file}"
+    @abc.abstractmethod
+    async def crash(self) -> SqlJournal:
+        """As after the death of the process: what it ran is given back."""
 
     async def open(self, **options: Any) -> SqlJournal:
         journal = SqlJournal(self.url, node="here", clock=self.clock, **options)
@@ -151,3 +176,70 @@ class World:
         """How many entries are in each state, without those that none is in."""
         backlog = await self.journal.backlog()
         return {state.value: count for state, count in backlog.entries.items() if count}
+
+
+@dataclass
+class SqliteWorld(World):
+    """A journal in a file: one process has it."""
+
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "journal.db"
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.file}"
+
+    async def crash(self) -> SqlJournal:
+        return await self.reopen()
+
+
+@dataclass
+class PostgresqlWorld(World):
+    """A journal in a database: any number of processes have it."""
+
+    server: Postgresql
+    database: str
+
+    @classmethod
+    async def borrow(cls, server: Postgresql) -> PostgresqlWorld:
+        """With a database that holds an empty journal, an earlier test's or a new one."""
+        name = server.spare.pop() if server.spare else await server.new_database()
+        world = cls(server, name)
+        world.clock.file = await server.turnable_clock(name)
+        world.clock.show()
+        return world
+
+    async def give_back(self) -> None:
+        """Empty it for the next test; what still holds a lock fails this one."""
+        await self.execute(EMPTY)
+        self.server.spare.append(self.database)
+
+    @property
+    def url(self) -> str:
+        # The function that tests turn comes before the system's.
+        path = "berinia_webhookd,public,pg_catalog"
+        return self.server.url(self.database, search_path=path)
+
+    async def crash(self) -> SqlJournal:
+        self.clock.move(LEASE_SECONDS + 1)
+        return await self.reopen()
+
+    async def execute(self, statement: str, *values: object) -> list[asyncpg.Record]:
+        """Run one statement beside the journal."""
+        connection = await asyncpg.connect(self.url, server_settings={"lock_timeout": "5s"})
+        try:
+            rows: list[asyncpg.Record] = await connection.fetch(statement, *values)
+            return rows
+        finally:
+            await connection.close()
+
+    async def dump(self) -> bytes:
+        """Everything that is in the tables."""
+        tables = await self.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'berinia_webhookd'"
+        )
+        rows = [await self.execute(f"SELECT * FROM {name}") for (name,) in tables]
+        return repr(rows).encode()

@@ -1,0 +1,21 @@
+"""Fixtures that more than one part needs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+with warnings.catch_warnings():
+    # On a machine without XDG_RUNTIME_DIR the package warns when it is imported.
+    warnings.simplefilter("ignore")
+    from .postgresql import Postgresql
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgresql]:
+    """A running server, started when the first test asks for it."""
+    server = Postgresql()
+    yield server
+    server.close()
