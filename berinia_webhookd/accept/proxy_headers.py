@@ -5,7 +5,9 @@ when the peer is one of `server.trusted_proxies` (or a Unix socket). The client 
 address that is not a trusted proxy; whatever stands left of it is ignored. Where a trusted proxy
 forwards but names nobody (no `X-Forwarded-For`, or junk at the deciding position) the client is
 None, which no list of addresses allows: fail closed. It refuses to look at `X-Forwarded-Host`,
-`-Port`, `-Prefix`, `Forwarded` and `X-Real-IP`, except to notice that they are there.
+`-Port`, `-Prefix`, `Forwarded` and `X-Real-IP`, except to notice that they are there. HTTP/1.0 from
+a trusted proxy is such a notice as well: nginx speaks it to whom no `proxy_set_header` was written
+for, and nobody who calls for himself does.
 
 aiohttp-remotes' middlewares decide otherwise (see its README); its trust rule, `check_ip`, is used.
 """
@@ -16,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp_remotes.exceptions import UntrustedIP
 from aiohttp_remotes.utils import check_ip
 
@@ -61,7 +63,11 @@ class ProxyHeaders:
         peer, peer_trusted = self._peer(request)
         headers = request.headers
         forwarded_for = headers.getall("X-Forwarded-For", None)
-        forwarded = forwarded_for is not None or _mentions_a_proxy(headers)
+        forwarded = (
+            forwarded_for is not None
+            or _mentions_a_proxy(headers)
+            or request.version < HttpVersion11
+        )
         client, scheme = peer, "http"
         if peer_trusted:
             if forwarded:

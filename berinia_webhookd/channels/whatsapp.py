@@ -46,7 +46,7 @@ MEDIA_TYPE: Final = "application/json"
 
 _REQUIRED = ("source", "type", "author", "content", "timestamp", "messageId")
 _NOT_BLANK = ("author", "messageId")
-_LOOPBACK = (ip_address("127.0.0.1"), ip_address("::1"))
+_THIS_MACHINE = (ip_address("127.0.0.1"), ip_address("::1"))
 
 
 class WhatsAppChannel:
@@ -251,15 +251,18 @@ def _believed_addresses(caller: Caller) -> tuple[IPAddress, ...]:
 
     A trusted proxy that passes somebody on says so in its headers, or at least calls us by the name
     that somebody used. Only without either is the request its own: the bot on this machine, and
-    not nginx whose configuration forgot the headers.
+    not nginx whose configuration forgot the headers. Such an nginx also hands on an X-Forwarded-For
+    that its caller made up: nobody becomes this machine by being forwarded.
     """
     if not caller.peer_trusted:
         return () if caller.peer is None else (caller.peer,)
     if caller.forwarded:
-        return () if caller.client is None else (caller.client,)
+        if caller.client is None or caller.client in _THIS_MACHINE:
+            return ()
+        return (caller.client,)
     if not is_loopback(caller.host):
         return ()
-    return _LOOPBACK if caller.peer is None else (caller.peer,)  # a Unix socket is this machine
+    return _THIS_MACHINE if caller.peer is None else (caller.peer,)  # a Unix socket is this machine
 
 
 def _require_well_formed(document: Mapping[str, Any]) -> None:

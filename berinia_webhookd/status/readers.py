@@ -19,9 +19,12 @@ def may_read(caller: Caller, networks: Sequence[Network]) -> bool:
     """Whether the caller's address is allowed.
 
     A trusted proxy that forwards nothing counts as itself only if it asks for a loopback host: it
-    would otherwise lend its address to the whole world. A Unix socket is this machine.
+    would otherwise lend its address to the whole world, and nobody becomes this machine by being
+    forwarded. A Unix socket is this machine.
     """
     addresses: tuple[IPAddress, ...] = () if caller.client is None else (caller.client,)
+    if caller.forwarded and caller.client in _THIS_MACHINE:
+        return False
     if caller.peer_trusted and not caller.forwarded:
         if not is_loopback(caller.host):
             return False

@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
@@ -18,14 +19,21 @@ UNIX = "/run/door.sock"
 
 
 def call(
-    *headers: tuple[str, str], peer: str | None = "127.0.0.1", sockname: Any = ("127.0.0.1", 80)
+    *headers: tuple[str, str],
+    peer: str | None = "127.0.0.1",
+    sockname: Any = ("127.0.0.1", 80),
+    version: HttpVersion = HttpVersion11,
 ) -> Caller:
     """Who a request with these headers is from, when it comes from that peer."""
     protocol = Mock(spec=["peername", "sockname", "ssl_context"])
     protocol.peername = None if peer is None else (peer, 50000)
     protocol.sockname = sockname
     request = make_mocked_request(
-        "POST", "/", headers=CIMultiDict([("Host", "app.example.com"), *headers]), protocol=protocol
+        "POST",
+        "/",
+        headers=CIMultiDict([("Host", "app.example.com"), *headers]),
+        protocol=protocol,
+        version=version,
     )
     return ProxyHeaders(TRUSTED).caller(request)
 
@@ -117,6 +125,13 @@ def test_a_proxy_that_does_not_say_for_whom_names_nobody(header: tuple[str, str]
     assert caller.forwarded
     assert caller.client is None
     assert caller.host == "app.example.com"
+
+
+def test_old_http_from_a_trusted_peer_is_a_proxy_without_its_headers() -> None:
+    """Nginx says `Host: 127.0.0.1` and no more unless told otherwise, but in HTTP/1.0."""
+    caller = call(version=HttpVersion10)
+    assert caller.forwarded
+    assert caller.client is None
 
 
 def test_a_trusted_peer_speaks_for_itself_when_it_forwards_nothing() -> None:

@@ -21,7 +21,7 @@ from berinia_webhookd.channels.whatsapp import WhatsAppChannel
 
 from .world import AGENT, World
 
-LOOPBACK = [ip_network("127.0.0.1"), ip_network("::1")]
+BOTS = [ip_network("127.0.0.1"), ip_network("::1"), ip_network("198.51.100.7")]
 MULTIPART = "multipart/form-data; boundary=x"
 FORM = "application/x-www-form-urlencoded"
 
@@ -40,7 +40,7 @@ def real_channels() -> dict[str, Channel]:
             max_body_bytes=5000,
         ),
         WhatsAppChannel(
-            allowed_networks=LOOPBACK,
+            allowed_networks=BOTS,
             agent=AGENT,
             groups={},
             path="/webhook/whatsapp",
@@ -116,6 +116,8 @@ async def test_a_proxy_says_which_url_twilio_called(real: World) -> None:
     [
         {"X-Forwarded-For": "203.0.113.9"},
         {"X-Forwarded-For": "127.0.0.1, 203.0.113.9"},
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-For": "::1, ::ffff:127.0.0.1"},
         {"X-Forwarded-For": "junk"},
         {"X-Forwarded-For": ""},
         {"X-Real-IP": "127.0.0.1"},
@@ -135,8 +137,8 @@ async def test_nobody_passes_for_the_bot_through_the_proxy(
 
 
 async def test_the_bot_may_call_through_the_proxy_if_it_is_listed(real: World) -> None:
-    """The forwarded client counts, and here it is this machine itself."""
-    headers = {"X-Forwarded-For": "127.0.0.1", "Host": "app.example.com"}
+    """The forwarded client counts."""
+    headers = {"X-Forwarded-For": "198.51.100.7", "Host": "app.example.com"}
     assert (await send(real, "/webhook/whatsapp", "http://127.0.0.1", headers))[0] == 202
 
 

@@ -33,6 +33,7 @@ READERS = [
     (caller("10.2.2.3", forwarded=True), False),
     (caller("10.2.2.3", peer_trusted=False), False),
     (caller(None, forwarded=True), False),
+    (caller(forwarded=True), False),
     (caller(host="app.example.com"), False),
     (caller(host="127.0.0.1.example.com"), False),
     (caller(host=""), False),

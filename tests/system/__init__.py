@@ -1,0 +1,1 @@
+"""The daemon among real programs of a Debian machine; run by `make test-system`."""

@@ -1,0 +1,151 @@
+"""A real nginx with TLS in front of a daemon: its own folder, a free port, any user."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..end_to_end.daemon import PATIENCE_SECONDS, Answer
+
+HOST = "app.example.com"
+# Neither a trusted proxy nor an allowed address: to the daemon it is as foreign as the internet.
+OUTSIDE = "127.0.0.2"
+INSIDE = "127.0.0.1"
+OUR_FILE = Path(__file__).parents[2] / "contrib" / "nginx" / "berinia-webhook.conf"
+
+OLD_BLOCK = """
+location /webhook/ {
+    proxy_pass http://127.0.0.1:8001/webhook/;
+    proxy_set_header Host $host;
+    proxy_set_header X-Real-IP $remote_addr;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header X-Forwarded-Proto $scheme;
+}
+"""
+
+_CONFIGURATION = """
+daemon off;
+{user}
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 256; }}
+http {{
+    access_log {folder}/access.log;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port} ssl;
+        server_name {host};
+        ssl_certificate {folder}/certificate.pem;
+        ssl_certificate_key {folder}/key.pem;
+        {locations}
+    }}
+}}
+"""
+
+
+class Nginx:
+    """One nginx, from its start to its end.
+
+    Args:
+        folder: where everything of it lives; made if need be.
+        daemon_port: takes the place of 8001 in `locations`.
+        locations: what stands in the server block.
+    """
+
+    def __init__(self, folder: Path, *, daemon_port: int, locations: str) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        _make_certificate(folder)
+        self._tls = ssl.create_default_context(cafile=folder / "certificate.pem")
+        # nginx takes over this socket (as it does from an older nginx), so that no other program
+        # can take its port, and callers queue until it is ready.
+        with socket.create_server((INSIDE, 0)) as listener:
+            self.port = int(listener.getsockname()[1])
+            configuration = folder / "nginx.conf"
+            configuration.write_text(
+                _CONFIGURATION.format(
+                    folder=folder,
+                    user="user root;" if os.geteuid() == 0 else "",
+                    port=self.port,
+                    host=HOST,
+                    locations=locations.replace("127.0.0.1:8001", f"127.0.0.1:{daemon_port}"),
+                )
+            )
+            program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+            assert program is not None, "nginx is not installed: run make test-system"
+            self._process = subprocess.Popen(
+                [program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", configuration],
+                env={**os.environ, "NGINX": f"{listener.fileno()};"},
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        host: str = HOST,
+        source: str = OUTSIDE,
+    ) -> Answer:
+        """One HTTPS request to `host` from a `source` address; repeat a header by letter case."""
+        connection = http.client.HTTPSConnection(
+            INSIDE, self.port, timeout=PATIENCE_SECONDS, source_address=(source, 0)
+        )
+        raw = socket.create_connection(
+            (INSIDE, self.port), PATIENCE_SECONDS, source_address=(source, 0)
+        )
+        connection.sock = self._tls.wrap_socket(raw, server_hostname=HOST)
+        try:
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            connection.putheader("Host", host)
+            for name, value in (headers or {}).items():
+                connection.putheader(name, value)
+            if body is not None:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            return Answer(answer.status, dict(answer.getheaders()), answer.read())
+        except OSError as error:
+            raise AssertionError(f"nginx: {error}\n{self.errors()}") from error
+        finally:
+            connection.close()
+
+    def errors(self) -> str:
+        """Its error log."""
+        path = self.folder / "error.log"
+        return path.read_text() if path.exists() else ""
+
+    def close(self) -> None:
+        """SIGTERM, and the end."""
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(PATIENCE_SECONDS)
+
+
+def _make_certificate(folder: Path) -> None:
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", f"/CN={HOST}"),
+            *("-addext", f"subjectAltName=DNS:{HOST}"),
+            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+    )
