@@ -118,13 +118,16 @@ async def receive_body(
     """The whole body, byte for byte.
 
     Raises:
-        MediaTypeUnsupported: it is compressed.
+        MediaTypeUnsupported: it is compressed, be it on the way.
         BodyTooLarge, Overloaded: before anything is read, where there is a Content-Length.
         BodyTooSlow, MalformedDelivery: it stalls, or is not what HTTP allows.
     """
     encoding = request.headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         raise MediaTypeUnsupported("Compressed bodies are not accepted.")
+    transfer = request.headers.get("Transfer-Encoding")
+    if transfer is not None and transfer.strip().lower() != "chunked":
+        raise MediaTypeUnsupported("Of transfer encodings only chunked is accepted.")
     length = request.content_length
     if length is not None:
         _require_at_most(length, max_bytes)

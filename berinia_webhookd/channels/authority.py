@@ -4,8 +4,11 @@ is over what was written, so letters, brackets and unusual ports stay as they ca
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 
+# Also no user-info, path or query: they would become parts of a URL that is believed.
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 
 
@@ -29,6 +32,11 @@ def port_forms(base_url: str) -> tuple[str, str]:
         port = "443" if scheme.lower() == "https" else "80"
         host = f"{host}:{port}"
     return f"{scheme}{separator}{authority}", f"{scheme}{separator}{host}"
+
+
+def is_plain(authority: str) -> bool:
+    """Whether a `Host` header is a host name or address, with or without a port."""
+    return _PLAIN.fullmatch(authority) is not None
 
 
 def is_loopback(authority: str) -> bool:

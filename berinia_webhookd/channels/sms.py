@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from berinia_webhookd.channels import sms_diagnosis
-from berinia_webhookd.channels.authority import port_forms
+from berinia_webhookd.channels.authority import is_plain, port_forms
 from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
 from berinia_webhookd.channels.form import (
     URLENCODED,
@@ -29,6 +29,7 @@ from berinia_webhookd.channels.form import (
 from berinia_webhookd.channels.identity import conversation, event_digest
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds
+from berinia_webhookd.channels.sms_boundaries import reaches_into_url, require_unmoved
 from berinia_webhookd.errors import (
     AccountRefused,
     ChannelNotConfigured,
@@ -127,7 +128,8 @@ class SmsChannel:
         fields = decode_urlencoded(delivery.body)
         signature = delivery.headers.get(SIGNATURE_HEADER, "")
         matches = self._keys.match(signature, self._urls(delivery), fields)
-        if not matches or not body_digest_holds(delivery.target, delivery.body):
+        whole = body_digest_holds(delivery.target, delivery.body)
+        if not matches or not whole or reaches_into_url(delivery.target, fields):
             raise SignatureInvalid("The signature is missing or wrong.")
         return VerifiedDelivery(
             channel=self.name,
@@ -138,14 +140,16 @@ class SmsChannel:
         )
 
     def _urls(self, delivery: RawDelivery) -> Iterable[str]:
-        caller = delivery.caller
-        forms = self._public_forms or _both_forms([f"{caller.scheme}://{caller.host}"])
+        caller, forms = delivery.caller, self._public_forms
+        if not forms and is_plain(caller.host):
+            forms = _both_forms([f"{caller.scheme}://{caller.host}"])
         return (form + delivery.target for form in forms)
 
     def decode(self, delivery: VerifiedDelivery) -> Event:
         """Check what the signature leaves open, and read the message."""
         fields = _fields_of(delivery)
         _require_well_formed(fields)
+        require_unmoved(fields)
         values = first_values(fields)
         if self._account_sids and values.get("AccountSid") not in self._account_sids:
             raise AccountRefused("This account is not accepted here.")

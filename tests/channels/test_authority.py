@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.authority import is_loopback, port_forms, split_port
+from berinia_webhookd.channels.authority import is_loopback, is_plain, port_forms, split_port
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,20 @@ def test_loopback_hosts(host: str) -> None:
 def test_other_hosts(host: str) -> None:
     """What only looks like it is not loopback."""
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["a.example.com", "a:1", "a:", "[::1]:80", "10.0.0.1", "a_b-c"])
+def test_plain_hosts(host: str) -> None:
+    """What may become the host of a URL that is believed."""
+    assert is_plain(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a@b", "a/", "a?", "a#", "a b", "a,b", "a:b", "é", "a\n", "http://a", "a%2e"]
+)
+def test_hosts_that_would_change_the_url(host: str) -> None:
+    """User-info, path, query, escapes and lists are no host."""
+    assert not is_plain(host)
 
 
 @given(st.text())

@@ -1,0 +1,1 @@
+"""Tries to make the daemon lose, mix up, leak or let in; what was tried is counted and printed."""
