@@ -39,7 +39,7 @@ def lines() -> Iterator[Line]:
         elif found := SETTING.fullmatch(text):
             value = tomllib.loads(f"value = {found[3]}")["value"]
             if table != GROUPS:
-                yield Line(f"{table}.{found[2]}", value, not found[1], comment)
+                yield Line(f"{table}.{found[2]}", value, bool(found[1]), comment)
         elif text.startswith("# ") or text == "#":
             comment += text + "\n"
             continue
