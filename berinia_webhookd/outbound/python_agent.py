@@ -66,14 +66,6 @@ class PythonAgents:
         """End all hosts."""
         await self._pool.close()
 
-    async def check(self, agent: AgentName) -> str | None:
-        """Why the agent cannot be loaded, or None: for `check-config`."""
-        try:
-            await self.load(agent)
-        except AgentUnavailable as unavailable:
-            return str(unavailable)
-        return None
-
     async def load(self, agent: AgentName) -> None:
         """Load the agent in a host.
 

@@ -49,11 +49,6 @@ class Transports:
             return self._log
         return self.python
 
-    async def check(self, agent: AgentName) -> str | None:
-        """Why the agent cannot be loaded, or None: for `check-config`."""
-        transport = self.of(agent)
-        return await self.python.check(agent) if transport is self.python else None
-
     def reconfigure(self, settings: AgentsSettings) -> None:
         """From the next attempt on; agent hosts are replaced after their current one."""
         self._settings = settings
