@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from berinia_webhookd.accept.body import Reservation
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.model import Caller, IPAddress, VerifiedDelivery
 
+_shown = lru_cache(4096)(str)  # an address as text; most requests come from a few
 UNKNOWN_CALLER: Final = Caller(
     peer=None, client=None, scheme="http", host="", forwarded=False, peer_trusted=False
 )
@@ -51,7 +53,7 @@ class Visit:
         return {
             "request_id": self.request_id,
             "channel": self.label,
-            "client": None if client is None else str(client),
+            "client": None if client is None else _shown(client),
         }
 
 

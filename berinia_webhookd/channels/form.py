@@ -71,16 +71,20 @@ def decode_urlencoded(body: bytes) -> Fields:
     if body.count(b"&") >= MAX_FIELDS:
         raise MalformedDelivery("The form has too many fields.")
     fields = []
-    for pair in body.split(b"&"):
+    for pair in as_text(body.replace(b"+", b" ")).split("&"):
         if pair:
-            name, _, value = pair.partition(b"=")
-            fields.append((_unquoted(name), _unquoted(value)))
+            name, _, value = pair.partition("=")
+            fields.append(
+                (
+                    _unquoted(name) if "%" in name else name,
+                    _unquoted(value) if "%" in value else value,
+                )
+            )
     return tuple(fields)
 
 
-def _unquoted(text: bytes) -> str:
-    text = text.replace(b"+", b" ")
-    return as_text(_percent_decoded(text) if b"%" in text else text)
+def _unquoted(text: str) -> str:
+    return as_text(_percent_decoded(as_bytes(text)))
 
 
 def _percent_decoded(text: bytes) -> bytes:

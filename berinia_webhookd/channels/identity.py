@@ -21,6 +21,7 @@ _PREFIXES = re.compile(r"(?:(?:whatsapp|sms|tel|mailto):(?://)?\s*)+")
 _NAMED_ADDRESS = re.compile(r"[^<>]*<\s*([^<>\s]+@[^<>\s]+)\s*>")
 # whatsapp-web.js ids of people, with or without the number of their device.
 _WHATSAPP_ID = re.compile(r"\+?([0-9]+)(?::[0-9]+)?@(?:c\.us|s\.whatsapp\.net)")
+_E164 = re.compile(r"\+[1-9][0-9]{7,14}")  # nearly all there are, and normal already
 _PHONE = re.compile(r"(\+|00)?([0-9][0-9 ./()-]*)")
 # Symbols, joiners and tags, what Unicode has not assigned yet; then the parts that are classed as
 # marks: variation selectors, the keycap, skin tones.
@@ -34,6 +35,8 @@ def normal_party(text: str) -> str:
     `+33 6 39 98 00 01`, `33639980001@c.us` and `whatsapp:+33639980001` become `+33639980001`;
     letter case, surrounding blanks and a display name around an e-mail address are dropped.
     """
+    if _E164.fullmatch(text):
+        return text
     folded = unicodedata.normalize("NFKC", text[:_MAX_SPELLING_LENGTH]).casefold()
     folded = unicodedata.normalize("NFKC", folded)
     text = "".join(c for c in folded if unicodedata.category(c) not in {"Cc", "Cs"}).strip()

@@ -237,14 +237,18 @@ def _fields_of(delivery: VerifiedDelivery) -> Fields:
 
 
 def _require_well_formed(fields: Fields) -> None:
-    counts = Counter(name for name, _ in fields)
-    missing = tuple(name for name in REQUIRED if name not in counts)
-    invalid = {name for name, count in counts.items() if count > 1 and _is_single(name)}
+    names = {name for name, _ in fields}
+    missing = tuple(name for name in REQUIRED if name not in names)
+    invalid = set[str]()
+    if len(names) < len(fields):
+        counts = Counter(name for name, _ in fields)
+        invalid = {name for name, count in counts.items() if count > 1 and _is_single(name)}
     for name, value in fields:
-        if not _NAME.fullmatch(name):
-            invalid.add("(field name)")  # it may hold a part of a value, so it is not shown
-        elif not _is_well_formed(name, value):
+        if not _is_well_formed(name, value):
             invalid.add(name)
+    if not all(map(_NAME.fullmatch, names)):
+        # It may hold a part of a value, so it is not shown.
+        invalid = {name for name in invalid if _NAME.fullmatch(name)} | {"(field name)"}
     if missing or invalid:
         message = "Fields are missing or ill-formed."
         raise MalformedDelivery(message, missing=missing, invalid=tuple(sorted(invalid)))

@@ -65,7 +65,8 @@ class LogWriter:
             return
         self._put += 1
         self._lines.append(line)
-        self._work.set()
+        if not self._work.is_set():
+            self._work.set()
 
     def flush(self, timeout_seconds: float = 5.0) -> bool:
         """Wait until all that was put before is written; whether it was."""

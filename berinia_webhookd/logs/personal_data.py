@@ -31,6 +31,8 @@ OWN_KEYS: Final = frozenset(
         *("address", "version", "due_at", "kind", "outcome", "setting", "pid", "node"),
     }
 )
+PLAIN: Final = (bool, int, float, date)
+DIGIT: Final = re.compile(r"\d")
 EMAIL: Final = re.compile(r"[\w.+%'-]{1,64}(?:@|%40)[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 # A plus sign, also as URLs spell it, makes a number one of a phone whatever stands around it.
 PHONE: Final = re.compile(
@@ -45,7 +47,7 @@ def scrub(text: str) -> str:
     """The text without e-mail addresses and phone numbers in any of their spellings."""
     if "@" in text or "%40" in text:
         text = EMAIL.sub(HIDDEN, text)
-    return PHONE.sub(_unless_of_a_machine, text)
+    return PHONE.sub(_unless_of_a_machine, text) if DIGIT.search(text) else text
 
 
 def _unless_of_a_machine(match: re.Match[str]) -> str:
@@ -60,10 +62,10 @@ def hide(key: str, value: Any) -> Any:
 def _hidden(key: str, value: Any) -> Any:
     if key in PERSONAL_KEYS:
         return HIDDEN if value not in (None, "") else value
-    if value is None or isinstance(value, bool | int | float | date):
-        return value
     if isinstance(value, str):
         return scrub(value[:LONGEST_TEXT])
+    if value is None or isinstance(value, PLAIN):
+        return value
     if isinstance(value, Mapping):
         return {
             scrub(text_of(name)[:LONGEST_NAME]): _hidden(text_of(name), item)

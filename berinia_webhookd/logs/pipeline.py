@@ -10,9 +10,11 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,6 +25,8 @@ import structlog
 from berinia_webhookd.logs.files import Line, LogWriter, to_stderr
 from berinia_webhookd.logs.personal_data import hide, text_of, trace
 
+# structlog's names of the methods that are not levels themselves.
+LEVELS: Final = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
 CHANNELS: Final = frozenset({"sms", "email", "whatsapp"})
 OF_AGENTS: Final = ("attempt.", "agent.", "agent_host.", "entry.", "reply.")
 LONGEST_VALUE: Final = 4096
@@ -79,16 +83,10 @@ def configure(
     """
     as_json = not sys.stderr.isatty() if stderr_json is None else stderr_json
     files = LogFiles(LogWriter(folder, stderr=None if quiet else to_stderr), personal_data)
+    handover = _Handover(files.writer.put)
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            _stamp,
-            _ExceptionText(files),
-            _Mask(files),
-            _bound,
-            _Render(as_json=as_json),
-        ],
-        logger_factory=lambda *_: _Handover(files.writer.put),
+        processors=[_Complete(files), _Render(as_json=as_json)],
+        logger_factory=lambda *_: handover,
         cache_logger_on_first_use=False,  # so that a change of level reaches every logger
     )
     _set_level(level)
@@ -104,16 +102,39 @@ def _filtering(level: str) -> type[structlog.typing.BindableLogger]:
     return structlog.make_filtering_bound_logger(logging.getLevelName(level.upper()))
 
 
-def _stamp(_: Any, __: str, line: EventDict) -> EventDict:
-    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return {"timestamp": now, "level": line.pop("level"), "event": line.pop("event"), **line}
+class _Complete:
+    """Stamps a line, hides people in it, and bounds it. One pass, for every request has lines."""
 
-
-class _ExceptionText:
     def __init__(self, files: LogFiles) -> None:
         self._files = files
+        self._second = 0
+        self._second_text = ""
 
-    def __call__(self, _: Any, __: str, line: EventDict) -> EventDict:
+    def __call__(self, _: Any, name: str, line: EventDict) -> EventDict:
+        masked = self._files.personal_data == "mask"
+        complete: EventDict = {
+            "timestamp": self._now(),
+            "level": LEVELS.get(name, name),
+            "event": line.pop("event"),
+        }
+        self._explain_exception(line)
+        for key, value in line.items():
+            said = hide(key, value) if masked else value
+            short = type(said) is str and len(said) <= LONGEST_VALUE
+            if short or type(said) is float or key == "exception":
+                complete[key] = said
+            else:
+                complete[key] = _cut(said, LONGEST_VALUE)
+        return complete
+
+    def _now(self) -> str:
+        second, nanosecond = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._second = second
+            self._second_text = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
+        return f"{self._second_text}.{nanosecond // 1000:06d}Z"
+
+    def _explain_exception(self, line: EventDict) -> None:
         info = line.pop("exc_info", None)
         if info is True:
             info = sys.exc_info()
@@ -122,29 +143,11 @@ class _ExceptionText:
             text = trace(error, with_messages=self._files.personal_data == "full")
             # The end says what was raised.
             line["exception"] = text if len(text) <= LONGEST_TRACE else "…" + text[-LONGEST_TRACE:]
-        return line
-
-
-class _Mask:
-    def __init__(self, files: LogFiles) -> None:
-        self._files = files
-
-    def __call__(self, _: Any, __: str, line: EventDict) -> EventDict:
-        if self._files.personal_data == "full":
-            return line
-        return {key: hide(key, value) for key, value in line.items()}
-
-
-def _bound(_: Any, __: str, line: EventDict) -> EventDict:
-    return {
-        key: value if key == "exception" else _cut(value, LONGEST_VALUE)
-        for key, value in line.items()
-    }
 
 
 def _cut(value: Any, longest: int, levels: int = MOST_LEVELS) -> Any:
     """The value as plain data of bounded size."""
-    if value is None or isinstance(value, bool | float):
+    if value is None or value is True or value is False or isinstance(value, float):
         return value
     if isinstance(value, int) and value.bit_length() < 64:  # noqa: PLR2004 - what JSON readers hold
         return value
@@ -180,7 +183,8 @@ class _Render:
     ) -> tuple[tuple[Line], dict[str, Any]]:
         text = _encoded(line)
         screen = text if self._as_json else self._readable(logger, name, line)
-        return (Line(_files_of(line), text, screen),), {}
+        files = _files_of(line["event"], line["level"], line.get("channel"))
+        return (Line(files, text, screen),), {}
 
     def _readable(self, logger: Any, name: str, line: EventDict) -> bytes:
         exception = line.get("exception")
@@ -207,27 +211,28 @@ def _encoded(line: EventDict) -> bytes:
         # Many values, each long: a little of each of them.
         few = {key: _cut(value, SHORT_VALUE, 0) for key, value in islice(line.items(), FEW_KEYS)}
         text = _json({**few, "shortened": True})
-    return text + b"\n"
+    return text
 
 
 def _json(line: EventDict) -> bytes:
     try:
-        text = orjson.dumps(line)
+        text = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # a lone surrogate, which UTF-8 cannot hold
-        text = json.dumps(line).encode("ascii")
+        text = json.dumps(line).encode("ascii") + b"\n"
     if not text.isascii():
         escaped = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode())
         text = escaped.encode()
     return text.replace(b"\x7f", b"\\u007f")
 
 
-def _files_of(line: EventDict) -> tuple[str, ...]:
+@lru_cache(1024)
+def _files_of(event: str, level: str, channel: object) -> tuple[str, ...]:
     files = ["webhook"]
-    if line.get("channel") in CHANNELS:
-        files.append(line["channel"])
-    if str(line["event"]).startswith(OF_AGENTS):
+    if isinstance(channel, str) and channel in CHANNELS:
+        files.append(channel)
+    if event.startswith(OF_AGENTS):
         files.append("agents")
-    if line["level"] in ("error", "critical"):
+    if level in ("error", "critical"):
         files.append("error")
     return tuple(files)
 
