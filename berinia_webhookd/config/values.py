@@ -200,9 +200,17 @@ def journal_url(raw: Any) -> Secret:
     if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///")).expanduser().absolute()
         return Secret(f"sqlite:///{path}")
-    if url.startswith("postgresql://"):
+    if url.startswith("postgresql://") and _has_sound_host(url):
         return Secret(url)
     raise ValueError("give sqlite:///path/to/journal.db or postgresql://user@host/database")
+
+
+def _has_sound_host(url: str) -> bool:
+    """Not so with signs such as / in a password that are not percent-encoded."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def http_path(raw: Any) -> str:

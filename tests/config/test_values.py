@@ -80,6 +80,9 @@ WRONG = [
     ("rate_limit.requests", 0, "from 1"),
     ("journal.url", "mysql://localhost/x", "sqlite:///"),
     ("journal.url", "sqlite:///", "sqlite:///"),
+    ("journal.url", "postgresql://user@host:port/x", "postgresql://"),
+    ("journal.url", "postgresql://user:pass/word@host/x", "postgresql://"),
+    ("journal.url", "postgresql://[/x", "postgresql://"),
     ("logs.level", "loud", "debug, info, warning, error"),
     ("logs.personal_data", "hide", "mask, full"),
     ("agents.registry", "registry", "module:object"),
@@ -241,3 +244,17 @@ class TestWarnings:
         file = place.toml("server.port = 1001")
         file.chmod(0o644)
         assert str(file) not in warned(place)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://berinia:p%2Fw@db.example.com:5432/berinia",
+        "postgresql:///berinia?host=/run/postgresql",
+        "postgresql://berinia@[::1]/berinia",
+    ],
+)
+def test_urls_of_postgresql(place: Place, url: str) -> None:
+    """Kept as they are given."""
+    place.toml(f'journal.url = "{url}"')
+    assert place.load().settings.journal.url == Secret(url)
