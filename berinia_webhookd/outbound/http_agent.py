@@ -75,7 +75,7 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
     else:
         try:
             when = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = when.replace(tzinfo=when.tzinfo or UTC).timestamp() - now
     return max(0.0, seconds)
