@@ -16,17 +16,20 @@ from berinia_webhookd.accept.visit import Proven, Visit
 from berinia_webhookd.channels.contract import Channel
 
 HEADER: Final = "Berinia-Probe"
-_LONGEST_HOST: Final = 300
+_LONGEST: Final = 300
 
 
-def probe_answer(visit: Visit, channel: Channel, proven: Proven) -> web.Response:
+def probe_answer(
+    request: web.Request, visit: Visit, channel: Channel, proven: Proven
+) -> web.Response:
     """The channel's answer, and in a header what the proxy passed on, as JSON."""
     caller = visit.caller
     seen = {
         "scheme": caller.scheme,
-        "host": caller.host[:_LONGEST_HOST],
+        "host": caller.host[:_LONGEST],
         "client": None if caller.client is None else str(caller.client),
         "forwarded": caller.forwarded,
+        "forwarded_for": ",".join(request.headers.getall("X-Forwarded-For", ()))[-_LONGEST:],
         "peer_trusted": caller.peer_trusted,
         "body_sha256": hashlib.sha256(proven.delivery.body).hexdigest(),
         "process": os.getpid(),

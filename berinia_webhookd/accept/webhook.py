@@ -43,7 +43,7 @@ async def receive(
         JournalUnavailable: it is not on disk in time; if it gets there later, it is kept.
     """
     if channel.is_probe(proven.delivery):
-        return probe_answer(visit, channel, proven)
+        return probe_answer(request, visit, channel, proven)
     arrival = _Arrival(door, visit, channel, proven)
     try:
         event = await arrival.decoded()

@@ -87,7 +87,7 @@ async def test_a_probe_is_told_how_it_arrived(world: World) -> None:
     seen = orjson.loads(headers["Berinia-Probe"])
     assert (seen["scheme"], seen["client"]) == ("https", "203.0.113.9")
     assert seen["host"].startswith("a")
-    assert seen["forwarded"] is True
+    assert (seen["forwarded"], seen["forwarded_for"]) == (True, "203.0.113.9")
     assert seen["process"] == os.getpid()
     assert seen["body_sha256"] == hashlib.sha256(b"BeriniaProbe=1").hexdigest()
     bad = {**GOOD, "X-Test-Signature": "bad"}

@@ -15,7 +15,11 @@ import click
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.tools.doctor import (
+    console,
+    nginx,
+    outside,
     service,
+    signatures,
 )
 from berinia_webhookd.tools.doctor.findings import Finding, Level, Reporter, lines
 from berinia_webhookd.tools.doctor.subject import Subject, find, settings_findings
@@ -31,6 +35,11 @@ CHECKS: Final[dict[str, Check]] = {
     "port": service.port,
     "version": service.version,
     "health": service.health,
+    "signatures": signatures.verifiable,
+    "nginx": nginx.passes_on,
+    "outside": outside.closed,
+    "refused": console.lately,
+    "console": console.urls,
 }
 CHECK_SECONDS: Final = 120.0
 

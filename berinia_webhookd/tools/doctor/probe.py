@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,14 +25,15 @@ from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.status.tail import tail
 from berinia_webhookd.tools.posting import Target
 
-TIMEOUT_SECONDS: Final = 10.0
+NEAR_SECONDS: Final = 5.0  # for the daemon itself
+FAR_SECONDS: Final = 10.0  # through what is before it
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 LOG_LINES: Final = 2000
 LOG_PATIENCE_SECONDS: Final = 2.0
 LOG_STEP_SECONDS: Final = 0.05
 OUR_IDS: Final = "doctor-"  # of requests, in the log
 PROBLEM: Final = "application/problem+json"
-# Right-most, it would be believed: nobody has this address, so it shows who writes the header.
+# Nobody has this address: where it arrives as the last one, nobody has added the real one.
 FORGED_CLIENT: Final = "192.0.2.77"
 
 
@@ -53,6 +55,7 @@ class Seen:
     host: str
     client: str | None
     forwarded: bool
+    forwarded_for: str  # the header, as it arrived
     peer_trusted: bool
     body_sha256: str
     process: int
@@ -87,6 +90,7 @@ class Sender:
 
     target: Target
     headers: Mapping[str, str] = field(default_factory=dict)
+    patience_seconds: float = FAR_SECONDS
 
     async def post(self, request: SignedRequest) -> Reply:
         """Send one request; never raises for what the network does."""
@@ -95,7 +99,7 @@ class Sender:
         url = URL(self.target.base_url + request.path, encoded=True)
         try:
             async with (
-                _client(self.target) as client,
+                _client(self.target, self.patience_seconds) as client,
                 client.post(
                     url, data=request.body, headers=headers, allow_redirects=False
                 ) as response,
@@ -115,7 +119,10 @@ async def fetch(address: str, path: str) -> Page:
     """
     target = Target.from_text(address)
     try:
-        async with _client(target) as client, client.get(target.base_url + path) as response:
+        async with (
+            _client(target, NEAR_SECONDS) as client,
+            client.get(target.base_url + path) as response,
+        ):
             return Page(response.status, await _text(response))
     except (aiohttp.ClientError, OSError) as error:
         raise WebhookdError(_failure(error)[1]) from error
@@ -135,6 +142,11 @@ async def diagnosis(logs: Path, request_id: str) -> tuple[bool, str | None]:
         await asyncio.sleep(LOG_STEP_SECONDS)
 
 
+def is_readable(logs: Path) -> bool:
+    """Whether this user can look a failed signature up."""
+    return os.access(logs / "webhook.log", os.R_OK)
+
+
 def log_lines(logs: Path) -> list[dict[str, Any]]:
     """The last lines of the daemon's log, oldest first; none where this user may not read it."""
     found = []
@@ -148,7 +160,7 @@ def log_lines(logs: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _client(target: Target) -> aiohttp.ClientSession:
+def _client(target: Target, patience_seconds: float) -> aiohttp.ClientSession:
     connector: aiohttp.BaseConnector
     if target.unix_socket is not None:
         connector = aiohttp.UnixConnector(target.unix_socket)
@@ -156,7 +168,7 @@ def _client(target: Target) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector()
     return aiohttp.ClientSession(
         connector=connector,
-        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=patience_seconds),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
@@ -196,6 +208,7 @@ def _seen(text: str | None) -> Seen | None:
             host=str(found["host"]),
             client=None if client is None else str(client),
             forwarded=bool(found["forwarded"]),
+            forwarded_for=str(found["forwarded_for"]),
             peer_trusted=bool(found["peer_trusted"]),
             body_sha256=str(found["body_sha256"]),
             process=int(found["process"]),
@@ -228,5 +241,5 @@ def _failure(error: BaseException) -> tuple[Failure, str]:
     if isinstance(error, aiohttp.ClientConnectorError):
         return Failure.CONNECTION, error.os_error.strerror or str(error.os_error)
     if isinstance(error, TimeoutError):
-        return Failure.TIMEOUT, f"no answer within {TIMEOUT_SECONDS:g} s"
+        return Failure.TIMEOUT, "no answer in time"
     return Failure.BROKEN, str(error) or type(error).__name__

@@ -30,8 +30,16 @@ class Report:
             for finding in self.of(check, level)
             if all(word in json.dumps(finding, ensure_ascii=False) for word in words)
         ]
-        assert len(found) == 1, json.dumps(self.document["findings"], indent=1, ensure_ascii=False)
+        assert len(found) == 1, self
         return found[0]
+
+    def __str__(self) -> str:
+        return "\n" + "\n".join(
+            " | ".join([finding["level"], finding["check"], finding["what"], *finding["mend"]])
+            for finding in self.document["findings"]
+        )
+
+    __repr__ = __str__
 
     @property
     def wrong(self) -> set[str]:
