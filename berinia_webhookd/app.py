@@ -50,6 +50,7 @@ logger = structlog.get_logger()
 FINISH_SECONDS: Final = 0.65  # requests under way when stopping have thrice this
 PURGE_PAUSE_SECONDS: Final = 600.0
 PURGE_STEP_SECONDS: Final = 0.2
+SLOWEST_TURN_SECONDS: Final = 15.0  # with pauses and timeouts of the journal in it
 OPEN_STATES: Final = (EntryState.READY, EntryState.RUNNING, EntryState.WAITING)
 
 
@@ -333,8 +334,11 @@ class Daemon:
         return f"{depth} entries open{age}"
 
     async def _turned(self, within_seconds: float) -> bool:
-        """Whether the journal's writer and the dispatcher each completed a turn lately."""
+        """Whether the journal's writer and the dispatcher each completed a turn lately. Waiting
+        for a journal that is away makes turns slow; that is no reason to be killed.
+        """
         turns = [self._journal.last_turn]
-        if self._dispatch:
+        if self._dispatch and not self._stop_wanted.is_set():
             turns.append(self._dispatcher.last_turn)
-        return asyncio.get_running_loop().time() - min(turns) < within_seconds
+        patience = max(within_seconds, SLOWEST_TURN_SECONDS)
+        return asyncio.get_running_loop().time() - min(turns) < patience

@@ -5,11 +5,12 @@ the daemon notifies. A real socket each; only the manager behind them is ours.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -31,15 +32,12 @@ def held_port(port: int = 0) -> socket.socket:
     return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
 
 
-def start_behind(
-    held: socket.socket, daemon: Daemon, environment: Mapping[str, str] | None = None
-) -> None:
+def start_behind(held: socket.socket, daemon: Daemon, *, flags: Sequence[str] = ()) -> None:
     """Start the daemon with the socket; it answers once it listens, callers wait until then."""
-    port = held.getsockname()[1]
-    daemon.port = port
+    if held.family == socket.AF_INET:
+        daemon.port = held.getsockname()[1]
     daemon.launch(
-        *("--port", str(port)),
-        environment=environment,
+        *(flags or ("--port", str(daemon.port))),
         launcher=[sys.executable, "-c", HAND_OVER, str(held.fileno())],
         pass_fds=[held.fileno()],
     )
@@ -84,43 +82,46 @@ class NotifySocket:
     def wait_for(
         self,
         name: str,
-        value: str | None = None,
+        value: str | Callable[[str], bool] | None = None,
         *,
         since: float = 0.0,
+        count: int = 1,
         timeout_seconds: float = PATIENCE_SECONDS,
     ) -> dict[str, str]:
-        """The first message with this variable (and value) that came after an instant."""
-        found = self._find(lambda said: value in {None, said.get(name)}, name, since)
+        """The `count`-th message with this variable (and value) that came after an instant."""
+
+        def fits(said: dict[str, str]) -> bool:
+            given = said.get(name)
+            return given is not None and (
+                value(given) if callable(value) else value in {None, given}
+            )
+
         deadline = time.monotonic() + timeout_seconds
         with self._news:
-            while (message := found()) is None:
+            while len(found := [m for at, m in self.messages if at > since and fits(m)]) < count:
                 if not self._news.wait(deadline - time.monotonic()):
-                    raise AssertionError(f"no {name}={value}: {self.messages}")
-        return message
+                    raise AssertionError(f"no {count}× {name} {value} in: {self.messages}")
+        return found[count - 1]
 
-    def is_silent(self, name: str, *, since: float, seconds: float) -> bool:
-        """Whether this variable does not come for a time, waited for if need be."""
+    def is_silent_for(self, name: str, seconds: float) -> bool:
+        """Whether this variable does not come for a time from now on."""
         try:
-            self.wait_for(name, since=since, timeout_seconds=since + seconds - time.monotonic())
+            self.wait_for(name, since=time.monotonic(), timeout_seconds=seconds)
         except AssertionError:
             return True
         return False
+
+    def longest_silence(self, name: str) -> float:
+        """The longest time in seconds between two messages with this variable, or before one
+        after READY.
+        """
+        times = [at for at, said in self.messages if name in said or "READY" in said]
+        return max(after - before for before, after in itertools.pairwise(times))
 
     def names(self) -> list[str]:
         """What was said, in order, without the status lines and signs of life."""
         often = {"STATUS", "WATCHDOG", "MONOTONIC_USEC", "EXTEND_TIMEOUT_USEC"}
         return [name for _, said in self.messages for name in said if name not in often]
-
-    def _find(
-        self, fits: Callable[[dict[str, str]], bool], name: str, since: float
-    ) -> Callable[[], dict[str, str] | None]:
-        def find() -> dict[str, str] | None:
-            for at, said in self.messages:
-                if at > since and name in said and fits(said):
-                    return said
-            return None
-
-        return find
 
     def _receive(self) -> None:
         while message := self._socket.recv(65_536):
