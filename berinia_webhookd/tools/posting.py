@@ -43,16 +43,16 @@ class Target:
         """
         if text.startswith("unix:/"):
             return cls("http://localhost", text.removeprefix("unix:"))
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        try:
+            parts = urlsplit(text if "://" in text else f"http://{text}")
+            parts.port  # noqa: B018 - reading it is what checks it
+        except ValueError as error:
+            raise click.UsageError(f"--to {text!r}: {error}") from error
+        extra = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
         if parts.scheme not in {"http", "https"} or not parts.hostname or extra:
             raise click.UsageError(
                 f"--to {text!r} is not http://host:port; the path comes from the channel"
             )
-        try:
-            parts.port  # noqa: B018 - reading it is what checks it
-        except ValueError as error:
-            raise click.UsageError(f"--to {text!r}: the port is no port") from error
         return cls(f"{parts.scheme}://{parts.netloc}")
 
     def is_loopback(self) -> bool:

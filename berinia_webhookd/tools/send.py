@@ -170,10 +170,12 @@ class Report:
 
 
 def _default_address(server: ServerSettings, running: Installation | None) -> str:
-    if running is not None:
-        return running.address
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
-    return f"[{host}]:{server.port}" if ":" in host else f"{host}:{server.port}"
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    address = f"{host}:{server.port}" if running is None else running.address
+    host, _, port = address.rpartition(":")
+    # Who listens everywhere listens here, too.
+    loopback = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host)  # noqa: S104
+    return f"{loopback}:{port}" if loopback else address
 
 
 def _configured(settings: Settings, name: str) -> Channel:

@@ -1,0 +1,181 @@
+"""`send`: signed samples to this machine only, and what is shown of the answers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from twilio.request_validator import RequestValidator
+
+from berinia_webhookd.cli import main
+from berinia_webhookd.tools import installation
+from berinia_webhookd.tools.installation import Installation
+
+from .receiver import Receiver
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+Send = Callable[..., int]
+
+
+@pytest.fixture
+def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Send:
+    """Runs `send` as the command line does; gives its exit code."""
+    for name in [name for name in os.environ if name.startswith(("BERINIA_", "TWILIO_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "berinia.toml"
+    config.write_text(f'channels.sms.tokens = ["{TOKEN}"]\n')
+    config.chmod(0o600)
+
+    def run(*words: str) -> int:
+        with pytest.raises(SystemExit) as end:
+            main(["--config", str(config), "send", *words])
+        assert isinstance(end.value.code, int)
+        return end.value.code
+
+    return run
+
+
+Output = pytest.CaptureFixture[str]
+
+
+def test_a_sample_is_signed_as_twilio_signs(send: Send, receiver: Receiver) -> None:
+    """Twilio's own library agrees; numbers are from the range for fiction."""
+    assert send("sms", "--to", receiver.address, "--set", "Body=Bonjour & merci") == 0
+    (got,) = receiver.received
+    form = got.form()
+    url = f"http://{receiver.address}{got.path}"
+    assert RequestValidator(TOKEN).validate(url, form, got.headers["x-twilio-signature"])
+    assert form["Body"] == "Bonjour & merci"
+    assert form["From"].startswith("+3363998")
+
+
+def test_each_sample_is_a_new_message(send: Send, receiver: Receiver, capsys: Output) -> None:
+    """With an id of its own; a line each and a summary."""
+    assert send("sms", "--to", receiver.address, "--count", "3") == 0
+    assert len({got.form()["MessageSid"] for got in receiver.received}) == 3
+    *lines, summary = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["#1", "200"], ["#2", "200"], ["#3", "200"]]
+    assert summary.startswith(f"3 sent to http://{receiver.address} in ")
+    assert "3 × 200" in summary
+
+
+def test_a_bad_signature_is_meant_to_be_refused(send: Send, receiver: Receiver) -> None:
+    """403 is the right answer to it, and any other is the problem."""
+    receiver.status = 403
+    assert send("sms", "--to", receiver.address, "--bad-signature") == 0
+    (got,) = receiver.received
+    url = f"http://{receiver.address}{got.path}"
+    assert not RequestValidator(TOKEN).validate(url, got.form(), got.headers["x-twilio-signature"])
+    receiver.status = 200
+    assert send("sms", "--to", receiver.address, "--bad-signature") == 1
+
+
+@pytest.mark.parametrize("status", [303, 403, 404, 429, 503])
+def test_an_answer_that_is_no_success_is_exit_one(
+    send: Send, receiver: Receiver, status: int, capsys: Output
+) -> None:
+    """And is shown with its reason."""
+    receiver.status, receiver.answer = status, b'{"detail": "because"}'
+    assert send("sms", "--to", receiver.address) == 1
+    shown = capsys.readouterr().out
+    assert f"{status} " in shown
+    assert "because" in shown
+
+
+def test_the_answers_as_json(send: Send, receiver: Receiver, capsys: Output) -> None:
+    """One document, with each answer and the figures."""
+    assert send("sms", "--to", receiver.address, "--count", "2", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["channel"], document["to"]) == ("sms", f"http://{receiver.address}")
+    assert [(each["status"], each["answer"]) for each in document["requests"]] == [
+        (200, "<Response/>"),
+        (200, "<Response/>"),
+    ]
+    summary = document["summary"]
+    assert (summary["sent"], summary["unexpected"], summary["statuses"]) == (2, 0, {"200": 2})
+    assert set(summary["latency_ms"]) == {"min", "median", "p95", "max"}
+
+
+def test_an_answer_cannot_steer_the_terminal(
+    send: Send, receiver: Receiver, capsys: Output
+) -> None:
+    """Whoever answers there."""
+    receiver.answer = b"\x1b[2J\r\n\xff\x9b31m" + "\u202e".encode() * 300
+    assert send("sms", "--to", receiver.address) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert r"\u001b[2J" in line
+    assert not set("\x1b\x9b\u202e") & set(line)
+    assert len(line) < 300
+
+
+@pytest.mark.parametrize("elsewhere", ["192.0.2.1:8001", "https://198.51.100.1", "[2001:db8::1]"])
+def test_nothing_leaves_this_machine_without_really(
+    send: Send, elsewhere: str, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 2, before a connection is tried; the flag to give is named."""
+
+    def connect(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr("berinia_webhookd.tools.send.post_all", connect)
+    assert send("sms", "--to", elsewhere) == 2
+    assert "--really" in capsys.readouterr().err
+
+
+def test_really_sends_all_the_same(send: Send, receiver: Receiver) -> None:
+    """The unspecified address is not loopback, and leads here."""
+    everywhere = f"0.0.0.0:{receiver.port}"
+    assert send("sms", "--to", everywhere) == 2
+    assert receiver.received == []
+    assert send("sms", "--to", everywhere, "--really") == 0
+    assert len(receiver.received) == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_by_default_the_running_daemon_gets_it(
+    send: Send, receiver: Receiver, tmp_path: Path, host: str
+) -> None:
+    """Where it says it listens; one that listens everywhere listens here as well."""
+    here = Installation(
+        pid=os.getpid(),
+        address=f"{host}:{receiver.port}",
+        version="1",
+        configuration=tmp_path / "berinia.toml",
+        journal=None,
+        logs=tmp_path,
+    )
+    installation.write(here, os.environ)
+    assert send("sms") == 0
+    assert len(receiver.received) == 1
+
+
+def test_without_its_secret_nothing_can_be_signed(
+    send: Send, receiver: Receiver, tmp_path: Path, capsys: Output
+) -> None:
+    """The setting is named."""
+    (tmp_path / "berinia.toml").write_text("")
+    assert send("sms", "--to", receiver.address) == 1
+    assert receiver.received == []
+    assert "channels.sms.tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fax",),
+        ("sms", "--set", "Body"),
+        ("sms", "--set", "=x"),
+        ("sms", "--count", "0"),
+        ("sms", "--rate", "0"),
+        ("sms", "--to", "http://[::1"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(send: Send, words: tuple[str, ...]) -> None:
+    """Exit 2."""
+    assert send(*words) == 2
