@@ -5,6 +5,7 @@ value is stored as it came even where it is no valid Unicode.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -37,10 +38,7 @@ def encode(event: Event) -> str:
         "profile_name": event.profile_name,
         "opt_out": event.opt_out,
         "auto_submitted": event.auto_submitted,
-        "attachments": [
-            [file.file_name, file.content_type, file.size_bytes, file.sha256]
-            for file in event.attachments
-        ],
+        "attachments": [asdict(file) for file in event.attachments],
         "raw": dict(event.raw),
         "raw_multi": dict(event.raw_multi),
     }
@@ -67,7 +65,7 @@ def decode(text: str) -> Event:
         profile_name=fields["profile_name"],
         opt_out=OptOut(fields["opt_out"]) if fields["opt_out"] else None,
         auto_submitted=fields["auto_submitted"],
-        attachments=tuple(Attachment(*file) for file in fields["attachments"]),
+        attachments=tuple(Attachment(**file) for file in fields["attachments"]),
         raw=fields["raw"],
         raw_multi=fields["raw_multi"],
     )
