@@ -1,0 +1,180 @@
+"""The agent host by itself: a stand-alone program, spoken to as the daemon speaks to it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+
+from berinia_webhookd.outbound.host_process import PROGRAM
+
+from .agent_world import AGENTS, MARK, PATIENCE_SECONDS, marked_processes, until, until_gone
+
+OLDEST: Final = (3, 9)
+VERSIONS: Final = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
+
+
+def interpreters() -> list[str]:
+    """Ours, and others that are installed and can be started."""
+    named = [shutil.which(f"python{version}") for version in VERSIONS]
+    begun = [
+        subprocess.run([path, "-c", ""], stderr=subprocess.DEVNULL, check=False).returncode
+        for path in named
+        if path
+    ]
+    usable = [path for path, code in zip(filter(None, named), begun, strict=True) if code == 0]
+    return sorted({sys.executable, *usable})
+
+
+@dataclass
+class Host:
+    """One host, driven by hand over its two sockets."""
+
+    process: subprocess.Popen[bytes]
+    requests: socket.socket
+    lifeline: socket.socket
+    mark: str
+
+    def say(self, body: bytes) -> None:
+        self.requests.sendall(len(body).to_bytes(4, "big") + body)
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        self.say(json.dumps(request).encode())
+        return read(self.requests)
+
+    def prepare(self, target: str) -> dict[str, Any]:
+        """Configure, and load the agent `A`."""
+        nothing = self.ask(do="configure", path=str(AGENTS), registry=None, memory_limit_bytes=None)
+        assert nothing == {}
+        return self.ask(do="load", agent="A", target=target)
+
+    def close(self) -> None:
+        self.requests.close()
+        self.lifeline.close()
+        self.process.wait(PATIENCE_SECONDS)
+
+
+def read(end: socket.socket) -> dict[str, Any]:
+    with end.makefile("rb") as file:
+        body = file.read(int.from_bytes(file.read(4), "big"))
+    message: dict[str, Any] = json.loads(body)
+    return message
+
+
+def start(python: str) -> Host:
+    mark = uuid.uuid4().hex
+    requests, theirs = socket.socketpair()
+    lifeline, their_lifeline = socket.socketpair()
+    for end in (requests, lifeline):
+        end.settimeout(PATIENCE_SECONDS)
+    with theirs, their_lifeline:
+        ends = (theirs.fileno(), their_lifeline.fileno())
+        process = subprocess.Popen(
+            [python, "-u", str(PROGRAM), *map(str, ends)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=ends,
+            env={**os.environ, MARK: mark},
+            start_new_session=True,
+        )
+    return Host(process, requests, lifeline, mark)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = start(sys.executable)
+    yield host
+    host.close()
+
+
+def test_it_needs_the_standard_library_alone() -> None:
+    """Agents' virtual environments need not know of us."""
+    tree = ast.parse(PROGRAM.read_text(), feature_version=OLDEST)
+    names = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        )
+    }
+    assert names <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("python", interpreters(), ids=lambda path: path.rpartition("/")[2])
+def test_every_interpreter_at_hand_can_run_it(python: str) -> None:
+    """Whatever version the agents' environment has."""
+    host = start(python)
+    try:
+        assert host.prepare("shapes:function") == {"shape": "handle"}
+        answer = host.ask(do="attempt", agent="A", argument={"id": "🙂"})
+        assert json.loads(answer["returned"]["response"]) == {"id": "🙂"}
+    finally:
+        host.close()
+
+
+def test_the_guardian_says_who_is_who_and_how_it_ended(host: Host) -> None:
+    """The daemon learns the pid to kill, and after an end its manner."""
+    said = read(host.lifeline)
+    assert said["guardian"] == host.process.pid
+    assert os.getpgid(said["host"]) == said["host"]
+    host.prepare("hostile:os_exit")
+    host.say(json.dumps({"do": "attempt", "agent": "A", "argument": {}}).encode())
+    assert read(host.lifeline) == {"exit_code": 3, "signal": None}
+    assert host.process.wait(PATIENCE_SECONDS) == 0
+
+
+def test_it_ends_politely_when_nothing_more_is_asked(host: Host) -> None:
+    """The end of the requests is the end of the host."""
+    read(host.lifeline)
+    host.prepare("friendly:handle")
+    host.requests.shutdown(socket.SHUT_WR)
+    assert read(host.lifeline) == {"exit_code": 0, "signal": None}
+
+
+async def test_the_end_of_the_lifeline_is_the_end_of_all(host: Host) -> None:
+    """As when the daemon is killed: the host, though it hangs, and what left its session."""
+    host.prepare("hostile:fork_session_and_hang")
+    host.say(json.dumps({"do": "attempt", "agent": "A", "argument": {}}).encode())
+    await until(lambda: len(marked_processes(host.mark)) == 3)
+    host.lifeline.close()
+    await until_gone(host.mark)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"no json", b"{}", b'{"do": "nothing"}', b'{"do": "attempt"}', b"[1]"]
+)
+def test_what_it_does_not_understand_is_answered(host: Host, body: bytes) -> None:
+    """A host that met nonsense goes on."""
+    host.say(body)
+    assert "failed" in read(host.requests)
+    assert host.prepare("shapes:function") == {"shape": "handle"}
+
+
+def test_messages_of_megabytes(host: Host) -> None:
+    """Both ways; the answer is cut where the daemon would not read on."""
+    host.prepare("shapes:WithRun")
+    text = "é" * (4 << 20)
+    answer = host.ask(do="attempt", agent="A", argument={"body": text})
+    assert len(answer["returned"]["response"]) == 1 << 20
+
+
+def test_signals_meant_for_the_daemon_do_not_end_it(host: Host) -> None:
+    """When to stop hosts is the daemon's decision."""
+    said = read(host.lifeline)
+    host.prepare("friendly:pid")
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        subprocess.run(["kill", f"-{name}", str(said["guardian"])], check=True)
+    answer = host.ask(do="attempt", agent="A", argument={})
+    assert answer["returned"]["response"] == str(said["host"])
