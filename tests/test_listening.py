@@ -9,10 +9,11 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -221,6 +222,13 @@ os.execv(sys.executable, [sys.executable, "-m", "berinia_webhookd", *sys.argv[2:
 """
 
 
+def iter_until(word: bytes, lines: IO[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        yield line
+        if word in line:
+            return
+
+
 def test_a_daemon_behind_a_socket_that_differs_says_so_in_its_logs(tmp_path: Path) -> None:
     """It serves on the inherited one, and the operator reads which line to change."""
     config = tmp_path / "berinia.toml"
@@ -238,17 +246,22 @@ def test_a_daemon_behind_a_socket_that_differs_says_so_in_its_logs(tmp_path: Pat
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        overdue = threading.Timer(PATIENCE_SECONDS, process.kill)
+        overdue.start()
         try:
+            assert process.stderr is not None
+            said = list(iter_until(b'"server.started"', process.stderr))
             with socket.create_connection(given.getsockname(), PATIENCE_SECONDS) as caller:
                 caller.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 assert caller.recv(15) == b"HTTP/1.1 200 OK"
             process.send_signal(signal.SIGTERM)
             out, _ = process.communicate(timeout=PATIENCE_SECONDS)
         finally:
+            overdue.cancel()
             if process.poll() is None:
                 process.kill()
                 process.communicate()
-    assert (process.returncode, out) == (0, b"")
+    assert (process.returncode, out) == (0, b""), said
     log = Path(state) / "unified_logs" / "webhook.log"
     lines = {line["event"]: line for line in map(json.loads, log.read_text().splitlines())}
     differs = lines["server.sockets_differ"]
