@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 import smtplib
+import socket
 import sys
 import urllib.request
 from email.message import EmailMessage
@@ -60,7 +61,9 @@ def mail(alert: dict[str, Any]) -> None:
     message["To"] = recipient
     message.set_content(text(alert))
     host, _, port = (os.environ.get("ALERT_SMTP") or "127.0.0.1:25").rpartition(":")
-    with smtplib.SMTP(host, int(port), timeout=SECONDS) as server:
+    # A name of its own saves smtplib from asking the DNS for one, which may take long.
+    here = socket.gethostname()
+    with smtplib.SMTP(host, int(port), local_hostname=here, timeout=SECONDS) as server:
         server.send_message(message)
 
 

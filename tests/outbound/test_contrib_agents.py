@@ -14,6 +14,8 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email import message_from_string
+from email.policy import default as default_policy
 from pathlib import Path
 from typing import Any, Final
 
@@ -255,10 +257,10 @@ async def test_alert_by_mail_and_chat(monkeypatch: pytest.MonkeyPatch) -> None:
             ALERT_GROUP="🛠️ Technique",
         )
     assert failure is None
-    (mail,) = mails
-    assert "To: admin@example.com" in mail
-    assert "Subject: berinia-webhookd on web1: entry dead" in mail
-    assert "3 times since the last alert" in mail
+    (mail,) = (message_from_string(text, policy=default_policy) for text in mails)
+    assert mail["To"] == "admin@example.com"
+    assert mail["Subject"] == "berinia-webhookd on web1: entry dead"
+    assert "3 times since the last alert" in str(mail.get_content())
     (message,) = posted
     assert message["group"] == "🛠️ Technique"
     assert "MetaAgent failed on an event" in message["message"]
