@@ -16,10 +16,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from berinia_webhookd.errors import CannotStart, JournalUnavailable, NotFound
-from berinia_webhookd.journal import erasing, figures, listing, redoing, showing
+from berinia_webhookd.journal import erasing, figures, inspecting, listing, redoing, showing
 from berinia_webhookd.journal.engine import Database, Transaction
 from berinia_webhookd.journal.erasing import Erasure
 from berinia_webhookd.journal.figures import Statistics
+from berinia_webhookd.journal.inspecting import MissingAgent
 from berinia_webhookd.journal.listing import Filters, Listed
 from berinia_webhookd.journal.migrate import stored_version
 from berinia_webhookd.journal.redoing import Changed, Decode
@@ -45,7 +46,7 @@ class Operations:
     def __init__(
         self, url: str, *, node: str = "operator", clock: Callable[[], datetime] = utc_now
     ) -> None:
-        self._database = Database(url, clock=clock)
+        self._database = Database(url, clock=clock, pool_size=2, patient=True)
         self._node = node
         self._clock = clock
 
@@ -110,6 +111,18 @@ class Operations:
     async def stats(self) -> Statistics:
         """Counts, ages, rates."""
         return await self._read(figures.statistics, self._clock())
+
+    async def missing_agents(self) -> list[MissingAgent]:
+        """Which agents cannot be loaded, where, and why."""
+        return await self._read(inspecting.missing_agents)
+
+    async def last_received_at(self) -> datetime | None:
+        """When the newest delivery came."""
+        return await self._read(inspecting.last_received_at)
+
+    async def server_settings(self, *names: str) -> dict[str, str]:
+        """Settings of the PostgreSQL server; none on SQLite."""
+        return await self._read(inspecting.server_settings, names)
 
     # ---- changing
 
@@ -235,7 +248,10 @@ class Operations:
         **kwargs: P.kwargs,
     ) -> ResultT:
         def work(connection: Connection) -> ResultT:
-            return change(self._database.transaction(connection), *args, **kwargs)
+            transaction = self._database.transaction(connection)
+            result = change(transaction, *args, **kwargs)
+            self._database.announce(transaction)
+            return result
 
         with _explained():
             async with self._database.writing() as connection:

@@ -15,9 +15,14 @@ import click
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.tools.doctor import (
+    agents,
     console,
+    journal,
+    log_folder,
+    machine,
     nginx,
     outside,
+    safety,
     service,
     signatures,
 )
@@ -39,6 +44,13 @@ CHECKS: Final[dict[str, Check]] = {
     "nginx": nginx.passes_on,
     "outside": outside.closed,
     "refused": console.lately,
+    "agents": agents.loadable,
+    "journal": journal.file,
+    "contents": journal.contents,
+    "disk": machine.disk,
+    "clock": machine.clock,
+    "logs": log_folder.folder,
+    "safety": safety.settings,
     "console": console.urls,
 }
 CHECK_SECONDS: Final = 120.0

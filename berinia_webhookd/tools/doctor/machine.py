@@ -1,0 +1,137 @@
+"""The machine under it: room on the disks, and a clock that is right."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from berinia_webhookd.app import folders_of
+from berinia_webhookd.channels.contract import SignedRequest
+from berinia_webhookd.journal.engine import sqlite_path
+from berinia_webhookd.status.health import LEAST_FREE_BYTES
+from berinia_webhookd.tools.doctor.findings import Finding, Reporter
+from berinia_webhookd.tools.doctor.probe import Sender
+from berinia_webhookd.tools.doctor.subject import Subject
+from berinia_webhookd.tools.posting import Target
+from berinia_webhookd.tools.terminal import duration
+
+_DISK: Final = Reporter("disk")
+_CLOCK: Final = Reporter("clock")
+MIB: Final = 1024 * 1024
+LITTLE_BYTES: Final = 1024 * MIB
+LITTLE_SHARE: Final = 0.05
+LEAST_FREE_FILES: Final = 1000
+MOST_SKEW_SECONDS: Final = 30.0
+SYNCHRONISED: Final = Path("/run/systemd/timesync/synchronized")
+_TIMEX_BYTES: Final = 512  # more than any kernel's struct timex
+_TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is left on a folder's disk."""
+
+    free_bytes: int
+    all_bytes: int
+    free_files: int | None  # None: this file system has no such limit
+
+
+def room(folder: Path) -> Room:
+    """As the daemon's user has it.
+
+    Raises:
+        OSError: the folder cannot be reached.
+    """
+    found = os.statvfs(folder)
+    return Room(
+        free_bytes=found.f_bavail * found.f_frsize,
+        all_bytes=found.f_blocks * found.f_frsize,
+        free_files=found.f_favail if found.f_files else None,
+    )
+
+
+async def disk(subject: Subject) -> AsyncIterator[Finding]:
+    """The disks of journal and logs."""
+    path = sqlite_path(subject.journal_url)
+    folders = {subject.logs, *(folders_of(subject.settings) if path is None else (path.parent,))}
+    for finding in disk_findings(sorted(folders)):
+        yield finding
+
+
+def disk_findings(folders: list[Path], measure: Callable[[Path], Room] = room) -> Iterator[Finding]:
+    """One for each folder that is there."""
+    for folder in folders:
+        try:
+            left = measure(folder)
+        except FileNotFoundError:
+            continue  # made when first needed
+        yield _of_room(folder, left)
+
+
+def _of_room(folder: Path, left: Room) -> Finding:
+    make_room = (f"df -h {folder}", f"see what is large: du -xh {folder} | sort -h | tail")
+    text = f"{folder}: {left.free_bytes // MIB} MiB left"
+    if left.free_bytes < LEAST_FREE_BYTES:
+        why = "with a full disk nothing can be accepted: providers get 503"
+        return _DISK.wrong(text, *make_room, why=why)
+    if left.free_files is not None and left.free_files < LEAST_FREE_FILES:
+        return _DISK.wrong(
+            f"{folder}: only {left.free_files} more files can be made there",
+            f"df -i {folder}",
+            why="without inodes no file can be made, however much room there is",
+        )
+    if left.free_bytes < min(LITTLE_BYTES, LITTLE_SHARE * left.all_bytes):
+        return _DISK.warning(text, *make_room, why="it will be full before long")
+    return _DISK.ok(text)
+
+
+async def clock(subject: Subject) -> AsyncIterator[Finding]:
+    """Whether the time is right: Mailgun's signatures carry it, and retries go by it."""
+    yield of_synchronisation(is_synchronised())
+    for url in subject.settings.server.public_url[:1]:
+        sent = datetime.now(UTC)
+        reply = await Sender(Target.from_text(url)).post(SignedRequest("/", {}, b""))
+        if reply.date is not None:
+            yield _of_skew(url, (reply.date - sent).total_seconds())
+
+
+def is_synchronised() -> bool | None:
+    """Whether something keeps the clock right; None where the kernel does not say."""
+    if SYNCHRONISED.exists():
+        return True
+    try:
+        adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
+    except (OSError, AttributeError):
+        return None
+    state = adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))  # modes 0: only look
+    return None if state < 0 else bool(state != _TIME_ERROR)
+
+
+def of_synchronisation(synchronised: bool | None) -> Finding:
+    """The finding on what keeps the clock right."""
+    if synchronised is None:
+        return _CLOCK.note("the kernel does not say whether the clock is synchronised")
+    if synchronised:
+        return _CLOCK.ok("is synchronised")
+    return _CLOCK.warning(
+        "is not synchronised with a time server",
+        "timedatectl set-ntp true",
+        "timedatectl timesync-status, or chronyc tracking",
+        why="Mailgun's signatures carry the time: 5 minutes behind, and every e-mail is refused",
+    )
+
+
+def _of_skew(url: str, seconds: float) -> Finding:
+    if abs(seconds) <= MOST_SKEW_SECONDS:
+        return _CLOCK.ok(f"agrees with {url}")
+    direction = "behind" if seconds > 0 else "ahead of"
+    return _CLOCK.wrong(
+        f"is {duration(abs(seconds))} {direction} that of {url}",
+        "timedatectl set-ntp true, on both machines",
+        why="Mailgun's signatures carry the time: 5 minutes behind, and every e-mail is refused",
+    )

@@ -1,0 +1,91 @@
+"""Settings that work and will hurt, beside what `check-config` warns of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+from berinia_webhookd.config.settings import Network, Settings
+from berinia_webhookd.tools.doctor.findings import Finding, Reporter
+from berinia_webhookd.tools.doctor.subject import Subject
+
+_SAY: Final = Reporter("safety")
+# Said better elsewhere in the report: the user is the daemon's, not the one who asks.
+SAID_ELSEWHERE: Final = frozenset(
+    {"user", "channels.sms.tokens", "channels.email.signing_keys", "server.public_url"}
+)
+WIDE: Final = {4: 8, 6: 16}  # shorter prefixes are no list of one's own machines
+
+
+async def settings(subject: Subject) -> AsyncIterator[Finding]:
+    """Whom the daemon runs as, who may read what, and who is believed."""
+    findings = [
+        *_of_warnings(subject),
+        *_of_user(subject),
+        *_of_lists(subject.settings),
+        *_of_logs(subject.settings),
+    ]
+    for finding in findings:
+        yield finding
+    if not findings:
+        yield _SAY.ok("no setting is unsafe")
+
+
+def _of_warnings(subject: Subject) -> Iterator[Finding]:
+    for warning in subject.examined.warnings:
+        of_agent = warning.setting.startswith("agents.") and warning.setting.endswith(".target")
+        if warning.setting not in SAID_ELSEWHERE and not of_agent:
+            yield _SAY.warning(
+                f"{warning.setting} {warning.message}",
+                warning.hint,
+                why="it works, and will hurt on a bad day",
+            )
+
+
+def _of_user(subject: Subject) -> Iterator[Finding]:
+    if subject.running is not None and subject.user == 0:
+        yield _SAY.warning(
+            "the daemon runs as root",
+            "give it a user of its own: contrib/systemd/berinia-webhook.service",
+            why="whoever breaks into it, or into an agent, has the whole machine",
+        )
+
+
+def _of_lists(settings: Settings) -> Iterator[Finding]:
+    if wide := _widest(settings.server.trusted_proxies):
+        yield _SAY.wrong(
+            f"server.trusted_proxies believes {wide}",
+            'server.trusted_proxies = ["127.0.0.1", "::1"], and the addresses of your proxies',
+            why="whoever is trusted as a proxy may claim any address, scheme and host",
+        )
+    whatsapp = settings.channels.whatsapp
+    if whatsapp.enabled and whatsapp.secret is None and (wide := _widest(whatsapp.allowed_ips)):
+        yield _SAY.wrong(
+            f"channels.whatsapp.allowed_ips lets {wide} speak as the bot, without a secret",
+            "list the bot's address alone, or set channels.whatsapp.secret",
+            why="the bot's messages command the agents",
+        )
+    if wide := _widest(settings.server.metrics_allowed_ips):
+        yield _SAY.warning(
+            f"server.metrics_allowed_ips shows metrics to {wide}",
+            "list the machines that collect metrics",
+            why="metrics tell strangers how much comes in and what fails",
+        )
+
+
+def _widest(networks: tuple[Network, ...]) -> Network | None:
+    for network in networks:
+        if network.prefixlen < WIDE[network.version]:
+            return network
+    return None
+
+
+def _of_logs(settings: Settings) -> Iterator[Finding]:
+    if settings.logs.personal_data == "full":
+        yield _SAY.warning(
+            "logs.personal_data = full: numbers, addresses and messages stand in the logs",
+            'logs.personal_data = "mask", then erase older logs',
+            why="`events erase` does not reach into logs",
+        )
+    if settings.logs.password is None:
+        yield _SAY.note("logs.password is not set, so GET /webhook/logs is answered 503")
