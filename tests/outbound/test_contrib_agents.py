@@ -216,7 +216,9 @@ class Mailbox(asyncio.Protocol):
         said = data.decode()
         if said == "data\r\n":
             self.transport.write(b"354 go on\r\n")
-        elif self.text or not said.startswith(("ehlo", "mail", "rcpt", "quit")):
+        elif said == "QUIT\r\n":
+            self.transport.write(b"221 bye\r\n")
+        elif self.text or not said.startswith(("ehlo", "mail", "rcpt")):
             self.text += said
             if self.text.endswith("\r\n.\r\n"):
                 self.mails.append(self.text)
