@@ -1,0 +1,53 @@
+"""The daemon with two seams opened: its clock can be stepped, and its commits can be made to fail
+or crawl, by files in the folder that `PROOF_FAULTS` names. Everything else is the real thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from berinia_webhookd import app, cli
+from berinia_webhookd.journal.group_commit import GroupCommit
+
+FAULTS = Path(os.environ["PROOF_FAULTS"])
+CRAWL_SECONDS = 0.3
+
+_transact = GroupCommit._transact
+_said: dict[str, str] = {}
+
+
+def wanted(name: str) -> str:
+    """What a fault's file says; nothing where there is none."""
+    try:
+        _said[name] = (FAULTS / name).read_text()
+    except FileNotFoundError:
+        _said[name] = ""
+    except OSError:  # no descriptors left: one of the faults. It holds what was said before.
+        _said.setdefault(name, "")
+    return _said[name]
+
+
+def stepped_clock() -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=float(wanted("clock") or 0))
+
+
+async def faulty_transact(self: GroupCommit, batch: list[Any]) -> None:
+    """Fails before the commit, after it (it is on disk, and nobody knows), or takes its time."""
+    how = wanted("commits")
+    if how == "fail":
+        raise OSError("input/output error, injected")
+    if how == "crawl":
+        await asyncio.sleep(CRAWL_SECONDS)
+    await _transact(self, batch)
+    if how == "fail afterwards":
+        raise OSError("input/output error after the commit, injected")
+
+
+if __name__ == "__main__":
+    app.now = stepped_clock
+    GroupCommit._transact = faulty_transact  # type: ignore[method-assign]
+    cli.main()
