@@ -95,8 +95,9 @@ class Alerts:
         while True:
             for kind, condition in self.conditions.items():
                 holding = await condition()
-                for about in holding.keys() - self._holding.get(kind, frozenset()):
-                    self.sound(kind, holding[about])
+                begun = holding.keys() - self._holding.get(kind, frozenset())
+                if begun:
+                    self.sound(kind, "; ".join(holding[about] for about in sorted(begun)))
                 self._holding[kind] = frozenset(holding)
             await asyncio.sleep(self.look_seconds)
 

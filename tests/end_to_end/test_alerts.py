@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shlex
 import sys
 import threading
@@ -87,13 +88,14 @@ def test_whoever_is_responsible_is_told(tmp_path: Path, told: Told) -> None:
         alerts.url = "{told.url}"
         alerts.command = {json.dumps(command)}
         agents.MetaAgent.target = "python:nowhere:MetaAgent"
+        agents.AdminInterpreterAgent.target = "python:nowhere:AdminInterpreterAgent"
         """,
         agent=FAILING,
     )
     try:
         daemon.start()
         unavailable = told.wait_for("agent_unavailable")
-        assert "MetaAgent" in unavailable["summary"]
+        assert "cannot be loaded, so its messages wait" in unavailable["summary"]
         fields = sample_sms()
         daemon.sms(fields)
         dead = daemon.wait_for("entry.dead")
@@ -117,3 +119,21 @@ def test_whoever_is_responsible_is_told(tmp_path: Path, told: Told) -> None:
     assert [alert["kind"] for alert in in_order] == sorted({a["kind"] for a in in_order})
     assert fields["From"] not in said.read_text()
     assert fields["Body"] not in said.read_text()
+
+
+def test_a_journal_that_cannot_be_written_is_told(tmp_path: Path, told: Told) -> None:
+    """As long as nothing can be committed providers get 503, and somebody should know."""
+    daemon = Daemon(tmp_path, f'alerts.url = "{told.url}"')
+    try:
+        daemon.start()
+        assert daemon.process is not None
+        unlimited = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+        # As on a full disk: no file can grow.
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (1, unlimited[1]))
+        assert daemon.sms().status == 503
+        alert = told.wait_for("journal_degraded")
+        assert alert["look"] == "berinia-webhookd doctor"
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        daemon.wait_for("journal.recovered")
+    finally:
+        daemon.close()

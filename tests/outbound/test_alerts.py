@@ -20,8 +20,12 @@ from structlog.testing import capture_logs
 
 from berinia_webhookd.config.settings import AlertSettings
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import Outcome, OutcomeKind
-from berinia_webhookd.outbound.alert_conditions import AlertKind, RefusedSignatures
+from berinia_webhookd.model import AgentName, Outcome, OutcomeKind
+from berinia_webhookd.outbound.alert_conditions import (
+    AlertKind,
+    RefusedSignatures,
+    daemon_conditions,
+)
 from berinia_webhookd.outbound.alert_delivery import post, run_command
 from berinia_webhookd.outbound.alerts import Alerts
 
@@ -135,6 +139,7 @@ async def test_a_condition_is_told_when_it_begins(receiver: Receiver) -> None:
         holds["One"] = "One cannot be loaded"
         await look_twice()
         holds["Two"] = "Two cannot be loaded"
+        holds["Three"] = "Three cannot be loaded"
         await look_twice()
         holds.clear()
         await look_twice()
@@ -142,7 +147,7 @@ async def test_a_condition_is_told_when_it_begins(receiver: Receiver) -> None:
         await until(lambda: len(receiver.alerts) == 3)
     assert [alert["summary"] for alert in receiver.alerts] == [
         "One cannot be loaded",
-        "Two cannot be loaded",
+        "Three cannot be loaded; Two cannot be loaded",
         "One cannot be loaded, again",
     ]
 
@@ -161,6 +166,31 @@ async def test_refused_signatures_are_a_burst_from_ten_in_five_minutes() -> None
     assert set(await condition()) == {"sms"}
     time += 400
     assert await condition() == {}
+
+
+async def test_the_conditions_of_a_daemon() -> None:
+    """Each holds while what it is about is wrong, and says so in a sentence without its cause."""
+    up, missing, full = True, dict[AgentName, str](), None
+
+    async def disk() -> str | None:
+        return full
+
+    conditions = daemon_conditions(
+        metrics=Metrics(), journal_up=lambda: up, unavailable=lambda: missing, disk=disk
+    )
+
+    async def holding() -> dict[str, list[str]]:
+        looks = {kind.value: await look() for kind, look in conditions.items()}
+        return {kind: list(said.values()) for kind, said in looks.items() if said}
+
+    assert await holding() == {}
+    up, full = False, "/var/lib has 3 MiB left"
+    missing[AgentName("MetaAgent")] = "KeyError: 'secret'"
+    assert await holding() == {
+        "journal_degraded": ["the journal cannot be written, so providers are answered 503"],
+        "agent_unavailable": ["MetaAgent cannot be loaded, so its messages wait"],
+        "disk_low": ["/var/lib has 3 MiB left"],
+    }
 
 
 @pytest.mark.parametrize(
