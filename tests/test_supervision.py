@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from berinia_webhookd.supervision import (
     watch,
     watchdog_interval_seconds,
 )
+from tests.end_to_end.daemon import Daemon
 
 PATIENCE_SECONDS = 30
 _numbers = count(1)
@@ -180,6 +182,34 @@ async def test_the_status_is_told_at_once(supervisor: Supervisor) -> None:
     heard = await asyncio.to_thread(supervisor.hears)
     task.cancel()
     assert heard == ["STATUS=0 entries open"]
+
+
+def test_a_daemon_tells_systemd_what_it_is_about(supervisor: Supervisor, tmp_path: Path) -> None:
+    """Ready when it listens, alive while it turns, and when it reloads and stops."""
+    daemon = Daemon(tmp_path)
+    heard: list[str] = []
+
+    def hear(line: str) -> None:
+        heard.clear()
+        while line not in heard:
+            heard.extend(supervisor.hears())
+
+    try:
+        daemon.start(environment={"NOTIFY_SOCKET": supervisor.name, "WATCHDOG_USEC": "2000000"})
+        hear("READY=1")
+        assert daemon.sms().status == 200
+        hear("WATCHDOG=1")
+        hear("STATUS=0 entries open")
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        hear("RELOADING=1")
+        assert heard[-1].startswith("MONOTONIC_USEC=")
+        hear("READY=1")
+        assert daemon.stop() == 0
+        hear("STOPPING=1")
+        hear("EXTEND_TIMEOUT_USEC=40000000")
+    finally:
+        daemon.close()
 
 
 def test_without_socket_activation_there_are_no_sockets() -> None:

@@ -23,7 +23,7 @@ import orjson
 import structlog
 
 from berinia_webhookd.logs.files import Line, LogWriter, to_stderr
-from berinia_webhookd.logs.personal_data import hide, text_of, trace
+from berinia_webhookd.logs.personal_data import hide, scrub, text_of, trace
 
 # structlog's names of the methods that are not levels themselves.
 LEVELS: Final = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
@@ -82,7 +82,8 @@ def configure(
     `quiet` says nothing there.
     """
     as_json = not sys.stderr.isatty() if stderr_json is None else stderr_json
-    files = LogFiles(LogWriter(folder, stderr=None if quiet else to_stderr), personal_data)
+    writer = LogWriter(folder, stderr=None if quiet else to_stderr, stderr_json=as_json)
+    files = LogFiles(writer, personal_data)
     handover = _Handover(files.writer.put)
     structlog.configure(
         processors=[_Complete(files), _Render(as_json=as_json)],
@@ -107,8 +108,7 @@ class _Complete:
 
     def __init__(self, files: LogFiles) -> None:
         self._files = files
-        self._second = 0
-        self._second_text = ""
+        self._second = (0, "")  # together, for several threads speak
 
     def __call__(self, _: Any, name: str, line: EventDict) -> EventDict:
         masked = self._files.personal_data == "mask"
@@ -117,32 +117,40 @@ class _Complete:
             "level": LEVELS.get(name, name),
             "event": line.pop("event"),
         }
-        self._explain_exception(line)
+        error = _error_of(line.pop("exc_info", None))
         for key, value in line.items():
             said = hide(key, value) if masked else value
             short = type(said) is str and len(said) <= LONGEST_VALUE
-            if short or type(said) is float or key == "exception":
+            if short or type(said) is float:
                 complete[key] = said
             else:
                 complete[key] = _cut(said, LONGEST_VALUE)
+        if error is not None:
+            complete["exception"] = _explained(error, masked=masked)
         return complete
 
     def _now(self) -> str:
         second, nanosecond = divmod(time.time_ns(), 1_000_000_000)
-        if second != self._second:
-            self._second = second
-            self._second_text = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
-        return f"{self._second_text}.{nanosecond // 1000:06d}Z"
+        stamped, text = self._second
+        if second != stamped:
+            text = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
+            self._second = (second, text)
+        return f"{text}.{nanosecond // 1000:06d}Z"
 
-    def _explain_exception(self, line: EventDict) -> None:
-        info = line.pop("exc_info", None)
-        if info is True:
-            info = sys.exc_info()
-        error = info[1] if isinstance(info, tuple) else info
-        if isinstance(error, BaseException):
-            text = trace(error, with_messages=self._files.personal_data == "full")
-            # The end says what was raised.
-            line["exception"] = text if len(text) <= LONGEST_TRACE else "…" + text[-LONGEST_TRACE:]
+
+def _error_of(info: object) -> BaseException | None:
+    """The exception behind what a caller gave as `exc_info`."""
+    if info is True:
+        info = sys.exc_info()
+    error = info[1] if isinstance(info, tuple) else info
+    return error if isinstance(error, BaseException) else None
+
+
+def _explained(error: BaseException, *, masked: bool) -> str:
+    text = trace(error, with_messages=not masked)
+    # The end says what was raised.
+    text = text if len(text) <= LONGEST_TRACE else "…" + text[-LONGEST_TRACE:]
+    return scrub(text) if masked else text
 
 
 def _cut(value: Any, longest: int, levels: int = MOST_LEVELS) -> Any:
@@ -183,7 +191,9 @@ class _Render:
     ) -> tuple[tuple[Line], dict[str, Any]]:
         text = _encoded(line)
         screen = text if self._as_json else self._readable(logger, name, line)
-        files = _files_of(line["event"], line["level"], line.get("channel"))
+        channel = line.get("channel")
+        named = channel if isinstance(channel, str) else None
+        files = _files_of(line["event"], line["level"], named)
         return (Line(files, text, screen),), {}
 
     def _readable(self, logger: Any, name: str, line: EventDict) -> bytes:
@@ -226,9 +236,9 @@ def _json(line: EventDict) -> bytes:
 
 
 @lru_cache(1024)
-def _files_of(event: str, level: str, channel: object) -> tuple[str, ...]:
+def _files_of(event: str, level: str, channel: str | None) -> tuple[str, ...]:
     files = ["webhook"]
-    if isinstance(channel, str) and channel in CHANNELS:
+    if channel in CHANNELS:
         files.append(channel)
     if event.startswith(OF_AGENTS):
         files.append("agents")
