@@ -69,9 +69,9 @@ def _padded(cell: str, width: int) -> str:
 
 def duration(seconds: float) -> str:
     """`450 ms`, `12.3 s`, `4 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
-    if seconds < 1:
+    if round(seconds, 3) < 1:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < _MINUTE:
+    if round(seconds, 1) < _MINUTE:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     for unit, name, below, small in (
