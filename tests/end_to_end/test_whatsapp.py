@@ -130,7 +130,7 @@ def test_the_group_decides_which_agent_answers(
 ) -> None:
     """Emoji, letter case and blanks around a name do not matter; the agent sees it untouched."""
     daemon = start()
-    assert send(daemon, **changes).json()["agent"] == agent
+    assert send(daemon, sample_whatsapp(**changes)).json()["agent"] == agent
     assert daemon.seen()[0]["group"] == group
 
 
@@ -406,6 +406,6 @@ def test_incomplete_messages_name_what_is_wrong(
     start: Start, changes: dict[str, object], missing: set[str], invalid: set[str]
 ) -> None:
     """400 with the fields' names."""
-    answer = send(start(), **changes)
+    answer = send(start(), sample_whatsapp(**changes))
     assert answer.status == 400
     assert (set(answer.json()["missing"]), set(answer.json()["invalid"])) == (missing, invalid)
