@@ -31,6 +31,8 @@ LAST_WORDS_SECONDS: Final = 1.0
 WITHHELD: Final = frozenset({"TWILIO_TOKEN", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"})
 WITHHELD_PREFIXES: Final = ("BERINIA_WEBHOOKD_", "MAILGUN_", "WATCHDOG_", "LISTEN_")
 
+DISTURBED: Final = "the agent wrote into the socket to the daemon, so it was killed"
+
 _serials = itertools.count(1)
 
 
@@ -60,7 +62,6 @@ class AgentHost:
     failed: set[AgentName] = field(default_factory=set)  # could not be loaded in here
     reason: str | None = None
     host_pid: int | None = None
-    how: str = "ended without a word"
 
     def __post_init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -68,12 +69,26 @@ class AgentHost:
         self.gone: asyncio.Future[None] = loop.create_future()
         self._answer: asyncio.Future[bytes] | None = None
         self._connected = 2
+        self._words: str | None = None
+
+    @property
+    def how(self) -> str:
+        """How it ended, once it is gone."""
+        return self._words or "ended without a word"
 
     def connect(self, requests: socket.socket, lifeline: socket.socket) -> None:
         """Take the daemon's ends of the two sockets."""
-        self._requests = HostSocket(requests, on_message=self._answered, on_lost=self._lost)
+        self._requests = HostSocket(
+            requests,
+            on_message=self._answered,
+            on_lost=self._lost,
+            on_nonsense=self._disturbed,
+        )
         self._lifeline = HostSocket(
-            lifeline, on_message=self._guardian_says, on_lost=self._guardian_lost
+            lifeline,
+            on_message=self._guardian_says,
+            on_lost=self._guardian_lost,
+            on_nonsense=self._disturbed,
         )
 
     async def ask(self, request: Mapping[str, Any], timeout_seconds: float) -> dict[str, Any]:
@@ -126,9 +141,14 @@ class AgentHost:
 
     def _answered(self, message: bytes) -> None:
         if self._answer is None or self._answer.done():
-            self.kill("crash")  # nobody asked: an agent writes into our socket
+            self._disturbed()  # nobody asked
         else:
             self._answer.set_result(message)
+
+    def _disturbed(self) -> None:
+        """An agent writes into our sockets: nothing that comes through them can be believed."""
+        self._words = DISTURBED
+        self.kill("crash")
 
     def _guardian_says(self, message: bytes) -> None:
         said = orjson.loads(message)
@@ -136,7 +156,7 @@ class AgentHost:
             self.host_pid = said["host"]
             self.ready.set_result(None)
         else:
-            self.how = _how_it_ended(said["exit_code"], said["signal"])
+            self._words = self._words or _how_it_ended(said["exit_code"], said["signal"])
 
     def _guardian_lost(self) -> None:
         # An answer sent just before the end is still in the other socket.

@@ -14,7 +14,9 @@ HEADER_BYTES: Final = 4
 
 
 class HostSocket:
-    """Calls `on_message` for each message and `on_lost` once, when the other side is gone."""
+    """Calls `on_message` for each message and `on_lost` once, when the other side is gone; before
+    that `on_nonsense`, if what came is no message.
+    """
 
     def __init__(
         self,
@@ -22,11 +24,13 @@ class HostSocket:
         *,
         on_message: Callable[[bytes], None],
         on_lost: Callable[[], None],
+        on_nonsense: Callable[[], None],
     ) -> None:
         own_end.setblocking(False)
         self._socket = own_end
         self._on_message = on_message
         self._on_lost = on_lost
+        self._on_nonsense = on_nonsense
         self._received = bytearray()
         self._unsent = bytearray()
         self._loop = asyncio.get_running_loop()
@@ -75,9 +79,13 @@ class HostSocket:
             return
         except OSError:
             data = b""
-        if not data or not self._take(data):
-            self.close()
-            self._on_lost()
+        sense = self._take(data)
+        if data and sense:
+            return
+        self.close()
+        if not sense:
+            self._on_nonsense()
+        self._on_lost()
 
     def _take(self, data: bytes) -> bool:
         """False when the other side does not keep to the protocol."""

@@ -34,7 +34,7 @@ HOST_OF_ITS_OWN = f"agents.Hostile.memory_limit_bytes = {4 << 30}"
         ("segfault", OutcomeKind.CRASH, "SIGSEGV"),
         ("kill_parent", OutcomeKind.CRASH, "ended without a word"),
         ("close_descriptors", OutcomeKind.CRASH, "exit code 70"),
-        ("write_into_socket", OutcomeKind.CRASH, "exit code 1"),
+        ("write_into_socket", OutcomeKind.CRASH, "wrote into the socket"),
         ("fork_session_and_exit", OutcomeKind.CRASH, "exit code 4"),
         ("start_program_and_exit", OutcomeKind.CRASH, "exit code 5"),
     ],
