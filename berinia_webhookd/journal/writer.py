@@ -1,0 +1,82 @@
+"""The one connection that writes, and how a whole transaction gets to it. On SQLite it costs one
+hop to a thread of its own, whatever is done there; on PostgreSQL each statement travels by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+ResultT = TypeVar("ResultT")
+
+
+class Writer(Protocol):
+    """One connection; its transactions take the right to write when they begin."""
+
+    async def transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
+        """Do `work` in one transaction; when this returns, it is committed and flushed.
+
+        Raises:
+            SQLAlchemyError, OSError: it was not committed.
+        """
+
+    async def close(self) -> None:
+        """Let go of the connection, whatever state it is in."""
+
+
+class AsyncWriter:
+    """A connection of an asynchronous driver."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
+        """See `Writer`."""
+        async with self._connection.begin():
+            return await self._connection.run_sync(work)
+
+    async def close(self) -> None:
+        """See `Writer`."""
+        with contextlib.suppress(SQLAlchemyError, OSError):
+            await self._connection.invalidate()
+        with contextlib.suppress(SQLAlchemyError, OSError):
+            await self._connection.close()
+
+
+class ThreadWriter:
+    """A connection of SQLite's own driver, in a thread that does nothing else."""
+
+    def __init__(self, engine: Engine, options: dict[str, bool]) -> None:
+        self._engine = engine
+        self._options = options
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal writer")
+        self._connection: Connection | None = None
+
+    async def transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
+        """See `Writer`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._transact, work)
+
+    async def close(self) -> None:
+        """See `Writer`."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    def _transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
+        if self._connection is None:
+            self._connection = self._engine.connect().execution_options(**self._options)
+        with self._connection.begin():
+            return work(self._connection)
+
+    def _close(self) -> None:
+        with contextlib.suppress(SQLAlchemyError, OSError):
+            if self._connection is not None:
+                self._connection.close()
+        self._engine.dispose()
