@@ -6,6 +6,7 @@ malformed. Contents are never written anywhere, and file names are never used as
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.errors import MessageError
@@ -13,13 +14,20 @@ from email.header import decode_header, make_header
 from email.message import Message
 from email.parser import BytesParser
 from email.policy import Compat32
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from berinia_webhookd.channels.form import readable
 from berinia_webhookd.errors import MalformedDelivery
 
 _MAX_HEADER_LENGTH: Final = 8192
+_MAX_HEADERS: Final = 500  # of the message itself; what stands behind them is not read
+_MAX_WORDS: Final = 100  # of RFC 2047 in a header line; one with more is taken as it stands
 _BOUNDS: Final = ((b"\n", 1_000_000), (b"\n--", 10_000), (b"boundary", 100), (b"message/", 100))
+# The library looks at each line once for each boundary around it, and takes long for a header line.
+_MAX_COMPARED_LINES: Final = 10_000_000
+_MAX_HEADER_LINES: Final = 100_000  # wherever they stand, and what looks like them
+_HEADER_LINE: Final = re.compile(rb"\n[!-9;-~]{1,200}:")
 # Codecs that are no charsets of mail, and slow or raising whatever they are told.
 _NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
 # What the library raises on odd messages, which of them depends on its version.
@@ -61,14 +69,26 @@ def parse_mime(content: bytes) -> MimeMessage:
     Raises:
         MalformedDelivery: it is beyond the bounds, or cannot be read.
     """
-    lowered = content.lower()
-    if any(lowered.count(needle) > most for needle, most in _BOUNDS):
+    if _is_too_complex(content):
         raise MalformedDelivery("The MIME message is too complex.", invalid=("body-mime",))
     try:
         return _read(BytesParser(policy=_ShortHeaders()).parsebytes(content))
     except _BROKEN:
         message = "The MIME message cannot be read."
         raise MalformedDelivery(message, invalid=("body-mime",)) from None
+
+
+def _is_too_complex(content: bytes) -> bool:
+    lowered = content.lower()
+    counts = {needle: lowered.count(needle) for needle, _ in _BOUNDS}
+    if any(counts[needle] > most for needle, most in _BOUNDS):
+        return True
+    lines = counts[b"\n"]
+    if lines * counts[b"boundary"] > _MAX_COMPARED_LINES:
+        return True
+    if lines <= _MAX_HEADER_LINES:
+        return False
+    return sum(1 for _ in _HEADER_LINE.finditer(content)) > _MAX_HEADER_LINES
 
 
 def _read(message: _Message) -> MimeMessage:
@@ -80,7 +100,9 @@ def _read(message: _Message) -> MimeMessage:
             texts.setdefault(content_type, _text(part))
         else:
             files.append(MimeFile(_file_name(part), readable(content_type), _content(part)))
-    headers = tuple((readable(name), _header(value)) for name, value in message.items())
+    headers = tuple(
+        (readable(name), _header(value)) for name, value in islice(message.items(), _MAX_HEADERS)
+    )
     return MimeMessage(headers, texts.get("text/plain"), texts.get("text/html"), tuple(files))
 
 
@@ -124,6 +146,8 @@ def _text(part: _Message) -> str:
 def _header(value: Any) -> str:
     """A header line as people read it, RFC 2047 words decoded where they can be."""
     text = str(value)
+    if text.count("=?") > _MAX_WORDS:
+        return readable(text)
     try:
         return readable(str(make_header(decode_header(text))))
     except (MessageError, LookupError, ValueError):

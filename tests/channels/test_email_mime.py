@@ -88,8 +88,14 @@ def nested(depth: int) -> bytes:
         b"Content-Type: message/rfc822\n\n" * 1000,
         b"Content-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\n" * 20_000,
         b"\n" * 1_000_001,
+        b"A:b\n" * 110_000,
+        b"Content-Type: message/rfc822\n\n" + b"A:b\n" * 110_000,
+        nested(60) + b"\nx" * 300_000,
     ],
-    ids=["multipart in multipart", "message in message", "parts", "lines"],
+    ids=[
+        *("multipart in multipart", "message in message", "parts", "lines"),
+        *("header lines", "header lines of an attached message", "lines in nested parts"),
+    ],
 )
 def test_absurd_messages_are_malformed(content: bytes) -> None:
     """What no mail program writes is refused before it costs memory or time."""
@@ -102,6 +108,15 @@ def test_bounds_leave_room() -> None:
     """Deep and long messages that a person can have sent are read."""
     assert parse_mime(nested(40)).plain_text == "text"
     assert parse_mime(b"Content-Type: text/plain;" + b" ;" * 100_000 + b"\n\nx").plain_text == "x"
+
+
+def test_headers_are_read_so_far() -> None:
+    """The first five hundred; a line of too many encoded words is taken as it stands."""
+    long = b"Subject: " + b"=?utf-8?q?=41?= " * 101
+    found = parse_mime(b"Subject: =?utf-8?q?=41?=\n" + long + b"\n" + b"A: b\n" * 600).headers
+    assert len(found) == 500
+    assert found[0] == ("Subject", "A")
+    assert found[1][1].startswith("=?utf-8?q?=41?=")
 
 
 LINES = b"""Content-Type: multipart/mixed; boundary=b
