@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from pathlib import Path
 
@@ -46,3 +47,45 @@ def test_nothing_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
         daemon.wait_for("attempt.succeeded", event_id=event_id, attempt=2)
     finally:
         daemon.close()
+
+
+# Fails in another way each time, for one sender alone.
+FAILING = """
+import os, time
+
+
+class Recorder:
+    def run(self, input_data):
+        if input_data["data"]["sender"] != "+33639980666":
+            return {"status": "success"}
+        match input_data["attempt"]:
+            case 1:
+                os._exit(3)
+            case 2:
+                raise LookupError("no such lead")
+            case 3:
+                time.sleep(3600)
+        return {"status": "error", "message": "never mind"}
+"""
+
+
+def test_every_failure_is_in_the_journal_with_its_kind_and_reason(tmp_path: Path) -> None:
+    """`events show` tells what became of each attempt; others' messages are served in between."""
+    settings = "agents.ResponseListenerAgent.timeout_seconds = 1"
+    daemon = Daemon(tmp_path, settings, agent=FAILING)
+    try:
+        daemon.start()
+        daemon.sms(From="+33639980666")
+        failing = daemon.wait_for("event.accepted")["event_id"]
+        daemon.wait_for("attempt.started", event_id=failing, attempt=3)  # which hangs
+        daemon.sms(From="+33639980777")
+        other = daemon.wait_for("event.accepted", count=2)["event_id"]
+        daemon.wait_for("attempt.succeeded", event_id=other, attempt=1)
+        daemon.wait_for("entry.dead", event_id=failing)
+        shown = json.loads(daemon.run("events", "show", failing, "--json").stdout)
+    finally:
+        daemon.close()
+    attempts = [(attempt["outcome"], attempt["error"]) for attempt in shown["attempts"]]
+    assert [outcome for outcome, _ in attempts] == ["crash", "exception", "timeout", "error"]
+    reasons = ["exit code 3", "LookupError: no such lead", "no answer within 1 s", "never mind"]
+    assert all(reason in error for reason, (_, error) in zip(reasons, attempts, strict=True))
