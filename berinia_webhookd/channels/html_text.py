@@ -10,7 +10,10 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from typing import Final
 
+# Of a longer document the rest is not read: an agent has it in `raw`, and nobody wrote it by hand.
+MAX_LENGTH: Final = 524_288
 _TAG_NAME = re.compile(r"/?([A-Za-z][A-Za-z0-9]*)")
 _BLANKS = re.compile(r"[ \t\r\n\f]+")
 _EMPTY_LINES = re.compile(r"\n{3,}")
@@ -27,8 +30,10 @@ _BLOCK = re.compile(
 
 
 def text_of(document: str) -> str:
-    """What a reader would see, with a line for each block; blank for no text at all."""
-    text = "".join(_pieces(document))
+    """What a reader would see, with a line for each block; blank for no text at all. Only the first
+    `MAX_LENGTH` characters are read.
+    """
+    text = "".join(_pieces(document[:MAX_LENGTH]))
     lines = (line.strip() for line in text.split("\n"))
     return _EMPTY_LINES.sub("\n\n", "\n".join(lines)).strip()
 

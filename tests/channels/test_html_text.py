@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.html_text import text_of
+from berinia_webhookd.channels.html_text import MAX_LENGTH, text_of
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,8 @@ def test_any_text_is_read(document: str) -> None:
 def test_hostile_documents(unit: str, text: str) -> None:
     """Documents on which the standard library's parser takes minutes are read to their end."""
     assert text_of(unit * 100_000 + ">end") == text
+
+
+def test_a_long_document_is_read_so_far() -> None:
+    """Nothing behind the limit costs time."""
+    assert text_of("<" * (2 * MAX_LENGTH)) == "<" * MAX_LENGTH
