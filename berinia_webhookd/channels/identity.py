@@ -59,6 +59,7 @@ def _normal_phone(international: str | None, rest: str) -> str:
 
 def normal_group(name: str) -> str:
     """A group's name without emoji, letter case and surrounding blanks."""
+    name = name[:_MAX_SPELLING_LENGTH]
     folded = _EMOJI_PARTS.sub("", unicodedata.normalize("NFKC", name).casefold())
     kept = "".join(c for c in folded if unicodedata.category(c) not in _EMOJI_CATEGORIES)
     # A name of emoji alone is compared as it is, or all such names would be one.

@@ -49,13 +49,13 @@ def test_any_text_is_read(document: str) -> None:
         ("<!", "end"),
         ("<!--", "end"),
         ("<script>", ""),
-        ("<", "<" * 99_999 + "<>end"),
-        ("&#", "&#" * 100_000 + ">end"),
+        ("<", "<" * 49_999 + "<>end"),
+        ("&#", "&#" * 50_000 + ">end"),
     ],
 )
 def test_hostile_documents(unit: str, text: str) -> None:
     """Documents on which the standard library's parser takes minutes are read to their end."""
-    assert text_of(unit * 100_000 + ">end") == text
+    assert text_of(unit * 50_000 + ">end") == text
 
 
 def test_a_long_document_is_read_so_far() -> None:
