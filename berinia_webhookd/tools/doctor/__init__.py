@@ -71,11 +71,11 @@ def doctor_command(ctx: click.Context, /, *, as_json: bool) -> None:
     subject = find(session.config_file, os.environ, Path.cwd())
     findings = asyncio.run(examine(subject))
     if as_json:
-        click.echo(json_text(_document(subject, findings)))
+        click.echo(json_text(document(subject, findings)))
     else:
         for line in lines(findings):
             click.echo(line)
-    ctx.exit(1 if any(finding.level is Level.WRONG for finding in findings) else 0)
+    ctx.exit(0 if _is_healthy(findings) else 1)
 
 
 async def examine(subject: Subject) -> list[Finding]:
@@ -100,10 +100,11 @@ def _unseen(name: str, error: WebhookdError | OSError) -> Finding:
     )
 
 
-def _document(subject: Subject, findings: list[Finding]) -> dict[str, object]:
+def document(subject: Subject, findings: list[Finding]) -> dict[str, object]:
+    """What `--json` prints."""
     running = subject.running
     return {
-        "healthy": all(finding.level is not Level.WRONG for finding in findings),
+        "healthy": _is_healthy(findings),
         "version": __version__,
         "process": None if running is None else running.pid,
         "address": subject.address,
@@ -112,3 +113,7 @@ def _document(subject: Subject, findings: list[Finding]) -> dict[str, object]:
         "logs": subject.logs,
         "findings": [finding.document() for finding in findings],
     }
+
+
+def _is_healthy(findings: list[Finding]) -> bool:
+    return all(finding.level is not Level.WRONG for finding in findings)

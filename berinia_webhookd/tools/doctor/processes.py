@@ -67,12 +67,14 @@ def user_of(pid: int, *, proc: Path = PROC) -> int | None:
 
 
 def unit_of(pid: int, *, proc: Path = PROC) -> str | None:
-    """The systemd service a process belongs to; None for one that was started by hand."""
-    found = re.search(
-        r"/system\.slice/(?:.*/)?([\w@.-]+)\.service$",
-        _text(proc / str(pid) / "cgroup"),
-        re.MULTILINE,
-    )
+    """The systemd service that started a process; None for one that was started by hand, also
+    from a shell that is itself part of a service.
+    """
+    environment = environment_of(pid, proc=proc)
+    if environment is not None and environment.get("SYSTEMD_EXEC_PID") != str(pid):
+        return None
+    groups = _text(proc / str(pid) / "cgroup")
+    found = re.search(r"/system\.slice/(?:.*/)?([\w@.-]+)\.service$", groups, re.MULTILINE)
     return found[1] if found else None
 
 

@@ -23,7 +23,7 @@ from berinia_webhookd.tools.posting import Target
 
 _SAY: Final = Reporter("signatures")
 # What gets lost where somebody trims, recodes or decodes twice.
-DELICATE: Final = "  Été + 100 % & « 🙂 » \r\n "
+DELICATE: Final = " Été  + 100 % & « 🙂 »"
 TEXT_FIELD: Final[Mapping[str, str]] = {"sms": "Body", "email": "stripped-text"}
 PROVIDER: Final[Mapping[str, str]] = {
     "sms": "Twilio",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.end_to_end.daemon import Daemon
 
-KEY = "key-0123456789abcdef0123456789abcdef"
+KEY = "key-fedcba9876543210fedcba9876543210"
 
 
 def make(folder: Path) -> Daemon:

@@ -1,14 +1,17 @@
-"""Runs `doctor --json` beside a daemon, and finds what it said."""
+"""Lets `doctor` look at a daemon, and finds what it said."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.end_to_end.daemon import PATIENCE_SECONDS, Daemon
+from berinia_webhookd.tools.doctor import document, examine
+from berinia_webhookd.tools.doctor.subject import find
+from berinia_webhookd.tools.terminal import json_text
+from tests.end_to_end.daemon import Daemon
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,17 @@ class Report:
         }
 
 
-def doctor(daemon: Daemon, *words: str, environment: Mapping[str, str] | None = None) -> Report:
-    done = subprocess.run(
-        daemon.command("doctor", "--json", *words),
-        env={**daemon.environment, **(environment or {})},
-        cwd=daemon.folder,
-        capture_output=True,
-        text=True,
-        timeout=2 * PATIENCE_SECONDS,
-        check=False,
-    )
+def doctor(daemon: Daemon, *, environment: Mapping[str, str] | None = None) -> Report:
+    """What the command would say, without starting a process for it."""
+    environ = {**daemon.environment, **(environment or {})}
+    subject = find(daemon.config, environ, daemon.folder)
+    said = json.loads(json_text(document(subject, asyncio.run(examine(subject)))))
+    return Report(0 if said["healthy"] else 1, said)
+
+
+def run_doctor(daemon: Daemon) -> Report:
+    """The command itself."""
+    done = daemon.run("doctor", "--json", check=False)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.stdout, done.stderr
     return Report(done.returncode, json.loads(done.stdout))

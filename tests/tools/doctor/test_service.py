@@ -9,25 +9,53 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.daemon import Daemon
 
-from .reading import doctor
+from .conftest import make
+from .reading import doctor, run_doctor
 
 
-def test_a_healthy_service(daemon: Daemon) -> None:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for what does not end it."""
+    daemon = make(tmp_path_factory.mktemp("running")).start()
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture
+def shared(running: Daemon) -> Iterator[Daemon]:
+    """The same, with its `serve.json` as it was."""
+    file = running.folder / "state" / "serve.json"
+    before = file.read_text()
+    yield running
+    file.write_text(before)
+
+
+def say(daemon: Daemon, other: Mapping[str, object]) -> None:
+    """Let `serve.json` say something else."""
+    file = daemon.folder / "state" / "serve.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **other}))
+
+
+def test_a_healthy_service(shared: Daemon) -> None:
     """Up, port held by us, version the installed one, healthy: each is said."""
-    report = doctor(daemon)
+    report = run_doctor(shared)
+    assert (report.status == 0) == report.document["healthy"]
     for check in ("service", "port", "version", "health"):
         assert [finding["level"] for finding in report.of(check)] == ["ok"]
-    assert report.document["address"] == f"127.0.0.1:{daemon.port}"
+    assert report.document["address"] == f"127.0.0.1:{shared.port}"
 
 
 def test_a_service_that_does_not_run(stopped: Daemon) -> None:
     """Not running is said first, with the command that starts it, and is exit code 1."""
-    report = doctor(stopped)
+    report = run_doctor(stopped)
     assert report.status == 1
     finding = report.one("service", "wrong", "no daemon runs")
     assert any("berinia-webhook" in step for step in finding["mend"])
@@ -72,22 +100,20 @@ def test_the_old_script_on_the_port(stopped: Daemon, tmp_path: Path) -> None:
         holder.kill()
 
 
-def test_another_version_than_the_installed_one(daemon: Daemon) -> None:
+def test_another_version_than_the_installed_one(shared: Daemon) -> None:
     """After an upgrade without a restart the old program goes on: say so."""
-    file = daemon.folder / "state" / "serve.json"
-    said = json.loads(file.read_text())
-    file.write_text(json.dumps({**said, "version": "0.0.1"}))
-    doctor(daemon).one("version", "wrong", "0.0.1 runs", "is installed")
+    say(shared, {"version": "0.0.1"})
+    doctor(shared).one("version", "wrong", "0.0.1 runs", "is installed")
 
 
-def test_a_service_that_does_not_answer(daemon: Daemon) -> None:
+def test_a_service_that_does_not_answer(shared: Daemon) -> None:
     """A process that is there and holds the port, but answers nobody."""
-    assert daemon.process is not None
-    os.kill(daemon.process.pid, signal.SIGSTOP)
+    assert shared.process is not None
+    os.kill(shared.process.pid, signal.SIGSTOP)
     try:
-        finding = doctor(daemon).one("health", "wrong", "does not answer")
+        finding = doctor(shared).one("health", "wrong", "does not answer")
     finally:
-        os.kill(daemon.process.pid, signal.SIGCONT)
+        os.kill(shared.process.pid, signal.SIGCONT)
     assert "no answer in time" in finding["what"]
 
 
@@ -102,42 +128,38 @@ class _Ill(BaseHTTPRequestHandler):
         """Keep the test's output clean."""
 
 
-def test_what_an_ill_service_says_of_itself(daemon: Daemon) -> None:
+def test_what_an_ill_service_says_of_itself(shared: Daemon) -> None:
     """Each reason of `/health` becomes a finding."""
     with HTTPServer(("127.0.0.1", 0), _Ill) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        file = daemon.folder / "state" / "serve.json"
-        said = json.loads(file.read_text())
         address = f"127.0.0.1:{server.server_port}"
-        file.write_text(json.dumps({**said, "address": address}))
-        finding = doctor(daemon).one("health", "wrong", "the journal does not answer")
+        say(shared, {"address": address})
+        finding = doctor(shared).one("health", "wrong", "the journal does not answer")
         server.shutdown()
         thread.join()
     assert finding["mend"]
 
 
-def test_a_daemon_that_lost_its_socket(daemon: Daemon) -> None:
+def test_a_daemon_that_lost_its_socket(shared: Daemon) -> None:
     """A process that runs where nobody listens is no service."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    file = daemon.folder / "state" / "serve.json"
-    said = json.loads(file.read_text())
-    file.write_text(json.dumps({**said, "address": f"127.0.0.1:{port}"}))
-    report = doctor(daemon)
+    say(shared, {"address": f"127.0.0.1:{port}"})
+    report = doctor(shared)
     report.one("port", "wrong", "nobody listens")
     report.one("health", "wrong", "does not answer")
 
 
-def test_a_daemon_with_another_configuration(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_daemon_with_another_configuration(shared: Daemon, tmp_path: Path) -> None:
     """`--config` asks about one installation; that another one runs is said, and how to ask it."""
     other = tmp_path / "other.toml"
     other.write_text("")
     other.chmod(0o600)
-    assert daemon.process is not None
+    assert shared.process is not None
     done = subprocess.run(
         [sys.executable, "-m", "berinia_webhookd", "--config", str(other), "doctor", "--json"],
-        env=daemon.environment,
+        env=shared.environment,
         capture_output=True,
         text=True,
         check=False,
@@ -145,8 +167,8 @@ def test_a_daemon_with_another_configuration(daemon: Daemon, tmp_path: Path) -> 
     found = json.loads(done.stdout)["findings"]
     service = next(finding for finding in found if finding["check"] == "service")
     assert service["level"] == "wrong"
-    assert str(daemon.process.pid) in service["what"]
-    assert str(daemon.config) in service["mend"][0]
+    assert str(shared.process.pid) in service["what"]
+    assert str(shared.config) in service["mend"][0]
 
 
 def test_for_people(stopped: Daemon) -> None:

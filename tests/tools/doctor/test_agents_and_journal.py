@@ -1,0 +1,215 @@
+"""Agents that cannot be loaded, and a journal that is damaged, locked, away or full of dead."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from berinia_webhookd.journal.figures import Count, Statistics
+from berinia_webhookd.journal.inspecting import inspect_file
+from berinia_webhookd.tools.doctor import journal
+from berinia_webhookd.tools.doctor.findings import Finding, Level
+from berinia_webhookd.tools.doctor.subject import Subject, find
+from tests.end_to_end.daemon import Daemon
+from tests.postgresql import Postgresql
+
+from .conftest import make
+from .reading import doctor
+
+NO_MODULE = "import a_module_that_is_not_there\n"
+FAILS = "class Recorder:\n    def run(self, input_data):\n        raise RuntimeError('no CRM')\n"
+
+
+class OfAnotherUser(Subject):
+    @property
+    def user(self) -> int:
+        return 12_345
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    daemon = make(tmp_path_factory.mktemp("running")).start()
+    daemon.wait_for("agent_host.started")
+    yield daemon
+    daemon.close()
+
+
+def journal_of(daemon: Daemon) -> Path:
+    return daemon.folder / "state" / "journal.db"
+
+
+def subject_of(daemon: Daemon) -> Subject:
+    return find(daemon.config, daemon.environment, daemon.folder)
+
+
+def test_all_is_well(running: Daemon) -> None:
+    """Agents loaded, journal sound, nothing waiting."""
+    report = doctor(running)
+    assert {f["level"] for f in report.of("agents")} == {"ok"}
+    assert [f["level"] for f in report.of("journal")] == ["ok", "ok"]
+
+
+class TestAgents:
+    def test_an_agent_that_cannot_be_imported(self, stopped: Daemon) -> None:
+        """Of a running daemon: the reason that it found itself."""
+        (stopped.agents / "recorder.py").write_text(NO_MODULE)
+        stopped.start()
+        stopped.wait_for("agent.unavailable")
+        report = doctor(stopped)
+        assert report.status == 1
+        finding = report.one("agents", "wrong", "ResponseListenerAgent cannot be loaded")
+        assert "check-config" in finding["mend"][0]
+
+    def test_the_same_of_a_daemon_that_does_not_run(self, stopped: Daemon) -> None:
+        """Then it is tried, and the exception shown; the others can be loaded."""
+        (stopped.agents / "recorder.py").write_text(NO_MODULE)
+        report = doctor(stopped)
+        report.one("agents", "wrong", "ResponseListenerAgent", "a_module_that_is_not_there")
+        report.one("agents", "ok", "MetaAgent")
+
+    def test_an_agent_without_a_target(self, stopped: Daemon) -> None:
+        """Nobody said where it is: the line that says so."""
+        text = stopped.config.read_text()
+        stopped.config.write_text(text.replace('agents.MetaAgent.target = "log:"', ""))
+        doctor(stopped).one("agents", "wrong", "MetaAgent has no target", "agents.registry")
+        stopped.start()
+        stopped.wait_for("agent.unavailable")
+        doctor(stopped).one("agents", "wrong", "MetaAgent has no target", "agents.registry")
+
+    def test_nothing_is_loaded_beside_a_running_daemon(self, running: Daemon) -> None:
+        """What an agent does when it is imported happens once, in the daemon."""
+        imported = running.agents / "imported"
+        (running.agents / "recorder.py").write_text(
+            f"open({str(imported)!r}, 'a').write('x')\nclass Recorder:\n    run = print\n"
+        )
+        doctor(running)
+        assert not imported.exists()
+
+
+class TestJournal:
+    def test_dead_entries(self, stopped: Daemon) -> None:
+        """Their agent, how to see why, and how to try again."""
+        (stopped.agents / "recorder.py").write_text(FAILS)
+        stopped.start()
+        text = f"http://127.0.0.1:{stopped.port}"
+        assert stopped.run("send", "sms", "--to", text).returncode == 0
+        stopped.wait_for("entry.dead")
+        report = doctor(stopped)
+        finding = report.one("journal", "wrong", "1 dead", "ResponseListenerAgent")
+        assert "events list --state dead" in finding["mend"][0]
+        assert "events replay --state dead" in finding["mend"][1]
+
+    def test_messages_that_wait_for_long(self, running: Daemon) -> None:
+        """Older than ten minutes: which agent's, how many."""
+        now = datetime.now(UTC)
+        old = now - timedelta(hours=3)
+        counts = (Count("agent", "sms", "MetaAgent", "waiting", 7),)
+        statistics = Statistics(counts, 0, {"MetaAgent": old}, 0, 0, 0)
+        (finding,) = journal._of_counts(subject_of(running), statistics, now)
+        assert finding.level is Level.WARNING
+        assert "MetaAgent has been waiting for 3 h; 7 wait" in finding.what
+
+    def test_a_journal_that_somebody_locks(self, running: Daemon) -> None:
+        """Another program writes and does not end."""
+        with closing(sqlite3.connect(journal_of(running), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            report = doctor(running)
+            other.execute("ROLLBACK")
+        report.one("journal", "wrong", "takes no writes", "locked", "fuser")
+
+    def test_a_damaged_journal(self, stopped: Daemon) -> None:
+        """Pages overwritten: found, with the way to save what is left."""
+        stopped.start()
+        assert stopped.stop() == 0
+        path = journal_of(stopped)
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * 8192)
+        report = doctor(stopped)
+        assert report.status == 1
+        report.one("journal", "wrong", "is damaged", ".recover")
+
+    def test_no_journal_at_all(self, stopped: Daemon) -> None:
+        """Before the first start that is no fault; and doctor makes none."""
+        report = doctor(stopped)
+        report.one("journal", "note", "no journal")
+        assert not journal_of(stopped).exists()
+
+    def test_a_journal_that_was_deleted(self, daemon: Daemon) -> None:
+        """What the daemon writes now is lost."""
+        journal_of(daemon).unlink()
+        doctor(daemon).one("journal", "wrong", "although the daemon runs")
+
+    def test_a_journal_that_others_can_read(self, running: Daemon) -> None:
+        """It holds what people wrote."""
+        journal_of(running).chmod(0o644)
+        report = doctor(running)
+        journal_of(running).chmod(0o600)
+        report.one("journal", "warning", "can be read by others", "chmod 600")
+
+    def test_a_journal_of_another_user(self, running: Daemon) -> None:
+        """After a visit of root, say: the daemon cannot write it."""
+        of_us = subject_of(running)
+        subject = OfAnotherUser(
+            of_us.examined, of_us.running, of_us.other, of_us.environ, of_us.as_daemon
+        )
+        found = list(journal._of_files(subject, journal_of(running)))
+        assert found[0].level is Level.WRONG
+        assert found[0].mend[0].startswith("chown 12345 ")
+
+    def test_a_look_that_takes_too_long_ends(self, running: Daemon) -> None:
+        """A huge file is looked at only for a while; that is no damage."""
+        state = inspect_file(journal_of(running), -1.0)
+        assert state.damage is None
+        assert state.refusal is None
+
+    def test_a_clock_that_was_set_back(self) -> None:
+        """The newest message came in the future."""
+        now = datetime.now(UTC)
+        (finding,) = journal._of_clock(now + timedelta(hours=1), now)
+        assert "set back" in finding.what
+        assert not list(journal._of_clock(now, now))
+
+
+async def test_postgresql_without_fsync(postgresql: Postgresql, stopped: Daemon) -> None:
+    """A server that loses what it confirmed is wrong, whatever else it does."""
+    url = postgresql.url(await postgresql.new_database())
+    stopped.config.write_text(f'journal.url = "{url}"\n{stopped.config.read_text()}')
+    await asyncio.to_thread(stopped.start)
+    report = await asyncio.to_thread(doctor, stopped)
+    finding = report.one("journal", "wrong", "fsync = off")
+    assert "ALTER SYSTEM SET fsync = on;" in finding["mend"]
+
+
+def test_postgresql_with_fsync(running: Daemon) -> None:
+    """One that keeps what it was given is fine."""
+    finding = journal._of_server(subject_of(running), {"fsync": "on", "full_page_writes": "on"})
+    assert finding.level is Level.OK
+
+
+def test_postgresql_that_is_away(stopped: Daemon, tmp_path: Path) -> None:
+    """Said once, without the password; the other checks go on."""
+    url = f"postgresql://postgres:hidden-word@/berinia?host={tmp_path}"
+    stopped.config.write_text(f'journal.url = "{url}"\n{stopped.config.read_text()}')
+    report = doctor(stopped)
+    assert len([f for f in report.of("contents") if f["level"] == "wrong"]) == 1
+    assert "hidden-word" not in str(report.document)
+    assert report.of("safety")
+
+
+def test_a_journal_without_a_daemon(running: Daemon) -> None:
+    """The same journal is looked at in the same way."""
+    subject = replace(subject_of(running), running=None)
+    findings = asyncio.run(_of_file(subject))
+    assert {finding.level for finding in findings} == {Level.OK}
+
+
+async def _of_file(subject: Subject) -> list[Finding]:
+    return [finding async for finding in journal.file(subject)]
