@@ -104,7 +104,6 @@ class Postgresql:
 
     def close(self) -> None:
         """Stop, and leave nothing behind."""
-        self.stop("immediate")
         self._server.cleanup()
         shutil.rmtree(self.folder)
 

@@ -191,6 +191,13 @@ KEYS: Final[tuple[Key, ...]] = (
         "how many rejected deliveries are kept",
         restart=True,
     ),
+    Key(
+        "journal.pool_size",
+        whole(3, 1000),
+        5,
+        "connections to PostgreSQL that one process has at most",
+        restart=True,
+    ),
     Key("journal.node", text, _node, "written on what this node receives and runs", restart=True),
     Key("logs.dir", folder, _logs_folder, "folder of the unified logs", restart=True),
     Key("logs.level", one_of("debug", "info", "warning", "error"), "info", "least level written"),

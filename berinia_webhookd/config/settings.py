@@ -72,6 +72,7 @@ class JournalSettings:
     retention_days: float
     dedupe_days: float
     rejected_max: int
+    pool_size: int  # PostgreSQL only
     node: str
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import uuid_utils
 from sqlalchemy import ColumnElement, bindparam, func, insert, or_, select, tuple_, update
 from sqlalchemy import Sequence as DatabaseSequence
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from berinia_webhookd.journal import lines
 from berinia_webhookd.journal.contract import ReplayedSignature
@@ -76,18 +77,18 @@ def next_place(dialect_name: str) -> ColumnElement[int]:
 FIND_SEEN: Final = select(seen.c.key, seen.c.event).where(
     seen.c.key.in_(bindparam("keys", expanding=True))
 )
-FIND_CONVERSATIONS: Final = (
-    select(
-        conversations.c.id, conversations.c.channel, conversations.c.sender, conversations.c.party
+FIND_CONVERSATIONS: Final = select(
+    conversations.c.id, conversations.c.channel, conversations.c.sender, conversations.c.party
+).where(
+    tuple_(conversations.c.channel, conversations.c.sender, conversations.c.party).in_(
+        bindparam("parties", expanding=True)
     )
-    .where(
-        tuple_(conversations.c.channel, conversations.c.sender, conversations.c.party).in_(
-            bindparam("parties", expanding=True)
-        )
-    )
-    .order_by(conversations.c.id)
-    .with_for_update()  # SQLite has no such thing and needs none
 )
+# On PostgreSQL another node may make the same one meanwhile: that is waited for, and used.
+MAKE_CONVERSATIONS: Final = {
+    "sqlite": insert(conversations),
+    "postgresql": postgresql_insert(conversations).on_conflict_do_nothing(),
+}
 FIND_AGENTS: Final = select(entries.c.event, entries.c.agent).where(
     entries.c.event.in_(bindparam("events", expanding=True)),
     entries.c.kind == EntryKind.AGENT.value,
@@ -195,15 +196,24 @@ def _conversation_ids(
 ) -> dict[Parties, int]:
     """The ids of conversations, made where they are new; on PostgreSQL, held until the commit."""
     connection = transaction.connection
+    make = MAKE_CONVERSATIONS[connection.dialect.name]
     parties = sorted({_parties(conversation) for conversation in wanted})
-    ids = _find_conversations(transaction, parties)
-    if missing := [p for p in parties if p not in ids]:
-        connection.execute(
-            insert(conversations),
-            [{"channel": p[0], "sender": p[1], "party": p[2]} for p in missing],
-        )
-        ids |= _find_conversations(transaction, missing)
-    return ids
+    while True:
+        ids = _find_conversations(transaction, parties)
+        if missing := [p for p in parties if p not in ids]:
+            rows = [{"channel": p[0], "sender": p[1], "party": p[2]} for p in missing]
+            connection.execute(make, rows)
+        elif transaction.locks_rows and not transaction.held.issuperset(ids.values()):
+            # Looked for again afterwards: one may just have been erased.
+            lines.hold(transaction, ids.values())
+        else:
+            return ids
+
+
+def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iterable[int]:
+    """The conversations that these events will come into, as far as there are any yet."""
+    parties = sorted({_parties(arrival.event.conversation) for arrival in arrivals})
+    return _find_conversations(transaction, parties).values()
 
 
 def _find_conversations(transaction: Transaction, parties: Sequence[Parties]) -> dict[Parties, int]:

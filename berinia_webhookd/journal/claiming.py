@@ -77,14 +77,13 @@ _of_agent = and_(
     entries.c.agent == bindparam("of_agent"),
     entries.c.startable_at.is_not(None),
 )
-_at_once = (
+_AT_ONCE: Final = (
     select(entries.c.id, entries.c.place)
     .where(_of_agent, entries.c.startable_at == literal_column("0", Instant))
     .order_by(entries.c.place)
     .limit(bindparam("most"))
-    .subquery("at_once")
 )
-_fallen_due = (
+_FALLEN_DUE: Final = (
     select(entries.c.id, entries.c.place)
     .where(
         _of_agent,
@@ -93,17 +92,17 @@ _fallen_due = (
     )
     .order_by(entries.c.startable_at, entries.c.place)
     .limit(bindparam("most"))
-    .subquery("fallen_due")
 )
-STARTABLE: Final = union_all(select(_at_once), select(_fallen_due))
+STARTABLE: Final = union_all(
+    select(_AT_ONCE.subquery("at_once")), select(_FALLEN_DUE.subquery("fallen_due"))
+)
+# On PostgreSQL another node may be claiming some of them: those are passed over for later ones.
+LOCK_STARTABLE: Final = union_all(
+    select(_AT_ONCE.with_for_update(skip_locked=True).subquery("at_once")),
+    select(_FALLEN_DUE.with_for_update(skip_locked=True).subquery("fallen_due")),
+)
 NEXT_STARTABLE: Final = select(func.min(entries.c.startable_at)).where(
     _of_agent, entries.c.startable_at > bindparam("at")
-)
-# On PostgreSQL another node may be claiming the same one: it is passed over.
-LOCK: Final = (
-    select(entries.c.id)
-    .where(entries.c.id.in_(bindparam("ids", expanding=True)), entries.c.startable_at.is_not(None))
-    .with_for_update(skip_locked=True)
 )
 LEASE: Final = (
     update(entries)
@@ -163,6 +162,9 @@ def _claim_lanes(transaction: Transaction, asked: Claim) -> Claimed:
                 upcoming.append(next_at)
         in_order = sorted(candidates.keys() - chosen.keys(), key=candidates.__getitem__)
         chosen |= {id_: candidates[id_] for id_ in in_order[: lane.limit]}
+        if transaction.locks_rows and len(in_order) > lane.limit:
+            # Other nodes passed over what is locked and left: they look again after the commit.
+            transaction.news.work = True
     next_due_at = min(upcoming, default=None)
     return Claimed(_lease(transaction, asked.holder, list(chosen)), next_due_at)
 
@@ -179,13 +181,12 @@ def agents_with_open(connection: Connection, kind: EntryKind) -> list[str]:
 
 
 def _startable(transaction: Transaction, about: dict[str, Any], most: int) -> dict[str, int]:
-    found = transaction.connection.execute(STARTABLE, {**about, "most": most})
+    statement = LOCK_STARTABLE if transaction.locks_rows else STARTABLE
+    found = transaction.connection.execute(statement, {**about, "most": most})
     return {row.id: row.place for row in found}
 
 
 def _lease(transaction: Transaction, holder: Holder, ids: list[str]) -> list[Entry]:
-    if ids and transaction.locks_rows:
-        ids = list(transaction.connection.execute(LOCK, {"ids": ids}).scalars())
     if not ids:
         return []
     lease = {
@@ -259,10 +260,15 @@ def renew(transaction: Transaction, wanted: Sequence[Held]) -> list[list[Entry]]
     return lost
 
 
+def touched(_: Transaction, wanted: Sequence[Held]) -> Iterable[int]:
+    """The conversations of these leases."""
+    return (int(entry.conversation_id) for held in wanted for entry in held.entries)
+
+
 def release(transaction: Transaction, wanted: Sequence[Held]) -> list[None]:
     """Give leases back as if they had never been taken."""
+    lines.hold(transaction, touched(transaction, wanted))
     for held in wanted:
-        lines.hold(transaction, (int(entry.conversation_id) for entry in held.entries))
         ours = still_held(transaction, held.holder, held.entries)
         if ours:
             transaction.connection.execute(GIVE_BACK, [{"held": id_} for id_ in ours])

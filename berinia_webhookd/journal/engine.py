@@ -8,11 +8,12 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
+from uuid import uuid4
 
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import make_url
@@ -21,6 +22,7 @@ from sqlalchemy.exc import (
     DBAPIError,
     InterfaceError,
     OperationalError,
+    SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -28,10 +30,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from berinia_webhookd.errors import CannotStart, CannotStartNow
 from berinia_webhookd.journal import postgresql
 from berinia_webhookd.journal.schema import EPOCH, MICROSECOND
+from berinia_webhookd.journal.wake_ups import News, announce
 
 BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
 CONNECTIONS: Final = 5  # one that writes, and readers
 WRITES: Final = {"writes": True}
+THEIR_CLOCK: Final = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
 
 PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
@@ -49,6 +53,8 @@ class Transaction:
 
     connection: Connection
     now: datetime
+    held: set[int] = field(default_factory=set)  # conversations that others cannot change now
+    news: News = field(default_factory=News)  # what other processes are told at the commit
 
     @property
     def locks_rows(self) -> bool:
@@ -113,6 +119,8 @@ class Database:
         self._url = url
         self._clock = clock
         self._inode: int | None = None
+        self.instance = uuid4().hex  # tells this process from the others
+        self.ahead = timedelta(0)  # by how much the database's clock is ahead of ours
         if self.path is None:
             self.engine = postgresql.make_engine(url, pool_size=pool_size, patient=patient)
         else:
@@ -152,12 +160,29 @@ class Database:
         async with self.engine.connect() as connection:
             yield await connection.execution_options(bare=True)
 
+    @contextlib.asynccontextmanager
+    async def driver_connection(self) -> AsyncIterator[Any]:
+        """A connection as the driver has it, for what SQLAlchemy has no words for."""
+        connection = await self.engine.connect()
+        try:
+            yield (await connection.get_raw_connection()).driver_connection
+        finally:
+            with contextlib.suppress(SQLAlchemyError, OSError):
+                await connection.invalidate()
+            await connection.close()
+
     def transaction(self, connection: Connection) -> Transaction:
         """What the steps of a commit work with; the clock is the database's where it is shared."""
         if self.is_sqlite:
             return Transaction(connection, self._clock())
-        asked = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
-        return Transaction(connection, EPOCH + connection.execute(asked).scalar_one() * MICROSECOND)
+        now = EPOCH + connection.execute(THEIR_CLOCK).scalar_one() * MICROSECOND
+        self.ahead = now - self._clock()
+        return Transaction(connection, now)
+
+    def announce(self, transaction: Transaction) -> None:
+        """Let other processes know of a transaction; SQLite lets them see that by itself."""
+        if not self.is_sqlite:
+            announce(transaction.connection, transaction.news, self.instance)
 
     def check_file(self) -> None:
         """Notice a file that was removed or replaced under us: what is written then is lost.

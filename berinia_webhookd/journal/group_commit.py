@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final, Generic, TypeVar
@@ -21,9 +21,11 @@ from sqlalchemy import Connection, text, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from berinia_webhookd.errors import JournalUnavailable
+from berinia_webhookd.errors import CannotStart, JournalUnavailable
+from berinia_webhookd.journal import lines
 from berinia_webhookd.journal.engine import Database, Transaction, is_outage
-from berinia_webhookd.journal.schema import schema
+from berinia_webhookd.journal.postgresql import is_conflict
+from berinia_webhookd.journal.schema import EPOCH, schema
 from berinia_webhookd.metrics import Metrics
 
 logger = structlog.get_logger()
@@ -37,12 +39,13 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 QUEUE_ITEMS: Final = 4096
 QUEUE_BYTES: Final = 256 * 1024 * 1024
 LOOK_SECONDS: Final = 0.5  # what other processes change is noticed within this
+LISTENING_LOOK_SECONDS: Final = 5.0  # or at once, where they say so
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
 
 # What the data of one item can make fail: the driver's errors, and Python's while binding values.
 ITEM_ERRORS: Final = (SQLAlchemyError, ArithmeticError, LookupError, TypeError, ValueError)
-TRIES_OF_ONE: Final = 3  # another node may have inserted the same key meanwhile
+TRIES: Final = 3  # another node may have inserted the same key meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,9 @@ class Step(Generic[ItemT, ResultT]):
     rank: int
     apply: Callable[[Transaction, Sequence[ItemT]], Sequence[ResultT | Exception]]
     bounded: bool = False  # whether a full queue refuses it
+    # The conversations it will change. Those of a whole batch are held at once and in order, where
+    # other nodes write too: so two of them never wait for each other.
+    touches: Callable[[Transaction, Sequence[ItemT]], Iterable[int]] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -78,11 +84,18 @@ class GroupCommit:
         committed: Callable[[Step[Any, Any], Any, Any], None],
         changed: Callable[[], None],
         metrics: Metrics | None,
+        prepare: Callable[[], Awaitable[None]] | None = None,
+        listening: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`prepare` brings the schema up to date, each time before the journal is used; while
+        `listening`, looking around is not what wakes sleepers.
+        """
         self._database = database
         self._committed = committed  # called with each item and its result, once on disk
         self._changed = changed  # called when somebody else wrote
         self._metrics = metrics
+        self._prepare = prepare
+        self._listening = listening
         self._small: deque[Work] = deque()
         self._large: deque[Work] = deque()
         self._queued_bytes = 0
@@ -95,12 +108,20 @@ class GroupCommit:
         self._look_at = self._loop.time()
         self._task: asyncio.Task[None] | None = None
         self.up = False
+        self.up_since = EPOCH  # by the database's clock
         self.last_turn = self._loop.time()
 
     async def start(self) -> None:
-        """Connect and begin; a database that is away is waited for in the background."""
-        with contextlib.suppress(JournalUnavailable):
+        """Connect and begin; a database that is away is waited for in the background.
+
+        Raises:
+            CannotStart: it will not let us in, or its schema is not for this program.
+        """
+        try:
             await self._connect()
+        except JournalUnavailable as error:
+            if isinstance(error.__cause__, CannotStart):
+                raise error.__cause__ from error
         self._task = asyncio.create_task(self._run(), name="journal writer")
         self._task.add_done_callback(self._ended)
 
@@ -156,7 +177,8 @@ class GroupCommit:
         else:
             self._wake.clear()
         if self._loop.time() >= self._look_at:
-            self._look_at = self._loop.time() + LOOK_SECONDS
+            pause = LISTENING_LOOK_SECONDS if self._listening() else LOOK_SECONDS
+            self._look_at = self._loop.time() + pause
             await self._look_around()
 
     async def _sleep(self, seconds: float) -> None:
@@ -181,28 +203,33 @@ class GroupCommit:
 
     async def _commit(self, batch: list[Work]) -> None:
         started = perf_counter()
-        for attempt in range(TRIES_OF_ONE):
+        for attempt in range(TRIES):
             try:
                 await self._transact(batch)
             except (*ITEM_ERRORS, OSError) as error:
                 if is_outage(error):
                     await self._went_down(error, batch)
                     return
-                if len(batch) > 1:
-                    # One of them cannot be stored; alone, it fails nobody else.
-                    for work in batch:
-                        await self._commit([work])
-                    return
-                if attempt == TRIES_OF_ONE - 1:
-                    # Neither message nor traceback: both may hold what was to be stored.
-                    name, kind = batch[0].step.name, type(error).__name__
-                    logger.error("journal.item_refused", step=name, error=kind)  # noqa: TRY400
-                    _fail(batch, "the journal cannot store this", error)
+                if is_conflict(error) and attempt < TRIES - 1:
+                    continue
+                await self._refuse(batch, error)
+                return
             else:
                 break
         if self._metrics is not None:
             self._metrics.commit_seconds.observe(perf_counter() - started)
             self._metrics.commit_batch_size.observe(len(batch))
+
+    async def _refuse(self, batch: list[Work], error: Exception) -> None:
+        """One of them cannot be stored; alone, it fails nobody else."""
+        if len(batch) > 1:
+            for work in batch:
+                await self._commit([work])
+            return
+        # Neither message nor traceback: both may hold what was to be stored.
+        name, kind = batch[0].step.name, type(error).__name__
+        logger.error("journal.item_refused", step=name, error=kind)
+        _fail(batch, "the journal cannot store this", error)
 
     async def _transact(self, batch: list[Work]) -> None:
         connection = self._connection
@@ -224,10 +251,13 @@ class GroupCommit:
         by_step: dict[str, list[Work]] = {}
         for work in batch:
             by_step.setdefault(work.step.name, []).append(work)
+        if transaction.locks_rows:
+            lines.hold(transaction, _touched(transaction, by_step.values()))
         results: list[tuple[Work, Any]] = []
         for works in sorted(by_step.values(), key=lambda works: works[0].step.rank):
             said = works[0].step.apply(transaction, [work.item for work in works])
             results.extend(zip(works, said, strict=True))
+        self._database.announce(transaction)
         return results
 
     async def _look_around(self) -> None:
@@ -250,11 +280,14 @@ class GroupCommit:
         """Connect, and prove by a commit that the journal can be written."""
         try:
             self._database.check_file()
+            if self._prepare is not None:
+                await self._prepare()
             self._connection = await self._database.connect_writer()
             async with self._connection.begin():
                 await self._connection.execute(update(schema).values(version=schema.c.version))
                 self._data_version = await self._connection.run_sync(_data_version)
-        except (SQLAlchemyError, OSError) as error:
+                self.up_since = (await self._connection.run_sync(self._database.transaction)).now
+        except (SQLAlchemyError, OSError, CannotStart) as error:
             await self._went_down(error, [])
             raise JournalUnavailable("the journal cannot be reached") from error
         if not self.up and self._task is not None:
@@ -265,7 +298,8 @@ class GroupCommit:
     async def _went_down(self, error: BaseException, batch: list[Work]) -> None:
         if self.up or self._task is None:
             # The driver's message names files and conditions, but carries no values.
-            logger.error("journal.degraded", error=str(getattr(error, "orig", error)))
+            why = getattr(error, "orig", error)
+            logger.error("journal.degraded", error=str(why) or type(why).__name__)
         self._is_up(False)
         await self._disconnect()
         failed = [*batch, *self._small, *self._large]
@@ -283,6 +317,11 @@ class GroupCommit:
                 await connection.close()
             await self._database.close()
 
+    def look_soon(self) -> None:
+        """Something may have happened to the database: look now, and not when it is time."""
+        self._look_at = self._loop.time()
+        self._wake.set()
+
     def _is_up(self, up: bool) -> None:
         self.up = up
         if self._metrics is not None:
@@ -295,6 +334,15 @@ class GroupCommit:
         _fail(left, "the journal is closed", None)
         if not task.cancelled() and task.exception() is not None:
             logger.error("journal.degraded", exc_info=task.exception())
+
+
+def _touched(transaction: Transaction, by_step: Iterable[Sequence[Work]]) -> set[int]:
+    touched: set[int] = set()
+    for works in by_step:
+        touches = works[0].step.touches
+        if touches is not None:
+            touched.update(touches(transaction, [work.item for work in works]))
+    return touched
 
 
 def _fail(works: Sequence[Work], why: str, cause: BaseException | None) -> None:

@@ -126,6 +126,15 @@ SET_NEXT: Final = (
 )
 
 
+# In the order of their ids, so that two transactions never wait for each other.
+HOLD: Final = (
+    select(conversations.c.id)
+    .where(conversations.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(conversations.c.id)
+    .with_for_update(key_share=True)
+)
+
+
 def advance(transaction: Transaction, lines: Iterable[Line]) -> None:
     """Write down which entry of each line is next. Call it after the last change of a line."""
     rows = [
@@ -133,6 +142,7 @@ def advance(transaction: Transaction, lines: Iterable[Line]) -> None:
         for line in sorted(set(lines))
     ]
     if rows:
+        transaction.news.work = True
         transaction.connection.execute(CLEAR, rows)
         transaction.connection.execute(SET_NEXT, rows)
 
@@ -141,10 +151,8 @@ def hold(transaction: Transaction, conversation_ids: Iterable[int]) -> None:
     """Keep others out of these conversations until the commit, so that no two transactions each
     miss what the other put into a line. Call it before reading a line's entries.
     """
-    if transaction.locks_rows:
-        transaction.connection.execute(
-            select(conversations.c.id)
-            .where(conversations.c.id.in_(sorted(set(conversation_ids))))
-            .order_by(conversations.c.id)
-            .with_for_update()
-        )
+    if not transaction.locks_rows:
+        return
+    if ids := sorted(set(conversation_ids) - transaction.held):
+        transaction.connection.execute(HOLD, {"ids": ids})
+        transaction.held.update(ids)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -31,6 +32,11 @@ SESSION: Final = {
     "idle_in_transaction_session_timeout": f"{2 * STATEMENT_SECONDS}s",
     "jit": "off",  # compiling takes longer than any statement of ours
 }
+
+# Kinds of periodic work, which one node does at a time.
+PURGING: Final = 1
+RECOVERING: Final = 2
+TAKE_TURN: Final = text(f"SELECT pg_try_advisory_xact_lock(hashtext('{NAMESPACE}'), :work)")
 
 # The first two or all five characters of an SQLSTATE.
 AWAY: Final = (
@@ -91,6 +97,11 @@ def make_engine(url: str, *, pool_size: int, patient: bool = False) -> AsyncEngi
     )
 
 
+def take_turn(connection: Connection, work: int) -> bool:
+    """Whether nobody else does this kind of periodic work just now; ours until the commit."""
+    return bool(connection.execute(TAKE_TURN, {"work": work}).scalar_one())
+
+
 def sqlstate(error: BaseException) -> str:
     """The five characters by which PostgreSQL names an error; empty for any other error."""
     return str(getattr(getattr(error, "orig", error), "sqlstate", None) or "")
@@ -112,6 +123,18 @@ def is_conflict(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         return isinstance(error, IntegrityError) or sqlstate(error).startswith(CONFLICT)
     return False
+
+
+def hint_for(error: BaseException) -> str:
+    """What an operator can do about being refused."""
+    code = sqlstate(error)
+    if code.startswith("28"):
+        return "see the user and the password in journal.url, and the server's pg_hba.conf"
+    if code == "3D000":
+        return "make the database that journal.url names, or name another one"
+    if code == "42501":
+        return f"make the schema: CREATE SCHEMA {NAMESPACE} AUTHORIZATION the user of journal.url"
+    return "see the options in journal.url"
 
 
 def refuses_for_good(error: BaseException) -> bool:

@@ -109,6 +109,9 @@ def replay_entries(
 ) -> list[Changed]:
     """By filter: those that are still as they were found, in the order of their places."""
     rows = transaction.connection.execute(BY_ID, {"ids": list(entry_ids)}).all()
+    if transaction.locks_rows:
+        lines.hold(transaction, (row.conversation for row in rows))
+        rows = transaction.connection.execute(BY_ID, {"ids": list(entry_ids)}).all()
     open_ones = [row for row in rows if row.state != EntryState.DONE.value]
     return _replay(transaction, open_ones, dry_run=dry_run)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from berinia_webhookd.journal.arriving import INSERT_ENTRIES
 from berinia_webhookd.journal.contract import Reply, ReplyRoute
 from berinia_webhookd.journal.engine import Transaction
 from berinia_webhookd.journal.lines import Line
-from berinia_webhookd.journal.schema import AT_ONCE, entries, replies
+from berinia_webhookd.journal.schema import AT_ONCE, entries, events, replies
 from berinia_webhookd.journal.settling import late_reply
 from berinia_webhookd.model import EntryKind, EventId
 
@@ -24,6 +24,9 @@ OF_EVENT: Final = (
     select(entries, replies.c.text, replies.c.route, replies.c.failed, replies.c.postable)
     .join_from(entries, replies, replies.c.event == entries.c.event, isouter=True)
     .where(and_(entries.c.event == bindparam("of_event"), entries.c.kind == EntryKind.AGENT.value))
+)
+CONVERSATIONS_OF: Final = select(events.c.conversation).where(
+    events.c.id.in_(bindparam("events", expanding=True))
 )
 NOBODY_WAITS: Final = (
     update(entries)
@@ -55,12 +58,18 @@ def stop_waiting(transaction: Transaction, departures: Sequence[Departure]) -> l
     return [_stop_waiting(transaction, departure) for departure in departures]
 
 
+def touched(transaction: Transaction, departures: Sequence[Departure]) -> Iterable[int]:
+    """The conversations of these events."""
+    asked = {"events": [departure.event_id for departure in departures]}
+    return transaction.connection.execute(CONVERSATIONS_OF, asked).scalars()
+
+
 def _stop_waiting(transaction: Transaction, departure: Departure) -> Reply | None:
     asked = {"of_event": departure.event_id}
     row = transaction.connection.execute(OF_EVENT, asked).one_or_none()
     if row is None:
         return None
-    if transaction.locks_rows:
+    if transaction.locks_rows and row.conversation not in transaction.held:
         lines.hold(transaction, [row.conversation])
         row = transaction.connection.execute(OF_EVENT, asked).one()
     transaction.connection.execute(NOBODY_WAITS, {"waited_for": row.id})

@@ -4,7 +4,7 @@ of it in one transaction, so that a reply is either a waiting caller's or posted
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -62,7 +62,7 @@ class Rows:
 def settle(transaction: Transaction, endings: Sequence[Ending]) -> list[Settled]:
     """Record attempts; one whose lease was lost is ignored, because another run decides."""
     leases = [ending.settlement.entry for ending in endings]
-    lines.hold(transaction, (int(entry.conversation_id) for entry in leases))
+    lines.hold(transaction, touched(transaction, endings))
     held = still_held(transaction, endings[0].holder, leases)
     rows = Rows()
     results: list[Settled] = []
@@ -75,6 +75,11 @@ def settle(transaction: Transaction, endings: Sequence[Ending]) -> list[Settled]
             results.append(_settle_one(transaction, ending, row, rows))
     _write(transaction, rows)
     return results
+
+
+def touched(_: Transaction, endings: Sequence[Ending]) -> Iterable[int]:
+    """The conversations whose entries end."""
+    return (int(ending.settlement.entry.conversation_id) for ending in endings)
 
 
 def _settle_one(transaction: Transaction, ending: Ending, row: Row[Any], rows: Rows) -> Settled:
@@ -109,6 +114,8 @@ def _settle_one(transaction: Transaction, ending: Ending, row: Row[Any], rows: R
         }
     )
     rows.lines.add(line_of(row))
+    if row.waiting_until is not None:
+        transaction.news.replies.add(entry.event_id)
     if route is not ReplyRoute.NONE and outcome.reply is not None:
         rows.replies.append(_reply(settlement, route, transaction.now))
     if route is ReplyRoute.LATE:

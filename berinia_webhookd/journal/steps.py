@@ -19,14 +19,28 @@ from berinia_webhookd.journal.contract import Claimed, Reply, Settled
 from berinia_webhookd.journal.group_commit import Step
 from berinia_webhookd.model import Entry, Receipt
 
-ACCEPT: Final[Step[arriving.Arrival, Receipt]] = Step("accept", 0, arriving.accept, bounded=True)
-REJECT: Final[Step[refusing.Refusal, None]] = Step("reject", 1, refusing.reject, bounded=True)
-SETTLE: Final[Step[settling.Ending, Settled]] = Step("settle", 2, settling.settle)
-STOP_WAITING: Final[Step[replying.Departure, Reply | None]] = Step(
-    "stop_waiting", 3, replying.stop_waiting
+ACCEPT: Final[Step[arriving.Arrival, Receipt]] = Step(
+    "accept", 0, arriving.accept, bounded=True, touches=arriving.touched
 )
-RELEASE: Final[Step[claiming.Held, None]] = Step("release", 4, claiming.release)
-RECOVER: Final[Step[recovering.Recovery, int]] = Step("recover", 5, recovering.recover)
+REJECT: Final[Step[refusing.Refusal, None]] = Step("reject", 1, refusing.reject, bounded=True)
+SETTLE: Final[Step[settling.Ending, Settled]] = Step(
+    "settle", 2, settling.settle, touches=settling.touched
+)
+STOP_WAITING: Final[Step[replying.Departure, Reply | None]] = Step(
+    "stop_waiting", 3, replying.stop_waiting, touches=replying.touched
+)
+RELEASE: Final[Step[claiming.Held, None]] = Step(
+    "release", 4, claiming.release, touches=claiming.touched
+)
+RECOVER: Final[Step[recovering.Recovery, int]] = Step(
+    "recover", 5, recovering.recover, touches=recovering.touched
+)
+GIVE_BACK_LEFTOVERS: Final[Step[recovering.Leftovers, None]] = Step(
+    "give_back_leftovers",
+    5,
+    recovering.give_back_leftovers,
+    touches=recovering.leftovers_touched,
+)
 RENEW: Final[Step[claiming.Held, list[Entry]]] = Step("renew", 6, claiming.renew)
 NOTE_UNAVAILABLE: Final[Step[upkeep.Unavailable, None]] = Step(
     "note_unavailable", 7, upkeep.note_unavailable

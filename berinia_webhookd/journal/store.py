@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -22,8 +22,10 @@ from berinia_webhookd.errors import CannotStart, JournalUnavailable
 from berinia_webhookd.journal import (
     arriving,
     claiming,
+    clocks,
     event_text,
     migrate,
+    postgresql,
     reading,
     recovering,
     refusing,
@@ -38,13 +40,14 @@ from berinia_webhookd.journal.contract import (
     Reply,
     Settled,
 )
-from berinia_webhookd.journal.engine import Database, prepare_file
+from berinia_webhookd.journal.engine import CONNECTIONS, Database, prepare_file
 from berinia_webhookd.journal.group_commit import GroupCommit, ItemT, ResultT, Step
 from berinia_webhookd.journal.lock import OwnerLock
 from berinia_webhookd.journal.steps import (
     ACCEPT,
     BRING_WORK,
     CLAIM,
+    GIVE_BACK_LEFTOVERS,
     NOTE_UNAVAILABLE,
     PURGE,
     RECOVER,
@@ -54,10 +57,12 @@ from berinia_webhookd.journal.steps import (
     SETTLE,
     STOP_WAITING,
 )
+from berinia_webhookd.journal.wake_ups import Ear, News
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
     AgentName,
     Entry,
+    EntryId,
     EntryKind,
     Event,
     EventId,
@@ -80,16 +85,20 @@ class SqlJournal:
         retention_days: float = 30,
         dedupe_days: float = 400,
         rejected_max: int = 10_000,
+        pool_size: int = CONNECTIONS,
         metrics: Metrics | None = None,
     ) -> None:
         self._clock = clock
         self._keep = upkeep.Retention(retention_days, dedupe_days)
         self._rejected_max = rejected_max
         self._holder = claiming.Holder(f"{node}/{uuid4()}", node, lease_seconds)
-        self._database = Database(url, clock=clock)
+        self._database = Database(url, clock=clock, pool_size=pool_size)
         self._owner = OwnerLock(self._database.path) if self._database.path else None
         self._metrics = metrics
         self._commits: GroupCommit | None = None
+        self._ear: Ear | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._leased: set[EntryId] = set()  # as far as we were told
         self._work = asyncio.Event()
         self._replies: defaultdict[EventId, set[asyncio.Event]] = defaultdict(set)
 
@@ -109,6 +118,7 @@ class SqlJournal:
             retention_days=settings.retention_days,
             dedupe_days=settings.dedupe_days,
             rejected_max=settings.rejected_max,
+            pool_size=settings.pool_size,
             metrics=metrics,
         )
 
@@ -117,33 +127,66 @@ class SqlJournal:
 
         Raises:
             CannotStartNow: another process holds it.
-            CannotStart: it cannot be written, is no journal, or a newer program excluded this one.
+            CannotStart: it cannot be written, is no journal, or a newer program excluded this one;
+                or the database will not let us in. One that is away is waited for.
         """
-        if self._owner is not None and self._database.path is not None:
-            prepare_file(self._database.path)
-            self._owner.take()
         try:
-            await migrate.migrate(self._database)
-        except (SQLAlchemyError, OSError) as error:
             if self._database.is_sqlite:
-                await self.close()
-                raise CannotStart(
-                    f"the journal cannot be opened: {getattr(error, 'orig', error)}",
-                    hint="see journal.url; a damaged file can be moved away and looked at",
-                ) from error
-            # A database elsewhere may come back: serve, and answer 503 until then.
+                await self._open_file()
+            self._commits = GroupCommit(
+                self._database,
+                committed=self._committed,
+                changed=self._changed,
+                metrics=self._metrics,
+                prepare=None if self._database.is_sqlite else self._prepare,
+                listening=lambda: self._ear is not None and self._ear.listening,
+            )
+            await self._commits.start()
         except CannotStart:
             await self.close()
             raise
-        self._commits = GroupCommit(
-            self._database,
-            committed=self._committed,
-            changed=self._changed,
-            metrics=self._metrics,
+        if self._database.is_sqlite:
+            with contextlib.suppress(JournalUnavailable):
+                await self._submit(RECOVER, recovering.Recovery(everybody=True))
+        else:
+            self._listen()
+
+    async def _open_file(self) -> None:
+        if self._owner is None or self._database.path is None:
+            return
+        prepare_file(self._database.path)
+        self._owner.take()
+        try:
+            await migrate.migrate(self._database)
+        except (SQLAlchemyError, OSError) as error:
+            raise CannotStart(
+                f"the journal cannot be opened: {getattr(error, 'orig', error)}",
+                hint="see journal.url; a damaged file can be moved away and looked at",
+            ) from error
+
+    async def _prepare(self) -> None:
+        """Before a database is used, for the first time or again."""
+        try:
+            await migrate.migrate(self._database)
+        except (SQLAlchemyError, OSError, ValueError) as error:
+            if postgresql.refuses_for_good(error):
+                raise CannotStart(
+                    f"the journal's database refuses us: {getattr(error, 'orig', error)}",
+                    hint=postgresql.hint_for(error),
+                ) from error
+            raise
+
+    def _listen(self) -> None:
+        commits = self._commits
+        if commits is None:
+            return
+        self._ear = Ear(
+            self._database.driver_connection,
+            myself=self._database.instance,
+            heard=self._heard,
+            deaf=commits.look_soon,
         )
-        await self._commits.start()
-        with contextlib.suppress(JournalUnavailable):
-            await self._submit(RECOVER, recovering.Recovery(everybody=self._database.is_sqlite))
+        self._listener = asyncio.create_task(self._ear.run(), name="journal listener")
 
     @property
     def up(self) -> bool:
@@ -157,6 +200,9 @@ class SqlJournal:
 
     async def close(self) -> None:
         """Finish the commits under way and queued, and let the next owner in."""
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.wait((self._listener,))
         if self._commits is not None:
             await self._commits.close()
         await self._database.close()
@@ -176,7 +222,7 @@ class SqlJournal:
             event=event,
             event_data=data,
             node=self._holder.node,
-            waiting_until=waiting_until,
+            waiting_until=clocks.moved(waiting_until, self._database.ahead),
         )
         return await self._submit(ACCEPT, arrival, size_bytes=len(delivery.body) + len(data))
 
@@ -207,14 +253,15 @@ class SqlJournal:
     async def claim(self, lanes: Sequence[Lane]) -> Claimed:
         """Lease what may start now, in the order of places."""
         self._work.clear()  # what comes from here on is news to whoever claims
-        return await self._submit(CLAIM, claiming.Claim(self._holder, lanes))
+        claimed = await self._submit(CLAIM, claiming.Claim(self._holder, lanes))
+        return clocks.claimed_here(claimed, self._database.ahead)
 
     async def settle(self, settlement: Settlement) -> Settled:
         """Record an attempt and the entry's next state, if the lease is still ours."""
         size = len(settlement.outcome.reply or "") + len(settlement.outcome.error or "")
-        return await self._submit(
-            SETTLE, settling.Ending(self._holder, settlement), size_bytes=size
-        )
+        theirs = clocks.settlement_there(settlement, self._database.ahead)
+        ending = settling.Ending(self._holder, theirs)
+        return await self._submit(SETTLE, ending, size_bytes=size)
 
     async def wait_for_work(self, until: datetime | None) -> None:
         """Sleep until there may be something new to claim, or until the given instant."""
@@ -226,6 +273,8 @@ class SqlJournal:
 
     async def release(self, entries: Sequence[Entry]) -> None:
         """Give entries back unfinished, at no cost to their schedule."""
+        # Whatever comes of it, we do not work on them any more.
+        self._leased.difference_update(entry.id for entry in entries)
         await self._submit(RELEASE, claiming.Held(self._holder, entries))
 
     async def agents_waiting(self) -> frozenset[AgentName]:
@@ -247,14 +296,24 @@ class SqlJournal:
 
     async def recover(self) -> int:
         """Give back what dead processes were running; on SQLite only `open` finds any."""
-        if self._database.is_sqlite:
+        if self._database.is_sqlite or self._commits is None:
             return 0
-        return await self._submit(RECOVER, recovering.Recovery(everybody=False))
+        recovery = recovering.Recovery(
+            everybody=False,
+            up_since=self._commits.up_since,
+            lease_seconds=self._holder.lease_seconds,
+        )
+        leftovers = recovering.Leftovers(self._holder, self._leased)
+        await self._submit(GIVE_BACK_LEFTOVERS, leftovers)
+        return await self._submit(RECOVER, recovery)
 
     async def backlog(self) -> Backlog:
         """Counts for the status pages."""
         async with self._reading() as connection:
-            return await connection.run_sync(reading.backlog)
+            backlog = await connection.run_sync(reading.backlog)
+        ahead = self._database.ahead
+        oldest = {agent: since - ahead for agent, since in backlog.oldest_ready_at.items()}
+        return Backlog(backlog.entries, oldest)
 
     async def purge(self) -> int:
         """Delete one small batch of what is past its retention; returns how many rows went."""
@@ -302,16 +361,27 @@ class SqlJournal:
             return False
         return True
 
-    def _committed(self, step: Step[Any, Any], item: object, _result: object) -> None:
+    def _committed(self, step: Step[Any, Any], item: object, result: object) -> None:
         if step.name in BRING_WORK:
             self._work.set()
-        if isinstance(item, settling.Ending) and item.settlement.entry.kind is EntryKind.AGENT:
-            for news in self._replies.get(item.settlement.entry.event_id, ()):
-                news.set()
+        if isinstance(result, Claimed):
+            self._leased.update(entry.id for entry in result.entries)
+        if isinstance(item, settling.Ending):
+            entry = item.settlement.entry
+            self._leased.discard(entry.id)
+            if entry.kind is EntryKind.AGENT:
+                self._wake_callers([entry.event_id])
 
     def _changed(self) -> None:
         """Another process wrote: whoever sleeps here looks again."""
-        self._work.set()
-        for listeners in self._replies.values():
-            for news in listeners:
+        self._heard(News(work=True, all_replies=True))
+
+    def _heard(self, news: News) -> None:
+        if news.work:
+            self._work.set()
+        self._wake_callers(list(self._replies) if news.all_replies else news.replies)
+
+    def _wake_callers(self, event_ids: Iterable[EventId]) -> None:
+        for event_id in event_ids:
+            for news in self._replies.get(event_id, ()):
                 news.set()

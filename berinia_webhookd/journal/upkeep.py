@@ -9,8 +9,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import bindparam, delete, exists, insert, literal_column, not_, or_, select
+from sqlalchemy import (
+    Connection,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    literal_column,
+    not_,
+    or_,
+    select,
+    text,
+)
 
+from berinia_webhookd.journal import postgresql
 from berinia_webhookd.journal.engine import Transaction
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.schema import (
@@ -109,6 +121,33 @@ DELETE_CONVERSATIONS: Final = delete(conversations).where(
 )
 
 
+FREE_CONVERSATIONS: Final = (
+    select(conversations.c.id)
+    .where(conversations.c.id.in_(bindparam("ids", expanding=True)))
+    .with_for_update(skip_locked=True)
+)
+# PostgreSQL only: what sessions that have ended counted (see the first migration).
+FOLD_TALLIES: Final = text("""
+    WITH ended AS (
+        DELETE FROM tally_shards WHERE (session, kind, channel, agent, state) IN (
+            SELECT session, kind, channel, agent, state FROM tally_shards
+            WHERE session <> 0 AND session NOT IN (SELECT pid FROM pg_stat_activity)
+            FOR UPDATE SKIP LOCKED
+        ) RETURNING *
+    )
+    INSERT INTO tally_shards AS t
+    SELECT 0, kind, channel, agent, state, sum(total) FROM ended
+    GROUP BY kind, channel, agent, state
+    ON CONFLICT (session, kind, channel, agent, state)
+    DO UPDATE SET total = t.total + excluded.total
+""")
+
+
+def fold_tallies(connection: Connection) -> None:
+    """Add up what ended sessions counted, so that these rows do not grow in number."""
+    connection.execute(FOLD_TALLIES)
+
+
 def purge(transaction: Transaction, wanted: Sequence[Retention]) -> list[int]:
     """Delete one batch of each kind; what belongs to a delivery goes with it."""
     return [_purge(transaction, retention) for retention in wanted]
@@ -116,8 +155,16 @@ def purge(transaction: Transaction, wanted: Sequence[Retention]) -> list[int]:
 
 def _purge(transaction: Transaction, retention: Retention) -> int:
     connection = transaction.connection
+    if transaction.locks_rows and not postgresql.take_turn(connection, postgresql.PURGING):
+        return 0  # another node sees to it
     before = {"before": transaction.now - timedelta(days=retention.entries_days)}
     old = connection.execute(OLD_DELIVERIES, before).all()
+    if transaction.locks_rows:
+        fold_tallies(connection)
+        # What somebody is changing is left for the next time, and the rest is looked at again.
+        asked = {"ids": list({row.conversation for row in old})}
+        free = set(connection.execute(FREE_CONVERSATIONS, asked).scalars())
+        old = [r for r in connection.execute(OLD_DELIVERIES, before) if r.conversation in free]
     ids = {row.delivery for row in old} | set(connection.execute(OLD_REJECTED, before).scalars())
     if ids:
         connection.execute(DELETE_DELIVERIES, {"ids": list(ids)})

@@ -53,7 +53,7 @@ async def test_what_arrives_together_is_one_transaction(closed_world: World) -> 
     items = metrics.registry.get_sample_value("berinia_webhookd_commit_batch_size_sum")
     assert commits is not None
     assert commits < 10
-    assert items == 201  # the giving back at start is one
+    assert items in {200, 201}  # giving back at start is one, where it is done
     assert metrics.registry.get_sample_value("berinia_webhookd_journal_up") == 1
 
 

@@ -32,6 +32,7 @@ from berinia_webhookd.model import (
 )
 
 from ..postgresql import Postgresql, write_clock
+from ..proxy import Proxy
 
 AGENT = AgentName("ResponseListenerAgent")
 SMS = ChannelName("sms")
@@ -39,6 +40,8 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOLD = timedelta(seconds=300)
 LEASE_SECONDS = 15
 
+# The function that tests turn comes before the system's.
+SEARCH_PATH = "berinia_webhookd,public,pg_catalog"
 EMPTY = """
 DO $$ DECLARE found text; BEGIN
     SELECT string_agg(format('%I', tablename), ',') INTO found FROM pg_tables
@@ -118,8 +121,10 @@ class World(abc.ABC):
     async def crash(self) -> SqlJournal:
         """As after the death of the process: what it ran is given back."""
 
-    async def open(self, **options: Any) -> SqlJournal:
-        journal = SqlJournal(self.url, node="here", clock=self.clock, **options)
+    async def open(self, url: str | None = None, **options: Any) -> SqlJournal:
+        """One more process that uses the journal, perhaps by another way."""
+        given = {"node": "here", "clock": self.clock, **options}
+        journal = SqlJournal(url or self.url, **given)
         self.journals.append(journal)
         await journal.open()
         return journal
@@ -147,8 +152,10 @@ class World(abc.ABC):
     async def claim_bodies(self, limit: int = 100) -> list[str]:
         return [entry.event.body for entry in await self.claim(limit)]
 
-    async def settle(self, entry: Entry, **changes: Any) -> Settled:
-        return await self.journal.settle(self.settlement(entry, **changes))
+    async def settle(
+        self, entry: Entry, journal: SqlJournal | None = None, **changes: Any
+    ) -> Settled:
+        return await (journal or self.journal).settle(self.settlement(entry, **changes))
 
     def settlement(self, entry: Entry, **changes: Any) -> Settlement:
         """A success, unless changed."""
@@ -219,13 +226,23 @@ class PostgresqlWorld(World):
 
     @property
     def url(self) -> str:
-        # The function that tests turn comes before the system's.
-        path = "berinia_webhookd,public,pg_catalog"
-        return self.server.url(self.database, search_path=path)
+        return self.server.url(self.database, search_path=SEARCH_PATH)
+
+    @property
+    def plain_url(self) -> str:
+        """With the real clock."""
+        return self.server.url(self.database)
+
+    def url_by(self, proxy: Proxy) -> str:
+        """The same database, over TCP."""
+        address = f"postgres@127.0.0.1:{proxy.port}"
+        return f"postgresql://{address}/{self.database}?sslmode=disable&search_path={SEARCH_PATH}"
 
     async def crash(self) -> SqlJournal:
+        journal = await self.reopen()
         self.clock.move(LEASE_SECONDS + 1)
-        return await self.reopen()
+        await journal.recover()
+        return journal
 
     async def execute(self, statement: str, *values: object) -> list[asyncpg.Record]:
         """Run one statement beside the journal."""

@@ -1,0 +1,278 @@
+"""Several processes with one journal: each event once, each entry to one of them, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from datetime import timedelta
+
+import pytest
+
+from berinia_webhookd.journal.contract import Lane, Reply, ReplyRoute
+from berinia_webhookd.journal.listing import Filters
+from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.store import SqlJournal
+from berinia_webhookd.model import (
+    ChannelName,
+    EntryKind,
+    EntryState,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+)
+
+from .world import AGENT, LEASE_SECONDS, PostgresqlWorld, a_delivery, an_event, on_postgresql
+
+pytestmark = on_postgresql
+
+LANES = [Lane(EntryKind.AGENT, frozenset({AGENT}), 5)]
+
+
+@pytest.fixture
+async def other(world: PostgresqlWorld) -> SqlJournal:
+    """A second process, on another node."""
+    journal = await world.open(node="there")
+    world.journals.insert(0, world.journals.pop())  # `world.journal` stays the first one
+    return journal
+
+
+async def accept(journal: SqlJournal, text: str, **changes: str) -> Receipt:
+    event = an_event(text, **changes)
+    return await journal.accept(a_delivery(event), event)
+
+
+async def test_an_event_that_comes_to_both_is_kept_once(
+    world: PostgresqlWorld, other: SqlJournal
+) -> None:
+    """However close together: both answer with the same id, and one entry is made."""
+    texts = [f"m{n % 40}" for n in range(200)]
+    both = [accept((world.journal, other)[n % 2], text) for n, text in enumerate(texts)]
+    receipts = await asyncio.gather(*both, *(accept(other, text) for text in texts))
+    ids = defaultdict(set)
+    for text, receipt in zip(texts * 2, receipts, strict=True):
+        ids[text].add(receipt.event_id)
+    assert {len(found) for found in ids.values()} == {1}
+    assert [receipt.duplicate for receipt in receipts].count(False) == 40
+    assert await world.states() == {"ready": 40}
+
+
+async def test_what_comes_to_both_at_once_shares_a_conversation(
+    world: PostgresqlWorld, other: SqlJournal
+) -> None:
+    """A sender who is new to two nodes at one moment gets one line, not two."""
+    for number in range(10):
+        sender = f"+3363998{number:04d}"
+        await asyncio.gather(
+            accept(world.journal, f"a{number}", sender=sender),
+            accept(other, f"b{number}", sender=sender),
+        )
+    assert len(await world.claim()) == 10
+
+
+async def test_each_entry_has_one_claimer(world: PostgresqlWorld, other: SqlJournal) -> None:
+    """Two dispatchers that claim at the same time share what there is."""
+    for number in range(60):
+        await world.accept(sender=f"+3363998{number:04d}")
+    claims = await asyncio.gather(*(journal.claim(LANES) for journal in (world.journal, other) * 6))
+    ids = [entry.id for claimed in claims for entry in claimed.entries]
+    assert len(ids) == len(set(ids)) == 60
+
+
+async def dispatch(
+    world: PostgresqlWorld, journal: SqlJournal, seen: dict[str, list[str]], left: list[int]
+) -> None:
+    """Claim and settle until everything has been seen."""
+    while left[0]:
+        claimed = await journal.claim(LANES)
+        for entry in claimed.entries:
+            seen[entry.event.sender].append(entry.event.body)
+            await asyncio.sleep(0)
+        for entry in claimed.entries:
+            assert (await world.settle(entry, journal)).kept
+            left[0] -= 1
+        if not claimed.entries and left[0]:
+            await journal.wait_for_work(world.clock.now + timedelta(seconds=1))
+
+
+async def test_order_holds_across_dispatchers(world: PostgresqlWorld, other: SqlJournal) -> None:
+    """While both nodes receive and both dispatch, each conversation is heard in its order."""
+    seen: dict[str, list[str]] = defaultdict(list)
+    senders = [f"+3363998{number:04d}" for number in range(6)]
+
+    async def talk(sender: str) -> None:
+        for number in range(15):
+            await accept((world.journal, other)[number % 2], f"{number:02d}", sender=sender)
+
+    left = [15 * len(senders)]
+    await asyncio.gather(
+        *map(talk, senders),
+        dispatch(world, world.journal, seen, left),
+        dispatch(world, other, seen, left),
+    )
+    assert seen == {sender: [f"{n:02d}" for n in range(15)] for sender in senders}
+    assert await world.states() == {"done": 90}
+
+
+async def test_a_dead_nodes_work_is_taken_over(world: PostgresqlWorld, other: SqlJournal) -> None:
+    """After its lease, and as a loss; what it says later is not recorded any more."""
+    await world.accept("one")
+    (entry,) = await world.claim()
+    world.clock.move(LEASE_SECONDS - 1)
+    assert await other.recover() == 0
+    world.clock.move(2)
+    assert await other.recover() == 1
+    (again,) = (await other.claim(LANES)).entries
+    assert (again.id, again.attempt, again.retries) == (entry.id, 2, 0)
+    assert not (await world.settle(entry)).kept
+    assert list(await world.journal.renew([entry])) == [entry]
+    assert (await world.settle(again, other)).kept
+    async with Operations(world.url, clock=world.clock) as desk:
+        shown = await desk.show(entry.event_id)
+    tries = [(tried.number, tried.node, tried.outcome) for tried in shown.entries[0].attempts]
+    assert tries == [(1, "here", "lost"), (2, "there", "success")]
+    assert shown.node == "here"
+
+
+async def test_a_renewed_lease_is_not_taken_over(world: PostgresqlWorld, other: SqlJournal) -> None:
+    """Attempts may take as long as they like while their node lives."""
+    await world.accept("one")
+    (entry,) = await world.claim()
+    for _ in range(5):
+        world.clock.move(LEASE_SECONDS / 3)
+        assert list(await world.journal.renew([entry])) == []
+        assert await other.recover() == 0
+    assert (await world.settle(entry)).kept
+
+
+async def test_whoever_comes_back_waits_for_the_others(world: PostgresqlWorld) -> None:
+    """After an outage every lease is over; their holders get the time to renew them."""
+    await world.accept("one")
+    (entry,) = await world.claim()
+    world.clock.move(3600)
+    newcomer = await world.open(node="there")
+    world.journals.reverse()
+    assert await newcomer.recover() == 0
+    assert list(await world.journal.renew([entry])) == []
+    world.clock.move(LEASE_SECONDS - 1)
+    assert list(await world.journal.renew([entry])) == []
+    world.clock.move(2)
+    assert await newcomer.recover() == 0
+    assert (await world.settle(entry)).kept
+
+
+async def test_an_arrival_wakes_the_other_node(world: PostgresqlWorld, other: SqlJournal) -> None:
+    """So does an outcome that frees its conversation, and what an operator changes."""
+    assert (await other.claim(LANES)).entries == []
+    receipt = await world.accept("one")
+    await other.wait_for_work(None)
+    (entry,) = (await other.claim(LANES)).entries
+    await world.accept("two")
+    assert await world.claim() == []
+    await world.settle(entry, other, state=EntryState.DEAD)
+    await world.journal.wait_for_work(None)
+    (two,) = await world.claim()
+    assert two.event.body == "two"
+    await world.settle(two)
+    assert (await other.claim(LANES)).entries == []
+    async with Operations(world.url, clock=world.clock) as desk:
+        await desk.replay([receipt.event_id], decode=lambda _: an_event())
+    await other.wait_for_work(None)
+    assert [e.event.body for e in (await other.claim(LANES)).entries] == ["one"]
+
+
+async def test_a_reply_reaches_the_node_where_the_caller_waits(
+    world: PostgresqlWorld, other: SqlJournal
+) -> None:
+    """The agent runs elsewhere; the caller is answered as soon as the outcome is on disk."""
+    until = world.clock.now + timedelta(seconds=30)
+    event = an_event("question", channel=ChannelName("whatsapp"), group="Support IA")
+    receipt = await world.journal.accept(a_delivery(event), event, waiting_until=until)
+    waiting = asyncio.create_task(world.journal.wait_for_reply(receipt.event_id, until))
+    (entry,) = (await other.claim(LANES)).entries
+    said = Outcome(OutcomeKind.SUCCESS, reply="said")
+    settled = await world.settle(entry, other, outcome=said, late=True)
+    assert settled.reply is ReplyRoute.INLINE
+    assert await waiting == Reply("said", failed=False)
+
+
+async def test_a_caller_who_leaves_one_node_makes_it_late_on_the_other(
+    world: PostgresqlWorld, other: SqlJournal
+) -> None:
+    """One transaction decides, wherever it is made."""
+    until = world.clock.now + timedelta(seconds=30)
+    event = an_event("question", channel=ChannelName("whatsapp"), group="Support IA")
+    receipt = await world.journal.accept(a_delivery(event), event, waiting_until=until)
+    (entry,) = (await other.claim(LANES)).entries
+    said = Outcome(OutcomeKind.SUCCESS, reply="said")
+    left, settled = await asyncio.gather(
+        world.journal.stop_waiting(receipt.event_id, hung_up=False),
+        world.settle(entry, other, outcome=said, late=True),
+    )
+    late = (await other.claim([Lane(EntryKind.REPLY, None, 9)])).entries
+    assert (left is None) == (settled.reply is ReplyRoute.LATE) == (len(late) == 1)
+
+
+async def test_clocks_that_differ_change_nothing(world: PostgresqlWorld) -> None:
+    """Leases and retries run by the database's clock, and each node is told in its own time."""
+    wrong = timedelta(hours=-3)
+    late = await world.open(node="there", clock=lambda: world.clock.now + wrong)
+    await world.accept("one")
+    (entry,) = (await late.claim(LANES)).entries
+    due = world.clock.now + wrong + timedelta(seconds=30)
+    failed = Outcome(OutcomeKind.ERROR, error="e")
+    await world.settle(
+        entry, late, outcome=failed, state=EntryState.WAITING, due_at=due, hold_until=due
+    )
+    assert (await late.claim(LANES)).next_due_at == due
+    assert (await world.journals[0].claim(LANES)).next_due_at == due - wrong
+    world.clock.move(30)
+    (entry,) = (await late.claim(LANES)).entries
+    assert entry.hold_until == due
+    world.clock.move(LEASE_SECONDS + 1)
+    assert await late.recover() == 1
+
+
+async def test_two_that_start_at_once_make_one_journal(world: PostgresqlWorld) -> None:
+    """The schema is made once; both can use it."""
+    empty = PostgresqlWorld(world.server, await world.server.new_database())
+    both = [SqlJournal(empty.plain_url, node=n, clock=world.clock) for n in ("here", "there")]
+    try:
+        await asyncio.gather(*(journal.open() for journal in both))
+        receipts = [await accept(journal, f"m{n}") for n, journal in enumerate(both)]
+    finally:
+        for journal in both:
+            await journal.close()
+    assert [receipt.duplicate for receipt in receipts] == [False, False]
+    assert len(await empty.execute("SELECT * FROM berinia_webhookd.schema")) == 1
+
+
+async def test_old_data_is_deleted_by_one_node_at_a_time(
+    world: PostgresqlWorld, other: SqlJournal
+) -> None:
+    """Those that come at the same moment leave it to the first, and nothing is counted twice."""
+    for number in range(20):
+        await world.accept(sender=f"+3363998{number:04d}")
+    for entry in await world.claim():
+        await world.settle(entry)
+    world.clock.move(31 * 86400)
+    gone = await asyncio.gather(*(journal.purge() for journal in (world.journal, other) * 3))
+    assert sum(gone) == 20
+    assert await world.states() == {}
+    async with Operations(world.url, clock=world.clock) as desk:
+        assert await desk.list_events(Filters()) == []
+
+
+async def test_counts_are_right_whoever_made_them(
+    world: PostgresqlWorld, other: SqlJournal
+) -> None:
+    """Also after the sessions that counted have ended, and their rows were added up."""
+    for number in range(6):
+        await accept((world.journal, other)[number % 2], "m", sender=f"+3363998{number:04d}")
+    (one, *_) = (await other.claim(LANES)).entries
+    await world.settle(one, other)
+    assert await world.states() == {"ready": 1, "running": 4, "done": 1}
+    await world.reopen()
+    await world.journal.purge()
+    assert await world.states() == {"ready": 1, "running": 4, "done": 1}
+    rows = await world.execute("SELECT count(DISTINCT session) FROM berinia_webhookd.tally_shards")
+    assert rows[0][0] <= 3
