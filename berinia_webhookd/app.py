@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 
 from berinia_webhookd import __version__, listening
-from berinia_webhookd.accept.application import build_application
+from berinia_webhookd.accept.application import build_handler
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.server import make_runner
 from berinia_webhookd.accept.visit import Page
@@ -137,7 +137,7 @@ class Daemon:
             self._build_door(settings)
             stack.push_async_callback(self._door.close)
             self._runner = make_runner(
-                build_application(self._door), self._door, shutdown_timeout_seconds=FINISH_SECONDS
+                build_handler(self._door), self._door, shutdown_timeout_seconds=FINISH_SECONDS
             )
             stack.push_async_callback(self._runner.cleanup)
             await self._runner.setup()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import structlog
@@ -15,6 +16,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
+from aiohttp.typedefs import Handler
 from yarl import URL
 
 from berinia_webhookd.accept.access_log import SERVER, new_request_id
@@ -41,40 +43,24 @@ _ROOT: Final = URL("/")
 
 
 def make_runner(
-    application: web.Application,
+    handler: Handler,
     door: Door,
     *,
     shutdown_timeout_seconds: float = 1.0,
     head_timeout_seconds: float = HEAD_TIMEOUT_SECONDS,
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
-) -> web.AppRunner:
+) -> web.BaseRunner:
     """A runner for sites; on `cleanup` requests have at most thrice the given time to finish."""
-    return _Runner(
-        application,
+    server = _Server(
+        handler,
         door=door,
         head_timeout_seconds=head_timeout_seconds,
         keep_alive_seconds=keep_alive_seconds,
-        shutdown_timeout=shutdown_timeout_seconds,
     )
+    return _Runner(server, shutdown_timeout=shutdown_timeout_seconds)
 
 
-class _Runner(web.AppRunner):
-    __slots__ = ("_door", "_head_timeout_seconds", "_keep_alive_seconds")
-
-    def __init__(
-        self,
-        application: web.Application,
-        *,
-        door: Door,
-        head_timeout_seconds: float,
-        keep_alive_seconds: float,
-        shutdown_timeout: float,
-    ) -> None:
-        super().__init__(application, shutdown_timeout=shutdown_timeout)
-        self._door = door
-        self._head_timeout_seconds = head_timeout_seconds
-        self._keep_alive_seconds = keep_alive_seconds
-
+class _Runner(web.ServerRunner):
     async def cleanup(self) -> None:
         """Stop accepting, hear out those who have just come, then close."""
         for site in list(self.sites):
@@ -83,35 +69,25 @@ class _Runner(web.AppRunner):
             await self.server.hear_out(self._shutdown_timeout)
         await super().cleanup()
 
-    async def _make_server(self) -> web.Server:
-        plain = await super()._make_server()
-        return _Server(
-            plain,
-            door=self._door,
-            head_timeout_seconds=self._head_timeout_seconds,
-            keep_alive_seconds=self._keep_alive_seconds,
-        )
-
 
 class _Server(web.Server):
     """Makes our connections, and counts them."""
 
     def __init__(
         self,
-        plain: web.Server,
+        handler: Handler,
         *,
         door: Door,
         head_timeout_seconds: float,
         keep_alive_seconds: float,
     ) -> None:
         super().__init__(
-            plain.request_handler,
+            cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], handler),
             request_factory=self._request,
             handler_cancellation=True,  # a caller that hangs up is noticed
             keepalive_timeout=keep_alive_seconds,
             **_LIMITS,
         )
-        self._make = plain.request_factory
         self.door = door
         self.head_timeout_seconds = head_timeout_seconds
         self.open_connections = 0
@@ -145,13 +121,13 @@ class _Server(web.Server):
         protocol: web.RequestHandler,
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
-    ) -> web.BaseRequest:
+    ) -> web.Request:
         """A target that is no path keeps its text, which the application refuses, but not its
         URL, which aiohttp would believe (host and scheme) or stumble over.
         """
         if message.method == "CONNECT" or not message.path.startswith("/"):
             message = message._replace(url=_ROOT, should_close=True)
-        return self._make(message, payload, protocol, writer, task)
+        return web.Request(message, payload, protocol, writer, task, self._loop)
 
 
 class _Connection(web.RequestHandler):

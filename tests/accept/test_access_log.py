@@ -11,7 +11,7 @@ from aiohttp import ClientSession, UnixConnector, web
 
 from berinia_webhookd.accept import signature_check
 from berinia_webhookd.accept.access_log import shown_path
-from berinia_webhookd.accept.application import build_application
+from berinia_webhookd.accept.application import build_handler
 from berinia_webhookd.accept.server import make_runner
 from berinia_webhookd.model import RawDelivery, VerifiedDelivery
 
@@ -85,7 +85,7 @@ def test_paths_are_harmless_to_look_at(path: str, shown: str) -> None:
 async def test_a_unix_socket_names_the_client(quiet_world: World, tmp_path: Path) -> None:
     """What nginx says over a Unix socket is believed."""
     world = quiet_world
-    runner = make_runner(build_application(world.door), world.door)
+    runner = make_runner(build_handler(world.door), world.door)
     await runner.setup()
     path = str(tmp_path / "door.sock")
     await web.UnixSite(runner, path).start()

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 import orjson
 from aiohttp import ClientSession, web
 
-from berinia_webhookd.accept.application import build_application
+from berinia_webhookd.accept.application import build_handler
 from berinia_webhookd.accept.body import BodyBudget
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.proxy_headers import ProxyHeaders
@@ -249,14 +249,14 @@ class World:
         )
         self.head_timeout_seconds = 5.0
         self.keep_alive_seconds = 5.0
-        self._runner: web.AppRunner | None = None
+        self._runner: web.BaseRunner | None = None
         self._session: ClientSession | None = None
         self.port = 0
 
     async def start(self) -> None:
         """Listen on a free port."""
         self._runner = make_runner(
-            build_application(self.door),
+            build_handler(self.door),
             self.door,
             head_timeout_seconds=self.head_timeout_seconds,
             keep_alive_seconds=self.keep_alive_seconds,
