@@ -24,7 +24,7 @@ class Proxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._open = True
-        self._cut_after: bytes | None = None
+        self._cut_after: list[bytes] = []
         self.cuts = 0  # by `cut_after`
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -61,11 +61,11 @@ class Proxy:
 
         self._do(shut)
 
-    def cut_after(self, words: bytes) -> None:
-        """The next time a client says this, it is passed on, and the answer is lost."""
+    def cut_after(self, *words: bytes) -> None:
+        """Once a client has said all this, in this order, the answer to the last of it is lost."""
 
         def listen() -> None:
-            self._cut_after = words
+            self._cut_after = list(words)
 
         self._do(listen)
 
@@ -110,12 +110,17 @@ class Proxy:
     async def _pass_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool
     ) -> None:
+        heard = 0
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self._flows.wait()
                 writer.write(data)
                 await writer.drain()
-                if from_client and self._cut_after is not None and self._cut_after in data:
-                    self._cut_after = None
-                    self.cuts += 1
-                    return
+                while from_client and heard < len(self._cut_after):
+                    if self._cut_after[heard] not in data:
+                        break
+                    heard += 1
+                    if heard == len(self._cut_after):
+                        self._cut_after = []
+                        self.cuts += 1
+                        return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -246,10 +247,16 @@ class PostgresqlWorld(World):
 
     async def execute(self, statement: str, *values: object) -> list[asyncpg.Record]:
         """Run one statement beside the journal."""
-        connection = await asyncpg.connect(self.url, server_settings={"lock_timeout": "5s"})
-        try:
+        async with self.connected() as connection:
             rows: list[asyncpg.Record] = await connection.fetch(statement, *values)
             return rows
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[asyncpg.Connection]:
+        """A session of somebody else."""
+        connection = await asyncpg.connect(self.url, server_settings={"lock_timeout": "5s"})
+        try:
+            yield connection
         finally:
             await connection.close()
 
