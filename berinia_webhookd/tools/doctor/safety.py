@@ -14,6 +14,15 @@ _SAY: Final = Reporter("safety")
 SAID_ELSEWHERE: Final = frozenset(
     {"user", "channels.sms.tokens", "channels.email.signing_keys", "server.public_url"}
 )
+WHY: Final = {
+    "rate_limit.verified_requests": "a burst of answers to a campaign is refused with 429 and lost",
+    "server.host": "messages and passwords travel readable, and no nginx stands before the daemon",
+    "agents.python": "no Python agent can run; messages wait",
+    "agents.path": "the agents cannot be imported; messages wait",
+    "alerts.command": "nobody hears of dead entries or a full disk",
+}
+WHY_FILES: Final = "who has the secrets can forge every message"  # the setting is a file's path
+WHY_OTHERS: Final = "it works as long as nothing unusual happens"
 WIDE: Final = {4: 8, 6: 16}  # shorter prefixes are no list of one's own machines
 
 
@@ -36,9 +45,9 @@ def _of_warnings(subject: Subject) -> Iterator[Finding]:
         of_agent = warning.setting.startswith("agents.") and warning.setting.endswith(".target")
         if warning.setting not in SAID_ELSEWHERE and not of_agent:
             yield _SAY.warning(
-                f"{warning.setting} {warning.message}",
+                f"{warning.setting}: {warning.message}",
                 warning.hint,
-                why="it works, and will hurt on a bad day",
+                why=WHY.get(warning.setting, WHY_FILES if "/" in warning.setting else WHY_OTHERS),
             )
 
 
