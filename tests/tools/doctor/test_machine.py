@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,15 +78,14 @@ def test_a_clock_that_differs_from_the_public_urls(running: Daemon) -> None:
 
 
 class TestLogs:
-    def test_a_folder_that_is_gone(self, stopped: Daemon) -> None:
+    async def test_a_folder_that_is_gone(self, running: Daemon, tmp_path: Path) -> None:
         """The daemon receives on, but says nothing to anybody."""
-        stopped.start()
-        folder = stopped.folder / "state" / "unified_logs"
-        stopped.wait_for("server.started")
-        folder.rename(folder.with_name("moved"))
-        report = doctor(stopped)
-        # The probes made it write again, into a folder of its own making.
-        assert folder.exists() or report.one("logs", "wrong", "is not there")
+        subject = find(running.config, running.environment, running.folder)
+        assert subject.running is not None
+        elsewhere = replace(subject.running, logs=tmp_path / "gone")
+        (finding,) = [f async for f in log_folder.folder(replace(subject, running=elsewhere))]
+        assert finding.level is Level.WRONG
+        assert finding.mend[0].startswith("install -d -m 700")
 
     def test_a_folder_that_never_was(self, stopped: Daemon) -> None:
         """Before the first start that is no fault."""
