@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import quote
 from uuid import uuid4
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -31,6 +31,7 @@ from berinia_webhookd.errors import CannotStart, CannotStartNow
 from berinia_webhookd.journal import postgresql
 from berinia_webhookd.journal.schema import EPOCH, MICROSECOND
 from berinia_webhookd.journal.wake_ups import News, announce
+from berinia_webhookd.journal.writer import AsyncWriter, ThreadWriter, Writer
 
 BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
 CONNECTIONS: Final = 5  # one that writes, and readers
@@ -140,6 +141,12 @@ class Database:
         connection = await self.engine.connect()
         return await connection.execution_options(**WRITES)
 
+    async def open_writer(self) -> Writer:
+        """The lasting connection of the one task that writes."""
+        if self.path is None:
+            return AsyncWriter(await self.connect_writer())
+        return ThreadWriter(_sqlite_writing_engine(self.path), WRITES)
+
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A connection with one transaction, to read."""
         return self.engine.begin()
@@ -216,27 +223,44 @@ def is_outage(error: BaseException) -> bool:
 
 
 def _sqlite_engine(path: Path) -> AsyncEngine:
-    # mode=rw: connecting never makes a file; only `prepare_file` does, with the right mode.
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///file:{quote(str(path))}?mode=rw&uri=true",
+        f"sqlite+aiosqlite://{_file_name(path)}",
         connect_args={"isolation_level": None, "timeout": BUSY_SECONDS},
         pool_size=CONNECTIONS,
         max_overflow=0,
         hide_parameters=True,  # an error's message must not hold what was to be stored
     )
+    _set_up(engine.sync_engine)
+    return engine
 
-    @event.listens_for(engine.sync_engine, "connect")
+
+def _sqlite_writing_engine(path: Path) -> Engine:
+    engine = create_engine(
+        f"sqlite://{_file_name(path)}",
+        connect_args={"isolation_level": None, "timeout": BUSY_SECONDS},
+        poolclass=NullPool,
+        hide_parameters=True,
+    )
+    _set_up(engine)
+    return engine
+
+
+def _file_name(path: Path) -> str:
+    # mode=rw: connecting never makes a file; only `prepare_file` does, with the right mode.
+    return f"/file:{quote(str(path))}?mode=rw&uri=true"
+
+
+def _set_up(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: object) -> None:
         cursor = connection.cursor()
         for pragma in PRAGMAS:
             cursor.execute(pragma)
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
+    @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         if not options.get("bare", False):
             writes = options.get("writes", False)
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine

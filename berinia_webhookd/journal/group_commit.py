@@ -19,13 +19,13 @@ from typing import Any, Final, Generic, TypeVar
 import structlog
 from sqlalchemy import Connection, text, update
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from berinia_webhookd.errors import CannotStart, JournalUnavailable
 from berinia_webhookd.journal import lines
 from berinia_webhookd.journal.engine import Database, Transaction, is_outage
 from berinia_webhookd.journal.postgresql import is_conflict
 from berinia_webhookd.journal.schema import EPOCH, schema
+from berinia_webhookd.journal.writer import Writer
 from berinia_webhookd.metrics import Metrics
 
 logger = structlog.get_logger()
@@ -102,7 +102,7 @@ class GroupCommit:
         self._wake = asyncio.Event()
         self._closing = False
         self._large_is_next = False
-        self._connection: AsyncConnection | None = None
+        self._writer: Writer | None = None
         self._data_version: int | None = None
         self._loop = asyncio.get_running_loop()
         self._look_at = self._loop.time()
@@ -232,11 +232,9 @@ class GroupCommit:
         _fail(batch, "the journal cannot store this", error)
 
     async def _transact(self, batch: list[Work]) -> None:
-        connection = self._connection
-        if connection is None:
+        if self._writer is None:
             raise ConnectionError("no connection")
-        async with connection.begin():
-            results = await connection.run_sync(self._apply, batch)
+        results = await self._writer.transact(lambda connection: self._apply(connection, batch))
         for work, result in results:
             self._committed(work.step, work.item, result)
             if work.done.done():
@@ -262,13 +260,11 @@ class GroupCommit:
 
     async def _look_around(self) -> None:
         """Notice what other processes changed, and a file that is no longer there."""
-        connection = self._connection
-        if connection is None:
+        if self._writer is None:
             return
         try:
             self._database.check_file()
-            async with connection.begin():
-                version = await connection.run_sync(_data_version)
+            version = await self._writer.transact(_data_version)
         except (SQLAlchemyError, OSError) as error:
             await self._went_down(error, [])
             return
@@ -282,11 +278,10 @@ class GroupCommit:
             self._database.check_file()
             if self._prepare is not None:
                 await self._prepare()
-            self._connection = await self._database.connect_writer()
-            async with self._connection.begin():
-                await self._connection.execute(update(schema).values(version=schema.c.version))
-                self._data_version = await self._connection.run_sync(_data_version)
-                self.up_since = (await self._connection.run_sync(self._database.transaction)).now
+            self._writer = await self._database.open_writer()
+            self._data_version = await self._writer.transact(_prove_it_can_be_written)
+            if not self._database.is_sqlite:
+                self.up_since = (await self._writer.transact(self._database.transaction)).now
         except (SQLAlchemyError, OSError, CannotStart) as error:
             await self._went_down(error, [])
             raise JournalUnavailable("the journal cannot be reached") from error
@@ -309,12 +304,9 @@ class GroupCommit:
         _fail(failed, "the journal cannot be reached", error)
 
     async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(SQLAlchemyError, OSError):
-                await connection.invalidate()
-            with contextlib.suppress(SQLAlchemyError, OSError):
-                await connection.close()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer.close()
             await self._database.close()
 
     def look_soon(self) -> None:
@@ -351,6 +343,11 @@ def _fail(works: Sequence[Work], why: str, cause: BaseException | None) -> None:
             failure = JournalUnavailable(why)
             failure.__cause__ = cause
             work.done.set_exception(failure)
+
+
+def _prove_it_can_be_written(connection: Connection) -> int | None:
+    connection.execute(update(schema).values(version=schema.c.version))
+    return _data_version(connection)
 
 
 def _data_version(connection: Connection) -> int | None:

@@ -6,12 +6,13 @@ import asyncio
 import os
 import sqlite3
 import stat
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import structlog
-from sqlalchemy import event
+from sqlalchemy import Connection, Engine, event
 
 from berinia_webhookd.errors import (
     CannotStart,
@@ -25,6 +26,22 @@ from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import ChannelName
 
 from .world import SqliteWorld, World, a_delivery, an_event, on_sqlite
+
+Listening = Callable[[object, str, Callable[..., None]], None]
+
+
+@pytest.fixture
+def listening() -> Iterator[Listening]:
+    """Hears what every connection does, until the test is over."""
+    heard: list[tuple[object, str, Callable[..., None]]] = []
+
+    def listen(target: object, name: str, hear: Callable[..., None]) -> None:
+        event.listen(target, name, hear)
+        heard.append((target, name, hear))
+
+    yield listen
+    for one in heard:
+        event.remove(*one)
 
 
 async def accept_until_refused(world: World, size: int) -> None:
@@ -116,16 +133,15 @@ async def test_a_full_queue_refuses_at_once(world: World, monkeypatch: pytest.Mo
     assert (await world.accept("small")).duplicate is False
 
 
-async def test_a_large_body_waits_by_itself(world: World) -> None:
+async def test_a_large_body_waits_by_itself(world: World, listening: Listening) -> None:
     """A large mail is a transaction of its own, in turn with the small ones."""
     sizes: list[int] = []
-    engine = world.journal._database.engine.sync_engine
 
-    @event.listens_for(engine, "before_cursor_execute")
     def note(_c: object, _cur: object, statement: str, parameters: object, *_: object) -> None:
         if statement.startswith("INSERT INTO deliveries"):
             sizes.append(len(parameters) if isinstance(parameters, list) else 1)
 
+    listening(Engine, "before_cursor_execute", note)
     big = [an_event(f"{n}" + "x" * 300_000) for n in range(3)]
     await asyncio.gather(
         *(world.journal.accept(a_delivery(e), e) for e in big),
@@ -136,16 +152,17 @@ async def test_a_large_body_waits_by_itself(world: World) -> None:
 
 
 @on_sqlite
-async def test_a_full_disk_is_said_and_recovered_from(world: SqliteWorld) -> None:
+async def test_a_full_disk_is_said_and_recovered_from(
+    world: SqliteWorld, listening: Listening
+) -> None:
     """No receipt without the disk; once there is room again, everything works by itself."""
     await world.accept("before")
-    engine = world.journal._database.engine.sync_engine
     limit = 60
 
-    @event.listens_for(engine, "begin")
-    def full(connection: object) -> None:
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}")  # type: ignore[attr-defined]
+    def full(connection: Connection) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}")
 
+    listening(Engine, "begin", full)
     with structlog.testing.capture_logs() as logged:
         await accept_until_refused(world, 5000)
         assert not world.journal.up
