@@ -8,7 +8,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from berinia_webhookd.config.keys import AGENT_KEYS, KEYS
 from berinia_webhookd.config.settings import Settings
@@ -18,8 +18,6 @@ from berinia_webhookd.model import AgentName
 
 if TYPE_CHECKING:
     from berinia_webhookd.config.load import Origin
-
-READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
 
 
 def errors(origins: Mapping[str, Origin]) -> Iterator[Problem]:
@@ -51,7 +49,7 @@ def warnings(
     _about_agents(settings, warn)
     _about_this_machine(settings, warn)
     if config_file is not None and _others_read(config_file) and _in_file(origins):
-        warn(str(config_file), "holds secrets, and others can read it", f"chmod 600 {config_file}")
+        warn(str(config_file), "holds secrets, and others can read it", _closing(config_file))
     return tuple(found)
 
 
@@ -143,10 +141,20 @@ def _about_this_machine(settings: Settings, warn: Warn) -> None:
 
 
 def _others_read(file: Path) -> bool:
+    """Root's file is opened to one group on purpose: the daemon's, which could not read it else."""
     try:
-        return bool(file.stat().st_mode & READABLE_BY_OTHERS)
+        found = file.stat()
     except OSError:
         return False  # that it cannot be read is a problem, and said as one
+    too_open = stat.S_IROTH if found.st_uid == 0 else stat.S_IROTH | stat.S_IRGRP
+    return bool(found.st_mode & too_open)
+
+
+def _closing(file: Path) -> str:
+    """How to close it without locking the daemon out."""
+    if file.stat().st_uid == 0:
+        return f"chgrp berinia-webhook {file} && chmod 640 {file} (the group of the daemon's user)"
+    return f"chmod 600 {file}"
 
 
 def _in_file(origins: Mapping[str, Origin]) -> bool:

@@ -211,6 +211,8 @@ def _text(
             content = file.read(LARGEST_FILE_BYTES + 1)
     except OSError as error:
         hint = "name a file that this user can read"
+        if only_ours and not os.access(path.parent, os.X_OK):
+            hint = "go to a folder that this user may enter, for example: cd /"
         problems.append(Problem(setting, f"cannot be read: {error.strerror}", hint))
         return None
     if len(content) > LARGEST_FILE_BYTES:

@@ -12,7 +12,7 @@ import uvloop
 from berinia_webhookd import __version__
 from berinia_webhookd.tools import dev as playground
 from berinia_webhookd.tools import installation
-from berinia_webhookd.tools.session import Session
+from berinia_webhookd.tools.session import Session, working_folder
 
 
 @click.command("serve")
@@ -57,7 +57,7 @@ def serve(
     }
     given = {key: value for key, value in flags.items() if value is not None}
     if dev:
-        session = playground.prepare(Path.cwd() / ".dev")
+        session = playground.prepare(working_folder() / ".dev")
     loaded = session.load(given)
 
     async def run() -> None:

@@ -9,8 +9,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from berinia_webhookd.config.load import Examined, Loaded, examine, load
+from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.installation import Installation
+
+
+def working_folder() -> Path:
+    """Where the command was called.
+
+    Raises:
+        CannotStart: that folder was deleted, or lies where this user cannot look.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise CannotStart(
+            f"the working folder cannot be found: {error.strerror}",
+            hint="go to a folder that is there, for example: cd /",
+        ) from error
 
 
 class Session:
@@ -28,13 +44,15 @@ class Session:
         return load(
             flags or {},
             environ=os.environ,
-            working_folder=Path.cwd(),
+            working_folder=working_folder(),
             config_file=self.config_file,
         )
 
     def examine(self) -> Examined:
         """The configuration with all that is wrong with it."""
-        return examine(environ=os.environ, working_folder=Path.cwd(), config_file=self.config_file)
+        return examine(
+            environ=os.environ, working_folder=working_folder(), config_file=self.config_file
+        )
 
     def load_with_installation(self) -> tuple[Loaded, Installation | None]:
         """The configuration, and the running daemon that uses it, if there is one.

@@ -139,15 +139,14 @@ class TestUnreadable:
         assert place.load().settings.server.port == 8001
 
 
-def test_a_closed_folder_of_the_system_file_is_a_problem(tmp_path: Path) -> None:
-    """A user who may not look into it is told so, with no traceback."""
-    code = """
+# Loads as a user who may not enter the folder `closed`.
+LOAD_AS_A_STRANGER = """
 import os, sys
 from pathlib import Path
 from berinia_webhookd.config import sources
 from berinia_webhookd.config.load import load
 from berinia_webhookd.errors import ConfigurationError
-folder = Path(sys.argv[1])
+folder, working_folder = map(Path, sys.argv[1:])
 closed = folder / "closed"
 closed.mkdir()
 (closed / "config.toml").write_text("server.port = 1001")
@@ -156,12 +155,32 @@ if os.getuid() == 0:
     os.setuid(54321)
 sources.SYSTEM_FILE = closed / "config.toml"
 try:
-    load(environ={"HOME": str(folder)}, working_folder=folder)
+    load(environ={"HOME": str(folder)}, working_folder=working_folder)
 except ConfigurationError as error:
     print(*error.problems, sep="\\n")
 """
+
+
+def load_as_a_stranger(folder: Path, working_folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LOAD_AS_A_STRANGER, str(folder), str(working_folder)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    (tmp_path / "closed").chmod(0o700)
-    assert f"{tmp_path}/closed/config.toml: cannot be read: Permission denied" in done.stdout, done
+    (folder / "closed").chmod(0o700)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_closed_folder_of_the_system_file_is_a_problem(tmp_path: Path) -> None:
+    """A user who may not look into it is told so, with no traceback."""
+    said = load_as_a_stranger(tmp_path, working_folder=tmp_path)
+    assert f"{tmp_path}/closed/config.toml: cannot be read: Permission denied" in said
+
+
+def test_a_closed_working_folder_is_a_problem(tmp_path: Path) -> None:
+    """As `runuser -u berinia-webhook` typed in /root meets it: nothing is wrong with the file."""
+    closed = tmp_path / "closed"
+    said = load_as_a_stranger(tmp_path, working_folder=closed)
+    assert f"{closed}/.env: cannot be read: Permission denied (go to a folder that" in said

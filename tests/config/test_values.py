@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,22 @@ class TestWarnings:
         assert str(file) not in warned(place)
         file.chmod(0o644)
         assert str(file) in warned(place)
+
+    def test_secrets_that_the_daemons_group_can_read(self, place: Place) -> None:
+        """Root's file must be open to the group of the daemon's user; one's own need not be."""
+        file = place.config_file = place.toml('channels.sms.tokens = ["x"]')
+        file.chmod(0o640)
+        if os.getuid() == 0:
+            assert str(file) not in warned(place)
+            os.chown(file, 54_321, -1)
+        assert str(file) in warned(place)
+
+    def test_the_hint_does_not_lock_the_daemon_out(self, place: Place) -> None:
+        """`chmod 600` would, where the file is root's and the daemon has a user of its own."""
+        file = place.toml('channels.sms.tokens = ["x"]')
+        file.chmod(0o644)
+        [hint] = [one.hint for one in place.load().warnings if one.setting == str(file)]
+        assert ("chmod 640" if os.getuid() == 0 else "chmod 600") in hint
 
     def test_a_file_without_secrets_may_be_read(self, place: Place) -> None:
         """They are in the environment, as they should be."""

@@ -523,6 +523,24 @@ def test_folders_are_tested_as_the_current_user(public_place: Place) -> None:
     assert "user" not in checked.settings_of("warnings")
 
 
+def test_a_working_folder_that_was_deleted(tmp_path: Path) -> None:
+    """One line that says where to go, for every command that reads settings."""
+    gone = tmp_path / "gone"
+    for command in ("check-config", "doctor", "events stats", "serve --dev"):
+        gone.mkdir()
+        script = f'cd "{gone}" && rmdir "{gone}" && exec "{sys.executable}" "$@"'
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", "-m", "berinia_webhookd", *command.split()],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 3, command
+        assert "cd /" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_running_as_root_is_a_warning(place: Place) -> None:
     """And only that: the old unit did."""
     checked = place.check("--json", "--offline")

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Final
 
 import click
@@ -29,7 +28,7 @@ from berinia_webhookd.tools.doctor import (
 from berinia_webhookd.tools.doctor.findings import Finding, Level, Reporter, lines
 from berinia_webhookd.tools.doctor.subject import Subject, find, settings_findings
 from berinia_webhookd.tools.installation import shown_url
-from berinia_webhookd.tools.session import Session
+from berinia_webhookd.tools.session import Session, working_folder
 from berinia_webhookd.tools.terminal import json_text
 
 Check = Callable[[Subject], AsyncIterator[Finding]]
@@ -68,7 +67,7 @@ def doctor_command(ctx: click.Context, /, *, as_json: bool) -> None:
     """
     session = ctx.find_object(Session)
     assert session is not None  # noqa: S101 - the group makes it
-    subject = find(session.config_file, os.environ, Path.cwd())
+    subject = find(session.config_file, os.environ, working_folder())
     findings = asyncio.run(examine(subject))
     if as_json:
         click.echo(json_text(document(subject, findings)))
