@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from aiohttp import HttpVersion11, StreamReader, web
 
+from berinia_webhookd.accept.turns import Turns
 from berinia_webhookd.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -27,11 +28,17 @@ _SLOWEST_BYTES_PER_SECOND: Final = 65_536
 _UNFINISHED_BYTES: Final = 16_384
 
 
+# Above this, a body is read in a thread, so that a huge mail delays no short message, and in turn.
+LONG_BODY_BYTES: Final = 262_144
+_WORKED_ON_BYTES: Final = 48 * 1024 * 1024
+
+
 class BodyBudget:
     """The bytes of bodies held in memory, of all requests."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
+        self.turns = Turns(_WORKED_ON_BYTES)
         self.used_bytes = 0
         self.unverified_bytes: defaultdict[bytes, int] = defaultdict(int)
 
@@ -43,12 +50,13 @@ class BodyBudget:
 class Reservation:
     """What one request holds of the budget."""
 
-    __slots__ = ("_budget", "_client", "_held_bytes", "_unverified")
+    __slots__ = ("_budget", "_client", "_held_bytes", "_unverified", "_worked_on_bytes")
 
     def __init__(self, budget: BodyBudget, client: bytes) -> None:
         self._budget = budget
         self._client = client
         self._held_bytes = 0
+        self._worked_on_bytes = 0
         self._unverified = True
 
     def grow_to(self, size_bytes: int) -> None:
@@ -72,6 +80,25 @@ class Reservation:
         budget.unverified_bytes[self._client] = unverified
         self._held_bytes = size_bytes
 
+    async def begin_work(self, size_bytes: int, timeout_seconds: float) -> None:
+        """Wait for a turn to read and store a body, if it is a large one.
+
+        Raises:
+            Overloaded: there was none in time.
+        """
+        if size_bytes <= LONG_BODY_BYTES:
+            return
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                self._worked_on_bytes = await self._budget.turns.take(size_bytes)
+        except TimeoutError:
+            raise Overloaded("Too many large messages at once; please retry.") from None
+
+    def end_work(self) -> None:
+        """Let the next large body have its turn."""
+        self._budget.turns.give(self._worked_on_bytes)
+        self._worked_on_bytes = 0
+
     def verified(self) -> None:
         """The sender is proven: it no longer counts against its client's share."""
         if self._unverified:
@@ -86,6 +113,7 @@ class Reservation:
         kept = Reservation(self._budget, self._client)
         kept._unverified = False
         kept._held_bytes = self._held_bytes + _UNFINISHED_BYTES
+        kept._worked_on_bytes, self._worked_on_bytes = self._worked_on_bytes, 0
         self._budget.used_bytes += _UNFINISHED_BYTES
         self._held_bytes = 0
         return kept
@@ -100,6 +128,7 @@ class Reservation:
         traceback: TracebackType | None,
     ) -> None:
         self.verified()
+        self.end_work()
         self._budget.used_bytes -= self._held_bytes
         self._held_bytes = 0
 

@@ -5,13 +5,12 @@ method, secret, bucket of failures, media type, size, then the body, then the pr
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from berinia_webhookd.accept.body import Reservation, receive_body
+from berinia_webhookd.accept.body import LONG_BODY_BYTES, Reservation, receive_body
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.rate_limit import client_key
 from berinia_webhookd.accept.visit import PROVEN, VISIT, Proven, Visit
@@ -29,8 +28,6 @@ from berinia_webhookd.model import RawDelivery, VerifiedDelivery
 
 _log = structlog.get_logger()
 
-# Above this, parsing and hashing go to a thread, so that a huge mail delays no short message.
-LONG_BODY_BYTES: Final = 262_144
 _UNPROVEN = (
     SignatureInvalid,
     AddressRefused,
@@ -80,6 +77,7 @@ async def _prove(
         timeout_seconds=door.body_timeout_seconds,
     )
     complete_at = asyncio.get_running_loop().time()
+    await reservation.begin_work(len(body), door.ack_timeout_seconds)
     delivery = RawDelivery(
         channel=channel.name,
         caller=visit.caller,

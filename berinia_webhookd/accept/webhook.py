@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
+from berinia_webhookd.accept.body import LONG_BODY_BYTES
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.probe import probe_answer
 from berinia_webhookd.accept.reply_wait import answer_with_reply, answered, hang_up
-from berinia_webhookd.accept.signature_check import LONG_BODY_BYTES, note_invalid_signature
+from berinia_webhookd.accept.signature_check import note_invalid_signature
 from berinia_webhookd.accept.visit import Proven, Visit
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import (
@@ -92,6 +93,7 @@ class _Arrival:
             reason = "used before with another message"
             note_invalid_signature(self.door, self.visit, reason, diagnosis=None)
             raise SignatureInvalid(reason) from None
+        self.proven.reservation.end_work()
         self._note_accepted(receipt)
         return receipt
 

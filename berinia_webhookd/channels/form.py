@@ -113,7 +113,11 @@ def as_bytes(text: str) -> bytes:
 
 def readable(text: str) -> str:
     """The same text without lone surrogates, which neither JSON nor a database can hold."""
-    return text if text.isascii() else as_bytes(text).decode("utf-8", "replace")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return as_bytes(text).decode("utf-8", "replace")
+    return text
 
 
 def raw_fields(fields: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, list[Any]]]:
