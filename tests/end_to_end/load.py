@@ -24,7 +24,7 @@ class Load:
 
     daemon: Daemon
     sign: Callable[[dict[str, str]], tuple[bytes, dict[str, str]]] = signed_sms
-    retry_seconds: float = 0.0  # how long a refused connection is tried again, as providers do
+    retry_seconds: float = 0.0  # how long one without an answer is sent again, as providers do
     answered: dict[str, int] = field(default_factory=dict)  # MessageSid → status
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -47,6 +47,10 @@ class Load:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Send no more, and wait for the answers to what was sent."""
         self._over.set()
         for thread in self._threads:
             thread.join(PATIENCE_SECONDS + self.retry_seconds)
@@ -85,12 +89,10 @@ class Load:
         while True:
             try:
                 return self._post_once(body, headers)
-            except ConnectionRefusedError as error:
+            except (OSError, http.client.HTTPException) as error:
                 if time.monotonic() >= deadline:
                     return repr(error)
                 self._over.wait(PACE_SECONDS)
-            except (OSError, http.client.HTTPException) as error:
-                return repr(error)
 
     def _post_once(self, body: bytes, headers: dict[str, str]) -> int:
         address = ("127.0.0.1", self.daemon.port)

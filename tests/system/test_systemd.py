@@ -1,0 +1,112 @@
+"""The unit, the socket and the drop-ins, by systemd's own offline tools."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from berinia_webhookd.config.keys import BY_NAME
+
+pytestmark = pytest.mark.system
+
+CONTRIB = Path(__file__).parents[2] / "contrib" / "systemd"
+SERVICE = CONTRIB / "berinia-webhook.service"
+SOCKET = CONTRIB / "berinia-webhook.socket"
+DROP_INS = sorted(CONTRIB.glob("*.conf"))
+INSTALLED = "/opt/berinia-webhookd/bin/berinia-webhookd"
+EXPOSURE_TIMES_TEN = "20"
+# What must not be loosened, whoever edits the unit.
+PROMISED = {
+    "Type": "notify",
+    "ExecReload": "/bin/kill -HUP $MAINPID",
+    "OOMPolicy": "continue",
+    "RestartPreventExitStatus": "3",
+    "User": "berinia-webhook",
+    "NoNewPrivileges": "yes",
+    "ProtectSystem": "strict",
+}
+
+
+@pytest.fixture(params=[None, *DROP_INS], ids=lambda path: path.stem if path else "plain")
+def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The units as they are installed, but with a program that exists on this machine."""
+    text = SERVICE.read_text()
+    assert f"ExecStart={INSTALLED} " in text
+    service = tmp_path / SERVICE.name
+    service.write_text(text.replace(INSTALLED, "/bin/true"))
+    shutil.copy(SOCKET, tmp_path)
+    if request.param is not None:
+        folder = tmp_path / f"{SERVICE.name}.d"
+        folder.mkdir()
+        shutil.copy(request.param, folder)
+    return service
+
+
+def analyze(*words: str) -> str:
+    """What systemd-analyze says, on both outputs."""
+    done = subprocess.run(
+        ["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    return said
+
+
+def settings_of(path: Path) -> Mapping[str, list[str]]:
+    """Every `Name=value` of a unit file, without sections and comments."""
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r"^([A-Za-z]+)=(.*)$", path.read_text(), re.MULTILINE):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def test_systemd_finds_nothing_to_say(installed: Path) -> None:
+    """No unknown key, no warning, no missing unit: `verify` prints nothing at all."""
+    assert analyze("verify", str(installed), str(installed.with_name(SOCKET.name))) == ""
+
+
+def test_the_service_is_confined(installed: Path) -> None:
+    """`systemd-analyze security` rates it at 2.0 or better, with each drop-in too."""
+    said = analyze(
+        "security", "--offline=true", f"--threshold={EXPOSURE_TIMES_TEN}", str(installed)
+    )
+    assert "Overall exposure level" in said
+
+
+@pytest.mark.parametrize("installed", DROP_INS[:1], indirect=True)
+def test_drop_ins_are_looked_at(installed: Path) -> None:
+    """The tests above would notice a mistake in a drop-in."""
+    (drop_in,) = installed.parent.glob("*.d/*.conf")
+    drop_in.write_text("[Service]\nReadWritePath=/srv\n")
+    assert "ReadWritePath" in analyze("verify", str(installed))
+
+
+def test_the_unit_keeps_its_promises() -> None:
+    found = settings_of(SERVICE)
+    assert {name: found.get(name) for name in PROMISED} == {
+        name: [value] for name, value in PROMISED.items()
+    }
+
+
+def test_stopping_has_time_for_the_grace() -> None:
+    """Systemd waits longer than the daemon does before it kills."""
+    grace = BY_NAME["server.shutdown_grace_seconds"].default
+    assert float(settings_of(SERVICE)["TimeoutStopSec"][0].removesuffix("s")) >= grace + 10
+
+
+def test_the_socket_is_where_the_daemon_would_listen() -> None:
+    host, port = (BY_NAME[f"server.{name}"].default for name in ("host", "port"))
+    assert settings_of(SOCKET)["ListenStream"] == [f"{host}:{port}"]
+    assert settings_of(SERVICE)["ExecStart"] == [f"{INSTALLED} serve --port {port}"]
+
+
+def test_the_documents_name_every_file() -> None:
+    """README.md says of each file where it goes."""
+    text = (CONTRIB / "README.md").read_text()
+    for path in (SERVICE, SOCKET, *DROP_INS):
+        assert f"`{path.name}`" in text
