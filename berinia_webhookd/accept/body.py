@@ -6,6 +6,8 @@ one client. It refuses to decompress, so that what was counted is what is held.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import io
 from collections import defaultdict
 from types import TracebackType
 from typing import Final, Self
@@ -27,10 +29,20 @@ _SILENCES: Final = 6
 _SLOWEST_BYTES_PER_SECOND: Final = 65_536
 _UNFINISHED_BYTES: Final = 16_384
 
-
 # Above this, a body is read in a thread, so that a huge mail delays no short message, and in turn.
 LONG_BODY_BYTES: Final = 262_144
-_WORKED_ON_BYTES: Final = 48 * 1024 * 1024
+_WORKED_ON_BYTES: Final = 40 * 1024 * 1024  # as much as the largest mail
+_M_MMAP_THRESHOLD: Final = -3  # malloc.h of glibc
+_OWN_MAPPING_BYTES: Final = 1024 * 1024
+
+
+def give_back_large_bodies() -> None:
+    """Have memory of this size returned to the system as soon as it is free. By itself glibc keeps
+    ever larger pieces once it has seen large ones, so that a flood of mails would be paid for ever.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # other C libraries do without
+        mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 
 class BodyBudget:
@@ -188,7 +200,7 @@ async def _continue(request: web.Request) -> None:
 async def _read(
     stream: StreamReader, reservation: Reservation, max_bytes: int, timeout_seconds: float
 ) -> bytes:
-    chunks: list[bytes] = []
+    body = io.BytesIO()  # grows in place, and its value is no copy
     size = 0
     clock = asyncio.get_running_loop().time
     begun = clock()
@@ -204,5 +216,5 @@ async def _read(
         size += len(chunk)
         _require_at_most(size, max_bytes)
         reservation.grow_to(size)
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        body.write(chunk)
+    return body.getvalue()

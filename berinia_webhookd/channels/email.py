@@ -112,7 +112,8 @@ class EmailChannel:
             body=delivery.body,
             received_at=delivery.received_at,
             replay_key=hashlib.sha256(_REPLAY_DOMAIN + signature.encode()).digest(),
-            fields=form.fields,
+            # With files it is read once more: until then its texts would only weigh on memory.
+            fields=None if _may_have_files(delivery.content_type_header) else form.fields,
         )
 
     def decode(self, delivery: VerifiedDelivery) -> Event:
@@ -152,8 +153,9 @@ class EmailChannel:
 
     def is_probe(self, delivery: VerifiedDelivery) -> bool:
         """Whether the form has the field that `doctor` adds."""
-        fields = _form_of(delivery).fields if delivery.fields is None else delivery.fields
-        return any(name == PROBE_FIELD for name, _ in fields)
+        if PROBE_FIELD.encode() not in delivery.body:
+            return False
+        return any(name == PROBE_FIELD for name, _ in _form_of(delivery).fields)
 
     def answer(self, receipt: Receipt | None) -> Answer:
         """200, which ends Mailgun's retries."""
@@ -222,10 +224,13 @@ def _signed_values(fields: Fields) -> tuple[str, str, str]:
     return last.get("timestamp", ""), last.get("token", ""), last.get("signature", "")
 
 
+def _may_have_files(content_type_header: str) -> bool:
+    return content_type_header.lstrip().lower().startswith(MULTIPART)
+
+
 def _form_of(delivery: VerifiedDelivery) -> Form:
     """Files are not kept beside the fields, so a form that may have some is read once more."""
-    is_multipart = delivery.content_type_header.lstrip().lower().startswith(MULTIPART)
-    if delivery.fields is None or is_multipart:
+    if delivery.fields is None:
         return decode_form(delivery.content_type_header, delivery.body)
     return Form(delivery.fields)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -19,6 +19,10 @@ from berinia_webhookd.model import (
     Event,
     OptOut,
 )
+
+
+# Above it the text is escaped to ASCII: one emoji would make each of its characters four bytes.
+_LONG: Final = 262_144
 
 
 def encode(event: Event) -> str:
@@ -42,7 +46,8 @@ def encode(event: Event) -> str:
         "raw": dict(event.raw),
         "raw_multi": dict(event.raw_multi),
     }
-    return to_text(fields)
+    length = sum(len(value) for value in event.raw.values() if isinstance(value, str))
+    return json.dumps(fields) if length > _LONG else to_text(fields)
 
 
 def decode(text: str) -> Event:

@@ -94,4 +94,4 @@ def exchange(port: int, data: bytes, *, source: str = "127.0.0.1") -> bytes:
 
 def statuses(reply: bytes) -> list[int]:
     """The status of each answer in what came back."""
-    return [int(found) for found in re.findall(rb"^HTTP/1\.[01] (\d\d\d) ", reply, re.MULTILINE)]
+    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d\d\d) ", reply)]
