@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler
 from yarl import URL
 
 from berinia_webhookd.accept.access_log import SERVER, new_request_id
+from berinia_webhookd.accept.body import give_back_large_bodies
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.problems import problem
 from berinia_webhookd.errors import Overloaded
@@ -51,6 +52,7 @@ def make_runner(
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
 ) -> web.BaseRunner:
     """A runner for sites; on `cleanup` requests have at most thrice the given time to finish."""
+    give_back_large_bodies()
     server = _Server(
         handler,
         door=door,
