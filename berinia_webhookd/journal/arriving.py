@@ -12,15 +12,15 @@ from datetime import datetime
 from typing import Any, Final
 
 import uuid_utils
-from sqlalchemy import ColumnElement, bindparam, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select, tuple_, update
 from sqlalchemy import Sequence as DatabaseSequence
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from berinia_webhookd.journal import lines
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.engine import Transaction
-from berinia_webhookd.journal.event_text import storable
-from berinia_webhookd.journal.lines import Line
+from berinia_webhookd.journal.event_text import storable, to_text
+from berinia_webhookd.journal.prepared import VALUES, AnyOf, Batch
 from berinia_webhookd.journal.schema import (
     conversations,
     deliveries,
@@ -74,21 +74,33 @@ def next_place(dialect_name: str) -> ColumnElement[int]:
     return DatabaseSequence("entry_places").next_value()
 
 
-FIND_SEEN: Final = select(seen.c.key, seen.c.event).where(
-    seen.c.key.in_(bindparam("keys", expanding=True))
+FIND_SEEN: Final = AnyOf(
+    select(seen.c.key, seen.c.event).where(seen.c.key.in_(bindparam(VALUES, expanding=True)))
 )
-FIND_CONVERSATIONS: Final = select(
-    conversations.c.id, conversations.c.channel, conversations.c.sender, conversations.c.party
-).where(
-    tuple_(conversations.c.channel, conversations.c.sender, conversations.c.party).in_(
-        bindparam("parties", expanding=True)
-    )
-)
-# On PostgreSQL another node may make the same one meanwhile: that is waited for, and used.
-MAKE_CONVERSATIONS: Final = {
-    "sqlite": insert(conversations),
-    "postgresql": postgresql_insert(conversations).on_conflict_do_nothing(),
+_columns: Final = (conversations.c.channel, conversations.c.sender, conversations.c.party)
+_wanted: Final = func.json_each(bindparam("parties")).table_valued("value", name="wanted")
+FIND_CONVERSATIONS: Final = {
+    # SQLite would not use its index for a list of rows.
+    "sqlite": select(conversations.c.id, *_columns).join_from(
+        _wanted,
+        conversations,
+        and_(
+            *(
+                column == func.json_extract(_wanted.c.value, f"$[{number}]")
+                for number, column in enumerate(_columns)
+            )
+        ),
+    ),
+    "postgresql": select(conversations.c.id, *_columns).where(
+        tuple_(*_columns).in_(bindparam("parties", expanding=True))
+    ),
 }
+# On PostgreSQL another node may make the same one meanwhile: that is waited for, and used.
+MAKE_CONVERSATIONS: Final = Batch(
+    insert(conversations),
+    *("channel", "sender", "party"),
+    postgresql=postgresql_insert(conversations).on_conflict_do_nothing(),
+)
 FIND_AGENTS: Final = select(entries.c.event, entries.c.agent).where(
     entries.c.event.in_(bindparam("events", expanding=True)),
     entries.c.kind == EntryKind.AGENT.value,
@@ -111,9 +123,22 @@ ACCEPT_REJECTED: Final = (
     .where(deliveries.c.id == bindparam("replayed"))
     .values(state="accepted", once_key=None)
 )
-INSERT_ENTRIES: Final = {
-    name: insert(entries).values(place=next_place(name)) for name in ("sqlite", "postgresql")
-}
+INSERT_SEEN: Final = Batch(insert(seen), "key", "event", "seen_at")
+INSERT_DELIVERIES: Final = Batch(
+    insert(deliveries),
+    *("id", "channel", "content_type", "node", "received_at", "state", "replay_key"),
+)
+INSERT_BODIES: Final = Batch(insert(delivery_bodies), "delivery", "body")
+INSERT_EVENTS: Final = Batch(
+    insert(events),
+    *("id", "delivery", "channel", "conversation", "digest", "data", "opt_out", "received_at"),
+)
+INSERT_ENTRIES: Final = Batch(
+    insert(entries).values(place=next_place("sqlite")),
+    *("id", "event", "kind", "channel", "agent", "conversation", "opt_out", "state"),
+    *("attempts", "retries", "losses", "waiting_until", "created_at", "startable_at"),
+    postgresql=insert(entries).values(place=next_place("postgresql")),
+)
 
 
 def accept(
@@ -141,10 +166,9 @@ def accept(
             keys.append({"key": digest, "event": event_id, "seen_at": transaction.now})
             new.append(arrival)
         results.append((arrival, event_id))
-    if keys:
-        # On PostgreSQL another node may have inserted one meanwhile: that fails the transaction,
-        # and its repetition finds it.
-        transaction.connection.execute(insert(seen), sorted(keys, key=lambda row: row["key"]))
+    # On PostgreSQL another node may have inserted one meanwhile: that fails the transaction, and
+    # its repetition finds it.
+    INSERT_SEEN.execute(transaction.connection, sorted(keys, key=lambda row: row["key"]))
     if new:
         _store(transaction, new)
     return _receipts(transaction, results)
@@ -156,7 +180,7 @@ def _already_seen(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict
         for arrival in arrivals
         if arrival.delivery.replay_key is not None
     }
-    found = transaction.connection.execute(FIND_SEEN, {"keys": list(keys)})
+    found = FIND_SEEN.execute(transaction.connection, keys)
     return {bytes(key): EventId(event_id) for key, event_id in found}
 
 
@@ -168,12 +192,10 @@ def _store(transaction: Transaction, new: Sequence[Arrival]) -> None:
         for arrival, id_ in zip(new, delivery_ids, strict=True)
         if arrival.delivery_id is None
     ]
-    if fresh:
-        connection.execute(insert(deliveries), [_delivery(*pair) for pair in fresh])
-        connection.execute(
-            insert(delivery_bodies),
-            [{"delivery": id_, "body": arrival.delivery.body} for arrival, id_ in fresh],
-        )
+    INSERT_DELIVERIES.execute(connection, [_delivery(*pair) for pair in fresh])
+    INSERT_BODIES.execute(
+        connection, [{"delivery": id_, "body": arrival.delivery.body} for arrival, id_ in fresh]
+    )
     if replayed := [{"replayed": a.delivery_id} for a in new if a.delivery_id is not None]:
         connection.execute(ACCEPT_REJECTED, replayed)
     conversation_ids = _conversation_ids(transaction, (a.event.conversation for a in new))
@@ -182,9 +204,10 @@ def _store(transaction: Transaction, new: Sequence[Arrival]) -> None:
         conversation_id = conversation_ids[_parties(arrival.event.conversation)]
         event_rows.append(_event(arrival, delivery_id, conversation_id))
         entry_rows.append(_entry(arrival, conversation_id, transaction.now))
-    connection.execute(insert(events), event_rows)
-    connection.execute(INSERT_ENTRIES[connection.dialect.name], entry_rows)
-    lines.advance(transaction, (Line(r["conversation"], r["kind"], r["agent"]) for r in entry_rows))
+    INSERT_EVENTS.execute(connection, event_rows)
+    changed = lines.begin(transaction, entry_rows)
+    INSERT_ENTRIES.execute(connection, entry_rows)
+    lines.advance(transaction, changed)
 
 
 def _parties(conversation: Conversation) -> Parties:
@@ -196,13 +219,12 @@ def _conversation_ids(
 ) -> dict[Parties, int]:
     """The ids of conversations, made where they are new; on PostgreSQL, held until the commit."""
     connection = transaction.connection
-    make = MAKE_CONVERSATIONS[connection.dialect.name]
     parties = sorted({_parties(conversation) for conversation in wanted})
     while True:
         ids = _find_conversations(transaction, parties)
         if missing := [p for p in parties if p not in ids]:
             rows = [{"channel": p[0], "sender": p[1], "party": p[2]} for p in missing]
-            connection.execute(make, rows)
+            MAKE_CONVERSATIONS.execute(connection, rows)
         elif transaction.locks_rows and not transaction.held.issuperset(ids.values()):
             # Looked for again afterwards: one may just have been erased.
             lines.hold(transaction, ids.values())
@@ -217,7 +239,9 @@ def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iterable[i
 
 
 def _find_conversations(transaction: Transaction, parties: Sequence[Parties]) -> dict[Parties, int]:
-    found = transaction.connection.execute(FIND_CONVERSATIONS, {"parties": parties})
+    connection = transaction.connection
+    wanted = to_text(parties) if connection.dialect.name == "sqlite" else parties
+    found = connection.execute(FIND_CONVERSATIONS[connection.dialect.name], {"parties": wanted})
     return {(channel, sender, party): id_ for id_, channel, sender, party in found}
 
 
@@ -262,6 +286,7 @@ def _entry(arrival: Arrival, conversation_id: int, now: datetime) -> Row:
         "losses": 0,
         "waiting_until": arrival.waiting_until,
         "created_at": now,
+        "startable_at": None,
     }
 
 

@@ -8,8 +8,8 @@ behind entries that may not start.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -29,7 +29,8 @@ from sqlalchemy import (
 )
 
 from berinia_webhookd.journal.engine import Transaction
-from berinia_webhookd.journal.schema import Instant, conversations, entries, state_is
+from berinia_webhookd.journal.prepared import VALUES, AnyOf, Batch
+from berinia_webhookd.journal.schema import AT_ONCE, Instant, conversations, entries, state_is
 from berinia_webhookd.model import EntryState
 
 
@@ -111,12 +112,12 @@ def _waiting_ones() -> Select[object]:
 _candidates = union_all(_first_ready(), _first_opt_out(), _waiting_ones()).subquery("candidates")
 _next = select(_candidates).order_by(_candidates.c.at, _candidates.c.place).limit(1).subquery("nxt")
 
-CLEAR: Final = (
+CLEAR: Final = Batch(
     update(entries)
     .where(_in_line(entries), entries.c.startable_at.is_not(None))
     .values(startable_at=None)
 )
-SET_NEXT: Final = (
+SET_NEXT: Final = Batch(
     update(entries)
     .where(
         entries.c.id == _next.c.id,
@@ -135,6 +136,37 @@ HOLD: Final = (
 )
 
 
+# Spelled by state, so that each part has its index.
+OPEN: Final = AnyOf(
+    union_all(
+        *(
+            select(entries.c.conversation, entries.c.kind, entries.c.agent).where(
+                state_is(state), entries.c.conversation.in_(bindparam(VALUES, expanding=True))
+            )
+            for state in (EntryState.READY, EntryState.WAITING, EntryState.RUNNING)
+        )
+    )
+)
+
+
+def begin(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> list[Line]:
+    """Mark new entries that may start at once because nothing else waits in their lines; returns
+    the lines that are to be advanced when the rows are inserted.
+    """
+    ids = {row["conversation"] for row in rows}
+    taken = {Line(*line) for line in OPEN.execute(transaction.connection, ids)}
+    changed: list[Line] = []
+    for row in rows:
+        line = Line(row["conversation"], row["kind"], row["agent"])
+        if line in taken:
+            changed.append(line)
+        else:
+            taken.add(line)
+            row["startable_at"] = AT_ONCE
+            transaction.news.work = True
+    return changed
+
+
 def advance(transaction: Transaction, lines: Iterable[Line]) -> None:
     """Write down which entry of each line is next. Call it after the last change of a line."""
     rows = [
@@ -143,8 +175,8 @@ def advance(transaction: Transaction, lines: Iterable[Line]) -> None:
     ]
     if rows:
         transaction.news.work = True
-        transaction.connection.execute(CLEAR, rows)
-        transaction.connection.execute(SET_NEXT, rows)
+        CLEAR.execute(transaction.connection, rows)
+        SET_NEXT.execute(transaction.connection, rows)
 
 
 def hold(transaction: Transaction, conversation_ids: Iterable[int]) -> None:

@@ -88,5 +88,5 @@ def _post_late(transaction: Transaction, row: Row[Any]) -> None:
     if route is ReplyRoute.UNDELIVERABLE:
         logger.warning("reply.undeliverable", event_id=row.event, agent=row.agent)
         return
-    connection.execute(INSERT_ENTRIES[connection.dialect.name], [late_reply(row, transaction.now)])
+    INSERT_ENTRIES.execute(connection, [late_reply(row, transaction.now)])
     lines.advance(transaction, [Line(row.conversation, EntryKind.REPLY.value, row.agent)])

@@ -168,6 +168,7 @@ def late_reply(row: Row[Any], now: datetime) -> dict[str, Any]:
         "losses": 0,
         "waiting_until": None,
         "created_at": now,
+        "startable_at": None,
     }
 
 
@@ -181,5 +182,5 @@ def _write(transaction: Transaction, rows: Rows) -> None:
         connection.execute(FORGET_REPLIES, [{"of_event": row["event"]} for row in rows.replies])
         connection.execute(insert(replies), rows.replies)
     if rows.late:
-        connection.execute(INSERT_ENTRIES[connection.dialect.name], rows.late)
+        INSERT_ENTRIES.execute(connection, rows.late)
     lines.advance(transaction, rows.lines)

@@ -1,0 +1,97 @@
+"""Statements about many rows, compiled once for SQLite. SQLAlchemy looks at each value anew when a
+statement is executed, which costs more than SQLite's own work on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import CompoundSelect, Connection, Delete, Insert, Select, Update
+from sqlalchemy.dialects import sqlite
+
+VALUES: Final = "values"  # the expanding parameter of what `AnyOf` asks
+MOST_AT_ONCE: Final = 512
+
+# The name in a row, or None for a constant; what turns its value into the driver's; the constant.
+Parameter = tuple[str | None, Callable[[Any], Any] | None, Any]
+
+
+class Batch:
+    """One INSERT, UPDATE or DELETE, executed for each of many rows."""
+
+    def __init__(
+        self,
+        statement: Insert | Update | Delete,
+        *columns: str,
+        postgresql: Insert | None = None,
+    ) -> None:
+        """`columns` are what the rows of an INSERT hold; other statements name their own.
+        `postgresql` is what takes its place there.
+        """
+        self.statement = statement if postgresql is None else postgresql
+        dialect = sqlite.dialect()
+        compiled = statement.compile(dialect=dialect, column_keys=columns)
+        self.sql = str(compiled)
+        self._parameters: list[Parameter] = []
+        for name in compiled.positiontup or ():
+            bound = compiled.binds[name]
+            process = bound.type.dialect_impl(dialect).bind_processor(dialect)
+            if bound.required:
+                self._parameters.append((name, process, None))
+            else:
+                value = bound.effective_value
+                self._parameters.append((None, None, process(value) if process else value))
+
+    def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Do it for all rows, which may be none."""
+        if not rows:
+            return
+        if connection.dialect.name != "sqlite":
+            connection.execute(self.statement, rows)
+            return
+        connection.exec_driver_sql(self.sql, [self._values(row) for row in rows])
+
+    def _values(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(
+            [
+                constant if name is None else process(row[name]) if process else row[name]
+                for name, process, constant in self._parameters
+            ]
+        )
+
+
+class AnyOf:
+    """A SELECT about any of many values, which stand for the expanding parameter `values`. The rows
+    hold what the driver gives, so it is for columns of text, bytes and numbers.
+    """
+
+    def __init__(self, statement: Select[Any] | CompoundSelect[Any]) -> None:
+        self._statement = statement
+        self._sql = lru_cache(self._compile)
+
+    def execute(self, connection: Connection, values: Collection[Any]) -> Sequence[Any]:
+        """What is found, in no order."""
+        if not values:
+            return ()
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self._statement, {VALUES: list(values)}).all()
+        found: list[Any] = []
+        listed = list(values)
+        for start in range(0, len(listed), MOST_AT_ONCE):
+            some = listed[start : start + MOST_AT_ONCE]
+            # A few sizes, so that SQLite too has its statement ready.
+            size = 1 << (len(some) - 1).bit_length()
+            sql, times = self._sql(size)
+            padded = some + [some[-1]] * (size - len(some))
+            found += connection.exec_driver_sql(sql, tuple(padded * times)).all()
+        return found
+
+    def _compile(self, size: int) -> tuple[str, int]:
+        """The SQL for so many values, and how often they stand in it."""
+        asked = self._statement.params({VALUES: [None] * size})
+        sql = str(
+            asked.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True})
+        )
+        return sql, sql.count("?") // size
