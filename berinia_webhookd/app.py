@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,7 +128,7 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             self._log_files = start_logging(settings)
             stack.callback(self._log_files.close)
-            sockets = listening.open_sockets(settings.server, self._environ)
+            sockets = self._open_sockets(settings)
             for listener in sockets:
                 stack.callback(listener.close)
             self._journal = SqlJournal.from_settings(settings.journal, now, self._metrics)
@@ -148,6 +149,13 @@ class Daemon:
             await self._until_stopped()
             await self._runner.cleanup()
             logger.info("server.stopped")
+
+    def _open_sockets(self, settings: Settings) -> list[socket.socket]:
+        return listening.open_sockets(settings.server, self._environ)
+
+    def _receiving(self) -> Mapping[str, Channel]:
+        """The channels that this process receives on, by path."""
+        return self._channels
 
     def _build_outbound(self, settings: Settings, stack: contextlib.AsyncExitStack) -> None:
         self._channels = channels_by_path(settings)
@@ -228,7 +236,7 @@ class Daemon:
             settings,
             inbox=self._journal,
             metrics=self._metrics,
-            channels=self._channels,
+            channels=self._receiving(),
             pages=self._pages,
         )
 
@@ -243,12 +251,13 @@ class Daemon:
             logger.warning("config.warning", setting=problem.setting, detail=problem.message)
         logger.info(
             "server.started",
-            address=addresses[0],
+            address=addresses[0] if addresses else None,
             version=__version__,
             dispatch=self._dispatch,
             config=str(self._loaded.config_file) if self._loaded.config_file else None,
         )
-        self._on_started(addresses[0])
+        if addresses:
+            self._on_started(addresses[0])
         self._notifier.ready()
 
     async def _until_stopped(self) -> None:
@@ -256,6 +265,7 @@ class Daemon:
             tasks = [
                 group.create_task(self._reload_on_demand()),
                 group.create_task(self._purge()),
+                group.create_task(self._recover()),
                 group.create_task(report(self._notifier, self._status)),
                 group.create_task(self._alerts.run()),
             ]
@@ -302,7 +312,7 @@ class Daemon:
             level=log_level(settings), personal_data=settings.logs.personal_data
         )
         self._channels = channels_by_path(settings)
-        self._door.reconfigure(settings, channels=self._channels, pages=self._pages)
+        self._door.reconfigure(settings, channels=self._receiving(), pages=self._pages)
         self._health.allowed = self._metrics_page.allowed = settings.server.metrics_allowed_ips
         self._logs_page.settings = settings.logs
         whatsapp = settings.channels.whatsapp
@@ -322,6 +332,13 @@ class Daemon:
             except JournalUnavailable:
                 gone = 0  # `journal.degraded` has been said
             await asyncio.sleep(PURGE_STEP_SECONDS if gone else PURGE_PAUSE_SECONDS)
+
+    async def _recover(self) -> None:
+        """Give back what processes on other nodes were running when they died."""
+        while True:
+            await asyncio.sleep(self._settings.journal.lease_seconds / 3)
+            with contextlib.suppress(JournalUnavailable):
+                await self._journal.recover()
 
     async def _status(self) -> str:
         try:

@@ -21,6 +21,7 @@ class Commands(click.Group):
 
     modules: ClassVar[dict[str, tuple[str, str]]] = {
         "serve": ("berinia_webhookd.tools.serve", "serve"),
+        "worker": ("berinia_webhookd.tools.worker", "worker"),
         "check-config": ("berinia_webhookd.tools.check_config", "check_config_command"),
         "doctor": ("berinia_webhookd.tools.doctor", "doctor_command"),
         "send": ("berinia_webhookd.tools.send", "send"),

@@ -70,11 +70,18 @@ class Proxy:
         self._do(listen)
 
     def close(self) -> None:
-        self._do(self._server.close)
-        self._do(self._end_all)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._end_all()
 
     def _do(self, change: Callable[[], ResultT]) -> ResultT:
         async def on_the_loop() -> ResultT:

@@ -35,6 +35,7 @@ logger = structlog.get_logger()
 CLAIM_AHEAD_SECONDS: Final = 0.05
 CLAIM_AHEAD_MOST: Final = 64
 JOURNAL_RETRY_SECONDS: Final = 1.0
+LAST_CLAIM_SECONDS: Final = 5.0  # what a journal that is away may delay stopping by
 TURN_SECONDS: Final = 5.0  # a turn at least this often, which is what the watchdog looks at
 
 
@@ -94,6 +95,7 @@ class Dispatcher:
         self._busy: Counter[AgentName] = Counter()
         self._stirred = asyncio.Event()  # a slot is free, an agent is loaded, or we are stopping
         self._stopping = False
+        self._last_claim = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self.last_turn = asyncio.get_running_loop().time()
@@ -109,6 +111,9 @@ class Dispatcher:
         """Claim no more, let attempts end within the grace, give the rest back."""
         self._stopping = True
         self._stirred.set()
+        with contextlib.suppress(TimeoutError):
+            # What a claim under way brings is in a queue then.
+            await asyncio.wait_for(self._last_claim.wait(), LAST_CLAIM_SECONDS)
         await self._release([entry for stage in self._stages.values() for entry in stage.queue])
         for stage in self._stages.values():
             stage.queue.clear()
@@ -141,6 +146,7 @@ class Dispatcher:
                 self._start_what_fits(stage, group)
             if not claimed.entries:
                 await self._wait(claimed.next_due_at)
+        self._last_claim.set()
         # The renewing and loading tasks go on until the attempts have ended: see `stop`.
         await asyncio.Event().wait()
 

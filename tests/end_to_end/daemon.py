@@ -54,6 +54,8 @@ class Answer:
 class Daemon:
     """Starts, watches and ends one `berinia-webhookd serve`."""
 
+    role: tuple[str, ...] = ("serve", "--port", "0")
+
     def __init__(self, folder: Path, settings: str = "", *, agent: str = RECORDER) -> None:
         self.folder = folder
         self.agents = folder / "agents"
@@ -127,7 +129,7 @@ class Daemon:
         self._ended = False
         self.lines = []
         self.process = subprocess.Popen(
-            [*launcher, *self.command("serve", "--port", "0", *flags)],
+            [*launcher, *self.command(*self.role, *flags)],
             env={**self.environment, **(environment or {})},
             cwd=self.folder,
             pass_fds=pass_fds,

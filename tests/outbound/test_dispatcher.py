@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from berinia_webhookd.config.load import load
+from berinia_webhookd.journal.contract import Claimed, Lane
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
@@ -140,8 +141,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def _open(folder: Path) -> AsyncIterator[World]:
-    journal = SqlJournal(f"sqlite:///{folder / 'journal.db'}", node="here", clock=now)
+async def _open(folder: Path, kind: type[SqlJournal] = SqlJournal) -> AsyncIterator[World]:
+    journal = kind(f"sqlite:///{folder / 'journal.db'}", node="here", clock=now)
     await journal.open()
     world = World(journal, Scripted(), folder)
     yield world
@@ -260,6 +261,33 @@ async def test_stopping_gives_back_what_did_not_end(world: World) -> None:
     backlog = await world.journal.backlog()
     assert backlog.entries.get(EntryState.RUNNING, 0) == 0
     assert backlog.entries[EntryState.READY] == 3
+
+
+class SlowAnswers(SqlJournal):
+    """Its claims are committed at once, and answered later."""
+
+    claimed, answer = asyncio.Event(), asyncio.Event()
+
+    async def claim(self, lanes: Sequence[Lane]) -> Claimed:
+        result = await super().claim(lanes)
+        if result.entries:
+            self.claimed.set()
+            await self.answer.wait()
+        return result
+
+
+async def test_stopping_gives_back_what_is_just_being_claimed(tmp_path: Path) -> None:
+    """A claim whose answer comes while we stop leaves nothing leased behind."""
+    async with _open(tmp_path, SlowAnswers) as world:
+        await world.accept("one")
+        dispatcher = world.start()
+        await SlowAnswers.claimed.wait()
+        stopping = asyncio.create_task(dispatcher.stop(20))
+        await asyncio.sleep(0)
+        SlowAnswers.answer.set()
+        await stopping
+        backlog = await world.journal.backlog()
+        assert (backlog.entries[EntryState.READY], world.transport.begun) == (1, [])
 
 
 async def test_stopping_waits_for_what_ends_in_time(world: World) -> None:

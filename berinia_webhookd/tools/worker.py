@@ -1,0 +1,46 @@
+"""`worker`: a dispatcher without receiving, as an operator starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import click
+import uvloop
+
+from berinia_webhookd.tools.session import Session
+
+
+@click.command("worker")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Answer /metrics and /health on this port of server.host; 0 takes a free one.",
+)
+@click.option("--debug", is_flag=True, help="Log more. Personal data stays masked all the same.")
+@click.pass_obj
+def worker(session: Session, *, metrics_port: int | None, debug: bool) -> None:
+    """Dispatch to the agents from a PostgreSQL journal, and receive nothing, until SIGTERM.
+
+    Any number of workers and `serve`s share one journal. SIGHUP reads the configuration again. Exit
+    code 3: the configuration is wrong, or the journal is a SQLite file; 4: the port is taken.
+    """
+    from berinia_webhookd.worker import Worker  # noqa: PLC0415 - `--help` does without
+
+    flags = {"server.port": metrics_port, "debug": debug or None}
+    given = {key: value for key, value in flags.items() if value is not None}
+    loaded = session.load(given)
+
+    async def run() -> None:
+        process = Worker(
+            loaded,
+            reread=lambda: session.load(given),
+            dispatch=True,
+            environ=dict(os.environ),
+            on_started=lambda _: None,
+        )
+        process.metrics = metrics_port is not None
+        await process.run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
