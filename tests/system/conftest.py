@@ -42,3 +42,9 @@ def stopped(tmp_path: Path) -> Iterator[Daemon]:
     daemon = Daemon(tmp_path)
     yield daemon
     daemon.close()
+
+
+@pytest.fixture
+def daemon(stopped: Daemon) -> Daemon:
+    """A running daemon with a recording agent."""
+    return stopped.start()
