@@ -1,7 +1,11 @@
-"""The yardstick: an aiohttp handler that only reads the form."""
+"""The yardstick: an aiohttp handler that only reads the form.
+
+Usage: python bare_aiohttp.py PORT [uvloop]
+"""
 
 import sys
 
+import uvloop
 from aiohttp import web
 
 
@@ -17,5 +21,6 @@ web.run_app(
     host="127.0.0.1",
     port=int(sys.argv[1]),
     access_log=None,
+    loop=uvloop.new_event_loop() if sys.argv[2:] == ["uvloop"] else None,
     print=lambda *_: print("ready", flush=True),
 )

@@ -1,6 +1,11 @@
--- wrk: distinct signed messages from a file of lines "signature<TAB>body"; no message is sent twice.
+-- wrk: distinct signed messages from a file of lines "signature<TAB>body". Each is sent once; whoever
+-- needs that looks at `repeated`.
 local lines = {}
 local at = 0
+local threads = {}
+repeated = 0
+
+function setup(thread) threads[#threads + 1] = thread end
 
 function init(args)
    local file = assert(io.open(args[1], "r"))
@@ -10,7 +15,7 @@ end
 
 function request()
    at = at + 1
-   if at > #lines then wrk.thread:stop() at = 1 end
+   if at > #lines then repeated = repeated + #lines at = 1 end
    local tab = lines[at]:find("\t", 1, true)
    return wrk.format("POST", nil, {
       ["Host"] = "127.0.0.1",
@@ -19,12 +24,19 @@ function request()
    }, lines[at]:sub(tab + 1))
 end
 
-
 function done(summary, latency)
+   local again = 0
+   for _, thread in ipairs(threads) do again = again + thread:get("repeated") end
+   local curve = {}
+   for percent = 1, 99 do
+      curve[#curve + 1] = string.format("%.4f", latency:percentile(percent) / 1000)
+   end
    io.write(string.format(
-      '\nRESULT {"requests": %d, "seconds": %.6f, "errors": %d, "p50_ms": %.3f, "p99_ms": %.3f}\n',
+      '\nRESULT {"requests": %d, "seconds": %.6f, "errors": %d, "repeated": %d, "p50_ms": %.3f, '
+         .. '"p99_ms": %.3f, "longest_ms": %.3f, "curve_ms": [%s]}\n',
       summary.requests, summary.duration / 1e6,
       summary.errors.status + summary.errors.connect + summary.errors.read
          + summary.errors.write + summary.errors.timeout,
-      latency:percentile(50) / 1000, latency:percentile(99) / 1000))
+      again, latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency.max / 1000,
+      table.concat(curve, ", ")))
 end

@@ -1,0 +1,133 @@
+"""Programs that are measured: started on a core of their own, watched through /proc, ended by pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+START_SECONDS = 30.0
+STOP_SECONDS = 60.0
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def on_core(core: int | None, command: Sequence[str]) -> list[str]:
+    """The command, kept to one core; None leaves it all of them."""
+    return [*command] if core is None else ["taskset", "--cpu-list", str(core), *command]
+
+
+class Server:
+    """A program that listens on a port of 127.0.0.1.
+
+    Args:
+        command: what to run; what it prints goes to `output`.
+        port: it is up once this accepts.
+        core: the only core it and its children may use.
+        environment: added to our own.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        port: int,
+        *,
+        core: int | None,
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.port = port
+        self._output = output
+        with output.open("wb") as out:
+            self._process = subprocess.Popen(
+                on_core(core, command),
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
+        self.pid = self._process.pid
+        self._wait_until_it_listens()
+
+    def _wait_until_it_listens(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+            except OSError:
+                time.sleep(0.01)
+            else:
+                return
+        self.stop()
+        said = self._output.read_text(errors="replace")[-2000:]
+        raise SystemExit(f"did not start: {self._process.args!r}\n{said}")
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far, of the program, its children and those that ended."""
+        return sum(_cpu_seconds(pid) for pid in _with_children(self.pid))
+
+    def own_cpu_seconds(self) -> float:
+        """User and system time so far, of the program alone."""
+        fields = _stat(self.pid)
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+
+    def resident_mib(self) -> float:
+        """Resident memory of the program alone."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    def stop(self) -> None:
+        """Ends it as systemd does; kills it if it will not go."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Stops it at the end, whatever happened."""
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat behind the name, of which the first is the state."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = _stat(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return sum(int(field) for field in fields[11:15]) / _TICKS_PER_SECOND
+
+
+def _with_children(pid: int) -> list[int]:
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in task.read_text().split()]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
