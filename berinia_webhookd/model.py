@@ -171,6 +171,7 @@ class Entry:
     event: Event
     reply_text: str | None = None  # kind reply only
     replied_at: datetime | None = None  # kind reply only: when the agent's reply was ready
+    size_bytes: int = 0  # of the event as it is stored
 
 
 @dataclass(frozen=True, slots=True)

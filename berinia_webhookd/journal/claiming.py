@@ -29,6 +29,7 @@ from berinia_webhookd.journal.engine import Transaction
 from berinia_webhookd.journal.lines import Line
 from berinia_webhookd.journal.schema import (
     Instant,
+    delivery_bodies,
     entries,
     events,
     replies,
@@ -43,6 +44,9 @@ from berinia_webhookd.model import (
     EntryState,
     EventId,
 )
+
+# One claim brings no more of large events into memory, but for one that is larger alone.
+CLAIM_BYTES: Final = 32 * 1024 * 1024
 
 OPEN_STATES: Final = (EntryState.READY, EntryState.WAITING, EntryState.RUNNING)
 
@@ -118,6 +122,12 @@ LEASE: Final = (
         attempts=entries.c.attempts + 1,
     )
 )
+SIZES: Final = (
+    select(entries.c.id, func.length(delivery_bodies.c.body).label("size_bytes"))
+    .join_from(entries, events, entries.c.event == events.c.id)
+    .join(delivery_bodies, delivery_bodies.c.delivery == events.c.delivery)
+    .where(entries.c.id.in_(bindparam("ids", expanding=True)))
+)
 LEASED: Final = (
     select(
         entries,
@@ -166,7 +176,23 @@ def _claim_lanes(transaction: Transaction, asked: Claim) -> Claimed:
             # Other nodes passed over what is locked and left: they look again after the commit.
             transaction.news.work = True
     next_due_at = min(upcoming, default=None)
-    return Claimed(_lease(transaction, asked.holder, list(chosen)), next_due_at)
+    ids = _within_memory(transaction, list(chosen))
+    return Claimed(_lease(transaction, asked.holder, ids), next_due_at)
+
+
+def _within_memory(transaction: Transaction, ids: list[str]) -> list[str]:
+    """Without those whose events would be too large together: they are claimed later."""
+    if len(ids) <= 1:
+        return ids
+    sizes = {row.id: row.size_bytes for row in transaction.connection.execute(SIZES, {"ids": ids})}
+    kept: list[str] = []
+    room_bytes = CLAIM_BYTES
+    for id_ in ids:
+        size_bytes = sizes.get(id_, 0)
+        if size_bytes <= room_bytes or not kept:
+            kept.append(id_)
+            room_bytes -= size_bytes
+    return kept
 
 
 def _agents_of(transaction: Transaction, lane: Lane) -> Iterable[str]:
@@ -211,6 +237,7 @@ def _entry(row: Row[Any]) -> Entry:
         retries=row.retries,
         hold_until=row.hold_until,
         event=event_text.decode(row.data),
+        size_bytes=len(row.data),
         reply_text=row.reply_text,
         replied_at=row.replied_at,
     )

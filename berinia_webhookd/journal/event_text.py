@@ -20,7 +20,6 @@ from berinia_webhookd.model import (
     OptOut,
 )
 
-
 # Above it the text is escaped to ASCII: one emoji would make each of its characters four bytes.
 _LONG: Final = 262_144
 

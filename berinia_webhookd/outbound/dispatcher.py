@@ -34,6 +34,7 @@ logger = structlog.get_logger()
 # never wait for a commit and slow ones hold nothing back from other nodes.
 CLAIM_AHEAD_SECONDS: Final = 0.05
 CLAIM_AHEAD_MOST: Final = 64
+HELD_MOST_BYTES: Final = 64 * 1024 * 1024  # of events as they are stored; no more is claimed then
 JOURNAL_RETRY_SECONDS: Final = 1.0
 LAST_CLAIM_SECONDS: Final = 5.0  # what a journal that is away may delay stopping by
 TURN_SECONDS: Final = 5.0  # a turn at least this often, which is what the watchdog looks at
@@ -54,8 +55,15 @@ class Stage:
         return len(self.running) + len(self.queue)
 
     @property
+    def held_bytes(self) -> int:
+        """How large the events of these entries are together."""
+        return sum(entry.size_bytes for entry in (*self.running.values(), *self.queue))
+
+    @property
     def room(self) -> int:
-        """How many entries to claim now; none while the queue is still well filled."""
+        """How many entries to claim now; none while the queue is still well filled, or memory."""
+        if self.held_bytes >= HELD_MOST_BYTES:
+            return 0
         capacity = self.transport.capacity
         ahead = min(CLAIM_AHEAD_MOST, int(capacity * CLAIM_AHEAD_SECONDS / self.mean_seconds))
         room = capacity + ahead - self.held

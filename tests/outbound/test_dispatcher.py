@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,11 @@ from berinia_webhookd.model import (
 )
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.contract import AgentUnavailable
-from berinia_webhookd.outbound.dispatcher import Dispatcher
+from berinia_webhookd.outbound.dispatcher import HELD_MOST_BYTES, Dispatcher, Stage
 from berinia_webhookd.outbound.reply import LateReplies
 from berinia_webhookd.outbound.terms import Policies
+
+from .agent_world import make_entry
 
 AGENT = AgentName("ResponseListenerAgent")
 SUCCESS = Outcome(OutcomeKind.SUCCESS)
@@ -187,6 +189,18 @@ async def test_never_more_at_once_than_the_transport_takes(world: World) -> None
     gate.set()
     await world.settled(EntryState.DONE, 20)
     assert world.transport.most == 2
+
+
+async def test_large_events_are_held_a_few_at_a_time(world: World) -> None:
+    """While those held are large together nothing more is claimed; then there is room again."""
+    stage = Stage(world.transport)
+    room = stage.room
+    stage.queue.append(replace(make_entry(AGENT), size_bytes=HELD_MOST_BYTES - 1))
+    assert 0 < stage.room < room
+    stage.queue.append(replace(make_entry(AGENT), size_bytes=1))
+    assert stage.room == 0
+    stage.queue.clear()
+    assert stage.room == room
 
 
 async def test_concurrency_limits_one_agent(world: World) -> None:
