@@ -82,6 +82,13 @@ class MalformedDelivery(DeliveryRejected):
         self.missing = missing
         self.invalid = invalid
 
+    @property
+    def in_full(self) -> str:
+        """The message with the names, in one line."""
+        kinds = {"missing": self.missing, "invalid": self.invalid}
+        named = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+        return f"{self} ({'; '.join(named)})" if named else str(self)
+
 
 class SignatureInvalid(DeliveryRejected):
     """The signature is bad, missing, stale or replayed."""

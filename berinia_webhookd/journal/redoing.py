@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row, bindparam, select, update
 
-from berinia_webhookd.errors import DeliveryRejected
+from berinia_webhookd.errors import DeliveryRejected, MalformedDelivery
 from berinia_webhookd.journal import event_text, lines
 from berinia_webhookd.journal.arriving import Arrival, accept, new_id, next_place
 from berinia_webhookd.journal.claiming import line_of
@@ -170,7 +170,8 @@ def replay_delivery(
     try:
         event = decode(delivery)
     except DeliveryRejected as error:
-        return Changed(delivery_id, None, "rejected", f"still refused: {error}")
+        why = error.in_full if isinstance(error, MalformedDelivery) else str(error)
+        return Changed(delivery_id, None, "rejected", f"still refused: {why}")
     if dry_run:
         return Changed(delivery_id, event.agent, "rejected")
     arrival = Arrival(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
@@ -124,12 +124,22 @@ def show_lines(shown: Shown, now: datetime) -> Iterator[str]:
     yield from _data_lines(shown)
 
 
+def _why_rejected(rejection: Mapping[str, Any]) -> str:
+    detail = rejection.get("detail", rejection.get("kind", ""))
+    named = [
+        f"{kind}: {', '.join(map(str, names))}"
+        for kind in ("missing", "invalid")
+        if (names := rejection.get(kind))
+    ]
+    return f"{detail} ({'; '.join(named)})" if named else str(detail)
+
+
 def _timeline(shown: Shown, now: datetime) -> Iterator[str]:
     size = "" if shown.body_bytes is None else f", {shown.body_bytes} bytes"
     when = f"{utc(shown.received_at)} ({age(shown.received_at, now)})"
     yield f"{when}  received by {printable(shown.node)}{size}"
     if shown.rejection is not None:
-        yield f"{INDENT}rejected: {one_line(json_text(shown.rejection, indent=None), 1000)}"
+        yield f"{INDENT}rejected: {one_line(_why_rejected(shown.rejection), 1000)}"
     for entry in shown.entries:
         yield from _entry_lines(entry, now)
     if shown.reply is not None:

@@ -268,8 +268,9 @@ def _report(changed: Sequence[Changed], done: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json_text([asdict(one) for one in changed]))
         return
+    undone = done.replace("would be", "would not be") if "would be" in done else f"not {done}"
     for one in changed:
-        what = f"not {done}: {printable(one.refused)}" if one.refused else done
+        what = f"{undone}: {printable(one.refused)}" if one.refused else done
         became = f" as {one.event_id}" if one.event_id and not one.refused else ""
         click.echo(f"{one.id}  {coloured_state(one.was)}  {what}{became}")
     click.echo(f"{sum(not one.refused for one in changed)} of {len(changed)} {done}", err=True)
