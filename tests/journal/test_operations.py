@@ -229,7 +229,7 @@ async def test_a_rejected_delivery_re_enters_at_decoding(world: World, desk: Ope
     dry = await desk.replay_matching(filters, decode=decode, dry_run=True)
     assert [changed.event_id for changed in dry] == [None, None]
     refused, became = await desk.replay_matching(filters, decode=decode)
-    assert refused.refused == "still refused: still no text"
+    assert refused.refused == "still refused: still no text (missing: Body)"
     assert became.event_id is not None
     (entry,) = await world.claim()
     assert (entry.event_id, entry.event.body) == (became.event_id, "good")

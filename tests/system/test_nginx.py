@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 
@@ -233,7 +234,7 @@ def test_one_outside_caller_is_limited_alone(behind_nginx: Start, locations: str
     text = daemon.config.read_text()
     daemon.config.write_text(text.replace("requests = 100000", "requests = 5", 1))
     assert daemon.process is not None
-    daemon.process.send_signal(1)
+    daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_for("config.reloaded")
     body, headers = signed_sms(sample_sms(), token="f" * 32)
     statuses = [
