@@ -1,0 +1,152 @@
+"""A full disk under the logs: receiving and delivering go on, and logging comes back by itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ..end_to_end.daemon import Daemon
+from ..end_to_end.load import Load, wait_until_delivered
+
+pytestmark = pytest.mark.system
+
+DISK_BYTES = 256 * 1024
+FILE_LIMIT_BYTES = 64 * 1024 * 1024
+# Starts the daemon with a limit on the size of any file it writes; at the limit writes fail.
+LIMITED = f"""
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({FILE_LIMIT_BYTES}, {FILE_LIMIT_BYTES}))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@dataclass
+class Disk:
+    """Where the logs go, and how to fill and free it."""
+
+    folder: Path
+
+    def fill(self) -> None:
+        """Leave no byte."""
+        with (self.folder / "other").open("wb", buffering=0) as other:
+            try:
+                while other.write(b"x" * 4096):
+                    pass
+            except OSError:
+                return
+
+    def free(self) -> None:
+        """Somebody cleans up."""
+        (self.folder / "other").unlink()
+
+    def texts(self) -> dict[str, str]:
+        return {path.stem: path.read_text() for path in self.folder.glob("*.log")}
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Disk | None]:
+    """A file system of its own; None where this user may not mount."""
+    folder.mkdir(mode=0o700)
+    options = f"size={DISK_BYTES},mode=0700"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_log_disk_does_not_stop_receiving(tmp_path: Path) -> None:
+    """Every request gets its 2xx and every message its agent; lines that come later are whole."""
+    logs = tmp_path / "logs"
+    with small_disk(logs) as disk:
+        if disk is None:
+            return full_files_do_not_stop_receiving(tmp_path, logs)
+        daemon = Daemon(tmp_path, f'logs.dir = "{logs}"')
+        try:
+            daemon.start()
+            with Load(daemon) as load:
+                load.wait_for_more(20)
+                disk.fill()
+                load.wait_for_more(100)
+                said = daemon.wait_for("logs.lines_lost")["detail"]
+                sizes = {path.name: path.stat().st_size for path in logs.glob("*.log")}
+                load.wait_for_more(50)
+                assert sizes == {path.name: path.stat().st_size for path in logs.glob("*.log")}
+                answer = daemon.request("GET", "/health")
+                disk.free()
+                wait_until_logged(daemon, logs)
+            assert (load.refused, load.failed) == ({}, {})
+            wait_until_delivered(daemon, load.accepted)
+            assert daemon.stop() == 0
+            assert str(logs) in said
+            assert "No space left on device" in said
+            assert answer.status == 503
+            assert str(logs) in answer.json()["reasons"]["disk"]
+            only_whole_lines(disk)
+        finally:
+            daemon.close()
+
+
+def test_files_that_cannot_grow_do_not_stop_receiving(tmp_path: Path) -> None:
+    """The same by a limit on the size of files, which the journal does not come near."""
+    full_files_do_not_stop_receiving(tmp_path, tmp_path / "logs")
+
+
+def full_files_do_not_stop_receiving(tmp_path: Path, logs: Path) -> None:
+    logs.mkdir(mode=0o700, exist_ok=True)
+    for name in ("webhook", "sms", "agents"):
+        with (logs / f"{name}.log").open("wb") as log:
+            log.truncate(FILE_LIMIT_BYTES - 1000)
+    daemon = Daemon(tmp_path, f'logs.dir = "{logs}"')
+    try:
+        daemon.start(launcher=[sys.executable, "-c", LIMITED])
+        with Load(daemon) as load:
+            said = daemon.wait_for("logs.lines_lost")["detail"]
+            load.wait_for_more(100)
+            assert (logs / "webhook.log").stat().st_size <= FILE_LIMIT_BYTES
+            (logs / "webhook.log").rename(logs / "rotated")
+            wait_until_logged(daemon, logs)
+        assert (load.refused, load.failed) == ({}, {})
+        assert "File too large" in said
+        wait_until_delivered(daemon, load.accepted)
+        assert daemon.stop() == 0
+    finally:
+        daemon.close()
+
+
+def wait_until_logged(daemon: Daemon, logs: Path) -> None:
+    """Block until a message that is sent now is in the log."""
+    log = logs / "webhook.log"
+    pause = threading.Event()
+    for _ in range(300):
+        count = len([line for line in list(daemon.lines) if line.get("event") == "event.accepted"])
+        daemon.sms()
+        event_id = daemon.wait_for("event.accepted", count=count + 1)["event_id"]
+        if log.exists() and event_id in log.read_text():
+            return
+        pause.wait(0.05)
+    raise AssertionError("nothing is logged any more")
+
+
+def only_whole_lines(disk: Disk) -> None:
+    """Every line is JSON, but for the one in each file that found no room for its end."""
+    for name, text in disk.texts().items():
+        assert text.endswith("\n"), name
+        broken = 0
+        for line in text.splitlines():
+            try:
+                json.loads(line)
+            except ValueError:
+                broken += 1
+        assert broken <= 1, (name, broken)
