@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -245,7 +245,15 @@ class Dispatcher:
                 # Renewing fails only with the journal away; what is lost by then is refused
                 # when it is settled, and another node may have run it.
                 with contextlib.suppress(JournalUnavailable):
-                    await self._outbox.renew(held)
+                    self._forget(await self._outbox.renew(held))
+
+    def _forget(self, lost: Sequence[Entry]) -> None:
+        """Start nothing that is another node's by now; what runs already cannot be taken back."""
+        for entry in lost:
+            queue = self._stage_of(entry).queue
+            if entry in queue:
+                queue.remove(entry)
+                self._busy[entry.agent] -= entry.kind is EntryKind.AGENT
 
     async def _release(self, entries: list[Entry]) -> None:
         if not entries:

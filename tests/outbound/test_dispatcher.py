@@ -93,6 +93,7 @@ class World:
     folder: Path
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     settings: str = ""
+    lease_seconds: float = 15
 
     def start(self) -> Dispatcher:
         file = self.folder / "settings.toml"
@@ -107,7 +108,7 @@ class World:
                 outbox=self.journal, transports=self.transport, routed=[AGENT], metrics=metrics
             ),
             policies=Policies(loaded.settings),
-            lease_seconds=15,
+            lease_seconds=self.lease_seconds,
             clock=now,
             metrics=metrics,
         )

@@ -1,0 +1,52 @@
+"""A dispatcher whose leases were lost, because its node was away for too long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from berinia_webhookd.journal.store import SqlJournal
+from berinia_webhookd.model import Entry, EntryState, Outcome
+
+from .test_dispatcher import SUCCESS, _open
+
+
+class Forgetful(SqlJournal):
+    """Says that every lease was lost, once it is told to."""
+
+    forgets = False
+    forgot = asyncio.Event()
+
+    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        lost = await super().renew(entries)
+        if self.forgets:
+            self.forgot.set()
+        return entries if self.forgets else lost
+
+
+async def test_what_another_node_took_over_is_not_started(tmp_path: Path) -> None:
+    """What was claimed ahead and waits for its turn is dropped when its lease is lost."""
+    gate = asyncio.Event()
+
+    async def wait(_: Entry) -> Outcome:
+        await gate.wait()
+        return SUCCESS
+
+    async with _open(tmp_path, Forgetful) as world:
+        world.transport.capacity, world.lease_seconds = 1, 0.3
+        world.start()
+        for n in range(50):  # quick ones, so that it learns to claim ahead
+            await world.accept(f"quick {n}")
+        await world.settled(EntryState.DONE, 50)
+        world.transport.behave = wait
+        for n in range(3):
+            await world.accept(f"slow {n}", sender=f"+3363998{n:04}")
+        await world.settled(EntryState.RUNNING, 3)
+        Forgetful.forgets = True
+        await Forgetful.forgot.wait()
+        Forgetful.forgets = False
+        gate.set()
+        await world.accept("next", sender="+33639989999")
+        await world.transport.until(lambda: "next" in world.transport.begun)
+        assert world.transport.begun[50:] == ["slow 0", "next"]
