@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from typing import Any
 
@@ -11,7 +12,16 @@ from sqlalchemy import Engine, event
 from berinia_webhookd.journal.contract import Lane
 from berinia_webhookd.model import EntryKind, EntryState, Outcome, OutcomeKind
 
-from .world import AGENT, SqliteWorld, a_delivery, an_event, on_sqlite
+from .world import (
+    AGENT,
+    PostgresqlWorld,
+    SqliteWorld,
+    World,
+    a_delivery,
+    an_event,
+    on_postgresql,
+    on_sqlite,
+)
 
 SMALL = {"tallies", "schema", "unavailable_agents"}
 
@@ -64,10 +74,8 @@ HARMLESS = (
 )
 
 
-@on_sqlite
-async def test_nothing_reads_through_a_table(world: SqliteWorld) -> None:
-    """Every statement of the daemon's life finds its rows by an index."""
-    statements = Statements()
+async def live(world: World) -> None:
+    """Everything that a daemon asks of its journal."""
     first, second = an_event("one"), an_event("two", sender="+33639980002")
     key = b"k" * 32
     receipt = await world.journal.accept(
@@ -95,7 +103,76 @@ async def test_nothing_reads_through_a_table(world: SqliteWorld) -> None:
     (posted,) = (await world.journal.claim(lanes)).entries
     await world.settle(posted, state=EntryState.DEAD)
     await world.reopen()
+    await world.journal.recover()
+
+
+@on_sqlite
+async def test_nothing_reads_through_a_table(world: SqliteWorld) -> None:
+    """Every statement of the daemon's life finds its rows by an index."""
+    statements = Statements()
+    await live(world)
     statements.stop()
     left = [(d, s) for d, s in statements.scans(world) if not d.startswith(HARMLESS)]
     assert not left, "\n".join(f"{detail}\n    {statement}" for detail, statement in left)
     assert len(statements.seen) > 30
+
+
+MANY = 20_000
+# A journal that has done its work for months. Who counts is told the result, not each step.
+FINISHED = f"""
+DO $$ BEGIN
+ALTER TABLE entries DISABLE TRIGGER USER;
+INSERT INTO deliveries (id, channel, content_type, node, received_at, state)
+    SELECT n::text, 'sms', 'text/plain', 'here', n, 'accepted' FROM generate_series(1, {MANY}) n;
+INSERT INTO delivery_bodies SELECT id, 'body' FROM deliveries;
+INSERT INTO conversations (id, channel, sender, party)
+    SELECT n, 'sms', n::text, 'here' FROM generate_series(1000000, 1000000 + {MANY} / 10) n;
+INSERT INTO events (id, delivery, channel, conversation, digest, data, received_at)
+    SELECT n::text, n::text, 'sms', 1000000 + n / 10, n::text::bytea, '{{}}', n
+    FROM generate_series(1, {MANY}) n;
+INSERT INTO entries (id, event, kind, channel, agent, conversation, opt_out, place, state,
+                     attempts, retries, losses, created_at, finished_at)
+    SELECT id, id, 'agent', 'sms', '{AGENT}', conversation, false, -received_at, 'done',
+           1, 0, 0, received_at, 2000000000000000 FROM events;
+INSERT INTO attempts (entry, number, node, started_at, ended_at, outcome)
+    SELECT id, 1, 'here', 1, 2, 'success' FROM entries;
+INSERT INTO replies SELECT id, 'said', 'inline', false, false, 1 FROM events;
+INSERT INTO seen (key, event, seen_at) SELECT digest, id, 2000000000000000 FROM events;
+ALTER TABLE entries ENABLE TRIGGER USER;
+END $$
+"""
+FEW = {"schema", "unavailable_agents", "tally_shards", "pg_namespace"}
+
+
+def relations_read_through(plan: dict[str, Any]) -> set[str]:
+    """The tables of which a plan reads every row."""
+    found = {str(plan["Relation Name"])} if plan["Node Type"] == "Seq Scan" else set[str]()
+    return found.union(*(relations_read_through(part) for part in plan.get("Plans", ())))
+
+
+@on_postgresql
+async def test_nothing_reads_through_a_large_table(world: PostgresqlWorld) -> None:
+    """Beside very many finished entries every question is answered by an index, and the claim by
+    its own; also by the plan that is made once for all values.
+    """
+    await world.execute(FINISHED)
+    await world.execute("ANALYZE")
+    statements = Statements()
+    await live(world)
+    statements.stop()
+    used: list[str] = []
+    async with world.connected() as connection:
+        for mode in ("force_custom_plan", "force_generic_plan"):
+            await connection.execute(f"SET plan_cache_mode = {mode}")
+            for statement, parameters in statements.seen.items():
+                if not statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")):
+                    continue
+                explained = await connection.fetchval(
+                    f"EXPLAIN (FORMAT JSON) {statement}", *parameters
+                )
+                plan = json.loads(explained)[0]["Plan"]
+                assert relations_read_through(plan) <= FEW, statement
+                if "SKIP LOCKED" in statement and "startable_at" in statement:
+                    used.append(explained)
+    assert len(used) > 1
+    assert all('"entries_startable"' in plan for plan in used)
