@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test test-system clean
+.PHONY: run check test test-system soak clean
 .DEFAULT_GOAL := run
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -22,11 +22,13 @@ $(VENV)/installed-dev: $(VENV)/installed
 run: $(VENV)/installed  ## start the daemon with throw-away secrets and print lines to paste
 	$(BIN)/berinia-webhookd serve --dev
 
-check: $(VENV)/installed-dev  ## format, lint, types, import contracts
+check: $(VENV)/installed-dev  ## format, lint, types, import contracts, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/bandit --quiet --severity-level medium --recursive berinia_webhookd
+	$(BIN)/python -m tests.proof.audit
 
 test: $(VENV)/installed-dev  ## everything that needs PyPI only
 	$(BIN)/pytest -m 'not system'
@@ -34,6 +36,11 @@ test: $(VENV)/installed-dev  ## everything that needs PyPI only
 test-system: $(VENV)/installed-dev  ## the tests that need programs from Debian
 	tests/install_system_programs
 	$(BIN)/pytest -m system
+
+SECONDS ?= 600
+soak: $(VENV)/installed-dev  ## faults, kills and fuzzing for so long: make soak SECONDS=3600
+	$(PIP) install --editable '.[soak]'
+	$(BIN)/python -m tests.proof.soak $(SECONDS)
 
 clean:
 	rm -rf $(VENV) .dev build dist *.egg-info

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 import click
@@ -174,16 +175,5 @@ def _default_address(server: ServerSettings, running: Installation | None) -> st
     address = f"{host}:{server.port}" if running is None else running.address
     host, _, port = address.rpartition(":")
     # Who listens everywhere listens here, too.
-    loopback = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host)  # noqa: S104
+    loopback = {str(IPv4Address(0)): "127.0.0.1", f"[{IPv6Address(0)}]": "[::1]"}.get(host)
     return f"{loopback}:{port}" if loopback else address
-
-
-def _configured(settings: Settings, name: str) -> Channel:
-    channels = catalogue.build(settings.channels, settings.server.public_url)
-    channel = channels.get(ChannelName(name))
-    if channel is None:
-        raise WebhookdError(
-            f"the channel {name} is not enabled", hint=f"set channels.{name}.enabled = true"
-        )
-    channel.require_secret()
-    return channel

@@ -26,6 +26,17 @@ class Verdict:
     mixed_up: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
 
+    @property
+    def failures(self) -> dict[str, list[str]]:
+        """What must not be, by name."""
+        return {
+            "lost": self.lost,
+            "out of order": self.disordered,
+            "mixed up": self.mixed_up,
+            "repeated without a crash": self.unexplained,
+            "unfinished": self.unfinished,
+        }
+
 
 def judge(
     conversations: Iterable[Conversation], seen: Path, exported: Sequence[dict[str, Any]]

@@ -1,0 +1,130 @@
+"""Every decoder of the daemon that reads what a stranger wrote, as a function of bytes. What may be
+raised is a refusal; anything else, or an event that does not survive being stored, is a bug.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from ipaddress import ip_network
+
+import orjson
+
+from berinia_webhookd.channels import authority, identity, opt_out, sms_boundaries
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.email_mime import parse_mime
+from berinia_webhookd.channels.form import decode_form, raw_fields
+from berinia_webhookd.channels.html_text import text_of
+from berinia_webhookd.channels.json_body import decode_json_object
+from berinia_webhookd.channels.whatsapp import WHATSAPP, WhatsAppChannel
+from berinia_webhookd.errors import DeliveryRejected
+from berinia_webhookd.journal import event_text
+from berinia_webhookd.logs.personal_data import scrub
+from berinia_webhookd.model import AgentName, ChannelName, VerifiedDelivery
+from tests.channels.deliveries import (
+    FORM,
+    NOW,
+    email_channel,
+    raw_delivery,
+    sms_channel,
+)
+
+MULTIPART = "multipart/form-data; boundary=x"
+CHAT = WhatsAppChannel(
+    allowed_networks=[ip_network("127.0.0.1")],
+    agent=AgentName("MetaAgent"),
+    groups={"Support IA / Chatbot": AgentName("AdminInterpreterAgent")},
+    path="/webhook/whatsapp",
+    max_body_bytes=1 << 20,
+)
+SMS_CHANNEL, EMAIL_CHANNEL = sms_channel(), email_channel()
+
+
+def _verified(name: ChannelName, content_type: str, body: bytes) -> VerifiedDelivery:
+    return VerifiedDelivery(name, content_type, body, NOW)
+
+
+def _decode(channel: Channel, content_type: str, body: bytes) -> None:
+    """What follows verification, to the text that is stored, and back."""
+    with contextlib.suppress(DeliveryRejected):
+        delivery = _verified(channel.name, content_type, body)
+        channel.is_probe(delivery)
+        event = channel.decode(delivery)
+        text = event_text.encode(event)
+        text.encode()
+        assert "\0" not in text
+        assert event_text.decode(text) == event
+        for _ in channel.attachment_contents(delivery):
+            continue
+
+
+def _verify(channel: Channel, content_type: str, body: bytes) -> None:
+    headers = {"Content-Type": content_type, "X-Twilio-Signature": body[:28].decode("latin-1")}
+    delivery = raw_delivery(channel.name, body, headers=headers)
+    with contextlib.suppress(DeliveryRejected):
+        channel.verify(delivery)
+        raise AssertionError("a forgery was believed")
+    channel.diagnose(delivery)
+
+
+def sms(body: bytes) -> None:
+    _verify(SMS_CHANNEL, FORM, body)
+    _decode(SMS_CHANNEL, FORM, body)
+
+
+def mail(body: bytes) -> None:
+    _verify(EMAIL_CHANNEL, FORM, body)
+    _decode(EMAIL_CHANNEL, FORM, body)
+
+
+def mail_with_files(body: bytes) -> None:
+    _verify(EMAIL_CHANNEL, MULTIPART, body)
+    _decode(EMAIL_CHANNEL, MULTIPART, body)
+
+
+def chat(body: bytes) -> None:
+    _decode(CHAT, "application/json", body)
+
+
+def form(body: bytes) -> None:
+    """The content type is a stranger's as well: it stands before the first line end."""
+    content_type, _, rest = body.partition(b"\n")
+    with contextlib.suppress(DeliveryRejected):
+        fields = decode_form(content_type.decode("latin-1"), rest).fields
+        orjson.dumps(raw_fields(fields))
+        with contextlib.suppress(DeliveryRejected):
+            sms_boundaries.require_unmoved(fields)
+        sms_boundaries.reaches_into_url("/x?" + content_type.decode("latin-1"), fields)
+
+
+def json_object(body: bytes) -> None:
+    with contextlib.suppress(DeliveryRejected):
+        orjson.dumps(decode_json_object(body))
+
+
+def mime(body: bytes) -> None:
+    with contextlib.suppress(DeliveryRejected):
+        message = parse_mime(body)
+        orjson.dumps([message.headers, message.plain_text, message.html])
+
+
+def html(body: bytes) -> None:
+    text_of(body.decode("utf-8", "surrogateescape"))
+
+
+def names(body: bytes) -> None:
+    """Senders, groups, hosts and words, and what of them is shown in logs."""
+    text = body.decode("utf-8", "surrogateescape")
+    identity.normal_party(text)
+    identity.normal_group(text)
+    identity.event_digest(WHATSAPP, text, None)
+    opt_out.opt_out_of(text)
+    authority.is_loopback(text)
+    authority.port_forms(text)
+    scrub(text)
+
+
+DECODERS: Mapping[str, Callable[[bytes], None]] = {
+    decoder.__name__: decoder
+    for decoder in (sms, mail, mail_with_files, chat, form, json_object, mime, html, names)
+}
