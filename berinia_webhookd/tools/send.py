@@ -177,3 +177,14 @@ def _default_address(server: ServerSettings, running: Installation | None) -> st
     # Who listens everywhere listens here, too.
     loopback = {str(IPv4Address(0)): "127.0.0.1", f"[{IPv6Address(0)}]": "[::1]"}.get(host)
     return f"{loopback}:{port}" if loopback else address
+
+
+def _configured(settings: Settings, name: str) -> Channel:
+    channels = catalogue.build(settings.channels, settings.server.public_url)
+    channel = channels.get(ChannelName(name))
+    if channel is None:
+        raise WebhookdError(
+            f"the channel {name} is not enabled", hint=f"set channels.{name}.enabled = true"
+        )
+    channel.require_secret()
+    return channel
