@@ -12,7 +12,18 @@ from datetime import datetime
 from typing import Any, Final
 
 import uuid_utils
-from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy import Sequence as DatabaseSequence
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
@@ -134,11 +145,12 @@ INSERT_EVENTS: Final = Batch(
     *("id", "delivery", "channel", "conversation", "digest", "data", "opt_out", "received_at"),
 )
 INSERT_ENTRIES: Final = Batch(
-    insert(entries).values(place=next_place("sqlite")),
-    *("id", "event", "kind", "channel", "agent", "conversation", "opt_out", "state"),
+    insert(entries),
+    *("id", "event", "kind", "channel", "agent", "conversation", "opt_out", "state", "place"),
     *("attempts", "retries", "losses", "waiting_until", "created_at", "startable_at"),
     postgresql=insert(entries).values(place=next_place("postgresql")),
 )
+LAST_PLACE: Final = select(func.coalesce(func.max(entries.c.place), 0))
 
 
 def accept(
@@ -206,8 +218,16 @@ def _store(transaction: Transaction, new: Sequence[Arrival]) -> None:
         entry_rows.append(_entry(arrival, conversation_id, transaction.now))
     INSERT_EVENTS.execute(connection, event_rows)
     changed = lines.begin(transaction, entry_rows)
-    INSERT_ENTRIES.execute(connection, entry_rows)
+    insert_entries(connection, entry_rows)
     lines.advance(transaction, changed)
+
+
+def insert_entries(connection: Connection, rows: Sequence[Row]) -> None:
+    """Insert new entries; their places are drawn meanwhile, in the order of the rows."""
+    if connection.dialect.name == "sqlite":
+        last = connection.execute(LAST_PLACE).scalar_one()
+        rows = [{**row, "place": last + number} for number, row in enumerate(rows, 1)]
+    INSERT_ENTRIES.execute(connection, rows)
 
 
 def _parties(conversation: Conversation) -> Parties:

@@ -6,7 +6,7 @@ PostgreSQL; `berinia_webhookd.testing` has a fake in memory for tests of the oth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -82,14 +82,15 @@ class Backlog:
 class Inbox(Protocol):
     """The receiving side."""
 
-    async def accept(
+    def accept(
         self,
         delivery: VerifiedDelivery,
         event: Event,
         *,
         waiting_until: datetime | None = None,
-    ) -> Receipt:
-        """Commit a new event, or find the one it repeats. Returns only after the data is flushed.
+    ) -> Awaitable[Receipt]:
+        """Commit a new event, or find the one it repeats. It begins at once, and is over only when
+        the data is flushed.
 
         With `waiting_until` a caller waits for the reply until then (see `stop_waiting`).
 

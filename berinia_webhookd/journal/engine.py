@@ -35,6 +35,7 @@ from berinia_webhookd.journal.writer import AsyncWriter, ThreadWriter, Writer
 
 BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
 CONNECTIONS: Final = 5  # one that writes, and readers
+STATEMENTS: Final = 1024  # kept ready by the connection that writes: each has many sizes
 WRITES: Final = {"writes": True}
 THEIR_CLOCK: Final = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
 
@@ -237,7 +238,11 @@ def _sqlite_engine(path: Path) -> AsyncEngine:
 def _sqlite_writing_engine(path: Path) -> Engine:
     engine = create_engine(
         f"sqlite://{_file_name(path)}",
-        connect_args={"isolation_level": None, "timeout": BUSY_SECONDS},
+        connect_args={
+            "isolation_level": None,
+            "timeout": BUSY_SECONDS,
+            "cached_statements": STATEMENTS,
+        },
         poolclass=NullPool,
         hide_parameters=True,
     )

@@ -125,13 +125,13 @@ class GroupCommit:
         self._task = asyncio.create_task(self._run(), name="journal writer")
         self._task.add_done_callback(self._ended)
 
-    async def submit(
+    def submit(
         self, step: Step[ItemT, ResultT], item: ItemT, *, size_bytes: int = 0
-    ) -> ResultT:
-        """Have one item committed; cancelling the wait does not take it back.
+    ) -> asyncio.Future[ResultT]:
+        """Have one item committed; cancelling the future does not take it back.
 
-        Raises:
-            JournalUnavailable: it was not committed: down, full, or closing.
+        It ends in `JournalUnavailable` if the item was not committed; raises that at once where
+        nothing is begun: down, full, or closing.
         """
         if self._closing or not self.up:
             raise JournalUnavailable("the journal cannot be reached")
@@ -144,8 +144,7 @@ class GroupCommit:
         (self._large if size_bytes > LARGE_BYTES else self._small).append(work)
         self._queued_bytes += size_bytes
         self._wake.set()
-        result: ResultT = await work.done
-        return result
+        return work.done
 
     async def close(self) -> None:
         """Commit what is queued, then let go of the connection."""

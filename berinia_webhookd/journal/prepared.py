@@ -13,13 +13,18 @@ from sqlalchemy.dialects import sqlite
 
 VALUES: Final = "values"  # the expanding parameter of what `AnyOf` asks
 MOST_AT_ONCE: Final = 512
+ROWS_AT_ONCE: Final = 64
 
 # The name in a row, or None for a constant; what turns its value into the driver's; the constant.
 Parameter = tuple[str | None, Callable[[Any], Any] | None, Any]
 
 
 class Batch:
-    """One INSERT, UPDATE or DELETE, executed for each of many rows."""
+    """One INSERT, UPDATE or DELETE, executed for each of many rows.
+
+    On SQLite an INSERT takes its rows together: between two rows the driver would let other threads
+    have their turn, and wait for its own.
+    """
 
     def __init__(
         self,
@@ -33,7 +38,11 @@ class Batch:
         self.statement = statement if postgresql is None else postgresql
         dialect = sqlite.dialect()
         compiled = statement.compile(dialect=dialect, column_keys=columns)
-        self.sql = str(compiled)
+        self._sql = str(compiled)
+        self._head, self._row = "", ""
+        if isinstance(statement, Insert):
+            self._head, _, self._row = self._sql.partition(" VALUES ")
+        self._sql_of_rows = lru_cache(self._for_rows)
         self._parameters: list[Parameter] = []
         for name in compiled.positiontup or ():
             bound = compiled.binds[name]
@@ -50,16 +59,22 @@ class Batch:
             return
         if connection.dialect.name != "sqlite":
             connection.execute(self.statement, rows)
-            return
-        connection.exec_driver_sql(self.sql, [self._values(row) for row in rows])
+        elif not self._head:
+            connection.exec_driver_sql(self._sql, [tuple(self._values(row)) for row in rows])
+        else:
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                some = rows[start : start + ROWS_AT_ONCE]
+                values = [value for row in some for value in self._values(row)]
+                connection.exec_driver_sql(self._sql_of_rows(len(some)), tuple(values))
 
-    def _values(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(
-            [
-                constant if name is None else process(row[name]) if process else row[name]
-                for name, process, constant in self._parameters
-            ]
-        )
+    def _for_rows(self, count: int) -> str:
+        return f"{self._head} VALUES {', '.join([self._row] * count)}"
+
+    def _values(self, row: Mapping[str, Any]) -> list[Any]:
+        return [
+            constant if name is None else process(row[name]) if process else row[name]
+            for name, process, constant in self._parameters
+        ]
 
 
 class AnyOf:

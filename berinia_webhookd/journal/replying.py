@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Row, and_, bindparam, select, update
 
 from berinia_webhookd.journal import lines
-from berinia_webhookd.journal.arriving import INSERT_ENTRIES
+from berinia_webhookd.journal.arriving import insert_entries
 from berinia_webhookd.journal.contract import Reply, ReplyRoute
 from berinia_webhookd.journal.engine import Transaction
 from berinia_webhookd.journal.lines import Line
@@ -88,5 +88,5 @@ def _post_late(transaction: Transaction, row: Row[Any]) -> None:
     if route is ReplyRoute.UNDELIVERABLE:
         logger.warning("reply.undeliverable", event_id=row.event, agent=row.agent)
         return
-    INSERT_ENTRIES.execute(connection, [late_reply(row, transaction.now)])
+    insert_entries(connection, [late_reply(row, transaction.now)])
     lines.advance(transaction, [Line(row.conversation, EntryKind.REPLY.value, row.agent)])

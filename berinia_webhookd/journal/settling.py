@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Row, bindparam, delete, insert, update
 
 from berinia_webhookd.journal import lines
-from berinia_webhookd.journal.arriving import INSERT_ENTRIES, new_id
+from berinia_webhookd.journal.arriving import insert_entries, new_id
 from berinia_webhookd.journal.claiming import Holder, line_of, still_held
 from berinia_webhookd.journal.contract import ReplyRoute, Settled
 from berinia_webhookd.journal.engine import Transaction
@@ -182,5 +182,5 @@ def _write(transaction: Transaction, rows: Rows) -> None:
         connection.execute(FORGET_REPLIES, [{"of_event": row["event"]} for row in rows.replies])
         connection.execute(insert(replies), rows.replies)
     if rows.late:
-        INSERT_ENTRIES.execute(connection, rows.late)
+        insert_entries(connection, rows.late)
     lines.advance(transaction, rows.lines)

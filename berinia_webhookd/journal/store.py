@@ -211,9 +211,9 @@ class SqlJournal:
 
     # ---- the receiving side
 
-    async def accept(
+    def accept(
         self, delivery: VerifiedDelivery, event: Event, *, waiting_until: datetime | None = None
-    ) -> Receipt:
+    ) -> asyncio.Future[Receipt]:
         """Commit a new event, or find the one it repeats (see the contract)."""
         data = event_text.encode(event)
         arrival = arriving.Arrival(
@@ -224,7 +224,7 @@ class SqlJournal:
             node=self._holder.node,
             waiting_until=clocks.moved(waiting_until, self._database.ahead),
         )
-        return await self._submit(ACCEPT, arrival, size_bytes=len(delivery.body) + len(data))
+        return self._begin(ACCEPT, arrival, size_bytes=len(delivery.body) + len(data))
 
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
         """Keep a verified delivery that fails validation."""
@@ -324,9 +324,14 @@ class SqlJournal:
     async def _submit(
         self, step: Step[ItemT, ResultT], item: ItemT, *, size_bytes: int = 0
     ) -> ResultT:
+        return await self._begin(step, item, size_bytes=size_bytes)
+
+    def _begin(
+        self, step: Step[ItemT, ResultT], item: ItemT, *, size_bytes: int = 0
+    ) -> asyncio.Future[ResultT]:
         if self._commits is None:
             raise JournalUnavailable("the journal is not open")
-        return await self._commits.submit(step, item, size_bytes=size_bytes)
+        return self._commits.submit(step, item, size_bytes=size_bytes)
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
