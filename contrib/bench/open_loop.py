@@ -1,6 +1,6 @@
-"""Callers that do not wait for each other, as providers are: requests start when they are due, however
-long earlier answers take, which wrk cannot do. A process of its own that never sleeps, so that its
-clock is exact; give it a core of its own.
+"""Callers that do not wait for each other, as providers are: requests start when they are due,
+however long earlier answers take, which wrk cannot do. A process of its own that never sleeps, so
+that its clock is exact; give it a core of its own.
 
 Usage: python open_loop.py PORT FILE RATE SECONDS [--path P] [--connections N] [--even] [--skip N]
 

@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 BARE = "bare aiohttp"
 BARE_UVLOOP = "bare aiohttp on uvloop"
 OLD_DESIGN = "old design"
+OLD_LIGHT = "old design, light"
 WEBHOOK = "Debian webhook"
 DAEMON = "berinia-webhookd"
 DISPATCHING = "berinia-webhookd dispatching"
@@ -31,12 +32,14 @@ class Peer:
         what: one line that says what it does for a request.
         start: starts it in a folder of its own, on a core.
         dispatches: None if it is not the daemon.
+        in_short: measured with the fewest connections only.
     """
 
     name: str
     what: str
     start: Callable[[Path, int], Server]
     dispatches: bool | None = None
+    in_short: bool = False
 
 
 def _program(*command: str) -> Callable[[Path, int], Server]:
@@ -76,6 +79,8 @@ def _daemon(*, dispatch: bool) -> Callable[[Path, int], Server]:
     return start
 
 
+_OLD = (sys.executable, str(HERE / "old_design.py"), "{port}", TOKEN, PUBLIC_URL)
+
 PEERS = (
     Peer(
         BARE,
@@ -86,11 +91,18 @@ PEERS = (
         BARE_UVLOOP,
         "the same on the event loop that the daemon uses",
         _program(sys.executable, str(HERE / "bare_aiohttp.py"), "{port}", "uvloop"),
+        in_short=True,
     ),
     Peer(
         OLD_DESIGN,
-        "FastAPI, uvicorn, slowapi, twilio's `validate`; keeps nothing",
-        _program(sys.executable, str(HERE / "old_design.py"), "{port}", TOKEN, PUBLIC_URL),
+        "FastAPI, uvicorn, slowapi's middleware, twilio's `validate`; keeps nothing",
+        _program(*_OLD),
+    ),
+    Peer(
+        OLD_LIGHT,
+        "the same on uvloop, slowapi as a decorator",
+        _program(*_OLD, "light"),
+        in_short=True,
     ),
     Peer(WEBHOOK, "Debian's `webhook` running `/bin/true`; verifies and keeps nothing", _webhook),
     Peer(

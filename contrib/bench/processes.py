@@ -1,4 +1,6 @@
-"""Programs that are measured: started on a core of their own, watched through /proc, ended by pid."""
+"""Programs that are measured: started on a core of their own, watched through /proc, ended by their
+id.
+"""
 
 from __future__ import annotations
 

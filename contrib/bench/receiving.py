@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from pathlib import Path
 
 from bench import Bench, Result, median, say
 from daemon import Installation
@@ -30,11 +29,12 @@ def capacity(bench: Bench, name: str) -> float:
 
 
 def _side_by_side(bench: Bench, connections: int) -> Result:
-    runs: dict[str, list[Result]] = {one.name: [] for one in PEERS}
+    peers = [one for one in PEERS if connections == CONNECTIONS[0] or not one.in_short]
+    runs: dict[str, list[Result]] = {one.name: [] for one in peers}
     for run in range(bench.runs):
         # Each begins as often as the others: what the one before leaves behind hits all alike.
-        first = run % len(PEERS)
-        for one in (*PEERS[first:], *PEERS[:first]):
+        first = run % len(peers)
+        for one in (*peers[first:], *peers[:first]):
             result = _one_run(bench, one, connections)
             runs[one.name].append(result)
             say(_line(one.name, connections, result))
