@@ -183,7 +183,9 @@ def _standing(entry: ShownEntry, what: str, now: datetime) -> str:
 def waiting_reason(entry: ShownEntry, now: datetime) -> str:
     """What an entry that has not ended waits for."""
     if entry.unavailable is not None:
-        return f"the agent cannot be loaded: {one_line(entry.unavailable, LINE_CHARACTERS)}"
+        # The last line of a traceback says it; `check-config` shows the others.
+        last = (entry.unavailable.strip().splitlines() or [""])[-1]
+        return f"the agent cannot be loaded: {one_line(last, LINE_CHARACTERS)}"
     if entry.state == EntryState.WAITING and entry.due_at is not None:
         return f"tried again at {utc(entry.due_at)} ({_ahead(entry.due_at, now)})"
     if entry.state == EntryState.RUNNING and entry.started_at is not None:

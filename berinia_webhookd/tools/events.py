@@ -50,9 +50,8 @@ NOT_COVERED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The journal in use, and what it was configured with."""
+    """The journal in use, and the logs beside it."""
 
-    settings: Settings
     url: str
     logs: Path
 
@@ -73,10 +72,10 @@ class Opened:
 
 def _open(session: Session) -> Opened:
     """Find the journal and say on stderr which one it is."""
-    loaded, running = session.load_with_installation()
-    url = installation.journal_url(loaded.settings, running)
+    settings, running = session.look_with_installation()
+    url = installation.journal_url(settings, running)
     click.echo(f"journal: {printable(installation.shown_url(url))}", err=True)
-    return Opened(loaded.settings, url, installation.logs_folder(loaded.settings, running))
+    return Opened(url, installation.logs_folder(settings, running))
 
 
 def _filters(command: CommandT) -> CommandT:
@@ -207,8 +206,8 @@ def replay(
     if bool(ids) == filtered or (filtered and wanted["state"] is None):
         raise click.UsageError("give either ids or --state (with further filters if wanted)")
     filters = _as_filters(**wanted)
+    decode = decoder(session.load().settings)
     opened = _open(session)
-    decode = decoder(opened.settings)
     if ids:
         changed = opened.run(lambda journal: journal.replay(ids, decode=decode, dry_run=dry_run))
     else:

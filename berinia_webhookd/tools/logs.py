@@ -50,8 +50,8 @@ LEVELS: Final[Mapping[str, str]] = {
 @click.pass_obj
 def logs(session: Session, /, *, log_type: str, lines: int, follow: bool) -> None:
     """Read the unified logs: coloured on a terminal, otherwise as they are."""
-    loaded, running = session.load_with_installation()
-    path = log_file(installation.logs_folder(loaded.settings, running), log_type)
+    settings, running = session.look_with_installation()
+    path = log_file(installation.logs_folder(settings, running), log_type)
     with Follower(path) as log:
         if not log.exists and not follow:
             raise NotFound(f"there is no log {path}", hint="see logs.dir")

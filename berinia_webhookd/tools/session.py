@@ -8,8 +8,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
+
 from berinia_webhookd.config.load import Examined, Loaded, examine, load
-from berinia_webhookd.errors import CannotStart
+from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.errors import CannotStart, ConfigurationError
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.installation import Installation
 
@@ -65,3 +68,24 @@ class Session:
         if running is None or not running.uses(loaded.config_file):
             return loaded, None
         return loaded, running
+
+    def look_with_installation(self) -> tuple[Settings, Installation | None]:
+        """The same for commands that only look: where a daemon runs and says where its journal and
+        logs are, mistakes in the settings hide neither of them.
+
+        Raises:
+            ConfigurationError: there are mistakes, and no such daemon.
+        """
+        examined = self.examine()
+        running = installation.read(os.environ)
+        if running is not None and not running.uses(examined.config_file):
+            running = None
+        if examined.problems:
+            if running is None or running.journal is None:
+                raise ConfigurationError(examined.problems)
+            click.echo(
+                "The settings have mistakes, which the running daemon does not use: see"
+                " `berinia-webhookd check-config`.",
+                err=True,
+            )
+        return examined.settings, running
