@@ -113,6 +113,21 @@ async def test_order_holds_across_dispatchers(world: PostgresqlWorld, other: Sql
     assert await world.states() == {"done": 90}
 
 
+async def test_an_outcome_here_and_an_arrival_there_leave_nothing_standing(
+    world: PostgresqlWorld, other: SqlJournal
+) -> None:
+    """Two transactions that change one line at one moment see each other."""
+    senders = [f"+3363998{number:04d}" for number in range(30)]
+    await asyncio.gather(*(world.accept("0", sender=sender) for sender in senders))
+    for number in range(1, 16):
+        entries = await world.claim()
+        assert len(entries) == len(senders)
+        await asyncio.gather(
+            *(world.settle(entry) for entry in entries),
+            *(accept(other, f"{number}", sender=sender) for sender in senders),
+        )
+
+
 async def test_a_dead_nodes_work_is_taken_over(world: PostgresqlWorld, other: SqlJournal) -> None:
     """After its lease, and as a loss; what it says later is not recorded any more."""
     await world.accept("one")
