@@ -26,6 +26,7 @@ from berinia_webhookd.config.settings import AgentSettings, AgentsSettings
 from berinia_webhookd.config.values import is_loopback
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.payload import encoded, envelope, outcome_of
 
 CONNECTIONS: Final = 64
@@ -86,9 +87,16 @@ class HttpAgents:
 
     capacity: Final = CONNECTIONS
 
-    def __init__(self, settings: AgentsSettings, *, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives seconds since the epoch."""
+    def __init__(
+        self,
+        settings: AgentsSettings,
+        *,
+        masked: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`masked` says whether errors hide people; `clock` gives seconds since the epoch."""
         self._settings = settings
+        self._masked = masked
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
@@ -112,7 +120,8 @@ class HttpAgents:
             now = int(self._clock())
             headers = HEADERS | signature_headers(key, entry.event_id, now, body)
         try:
-            return await self._post(url, headers, body, timeout_seconds)
+            outcome = await self._post(url, headers, body, timeout_seconds)
+            return EventMask(entry, self._masked).outcome(outcome)
         except TimeoutError:
             return Outcome(OutcomeKind.TIMEOUT, error=f"no answer within {timeout_seconds:g} s")
         except (aiohttp.ClientConnectionError, OSError) as error:

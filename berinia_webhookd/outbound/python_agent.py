@@ -7,11 +7,9 @@ attempt gets a new one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Final
 
 from berinia_webhookd.config.settings import AgentsSettings
-from berinia_webhookd.logs.event_values import masker
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.attachment_files import (
@@ -20,6 +18,7 @@ from berinia_webhookd.outbound.attachment_files import (
     no_attachments,
 )
 from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.host_output import Speaker
 from berinia_webhookd.outbound.host_pool import IDLE_SECONDS, HostPool
 from berinia_webhookd.outbound.host_process import AgentHost, HostEnded
@@ -149,7 +148,7 @@ class PythonAgents:
         paths: tuple[str, ...],
         timeout_seconds: float,
     ) -> Outcome:
-        mask = _EventMask(entry, self._masked)
+        mask = EventMask(entry, self._masked)
         host.output.begin(Speaker(_keys(entry), mask))
         argument = payload(entry, shape, paths)
         request = {"do": "attempt", "agent": entry.agent, "argument": argument}
@@ -166,24 +165,7 @@ class PythonAgents:
             if answer["out_of_memory"]:
                 host.reason = "memory"  # what fills it stays: replace it
             return Outcome(OutcomeKind.EXCEPTION, error=mask(answer["failed"]))
-        return outcome_of(answer["returned"])
-
-
-class _EventMask:
-    """Hides the values of one event; made ready only when something is said."""
-
-    def __init__(self, entry: Entry, masked: Callable[[], bool]) -> None:
-        self._entry = entry
-        self._wanted = masked
-
-    def __call__(self, text: str) -> str:
-        return self._hide(text) if text and self._wanted() else text
-
-    @cached_property
-    def _hide(self) -> Callable[[str], str]:
-        event = self._entry.event
-        parts = (event.sender, event.recipient, event.body, event.subject, event.profile_name)
-        return masker((*parts, event.raw, event.raw_multi))
+        return mask.outcome(outcome_of(answer["returned"]))
 
 
 def _keys(entry: Entry) -> dict[str, object]:

@@ -31,13 +31,13 @@ class Transports:
         masked: Callable[[], bool] = lambda: True,
     ) -> None:
         """`attachments` gives the contents of an event's attachments; `masked` says whether
-        `logs.personal_data` hides the event's values in what agents print and raise.
+        `logs.personal_data` hides the event's values in what agents print and in their errors.
         """
         self._settings = settings
         self.python = PythonAgents(
             settings, metrics=metrics, attachments=attachments, masked=masked
         )
-        self._http = HttpAgents(settings)
+        self._http = HttpAgents(settings, masked=masked)
         self._log = LogAgents()
 
     def of(self, agent: AgentName) -> Transport:

@@ -1,0 +1,35 @@
+"""Hides the people of one event in what its agent says: prints, raises, or returns as an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+
+from berinia_webhookd.logs.event_values import masker
+from berinia_webhookd.model import Entry, Outcome
+
+
+class EventMask:
+    """Made ready only when something is said; `wanted` tells whether people are hidden at all."""
+
+    def __init__(self, entry: Entry, wanted: Callable[[], bool]) -> None:
+        self._entry = entry
+        self._wanted = wanted
+
+    def __call__(self, text: str) -> str:
+        """The text without the event's values."""
+        return self._hide(text) if text and self._wanted() else text
+
+    def outcome(self, outcome: Outcome) -> Outcome:
+        """The outcome, its error without the event's values; a reply is for whoever wrote."""
+        if outcome.error is None:
+            return outcome
+        return replace(outcome, error=self(outcome.error))
+
+    @cached_property
+    def _hide(self) -> Callable[[str], str]:
+        event = self._entry.event
+        parts = (event.sender, event.recipient, event.body, event.subject, event.profile_name)
+        files = [attachment.file_name for attachment in event.attachments]
+        return masker((*parts, event.group, files, event.raw, event.raw_multi))
