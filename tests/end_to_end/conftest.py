@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,12 @@ from .daemon import Daemon
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A running daemon with a recording agent."""
-    daemon = Daemon(tmp_path)
-    daemon.start()
-    yield daemon
-    daemon.close()
+    with closing(Daemon(tmp_path)) as daemon:
+        yield daemon.start()
 
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that the test starts itself."""
-    daemon = Daemon(tmp_path)
-    yield daemon
-    daemon.close()
+    with closing(Daemon(tmp_path)) as daemon:
+        yield daemon

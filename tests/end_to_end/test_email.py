@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from email.message import EmailMessage
 from pathlib import Path
@@ -296,3 +297,21 @@ def test_incomplete_mails_name_what_is_missing(daemon: Daemon) -> None:
     answer = send(daemon, sample_mail(recipient=" "))
     assert (answer.status, answer.json()["invalid"]) == (400, ["recipient"])
     assert send(daemon, sample_mail(sender="")).status == 200
+
+
+def test_large_mails_and_short_messages_get_along(reading: Daemon) -> None:
+    """Several of the largest mails at once, and short messages all the while: all are accepted,
+    and whole.
+    """
+    content = bytes(range(256)) * 70_000
+    mails = 3
+    with ThreadPoolExecutor(mails) as pool:
+        sending = [pool.submit(send, reading, sample_mail(), [File(content)]) for _ in range(mails)]
+        texts = [f"short {number}" for number in range(20)]
+        assert [reading.sms(Body=text).status for text in texts] == [200] * len(texts)
+        assert [future.result().status for future in sending] == [200] * mails
+    reading.wait_for("attempt.succeeded", count=mails + len(texts))
+    data = [event["data"] for event in reading.seen()]
+    assert [one["body"] for one in data if one["channel"] == "sms"] == texts
+    digests = [one["read_sha256"] for each in data for one in each["attachments"]]
+    assert digests == [hashlib.sha256(content).hexdigest()] * mails
