@@ -54,6 +54,7 @@ def _write(folder: Path, contents: Iterable[bytes]) -> tuple[str, ...]:
     paths = []
     for number, content in enumerate(contents, start=1):
         path = folder / f"attachment-{number}"
+        path.touch(mode=0o600)
         path.write_bytes(content)
         paths.append(str(path))
     return tuple(paths)
