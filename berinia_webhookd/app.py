@@ -27,7 +27,7 @@ from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.settings import Settings
-from berinia_webhookd.errors import ConfigurationError, JournalUnavailable
+from berinia_webhookd.errors import CannotStart, ConfigurationError, JournalUnavailable
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, configure
 from berinia_webhookd.metrics import Metrics
@@ -296,8 +296,9 @@ class Daemon:
             self._notifier.reloading()
             try:
                 fresh = await asyncio.to_thread(self._reread)
-            except ConfigurationError as error:
-                problems = [str(problem) for problem in error.problems]
+            except CannotStart as error:  # what would keep it from starting
+                found = error.problems if isinstance(error, ConfigurationError) else (error,)
+                problems = [str(problem) for problem in found]
                 logger.error("config.refused", problems=problems)  # noqa: TRY400 - all is in them
             else:
                 self._apply(fresh)

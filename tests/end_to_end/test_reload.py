@@ -137,3 +137,14 @@ def test_agents_and_their_limits_change(daemon: Daemon, tmp_path: Path) -> None:
     daemon.sms(Body="to the log")
     daemon.wait_for("attempt.succeeded", count=2)
     assert [payload["data"]["body"] for payload in daemon.seen()] == ["to the recorder"]
+
+
+def test_a_deleted_working_folder_stops_nothing(stopped: Daemon) -> None:
+    """`.env` cannot be looked for any more: the reload is refused, and says so."""
+    gone = stopped.folder / "gone"
+    gone.mkdir()
+    stopped.start(launcher=["sh", "-c", 'cd "$0" && exec "$@"', str(gone)])
+    gone.rmdir()
+    stopped.send_signal(signal.SIGHUP)
+    assert "working folder" in stopped.wait_for("config.refused")["problems"][0]
+    assert stopped.sms().status == 200
