@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -38,6 +39,13 @@ CONNECTIONS: Final = 5  # one that writes, and readers
 STATEMENTS: Final = 1024  # kept ready by the connection that writes: each has many sizes
 WRITES: Final = {"writes": True}
 THEIR_CLOCK: Final = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+
+_PASSING: Final = frozenset(
+    {
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL),
+        *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM),
+    }
+)
 
 PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
@@ -221,6 +229,12 @@ def is_outage(error: BaseException) -> bool:
     if postgresql.sqlstate(error) or isinstance(error, InterfaceError):
         return postgresql.is_away(error)
     return isinstance(error, OperationalError)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether SQLite failed for a reason that may be gone later, and not for what the file is."""
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _PASSING
 
 
 def _sqlite_engine(path: Path) -> AsyncEngine:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from berinia_webhookd.config.settings import JournalSettings
-from berinia_webhookd.errors import CannotStart, JournalUnavailable
+from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable
 from berinia_webhookd.journal import (
     arriving,
     claiming,
@@ -40,7 +40,7 @@ from berinia_webhookd.journal.contract import (
     Reply,
     Settled,
 )
-from berinia_webhookd.journal.engine import CONNECTIONS, Database, prepare_file
+from berinia_webhookd.journal.engine import CONNECTIONS, Database, is_passing, prepare_file
 from berinia_webhookd.journal.group_commit import GroupCommit, ItemT, ResultT, Step
 from berinia_webhookd.journal.lock import OwnerLock
 from berinia_webhookd.journal.steps import (
@@ -126,7 +126,7 @@ class SqlJournal:
         """Take the file, bring its schema up to date, and give back what the dead were running.
 
         Raises:
-            CannotStartNow: another process holds it.
+            CannotStartNow: another process holds it or is writing to it, or its disk is full.
             CannotStart: it cannot be written, is no journal, or a newer program excluded this one;
                 or the database will not let us in. One that is away is waited for.
         """
@@ -142,7 +142,7 @@ class SqlJournal:
                 listening=lambda: self._ear is not None and self._ear.listening,
             )
             await self._commits.start()
-        except CannotStart:
+        except (CannotStart, CannotStartNow):
             await self.close()
             raise
         if self._database.is_sqlite:
@@ -159,10 +159,12 @@ class SqlJournal:
         try:
             await migrate.migrate(self._database)
         except (SQLAlchemyError, OSError) as error:
-            raise CannotStart(
-                f"the journal cannot be opened: {getattr(error, 'orig', error)}",
-                hint="see journal.url; a damaged file can be moved away and looked at",
-            ) from error
+            why = f"the journal cannot be opened: {getattr(error, 'orig', error)}"
+            if is_passing(error):
+                hint = "another program may be writing to it, or its disk be full"
+                raise CannotStartNow(why, hint=hint) from error
+            hint = "see journal.url; a damaged file can be moved away and looked at"
+            raise CannotStart(why, hint=hint) from error
 
     async def _prepare(self) -> None:
         """Before a database is used, for the first time or again."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sqlite3
 
 from .daemon import TOKEN, Daemon, sample_sms, signed_sms
 
@@ -47,6 +49,23 @@ def test_a_held_journal_is_exit_4(daemon: Daemon) -> None:
     assert done.returncode == 4
     assert str(daemon.process.pid) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_journal_that_somebody_writes_to_is_exit_4(daemon: Daemon) -> None:
+    """It may be free later, so that a supervisor tries again: not what a damaged file is."""
+    daemon.stop()
+    journal = daemon.folder / "state" / "journal.db"
+    with contextlib.closing(sqlite3.connect(journal)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        done = daemon.run("serve", "--port", "0", check=False)
+    assert done.returncode == 4
+    assert "locked" in done.stderr
+    for file in journal.parent.glob("journal.db*"):
+        file.unlink()
+    journal.write_bytes(b"no journal at all " * 100)
+    done = daemon.run("serve", "--port", "0", check=False)
+    assert done.returncode == 3
+    assert "journal" in done.stderr
 
 
 def test_sigterm_is_exit_0(daemon: Daemon) -> None:
