@@ -58,7 +58,8 @@ def inspect_file(path: Path, seconds: float) -> FileState:
             refusal = _refusal(connection)
             damage, complete = _damage(connection, seconds)
     except sqlite3.DatabaseError as error:
-        return FileState(damage=str(error), complete=False, refusal=str(error))
+        damage = str(error) if _is_damage(error) else None
+        return FileState(damage, complete=False, refusal=str(error))
     return FileState(damage, complete, refusal)
 
 
@@ -77,10 +78,16 @@ def _damage(connection: sqlite3.Connection, seconds: float) -> tuple[str | None,
     try:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError as error:
-        if time.monotonic() > until:
+        if time.monotonic() > until or not _is_damage(error):
             return None, False
         return str(error), True
     return (None if found == "ok" else str(found)), True
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether it is about what is in the file; a full disk or a lock says nothing of that."""
+    unreadable = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
+    return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode in unreadable
 
 
 def missing_agents(connection: Connection) -> list[MissingAgent]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -22,12 +23,17 @@ class OwnerLock:
         """Become the owner.
 
         Raises:
-            CannotStartNow: another process is, and the message says which.
+            CannotStartNow: another process is, and the message says which; or the disk is full.
             CannotStart: the lock file cannot be written here.
         """
         try:
             descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise CannotStartNow(
+                    f"the lock file {self._path} cannot be written: {error.strerror}",
+                    hint=f"make room: df -h {self._path.parent}",
+                ) from error
             raise CannotStart(
                 f"the lock file {self._path} cannot be written: {error.strerror}",
                 hint="give the daemon's user the journal's folder",
@@ -41,9 +47,11 @@ class OwnerLock:
                 f"the journal is held by {holder}",
                 hint="stop that one first, or give this one a journal.url of its own",
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         self._descriptor = descriptor
+        # Whom to name to others is a courtesy, which a full disk may refuse; the lock is held.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def release(self) -> None:
         """Let the next one be the owner; the file stays, so that nobody locks a deleted one."""

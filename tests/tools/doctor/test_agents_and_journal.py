@@ -18,6 +18,7 @@ from berinia_webhookd.tools.doctor import journal
 from berinia_webhookd.tools.doctor.findings import Finding, Level
 from berinia_webhookd.tools.doctor.subject import Subject, find
 from tests.end_to_end.daemon import Daemon
+from tests.full_disk import full_disk
 from tests.postgresql import Postgresql
 
 from .conftest import make
@@ -135,6 +136,15 @@ class TestJournal:
         report = doctor(stopped)
         assert report.status == 1
         report.one("journal", "wrong", "is damaged", ".recover")
+
+    def test_a_full_disk_is_no_damage(self, stopped: Daemon) -> None:
+        """Nobody should mend a file that is whole."""
+        stopped.start()
+        assert stopped.stop() == 0
+        with full_disk():
+            state = inspect_file(journal_of(stopped), 5.0)
+        assert state.damage is None
+        assert state.refusal == "disk I/O error"
 
     def test_no_journal_at_all(self, stopped: Daemon) -> None:
         """Before the first start that is no fault; and doctor makes none."""

@@ -1,0 +1,24 @@
+"""One owner for each SQLite journal, whatever the state of the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from berinia_webhookd.errors import CannotStartNow
+from berinia_webhookd.journal.lock import OwnerLock
+
+from ..full_disk import full_disk
+
+
+def test_a_full_disk_keeps_no_owner_out(tmp_path: Path) -> None:
+    """It cannot write its name, and is the owner all the same."""
+    first, second = OwnerLock(tmp_path / "journal.db"), OwnerLock(tmp_path / "journal.db")
+    with full_disk():
+        first.take()
+    with pytest.raises(CannotStartNow, match="held by a process"):
+        second.take()
+    first.release()
+    second.take()
+    second.release()
