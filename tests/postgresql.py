@@ -5,6 +5,7 @@ It runs on a Unix socket in a folder of its own, as an unprivileged user where t
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import shutil
 import tempfile
@@ -85,19 +86,22 @@ class Postgresql:
         finally:
             await connection.close()
 
-    def stop(self, mode: str = "fast") -> None:
-        """Go away: `fast` cuts all connections, `immediate` is a crash."""
-        self._control("stop", "-m", mode)
+    def crash(self) -> None:
+        """Go away without a word; what was committed just now is only in the WAL."""
+        asyncio.run(self.execute("postgres", "CHECKPOINT"))  # what was before is on disk
+        self._control("stop", "-m", "immediate")
 
     def start(self) -> None:
         """Come back, with everything that was committed."""
-        self._server.ensure_postgres_running()
+        place = f'-h "" -k {self.socket_folder}'
+        self._control("start", "-o", place, "-l", str(self._server.log))
+        self._server.ensure_postgres_running()  # so that it knows the new process
 
     def _control(self, *words: str) -> None:
         server = self._server
         pgexec(
             "pg_ctl",
-            ("-w", "-D", str(server.pgdata), *words),
+            ("-w", "-t", "60", "-D", str(server.pgdata), *words),
             bin_path=server.bin_path,
             user=server.system_user,
         )

@@ -63,18 +63,22 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else EPOCH + int(value) * MICROSECOND
 
 
+# Compared byte by byte on either engine, whatever the database's language: ids are read in their
+# order, and by their beginning.
+WORDS: Final = Text().with_variant(Text(collation="C"), "postgresql")
+
 metadata = MetaData()
 
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("id", Text, primary_key=True),  # UUIDv7, as all ids that are text
-    Column("channel", Text, nullable=False),
-    Column("content_type", Text, nullable=False),
-    Column("node", Text, nullable=False),
+    Column("id", WORDS, primary_key=True),  # UUIDv7, as all ids that are text
+    Column("channel", WORDS, nullable=False),
+    Column("content_type", WORDS, nullable=False),
+    Column("node", WORDS, nullable=False),
     Column("received_at", Instant, nullable=False),
-    Column("state", Text, nullable=False),  # accepted, rejected
-    Column("rejection", Text),  # JSON
+    Column("state", WORDS, nullable=False),  # accepted, rejected
+    Column("rejection", WORDS),  # JSON
     Column("replay_key", LargeBinary),
     Column("once_key", LargeBinary),  # of a rejected one: it is kept once
 )
@@ -82,7 +86,7 @@ deliveries = Table(
 delivery_bodies = Table(
     "delivery_bodies",
     metadata,
-    Column("delivery", Text, ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("delivery", WORDS, ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
     Column("body", LargeBinary, nullable=False),
 )
 
@@ -90,9 +94,9 @@ conversations = Table(
     "conversations",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    Column("channel", Text, nullable=False),
-    Column("sender", Text),  # normal forms; NULL once erased
-    Column("party", Text),
+    Column("channel", WORDS, nullable=False),
+    Column("sender", WORDS),  # normal forms; NULL once erased
+    Column("party", WORDS),
     sqlite_autoincrement=True,
 )
 Index(
@@ -106,19 +110,19 @@ Index(
 events = Table(
     "events",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", WORDS, primary_key=True),
     Column(
         "delivery",
-        Text,
+        WORDS,
         ForeignKey("deliveries.id", ondelete="CASCADE"),
         nullable=False,
         unique=True,
     ),
-    Column("channel", Text, nullable=False),
+    Column("channel", WORDS, nullable=False),
     Column("conversation", BigInteger, ForeignKey("conversations.id"), nullable=False),
     Column("digest", LargeBinary, nullable=False),
-    Column("data", Text),  # JSON of the normalised event; NULL once erased
-    Column("opt_out", Text),
+    Column("data", WORDS),  # JSON of the normalised event; NULL once erased
+    Column("opt_out", WORDS),
     Column("received_at", Instant, nullable=False),
 )
 Index("events_conversation", events.c.conversation)
@@ -126,22 +130,22 @@ Index("events_conversation", events.c.conversation)
 entries = Table(
     "entries",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("event", Text, ForeignKey("events.id", ondelete="CASCADE"), nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("channel", Text, nullable=False),
-    Column("agent", Text, nullable=False),
+    Column("id", WORDS, primary_key=True),
+    Column("event", WORDS, ForeignKey("events.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", WORDS, nullable=False),
+    Column("channel", WORDS, nullable=False),
+    Column("agent", WORDS, nullable=False),
     Column("conversation", BigInteger, nullable=False),
     Column("opt_out", Boolean, nullable=False),
     Column("place", BigInteger, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("state", WORDS, nullable=False),
     # From when it may start: set on at most one entry of a line, the next one (`lines.py`).
     Column("startable_at", Instant),
     Column("due_at", Instant),
     Column("hold_until", Instant),
     Column("lease_until", Instant),
-    Column("lease_holder", Text),
-    Column("node", Text),  # where it ran last
+    Column("lease_holder", WORDS),
+    Column("node", WORDS),  # where it ran last
     Column("started_at", Instant),
     Column("attempts", Integer, nullable=False),
     Column("retries", Integer, nullable=False),
@@ -215,23 +219,23 @@ _index("entries_dead", entries.c.place, where=state_is(EntryState.DEAD))
 attempts = Table(
     "attempts",
     metadata,
-    Column("entry", Text, ForeignKey("entries.id", ondelete="CASCADE"), primary_key=True),
+    Column("entry", WORDS, ForeignKey("entries.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("node", Text, nullable=False),
+    Column("node", WORDS, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("ended_at", Instant, nullable=False),
-    Column("outcome", Text, nullable=False),
-    Column("error", Text),
-    Column("reply", Text),  # where it went nowhere; else it is in `replies`
+    Column("outcome", WORDS, nullable=False),
+    Column("error", WORDS),
+    Column("reply", WORDS),  # where it went nowhere; else it is in `replies`
     sqlite_with_rowid=False,
 )
 
 replies = Table(
     "replies",
     metadata,
-    Column("event", Text, ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
-    Column("text", Text, nullable=False),
-    Column("route", Text, nullable=False),
+    Column("event", WORDS, ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
+    Column("text", WORDS, nullable=False),
+    Column("route", WORDS, nullable=False),
     Column("failed", Boolean, nullable=False),
     Column("postable", Boolean, nullable=False),  # may be posted late
     Column("decided_at", Instant, nullable=False),
@@ -242,7 +246,7 @@ seen = Table(
     "seen",
     metadata,
     Column("key", LargeBinary, primary_key=True),
-    Column("event", Text, nullable=False),
+    Column("event", WORDS, nullable=False),
     Column("seen_at", Instant, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -252,10 +256,10 @@ Index("seen_seen_at", seen.c.seen_at)
 tallies = Table(
     "tallies",
     metadata,
-    Column("kind", Text, primary_key=True),
-    Column("channel", Text, primary_key=True),
-    Column("agent", Text, primary_key=True),
-    Column("state", Text, primary_key=True),
+    Column("kind", WORDS, primary_key=True),
+    Column("channel", WORDS, primary_key=True),
+    Column("agent", WORDS, primary_key=True),
+    Column("state", WORDS, primary_key=True),
     Column("total", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -264,9 +268,9 @@ tallies = Table(
 unavailable_agents = Table(
     "unavailable_agents",
     metadata,
-    Column("agent", Text, primary_key=True),
-    Column("node", Text, primary_key=True),
-    Column("reason", Text, nullable=False),
+    Column("agent", WORDS, primary_key=True),
+    Column("node", WORDS, primary_key=True),
+    Column("reason", WORDS, nullable=False),
     Column("since", Instant, nullable=False),
 )
 
@@ -274,5 +278,5 @@ schema = Table(
     "schema",
     metadata,
     Column("version", Integer, nullable=False),
-    Column("oldest_program", Text, nullable=False),
+    Column("oldest_program", WORDS, nullable=False),
 )

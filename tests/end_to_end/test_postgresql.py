@@ -150,7 +150,7 @@ def test_nothing_accepted_is_lost_whoever_falls(cluster: Cluster) -> None:
             node.kill()
             senders.wait_for_more(20)
             node.start(*flags)
-        cluster.server.stop("immediate")
+        cluster.server.crash()
         cluster.server.start()
         senders.wait_for_more(50)
         cluster.proxy.cut()

@@ -291,3 +291,13 @@ async def test_counts_are_right_whoever_made_them(
     assert await world.states() == {"ready": 1, "running": 4, "done": 1}
     rows = await world.execute("SELECT count(DISTINCT session) FROM berinia_webhookd.tally_shards")
     assert rows[0][0] <= 3
+
+
+async def test_texts_are_compared_byte_by_byte(world: PostgresqlWorld) -> None:
+    """In a database of any language: the beginning of an id finds it, and ids have their order."""
+    rows = await world.execute(
+        "SELECT table_name, column_name FROM information_schema.columns "
+        "WHERE table_schema = 'berinia_webhookd' AND data_type = 'text' "
+        "AND collation_name IS DISTINCT FROM 'C' AND table_name <> 'alembic_version'"
+    )
+    assert rows == []

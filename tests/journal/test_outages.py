@@ -89,7 +89,7 @@ async def test_what_was_accepted_survives(behind: PostgresqlWorld, proxy: Proxy,
             if way == "cut":
                 proxy.cut()
             else:
-                await asyncio.to_thread(behind.server.stop, "immediate")
+                await asyncio.to_thread(behind.server.crash)
                 await asyncio.to_thread(behind.server.start)
             while len(kept) < before + 50:
                 more.clear()

@@ -30,7 +30,8 @@ POSTGRESQL = (
     "CREATE SEQUENCE entry_places",
     """
     CREATE TABLE tally_shards (
-        session integer, kind text, channel text, agent text, state text, total bigint NOT NULL,
+        session integer, kind text COLLATE "C", channel text COLLATE "C",
+        agent text COLLATE "C", state text COLLATE "C", total bigint NOT NULL,
         PRIMARY KEY (session, kind, channel, agent, state)
     ) WITH (fillfactor = 50)
     """,
