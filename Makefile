@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test test-system soak clean
+.PHONY: run check test test-system soak bench clean
 .DEFAULT_GOAL := run
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -41,6 +41,16 @@ SECONDS ?= 600
 soak: $(VENV)/installed-dev  ## faults, kills and fuzzing for so long: make soak SECONDS=3600
 	$(PIP) install --editable '.[soak]'
 	$(BIN)/python -m tests.proof.soak $(SECONDS)
+
+$(VENV)/installed-bench: $(VENV)/installed contrib/bench/old_design.txt
+	$(PIP) install --editable '.[bench]'
+	$(PYTHON) -m venv $(VENV)/old-design
+	$(VENV)/old-design/bin/python -m pip --disable-pip-version-check --quiet install --requirement contrib/bench/old_design.txt
+	touch $@
+
+bench: $(VENV)/installed-bench  ## speed beside its peers, in under ten minutes; docs/performance.md shows it
+	contrib/bench/install_programs
+	$(BIN)/python contrib/bench $(BENCH)
 
 clean:
 	rm -rf $(VENV) .dev build dist *.egg-info

@@ -86,7 +86,7 @@ def _fill(bench: Bench, daemon: Installation) -> int:
             seconds=bench.seconds,
             connections=32,
         )
-    daemon.must_hold(result["requests"] - result["errors"], repeated=result["repeated"])
+    daemon.must_hold(result["requests"] - result["refused"], repeated=result["repeated"])
     return daemon.count("events")
 
 

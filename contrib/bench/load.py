@@ -17,8 +17,9 @@ HERE = Path(__file__).parent
 def as_much_as_possible(
     port: int, messages: Path, *, core: int, seconds: int, connections: int
 ) -> dict[str, Any]:
-    """wrk over keep-alive connections. Gives requests, seconds, errors (no 2xx), repeated, p50_ms,
-    p99_ms, longest_ms, and curve_ms (percentiles 1 to 99).
+    """wrk over keep-alive connections. Gives requests (that were answered), of which refused;
+    errors (refused, or without an answer), repeated, seconds, p50_ms, p99_ms, longest_ms, and
+    curve_ms (percentiles 1 to 99).
     """
     done = subprocess.run(
         on_core(

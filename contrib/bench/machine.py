@@ -12,8 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# Programs whose versions say what was compared.
-LIBRARIES = ("aiohttp", "sqlalchemy", "uvloop", "fastapi", "uvicorn", "slowapi", "twilio")
+from peers import OLD_DESIGN_PYTHON
+
+# Whose versions say what was compared.
+LIBRARIES = ("aiohttp", "sqlalchemy", "uvloop", "twilio")
+OLD_LIBRARIES = ("fastapi", "uvicorn", "slowapi")
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,19 @@ def describe(folder: Path) -> dict[str, Any]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "berinia-webhookd": version("berinia-webhookd"),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: version(name) for name in LIBRARIES} | _old_libraries(),
         "file_system": _file_system(folder),
         "flush_ms": _flush_ms(folder),
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def _old_libraries() -> dict[str, str]:
+    ask = "import importlib.metadata, sys; print(*map(importlib.metadata.version, sys.argv[1:]))"
+    done = subprocess.run(
+        [OLD_DESIGN_PYTHON, "-c", ask, *OLD_LIBRARIES], capture_output=True, text=True, check=True
+    )
+    return dict(zip(OLD_LIBRARIES, done.stdout.split(), strict=True))
 
 
 def _processor() -> str:

@@ -13,6 +13,8 @@ from messages import PUBLIC_URL, TOKEN
 from processes import Server, free_port
 
 HERE = Path(__file__).parent
+# An environment of its own (see old_design.txt), inside that of the benchmark.
+OLD_DESIGN_PYTHON = Path(sys.prefix) / "old-design" / "bin" / "python"
 
 BARE = "bare aiohttp"
 BARE_UVLOOP = "bare aiohttp on uvloop"
@@ -79,7 +81,7 @@ def _daemon(*, dispatch: bool) -> Callable[[Path, int], Server]:
     return start
 
 
-_OLD = (sys.executable, str(HERE / "old_design.py"), "{port}", TOKEN, PUBLIC_URL)
+_OLD = (str(OLD_DESIGN_PYTHON), str(HERE / "old_design.py"), "{port}", TOKEN, PUBLIC_URL)
 
 PEERS = (
     Peer(

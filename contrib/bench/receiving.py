@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 from bench import Bench, Result, median, say
 from daemon import Installation
@@ -46,7 +47,7 @@ def _line(name: str, where: int | str, result: Result) -> str:
     return (
         f"  {name:28} {where:>5}  {result['rate']:8.0f}/s  {result['cpu_us']:6.0f} µs CPU"
         f"  p50 {result['p50_ms']:7.2f} ms  p99 {result['p99_ms']:7.2f} ms"
-        f"  refused {result['errors']}"
+        f"  errors {result['errors']}"
     )
 
 
@@ -82,8 +83,14 @@ def _one_run(bench: Bench, one: Peer, connections: int) -> Result:
             result["dispatched"] = done / (time.monotonic() - result["started"])
     if one.dispatches is not None:
         Installation(folder).must_hold(result["accepted"], repeated=result["repeated"])
+    elif result["errors"]:
+        raise SystemExit(f"{one.name}: {result['errors']} errors: {_said(folder)}")
     shutil.rmtree(folder)
     return result
+
+
+def _said(folder: Path) -> str:
+    return (folder / "output").read_text(errors="replace")[-2000:]
 
 
 def _loaded(bench: Bench, server: Server, port: int, connections: int) -> Result:
@@ -97,7 +104,7 @@ def _loaded(bench: Bench, server: Server, port: int, connections: int) -> Result
         connections=connections,
     )
     used = server.cpu_seconds() - before
-    accepted = result["requests"] - result["errors"]
+    accepted = result["requests"] - result["refused"]
     return result | {
         "started": started,
         "accepted": accepted,

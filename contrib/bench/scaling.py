@@ -88,7 +88,7 @@ def _one_run(bench: Bench, daemon: Installation) -> Result:
         )
         used = server.cpu_seconds() - used
     messages.unlink()
-    accepted = int(result["requests"] - result["errors"])
+    accepted = int(result["requests"] - result["refused"])
     daemon.must_hold(accepted, before=before, repeated=result["repeated"])
     return {
         "rate": accepted / result["seconds"],

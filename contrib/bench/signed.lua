@@ -32,9 +32,9 @@ function done(summary, latency)
       curve[#curve + 1] = string.format("%.4f", latency:percentile(percent) / 1000)
    end
    io.write(string.format(
-      '\nRESULT {"requests": %d, "seconds": %.6f, "errors": %d, "repeated": %d, "p50_ms": %.3f, '
-         .. '"p99_ms": %.3f, "longest_ms": %.3f, "curve_ms": [%s]}\n',
-      summary.requests, summary.duration / 1e6,
+      '\nRESULT {"requests": %d, "seconds": %.6f, "refused": %d, "errors": %d, "repeated": %d, '
+         .. '"p50_ms": %.3f, "p99_ms": %.3f, "longest_ms": %.3f, "curve_ms": [%s]}\n',
+      summary.requests, summary.duration / 1e6, summary.errors.status,
       summary.errors.status + summary.errors.connect + summary.errors.read
          + summary.errors.write + summary.errors.timeout,
       again, latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency.max / 1000,
