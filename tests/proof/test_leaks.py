@@ -190,6 +190,11 @@ def _look_around(run: Run) -> None:
         run.found[f"cmdline of {pid}"] = Path(f"/proc/{pid}/cmdline").read_bytes()
     for pid in descendants(daemon.process.pid):
         run.found[f"environment of the host {pid}"] = Path(f"/proc/{pid}/environ").read_bytes()
+    _collect_files(run)
+
+
+def _collect_files(run: Run) -> None:
+    daemon = run.daemon
     run.found["stderr"] = "\n".join(map(json.dumps, daemon.lines)).encode()
     for path in (daemon.folder / "state").rglob("*"):
         if path.is_file() and not path.name.startswith("journal.db"):
@@ -240,7 +245,7 @@ def test_no_right_signature_is_told(run: Run) -> None:
     signature = twilio_signs(pairs, PUBLIC_URL + SMS_PATH, TOKEN)
     run.send("a probe", _signed_sms(pairs, "A" * 28))
     run.daemon.wait_for("signature.invalid", count=6)
-    _look_around(run)
+    _collect_files(run)
     assert leaks(run, {"the signature": signature}) == []
 
 
