@@ -1,0 +1,111 @@
+"""`journal`: what is done with a journal as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Final
+
+import click
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from berinia_webhookd.config import values
+from berinia_webhookd.journal.copying import Copied, copy_journal
+from berinia_webhookd.tools.installation import shown_url
+from berinia_webhookd.tools.session import Session
+from berinia_webhookd.tools.terminal import json_text, printable
+
+SEEN_BY_ALL: Final = (
+    "a password on the command line is seen by everybody who lists processes: leave it out, and "
+    "give it by PGPASSWORD, by ~/.pgpass, or as journal.url in the configuration"
+)
+
+
+@click.group("journal")
+def journal() -> None:
+    """Do something with a whole journal."""
+
+
+@journal.command("copy")
+@click.option(
+    "--from", "source", metavar="URL", help="The journal to copy.  [default: journal.url]"
+)
+@click.option("--to", "target", metavar="URL", help="Where to copy it.  [default: journal.url]")
+@click.option("--dry-run", is_flag=True, help="Only count what there is, and make nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.pass_obj
+def copy(
+    session: Session, *, source: str | None, target: str | None, dry_run: bool, as_json: bool
+) -> int:
+    """Copy a journal, such as a SQLite file, to another place, such as PostgreSQL.
+
+    Stop every `serve` and `worker` first. A copy that is broken off goes on where it was when the
+    same command is given again. Both sides are counted afterwards; exit code 1: they differ.
+    Without --from or --to, the configured journal.url is meant.
+    """
+    if source is None and target is None:
+        raise click.UsageError("give --from, --to, or both")
+    configured = session.load().settings.journal.url.reveal()
+    there, here = (
+        _journal_url("--from", source, configured),
+        _journal_url("--to", target, configured),
+    )
+    if there == here:
+        raise click.UsageError("--from and --to are the same journal")
+    for word, url in (("from", there), ("to", here)):
+        click.echo(f"{word}: {printable(shown_url(url))}", err=True)
+    bar = _Progress()
+    tables = asyncio.run(copy_journal(there, here, dry_run=dry_run, progress=bar.moved))
+    bar.end()
+    click.echo(json_text(_as_json(tables)) if as_json else "\n".join(_as_lines(tables)))
+    return 0 if dry_run or all(table.complete for table in tables) else 1
+
+
+def _journal_url(option: str, given: str | None, configured: str) -> str:
+    if given is None:
+        return configured
+    try:
+        url = values.journal_url(given).reveal()
+        parsed = make_url(url)
+    except (ValueError, ArgumentError) as error:
+        raise click.UsageError(f"{option}: give sqlite:///… or postgresql://…") from error
+    if parsed.password is not None or {"password", "sslpassword"} & set(parsed.query):
+        raise click.UsageError(f"{option}: {SEEN_BY_ALL}")
+    return str(url)
+
+
+class _Progress:
+    """One line on a terminal that says how far it is."""
+
+    def __init__(self) -> None:
+        self._table, self._rows = "", 0
+        self._shown = sys.stderr.isatty()
+
+    def moved(self, table: str, rows: int) -> None:
+        if not self._shown:
+            return
+        self._rows = rows if table != self._table else self._rows + rows
+        if table != self._table and self._table:
+            click.echo(err=True)
+        self._table = table
+        click.echo(f"\r{table}: {self._rows}", nl=False, err=True)
+
+    def end(self) -> None:
+        if self._table:
+            click.echo(err=True)
+
+
+def _as_json(tables: list[Copied]) -> object:
+    return {
+        "complete": all(table.complete for table in tables),
+        "tables": [{"table": t.table, "from": t.source, "to": t.target} for t in tables],
+    }
+
+
+def _as_lines(tables: list[Copied]) -> list[str]:
+    lines = [f"{'table':<17}{'from':>12}{'to':>12}"]
+    for table in tables:
+        mark = "" if table.complete else "  differs"
+        lines.append(f"{table.table:<17}{table.source:>12}{table.target:>12}{mark}")
+    return lines

@@ -1,0 +1,176 @@
+"""Moving a journal from a file into PostgreSQL, or back: all of it, once, and it goes on there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable, NotFound
+from berinia_webhookd.journal import copying
+from berinia_webhookd.journal.copying import copy_journal
+from berinia_webhookd.journal.listing import Filters
+from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.showing import Shown
+from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
+
+from ..postgresql import Postgresql
+from ..proxy import Proxy
+from .world import PostgresqlWorld, SqliteWorld, World, a_delivery, an_event
+
+
+@pytest.fixture
+async def file(tmp_path: Path) -> AsyncIterator[SqliteWorld]:
+    """A journal in a file, with a bit of everything, that nobody uses."""
+    world = SqliteWorld(tmp_path / "file")
+    await world.open()
+    await live(world)
+    await world.journals.pop().close()
+    yield world
+    for journal in world.journals:
+        await journal.close()
+
+
+@pytest.fixture
+async def database(postgresql: Postgresql) -> AsyncIterator[PostgresqlWorld]:
+    """An empty database."""
+    world = PostgresqlWorld(postgresql, await postgresql.new_database())
+    yield world
+    for journal in world.journals:
+        await journal.close()
+
+
+async def live(world: World) -> None:
+    """Entries in every state, a reply, a rejected delivery."""
+    for number in range(40):
+        await world.accept(f"done {number}", sender=f"+3363998{number:04d}")
+    for entry in await world.claim():
+        await world.settle(entry)
+    event = an_event("\ud83d half", channel=ChannelName("whatsapp"), group="Support")
+    until = world.clock.now + timedelta(seconds=30)
+    await world.journal.accept(a_delivery(event), event, waiting_until=until)
+    (entry,) = await world.claim()
+    await world.settle(entry, outcome=Outcome(OutcomeKind.SUCCESS, reply="said"), late=True)
+    await world.accept("failed")
+    await world.fail((await world.claim())[0], retry_in=60)
+    await world.accept("dead", sender="+33639981001")
+    await world.settle((await world.claim())[0], state=EntryState.DEAD)
+    await world.accept("first", sender="+33639981002")
+    await world.accept("second", sender="+33639981002")
+    refused = replace(a_delivery(event), body=b"no form at all")
+    await world.journal.reject(refused, {"kind": "MalformedDelivery"})
+
+
+async def everything(url: str) -> tuple[list[Shown], list[object], list[object]]:
+    async with Operations(url) as desk:
+        shown = [one async for one in desk.export(Filters())]
+        rejected: list[object] = [*await desk.list_events(Filters(state="rejected"))]
+        counts: list[object] = [*sorted(map(str, (await desk.stats()).counts))]
+    return shown, rejected, counts
+
+
+async def test_all_of_it_arrives_and_goes_on_there(
+    file: SqliteWorld, database: PostgresqlWorld
+) -> None:
+    """Events, entries, attempts, replies, bodies and digests; and the order goes on."""
+    tables = await copy_journal(file.url, database.plain_url)
+    assert all(table.complete for table in tables)
+    assert {table.table: table.source for table in tables}["entries"] == 45
+    assert await everything(database.plain_url) == await everything(file.url)
+    database.clock = file.clock
+    await database.open(database.plain_url)
+    assert (await database.accept("done 7", sender="+33639980007")).duplicate
+    await database.accept("third", sender="+33639981002")
+    heard = []
+    while entries := [e for e in await database.claim() if e.event.sender == "+33639981002"]:
+        heard += [entry.event.body for entry in entries]
+        await database.settle(entries[0])
+    assert heard == ["first", "second", "third"]
+    await database.accept("new", sender="+33639981003")
+    assert len(await database.claim()) == 1
+
+
+async def test_it_goes_back_as_well(
+    file: SqliteWorld, database: PostgresqlWorld, tmp_path: Path
+) -> None:
+    """From PostgreSQL into a file nobody had."""
+    await copy_journal(file.url, database.plain_url)
+    back = f"sqlite:///{tmp_path / 'back' / 'journal.db'}"
+    tables = await copy_journal(database.plain_url, back)
+    assert all(table.complete for table in tables)
+    assert await everything(back) == await everything(file.url)
+
+
+async def test_a_copy_that_was_broken_off_goes_on(
+    file: SqliteWorld, database: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the connection broke, the same command completes it; again, it copies nothing."""
+    monkeypatch.setattr(copying, "PAGE_ROWS", 7)
+    monkeypatch.setattr(copying, "PAGE_BYTES", 300)
+    moved: list[str] = []
+    for table in ("delivery_bodies", "entries", "seen"):
+        proxy = Proxy(database.server.socket_folder / ".s.PGSQL.5432")
+        url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database.database}?sslmode=disable"
+        insertion = f"INSERT INTO {table}".encode()
+        proxy.cut_after(insertion, b"COMMIT", b"COMMIT")
+        try:
+            with pytest.raises(JournalUnavailable):
+                await copy_journal(file.url, url, progress=lambda name, _: moved.append(name))
+            assert proxy.cuts == 1
+        finally:
+            proxy.close()
+    tables = await copy_journal(
+        file.url, database.plain_url, progress=lambda name, _: moved.append(name)
+    )
+    assert all(table.complete for table in tables)
+    assert await everything(database.plain_url) == await everything(file.url)
+    assert moved.count("deliveries") == 7
+    moved.clear()
+    await copy_journal(file.url, database.plain_url, progress=lambda name, _: moved.append(name))
+    assert moved == []
+
+
+async def test_two_journals_are_never_mixed(file: SqliteWorld, database: PostgresqlWorld) -> None:
+    """A target that holds anything else is refused, and nothing is written."""
+    await database.open(database.plain_url)
+    await database.accept("its own")
+    await database.journals.pop().close()
+    before = await everything(database.plain_url)
+    with pytest.raises(CannotStart, match="a journal of its own"):
+        await copy_journal(file.url, database.plain_url)
+    assert await everything(database.plain_url) == before
+
+
+@pytest.mark.parametrize("used", ["file", "database"])
+async def test_a_journal_in_use_is_not_copied(
+    file: SqliteWorld, database: PostgresqlWorld, used: str
+) -> None:
+    """What is written meanwhile would be missing."""
+    if used == "file":
+        await file.open()
+    else:
+        await database.open(database.plain_url)
+    with pytest.raises(CannotStartNow):
+        await copy_journal(file.url, database.plain_url)
+
+
+async def test_a_dry_run_makes_nothing(
+    file: SqliteWorld, database: PostgresqlWorld, tmp_path: Path
+) -> None:
+    """It counts, on both sides where there are two."""
+    for target in (database.plain_url, f"sqlite:///{tmp_path / 'none.db'}"):
+        tables = await copy_journal(file.url, target, dry_run=True)
+        assert {(t.table, t.source, t.target) for t in tables} > {("entries", 45, 0)}
+    assert not (tmp_path / "none.db").exists()
+    assert await database.execute("SELECT to_regnamespace('berinia_webhookd')::text") == [(None,)]
+
+
+async def test_there_must_be_something_to_copy(database: PostgresqlWorld, tmp_path: Path) -> None:
+    """Neither a file that is not there nor an empty database is a journal."""
+    for source in (f"sqlite:///{tmp_path / 'none.db'}", database.plain_url):
+        with pytest.raises(NotFound):
+            await copy_journal(source, f"sqlite:///{tmp_path / 'new.db'}")
+    assert not (tmp_path / "new.db").exists()
