@@ -29,9 +29,12 @@ LARGE_WAL_BYTES: Final = 256 * MIB
 LONG_WAITING: Final = timedelta(minutes=10)
 CLOCK_SLACK: Final = timedelta(minutes=5)
 _OTHERS: Final = 0o077
+# Not `.recover`, which Debian 12's sqlite3 has and cannot do.
+_SAVE: Final = "sqlite3 {path} .dump | sed 's/^ROLLBACK;.*/COMMIT;/' | sqlite3 {path}.saved"
 _RESTORE: Final = (
-    "stop the daemon and keep a copy of the file; then: sqlite3 {path} .recover | "
-    "sqlite3 {path}.new, and put the new file in its place"
+    "stop the daemon and keep a copy of the file; then: "
+    + _SAVE
+    + ", and put the new file in its place"
 )
 
 

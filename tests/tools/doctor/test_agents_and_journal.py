@@ -135,7 +135,7 @@ class TestJournal:
             file.write(b"\xff" * 8192)
         report = doctor(stopped)
         assert report.status == 1
-        report.one("journal", "wrong", "is damaged", ".recover")
+        report.one("journal", "wrong", "is damaged", ".dump")
 
     def test_a_full_disk_is_no_damage(self, stopped: Daemon) -> None:
         """Nobody should mend a file that is whole."""
