@@ -31,7 +31,7 @@ async def migrate(database: Database) -> None:
             await connection.run_sync(_migrate)
         return
     async with database.reading() as connection:
-        if await connection.run_sync(stored_version) == SCHEMA_VERSION:
+        if (await connection.run_sync(stored_version) or 0) >= SCHEMA_VERSION:
             return
     patient = database.patiently()
     try:
