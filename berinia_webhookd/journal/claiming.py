@@ -27,6 +27,7 @@ from berinia_webhookd.journal import event_text, lines
 from berinia_webhookd.journal.contract import Claimed, Lane
 from berinia_webhookd.journal.engine import Transaction
 from berinia_webhookd.journal.lines import Line
+from berinia_webhookd.journal.prepared import VALUES, AnyOf, Batch
 from berinia_webhookd.journal.schema import (
     Instant,
     delivery_bodies,
@@ -46,7 +47,7 @@ from berinia_webhookd.model import (
 )
 
 # One claim brings no more of large events into memory, but for one that is larger alone.
-CLAIM_BYTES: Final = 32 * 1024 * 1024
+CLAIM_BYTES: Final = 16 * 1024 * 1024
 
 OPEN_STATES: Final = (EntryState.READY, EntryState.WAITING, EntryState.RUNNING)
 
@@ -108,7 +109,7 @@ LOCK_STARTABLE: Final = union_all(
 NEXT_STARTABLE: Final = select(func.min(entries.c.startable_at)).where(
     _of_agent, entries.c.startable_at > bindparam("at")
 )
-LEASE: Final = (
+LEASE: Final = Batch(
     update(entries)
     .where(entries.c.id == bindparam("claimed"))
     .values(
@@ -122,11 +123,11 @@ LEASE: Final = (
         attempts=entries.c.attempts + 1,
     )
 )
-SIZES: Final = (
+SIZES: Final = AnyOf(
     select(entries.c.id, func.length(delivery_bodies.c.body).label("size_bytes"))
     .join_from(entries, events, entries.c.event == events.c.id)
     .join(delivery_bodies, delivery_bodies.c.delivery == events.c.delivery)
-    .where(entries.c.id.in_(bindparam("ids", expanding=True)))
+    .where(entries.c.id.in_(bindparam(VALUES, expanding=True)))
 )
 LEASED: Final = (
     select(
@@ -184,7 +185,7 @@ def _within_memory(transaction: Transaction, ids: list[str]) -> list[str]:
     """Without those whose events would be too large together: they are claimed later."""
     if len(ids) <= 1:
         return ids
-    sizes = {row.id: row.size_bytes for row in transaction.connection.execute(SIZES, {"ids": ids})}
+    sizes = {row.id: row.size_bytes for row in SIZES.execute(transaction.connection, ids)}
     kept: list[str] = []
     room_bytes = CLAIM_BYTES
     for id_ in ids:
@@ -221,7 +222,7 @@ def _lease(transaction: Transaction, holder: Holder, ids: list[str]) -> list[Ent
         "on_node": holder.node,
         "at": transaction.now,
     }
-    transaction.connection.execute(LEASE, [{"claimed": id_, **lease} for id_ in ids])
+    LEASE.execute(transaction.connection, [{"claimed": id_, **lease} for id_ in ids])
     return [_entry(row) for row in transaction.connection.execute(LEASED, {"ids": ids})]
 
 

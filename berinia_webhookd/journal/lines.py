@@ -8,7 +8,7 @@ behind entries that may not start.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -177,6 +177,15 @@ def advance(transaction: Transaction, lines: Iterable[Line]) -> None:
         transaction.news.work = True
         CLEAR.execute(transaction.connection, rows)
         SET_NEXT.execute(transaction.connection, rows)
+
+
+def advance_open(transaction: Transaction, lines: Collection[Line]) -> None:
+    """The same where what changed was running, and so was not marked as next: only a line in which
+    something is open has a next one.
+    """
+    ids = {line.conversation for line in lines}
+    still = {Line(*line) for line in OPEN.execute(transaction.connection, ids)}
+    advance(transaction, still.intersection(lines))
 
 
 def hold(transaction: Transaction, conversation_ids: Iterable[int]) -> None:

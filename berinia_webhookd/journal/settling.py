@@ -18,6 +18,7 @@ from berinia_webhookd.journal.contract import ReplyRoute, Settled
 from berinia_webhookd.journal.engine import Transaction
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.lines import Line
+from berinia_webhookd.journal.prepared import Batch
 from berinia_webhookd.journal.schema import attempts, entries, replies
 from berinia_webhookd.model import EntryKind, EntryState, OutcomeKind, Settlement
 
@@ -32,7 +33,11 @@ class Ending:
     settlement: Settlement
 
 
-RECORD: Final = (
+INSERT_ATTEMPTS: Final = Batch(
+    insert(attempts),
+    *("entry", "number", "node", "started_at", "ended_at", "outcome", "error", "reply"),
+)
+RECORD: Final = Batch(
     update(entries)
     .where(entries.c.id == bindparam("settled"))
     .values(
@@ -174,13 +179,12 @@ def late_reply(row: Row[Any], now: datetime) -> dict[str, Any]:
 
 def _write(transaction: Transaction, rows: Rows) -> None:
     connection = transaction.connection
-    if rows.attempts:
-        connection.execute(insert(attempts), rows.attempts)
-        connection.execute(RECORD, rows.entries)
+    INSERT_ATTEMPTS.execute(connection, rows.attempts)
+    RECORD.execute(connection, rows.entries)
     if rows.replies:
         # A replayed event's new reply takes the place of the old one.
         connection.execute(FORGET_REPLIES, [{"of_event": row["event"]} for row in rows.replies])
         connection.execute(insert(replies), rows.replies)
     if rows.late:
         insert_entries(connection, rows.late)
-    lines.advance(transaction, rows.lines)
+    lines.advance_open(transaction, rows.lines)
