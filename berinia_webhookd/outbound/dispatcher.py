@@ -34,7 +34,7 @@ logger = structlog.get_logger()
 # never wait for a commit and slow ones hold nothing back from other nodes.
 CLAIM_AHEAD_SECONDS: Final = 0.05
 CLAIM_AHEAD_MOST: Final = 64
-HELD_MOST_BYTES: Final = 64 * 1024 * 1024  # of events as they are stored; no more is claimed then
+HELD_MOST_BYTES: Final = 32 * 1024 * 1024  # of events as they are stored; no more is claimed then
 JOURNAL_RETRY_SECONDS: Final = 1.0
 LAST_CLAIM_SECONDS: Final = 5.0  # what a journal that is away may delay stopping by
 TURN_SECONDS: Final = 5.0  # a turn at least this often, which is what the watchdog looks at

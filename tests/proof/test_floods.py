@@ -24,8 +24,8 @@ from .wire import Forgery, exchange, statuses
 
 IN_FLIGHT_MIB = 160
 # What the daemon may use at most, as docs/attacks.md states it: itself, the bodies that are being
-# received, and twelve times those that are being read, which together are one of the largest.
-MOST_MEMORY_MIB = 160 + IN_FLIGHT_MIB + 12 * 40
+# received, twelve times those that are being read, and six times those that agents have.
+MOST_MEMORY_MIB = 160 + IN_FLIGHT_MIB + 12 * 40 + 6 * 64
 IDLE = 1000
 SLOW = 150
 HUGE = 8
