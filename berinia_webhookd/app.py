@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from aiohttp import web
 
 from berinia_webhookd import __version__, listening
 from berinia_webhookd.accept.application import build_handler
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.server import make_runner
+from berinia_webhookd.accept.site import ListeningSite
 from berinia_webhookd.accept.visit import Page
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import Channel
@@ -143,7 +143,7 @@ class Daemon:
             stack.push_async_callback(self._runner.cleanup)
             await self._runner.setup()
             for listener in sockets:
-                await web.SockSite(self._runner, listener, backlog=listening.BACKLOG).start()
+                await ListeningSite(self._runner, listener).start()
             self._handle_signals()
             self._say_started([listening.address_of(listener) for listener in sockets])
             await self._until_stopped()
