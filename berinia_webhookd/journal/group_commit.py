@@ -293,14 +293,15 @@ class GroupCommit:
         if self.up or self._task is None:
             # The driver's message names files and conditions, but carries no values.
             why = getattr(error, "orig", error)
-            logger.error("journal.degraded", error=str(why) or type(why).__name__)
+            said = "no answer in time" if isinstance(why, TimeoutError) else str(why)
+            logger.error("journal.degraded", error=said or type(why).__name__)
         self._is_up(False)
-        await self._disconnect()
         failed = [*batch, *self._small, *self._large]
         self._small.clear()
         self._large.clear()
         self._queued_bytes = 0
         _fail(failed, "the journal cannot be reached", error)
+        await self._disconnect()  # which may take a moment that nobody has to wait
 
     async def _disconnect(self) -> None:
         writer, self._writer = self._writer, None

@@ -5,6 +5,7 @@ was pulled out is known within one `server.ack_timeout_seconds`.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
@@ -17,6 +18,7 @@ from berinia_webhookd.errors import CannotStart
 NAMESPACE: Final = "berinia_webhookd"  # the PostgreSQL schema that holds our tables
 
 CONNECT_SECONDS: Final = 4.0
+CLOSE_SECONDS: Final = 0.5
 LOCK_SECONDS: Final = 3
 STATEMENT_SECONDS: Final = 5
 COMMAND_SECONDS: Final = 6.0  # measured here, for a server that says nothing any more
@@ -77,10 +79,23 @@ def make_engine(url: str, *, pool_size: int, patient: bool = False) -> AsyncEngi
     }
     session = {key: value for key, value in {**SESSION, **limits}.items() if key not in own}
 
+    class Connection(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
+        """One that is let go at once: asyncpg would wait for a server that says nothing any more,
+        also for the news that its own cancelling was heard.
+        """
+
+        async def close(self, **_: object) -> None:
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await super().close()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                self.terminate()
+
     async def connect() -> Any:
         # The URL goes to the driver as it is: SQLAlchemy's reading of it knows no `sslmode`.
         return await asyncpg.connect(
             url,
+            connection_class=Connection,
             timeout=CONNECT_SECONDS,
             command_timeout=PATIENT_SECONDS if patient else COMMAND_SECONDS,
             server_settings=session,

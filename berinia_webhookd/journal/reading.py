@@ -89,7 +89,7 @@ def backlog(connection: Connection) -> Backlog:
     agents: set[str] = set()
     for row in connection.execute(COUNTS):
         state = EntryState(row.state)
-        counts[state] += row.total
+        counts[state] += int(row.total)
         if row.total > 0 and state is EntryState.READY:
             agents.add(row.agent)
     oldest = {

@@ -106,13 +106,17 @@ async def test_what_was_accepted_survives(behind: PostgresqlWorld, proxy: Proxy,
 
 
 async def test_a_connection_that_says_nothing_is_given_up(
-    closed_world: PostgresqlWorld, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    closed_world: PostgresqlWorld,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nobody waits for ever; when bytes move again, so does everything."""
+    """Nobody waits for ever, for any connection; when bytes move again, so does everything."""
     monkeypatch.setattr(limits, "COMMAND_SECONDS", 0.3)
     monkeypatch.setattr(limits, "CONNECT_SECONDS", 0.3)
     await closed_world.open(closed_world.url_by(proxy))
     await closed_world.accept("before")
+    await asyncio.gather(*(closed_world.journal.backlog() for _ in range(9)))
     proxy.stall()
     with pytest.raises(JournalUnavailable):
         await closed_world.accept("meanwhile")
@@ -121,6 +125,7 @@ async def test_a_connection_that_says_nothing_is_given_up(
     assert [entry.event.body for entry in await claim_when_up(closed_world)] == ["before"]
     await closed_world.accept("after", sender="+33639980002")
     assert len(await closed_world.claim()) == 1
+    assert caplog.records == []
 
 
 async def test_an_event_whose_receipt_is_lost_is_not_kept_twice(
