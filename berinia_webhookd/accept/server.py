@@ -30,7 +30,7 @@ _log = structlog.get_logger()
 KEEP_ALIVE_SECONDS: Final = 75.0  # longer than nginx keeps its side
 HEAD_TIMEOUT_SECONDS: Final = 15.0
 _REFUSAL_SECONDS: Final = 1.0  # for a refused caller to read why
-_MOST_REFUSALS: Final = 128  # being told at once; those above are simply cut off
+_MOST_REFUSALS: Final = 1024  # being told at once; those above are simply cut off
 _LIMITS: Final[dict[str, Any]] = {
     "max_line_size": 8190,
     "max_field_size": 8190,
