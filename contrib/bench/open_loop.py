@@ -71,7 +71,7 @@ class Callers:
         self._events = select.epoll()
         self._started = 0.0
         self.answers: Counter[int] = Counter()
-        self.failed = 0
+        self.failures: Counter[str] = Counter()
         self.latencies: list[float] = []  # of 2xx, in seconds
         self.longest = 0.0
 
@@ -88,7 +88,7 @@ class Callers:
                 self._queue.popleft()
             for descriptor, event in self._events.poll(0):
                 self._advance(self._open[descriptor], event)
-            if self.answers.total() + self.failed == total:
+            if self.answers.total() + self.failures.total() == total:
                 break
 
     def _begin(self, number: int) -> bool:
@@ -110,9 +110,9 @@ class Callers:
         request = self._requests[connection.number]
         try:
             if connection.socket.send(request) < len(request):
-                self._fail(connection)
-        except OSError:
-            self._fail(connection)
+                self._fail(connection, "half sent")
+        except OSError as error:
+            self._fail(connection, f"sending: {error.strerror}")
 
     def _advance(self, connection: Connection, event: int) -> None:
         if event & select.EPOLLOUT:
@@ -121,10 +121,11 @@ class Callers:
             return
         try:
             received = connection.socket.recv(65536)
-        except OSError:
-            received = b""
+        except OSError as error:
+            self._fail(connection, f"receiving: {error.strerror}")
+            return
         if not received:
-            self._fail(connection)
+            self._fail(connection, "closed without an answer")
             return
         connection.received += received
         answer = connection.answer()
@@ -143,10 +144,10 @@ class Callers:
         else:
             self._close(connection)
 
-    def _fail(self, connection: Connection) -> None:
+    def _fail(self, connection: Connection, reason: str) -> None:
         """The connection is gone; so is its request, if it had one."""
         if connection.number >= 0:
-            self.failed += 1
+            self.failures[reason] += 1
         elif connection in self._idle:
             self._idle.remove(connection)
         self._close(connection)
@@ -223,8 +224,9 @@ def main() -> None:
             {
                 "offered": count,
                 "answers": {str(status): many for status, many in sorted(callers.answers.items())},
-                "failed": callers.failed,
-                "unanswered": count - callers.answers.total() - callers.failed,
+                "failures": dict(callers.failures),
+                "failed": callers.failures.total(),
+                "unanswered": count - callers.answers.total() - callers.failures.total(),
                 "p50_ms": percentile(latencies, 50),
                 "p99_ms": percentile(latencies, 99),
                 "longest_answer_ms": round(callers.longest * 1000, 3),

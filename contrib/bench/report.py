@@ -12,12 +12,13 @@ from peers import BARE, DAEMON, OLD_DESIGN, PEERS
 
 @dataclass(frozen=True)
 class Table:
-    """Named as the pages call it; the first column is text, the others are figures."""
+    """Named as the pages call it; the first column is text, the others are figures or also text."""
 
     name: str
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    figures: bool = True
 
     def plain(self) -> str:
         """For a terminal."""
@@ -25,16 +26,18 @@ class Table:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             "  ".join(
-                cell.ljust(width) if at == 0 else cell.rjust(width)
+                cell.rjust(width) if at and self.figures else cell.ljust(width)
                 for at, (cell, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
             for row in cells
         ]
-        return "\n".join((f"\n{self.title}", lines[0], "-" * sum(widths), *lines[1:]))
+        return "\n".join(
+            (f"\n{self.title}", lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:])
+        )
 
     def markdown(self) -> str:
         """For a page."""
-        ruler = ["---", *["---:"] * (len(self.head) - 1)]
+        ruler = ["---", *["---:" if self.figures else "---"] * (len(self.head) - 1)]
         lines = ("| " + " | ".join(row) + " |" for row in (self.head, ruler, *self.rows))
         return "\n".join(lines)
 
@@ -62,7 +65,7 @@ def _machine(machine: Result, options: Result) -> Table:
         ["runs", f"{options['runs']} of {options['seconds']} s each"],
         ["taken", f"{options['taken_at']} (UTC), version {machine['berinia-webhookd']}"],
     ]
-    return Table("machine", "Machine", ["machine", ""], rows)
+    return Table("machine", "Machine", ["machine", ""], rows, figures=False)
 
 
 def _receiving(found: Result) -> list[Table]:
@@ -87,7 +90,10 @@ def _receiving(found: Result) -> list[Table]:
         )
     )
     whats = [[one.name, one.what] for one in PEERS]
-    return [*made, Table("peers", "Who is compared", ["", "for each request"], whats)]
+    return [
+        *made,
+        Table("peers", "Who is compared", ["", "for each request"], whats, figures=False),
+    ]
 
 
 def _peer_row(name: str, peers: Result) -> list[str]:
