@@ -149,9 +149,7 @@ def _shown_entry(connection: Connection, row: Row[Any]) -> ShownEntry:
     )
     reason = None
     if row.state in {EntryState.READY.value, EntryState.WAITING.value}:
-        reason = connection.execute(
-            select(unavailable_agents.c.reason).where(unavailable_agents.c.agent == row.agent)
-        ).scalar()
+        reason = _why_unavailable(connection, row.agent)
     return ShownEntry(
         id=row.id,
         kind=row.kind,
@@ -181,6 +179,18 @@ def _shown_entry(connection: Connection, row: Row[Any]) -> ShownEntry:
             for one in tries
         ),
     )
+
+
+def _why_unavailable(connection: Connection, agent: str) -> str | None:
+    """What the nodes that cannot load it say, each by its name where they are several."""
+    notes = connection.execute(
+        select(unavailable_agents.c.node, unavailable_agents.c.reason)
+        .where(unavailable_agents.c.agent == agent)
+        .order_by(unavailable_agents.c.node)
+    ).all()
+    if len(notes) == 1:
+        return str(notes[0].reason)
+    return "; ".join(f"{note.node}: {note.reason}" for note in notes) or None
 
 
 def shown_page(

@@ -37,6 +37,7 @@ from berinia_webhookd.journal.schema import (
 from berinia_webhookd.model import AgentName
 
 PURGE_ROWS: Final = 500
+NOTES_KEPT: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,10 @@ DELETE_CONVERSATIONS: Final = delete(conversations).where(
 )
 
 
+# Nodes repeat theirs every few minutes at most: the others are those of nodes that are gone.
+FORGET_OLD_NOTES: Final = delete(unavailable_agents).where(
+    unavailable_agents.c.since < bindparam("before")
+)
 FREE_CONVERSATIONS: Final = (
     select(conversations.c.id)
     .where(conversations.c.id.in_(bindparam("ids", expanding=True)))
@@ -169,6 +174,7 @@ def _purge(transaction: Transaction, retention: Retention) -> int:
     if ids:
         connection.execute(DELETE_DELIVERIES, {"ids": list(ids)})
         connection.execute(DELETE_CONVERSATIONS, {"ids": list({row.conversation for row in old})})
+    connection.execute(FORGET_OLD_NOTES, {"before": transaction.now - NOTES_KEPT})
     forgotten = {"before": transaction.now - timedelta(days=retention.seen_days)}
     keys = list(connection.execute(OLD_SEEN, forgotten).scalars())
     if keys:

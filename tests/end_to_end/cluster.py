@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -73,7 +74,7 @@ class Senders:
     refusals: list[int] = field(default_factory=list)  # status codes
 
     def __post_init__(self) -> None:
-        self._over = threading.Event()
+        self._over, self._pause = threading.Event(), threading.Event()
         self._news = threading.Condition()
         self._threads = [
             threading.Thread(target=self._talk, args=(number,), daemon=True)
@@ -116,18 +117,20 @@ class Senders:
         while not self._over.is_set():
             fields = sample_sms(From=sender)
             body, headers = signed_sms(fields)
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while (status := self._post(number, body, headers)) != 200:
                 number += 1
                 with self._news:
                     self.refusals += [status] if status else []
                     self._news.notify_all()
-                if self._over.wait(0.05):
-                    return
+                if time.monotonic() > deadline:
+                    return  # and the count of accepted messages will tell
+                self._pause.wait(0.05)
             number += 1
             with self._news:
                 self.accepted[sender].append(fields["MessageSid"])
                 self._news.notify_all()
-            self._over.wait(0.01)
+            self._pause.wait(0.01)
 
     def _post(self, number: int, body: bytes, headers: dict[str, str]) -> int:
         """The status, or 0 for none."""

@@ -262,6 +262,28 @@ async def test_two_that_start_at_once_make_one_journal(world: PostgresqlWorld) -
     assert len(await empty.execute("SELECT * FROM berinia_webhookd.schema")) == 1
 
 
+async def test_each_node_says_why_it_cannot_load_an_agent(
+    world: PostgresqlWorld, other: SqlJournal
+) -> None:
+    """By its name where they differ; what a node said that is gone is forgotten."""
+    receipt = await world.accept("one")
+
+    async def said() -> str | None:
+        async with Operations(world.url, clock=world.clock) as desk:
+            return (await desk.show(receipt.event_id)).entries[0].unavailable
+
+    await world.journal.note_unavailable(AGENT, "no module")
+    await other.note_unavailable(AGENT, "no memory")
+    assert await said() == "here: no module; there: no memory"
+    world.clock.move(3000)
+    await other.note_unavailable(AGENT, "no memory")
+    world.clock.move(3000)
+    await other.purge()
+    assert await said() == "no memory"
+    await other.note_unavailable(AGENT, None)
+    assert await said() is None
+
+
 NEWER = """
 UPDATE berinia_webhookd.schema SET version = 99;
 ALTER TABLE berinia_webhookd.entries ADD COLUMN later text;
