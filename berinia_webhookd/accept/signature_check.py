@@ -5,6 +5,8 @@ method, secret, bucket of failures, media type, size, then the body, then the pr
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 from aiohttp import web
@@ -24,9 +26,10 @@ from berinia_webhookd.errors import (
     MethodNotAllowed,
     SignatureInvalid,
 )
-from berinia_webhookd.model import RawDelivery, VerifiedDelivery
+from berinia_webhookd.model import RawDelivery
 
 _log = structlog.get_logger()
+_T = TypeVar("_T")
 
 _UNPROVEN = (
     SignatureInvalid,
@@ -89,10 +92,11 @@ async def _prove(
         received_at=door.clock(),
     )
     try:
-        verified = await _verified(channel, delivery)
+        verified = await _off_the_loop_if_long(channel.verify, delivery)
     except SignatureInvalid as error:
         # Looking for the likely mistakes is dear: once a second for all callers together.
-        diagnosis = channel.diagnose(delivery) if door.diagnosis_pace.due() else None
+        due = door.diagnosis_pace.due()
+        diagnosis = await _off_the_loop_if_long(channel.diagnose, delivery) if due else None
         note_invalid_signature(door, visit, str(error), diagnosis)
         raise
     except AddressRefused:
@@ -102,10 +106,10 @@ async def _prove(
     return Proven(verified, complete_at, reservation)
 
 
-async def _verified(channel: Channel, delivery: RawDelivery) -> VerifiedDelivery:
+async def _off_the_loop_if_long(work: Callable[[RawDelivery], _T], delivery: RawDelivery) -> _T:
     if len(delivery.body) > LONG_BODY_BYTES:
-        return await asyncio.to_thread(channel.verify, delivery)
-    return channel.verify(delivery)
+        return await asyncio.to_thread(work, delivery)
+    return work(delivery)
 
 
 def note_invalid_signature(door: Door, visit: Visit, reason: str, diagnosis: str | None) -> None:

@@ -21,6 +21,7 @@ import orjson
 
 from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
 from berinia_webhookd.channels.email_message import TEXT_FIELDS, MailMessage
+from berinia_webhookd.channels.email_proof import may_be_signed
 from berinia_webhookd.channels.form import MULTIPART, URLENCODED, Fields, Form, decode_form
 from berinia_webhookd.channels.form import raw_fields as read_raw_fields
 from berinia_webhookd.channels.identity import conversation, event_digest
@@ -49,6 +50,7 @@ EMAIL: Final = ChannelName("email")
 _TIMESTAMP = re.compile(r"[0-9]{10}")
 _TOKEN = re.compile(r"[0-9A-Za-z]{50}")
 _MAX_AHEAD_SECONDS: Final = 300
+_LARGE_BODY_BYTES: Final = 262_144  # above, a proof is looked for before the form is read
 _REPLAY_DOMAIN: Final = b"berinia-webhookd mailgun signature\0"
 
 
@@ -97,6 +99,10 @@ class EmailChannel:
         may be used for one message only: that is what `replay_key` is for.
         """
         self.require_secret()
+        multipart = _may_have_files(delivery.content_type_header)
+        large = len(delivery.body) > _LARGE_BODY_BYTES
+        if large and not may_be_signed(self._keys, delivery.body, multipart=multipart):
+            raise SignatureInvalid("The signature is missing or wrong.")
         form = decode_form(delivery.content_type_header, delivery.body)
         timestamp, token, signature = _signed_values(form.fields)
         if not _TIMESTAMP.fullmatch(timestamp) or not _TOKEN.fullmatch(token):
@@ -113,7 +119,7 @@ class EmailChannel:
             received_at=delivery.received_at,
             replay_key=hashlib.sha256(_REPLAY_DOMAIN + signature.encode()).digest(),
             # With files it is read once more: until then its texts would only weigh on memory.
-            fields=None if _may_have_files(delivery.content_type_header) else form.fields,
+            fields=None if multipart else form.fields,
         )
 
     def decode(self, delivery: VerifiedDelivery) -> Event:
