@@ -1,0 +1,145 @@
+"""The guides for operators: what is to be typed exists, and both languages say the same."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+import click
+import pytest
+
+from berinia_webhookd.cli import root
+
+PROJECT = Path(__file__).parents[1]
+ENGLISH = PROJECT / "docs" / "operating.md"
+FRENCH = PROJECT / "docs" / "exploitation.md"
+PAGES = (PROJECT / "README.md", ENGLISH, FRENCH, PROJECT / "contrib" / "systemd" / "README.md")
+
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+PROGRAM = re.compile(r"(?:\S*/)?berinia-webhookd")
+ENDS_A_COMMAND = {"|", "||", "&&", ";", "&", ">", "(", ")"}
+SYSTEMD = re.compile(r"berinia-webhook(?:\.service|\.socket)?")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The language of each block, and what is in it."""
+    return FENCE.findall(page.read_text())
+
+
+def command_lines(page: Path) -> Iterator[str]:
+    """What a reader might type: lines of shell blocks, and commands in the text."""
+    for language, text in blocks(page):
+        if language == "sh":
+            yield from text.replace("\\\n", " ").splitlines()
+    for words in INLINE.findall(FENCE.sub("", page.read_text())):
+        if words.startswith("berinia-webhookd "):
+            yield words
+
+
+def calls(line: str) -> Iterator[list[str]]:
+    """The words behind each call of our program in a shell line."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] | None = None
+    before = ""
+    for word in lexer:
+        if words is not None and word in ENDS_A_COMMAND:
+            yield words
+            words = None
+        elif words is not None:
+            words.append(word)
+        elif PROGRAM.fullmatch(word) and _is_called(before):
+            words = []
+        before = word
+    if words is not None:
+        yield words
+
+
+def _is_called(before: str) -> bool:
+    """Whether a word stands where a command does, and is no argument of another one."""
+    return not before or before in ENDS_A_COMMAND or before == "--" or "=" in before
+
+
+def understand(words: list[str]) -> None:
+    """Have click read the words as it would, down to the last command, and run nothing.
+
+    Raises:
+        click.UsageError: there is no such command, option or choice.
+    """
+    command: click.Command = root
+    context = None
+    while isinstance(command, click.Group):
+        context = command.make_context(command.name, list(words), parent=context)
+        rest = [*context._protected_args, *context.args]
+        _, found, words = command.resolve_command(context, rest)
+        assert found is not None
+        command = found
+    command.make_context(command.name, list(words), parent=context)
+
+
+def test_a_command_that_is_none_is_found() -> None:
+    """What the tests below rest on."""
+    assert list(calls("A=1 berinia-webhookd logs -n 2 | grep x")) == [["logs", "-n", "2"]]
+    assert list(calls("runuser -u x -- berinia-webhookd doctor")) == [["doctor"]]
+    assert not list(calls("cp berinia-webhookd /usr/local/bin"))
+    understand(["events", "list", "--state", "dead"])
+    for wrong in (["event", "list"], ["events", "lst"], ["logs", "--tail"], ["send", "fax"]):
+        with pytest.raises(click.UsageError):
+            understand(wrong)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_shown_can_be_typed(page: Path) -> None:
+    """Its name, its options and their values."""
+    found = [words for line in command_lines(page) for words in calls(line)]
+    assert found
+    for words in found:
+        try:
+            understand(words)
+        except click.exceptions.Exit:
+            pass  # --version and --help
+        except click.UsageError as error:
+            raise AssertionError(f"{shlex.join(words)}: {error.format_message()}") from error
+
+
+def test_both_languages_have_the_same_headings() -> None:
+    """So that whoever helps by telephone finds the same place."""
+    levels = [
+        [len(marks) for marks in re.findall(r"^(#+) ", FENCE.sub("", page.read_text()), re.M)]
+        for page in (ENGLISH, FRENCH)
+    ]
+    assert levels[0] == levels[1]
+
+
+def test_both_languages_have_the_same_commands_and_answers() -> None:
+    """In the same order."""
+    for english, french in zip_longest(blocks(ENGLISH), blocks(FRENCH)):
+        assert english == french
+
+
+def test_both_languages_have_tables_of_the_same_size() -> None:
+    """Each row of a table is a case."""
+    english, french = (
+        [line.count("|") for line in page.read_text().splitlines() if line.startswith("|")]
+        for page in (ENGLISH, FRENCH)
+    )
+    assert english == french
+
+
+@pytest.mark.parametrize("page", [ENGLISH, FRENCH], ids=lambda page: page.name)
+def test_units_are_called_by_their_names(page: Path) -> None:
+    """A unit that systemctl does not know is no help at night."""
+    units = [
+        word
+        for line in command_lines(page)
+        for words in [line.split()]
+        if "systemctl" in words or "journalctl" in words
+        for word in words
+        if "berinia" in word
+    ]
+    assert units
+    assert [unit for unit in units if not SYSTEMD.fullmatch(unit)] == []
