@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from berinia_webhookd.accept.access_log import access_log
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.problems import problems
-from berinia_webhookd.accept.rate_limit import client_key
+from berinia_webhookd.accept.rate_limit import caller_key
 from berinia_webhookd.accept.signature_check import signature_check
 from berinia_webhookd.accept.visit import PROVEN, VISIT
 from berinia_webhookd.accept.webhook import receive
@@ -57,9 +57,9 @@ def token_bucket(door: Door) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         visit = request[VISIT]
         if visit.channel is not None:
-            door.limiter.take_verified(client_key(visit.client))
+            door.limiter.take_verified(caller_key(visit.caller))
         elif visit.page is not None and visit.page.limited:
-            door.limiter.take_reading(client_key(visit.client))
+            door.limiter.take_reading(caller_key(visit.caller))
         return await handler(request)
 
     return middleware

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from berinia_webhookd.accept.body import LONG_BODY_BYTES, Reservation, receive_body
 from berinia_webhookd.accept.door import Door
-from berinia_webhookd.accept.rate_limit import client_key
+from berinia_webhookd.accept.rate_limit import caller_key
 from berinia_webhookd.accept.visit import PROVEN, VISIT, Proven, Visit
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import (
@@ -53,7 +53,7 @@ def signature_check(door: Door) -> Middleware:
         if request.method != "POST":
             raise MethodNotAllowed("Only POST is possible here.", allowed=("POST",))
         channel.require_secret()
-        client = client_key(visit.client)
+        client = caller_key(visit.caller)
         door.limiter.require_no_flood(client)
         with door.budget.reservation(client) as reservation:
             try:

@@ -149,6 +149,20 @@ def test_unnamed_callers_share_one_bucket(start: Start) -> None:
     assert statuses == [403, 403, 403, 429]
 
 
+def test_strangers_who_look_like_this_machine_do_not_shut_out_the_bot(start: Start) -> None:
+    """What a proxy without its headers lets through takes nothing from the bot's own bucket."""
+    daemon = start(requests=3)
+    body, headers = posted_whatsapp()
+    for like_us in ({"X-Forwarded-For": "127.0.0.1"}, {"Host": "app.example.com"}):
+        statuses = [
+            daemon.request("POST", WHATSAPP_PATH, body, {**headers, **like_us}).status
+            for _ in range(3)
+        ]
+        assert set(statuses) <= {403, 429}
+    assert statuses == [429] * 3
+    assert daemon.request("POST", WHATSAPP_PATH, body, headers).status == 202
+
+
 def test_a_flood_of_addresses_is_bounded(start: Start) -> None:
     """More addresses than buckets are kept: the daemon stays as it is, and honest ones go on."""
     daemon = start(requests=3)
