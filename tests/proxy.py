@@ -77,11 +77,11 @@ class Proxy:
 
     async def _end(self) -> None:
         self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._open = False
+        self._flows.set()
         self._end_all()
+        if serving := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(serving, timeout=5)
 
     def _do(self, change: Callable[[], ResultT]) -> ResultT:
         async def on_the_loop() -> ResultT:
@@ -94,10 +94,11 @@ class Proxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._open:
+            await self._flows.wait()
         if not self._open:
             writer.transport.abort()
             return
-        await self._flows.wait()
         try:
             there, back = await asyncio.open_unix_connection(self._upstream)
         except OSError:
