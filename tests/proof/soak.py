@@ -16,6 +16,7 @@ from .fuzz import run as fuzz
 from .storm import Storm
 
 SENDERS = 4
+DISK_MIB = 1024
 # Kills are what there must be most of; every other fault comes in turn.
 KILLS_PER_FAULT = 4
 
@@ -33,13 +34,14 @@ def faults(storm: Storm, seed: int) -> Iterator[str]:
 def rage(folder: Path, seconds: float) -> tuple[bool, str]:
     """Faults under traffic for so long; whether nothing was lost, and what to print."""
     seed = time.time_ns()
-    storm = Storm(folder, senders=SENDERS, pause_seconds=0.02)
+    storm = Storm(folder, senders=SENDERS, pause_seconds=0.02, disk_mib=DISK_MIB)
     ends = time.monotonic() + seconds
     with storm.raging():
         for name in faults(storm, seed):
             if time.monotonic() > ends:
                 break
             storm.befall(name)
+            sys.stderr.write(f"\r{sum(storm.counts.values())} faults, {name:<24}")
     verdict = storm.verdict()
     lines = [
         f"seed {seed}",

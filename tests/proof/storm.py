@@ -48,7 +48,6 @@ SETTINGS = f"""
     agents.MetaAgent.target = "python:recorder:Recorder"
     agents.AdminInterpreterAgent.target = "python:recorder:Recorder"
 """
-DISK_MIB = 12
 STEPS_SECONDS = (-120, 600, -240, 3600, 7200)  # Mailgun's time stamps may be 5 minutes ahead
 PATIENCE_SECONDS = 60
 
@@ -88,9 +87,12 @@ class StormyDaemon(Daemon):
 class Storm:
     """Traffic, and faults by name; each leaves the daemon as it found it, but for the scars."""
 
-    def __init__(self, folder: Path, *, senders: int, pause_seconds: float) -> None:
+    def __init__(
+        self, folder: Path, *, senders: int, pause_seconds: float, disk_mib: int = 16
+    ) -> None:
         self.daemon = StormyDaemon(folder)
         self.traffic = Traffic(conversations(senders), lambda: self.daemon.port, pause_seconds)
+        self.disk_mib = disk_mib
         self.counts: dict[str, int] = {}
         self.host_kills = 0
         self.left_over_wals = 0
@@ -121,7 +123,12 @@ class Storm:
     def wait_for_traffic(self, more: int) -> None:
         """Until so many more messages were acknowledged."""
         wanted = self.traffic.acknowledged + more
-        wait_until(lambda: self.traffic.acknowledged >= wanted, "traffic flows")
+        try:
+            wait_until(lambda: self.traffic.acknowledged >= wanted, "traffic flows")
+        except AssertionError as error:
+            last = "\n".join(json.dumps(line) for line in self.daemon.lines[-20:])
+            answers = f"faults {self.counts}, answers {self.traffic.answers}"
+            raise AssertionError(f"{error}: {answers}\n{last}") from None
 
     def refused(self) -> int:
         """How many answers were 503, or none."""
@@ -189,16 +196,18 @@ class Storm:
 
     def fill_disk(self) -> None:
         ballast = self.daemon.state / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
+        with ballast.open("wb", buffering=0) as file:
+            for piece in (bytes(1 << 20), bytes(4096)):
+                with contextlib.suppress(OSError):
+                    while file.write(piece):
+                        continue
         self.until_refused()
         ballast.unlink()
 
     @contextlib.contextmanager
     def raging(self) -> Iterator[None]:
         """With the daemon and the traffic running; afterwards all that was taken in has flowed."""
-        with small_disk(self.daemon.state):
+        with small_disk(self.daemon.state, self.disk_mib):
             self.daemon.start()
             try:
                 self.traffic.start()
@@ -282,13 +291,13 @@ def _mounts() -> bool:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
+def small_disk(folder: Path, size_mib: int) -> Iterator[None]:
     """The folder on a small disk of its own, where that is possible."""
     folder.mkdir(mode=0o700, exist_ok=True)
     if not can_mount():
         yield
         return
-    size = f"size={DISK_MIB}m,mode=0700"
+    size = f"size={size_mib}m,mode=0700"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "proof", str(folder)], check=True)
     try:
         yield
