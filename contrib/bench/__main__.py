@@ -25,6 +25,7 @@ import pages
 import picture
 import receiving
 import scaling
+import stages
 from bench import Bench, Result, say
 from machine import Cores, describe
 from peers import OLD_DESIGN_PYTHON
@@ -32,11 +33,13 @@ from report import tables
 
 PARTS: dict[str, Callable[[Bench, Result], Result]] = {
     "receiving": lambda bench, _: receiving.measure(bench),
+    "stages": lambda bench, _: stages.measure(bench),
     "answering": lambda bench, results: answering.measure(bench, results.get("receiving")),
     "dispatching": lambda bench, _: dispatching.measure(bench),
     "footprint": lambda bench, _: footprint.measure(bench),
     "scaling": lambda bench, _: scaling.measure(bench),
 }
+# The programs that all or some parts need.
 PROGRAMS = ("wrk", "webhook", "taskset", "findmnt")
 ENOUGH_RUNS = 5
 BUSY = 0.5  # load average before the start, from which figures are doubtful

@@ -9,6 +9,7 @@ between them is replaced. The figures are those of docs/performance.json.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -23,28 +24,28 @@ _PLACE = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- bench end -->)", re.D
 
 
 def fill(results: Result) -> None:
-    """Fills every place of every page.
-
-    Raises:
-        SystemExit: a page has a place for a table that was not measured.
-    """
+    """Fills every place of every page; one whose table was not measured stays as it is."""
     made = {table.name: table.markdown() for table in tables(results)}
     short = summary(results)
     if short is not None:
         made[short.name] = short.markdown()
+    if PICTURE.exists():
+        made["picture"] = "![Throughput beside the peers, and how long answers take]({picture})"
     for page in PAGES:
         if page.exists():
-            page.write_text(_filled(page.read_text(), made, page.name))
+            page.write_text(_filled(page, made))
 
 
-def _filled(text: str, made: dict[str, str], page: str) -> str:
+def _filled(page: Path, made: dict[str, str]) -> str:
     def one(place: re.Match[str]) -> str:
         begin, name, end = place.groups()
         if name not in made:
-            raise SystemExit(f"{page} has a place for {name}, which was not measured")
-        return f"{begin}{made[name]}\n{end}"
+            say(f"{page.name}: {name} was not measured, and stays as it is")
+            return place.group()
+        filling = made[name].replace("{picture}", os.path.relpath(PICTURE, page.parent))
+        return f"{begin}{filling}\n{end}"
 
-    return _PLACE.sub(one, text)
+    return _PLACE.sub(one, page.read_text())
 
 
 def main() -> None:

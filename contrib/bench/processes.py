@@ -4,13 +4,14 @@ id.
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 START_SECONDS = 30.0
@@ -33,7 +34,7 @@ class Server:
 
     Args:
         command: what to run; what it prints goes to `output`.
-        port: it is up once this accepts.
+        port: it is up once this answers HTTP; the kernel accepts earlier.
         core: the only core it and its children may use.
         environment: added to our own.
     """
@@ -58,19 +59,22 @@ class Server:
                 stderr=out,
             )
         self.pid = self._process.pid
-        self._wait_until_it_listens()
+        self._wait_until_it_answers()
 
-    def _wait_until_it_listens(self) -> None:
+    def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
-            except OSError:
-                time.sleep(0.01)
-            else:
-                return
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
+            with closing(connection):
+                try:
+                    connection.request("GET", "/")
+                    connection.getresponse()
+                except (OSError, http.client.HTTPException):
+                    time.sleep(0.01)
+                else:
+                    return
         self.stop()
         said = self._output.read_text(errors="replace")[-2000:]
         raise SystemExit(f"did not start: {self._process.args!r}\n{said}")

@@ -95,10 +95,11 @@ def _said(folder: Path) -> str:
 
 def _loaded(bench: Bench, server: Server, port: int, connections: int) -> Result:
     """One run of wrk, with the CPU time of the server for each request it answered."""
+    messages = bench.messages
     before, started = server.cpu_seconds(), time.monotonic()
     result = as_much_as_possible(
         port,
-        bench.messages,
+        messages,
         core=bench.cores.load,
         seconds=bench.seconds,
         connections=connections,

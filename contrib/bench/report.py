@@ -111,6 +111,19 @@ def _peer_row(name: str, peers: Result) -> list[str]:
     ]
 
 
+def _stages(found: Result) -> list[Table]:
+    if not found:
+        return []
+    total = found["total_us"]
+    rows = [
+        [stage, f"{cost:.0f} µs", f"{cost / total:.0%}"]
+        for stage, cost in found["stages_us"].items()
+    ]
+    rows.append(["together", f"{total:.0f} µs", ""])
+    head = ["", "CPU a request", "share"]
+    return [Table("stages", "What a request costs the daemon, receiving only", head, rows)]
+
+
 def _answering(found: Result) -> list[Table]:
     rows = [
         [
@@ -199,6 +212,7 @@ def _scaling(found: Result) -> list[Table]:
 
 _PARTS: dict[str, Callable[[Result], list[Table]]] = {
     "receiving": _receiving,
+    "stages": _stages,
     "answering": _answering,
     "dispatching": _dispatching,
     "footprint": _footprint,
