@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, cast
 
 import structlog
 
@@ -42,22 +42,31 @@ TURN_SECONDS: Final = 5.0  # a turn at least this often, which is what the watch
 
 @dataclass
 class Stage:
-    """One transport with what it runs and what is claimed for it but not yet started."""
+    """One transport with what it runs, what is claimed for it but not yet started, and what has
+    ended and is being recorded: meanwhile the transport goes on with the next.
+    """
 
     transport: Transport
     running: dict[asyncio.Task[None], Entry] = field(default_factory=dict)
+    settling: dict[asyncio.Task[None], Entry] = field(default_factory=dict)
     queue: deque[Entry] = field(default_factory=deque)
     mean_seconds: float = 1.0
 
     @property
     def held(self) -> int:
-        """How many entries are leased for this transport."""
+        """How many entries this transport has before it."""
         return len(self.running) + len(self.queue)
 
     @property
     def held_bytes(self) -> int:
-        """How large the events of these entries are together."""
-        return sum(entry.size_bytes for entry in (*self.running.values(), *self.queue))
+        """How large the events are together that are in memory for it."""
+        return sum(entry.size_bytes for entry in self.leased())
+
+    def leased(self) -> Iterator[Entry]:
+        """Every entry whose lease is ours."""
+        yield from self.settling.values()
+        yield from self.running.values()
+        yield from self.queue
 
     @property
     def room(self) -> int:
@@ -130,7 +139,7 @@ class Dispatcher:
         unfinished = [
             (task, entry)
             for stage in self._stages.values()
-            for task, entry in stage.running.items()
+            for task, entry in (*stage.settling.items(), *stage.running.items())
         ]
         for task, _ in unfinished:
             task.cancel()
@@ -198,25 +207,34 @@ class Dispatcher:
         while stage.queue and len(stage.running) < stage.transport.capacity and not self._stopping:
             entry = stage.queue.popleft()
             self._idle.clear()
-            task = group.create_task(self._attempt_and_settle(entry, stage))
+            task = group.create_task(self._run_one(entry, stage, group))
             stage.running[task] = entry
             task.add_done_callback(lambda task: self._ended(task, stage, group))
 
-    def _ended(self, task: asyncio.Task[None], stage: Stage, group: asyncio.TaskGroup) -> None:
-        entry = stage.running.pop(task)
-        self._busy[entry.agent] -= entry.kind is EntryKind.AGENT
-        self._start_what_fits(stage, group)
-        if not self.running:
-            self._idle.set()
-        self._stirred.set()
+    def _attempted(self, task: asyncio.Task[None], stage: Stage, group: asyncio.TaskGroup) -> None:
+        """Its place is free for the next one."""
+        entry = stage.running.pop(task, None)
+        if entry is not None:
+            self._busy[entry.agent] -= entry.kind is EntryKind.AGENT
+            self._start_what_fits(stage, group)
+            self._stirred.set()
 
-    async def _attempt_and_settle(self, entry: Entry, stage: Stage) -> None:
+    def _ended(self, task: asyncio.Task[None], stage: Stage, group: asyncio.TaskGroup) -> None:
+        self._attempted(task, stage, group)
+        stage.settling.pop(task, None)
+        if not any(stage.running or stage.settling for stage in self._stages.values()):
+            self._idle.set()
+
+    async def _run_one(self, entry: Entry, stage: Stage, group: asyncio.TaskGroup) -> None:
         terms = self.policies.terms_of(entry)
         started_at = self._clock()
         self._log.started(entry)
         outcome = await make_attempt(stage.transport, entry, terms.timeout_seconds)
         ended_at = self._clock()
         stage.observe((ended_at - started_at).total_seconds())
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        stage.settling[task] = entry
+        self._attempted(task, stage, group)
         settlement = retry_schedule.settle(
             entry,
             outcome,
@@ -236,11 +254,7 @@ class Dispatcher:
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(self._lease_seconds / 3)
-            held = [
-                entry
-                for stage in self._stages.values()
-                for entry in (*stage.running.values(), *stage.queue)
-            ]
+            held = [entry for stage in self._stages.values() for entry in stage.leased()]
             if held:
                 # Renewing fails only with the journal away; what is lost by then is refused
                 # when it is settled, and another node may have run it.
