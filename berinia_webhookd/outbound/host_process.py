@@ -156,7 +156,8 @@ class AgentHost:
             self.host_pid = said["host"]
             self.ready.set_result(None)
         else:
-            self._words = self._words or _how_it_ended(said["exit_code"], said["signal"])
+            how = _how_it_ended(said["exit_code"], said["signal"], by_us=bool(self.reason))
+            self._words = self._words or how
 
     def _guardian_lost(self) -> None:
         # An answer sent just before the end is still in the other socket.
@@ -233,9 +234,9 @@ def _close_all(fds: Iterable[int]) -> None:
         os.close(fd)
 
 
-def _how_it_ended(exit_code: int | None, number: int | None) -> str:
+def _how_it_ended(exit_code: int | None, number: int | None, *, by_us: bool) -> str:
     if number is None:
         return f"exit code {exit_code}"
     name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
-    hint = ", perhaps for want of memory" if number == signal.SIGKILL else ""
+    hint = ", perhaps for want of memory" if number == signal.SIGKILL and not by_us else ""
     return f"killed by signal {number} ({name}{hint})"

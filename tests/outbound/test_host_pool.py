@@ -127,7 +127,23 @@ async def test_a_host_that_ends_by_itself_is_replaced(hosts: HostWorld) -> None:
     assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
     ended = next(line for line in lines if line["event"] == "agent_host.killed")
     assert (ended["pid"], ended["reason"]) == (started["pid"], "crash")
-    assert "SIGKILL" in ended["how"]
+    assert "SIGKILL, perhaps for want of memory" in ended["how"]
+
+
+async def test_a_host_that_we_kill_lacked_no_memory(hosts: HostWorld, tmp_path: Path) -> None:
+    """The line of a timeout sends nobody looking for another cause."""
+    (tmp_path / "gated.py").write_text(GATED)
+    agents = hosts.open(
+        {AGENT: "gated:handle"},
+        f'agents.Agent.timeout_seconds = 0.2\nagents.path = "{tmp_path}"',
+    )
+    with capture_logs() as lines:
+        outcome = await attempt(agents, AGENT, str(tmp_path / "gate"))
+        await until(lambda: any(line["event"] == "agent_host.killed" for line in lines))
+    assert outcome.kind is OutcomeKind.TIMEOUT
+    ended = next(line for line in lines if line["event"] == "agent_host.killed")
+    assert ended["reason"] == "timeout"
+    assert ended["how"] == "killed by signal 9 (SIGKILL)"
 
 
 async def test_closing_ends_waiting_attempts(hosts: HostWorld, tmp_path: Path) -> None:
