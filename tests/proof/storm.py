@@ -297,12 +297,9 @@ def small_disk(folder: Path, size_mib: int) -> Iterator[None]:
     if not can_mount():
         yield
         return
-    size = f"size={size_mib}m,mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "proof", str(folder)], check=True)
-    try:
+    options = f"size={size_mib}m,mode=0700"
+    with mounted("-t", "tmpfs", "-o", options, "proof", folder):
         yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextlib.contextmanager
@@ -310,12 +307,26 @@ def read_only(folder: Path) -> Iterator[None]:
     """Nothing can be written in the folder; root is not stopped by modes, but by a mount."""
     if not can_mount():
         folder.chmod(0o500)
-        yield
-        folder.chmod(0o700)
+        try:
+            yield
+        finally:
+            folder.chmod(0o700)
         return
-    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    # Made read-only elsewhere first: here the daemon could open a file in between.
+    aside = folder.with_name("read-only")
+    aside.mkdir(exist_ok=True)
+    with mounted("--bind", folder, aside):
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(aside)], check=True)
+        with mounted("--bind", aside, folder):
+            yield
+
+
+@contextlib.contextmanager
+def mounted(*words: object) -> Iterator[None]:
+    """A mount; the last word is where."""
+    command = [str(word) for word in words]
+    subprocess.run(["mount", *command], check=True)
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
         yield
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", command[-1]], check=True)
