@@ -193,6 +193,8 @@ class Storm:
     def forbid_logs(self) -> None:
         with read_only(self.daemon.state / "unified_logs"):
             self.wait_for_traffic(3)
+            self.terminate()  # what it has open it may go on writing: let it open them anew
+            self.wait_for_traffic(3)
 
     def fill_disk(self) -> None:
         ballast = self.daemon.state / "ballast"
