@@ -21,7 +21,7 @@ from berinia_webhookd.supervision import inherited_sockets
 
 logger = structlog.get_logger()
 
-BACKLOG: Final = 1024
+BACKLOG: Final = 4096  # who does not fit is not told, and tries again after seconds
 
 
 def open_sockets(server: ServerSettings, environ: Mapping[str, str]) -> list[socket.socket]:
