@@ -18,35 +18,51 @@ SPREAD_SECONDS = 20 * 86400
 # each; `n` is the event's number among the few, `:few` how many those are.
 _SHIFT = "(:copy * :step * 1000)"
 _NUMBER = "(:copy * :few + n)"
+
+
+def _earlier(column: str) -> str:
+    """The id's time moved; the random rest makes it different from every other of that instant."""
+    moved = f"({column}_ms - :copy * :step)"
+    return f"printf('%08x-%04x', {moved} >> 16, {moved} & 65535) || substr({column}, 14)"
+
+
 _NEW = {
     "deliveries": {
-        "id": "new_id(id, :copy * :step)",
+        "id": _earlier("id"),
         "received_at": f"received_at - {_SHIFT}",
     },
-    "delivery_bodies": {"delivery": "new_id(delivery, :copy * :step)"},
+    "delivery_bodies": {"delivery": _earlier("delivery")},
     "events": {
-        "id": "new_id(id, :copy * :step)",
-        "delivery": "new_id(delivery, :copy * :step)",
+        "id": _earlier("id"),
+        "delivery": _earlier("delivery"),
         "digest": f"new_digest({_NUMBER})",
         "received_at": f"received_at - {_SHIFT}",
     },
     "entries": {
-        "id": "new_id(id, :copy * :step)",
-        "event": "new_id(event, :copy * :step)",
+        "id": _earlier("id"),
+        "event": _earlier("event"),
         "place": "place - :copy * :places",
         "created_at": f"created_at - {_SHIFT}",
         "started_at": f"started_at - {_SHIFT}",
         "finished_at": f"finished_at - {_SHIFT}",
     },
     "attempts": {
-        "entry": "new_id(entry, :copy * :step)",
+        "entry": _earlier("entry"),
         "started_at": f"started_at - {_SHIFT}",
         "ended_at": f"ended_at - {_SHIFT}",
     },
     "replies": {
-        "event": "new_id(event, :copy * :step)",
+        "event": _earlier("event"),
         "decided_at": f"decided_at - {_SHIFT}",
     },
+}
+_IDS = {
+    "deliveries": ("id",),
+    "delivery_bodies": ("delivery",),
+    "events": ("id", "delivery"),
+    "entries": ("id", "event"),
+    "attempts": ("entry",),
+    "replies": ("event",),
 }
 # How a row of each table finds its event's number.
 _EVENT = {
@@ -64,7 +80,7 @@ def lengthen(file: Path, events: int) -> int:
     nobody may have the journal open.
     """
     with closing(sqlite3.connect(file, isolation_level=None)) as journal:
-        journal.create_function("new_id", 2, _new_id, deterministic=True)
+        journal.create_function("milliseconds", 1, _milliseconds, deterministic=True)
         journal.create_function("new_digest", 1, _digest, deterministic=True)
         for setting in ("synchronous = OFF", "journal_mode = OFF", "cache_size = -400000"):
             journal.execute(f"PRAGMA {setting}")
@@ -103,8 +119,9 @@ def _copy(journal: sqlite3.Connection, few: int, copies: int) -> None:
     sources = {}
     for table, new in _NEW.items():
         columns = [row[1] for row in journal.execute(f"PRAGMA table_info({table})")]
+        times = "".join(f", milliseconds(source.{id_}) AS {id_}_ms" for id_ in _IDS[table])
         journal.execute(
-            f"CREATE TEMP TABLE few_{table} AS SELECT source.*, few.n "
+            f"CREATE TEMP TABLE few_{table} AS SELECT source.*, few.n{times} "
             f"FROM main.{table} AS source {_EVENT[table]}"
         )
         values = ", ".join(new.get(column, column) for column in columns)
@@ -130,11 +147,9 @@ def _remember(journal: sqlite3.Connection) -> None:
     )
 
 
-def _new_id(old: str, earlier: int) -> str:
-    """The same UUIDv7, so many milliseconds earlier and with a random end of its own."""
-    time = f"{int(old[:8] + old[9:13], 16) - earlier:012x}"
-    end = hashlib.blake2b(f"{old}{earlier}".encode(), digest_size=6).hexdigest()
-    return f"{time[:8]}-{time[8:]}-{old[14:24]}{end}"
+def _milliseconds(id_: str) -> int:
+    """The time that a UUIDv7 begins with."""
+    return int(id_[:8] + id_[9:13], 16)
 
 
 def _digest(number: int) -> bytes:

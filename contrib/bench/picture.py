@@ -56,22 +56,15 @@ def _throughput(axes: Axes, received: Result) -> None:
 def _distribution(axes: Axes, half: Result) -> None:
     for name, colour in ((BARE, OTHERS), (DAEMON, OURS)):
         curve = half[name]["curve_ms"]
-        axes.plot(PERCENTS, curve, color=colour, linewidth=2)
-        axes.annotate(
-            f"{name}\np99 {curve[-1]:.1f} ms",
-            (PERCENTS[-1], curve[-1]),
-            xytext=(-4, 6),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=colour,
-        )
+        label = f"{name}, 99 % within {curve[-1]:.1f} ms"
+        axes.plot(PERCENTS, curve, color=colour, linewidth=2, label=label)
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g} ms")
     axes.xaxis.set_major_formatter("{x:g} %")
     axes.set_title("answered within, at half of capacity", fontsize=9)
     _plain(axes)
-    axes.margins(y=0.15)
+    axes.margins(y=0.2)
 
 
 def _plain(axes: Axes) -> None:
