@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import fcntl
 import importlib
@@ -73,6 +74,8 @@ def guard(child: int, lifeline: int) -> None:
     """Wait for the host's end or the daemon's; kill what is left, then say how the host ended."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # stopping is the daemon's decision
+    # An agent may stop us; once the daemon is gone, nobody else would let us go on.
+    control_process(PR_SET_PDEATHSIG, signal.SIGCONT)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -192,7 +195,13 @@ class Host:
             request = json.loads(message)
             answer: dict[str, Any] = getattr(self, "do_" + request.pop("do"))(**request)
         except BaseException as error:  # noqa: BLE001 - sys.exit and its like are failures as well
-            return {"failed": describe(error), "out_of_memory": isinstance(error, MemoryError)}
+            answer = {"failed": describe(error)}
+            if isinstance(error, MemoryError):
+                answer["lacking"] = "memory"
+            elif isinstance(error, RuntimeError) and "start new thread" in answer["failed"]:
+                answer["lacking"] = "threads"
+        if no_descriptor_left():  # also where the agent made nothing of it
+            answer["lacking"] = "descriptors"
         return answer
 
     def do_configure(
@@ -300,6 +309,15 @@ def identity_of(fd: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def no_descriptor_left() -> bool:
+    """Whether this process cannot open anything any more."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def flush_output() -> None:

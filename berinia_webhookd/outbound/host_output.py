@@ -76,7 +76,7 @@ class HostOutput:
 
     def drain(self) -> None:
         """Log what was printed so far, half a line included."""
-        for pipe in self._pipes:
+        for pipe in list(self._pipes):  # one that has ended leaves the list
             if self._read(pipe, PIPE_BYTES) and pipe.pending:
                 self._say(pipe, bytes(pipe.pending))
                 pipe.pending.clear()
@@ -109,6 +109,7 @@ class HostOutput:
                 return True
             if not chunk:
                 self._say(pipe, bytes(pipe.pending))
+                pipe.pending.clear()
                 self._close(pipe)
                 return True
             self._take(pipe, chunk)

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import orjson
 
@@ -81,7 +81,7 @@ class AgentHost:
         self._requests = HostSocket(
             requests,
             on_message=self._answered,
-            on_lost=self._lost,
+            on_lost=self._host_lost,
             on_nonsense=self._disturbed,
         )
         self._lifeline = HostSocket(
@@ -104,13 +104,10 @@ class AgentHost:
         self._requests.send(encoded(request))
         try:
             async with asyncio.timeout(timeout_seconds):
-                answer: dict[str, Any] = orjson.loads(await self._answer)
-                return answer
-        except orjson.JSONDecodeError as error:
-            self.kill("crash")
-            raise HostEnded("answered what is no JSON") from error
+                answer = await self._answer
         finally:
             self._answer = None
+        return self._understood(request["do"], answer)
 
     def kill(self, reason: str) -> None:
         """End the host's process group at once; its guardian sees to the descendants."""
@@ -120,6 +117,7 @@ class AgentHost:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.host_pid or self.process.pid, signal.SIGKILL)
         self._lifeline.finish_sending()
+        self._wake_guardian()
 
     async def stop(self, reason: str, grace_seconds: float) -> None:
         """Let an idle host end as programs do, with its exit handlers; kill it after the grace."""
@@ -145,6 +143,16 @@ class AgentHost:
         else:
             self._answer.set_result(message)
 
+    def _understood(self, asked: str, message: bytes) -> dict[str, Any]:
+        try:
+            answer = orjson.loads(message)
+        except orjson.JSONDecodeError:
+            answer = None
+        if isinstance(answer, dict) and _answers(asked, answer):
+            return answer
+        self._disturbed()
+        raise HostEnded(self.how)
+
     def _disturbed(self) -> None:
         """An agent writes into our sockets: nothing that comes through them can be believed."""
         self._words = DISTURBED
@@ -163,6 +171,15 @@ class AgentHost:
         # An answer sent just before the end is still in the other socket.
         asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._finish)
         self._lost()
+
+    def _host_lost(self) -> None:
+        self._wake_guardian()
+        self._lost()
+
+    def _wake_guardian(self) -> None:
+        """An agent may have stopped it; only a running one tidies up and says how it ended."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            self.process.send_signal(signal.SIGCONT)
 
     def _lost(self) -> None:
         self._connected -= 1
@@ -227,6 +244,15 @@ def _spawn(
         env=agents_environment(os.environ),
         start_new_session=True,
     )
+
+
+def _answers(asked: str, answer: dict[str, Any]) -> bool:
+    """Whether this can be what a host says to a question."""
+    if "failed" in answer:
+        return isinstance(answer["failed"], str)
+    if asked == "load":
+        return answer.get("shape") in get_args(Shape)
+    return asked != "attempt" or isinstance(answer.get("returned"), dict)
 
 
 def _close_all(fds: Iterable[int]) -> None:

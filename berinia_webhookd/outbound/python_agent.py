@@ -26,6 +26,7 @@ from berinia_webhookd.outbound.payload import LONGEST_ERROR, Shape, outcome_of, 
 
 PYTHON_TARGET: Final = "python:"
 SHORTEST_LOAD_LIMIT_SECONDS: Final = 60.0
+LACKING: Final = ("memory", "descriptors", "threads")  # what a host may have used up
 
 
 class PythonAgents:
@@ -161,9 +162,9 @@ class PythonAgents:
             return Outcome(OutcomeKind.CRASH, error=f"its host ended: {ended}")
         finally:
             host.output.end()
+        if (lacking := answer.get("lacking")) in LACKING:
+            host.reason = lacking  # what fills the host stays: replace it
         if "failed" in answer:
-            if answer["out_of_memory"]:
-                host.reason = "memory"  # what fills it stays: replace it
             return Outcome(OutcomeKind.EXCEPTION, error=mask(answer["failed"]))
         return mask.outcome(outcome_of(answer["returned"]))
 

@@ -7,12 +7,14 @@ import json
 import uuid
 from pathlib import Path
 
+import pytest
+
 from ..outbound.agent_world import MARK, marked_processes, until, until_gone
 from .daemon import Daemon
 
 # Leaves a grandchild in a session of its own, says so, and never returns.
 HANGING = """
-import os, pathlib, time
+import os, pathlib, signal, time
 
 SIGN = pathlib.Path(__file__).with_name("hanging")
 
@@ -24,20 +26,23 @@ class Recorder:
         if os.fork() == 0:
             os.setsid()
             time.sleep(3600)
+        if input_data["data"]["body"] == "stop the guardian":
+            os.kill(os.getppid(), signal.SIGSTOP)
         SIGN.touch()
         time.sleep(3600)
 """
 
 
-def test_nothing_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
-    """After `kill -9` no agent host, and nothing that its agents started, is left; the next start
-    tries the event again.
+@pytest.mark.parametrize("body", ["hang", "stop the guardian"])
+def test_nothing_outlives_a_daemon_that_is_killed(tmp_path: Path, body: str) -> None:
+    """After `kill -9` no agent host, and nothing that its agents started, is left, even where an
+    agent had stopped what watches over it; the next start tries the event again.
     """
     mark = uuid.uuid4().hex
     daemon = Daemon(tmp_path, agent=HANGING)
     try:
         daemon.start(environment={MARK: mark})
-        daemon.sms()
+        daemon.sms(Body=body)
         event_id = daemon.wait_for("attempt.started")["event_id"]
         asyncio.run(until((daemon.agents / "hanging").exists))
         assert len(marked_processes(mark)) == 4  # the daemon, a guardian, a host, a grandchild

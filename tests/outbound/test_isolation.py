@@ -30,6 +30,8 @@ HOST_OF_ITS_OWN = f"agents.Hostile.memory_limit_bytes = {4 << 30}"
         ("ignore_signals", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
         ("fork_and_hang", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
         ("fork_session_and_hang", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
+        ("stop_guardian_and_hang", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
+        ("stop_guardian_and_exit", OutcomeKind.CRASH, "exit code 6"),
         ("os_exit", OutcomeKind.CRASH, "exit code 3"),
         ("segfault", OutcomeKind.CRASH, "SIGSEGV"),
         ("kill_parent", OutcomeKind.CRASH, "ended without a word"),
@@ -95,6 +97,7 @@ async def test_what_an_agent_raises_is_an_exception(
         ("fork_session_and_return", "left one behind"),
         ("fork_and_return_twice", "from one of two"),
         ("endless_threads", "threads left"),
+        ("stop_guardian", "nobody watches"),
         ("no_json", "still fine"),
         ("no_dict", None),
         ("endless_nesting", "nested"),
@@ -124,6 +127,26 @@ async def test_memory_is_bounded(hosts: HostWorld) -> None:
     assert "MemoryError" in (outcome.error or "")
     await until_gone(hosts.mark)
     await hosts.restarted("memory")
+
+
+async def test_leaked_descriptors_cost_no_other_attempt(hosts: HostWorld) -> None:
+    """A host in which nothing can be opened any more is replaced before the next attempt."""
+    agents = hosts.open({HOSTILE: "hostile:leak_descriptors", "Where": "friendly:where"})
+    assert "Too many open files" in ((await attempt(agents, HOSTILE)).error or "")
+    await hosts.restarted("descriptors")
+    assert (await attempt(agents, "Where")).kind is OutcomeKind.SUCCESS
+
+
+@pytest.mark.parametrize("answer", ["{}", "7", "no JSON", '{"shape": "round"}', '{"failed": 1}'])
+async def test_an_import_that_answers_in_the_hosts_place(
+    hosts: HostWorld, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """The agent is unavailable, whatever it says, and the others are served."""
+    monkeypatch.setenv("FORGED_ANSWER", answer)
+    agents = hosts.open({"Forger": "forged_answers:handle"})
+    with pytest.raises(AgentUnavailable, match="wrote into the socket"):
+        await agents.load(AgentName("Forger"))
+    assert (await attempt(agents, "Friendly")).kind is OutcomeKind.SUCCESS
 
 
 async def test_megabytes_of_output_cost_little(hosts: HostWorld) -> None:

@@ -90,6 +90,32 @@ def kill_parent(event: Event) -> None:
     hang(event)
 
 
+def stop_guardian(event: Event) -> dict[str, str]:
+    os.kill(os.getppid(), signal.SIGSTOP)
+    return {"response": "nobody watches"}
+
+
+def stop_guardian_and_hang(event: Event) -> None:
+    stop_guardian(event)
+    hang(event)
+
+
+def stop_guardian_and_exit(event: Event) -> None:
+    stop_guardian(event)
+    os._exit(6)
+
+
+_leaked: list[int] = []
+
+
+def leak_descriptors(event: Event) -> dict[str, str]:
+    try:
+        while True:
+            _leaked.append(os.dup(1))
+    except OSError as error:
+        return {"status": "error", "error": str(error)}
+
+
 def close_descriptors(event: Event) -> None:
     os.closerange(3, 256)
 
