@@ -12,7 +12,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from berinia_webhookd.model import Entry, OptOut
+from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.model import Entry, EntryState, Event, OptOut, VerifiedDelivery
 
 from .world import SqliteWorld, World
 
@@ -29,6 +30,7 @@ class Kept:
     hold_until: datetime | None = None
     entry: Entry | None = None
     losses: int = 0
+    event_id: str = ""
 
 
 class Rule:
@@ -36,6 +38,11 @@ class Rule:
 
     def __init__(self) -> None:
         self.entries: dict[str, Kept] = {}
+        self.last_place = 0
+
+    def next_place(self) -> int:
+        self.last_place += 1
+        return self.last_place
 
     def may_start(self, one: Kept, now: datetime) -> bool:
         if one.state == "waiting":
@@ -68,15 +75,18 @@ Steps = st.lists(
         st.tuples(st.just("done"), st.integers(0, 3)),
         st.tuples(st.just("fail"), st.integers(0, 3), st.sampled_from([10, 50, 400])),
         st.tuples(st.just("release"), st.integers(0, 3)),
+        st.tuples(st.just("give_up"), st.integers(0, 3)),
+        st.tuples(st.just("replay"), st.integers(0, 5)),
+        st.tuples(st.just("discard"), st.integers(0, 5)),
         st.tuples(st.just("crash")),
         st.tuples(st.just("time"), st.sampled_from([5, 40, 100, 500])),
     ),
-    max_size=25,
+    max_size=30,
 )
 
 
 @given(steps=Steps)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_claims_follow_the_rule(steps: list[tuple[Any, ...]]) -> None:
     """Whatever is claimed may start, and no conversation that could go on is left standing."""
     with tempfile.TemporaryDirectory() as folder:
@@ -100,8 +110,8 @@ def running(rule: Rule, index: int) -> Kept | None:
 
 async def do_accept(world: World, rule: Rule, sender: str, opt_out: bool) -> None:
     text = f"{sender}{len(rule.entries)}"
-    await world.accept(text, sender=sender, opt_out=OptOut.STOP if opt_out else None)
-    rule.entries[text] = Kept(sender, len(rule.entries), opt_out)
+    receipt = await world.accept(text, sender=sender, opt_out=OptOut.STOP if opt_out else None)
+    rule.entries[text] = Kept(sender, rule.next_place(), opt_out, event_id=receipt.event_id)
 
 
 async def do_claim(world: World, rule: Rule, limit: int) -> None:
@@ -137,6 +147,41 @@ async def do_fail(world: World, rule: Rule, index: int, retry_in: float) -> None
         kept.state = "waiting"
         kept.due_at = world.clock.now + timedelta(seconds=retry_in)
         kept.hold_until = kept.hold_until or world.clock.now + hold
+
+
+async def do_give_up(world: World, rule: Rule, index: int) -> None:
+    if (kept := running(rule, index)) and kept.entry:
+        assert (await world.settle(kept.entry, state=EntryState.DEAD)).kept
+        kept.state = "dead"
+
+
+async def do_replay(world: World, rule: Rule, index: int) -> None:
+    """An operator makes an entry ready again, behind all others and with a new schedule."""
+    if not rule.entries:
+        return
+    kept = list(rule.entries.values())[index % len(rule.entries)]
+    async with Operations(world.url, clock=world.clock) as operations:
+        (changed,) = await operations.replay([kept.event_id], decode=nothing_to_decode)
+    assert bool(changed.refused) == (kept.state in {"ready", "running"})
+    if not changed.refused:
+        kept.state, kept.place, kept.losses = "ready", rule.next_place(), 0
+        kept.due_at = kept.hold_until = None
+
+
+def nothing_to_decode(_: VerifiedDelivery) -> Event:
+    raise AssertionError("no delivery was rejected")
+
+
+async def do_discard(world: World, rule: Rule, index: int) -> None:
+    """An operator gives an entry up; what waited behind it goes on."""
+    if not rule.entries:
+        return
+    kept = list(rule.entries.values())[index % len(rule.entries)]
+    async with Operations(world.url, clock=world.clock) as operations:
+        (changed,) = await operations.discard([kept.event_id])
+    assert bool(changed.refused) == (kept.state in {"running", "done", "discarded"})
+    if not changed.refused:
+        kept.state = "discarded"
 
 
 async def do_release(world: World, rule: Rule, index: int) -> None:
