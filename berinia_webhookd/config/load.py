@@ -26,7 +26,7 @@ from berinia_webhookd.config.settings import (
     SmsSettings,
     WhatsAppSettings,
 )
-from berinia_webhookd.config.sources import Gathered, Given, Source, gather
+from berinia_webhookd.config.sources import Gathered, Given, Source, gather, readable
 from berinia_webhookd.config.values import AGENT_NAME, is_loopback
 from berinia_webhookd.errors import ConfigurationError, Problem
 from berinia_webhookd.model import AgentName
@@ -95,10 +95,12 @@ def examine(
     config_file: Path | None = None,
 ) -> Examined:
     """Read and check the configuration without refusing it: for `check-config`."""
+    problems: list[Problem] = []
+    environ = readable(environ, problems)
     gathered = gather(
         flags or {}, environ=environ, working_folder=working_folder, config_file=config_file
     )
-    problems = list(gathered.problems)
+    problems += gathered.problems
     origins = {key.name: _chosen(key, key.name, gathered, environ, problems) for key in KEYS}
     _fill_in(origins)
     agents = _agents(gathered, environ, origins, problems)

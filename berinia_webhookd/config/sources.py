@@ -26,6 +26,13 @@ SYSTEM_FILE: Final = Path("/etc/berinia-webhookd/config.toml")
 LOCAL_FILE: Final = "berinia-webhookd.toml"
 CONFIG_VARIABLE: Final = ENVIRONMENT_PREFIX + "CONFIG"
 LARGEST_FILE_BYTES: Final = 1024 * 1024
+FOLDER_VARIABLES: Final = (
+    "STATE_DIRECTORY",
+    "LOGS_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+    "CREDENTIALS_DIRECTORY",
+    "HOME",
+)
 GROUPS: Final = "channels.whatsapp.groups"
 WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
@@ -55,6 +62,27 @@ class Gathered:
     problems: tuple[Problem, ...]
     config_file: Path | None
     complete: bool  # whether the file and .env, where they are, could be read
+
+
+def readable(environ: Environ, problems: list[Problem]) -> Environ:
+    """The environment without values of ours that are no text: nothing can be named by them."""
+    names = {*FOLDER_VARIABLES, *(name for key in KEYS for name in key.legacy)}
+    broken = {
+        name
+        for name, value in environ.items()
+        if (name in names or name.startswith(ENVIRONMENT_PREFIX)) and not _is_text(value)
+    }
+    hint = "set it to UTF-8 text, or unset it"
+    problems.extend(Problem(name, "is not UTF-8 text", hint) for name in sorted(broken))
+    return {name: value for name, value in environ.items() if name not in broken}
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def gather(
@@ -201,11 +229,14 @@ def _text(
     path: Path, setting: str, problems: list[Problem], *, only_ours: bool = False
 ) -> str | None:
     """A file's text, looked at through one open descriptor; None when it cannot be used."""
+    opener = _at_once if only_ours else None
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=opener) as file:
             found = os.fstat(file.fileno())
             if only_ours and (refusal := _not_ours(found)):
                 hint = f"chown it to root or yourself and chmod go-w {path}"
+                if not stat.S_ISREG(found.st_mode):
+                    hint = f"put a file in the place of {path}"
                 problems.append(Problem(setting, refusal, hint))
                 return None
             content = file.read(LARGEST_FILE_BYTES + 1)
@@ -225,7 +256,14 @@ def _text(
         return None
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Opening a pipe that nobody writes to would wait for ever; the operator may name one."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _not_ours(found: os.stat_result) -> str | None:
+    if not stat.S_ISREG(found.st_mode):
+        return "is no ordinary file, so it is not read"
     if found.st_uid not in (0, os.getuid()):
         return "belongs to another user, so it is not read"
     if found.st_mode & WRITABLE_BY_OTHERS:

@@ -184,3 +184,22 @@ def test_a_closed_working_folder_is_a_problem(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     said = load_as_a_stranger(tmp_path, working_folder=closed)
     assert f"{closed}/.env: cannot be read: Permission denied (go to a folder that" in said
+
+
+@pytest.mark.parametrize("name", ["berinia-webhookd.toml", ".env"])
+def test_a_pipe_in_the_working_folder_holds_nobody_up(place: Place, name: str) -> None:
+    """Whoever may write into the folder could otherwise stop every command that is called there."""
+    os.mkfifo(place.folder / name, 0o600)
+    problem = place.problem()
+    assert problem.setting == str(place.folder / name)
+    assert "no ordinary file" in problem.message
+
+
+@pytest.mark.parametrize(
+    "name", ["STATE_DIRECTORY", "LOGS_DIRECTORY", "TWILIO_TOKEN", "BERINIA_WEBHOOKD_JOURNAL__NODE"]
+)
+def test_a_variable_that_is_no_text_is_refused_by_name(place: Place, name: str) -> None:
+    """What cannot be written down can name no file and sign nothing; its value is not shown."""
+    place.environ[name] = "/tmp/folder-\udcff"
+    problem = place.problem()
+    assert (problem.setting, problem.message) == (name, "is not UTF-8 text")
