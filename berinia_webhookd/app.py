@@ -125,6 +125,7 @@ class Daemon:
             CannotStart, CannotStartNow: it never began.
         """
         settings = self._settings
+        self._hear_of_reloads()
         async with contextlib.AsyncExitStack() as stack:
             self._log_files = start_logging(settings)
             stack.callback(self._log_files.close)
@@ -240,11 +241,15 @@ class Daemon:
             pages=self._pages,
         )
 
+    def _hear_of_reloads(self) -> None:
+        """One that is asked for while starting comes after it; see `serve` on what is earlier."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_wanted.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
 
     def _say_started(self, addresses: list[str]) -> None:
         for problem in self._loaded.warnings:

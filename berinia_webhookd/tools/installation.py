@@ -6,6 +6,7 @@ installation.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.errors import CannotStart, CannotStartNow
 
 FILE_NAME: Final = "serve.json"
 MAX_BYTES: Final = 64 * 1024
@@ -73,6 +75,24 @@ def write(installation: Installation, environ: Mapping[str, str]) -> Path:
         fresh.unlink(missing_ok=True)
         raise
     return file
+
+
+def announce(installation: Installation, environ: Mapping[str, str]) -> None:
+    """Write it, without which no other command would find this daemon.
+
+    Raises:
+        CannotStartNow: the disk is full.
+        CannotStart: the folder cannot be written.
+    """
+    try:
+        write(installation, environ)
+    except OSError as error:
+        folder = own_folder(environ)
+        why = f"{FILE_NAME} cannot be written in {folder}: {error.strerror}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CannotStartNow(why, hint=f"make room: df -h {folder}") from error
+        hint = "let $RUNTIME_DIRECTORY, else $STATE_DIRECTORY, be a folder of the daemon's user"
+        raise CannotStart(why, hint=hint) from error
 
 
 def remove(environ: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -46,6 +47,8 @@ def serve(
     SIGHUP reads the configuration again. Exit code 3: the configuration is wrong; 4: the port or
     the journal is held by another process.
     """
+    # By default SIGHUP would end us; the daemon hears it as soon as it has loaded its settings.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from berinia_webhookd.app import Daemon  # noqa: PLC0415 - `--help` does without
 
     flags = {
@@ -73,7 +76,7 @@ def serve(
         here = installation.of_settings(
             loaded.settings, address=address, version=__version__, config_file=loaded.config_file
         )
-        installation.write(here, os.environ)
+        installation.announce(here, os.environ)
         if dev:
             playground.show_lines_to_paste(address)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 
 import click
 import uvloop
@@ -25,6 +26,8 @@ def worker(session: Session, *, metrics_port: int | None, debug: bool) -> None:
     Any number of workers and `serve`s share one journal. SIGHUP reads the configuration again. Exit
     code 3: the configuration is wrong, or the journal is a SQLite file; 4: the port is taken.
     """
+    # By default SIGHUP would end us; the daemon hears it as soon as it has loaded its settings.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from berinia_webhookd.worker import Worker  # noqa: PLC0415 - `--help` does without
 
     flags = {"server.port": metrics_port, "debug": debug or None}

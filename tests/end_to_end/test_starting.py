@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import signal
 import socket
 import sqlite3
 
+from ..outbound.agent_world import until
 from .daemon import TOKEN, Daemon, sample_sms, signed_sms
 
 
@@ -66,6 +69,34 @@ def test_a_journal_that_somebody_writes_to_is_exit_4(daemon: Daemon) -> None:
     done = daemon.run("serve", "--port", "0", check=False)
     assert done.returncode == 3
     assert "journal" in done.stderr
+
+
+def test_a_place_where_no_other_command_finds_it_is_exit_3(stopped: Daemon) -> None:
+    """`serve.json` has to be written; the line says where it cannot be."""
+    stopped.launch(environment={"RUNTIME_DIRECTORY": str(stopped.config)})
+    assert stopped.wait_until_ended() == 3
+    last = stopped.lines[-1]["text"]
+    assert str(stopped.config) in last
+    assert "RUNTIME_DIRECTORY" in last
+    assert not any("Traceback" in str(line) for line in stopped.lines)
+
+
+def test_a_reload_that_is_asked_for_while_starting_comes_after_it(stopped: Daemon) -> None:
+    """A signal that would end any other process: systemd takes that for an orderly end, and does
+    not start it again.
+    """
+    stopped.start()
+    stopped.stop()
+    journal = stopped.folder / "state" / "journal.db"
+    with contextlib.closing(sqlite3.connect(journal)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        stopped.launch()
+        assert stopped.process is not None
+        owner = f"process {stopped.process.pid} "
+        asyncio.run(until(lambda: owner in journal.with_name("journal.db.lock").read_text()))
+        stopped.send_signal(signal.SIGHUP)
+    stopped.wait_until_started()
+    stopped.wait_for("config.reloaded")
 
 
 def test_sigterm_is_exit_0(daemon: Daemon) -> None:
