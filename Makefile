@@ -19,8 +19,8 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) install --editable '.[test,check]'
 	touch $@
 
-run: $(VENV)/installed  ## start the daemon with throw-away secrets and print lines to paste
-	$(BIN)/berinia-webhookd serve --dev
+run: $(VENV)/installed  ## start the daemon with throw-away secrets and print lines to paste (PORT=8017: elsewhere)
+	$(BIN)/berinia-webhookd serve --dev $(if $(PORT),--port $(PORT))
 
 check: $(VENV)/installed-dev  ## format, lint, types, import contracts, known vulnerabilities
 	$(BIN)/ruff format --check .
@@ -53,4 +53,4 @@ bench: $(VENV)/installed-bench  ## speed beside its peers, in under ten minutes;
 	$(BIN)/python contrib/bench $(BENCH)
 
 clean:
-	rm -rf $(VENV) .dev build dist *.egg-info
+	rm -rf $(VENV) .dev build dist *.egg-info *.whl

@@ -19,6 +19,7 @@ from berinia_webhookd.tools.session import Session
 from berinia_webhookd.tools.terminal import json_text, printable
 
 POLL_SECONDS: Final = 0.25
+NOTHING_YET: Final = "nothing was written to it yet, or logs.dir is another folder"
 LEVELS: Final[Mapping[str, str]] = {
     "debug": "bright_black",
     "info": "green",
@@ -54,7 +55,7 @@ def logs(session: Session, /, *, log_type: str, lines: int, follow: bool) -> Non
     path = log_file(installation.logs_folder(settings, running), log_type)
     with Follower(path) as log:
         if not log.exists and not follow:
-            raise NotFound(f"there is no log {path}", hint="see logs.dir")
+            raise NotFound(f"there is no log {path}", hint=NOTHING_YET)
         _print(log.last(lines))
         if follow:
             _print(log.follow(lambda: time.sleep(POLL_SECONDS)))
