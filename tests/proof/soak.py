@@ -48,7 +48,7 @@ def rage(folder: Path, seconds: float) -> tuple[bool, str]:
         f"faults {sum(storm.counts.values())}: {storm.counts}; hosts killed {storm.host_kills}",
         f"left-over WALs {storm.left_over_wals}; answers {storm.traffic.answers}",
         f"acknowledged {verdict.acknowledged}, delivered {verdict.delivered}",
-        f"repeated {verdict.repeated}",
+        f"repeated {verdict.repeated}, given up after five crashes {len(verdict.given_up)}",
     ]
     for what, found in verdict.failures.items():
         lines.append(f"{what} {len(found)} {found[:10] or ''}".rstrip())

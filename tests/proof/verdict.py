@@ -13,6 +13,7 @@ from .traffic import Conversation
 
 # How an attempt ends that a crash cut short.
 CRASHES = frozenset({"lost", "crash"})
+MOST_LOSSES = 5  # so many deaths of the daemon while it is running make an entry dead
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Verdict:
     unexplained: list[str] = field(default_factory=list)
     mixed_up: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
 
     @property
     def failures(self) -> dict[str, list[str]]:
@@ -67,9 +69,11 @@ def judge(
         crashes = sum(outcome in CRASHES for id_ in ids for outcome in attempts.get(id_, ()))
         if times[text] > 1 + crashes:
             verdict.unexplained.append(f"{text} {times[text]} times, {crashes} crashes")
-    verdict.unfinished += [
-        f"{event['id']} is {event['state']}" for event in exported if event["state"] != "done"
-    ]
+    for event in exported:
+        if event["state"] == "dead" and attempts[event["id"]].count("lost") >= MOST_LOSSES:
+            verdict.given_up.append(event["id"])
+        elif event["state"] != "done":
+            verdict.unfinished.append(f"{event['id']} is {event['state']}")
     return verdict
 
 
