@@ -104,8 +104,18 @@ def remove(environ: Mapping[str, str]) -> None:
             file.unlink()
 
 
-def read(environ: Mapping[str, str], *, system_folder: Path = SYSTEM_FOLDER) -> Installation | None:
-    """The running daemon, or None; the first folder with one that is alive wins."""
+def read(
+    environ: Mapping[str, str],
+    *,
+    config_file: Path | None = None,
+    system_folder: Path = SYSTEM_FOLDER,
+) -> Installation | None:
+    """The running daemon, or None; the first folder with one that is alive wins. Before all of them
+    comes the folder of a configuration file that was named, where `serve --dev` writes.
+    """
+    beside = None if config_file is None else _beside(config_file)
+    if beside is not None:
+        return beside
     for folder in _folders(environ, system_folder):
         found = _read_file(folder / FILE_NAME)
         if found is not None and _is_alive(found.pid):
@@ -140,6 +150,19 @@ def shown_url(url: str) -> str:
 def own_folder(environ: Mapping[str, str]) -> Path:
     """Where this process writes its file."""
     return _first(environ, "RUNTIME_DIRECTORY") or _state_folder(environ)
+
+
+def _beside(config_file: Path) -> Installation | None:
+    file = config_file.with_name(FILE_NAME)
+    try:
+        # Whoever may put files there could otherwise lead root to a journal of his own.
+        trusted = file.stat().st_uid in (0, config_file.stat().st_uid)
+    except OSError:
+        return None
+    found = _read_file(file) if trusted else None
+    if found is None or not _is_alive(found.pid) or not found.uses(config_file):
+        return None
+    return found
 
 
 def _folders(environ: Mapping[str, str], system_folder: Path) -> Iterator[Path]:

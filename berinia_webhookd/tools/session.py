@@ -64,7 +64,7 @@ class Session:
             ConfigurationError: with every problem found.
         """
         loaded = self.load()
-        running = installation.read(os.environ)
+        running = installation.read(os.environ, config_file=self.config_file)
         if running is None or not running.uses(loaded.config_file):
             return loaded, None
         return loaded, running
@@ -77,7 +77,7 @@ class Session:
             ConfigurationError: there are mistakes, and no such daemon.
         """
         examined = self.examine()
-        running = installation.read(os.environ)
+        running = installation.read(os.environ, config_file=self.config_file)
         if running is not None and not running.uses(examined.config_file):
             running = None
         if examined.problems:

@@ -74,6 +74,23 @@ def test_the_printed_lines_work_when_pasted(printed: list[str], tmp_path: Path) 
     assert "event.accepted" in paste(logs, tmp_path)
 
 
+def test_other_commands_find_it_by_its_configuration(printed: list[str], tmp_path: Path) -> None:
+    """Whatever port it has: `send` needs no address then, and `doctor` sees that it runs."""
+    command = printed[0].partition(" send ")[0]
+    assert "<Response/>" in paste(f"{command} send sms", tmp_path)
+    doctor = subprocess.run(
+        [*PROGRAM, *shlex.split(f"{command} doctor --json")[1:]],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert '"check": "service"' in doctor.stdout, doctor.stderr
+    assert "no daemon runs" not in doctor.stdout
+
+
 def test_only_this_machine_can_reach_it(tmp_path: Path) -> None:
     """Throw-away secrets are for loopback alone."""
     done = subprocess.run(

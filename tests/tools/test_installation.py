@@ -240,6 +240,39 @@ def test_no_document_makes_reading_fail(
     assert found is None or found.pid == document["pid"]
 
 
+def test_the_daemon_of_a_named_configuration_wins(
+    environ: dict[str, str], nowhere: Path, tmp_path: Path
+) -> None:
+    """Its file lies beside the configuration; another one's, or a dead one's, does not count."""
+    config_file = tmp_path / "dev" / "berinia.toml"
+    config_file.parent.mkdir()
+    config_file.touch()
+    beside = {"RUNTIME_DIRECTORY": str(config_file.parent)}
+    ours = replace(HERE, configuration=config_file, address="127.0.0.1:8017")
+    installation.write(HERE, environ)
+    for other in (HERE, replace(ours, pid=dead_pid())):
+        installation.write(other, beside)
+        found = installation.read(environ, config_file=config_file, system_folder=nowhere)
+        assert found == HERE
+    installation.write(ours, beside)
+    assert installation.read(environ, config_file=config_file, system_folder=nowhere) == ours
+    assert installation.read(environ, system_folder=nowhere) == HERE
+
+
+def test_a_strangers_file_beside_the_configuration_is_not_believed(
+    environ: dict[str, str], nowhere: Path, tmp_path: Path
+) -> None:
+    """Only root's, or that of the configuration's owner."""
+    config_file = tmp_path / "berinia.toml"
+    config_file.symlink_to("/etc/passwd")  # a file of root's, whoever runs this
+    here = replace(HERE, configuration=config_file)
+    file = installation.write(here, {"RUNTIME_DIRECTORY": str(tmp_path)})
+    if os.geteuid() == 0:
+        assert installation.read(environ, config_file=config_file, system_folder=nowhere) == here
+        os.chown(file, 65534, -1)
+    assert installation.read(environ, config_file=config_file, system_folder=nowhere) is None
+
+
 def test_which_configuration_a_daemon_uses(tmp_path: Path) -> None:
     """Compared as files, however they are written; none is one, too."""
     file = tmp_path / "berinia.toml"

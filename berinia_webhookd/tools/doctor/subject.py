@@ -88,7 +88,7 @@ class Subject:
 
 def find(config_file: Path | None, environ: Mapping[str, str], working_folder: Path) -> Subject:
     """The installation that `--config` names, else the one that is running, else the configured."""
-    running = installation.read(environ)
+    running = installation.read(environ, config_file=config_file)
     if running is not None and config_file is None:
         config_file = running.configuration
     borrowed = None if running is None else processes.environment_of(running.pid)
