@@ -62,8 +62,9 @@ class Availability:
         return dict(self._reasons)
 
     def reconfigure(self, routed: Iterable[AgentName]) -> None:
-        """Look at every agent again, at once: their code or settings changed."""
+        """Look at every agent again, at once: their code or settings changed, so none is loaded."""
         self._routed = frozenset(routed)
+        self._loaded.clear()
         self._reload.set()
 
     async def run(self, changed: Callable[[], None]) -> None:
@@ -93,6 +94,7 @@ class Availability:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._loading.clear()
+        self._loaded.clear()
 
     async def _load(self, agent: AgentName, changed: Callable[[], None]) -> None:
         pause = FIRST_RETRY_SECONDS

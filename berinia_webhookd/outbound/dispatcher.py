@@ -226,10 +226,14 @@ class Dispatcher:
             self._idle.set()
 
     async def _run_one(self, entry: Entry, stage: Stage, group: asyncio.TaskGroup) -> None:
+        if entry.kind is EntryKind.AGENT and entry.agent not in self.availability.loaded:
+            await self._give_back(entry)  # it was claimed before a reload
+            return
         terms = self.policies.terms_of(entry)
         started_at = self._clock()
         self._log.started(entry)
-        outcome = await make_attempt(stage.transport, entry, terms.timeout_seconds)
+        transport = self._stage_of(entry).transport  # a reload may have changed the target
+        outcome = await make_attempt(transport, entry, terms.timeout_seconds)
         ended_at = self._clock()
         stage.observe((ended_at - started_at).total_seconds())
         task = cast("asyncio.Task[None]", asyncio.current_task())
@@ -250,6 +254,16 @@ class Dispatcher:
             except JournalUnavailable:
                 await asyncio.sleep(JOURNAL_RETRY_SECONDS)
         self._log.ended(settlement, settled)
+
+    async def _give_back(self, entry: Entry) -> None:
+        """As if it had not been claimed: it waits for its agent, at no cost to its schedule."""
+        while True:
+            try:
+                await self._outbox.release([entry])
+            except JournalUnavailable:
+                await asyncio.sleep(JOURNAL_RETRY_SECONDS)
+            else:
+                return
 
     async def _renew_leases(self) -> None:
         while True:

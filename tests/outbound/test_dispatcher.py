@@ -242,6 +242,30 @@ async def test_an_unavailable_agent_makes_its_entries_wait(world: World) -> None
     await world.settled(EntryState.DONE, 1)
 
 
+async def test_what_a_reload_takes_away_is_given_back(world: World) -> None:
+    """What was claimed before a reload waits until its agent is loaded again: no attempt is spent
+    on an agent that is not there, or by the way that led to it before.
+    """
+
+    def reload(entry: Entry) -> Outcome:
+        if entry.event.body == "one":
+            world.transport.reason = "gone"
+            dispatcher.availability.reconfigure([AGENT])
+        return SUCCESS
+
+    world.transport.behave = reload
+    await world.accept("one")
+    await world.accept("two", sender="+33639980002")
+    dispatcher = world.start()
+    await world.settled(EntryState.DONE, 1)
+    await world.settled(EntryState.READY, 1)
+    assert world.transport.begun == ["one"]
+    world.transport.reason = None
+    dispatcher.availability.reconfigure([AGENT])
+    await world.settled(EntryState.DONE, 2)
+    assert world.transport.begun == ["one", "two"]
+
+
 async def test_a_bug_in_a_transport_costs_one_attempt(world: World) -> None:
     """What a transport raises is an outcome of that attempt alone."""
 
