@@ -129,6 +129,7 @@ class Database:
         self._url = url
         self._clock = clock
         self._inode: int | None = None
+        self._companions: tuple[int, ...] = ()  # inodes of the files that go with ours
         self.instance = uuid4().hex  # tells this process from the others
         self.ahead = timedelta(0)  # by how much the database's clock is ahead of ours
         if self.path is None:
@@ -215,8 +216,24 @@ class Database:
             self._inode = None
             raise FileNotFoundError("the journal's file was replaced")
 
+    def check_companions(self) -> None:
+        """Notice that the WAL, where the latest commits are, or its index is no longer the one we
+        have open: who opens the journal next would not see it. Closing our connections saves it.
+
+        Raises:
+            OSError: it is not.
+        """
+        if self.path is None:
+            return
+        files = [self.path.with_name(self.path.name + end) for end in ("-wal", "-shm")]
+        companions = tuple(file.stat().st_ino if file.exists() else 0 for file in files)
+        self._companions = self._companions or companions
+        if companions != self._companions:
+            raise FileNotFoundError("the journal's -wal or -shm file was replaced")
+
     async def close(self) -> None:
         """Close all connections; on SQLite the last one writes the WAL back."""
+        self._companions = ()
         await self.engine.dispose()
 
 

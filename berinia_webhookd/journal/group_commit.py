@@ -263,6 +263,7 @@ class GroupCommit:
             return
         try:
             self._database.check_file()
+            self._database.check_companions()
             version = await self._writer.transact(_data_version)
         except (SQLAlchemyError, OSError) as error:
             await self._went_down(error, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
@@ -192,6 +193,24 @@ async def test_a_file_that_is_removed_is_noticed(world: SqliteWorld) -> None:
     await world.accept("three")
     said = [line["event"] for line in logged if line["event"].startswith("journal.")]
     assert said == ["journal.degraded", "journal.recovered"]
+
+
+@on_sqlite
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+async def test_a_wal_that_is_removed_costs_nothing(world: SqliteWorld, end: str) -> None:
+    """The latest commits are in it alone: they are saved, and others see them again."""
+    await world.accept("one")
+    with structlog.testing.capture_logs() as logged:
+        world.file.with_name(world.file.name + end).unlink()
+        async with asyncio.timeout(20):
+            # Nothing but the log says so.
+            while not any("recovered" in line["event"] for line in logged):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    await world.accept("two")
+    with contextlib.closing(sqlite3.connect(world.file)) as other:
+        assert other.execute("SELECT count(*) FROM events").fetchone() == (2,)
+    degraded = next(line for line in logged if line["event"] == "journal.degraded")
+    assert end in degraded["error"]
 
 
 async def test_closing_commits_what_is_queued(world: World) -> None:
