@@ -240,22 +240,22 @@ def old(seconds: int) -> dict[str, str]:
     return proof(timestamp=str(int(time.time()) - seconds))
 
 
-REFUSED: dict[str, Mapping[str, str]] = {
-    "another key": proof(key="key-of-somebody-else"),
-    "no signature": {**proof(), "signature": ""},
-    "not hexadecimal": {**proof(), "signature": "é" * 64},
-    "too old": old(43_300),
-    "from the future": old(-400),
-    "a token too short": proof(token="a" * 49),
-    "a negative time": proof(timestamp="-123456789"),
-    "no number": proof(timestamp="now"),
+REFUSED: dict[str, Callable[[], Mapping[str, str]]] = {  # made when sent: they tell the time
+    "another key": lambda: proof(key="key-of-somebody-else"),
+    "no signature": lambda: {**proof(), "signature": ""},
+    "not hexadecimal": lambda: {**proof(), "signature": "é" * 64},
+    "too old": lambda: old(43_300),
+    "from the future": lambda: old(-400),
+    "a token too short": lambda: proof(token="a" * 49),
+    "a negative time": lambda: proof(timestamp="-123456789"),
+    "no number": lambda: proof(timestamp="now"),
 }
 
 
 def test_what_mailgun_did_not_sign_lately_is_refused(daemon: Daemon) -> None:
     """403, one line in the log each, and nothing for the agent."""
     for name, fields in REFUSED.items():
-        answer = send(daemon, {**sample_mail(), **fields})
+        answer = send(daemon, {**sample_mail(), **fields()})
         assert (answer.status, answer.json()["status"]) == (403, 403), name
     daemon.wait_for("signature.invalid", count=len(REFUSED), channel="email")
     assert daemon.seen() == []
