@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Tests wait for processes more than they compute.
+WORKERS ?= 3
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -31,7 +33,7 @@ check: $(VENV)/installed-dev  ## format, lint, types, import contracts, known vu
 	$(BIN)/python -m tests.proof.audit
 
 test: $(VENV)/installed-dev  ## everything that needs PyPI only
-	$(BIN)/pytest -m 'not system'
+	$(BIN)/pytest -n $(WORKERS) -m 'not system'
 
 test-system: $(VENV)/installed-dev  ## the tests that need programs from Debian
 	tests/install_system_programs

@@ -54,7 +54,7 @@ def describe(pid: int, *, proc: Path = PROC) -> Process:
     arguments = _text(proc / str(pid) / "cmdline").split("\0")
     words = [Path(arguments[0]).name] if arguments[0] else [_text(proc / str(pid) / "comm").strip()]
     for argument in arguments[1:3]:
-        if not re.fullmatch(r"-m|[\w./][\w./@+:-]{0,79}", argument):
+        if not re.fullmatch(r"-m|[\w./][\w./@+:-]{0,254}", argument):
             break
         words.append(Path(argument).name)
     return Process(pid, " ".join(words)[:_SHOWN_CHARACTERS] or "?")
