@@ -45,8 +45,7 @@ def encode(event: Event) -> str:
         "raw": dict(event.raw),
         "raw_multi": dict(event.raw_multi),
     }
-    length = sum(len(value) for value in event.raw.values() if isinstance(value, str))
-    return json.dumps(fields) if length > _LONG else to_text(fields)
+    return to_text(fields)
 
 
 def decode(text: str) -> Event:
@@ -78,10 +77,13 @@ def decode(text: str) -> Event:
 def to_text(value: object) -> str:
     """JSON text that every database can hold."""
     try:
-        return orjson.dumps(value).decode()
+        encoded = orjson.dumps(value)
     except TypeError:
         # orjson refuses lone surrogates and large integers; the standard library does neither.
         return json.dumps(value)
+    if len(encoded) > _LONG and not encoded.isascii():
+        return json.dumps(value)
+    return encoded.decode()
 
 
 def from_text(text: str) -> Any:
