@@ -19,3 +19,19 @@ def postgresql() -> Iterator[Postgresql]:
     server = Postgresql()
     yield server
     server.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the proofs counted: what was tried, and what became of it."""
+    lines = [
+        str(line)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, line in report.user_properties
+        if name == "proof"
+    ]
+    if lines:
+        terminalreporter.section("proof")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-_COUNTS = "proof"
+# Printed behind the tests by `tests/conftest.py`.
+COUNTS = "proof"
 
 
 @pytest.fixture
@@ -21,20 +22,4 @@ class Say:
 
     def __call__(self, what: str, **counts: object) -> None:
         told = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
-        self._properties.append((_COUNTS, f"{what}: {told}"))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The counts of this run."""
-    lines = [
-        str(line)
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if getattr(report, "when", None) == "call"
-        for name, line in report.user_properties
-        if name == _COUNTS
-    ]
-    if lines:
-        terminalreporter.section("proof")
-        for line in lines:
-            terminalreporter.write_line(line)
+        self._properties.append((COUNTS, f"{what}: {told}"))
