@@ -32,6 +32,7 @@ if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):  # no
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+NICENESS = 10  # where the CPU is scarce, answering providers comes first
 OUT_OF_MEMORY_SCORE = 500  # hosts go before the daemon does
 REQUESTS_FD = 64  # from here on up, out of the way of what agents do with low numbers
 CHUNK_BYTES = 65536
@@ -333,6 +334,7 @@ def become_host(guardian: int, requests: int) -> None:
     if os.getppid() != guardian:
         return
     os.setpgid(0, 0)
+    os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open("/proc/self/oom_score_adj", "r+") as file:  # noqa: PTH123

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -280,6 +281,7 @@ async def test_agents_share_nothing_with_the_daemon(hosts: HostWorld) -> None:
     assert found["stdin"] == ""
     assert found["group"]
     assert int(found["oom_score_adj"]) >= 500
+    assert found["niceness"] > os.nice(0)
 
 
 def existing(paths: Iterable[Path]) -> list[Path]:
