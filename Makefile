@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Tests wait for processes more than they compute.
-WORKERS ?= 3
+WORKERS ?= 2
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
