@@ -31,9 +31,7 @@ from sqlalchemy import (
 
 from berinia_webhookd.model import EntryState
 
-SCHEMA_VERSION: Final = 1
-# The oldest program that can work with this schema: machines are upgraded one after another.
-OLDEST_PROGRAM: Final = "0.1.0"
+SCHEMA_VERSION: Final = 1  # of the last step in `migrations/versions`
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)

@@ -19,7 +19,6 @@ from berinia_webhookd.errors import (
     CannotStart,
     CannotStartNow,
     JournalUnavailable,
-    SchemaTooNew,
 )
 from berinia_webhookd.journal import group_commit
 from berinia_webhookd.journal.store import SqlJournal
@@ -271,22 +270,6 @@ async def test_other_urls_are_refused(closed_world: World, url: str) -> None:
     """A journal is a file, or PostgreSQL."""
     with pytest.raises(CannotStart, match=r"journal\.url"):
         SqlJournal(url, node="here", clock=closed_world.clock)
-
-
-@on_sqlite
-async def test_a_newer_programs_schema_is_refused_if_it_says_so(world: SqliteWorld) -> None:
-    """What a newer program wrote is used, unless it excluded us."""
-    await world.journals.pop().close()
-    with sqlite3.connect(world.file) as other:
-        other.execute("UPDATE schema SET version = 99")
-    await world.open()
-    await world.journals.pop().close()
-    with sqlite3.connect(world.file) as other:
-        other.execute("UPDATE schema SET oldest_program = '99.0'")
-    other.close()
-    journal = SqlJournal(world.url, node="here", clock=world.clock)
-    with pytest.raises(SchemaTooNew, match=r"99\.0"):
-        await journal.open()
 
 
 @on_sqlite

@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import pytest
 
-from berinia_webhookd.errors import SchemaTooNew
 from berinia_webhookd.journal.contract import Lane, Reply, ReplyRoute
 from berinia_webhookd.journal.listing import Filters
 from berinia_webhookd.journal.operations import Operations
@@ -282,37 +281,6 @@ async def test_each_node_says_why_it_cannot_load_an_agent(
     assert await said() == "no memory"
     await other.note_unavailable(AGENT, None)
     assert await said() is None
-
-
-NEWER = """
-UPDATE berinia_webhookd.schema SET version = 99;
-ALTER TABLE berinia_webhookd.entries ADD COLUMN later text;
-CREATE TABLE berinia_webhookd.later (id bigint);
-"""
-
-
-async def test_machines_are_upgraded_one_after_another(world: PostgresqlWorld) -> None:
-    """This program works on with a schema that a newer one has extended, also after a restart;
-    until the newer one says that it no longer can.
-    """
-    upgraded = PostgresqlWorld(world.server, await world.server.new_database())
-    url = upgraded.plain_url
-    try:
-        await upgraded.open(url)
-        await upgraded.accept("before")
-        await world.server.execute(upgraded.database, NEWER)
-        await upgraded.accept("after")
-        (entry,) = await upgraded.claim()
-        await upgraded.settle(entry)
-        await upgraded.journals.pop().close()
-        await upgraded.open(url)
-        assert await upgraded.claim_bodies() == ["after"]
-    finally:
-        await upgraded.journals.pop().close()
-    excluded = "UPDATE berinia_webhookd.schema SET oldest_program = '99.0'"
-    await world.server.execute(upgraded.database, excluded)
-    with pytest.raises(SchemaTooNew, match=r"99\.0"):
-        await SqlJournal(url, node="here", clock=world.clock).open()
 
 
 async def test_old_data_is_deleted_by_one_node_at_a_time(

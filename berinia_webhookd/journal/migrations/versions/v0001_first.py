@@ -1,14 +1,239 @@
-"""The first schema."""
+"""The first schema, with its tables as they were then: `journal/schema.py` has moved on, and what
+later steps add to it must be missing here.
+"""
 
 from __future__ import annotations
 
-from alembic import op
-from sqlalchemy import insert, text
+from typing import Any, Final
 
-from berinia_webhookd.journal.schema import metadata, schema, tallies
+from alembic import op
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    insert,
+    literal_column,
+    text,
+)
 
 revision = "0001"
 down_revision = None
+
+WORDS: Final = Text().with_variant(Text(collation="C"), "postgresql")
+
+metadata = MetaData()
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", WORDS, primary_key=True),
+    Column("channel", WORDS, nullable=False),
+    Column("content_type", WORDS, nullable=False),
+    Column("node", WORDS, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("state", WORDS, nullable=False),
+    Column("rejection", WORDS),
+    Column("replay_key", LargeBinary),
+    Column("once_key", LargeBinary),
+)
+
+delivery_bodies = Table(
+    "delivery_bodies",
+    metadata,
+    Column("delivery", WORDS, ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("channel", WORDS, nullable=False),
+    Column("sender", WORDS),
+    Column("party", WORDS),
+    sqlite_autoincrement=True,
+)
+Index(
+    "conversations_parties",
+    conversations.c.channel,
+    conversations.c.sender,
+    conversations.c.party,
+    unique=True,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", WORDS, primary_key=True),
+    Column(
+        "delivery",
+        WORDS,
+        ForeignKey("deliveries.id", ondelete="CASCADE"),
+        nullable=False,
+        unique=True,
+    ),
+    Column("channel", WORDS, nullable=False),
+    Column("conversation", BigInteger, ForeignKey("conversations.id"), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("data", WORDS),
+    Column("opt_out", WORDS),
+    Column("received_at", BigInteger, nullable=False),
+)
+Index("events_conversation", events.c.conversation)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", WORDS, primary_key=True),
+    Column("event", WORDS, ForeignKey("events.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", WORDS, nullable=False),
+    Column("channel", WORDS, nullable=False),
+    Column("agent", WORDS, nullable=False),
+    Column("conversation", BigInteger, nullable=False),
+    Column("opt_out", Boolean, nullable=False),
+    Column("place", BigInteger, nullable=False),
+    Column("state", WORDS, nullable=False),
+    Column("startable_at", BigInteger),
+    Column("due_at", BigInteger),
+    Column("hold_until", BigInteger),
+    Column("lease_until", BigInteger),
+    Column("lease_holder", WORDS),
+    Column("node", WORDS),
+    Column("started_at", BigInteger),
+    Column("attempts", Integer, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("waiting_until", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+)
+
+
+def _state_is(state: str) -> ColumnElement[bool]:
+    return entries.c.state == literal_column(f"'{state}'")
+
+
+def _index(
+    name: str, *columns: Column[Any], where: ColumnElement[bool] | None = None, unique: bool = False
+) -> None:
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+_index(
+    "deliveries_rejected", deliveries.c.id, where=deliveries.c.state == literal_column("'rejected'")
+)
+_index(
+    "deliveries_once",
+    deliveries.c.once_key,
+    where=deliveries.c.once_key.is_not(None),
+    unique=True,
+)
+
+_LINE: Final = (entries.c.conversation, entries.c.kind, entries.c.agent)
+_STARTABLE: Final = entries.c.startable_at.is_not(None)
+
+_index("entries_place", entries.c.place, unique=True)
+_index("entries_event", entries.c.event, entries.c.kind)
+_index("entries_line_ready", *_LINE, entries.c.place, where=_state_is("ready"))
+_index(
+    "entries_line_ready_opt_out",
+    *_LINE,
+    entries.c.place,
+    where=_state_is("ready") & entries.c.opt_out,
+)
+_index("entries_line_waiting", *_LINE, entries.c.place, where=_state_is("waiting"))
+_index("entries_line_running", *_LINE, where=_state_is("running"), unique=True)
+_index("entries_line_next", *_LINE, where=_STARTABLE, unique=True)
+_index(
+    "entries_startable",
+    entries.c.kind,
+    entries.c.agent,
+    entries.c.startable_at,
+    entries.c.place,
+    where=_STARTABLE,
+)
+_index("entries_oldest_ready", entries.c.agent, entries.c.place, where=_state_is("ready"))
+_index(
+    "entries_finished",
+    entries.c.finished_at,
+    where=entries.c.finished_at.is_not(None) & (entries.c.state != literal_column("'dead'")),
+)
+_index(
+    "entries_callers",
+    entries.c.waiting_until,
+    where=entries.c.waiting_until.is_not(None) & entries.c.finished_at.is_(None),
+)
+_index("entries_dead", entries.c.place, where=_state_is("dead"))
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("entry", WORDS, ForeignKey("entries.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("node", WORDS, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("outcome", WORDS, nullable=False),
+    Column("error", WORDS),
+    Column("reply", WORDS),
+    sqlite_with_rowid=False,
+)
+
+replies = Table(
+    "replies",
+    metadata,
+    Column("event", WORDS, ForeignKey("events.id", ondelete="CASCADE"), primary_key=True),
+    Column("text", WORDS, nullable=False),
+    Column("route", WORDS, nullable=False),
+    Column("failed", Boolean, nullable=False),
+    Column("postable", Boolean, nullable=False),
+    Column("decided_at", BigInteger, nullable=False),
+)
+
+seen = Table(
+    "seen",
+    metadata,
+    Column("key", LargeBinary, primary_key=True),
+    Column("event", WORDS, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("seen_seen_at", seen.c.seen_at)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("kind", WORDS, primary_key=True),
+    Column("channel", WORDS, primary_key=True),
+    Column("agent", WORDS, primary_key=True),
+    Column("state", WORDS, primary_key=True),
+    Column("total", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+unavailable_agents = Table(
+    "unavailable_agents",
+    metadata,
+    Column("agent", WORDS, primary_key=True),
+    Column("node", WORDS, primary_key=True),
+    Column("reason", WORDS, nullable=False),
+    Column("since", BigInteger, nullable=False),
+)
+
+schema = Table(
+    "schema",
+    metadata,
+    Column("version", Integer, nullable=False),
+    Column("oldest_program", WORDS, nullable=False),
+)
 
 # Each state change of an entry moves one count, whoever makes it and by whatever statement.
 COUNT = "INSERT INTO tallies (kind, channel, agent, state, total) VALUES ({row}, {by}) "
