@@ -163,7 +163,12 @@ async def _require_journal(source: Database) -> None:
         version = await _read(source, stored_version)
     if version is None:
         raise NotFound("there is no journal in what is to be copied")
-    if version != SCHEMA_VERSION:
+    if version > SCHEMA_VERSION:
+        raise CannotStart(
+            "the journal to be copied was made by a newer version of this program",
+            hint="copy it with that version",
+        )
+    if version < SCHEMA_VERSION:
         raise CannotStart(
             "the journal to be copied has another schema than this program's",
             hint="start `serve` of this version on it once, and stop it again",
