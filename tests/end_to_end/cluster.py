@@ -156,3 +156,27 @@ def first_seen(payloads: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
         if data["message_sid"] not in found[data["sender"]]:
             found[data["sender"]].append(data["message_sid"])
     return found
+
+
+def wait_until_equal(look: Callable[[], object], expected: object) -> None:
+    """Look again and again, for what is only known to the second."""
+    pause = threading.Event()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (found := look()) != expected:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{found}, not {expected}")
+        pause.wait(0.2)
+
+
+def wait_for_states(node: Daemon, expected: dict[str, int]) -> None:
+    """Block until the entries are in these states, and no others."""
+    wait_until_equal(lambda: states(node), expected)
+
+
+def states(node: Daemon) -> dict[str, int]:
+    """How many entries are in each state, by `/metrics`."""
+    found = {}
+    for line in node.request("GET", "/metrics").body.decode().splitlines():
+        if line.startswith("berinia_webhookd_entries{") and not line.endswith(" 0.0"):
+            found[line.split('"')[1]] = int(float(line.rsplit(" ", 1)[1]))
+    return found

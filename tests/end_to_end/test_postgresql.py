@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ..postgresql import Postgresql
-from .cluster import Cluster, Senders, Worker, first_seen
-from .daemon import PATIENCE_SECONDS, Daemon
+from .cluster import Cluster, Senders, Worker, first_seen, wait_for_states, wait_until_equal
+from .daemon import Daemon
 from .providers import WHATSAPP_PATH, posted_whatsapp
 
 
@@ -21,30 +19,6 @@ def cluster(tmp_path: Path, postgresql: Postgresql) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path, postgresql)
     with cluster.stack:
         yield cluster
-
-
-def wait_until_equal(look: Callable[[], object], expected: object) -> None:
-    """Look again and again, for what is only known to the second."""
-    pause = threading.Event()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (found := look()) != expected:
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{found}, not {expected}")
-        pause.wait(0.2)
-
-
-def wait_for_states(node: Daemon, expected: dict[str, int]) -> None:
-    """Block until the entries are in these states, and no others."""
-    wait_until_equal(lambda: states(node), expected)
-
-
-def states(node: Daemon) -> dict[str, int]:
-    """How many entries are in each state, by `/metrics`."""
-    found = {}
-    for line in node.request("GET", "/metrics").body.decode().splitlines():
-        if line.startswith("berinia_webhookd_entries{") and not line.endswith(" 0.0"):
-            found[line.split('"')[1]] = int(float(line.rsplit(" ", 1)[1]))
-    return found
 
 
 def test_a_worker_refuses_a_journal_that_cannot_be_shared(tmp_path: Path) -> None:
