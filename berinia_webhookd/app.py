@@ -219,7 +219,7 @@ class Daemon:
         self._backlog = backlog
         self._health = HealthPage(
             {
-                "journal": journal_check(backlog),
+                "journal": journal_check(backlog, lambda: self._journal.up),
                 "agents": agents_check(backlog, lambda: self._availability.reasons, now),
                 "disk": disk_check(folders_of(settings)),
             },

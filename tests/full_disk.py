@@ -1,18 +1,56 @@
-"""A disk that takes no more, for this process alone: the limit on file sizes."""
+"""Disks that take no more: a small one of its own, or a limit on the size of files."""
 
 from __future__ import annotations
 
 import resource
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """No file can grow meanwhile (`EFBIG`, where a full disk says `ENOSPC`)."""
+    """No file of this process can grow meanwhile (`EFBIG`, where a full disk says `ENOSPC`)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@dataclass
+class Disk:
+    """A file system, and how to fill and free it."""
+
+    folder: Path
+
+    def fill(self) -> None:
+        """Leave no byte; again, if something was deleted meanwhile."""
+        with (self.folder / "other").open("ab", buffering=0) as other:
+            try:
+                while other.write(b"x" * 4096):
+                    pass
+            except OSError:
+                return
+
+    def free(self) -> None:
+        """Somebody cleans up."""
+        (self.folder / "other").unlink()
+
+
+@contextmanager
+def small_disk(folder: Path, size_bytes: int, *, mode: int = 0o700) -> Iterator[Disk | None]:
+    """A file system in a new folder; None where this user may not mount."""
+    folder.mkdir(mode=mode)
+    options = f"size={size_bytes},mode={mode:04o}"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

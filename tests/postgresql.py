@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
+import subprocess
 import tempfile
 from datetime import datetime
 from pathlib import Path
@@ -43,17 +44,25 @@ _numbers = itertools.count(1)
 class Postgresql:
     """One running server."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, data: Path | None = None, wal: Path | None = None) -> None:
+        """`data` and `wal` are folders of their own, if need be, which others may enter."""
         self.folder = Path(tempfile.mkdtemp(prefix="berinia-postgresql-"))
         self.folder.chmod(0o755)
         self._server: PostgresServer = get_server(
-            self.folder / "data", cleanup_mode="stop", start=False
+            (data or self.folder) / "data", cleanup_mode="stop", start=False
         )
         self._server.ensure_pgdata_inited()
+        if wal is not None:
+            self._move_wal(wal / "pg_wal")
         with (self._server.pgdata / "postgresql.conf").open("a") as configuration:
             configuration.write(CONFIGURATION)
         self._server.start()
         self.spare: list[str] = []  # databases with an empty journal, which tests give back
+
+    def _move_wal(self, folder: Path) -> None:
+        usual = self._server.pgdata / "pg_wal"
+        subprocess.run(["mv", usual, folder], check=True)  # keeps its owner on another disk, too
+        usual.symlink_to(folder)
 
     @property
     def socket_folder(self) -> Path:
@@ -96,6 +105,30 @@ class Postgresql:
         place = f'-h "" -k {self.socket_folder}'
         self._control("start", "-o", place, "-l", str(self._server.log))
         self._server.ensure_postgres_running()  # so that it knows the new process
+
+    def ensure_running(self) -> None:
+        """Come back if need be, as a supervisor would let it."""
+        try:
+            self._control("status")
+        except subprocess.CalledProcessError:
+            self.start()
+
+    def limit_files(self, size_bytes: int | None) -> None:
+        """Let no file grow beyond this, of none of its processes; None: as far as it likes."""
+        server = self._server.get_pid()
+        # Those it starts meanwhile have its own limit already.
+        for process in (server, *self._children(server)):
+            limit = "unlimited" if size_bytes is None else size_bytes
+            command = ["prlimit", "--pid", str(process), f"--fsize={limit}:"]
+            subprocess.run(
+                command, user=self._server.system_user, capture_output=True, check=False
+            )  # fails for one that has just ended
+
+    def _children(self, process: int | None) -> list[str]:
+        try:
+            return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        except OSError:  # it has ended
+            return []
 
     def _control(self, *words: str) -> None:
         server = self._server

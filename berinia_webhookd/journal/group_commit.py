@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from berinia_webhookd.errors import CannotStart, JournalUnavailable
 from berinia_webhookd.journal import lines
 from berinia_webhookd.journal.engine import Database, Transaction, is_outage
-from berinia_webhookd.journal.postgresql import is_conflict
+from berinia_webhookd.journal.postgresql import cannot_write, is_conflict
 from berinia_webhookd.journal.schema import EPOCH, schema
 from berinia_webhookd.journal.writer import Writer
 from berinia_webhookd.metrics import Metrics
@@ -45,6 +45,7 @@ LONGEST_PAUSE_SECONDS: Final = 5.0
 
 # What the data of one item can make fail: the driver's errors, and Python's while binding values.
 ITEM_ERRORS: Final = (SQLAlchemyError, ArithmeticError, LookupError, TypeError, ValueError)
+REHEARSALS: Final = 20  # over a good minute
 TRIES: Final = 3  # another node may have inserted the same key meanwhile
 
 
@@ -72,6 +73,10 @@ class Work:
     item: Any
     size_bytes: int
     done: asyncio.Future[Any]
+
+
+class _TakenBackError(Exception):
+    """Ends a transaction that was not meant to last."""
 
 
 class GroupCommit:
@@ -103,6 +108,8 @@ class GroupCommit:
         self._closing = False
         self._large_is_next = False
         self._writer: Writer | None = None
+        self._to_rehearse: Work | None = None
+        self._rehearsals = 0
         self._data_version: int | None = None
         self._loop = asyncio.get_running_loop()
         self._look_at = self._loop.time()
@@ -280,6 +287,7 @@ class GroupCommit:
                 await self._prepare()
             self._writer = await self._database.open_writer()
             self._data_version = await self._writer.transact(_prove_it_can_be_written)
+            await self._rehearse(self._writer)
             if not self._database.is_sqlite:
                 self.up_since = (await self._writer.transact(self._database.transaction)).now
         except (SQLAlchemyError, OSError, CannotStart) as error:
@@ -290,12 +298,36 @@ class GroupCommit:
         self._is_up(True)
         self._changed()
 
+    async def _rehearse(self, writer: Writer) -> None:
+        """Do again what could not be written, and take it back: on a full disk a row can still be
+        changed where none can be added. What fails for itself must not keep everything else out,
+        so it is not tried for ever.
+        """
+        work, self._rehearsals = self._to_rehearse, self._rehearsals + 1
+
+        def rehearse(connection: Connection) -> None:
+            if work is not None:
+                self._apply(connection, [work])
+            raise _TakenBackError
+
+        if work is not None and self._rehearsals <= REHEARSALS:
+            try:
+                await writer.transact(rehearse)
+            except _TakenBackError:
+                pass
+            except ITEM_ERRORS as error:
+                if is_outage(error):
+                    raise
+        self._to_rehearse = None
+
     async def _went_down(self, error: BaseException, batch: list[Work]) -> None:
         if self.up or self._task is None:
             # The driver's message names files and conditions, but carries no values.
             why = getattr(error, "orig", error)
             said = "no answer in time" if isinstance(why, TimeoutError) else str(why)
             logger.error("journal.degraded", error=said or type(why).__name__)
+        if batch and cannot_write(error):
+            self._to_rehearse, self._rehearsals = min(batch, key=lambda work: work.size_bytes), 0
         self._is_up(False)
         failed = [*batch, *self._small, *self._large]
         self._small.clear()

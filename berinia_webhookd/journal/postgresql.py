@@ -55,6 +55,7 @@ AWAY: Final = (
     "58",  # the server's own files
     "XX",
 )
+CANNOT_WRITE: Final = ("53", "58", "XX")  # of these, what a server says that is there
 NEVER_BY_ITSELF: Final = ("28", "3D000", "42501")
 CONFLICT: Final = ("40",)  # deadlock, serialization
 
@@ -131,6 +132,11 @@ def is_away(error: BaseException) -> bool:
     # does not fit, which it says by a ValueError.
     cause = getattr(getattr(error, "orig", None), "__cause__", None)
     return not isinstance(cause, ValueError)
+
+
+def cannot_write(error: BaseException) -> bool:
+    """Whether the server is there and lacks what it needs to write: as a rule, room on its disk."""
+    return sqlstate(error).startswith(CANNOT_WRITE)
 
 
 def is_conflict(error: BaseException) -> bool:

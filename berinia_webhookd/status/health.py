@@ -70,15 +70,15 @@ class HealthPage:
             _log.info("health.healthy")
 
 
-def journal_check(backlog: BacklogReader) -> Check:
-    """Complains while the journal does not answer."""
+def journal_check(backlog: BacklogReader, takes_writes: Callable[[], bool]) -> Check:
+    """Complains while the journal does not answer, or can only be read: its disk may be full."""
 
     async def check() -> str | None:
         try:
             await backlog.read()
         except JournalUnavailable:
             return "the journal does not answer"
-        return None
+        return None if takes_writes() else "the journal cannot be written"
 
     return check
 

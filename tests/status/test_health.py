@@ -53,7 +53,7 @@ async def test_healthy(get: Get, tmp_path: Path) -> None:
     """200 while every check is content."""
     backlog = BacklogReader(FakeUpkeep())
     checks = {
-        "journal": journal_check(backlog),
+        "journal": journal_check(backlog, lambda: True),
         "agents": agents_check(backlog, lambda: [AGENT], lambda: NOW),
         "disk": disk_check([tmp_path, tmp_path / "absent"], least_free_bytes=1),
     }
@@ -65,11 +65,17 @@ async def test_healthy(get: Get, tmp_path: Path) -> None:
 async def test_reasons_are_for_those_allowed(get: Get, by: Caller, allowed: bool) -> None:
     """503 for everybody, the reasons only for those who may read the metrics."""
     upkeep = FakeUpkeep(failure=JournalUnavailable("postgresql://secret"))
-    page = HealthPage({"journal": journal_check(BacklogReader(upkeep))}, ALLOWED)
+    page = HealthPage({"journal": journal_check(BacklogReader(upkeep), lambda: True)}, ALLOWED)
     status, body, _ = await get(page, by=by)
     assert status == 503
     assert body["status"] == "unhealthy"
     assert body.get("reasons") == ({"journal": "the journal does not answer"} if allowed else None)
+
+
+async def test_a_journal_that_can_only_be_read_is_a_reason() -> None:
+    """Messages are refused then, though everything can be looked at."""
+    check = journal_check(BacklogReader(FakeUpkeep()), lambda: False)
+    assert await check() == "the journal cannot be written"
 
 
 async def test_the_log_says_when_it_begins_and_ends(get: Get) -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ..end_to_end.daemon import Daemon
 from ..end_to_end.load import Load, wait_until_delivered
+from ..full_disk import small_disk
 
 pytestmark = pytest.mark.system
 
@@ -28,48 +25,10 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-@dataclass
-class Disk:
-    """Where the logs go, and how to fill and free it."""
-
-    folder: Path
-
-    def fill(self) -> None:
-        """Leave no byte."""
-        with (self.folder / "other").open("wb", buffering=0) as other:
-            try:
-                while other.write(b"x" * 4096):
-                    pass
-            except OSError:
-                return
-
-    def free(self) -> None:
-        """Somebody cleans up."""
-        (self.folder / "other").unlink()
-
-    def texts(self) -> dict[str, str]:
-        return {path.stem: path.read_text() for path in self.folder.glob("*.log")}
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Disk | None]:
-    """A file system of its own; None where this user may not mount."""
-    folder.mkdir(mode=0o700)
-    options = f"size={DISK_BYTES},mode=0700"
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        yield None
-        return
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_a_full_log_disk_does_not_stop_receiving(tmp_path: Path) -> None:
     """Every request gets its 2xx and every message its agent; lines that come later are whole."""
     logs = tmp_path / "logs"
-    with small_disk(logs) as disk:
+    with small_disk(logs, DISK_BYTES) as disk:
         if disk is None:
             return full_files_do_not_stop_receiving(tmp_path, logs)
         daemon = Daemon(tmp_path, f'logs.dir = "{logs}"')
@@ -93,7 +52,7 @@ def test_a_full_log_disk_does_not_stop_receiving(tmp_path: Path) -> None:
             assert "No space left on device" in said
             assert answer.status == 503
             assert str(logs) in answer.json()["reasons"]["disk"]
-            only_whole_lines(disk)
+            only_whole_lines({path.stem: path.read_text() for path in logs.glob("*.log")})
         finally:
             daemon.close()
 
@@ -139,9 +98,9 @@ def wait_until_logged(daemon: Daemon, logs: Path) -> None:
     raise AssertionError("nothing is logged any more")
 
 
-def only_whole_lines(disk: Disk) -> None:
+def only_whole_lines(texts: dict[str, str]) -> None:
     """Every line is JSON, but for the one in each file that found no room for its end."""
-    for name, text in disk.texts().items():
+    for name, text in texts.items():
         assert text.endswith("\n"), name
         broken = 0
         for line in text.splitlines():
