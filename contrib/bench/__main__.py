@@ -21,6 +21,7 @@ from pathlib import Path
 import answering
 import dispatching
 import footprint
+import nodes
 import pages
 import picture
 import receiving
@@ -38,6 +39,7 @@ PARTS: dict[str, Callable[[Bench, Result], Result]] = {
     "dispatching": lambda bench, _: dispatching.measure(bench),
     "footprint": lambda bench, _: footprint.measure(bench),
     "scaling": lambda bench, _: scaling.measure(bench),
+    "nodes": lambda bench, _: nodes.measure(bench),
 }
 # The programs that all or some parts need.
 PROGRAMS = ("wrk", "webhook", "taskset", "findmnt")

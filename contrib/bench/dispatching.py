@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def _through(bench: Bench, kind: str, settings: str, agent: Server | None) -> Re
             seconds=LONGEST_SECONDS,
             core=None,
         )
-        result = _watch(daemon, server, backlog)
+        result = watch(daemon, backlog, {"cpu_us": server.own_cpu_seconds})
         received = callers.result()
     daemon.must_hold(received["accepted"], before=backlog)
     shutil.rmtree(folder)
@@ -90,14 +91,17 @@ def _fill(bench: Bench, daemon: Installation) -> int:
     return daemon.count("events")
 
 
-def _watch(daemon: Installation, server: Server, backlog: int) -> Result:
-    """The rate from the end of the warm-up until the backlog or the time is over."""
+def watch(daemon: Installation, backlog: int, clocks: Mapping[str, Callable[[], float]]) -> Result:
+    """The rate from the end of the warm-up until the backlog or the time is over, and how far each
+    of these clocks, in seconds, went meanwhile: in microseconds an event.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (first := daemon.entries("done")) < min(WARM_UP_EVENTS, backlog // 10):
         if time.monotonic() > deadline:
             raise SystemExit(f"nothing is dispatched: see {daemon.folder}")
         time.sleep(0.01)
-    started, used = time.monotonic(), server.own_cpu_seconds()
+    used = {name: clock() for name, clock in clocks.items()}
+    started = time.monotonic()
     while (done := daemon.entries("done")) < backlog * 0.95:
         if time.monotonic() > started + LONGEST_SECONDS:
             break
@@ -107,5 +111,5 @@ def _watch(daemon: Installation, server: Server, backlog: int) -> Result:
     return {
         "events": many,
         "rate": round(many / taken, 1),
-        "cpu_us": round((server.own_cpu_seconds() - used) / many * 1e6, 1),
+        **{name: round((clock() - used[name]) / many * 1e6, 1) for name, clock in clocks.items()},
     }

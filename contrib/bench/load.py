@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 def as_much_as_possible(
-    port: int, messages: Path, *, core: int, seconds: int, connections: int
+    port: int, messages: Path, *, core: int | None, seconds: int, connections: int
 ) -> dict[str, Any]:
     """wrk over keep-alive connections. Gives requests (that were answered), of which refused;
     errors (refused, or without an answer), repeated, seconds, p50_ms, p99_ms, longest_ms, and

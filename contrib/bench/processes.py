@@ -81,7 +81,7 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """User and system time so far, of the program, its children and those that ended."""
-        return sum(_cpu_seconds(pid) for pid in _with_children(self.pid))
+        return cpu_seconds(self.pid)
 
     def own_cpu_seconds(self) -> float:
         """User and system time so far, of the program alone."""
@@ -113,6 +113,11 @@ def running(server: Server) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time so far, of a program, its children and those that ended."""
+    return sum(_cpu_seconds(each) for each in _with_children(pid))
 
 
 def _stat(pid: int) -> list[str]:

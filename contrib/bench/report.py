@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import nodes
 import targets
 from bench import Result
 from peers import BARE, DAEMON, OLD_DESIGN, PEERS
@@ -210,6 +211,34 @@ def _scaling(found: Result) -> list[Table]:
     return [Table("scaling", "Small and large", head, rows)]
 
 
+def _nodes(found: Result) -> list[Table]:
+    rows = []
+    for name in nodes.NODES:
+        accepting, dispatching = found[name]["accepting"], found[name]["dispatching"]
+        shared = name != nodes.SQLITE
+        rows.append(
+            [
+                name,
+                f"{accepting['rate']:,.0f}",
+                f"{accepting['p99_ms']:.1f} ms",
+                *_costs(accepting, shared=shared),
+                f"{dispatching['rate']:,.0f}",
+                *_costs(dispatching, shared=shared),
+            ]
+        )
+    costs = ["CPU of nodes", "of PostgreSQL"]
+    head = ["", "accepted/s", "p99", *costs, "dispatched/s", *costs]
+    title = (
+        f"One and two nodes, PostgreSQL {found['postgresql']}, {found['connections']} connections"
+    )
+    return [Table("nodes", title, head, rows)]
+
+
+def _costs(found: Result, *, shared: bool) -> list[str]:
+    database = f"{found['database_cpu_us']:.0f} µs" if shared else ""
+    return [f"{found['cpu_us']:.0f} µs", database]
+
+
 _PARTS: dict[str, Callable[[Result], list[Table]]] = {
     "receiving": _receiving,
     "stages": _stages,
@@ -217,6 +246,7 @@ _PARTS: dict[str, Callable[[Result], list[Table]]] = {
     "dispatching": _dispatching,
     "footprint": _footprint,
     "scaling": _scaling,
+    "nodes": _nodes,
 }
 
 

@@ -1,0 +1,135 @@
+"""One or two nodes with one journal in PostgreSQL, beside one with a SQLite file: what they accept,
+and then dispatch. Nothing is pinned: nodes, PostgreSQL and the load share the cores.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+from bench import Bench, Result, median, say
+from daemon import Installation
+from database import Node, Postgresql, asking
+from dispatching import watch
+from load import as_much_as_possible
+from processes import Server, running
+
+CONNECTIONS = 32  # shared out among the nodes
+MOST_PER_SECOND = 4_000  # of one node
+RUNS = 3
+SQLITE, ONE, TWO = "SQLite, 1 node", "PostgreSQL, 1 node", "PostgreSQL, 2 nodes"
+NODES = {SQLITE: 1, ONE: 1, TWO: 2}
+
+
+def measure(bench: Bench) -> Result:
+    """Medians by journal and number of nodes, which take turns."""
+    messages = [bench.other_messages(bench.seconds * MOST_PER_SECOND) for _ in range(2)]
+    runs: dict[str, list[Result]] = {name: [] for name in NODES}
+    with closing(Postgresql(bench.new_folder("postgresql"))) as server:
+        for run in range(min(bench.runs, RUNS)):
+            names = list(NODES)
+            for name in (*names[run:], *names[:run]):
+                result = _one_run(bench, name, server, messages)
+                runs[name].append(result)
+                say(_line(name, result))
+        return {
+            "postgresql": server.version,
+            "connections": CONNECTIONS,
+            **{name: _summary(results) for name, results in runs.items()},
+        }
+
+
+def _line(name: str, result: Result) -> str:
+    accepted, dispatched = result["accepting"], result["dispatching"]
+    return f"  {name:20}" + "".join(
+        f"  {what} {one['rate']:6.0f}/s, node {one['cpu_us']:4.0f} µs,"
+        f" database {one['database_cpu_us']:4.0f} µs"
+        for what, one in (("accepted", accepted), ("dispatched", dispatched))
+    )
+
+
+def _summary(results: Sequence[Result]) -> Result:
+    return {
+        part: {key: median((one[part][key] for one in results), 1) for key in results[0][part]}
+        for part in results[0]
+    }
+
+
+def _one_run(bench: Bench, name: str, server: Postgresql, messages: Sequence[Path]) -> Result:
+    folder = bench.new_folder(name)
+    with _installed(folder, name, server) as nodes:
+        result = {
+            "accepting": _accept(bench, nodes, server, messages),
+            "dispatching": _dispatch(nodes, server),
+        }
+    shutil.rmtree(folder)
+    return result
+
+
+@contextmanager
+def _installed(folder: Path, name: str, server: Postgresql) -> Iterator[list[Installation]]:
+    """The nodes' folders, with an empty journal."""
+    if name == SQLITE:
+        yield [Installation(folder)]
+        return
+    url = server.new_database()
+    with asking(url) as ask:
+        yield [Node(folder / f"node{number}", url, ask) for number in range(NODES[name])]
+
+
+@contextmanager
+def _started(nodes: Sequence[Installation], *, dispatch: bool) -> Iterator[list[Server]]:
+    """All at once, as a backlog does not wait for the second one."""
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        start = partial(Installation.start, core=None, dispatch=dispatch)
+        starting = [pool.submit(start, node) for node in nodes]
+        yield [stack.enter_context(running(one.result())) for one in starting]
+
+
+def _accept(
+    bench: Bench, nodes: Sequence[Installation], server: Postgresql, messages: Sequence[Path]
+) -> Result:
+    """As much as possible, each node from a wrk of its own; void unless all of it is kept."""
+    with _started(nodes, dispatch=False) as servers, ThreadPoolExecutor() as pool:
+        used, theirs = sum(one.cpu_seconds() for one in servers), server.cpu_seconds()
+        loads = [
+            pool.submit(
+                as_much_as_possible,
+                one.port,
+                file,
+                core=None,
+                seconds=bench.seconds,
+                connections=CONNECTIONS // len(servers),
+            )
+            for one, file in zip(servers, messages, strict=False)
+        ]
+        results = [load.result() for load in loads]
+        used = sum(one.cpu_seconds() for one in servers) - used
+        theirs = server.cpu_seconds() - theirs
+    accepted = sum(one["requests"] - one["refused"] for one in results)
+    nodes[0].must_hold(accepted, repeated=sum(one["repeated"] for one in results))
+    return {
+        "rate": sum((one["requests"] - one["refused"]) / one["seconds"] for one in results),
+        "p99_ms": max(one["p99_ms"] for one in results),
+        "errors": sum(one["errors"] for one in results),
+        "cpu_us": used / accepted * 1e6,
+        "database_cpu_us": theirs / accepted * 1e6,
+    }
+
+
+def _dispatch(nodes: Sequence[Installation], server: Postgresql) -> Result:
+    """What was accepted, to `log:`."""
+    backlog = nodes[0].count("events")
+    with _started(nodes, dispatch=True) as servers:
+        return watch(
+            nodes[0],
+            backlog,
+            {
+                "cpu_us": lambda: sum(one.own_cpu_seconds() for one in servers),
+                "database_cpu_us": server.cpu_seconds,
+            },
+        )
