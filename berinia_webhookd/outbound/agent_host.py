@@ -1,92 +1,146 @@
 """The agent host: the child process in which Python agents run, one attempt at a time.
 
-Stand-alone: the standard library only, Python 3.9 or newer, nothing of the daemon, because agents
-live in a virtual environment of their own. Started as `python -u agent_host.py REQUESTS LIFELINE`
-with two inherited sockets, it forks at once: the parent stays as a guardian that outlives whatever
-agents do, and kills all their processes as soon as the host ends or the daemon is gone (its end of
-the life-line closes, even at kill -9); the child loads agents and calls them. Both speak
-length-prefixed JSON. It isolates from failure, not from malice.
+Stand-alone with `agent_calls.py`: the standard library only, Python 3.9 or newer, nothing of the
+daemon, because agents live in a virtual environment of their own. Started as `python -u
+agent_host.py CONTROL`, it is a fork server: for each four descriptors that come over the inherited
+socket it forks a host within milliseconds, without work for the daemon. That child forks again: the
+parent stays as a guardian that outlives whatever agents do, and kills all their processes as soon
+as the host ends or the daemon is gone (its end of the life-line closes, even at kill -9); the child
+loads agents and calls them. Both speak length-prefixed JSON. It isolates from failure, not from
+malice.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import faulthandler
 import fcntl
-import importlib
-import inspect
-import json
+import importlib.util
 import os
 import resource
 import select
 import signal
+import socket
+import struct
 import sys
-import traceback
-from operator import attrgetter
 from typing import Any, Callable
 
-if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):  # noqa: PTH100, PTH120
+FOLDER = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
+if sys.path and sys.path[0] == FOLDER:
     del sys.path[0]  # our neighbours must not shadow the agents' modules
 
+
+def neighbour(name: str) -> Any:
+    """The module in the file beside this one; `import` of that name is left to the agents."""
+    spec = importlib.util.spec_from_file_location(name, f"{FOLDER}/{name}.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
+agent_calls = neighbour("agent_calls")
+
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
-NICENESS = 10  # where the CPU is scarce, answering providers comes first
+NICENESS = 10
+TURN_NANOSECONDS = 100_000
+SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the system call, by machine
 OUT_OF_MEMORY_SCORE = 500  # hosts go before the daemon does
 REQUESTS_FD = 64  # from here on up, out of the way of what agents do with low numbers
 CHUNK_BYTES = 65536
-RESULT_LIMIT = 1 << 20  # characters
-ERROR_HEAD, ERROR_TAIL = 2048, 6144  # characters kept of a traceback
-ANSWER_KEYS = ("status", "response", "message", "result", "error")
 
 
-# --- both processes ---------------------------------------------------------------------------
+# --- all processes
 
 
-def control_process(option: int, value: int) -> None:
+def control_process(option: int, value: Any) -> None:
     """Linux' prctl(2); a kernel that refuses leaves us with a weaker guarantee, not with none."""
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def write_message(fd: int, message: dict[str, Any]) -> None:
-    """Write one message, however long, to a blocking descriptor."""
-    body = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
-    data = memoryview(len(body).to_bytes(4, "big") + body)
-    while data:
-        data = data[os.write(fd, data) :]
+def be_called(name: str) -> None:
+    """In `top` and `/proc`, where all of us have the same command line; 15 letters at most."""
+    control_process(PR_SET_NAME, name.encode())
 
 
-def read_message(fd: int) -> bytearray | None:
-    """The bytes of the next message; None when the other side is gone."""
-    data = bytearray()
-    while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):  # noqa: PLR2004
-        chunk = os.read(fd, CHUNK_BYTES)
-        if not chunk:
-            return None
-        data += chunk
-    return data[4:]
+# --- the fork server
 
 
-# --- the guardian -----------------------------------------------------------------------------
+def give_way() -> None:
+    """Answering providers comes first: whatever agents do, one CPU stays free of them, and on the
+    others they run after everybody else and in turns too short to be waited for.
+    """
+    cpus = os.sched_getaffinity(0)
+    if len(cpus) > 1:
+        os.sched_setaffinity(0, cpus - {min(cpus)})
+    os.nice(NICENESS)
+    call = SCHED_SETATTR.get(os.uname().machine)
+    if call and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        # struct sched_attr; a kernel before 6.12 ignores the turn.
+        attributes = struct.pack("=IIQiIQQQ", 48, 0, 0, nice, 0, TURN_NANOSECONDS, 0, 0)
+        ctypes.CDLL(None).syscall(call, 0, attributes, 0)
+
+
+def wait_until_wanted(control: socket.socket) -> list[int]:
+    """In the forked child: the descriptors of the host to be. In the fork server itself: none, once
+    the daemon has closed the socket.
+    """
+    while True:
+        _, fds, _, _ = socket.recv_fds(control, 1, 4, socket.MSG_CMSG_CLOEXEC)
+        if not fds:
+            return []
+        try:
+            child = os.fork()
+        except OSError as error:  # the daemon sees its ends closed, and reads why
+            child = -1
+            sys.stderr.write(f"agent_host: fork: {error.strerror}\n")
+        if child == 0:
+            return fds
+        for fd in fds:
+            os.close(fd)
+
+
+def begin_host(requests: int, lifeline: int, stdout: int, stderr: int) -> None:
+    """The forked child: fork once more, before there is any thread; guard, and let it serve."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    for fd, number in ((stdout, 1), (stderr, 2)):
+        os.dup2(fd, number)
+        os.close(fd)
+    guardian = os.getpid()
+    control_process(PR_SET_CHILD_SUBREAPER, 1)
+    child = os.fork()
+    if child:
+        os.close(requests)
+        with contextlib.suppress(OSError):  # it did so itself, or is gone
+            os.setpgid(child, child)
+        guard(child, lifeline)
+    else:
+        os.close(lifeline)
+        become_host(guardian, requests)
+
+
+# --- the guardian
 
 
 def guard(child: int, lifeline: int) -> None:
     """Wait for the host's end or the daemon's; kill what is left, then say how the host ended."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # stopping is the daemon's decision
+    be_called("agent-guardian")
     # An agent may stop us; once the daemon is gone, nobody else would let us go on.
     control_process(PR_SET_PDEATHSIG, signal.SIGCONT)
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     try:
-        write_message(lifeline, {"guardian": os.getpid(), "host": child})
+        agent_calls.write_message(lifeline, {"guardian": os.getpid(), "host": child})
         status = wait_for_an_end(child, lifeline, wake_read)
     except OSError:  # the daemon is gone already
         status = None
@@ -128,7 +182,7 @@ def clean_up(child: int, lifeline: int, status: int | None) -> None:
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     with contextlib.suppress(OSError):
-        write_message(lifeline, {"exit_code": code, "signal": number})
+        agent_calls.write_message(lifeline, {"exit_code": code, "signal": number})
 
 
 def kill(how: Callable[[int, int], None], pid: int) -> None:
@@ -154,178 +208,7 @@ def descendants(ancestor: int) -> list[int]:
     return found
 
 
-# --- the host ---------------------------------------------------------------------------------
-
-
-class Host:
-    """Loads agents and makes attempts as the daemon asks, until it closes the socket."""
-
-    def __init__(self, requests: int) -> None:
-        self.requests = requests
-        self.identity = identity_of(requests)
-        self.pid = os.getpid()
-        self.folder = os.getcwd()  # noqa: PTH109
-        self.registry = ""
-        self.calls: dict[str, Callable[[dict[str, Any]], Any]] = {}
-        self.loop: Any = None
-
-    def serve(self) -> None:
-        """Answer requests until there are no more."""
-        while True:
-            self.leave_if_not_ours()
-            message = read_message(self.requests)
-            if message is None:
-                return
-            answer = self.answer(message)
-            flush_output()
-            self.leave_if_not_ours()
-            write_message(self.requests, answer)
-
-    def leave_if_not_ours(self) -> None:
-        """An agent may have forked without leaving, or closed our socket and reused its number."""
-        if os.getpid() != self.pid:
-            os._exit(0)
-        if identity_of(self.requests) != self.identity:
-            with contextlib.suppress(OSError):
-                os.write(2, b"agent_host: the agent closed the socket to the daemon\n")
-            os._exit(70)
-
-    def answer(self, message: bytearray) -> dict[str, Any]:
-        """Whatever the agent's code does ends here; only what kills the process goes further."""
-        try:
-            request = json.loads(message)
-            answer: dict[str, Any] = getattr(self, "do_" + request.pop("do"))(**request)
-        except BaseException as error:  # noqa: BLE001 - sys.exit and its like are failures as well
-            answer = {"failed": describe(error)}
-            if isinstance(error, MemoryError):
-                answer["lacking"] = "memory"
-            elif isinstance(error, RuntimeError) and "start new thread" in answer["failed"]:
-                answer["lacking"] = "threads"
-        if no_descriptor_left():  # also where the agent made nothing of it
-            answer["lacking"] = "descriptors"
-        return answer
-
-    def do_configure(
-        self, path: str | None, registry: str | None, memory_limit_bytes: int | None
-    ) -> dict[str, Any]:
-        """The first request: where agents live, and what they may use."""
-        self.registry = registry or ""
-        if memory_limit_bytes:
-            resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
-        if path:
-            self.folder = path
-            sys.path.insert(0, path)
-            os.chdir(path)
-        return {}
-
-    def do_load(self, agent: str, target: str | None) -> dict[str, Any]:
-        """Import an agent and make its instance; says which of the two shapes it has."""
-        os.chdir(self.folder)
-        found = find(target) if target else self.find_in_registry(agent)
-        if found is None:
-            return {"failed": f"{self.registry} has no agent {agent} (agents.log has what it said)"}
-        if isinstance(found, type):
-            found = found()
-        for shape in ("handle", "run"):
-            if not inspect.isroutine(found) and callable(getattr(found, shape, None)):
-                self.calls[agent] = getattr(found, shape)
-                return {"shape": shape}
-        if not callable(found):
-            return {"failed": f"{target or agent} is no function and has neither handle nor run"}
-        self.calls[agent] = found
-        return {"shape": "handle"}
-
-    def find_in_registry(self, agent: str) -> Any:
-        """What BerinIA's registry has under this name: an instance, or None after logging why."""
-        registry = find(self.registry)
-        get_or_create = registry.get_or_create
-        if isinstance(registry, type) and not inspect.ismethod(get_or_create):
-            get_or_create = registry().get_or_create
-        return get_or_create(agent)
-
-    def do_attempt(self, agent: str, argument: dict[str, Any]) -> dict[str, Any]:
-        """Call the agent; what it returns is cut down to what the daemon reads."""
-        os.chdir(self.folder)
-        returned = self.calls[agent](argument)
-        if not isinstance(returned, dict) and inspect.isawaitable(returned):
-            returned = self.run_until_complete(returned)
-        if not isinstance(returned, dict):
-            return {"returned": {}}
-        return {"returned": bounded({key: returned.get(key) for key in ANSWER_KEYS})}
-
-    def run_until_complete(self, awaitable: Any) -> Any:
-        """On the one event loop that this host's async agents share, for their connections."""
-        import asyncio  # noqa: PLC0415 - costs plain agents 30 ms at start
-
-        if self.loop is None or self.loop.is_closed():
-            self.loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(self.loop)
-        return self.loop.run_until_complete(awaitable)
-
-
-def find(target: str) -> Any:
-    """The object that `module:Name` (or `module:Outer.inner`) names."""
-    module, _, name = target.partition(":")
-    return attrgetter(name)(importlib.import_module(module))
-
-
-def bounded(values: dict[str, Any]) -> dict[str, str]:
-    """The texts of an answer, bounded together."""
-    texts = {key: text for key, text in ((key, as_text(values[key])) for key in values) if text}
-    if sum(map(len, texts.values())) > RESULT_LIMIT:
-        texts = {key: text[: RESULT_LIMIT // len(texts)] for key, text in texts.items()}
-    return texts
-
-
-def as_text(value: Any) -> str | None:
-    """Text as it is, nothing for other JSON, text for what JSON does not know."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    if value is None or isinstance(value, (bool, int, float, list, tuple, dict)):
-        return None
-    try:
-        return str(value)
-    except Exception:  # noqa: BLE001 - a broken __str__ is no failure of the attempt
-        return f"<{type(value).__name__}>"
-
-
-def describe(error: BaseException) -> str:
-    """The traceback below our own frames, bounded."""
-    try:
-        frames = error.__traceback__
-        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
-            frames = frames.tb_next
-        text = "".join(traceback.format_exception(type(error), error, frames)).strip()
-    except BaseException:  # noqa: BLE001 - out of memory, or an exception that cannot be shown
-        return type(error).__name__
-    if len(text) > ERROR_HEAD + ERROR_TAIL:
-        text = f"{text[:ERROR_HEAD]}\n…\n{text[-ERROR_TAIL:]}"
-    return text
-
-
-def identity_of(fd: int) -> tuple[int, int] | None:
-    """What a descriptor stands for, whatever its number; None when it is closed."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def no_descriptor_left() -> bool:
-    """Whether this process cannot open anything any more."""
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as error:
-        return error.errno in (errno.EMFILE, errno.ENFILE)
-    return False
-
-
-def flush_output() -> None:
-    """So that what an attempt printed is read as its own."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # closed or replaced by the agent
-            stream.flush()
+# --- the host
 
 
 def become_host(guardian: int, requests: int) -> None:
@@ -334,7 +217,10 @@ def become_host(guardian: int, requests: int) -> None:
     if os.getppid() != guardian:
         return
     os.setpgid(0, 0)
-    os.nice(NICENESS)
+    be_called("agent-host")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open("/proc/self/oom_score_adj", "r+") as file:  # noqa: PTH123
@@ -347,24 +233,24 @@ def become_host(guardian: int, requests: int) -> None:
     faulthandler.enable()
     kept = fcntl.fcntl(requests, fcntl.F_DUPFD_CLOEXEC, REQUESTS_FD)
     os.close(requests)
-    Host(kept).serve()
+    agent_calls.Host(kept).serve()
 
 
 def main() -> None:
-    """Fork before there is any thread: the parent guards, the child serves."""
-    requests, lifeline = int(sys.argv[1]), int(sys.argv[2])
-    del sys.argv[1:]
-    guardian = os.getpid()
-    control_process(PR_SET_CHILD_SUBREAPER, 1)
-    child = os.fork()
-    if child:
-        os.close(requests)
-        with contextlib.suppress(OSError):  # it did so itself, or is gone
-            os.setpgid(child, child)
-        guard(child, lifeline)
-    else:
-        os.close(lifeline)
-        become_host(guardian, requests)
+    """Prepare what all hosts have in common, and wait for the daemon to want one."""
+    be_called("agent-forks")
+    control_process(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)  # stopping is the daemon's decision
+    give_way()
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        del sys.argv[1:]
+        fds = wait_until_wanted(control)
+    if fds:
+        begin_host(*fds)
+        return
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(-1, 0)  # as SIGCHLD is ignored: until the last guardian has ended
 
 
 if __name__ == "__main__":

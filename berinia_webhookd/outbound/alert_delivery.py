@@ -19,7 +19,7 @@ import aiohttp
 import structlog
 
 from berinia_webhookd.config.settings import AlertSettings
-from berinia_webhookd.outbound.host_process import agents_environment
+from berinia_webhookd.outbound.fork_server import agents_environment
 
 logger = structlog.get_logger()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Coroutine
 from typing import Final
 
 import structlog
@@ -17,6 +18,7 @@ from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound import host_process
 from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.fork_server import ForkServer
 from berinia_webhookd.outbound.host_process import AgentHost, HostEnded
 
 logger = structlog.get_logger()
@@ -39,8 +41,9 @@ class HostPool:
         self._metrics = metrics
         self._idle_seconds = idle_seconds
         self._generation = 0
+        self._fork_server = ForkServer(settings.python)
         self._watches: dict[AgentHost, asyncio.Task[None]] = {}  # of all hosts that are not gone
-        self._stops: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[None]] = set()
         self._idle: dict[AgentHost, asyncio.TimerHandle] = {}  # least recently used first
         self._served: OrderedDict[str, AgentHost] = OrderedDict()  # conversation → its last host
         self._changed = asyncio.Event()
@@ -93,6 +96,7 @@ class HostPool:
         self._generation += 1
         for host in list(self._idle):
             self._stop(host, "reload")
+        self._retire_fork_server()
         self._changed.set()
 
     async def close(self) -> None:
@@ -104,7 +108,8 @@ class HostPool:
         for host in self._watches:
             if host.reason is None:
                 host.kill("stopping")
-        await asyncio.gather(*self._stops, *self._watches.values())
+        await asyncio.gather(*self._endings, *self._watches.values())
+        await self._fork_server.close()
 
     def _take(
         self, suited: list[AgentHost], agent: AgentName, conversation_id: str | None
@@ -128,9 +133,9 @@ class HostPool:
     async def _start(
         self, memory_limit_bytes: int | None, conversation_id: str | None
     ) -> AgentHost:
-        settings = self._settings
+        settings, fork_server = self._settings, self._fork_server
         try:
-            host = host_process.start(settings, memory_limit_bytes, self._generation)
+            host = host_process.start(fork_server, memory_limit_bytes, self._generation)
         except OSError as error:
             raise AgentUnavailable(
                 f"no agent host: {settings.python}: {error.strerror}",
@@ -138,14 +143,16 @@ class HostPool:
             ) from error
         self._watches[host] = asyncio.create_task(self._watch(host))
         try:
-            await self._introduce(host, settings)
+            await self._introduce(host, settings, fork_server)
         except BaseException:
             host.kill("stopping")
             raise
         self._remember(conversation_id, host)
         return host
 
-    async def _introduce(self, host: AgentHost, settings: AgentsSettings) -> None:
+    async def _introduce(
+        self, host: AgentHost, settings: AgentsSettings, fork_server: ForkServer
+    ) -> None:
         try:
             async with asyncio.timeout(START_SECONDS):
                 await asyncio.shield(host.ready)
@@ -160,9 +167,12 @@ class HostPool:
                 START_SECONDS,
             )
         except (TimeoutError, HostEnded) as error:
+            said = host.output.last_line or fork_server.last_line
             host.kill("crash")
+            if isinstance(error, TimeoutError):
+                fork_server.kill()  # perhaps it was stopped
             why = str(error) or f"not ready within {START_SECONDS:g} s"
-            raise AgentUnavailable(f"no agent host: {why} {host.output.last_line}") from error
+            raise AgentUnavailable(f"no agent host: {why} {said}") from error
         if "failed" in answer:
             host.kill("crash")
             raise AgentUnavailable(f"no agent host: {answer['failed'].splitlines()[-1]}")
@@ -171,9 +181,16 @@ class HostPool:
         if (timer := self._idle.pop(host, None)) is not None:
             timer.cancel()
         host.reason = host.reason or reason
-        task = asyncio.create_task(host.stop(reason, STOP_GRACE_SECONDS))
-        self._stops.add(task)
-        task.add_done_callback(self._stops.discard)
+        self._in_background(host.stop(reason, STOP_GRACE_SECONDS))
+
+    def _retire_fork_server(self) -> None:
+        self._in_background(self._fork_server.close())
+        self._fork_server = ForkServer(self._settings.python)
+
+    def _in_background(self, ending: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(ending)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
 
     async def _watch(self, host: AgentHost) -> None:
         """From start to end of one host; its end may come at any time."""
@@ -181,9 +198,10 @@ class HostPool:
         if (timer := self._idle.pop(host, None)) is not None:
             timer.cancel()
         reason = host.reason or "crash"
-        await asyncio.to_thread(host.reap)
         del self._watches[host]
         self._changed.set()
+        if reason == "idle" and not self._watches:
+            self._retire_fork_server()
         if reason not in EXPECTED_ENDS:
             self._metrics.agent_host_restarts_total.labels(reason=reason).inc()
         say = logger.info if reason in NORMAL_ENDS else logger.warning

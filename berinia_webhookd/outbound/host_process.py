@@ -11,26 +11,20 @@ import itertools
 import os
 import signal
 import socket
-import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, get_args
 
 import orjson
 
-from berinia_webhookd.config.settings import AgentsSettings
 from berinia_webhookd.model import AgentName
+from berinia_webhookd.outbound.fork_server import ForkServer
 from berinia_webhookd.outbound.host_output import HostOutput, Speaker
 from berinia_webhookd.outbound.host_socket import HostSocket
 from berinia_webhookd.outbound.payload import Shape, encoded
 
-PROGRAM: Final = Path(__file__).with_name("agent_host.py")
 GONE_SECONDS: Final = 5.0  # a killed host is waited for this long; its guardian goes on killing
 LAST_WORDS_SECONDS: Final = 1.0
-WITHHELD: Final = frozenset({"TWILIO_TOKEN", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"})
-WITHHELD_PREFIXES: Final = ("BERINIA_WEBHOOKD_", "MAILGUN_", "WATCHDOG_", "LISTEN_")
-
 DISTURBED: Final = "the agent wrote into the socket to the daemon, so it was killed"
 
 _serials = itertools.count(1)
@@ -40,20 +34,10 @@ class HostEnded(Exception):
     """The host ended before it answered; the message says how."""
 
 
-def agents_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment that agents inherit: all but what is the daemon's own."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name not in WITHHELD and not name.startswith(WITHHELD_PREFIXES)
-    }
-
-
 @dataclass(eq=False)
 class AgentHost:
     """A running host, made by `start`. `reason` says why it must end, once that is decided."""
 
-    process: subprocess.Popen[bytes]
     memory_limit_bytes: int | None
     generation: int
     output: HostOutput = field(init=False)
@@ -62,6 +46,7 @@ class AgentHost:
     failed: set[AgentName] = field(default_factory=set)  # could not be loaded in here
     reason: str | None = None
     host_pid: int | None = None
+    guardian_pid: int | None = None
 
     def __post_init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -114,8 +99,9 @@ class AgentHost:
         self.reason = self.reason or reason
         if self.gone.done():
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.host_pid or self.process.pid, signal.SIGKILL)
+        if self.host_pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.host_pid, signal.SIGKILL)
         self._lifeline.finish_sending()
         self._wake_guardian()
 
@@ -131,11 +117,6 @@ class AgentHost:
         self.kill(reason)
         await asyncio.wait([self.gone], timeout=GONE_SECONDS)
         self._finish()
-
-    def reap(self) -> None:
-        """Wait for the process that is gone or just going; may block for a moment."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(GONE_SECONDS)
 
     def _answered(self, message: bytes) -> None:
         if self._answer is None or self._answer.done():
@@ -161,7 +142,7 @@ class AgentHost:
     def _guardian_says(self, message: bytes) -> None:
         said = orjson.loads(message)
         if "host" in said:
-            self.host_pid = said["host"]
+            self.host_pid, self.guardian_pid = said["host"], said["guardian"]
             self.ready.set_result(None)
         else:
             how = _how_it_ended(said["exit_code"], said["signal"], by_us=bool(self.reason))
@@ -178,8 +159,9 @@ class AgentHost:
 
     def _wake_guardian(self) -> None:
         """An agent may have stopped it; only a running one tidies up and says how it ended."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            self.process.send_signal(signal.SIGCONT)
+        if self.guardian_pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.guardian_pid, signal.SIGCONT)
 
     def _lost(self) -> None:
         self._connected -= 1
@@ -200,50 +182,36 @@ class AgentHost:
             self._answer.set_exception(HostEnded(self.how))
 
 
-def start(settings: AgentsSettings, memory_limit_bytes: int | None, generation: int) -> AgentHost:
+def start(fork_server: ForkServer, memory_limit_bytes: int | None, generation: int) -> AgentHost:
     """Start a host; it is usable once `ready`.
 
     Raises:
-        OSError: the interpreter cannot be started.
+        OSError: the interpreter cannot be started, or there are no descriptors left.
     """
-    with contextlib.ExitStack() as theirs:
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         requests, their_requests = socket.socketpair()
+        ours.enter_context(requests)
+        theirs.enter_context(their_requests)
         lifeline, their_lifeline = socket.socketpair()
-        stdout, their_stdout = os.pipe()
-        stderr, their_stderr = os.pipe()
-        for end in (their_requests, their_lifeline):
-            theirs.enter_context(end)
-        theirs.callback(_close_all, (their_stdout, their_stderr))
-        try:
-            process = _spawn(
-                settings.python,
-                (their_requests.fileno(), their_lifeline.fileno()),
-                stdout=their_stdout,
-                stderr=their_stderr,
-            )
-        except OSError:
-            requests.close()
-            lifeline.close()
-            _close_all((stdout, stderr))
-            raise
-    host = AgentHost(process, memory_limit_bytes, generation)
+        ours.enter_context(lifeline)
+        theirs.enter_context(their_lifeline)
+        stdout, their_stdout = _pipe(ours, theirs)
+        stderr, their_stderr = _pipe(ours, theirs)
+        fork_server.fork(
+            (their_requests.fileno(), their_lifeline.fileno(), their_stdout, their_stderr)
+        )
+        ours.pop_all()
+    host = AgentHost(memory_limit_bytes, generation)
     host.output = HostOutput(stdout=stdout, stderr=stderr, silent=Speaker({"host": host.serial}))
     host.connect(requests, lifeline)
     return host
 
 
-def _spawn(
-    python: Path, sockets: tuple[int, int], *, stdout: int, stderr: int
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603 - the interpreter the operator configured
-        [str(python), "-u", str(PROGRAM), *map(str, sockets)],
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        pass_fds=sockets,
-        env=agents_environment(os.environ),
-        start_new_session=True,
-    )
+def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    read, write = os.pipe()
+    ours.callback(os.close, read)
+    theirs.callback(os.close, write)
+    return read, write
 
 
 def _answers(asked: str, answer: dict[str, Any]) -> bool:
@@ -253,11 +221,6 @@ def _answers(asked: str, answer: dict[str, Any]) -> bool:
     if asked == "load":
         return answer.get("shape") in get_args(Shape)
     return asked != "attempt" or isinstance(answer.get("returned"), dict)
-
-
-def _close_all(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def _how_it_ended(exit_code: int | None, number: int | None, *, by_us: bool) -> str:

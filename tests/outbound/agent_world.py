@@ -77,13 +77,18 @@ def make_entry(
     )
 
 
-def marked_processes(mark: str) -> dict[int, str]:
-    """The living processes that inherited the mark: pid → command line."""
+def marked_processes(mark: str, *, fork_server: bool = False) -> dict[int, str]:
+    """The living processes that inherited the mark: pid → command line; without the fork server,
+    which stays when hosts go, unless it alone is asked for.
+    """
     needle = f"{MARK}={mark}".encode()
     found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
+                name = (folder / "comm").read_text().strip()
+                if (name == "agent-forks") is not fork_server:
+                    continue
                 if needle in (folder / "environ").read_bytes().split(b"\0"):
                     found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
             except OSError:

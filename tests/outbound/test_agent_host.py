@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from berinia_webhookd.outbound.host_process import PROGRAM
+from berinia_webhookd.outbound.fork_server import PROGRAM
 
 from .agent_world import AGENTS, MARK, PATIENCE_SECONDS, marked_processes, until, until_gone
 
@@ -38,9 +38,10 @@ def interpreters() -> list[str]:
 
 @dataclass
 class Host:
-    """One host, driven by hand over its two sockets."""
+    """One host, driven by hand over its two sockets, and the fork server that made it."""
 
     process: subprocess.Popen[bytes]
+    control: socket.socket
     requests: socket.socket
     lifeline: socket.socket
     mark: str
@@ -61,6 +62,7 @@ class Host:
     def close(self) -> None:
         self.requests.close()
         self.lifeline.close()
+        self.control.close()
         self.process.wait(PATIENCE_SECONDS)
 
 
@@ -73,20 +75,28 @@ def read(end: socket.socket) -> dict[str, Any]:
 
 def start(python: str) -> Host:
     mark = uuid.uuid4().hex
+    control, their_control = socket.socketpair()
+    with their_control:
+        process = subprocess.Popen(
+            [python, "-u", str(PROGRAM), str(their_control.fileno())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[their_control.fileno()],
+            env={**os.environ, MARK: mark},
+            start_new_session=True,
+        )
+    requests, lifeline = fork(control)
+    return Host(process, control, requests, lifeline, mark)
+
+
+def fork(control: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """Ask a fork server for a host; it prints where we print."""
     requests, theirs = socket.socketpair()
     lifeline, their_lifeline = socket.socketpair()
     for end in (requests, lifeline):
         end.settimeout(PATIENCE_SECONDS)
     with theirs, their_lifeline:
-        ends = (theirs.fileno(), their_lifeline.fileno())
-        process = subprocess.Popen(
-            [python, "-u", str(PROGRAM), *map(str, ends)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=ends,
-            env={**os.environ, MARK: mark},
-            start_new_session=True,
-        )
-    return Host(process, requests, lifeline, mark)
+        socket.send_fds(control, [b"\0"], [theirs.fileno(), their_lifeline.fileno(), 1, 2])
+    return requests, lifeline
 
 
 @pytest.fixture
@@ -96,9 +106,10 @@ def host() -> Iterator[Host]:
     host.close()
 
 
-def test_it_needs_the_standard_library_alone() -> None:
+@pytest.mark.parametrize("file", ["agent_host.py", "agent_calls.py"])
+def test_it_needs_the_standard_library_alone(file: str) -> None:
     """Agents' virtual environments need not know of us."""
-    tree = ast.parse(PROGRAM.read_text(), feature_version=OLDEST)
+    tree = ast.parse(PROGRAM.with_name(file).read_text(), feature_version=OLDEST)
     names = {
         name.partition(".")[0]
         for node in ast.walk(tree)
@@ -127,12 +138,12 @@ def test_every_interpreter_at_hand_can_run_it(python: str) -> None:
 def test_the_guardian_says_who_is_who_and_how_it_ended(host: Host) -> None:
     """The daemon learns the pid to kill, and after an end its manner."""
     said = read(host.lifeline)
-    assert said["guardian"] == host.process.pid
+    assert os.getsid(said["host"]) == said["guardian"]
     assert os.getpgid(said["host"]) == said["host"]
     host.prepare("hostile:os_exit")
     host.say(json.dumps({"do": "attempt", "agent": "A", "argument": {}}).encode())
     assert read(host.lifeline) == {"exit_code": 3, "signal": None}
-    assert host.process.wait(PATIENCE_SECONDS) == 0
+    assert host.lifeline.recv(1) == b""
 
 
 def test_it_ends_politely_when_nothing_more_is_asked(host: Host) -> None:
@@ -178,3 +189,27 @@ def test_signals_meant_for_the_daemon_do_not_end_it(host: Host) -> None:
         subprocess.run(["kill", f"-{name}", str(said["guardian"])], check=True)
     answer = host.ask(do="attempt", agent="A", argument={})
     assert answer["returned"]["response"] == str(said["host"])
+
+
+def test_hosts_outlive_the_fork_server(host: Host) -> None:
+    """Whatever ends it, each host has a guardian of its own."""
+    host.prepare("friendly:handle")
+    host.process.kill()
+    host.process.wait(PATIENCE_SECONDS)
+    assert "returned" in host.ask(do="attempt", agent="A", argument={"data": {"body": "still"}})
+    host.requests.shutdown(socket.SHUT_WR)
+    assert read(host.lifeline)["guardian"] > 0
+    assert read(host.lifeline) == {"exit_code": 0, "signal": None}
+
+
+def test_one_fork_server_makes_many_hosts(host: Host) -> None:
+    """None holds another's sockets: each ends when its own are closed, and is seen to."""
+    more = [fork(host.control) for _ in range(5)]
+    hosts = [read(lifeline)["host"] for _, lifeline in more]
+    assert len({*hosts, read(host.lifeline)["host"]}) == 6
+    for requests, lifeline in more:
+        requests.close()
+        assert read(lifeline) == {"exit_code": 0, "signal": None}
+        assert lifeline.recv(1) == b""
+        lifeline.close()
+    assert host.prepare("friendly:handle") == {"shape": "handle"}

@@ -267,14 +267,15 @@ async def test_agents_get_none_of_the_daemons_secrets(
 
 async def test_agents_share_nothing_with_the_daemon(hosts: HostWorld) -> None:
     """Neither its descriptors nor its modules; their group is their own, and goes first when
-    memory is short.
+    memory is short, last when the CPU is.
     """
     agents = hosts.open({AGENT: "shapes:surroundings"})
     found = json.loads((await attempt(agents, AGENT)).reply or "")
     kinds = sorted(what.partition(":")[0] for what in found["descriptors"].values())
     assert kinds == ["/dev/null", "pipe", "pipe", "socket"]
-    ours = {"berinia_webhookd", "orjson", "structlog", "aiohttp", "sqlalchemy"}
-    assert not ours & {name.partition(".")[0] for name in found["modules"]}
+    daemons = {"berinia_webhookd", "orjson", "structlog", "aiohttp", "sqlalchemy"}
+    assert not daemons & {name.partition(".")[0] for name in found["modules"]}
+    assert "agent_calls" not in found["modules"]  # the name is the agents' to use
     assert found["path"][0] == str(AGENTS)
     assert not [folder for folder in found["path"] if folder.endswith("berinia_webhookd/outbound")]
     assert found["arguments"] == []
@@ -282,6 +283,8 @@ async def test_agents_share_nothing_with_the_daemon(hosts: HostWorld) -> None:
     assert found["group"]
     assert int(found["oom_score_adj"]) >= 500
     assert found["niceness"] > os.nice(0)
+    ours = os.sched_getaffinity(0)
+    assert set(found["cpus"]) == (ours - {min(ours)} or ours)
 
 
 def existing(paths: Iterable[Path]) -> list[Path]:

@@ -111,6 +111,7 @@ def surroundings(event: Event) -> Event:
         "session": os.getsid(0) == os.getsid(os.getppid()),
         "group": os.getpgid(0) == os.getpid(),
         "niceness": os.nice(0),
+        "cpus": sorted(os.sched_getaffinity(0)),
         "oom_score_adj": pathlib.Path("/proc/self/oom_score_adj").read_text().strip(),
     }
     return {"response": json.dumps(said)}

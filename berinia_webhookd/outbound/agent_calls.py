@@ -1,0 +1,213 @@
+"""What an agent host does with agents: loads them, calls them, and answers the daemon in JSON.
+
+Part of `agent_host.py`, under the same rules: the standard library only, Python 3.9 or newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import inspect
+import json
+import os
+import resource
+import sys
+import traceback
+from operator import attrgetter
+from typing import Any, Callable
+
+CHUNK_BYTES = 65536
+RESULT_LIMIT = 1 << 20  # characters
+ERROR_HEAD, ERROR_TAIL = 2048, 6144  # characters kept of a traceback
+ANSWER_KEYS = ("status", "response", "message", "result", "error")
+
+
+class Host:
+    """Loads agents and makes attempts as the daemon asks, until it closes the socket."""
+
+    def __init__(self, requests: int) -> None:
+        self.requests = requests
+        self.identity = identity_of(requests)
+        self.pid = os.getpid()
+        self.folder = os.getcwd()  # noqa: PTH109
+        self.registry = ""
+        self.calls: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        self.loop: Any = None
+
+    def serve(self) -> None:
+        """Answer requests until there are no more."""
+        while True:
+            self.leave_if_not_ours()
+            message = read_message(self.requests)
+            if message is None:
+                return
+            answer = self.answer(message)
+            flush_output()
+            self.leave_if_not_ours()
+            write_message(self.requests, answer)
+
+    def leave_if_not_ours(self) -> None:
+        """An agent may have forked without leaving, or closed our socket and reused its number."""
+        if os.getpid() != self.pid:
+            os._exit(0)
+        if identity_of(self.requests) != self.identity:
+            with contextlib.suppress(OSError):
+                os.write(2, b"agent_host: the agent closed the socket to the daemon\n")
+            os._exit(70)
+
+    def answer(self, message: bytearray) -> dict[str, Any]:
+        """Whatever the agent's code does ends here; only what kills the process goes further."""
+        try:
+            request = json.loads(message)
+            answer: dict[str, Any] = getattr(self, "do_" + request.pop("do"))(**request)
+        except BaseException as error:  # noqa: BLE001 - sys.exit and its like are failures as well
+            answer = {"failed": describe(error)}
+            if isinstance(error, MemoryError):
+                answer["lacking"] = "memory"
+            elif isinstance(error, RuntimeError) and "start new thread" in answer["failed"]:
+                answer["lacking"] = "threads"
+        if no_descriptor_left():  # also where the agent made nothing of it
+            answer["lacking"] = "descriptors"
+        return answer
+
+    def do_configure(
+        self, path: str | None, registry: str | None, memory_limit_bytes: int | None
+    ) -> dict[str, Any]:
+        """The first request: where agents live, and what they may use."""
+        self.registry = registry or ""
+        if memory_limit_bytes:
+            resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
+        if path:
+            self.folder = path
+            sys.path.insert(0, path)
+            os.chdir(path)
+        return {}
+
+    def do_load(self, agent: str, target: str | None) -> dict[str, Any]:
+        """Import an agent and make its instance; says which of the two shapes it has."""
+        os.chdir(self.folder)
+        found = find(target) if target else self.find_in_registry(agent)
+        if found is None:
+            return {"failed": f"{self.registry} has no agent {agent} (agents.log has what it said)"}
+        if isinstance(found, type):
+            found = found()
+        for shape in ("handle", "run"):
+            if not inspect.isroutine(found) and callable(getattr(found, shape, None)):
+                self.calls[agent] = getattr(found, shape)
+                return {"shape": shape}
+        if not callable(found):
+            return {"failed": f"{target or agent} is no function and has neither handle nor run"}
+        self.calls[agent] = found
+        return {"shape": "handle"}
+
+    def find_in_registry(self, agent: str) -> Any:
+        """What BerinIA's registry has under this name: an instance, or None after logging why."""
+        registry = find(self.registry)
+        get_or_create = registry.get_or_create
+        if isinstance(registry, type) and not inspect.ismethod(get_or_create):
+            get_or_create = registry().get_or_create
+        return get_or_create(agent)
+
+    def do_attempt(self, agent: str, argument: dict[str, Any]) -> dict[str, Any]:
+        """Call the agent; what it returns is cut down to what the daemon reads."""
+        os.chdir(self.folder)
+        returned = self.calls[agent](argument)
+        if not isinstance(returned, dict) and inspect.isawaitable(returned):
+            returned = self.run_until_complete(returned)
+        if not isinstance(returned, dict):
+            return {"returned": {}}
+        return {"returned": bounded({key: returned.get(key) for key in ANSWER_KEYS})}
+
+    def run_until_complete(self, awaitable: Any) -> Any:
+        """On the one event loop that this host's async agents share, for their connections."""
+        import asyncio  # noqa: PLC0415 - costs plain agents 30 ms at start
+
+        if self.loop is None or self.loop.is_closed():
+            self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        return self.loop.run_until_complete(awaitable)
+
+
+def find(target: str) -> Any:
+    """The object that `module:Name` (or `module:Outer.inner`) names."""
+    module, _, name = target.partition(":")
+    return attrgetter(name)(importlib.import_module(module))
+
+
+def bounded(values: dict[str, Any]) -> dict[str, str]:
+    """The texts of an answer, bounded together."""
+    texts = {key: text for key, text in ((key, as_text(values[key])) for key in values) if text}
+    if sum(map(len, texts.values())) > RESULT_LIMIT:
+        texts = {key: text[: RESULT_LIMIT // len(texts)] for key, text in texts.items()}
+    return texts
+
+
+def as_text(value: Any) -> str | None:
+    """Text as it is, nothing for other JSON, text for what JSON does not know."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if value is None or isinstance(value, (bool, int, float, list, tuple, dict)):
+        return None
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a broken __str__ is no failure of the attempt
+        return f"<{type(value).__name__}>"
+
+
+def describe(error: BaseException) -> str:
+    """The traceback below our own frames, bounded."""
+    try:
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+            frames = frames.tb_next
+        text = "".join(traceback.format_exception(type(error), error, frames)).strip()
+    except BaseException:  # noqa: BLE001 - out of memory, or an exception that cannot be shown
+        return type(error).__name__
+    if len(text) > ERROR_HEAD + ERROR_TAIL:
+        text = f"{text[:ERROR_HEAD]}\n…\n{text[-ERROR_TAIL:]}"
+    return text
+
+
+def identity_of(fd: int) -> tuple[int, int] | None:
+    """What a descriptor stands for, whatever its number; None when it is closed."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def no_descriptor_left() -> bool:
+    """Whether this process cannot open anything any more."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
+
+
+def flush_output() -> None:
+    """So that what an attempt printed is read as its own."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # closed or replaced by the agent
+            stream.flush()
+
+
+def write_message(fd: int, message: dict[str, Any]) -> None:
+    """Write one message, however long, to a blocking descriptor."""
+    body = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+    data = memoryview(len(body).to_bytes(4, "big") + body)
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def read_message(fd: int) -> bytearray | None:
+    """The bytes of the next message; None when the other side is gone."""
+    data = bytearray()
+    while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):  # noqa: PLR2004
+        chunk = os.read(fd, CHUNK_BYTES)
+        if not chunk:
+            return None
+        data += chunk
+    return data[4:]

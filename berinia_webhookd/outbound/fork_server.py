@@ -1,0 +1,116 @@
+"""The fork server as the daemon sees it: it has the agents' interpreter ready, and makes hosts.
+
+Starting an interpreter takes tens of milliseconds of CPU; where agents crash all the time, that
+would be taken from answering providers. A fork takes one or two, at the priority of agents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from berinia_webhookd.outbound.host_output import HostOutput, Speaker
+
+PROGRAM: Final = Path(__file__).with_name("agent_host.py")
+GONE_SECONDS: Final = 5.0
+WITHHELD: Final = frozenset({"TWILIO_TOKEN", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"})
+WITHHELD_PREFIXES: Final = ("BERINIA_WEBHOOKD_", "MAILGUN_", "WATCHDOG_", "LISTEN_")
+
+
+def agents_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment that agents inherit: all but what is the daemon's own."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in WITHHELD and not name.startswith(WITHHELD_PREFIXES)
+    }
+
+
+class ForkServer:
+    """One process of `agent_host.py`: started when the first host is wanted, and again whenever it
+    is gone. Hosts outlive it, for each has a guardian.
+    """
+
+    def __init__(self, python: Path) -> None:
+        self._python = python
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: HostOutput | None = None
+
+    def fork(self, fds: Sequence[int]) -> None:
+        """Have a host made that gets copies of its end of: requests, life-line, stdout, stderr.
+
+        Raises:
+            OSError: the interpreter cannot be started, or takes no more requests.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        try:
+            socket.send_fds(self._control, [b"\0"], fds)
+        except (BrokenPipeError, ConnectionResetError):  # it is just going
+            self._start()
+            socket.send_fds(self._control, [b"\0"], fds)
+
+    @property
+    def last_line(self) -> str:
+        """What it said last on its own account, as an interpreter does that cannot start."""
+        if self._output is None:
+            return ""
+        self._output.drain()
+        return self._output.last_line
+
+    def kill(self) -> None:
+        """It does not do what it should; the next host gets a new one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._let_go()
+
+    async def close(self) -> None:
+        """Let it end after its last host; do not wait for ever."""
+        process = self._process
+        if process is None:
+            return
+        self._let_go()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, GONE_SECONDS)
+        process.kill()
+        process.wait()
+
+    def _start(self) -> None:
+        self.kill()
+        self._control, control = socket.socketpair()
+        self._control.setblocking(False)
+        stdout, their_stdout = os.pipe()
+        stderr, their_stderr = os.pipe()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - the interpreter the operator configured
+                [str(self._python), "-u", str(PROGRAM), str(control.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=their_stdout,
+                stderr=their_stderr,
+                pass_fds=[control.fileno()],
+                env=agents_environment(os.environ),
+                start_new_session=True,
+            )
+        except OSError:
+            self._control.close()
+            os.close(stdout)
+            os.close(stderr)
+            raise
+        finally:
+            control.close()
+            os.close(their_stdout)
+            os.close(their_stderr)
+        self._output = HostOutput(stdout=stdout, stderr=stderr, silent=Speaker({}))
+
+    def _let_go(self) -> None:
+        self._process = None
+        self._control.close()
+        if self._output is not None:
+            self._output.close()

@@ -1,0 +1,79 @@
+"""The fork server is replaced whenever it fails, and never stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+from structlog.testing import capture_logs
+
+from berinia_webhookd.model import AgentName, OutcomeKind
+from berinia_webhookd.outbound import host_pool
+
+from .agent_world import HostWorld, attempt, marked_processes, until
+
+AGENT = AgentName("Agent")
+SENDER = "+33639980009"
+
+
+def fork_servers(hosts: HostWorld) -> list[int]:
+    return list(marked_processes(hosts.mark, fork_server=True))
+
+
+async def test_a_killed_one_is_replaced(hosts: HostWorld) -> None:
+    """Nobody notices: the host at hand goes on, and the next one comes from a new fork server."""
+    agents = hosts.open({AGENT: "friendly:pid"}, "agents.max_hosts = 2")
+    first = await attempt(agents, AGENT)
+    (killed,) = fork_servers(hosts)
+    os.kill(killed, signal.SIGKILL)
+    await until(lambda: not fork_servers(hosts))
+    answers = await asyncio.gather(*(attempt(agents, AGENT, sender=SENDER) for _ in range(20)))
+    assert {answer.kind for answer in answers} == {OutcomeKind.SUCCESS}
+    pids = {answer.reply for answer in answers}
+    assert first.reply in pids
+    assert len(pids) == 2
+    assert killed not in fork_servers(hosts)
+
+
+async def test_a_stopped_one_is_replaced(hosts: HostWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent may stop whatever it finds: one attempt finds no host, the next one does."""
+    agents = hosts.open({AGENT: "friendly:pid"}, "agents.max_hosts = 2")
+    host = int(str((await attempt(agents, AGENT)).reply))
+    (stopped,) = fork_servers(hosts)
+    os.kill(stopped, signal.SIGSTOP)
+    os.kill(host, signal.SIGKILL)
+    await until(lambda: not hosts.processes())
+    monkeypatch.setattr(host_pool, "START_SECONDS", 0.5)
+    failed = await attempt(agents, AGENT)
+    monkeypatch.undo()
+    assert failed.kind is OutcomeKind.UNREACHABLE
+    assert "not ready within 0.5 s" in str(failed.error)
+    assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+
+
+async def test_it_ends_with_its_last_host(hosts: HostWorld) -> None:
+    """An idle daemon is one process; a crash leaves the fork server for the next host."""
+    agents = hosts.open({AGENT: "friendly:pid", "Bad": "hostile:os_exit"}, idle_seconds=0.5)
+    assert (await attempt(agents, "Bad")).kind is OutcomeKind.CRASH
+    (before,) = fork_servers(hosts)
+    await attempt(agents, AGENT)
+    assert fork_servers(hosts) == [before]
+    await until(lambda: not fork_servers(hosts))
+    assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+    await agents.close()
+    assert not fork_servers(hosts)
+
+
+async def test_a_reload_starts_the_interpreter_anew(hosts: HostWorld) -> None:
+    """Another environment may have been configured, or another version installed in it."""
+    agents = hosts.open({AGENT: "friendly:pid"})
+    await attempt(agents, AGENT)
+    before = fork_servers(hosts)
+    agents.reconfigure(hosts.settings({AGENT: "friendly:pid"}))
+    with capture_logs() as lines:
+        assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+    assert any(line["event"] == "agent_host.started" for line in lines)
+    await until(lambda: len(fork_servers(hosts)) == 1)
+    assert fork_servers(hosts) != before
