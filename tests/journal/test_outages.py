@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from berinia_webhookd.errors import CannotStart, JournalUnavailable
+from berinia_webhookd.journal import group_commit
 from berinia_webhookd.journal import postgresql as limits
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.store import SqlJournal
@@ -185,6 +186,30 @@ async def test_a_full_disk_is_said_and_recovered_from(world: PostgresqlWorld) ->
     assert journal_events(logged) == ["journal.degraded", "journal.recovered"]
     assert "could not extend file" in str(logged[0]["error"])
     await world.accept("after")
+
+
+async def test_what_can_never_be_written_keeps_nothing_else_out_for_ever(
+    world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried a few times before the journal is said to be back; then others have their turn,
+    and it is not in the journal.
+    """
+    monkeypatch.setattr(group_commit, "REHEARSALS", 3)
+    await world.accept("before")
+    await world.execute(FULL)
+    await world.execute(
+        "CREATE TRIGGER full_disk BEFORE INSERT ON deliveries EXECUTE FUNCTION full_disk()"
+    )
+    try:
+        with structlog.testing.capture_logs() as logged:
+            with pytest.raises(JournalUnavailable):
+                await world.accept("never")
+            (entry,) = await claim_when_up(world)
+            await world.settle(entry)
+    finally:
+        await world.execute("DROP FUNCTION full_disk() CASCADE")
+    assert journal_events(logged) == ["journal.degraded", "journal.recovered"]
+    assert await world.states() == {"done": 1}
 
 
 async def test_a_lock_that_somebody_keeps_is_not_waited_for(
