@@ -72,10 +72,14 @@ def give_way() -> None:
     """Answering providers comes first: whatever agents do, one CPU stays free of them, and on the
     others they run after everybody else and in turns too short to be waited for.
     """
-    cpus = os.sched_getaffinity(0)
-    if len(cpus) > 1:
-        os.sched_setaffinity(0, cpus - {min(cpus)})
-    os.nice(NICENESS)
+    try:
+        cpus = os.sched_getaffinity(0)
+        if len(cpus) > 1:
+            os.sched_setaffinity(0, cpus - {min(cpus)})
+        os.nice(NICENESS)
+    except OSError as error:  # a filter of system calls, perhaps
+        sys.stderr.write(f"agent_host: agents cannot be put behind the daemon: {error.strerror}\n")
+        return
     call = SCHED_SETATTR.get(os.uname().machine)
     if call and os.sched_getscheduler(0) == os.SCHED_OTHER:
         nice = os.getpriority(os.PRIO_PROCESS, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -77,3 +78,21 @@ async def test_a_reload_starts_the_interpreter_anew(hosts: HostWorld) -> None:
     assert any(line["event"] == "agent_host.started" for line in lines)
     await until(lambda: len(fork_servers(hosts)) == 1)
     assert fork_servers(hosts) != before
+
+
+async def test_hosts_work_where_priorities_may_not_be_changed(
+    hosts: HostWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a filter of system calls agents are not behind the daemon, which is said, but work."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "def refuse(*_):\n    raise PermissionError(1, 'Operation not permitted')\n"
+        "os.nice = refuse\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    agents = hosts.open({AGENT: "friendly:pid"})
+    with capture_logs() as lines:
+        assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+        await agents.close()
+    said = [line["output"] for line in lines if line["event"] == "agent.output"]
+    assert said == ["agent_host: agents cannot be put behind the daemon: Operation not permitted"]
