@@ -108,7 +108,7 @@ class GroupCommit:
         self._closing = False
         self._large_is_next = False
         self._writer: Writer | None = None
-        self._to_rehearse: Work | None = None
+        self._to_rehearse: list[Work] = []
         self._rehearsals = 0
         self._data_version: int | None = None
         self._loop = asyncio.get_running_loop()
@@ -303,14 +303,13 @@ class GroupCommit:
         changed where none can be added. What fails for itself must not keep everything else out,
         so it is not tried for ever.
         """
-        work, self._rehearsals = self._to_rehearse, self._rehearsals + 1
+        batch, self._rehearsals = self._to_rehearse, self._rehearsals + 1
 
         def rehearse(connection: Connection) -> None:
-            if work is not None:
-                self._apply(connection, [work])
+            self._apply(connection, batch)
             raise _TakenBackError
 
-        if work is not None and self._rehearsals <= REHEARSALS:
+        if batch and self._rehearsals <= REHEARSALS:
             try:
                 await writer.transact(rehearse)
             except _TakenBackError:
@@ -318,7 +317,7 @@ class GroupCommit:
             except ITEM_ERRORS as error:
                 if is_outage(error):
                     raise
-        self._to_rehearse = None
+        self._to_rehearse = []
 
     async def _went_down(self, error: BaseException, batch: list[Work]) -> None:
         if self.up or self._task is None:
@@ -327,7 +326,7 @@ class GroupCommit:
             said = "no answer in time" if isinstance(why, TimeoutError) else str(why)
             logger.error("journal.degraded", error=said or type(why).__name__)
         if batch and cannot_write(error):
-            self._to_rehearse, self._rehearsals = min(batch, key=lambda work: work.size_bytes), 0
+            self._to_rehearse, self._rehearsals = batch, 0
         self._is_up(False)
         failed = [*batch, *self._small, *self._large]
         self._small.clear()
