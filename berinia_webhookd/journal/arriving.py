@@ -31,7 +31,7 @@ from berinia_webhookd.journal import lines
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.engine import Transaction
 from berinia_webhookd.journal.event_text import storable, to_text
-from berinia_webhookd.journal.prepared import VALUES, AnyOf, Batch
+from berinia_webhookd.journal.prepared import VALUES, AnyOf, Batch, Question
 from berinia_webhookd.journal.schema import (
     conversations,
     deliveries,
@@ -90,9 +90,9 @@ FIND_SEEN: Final = AnyOf(
 )
 _columns: Final = (conversations.c.channel, conversations.c.sender, conversations.c.party)
 _wanted: Final = func.json_each(bindparam("parties")).table_valued("value", name="wanted")
-FIND_CONVERSATIONS: Final = {
+FIND_CONVERSATIONS: Final = Question(
     # SQLite would not use its index for a list of rows.
-    "sqlite": select(conversations.c.id, *_columns).join_from(
+    select(conversations.c.id, *_columns).join_from(
         _wanted,
         conversations,
         and_(
@@ -102,10 +102,10 @@ FIND_CONVERSATIONS: Final = {
             )
         ),
     ),
-    "postgresql": select(conversations.c.id, *_columns).where(
+    postgresql=select(conversations.c.id, *_columns).where(
         tuple_(*_columns).in_(bindparam("parties", expanding=True))
     ),
-}
+)
 # On PostgreSQL another node may make the same one meanwhile: that is waited for, and used.
 MAKE_CONVERSATIONS: Final = Batch(
     insert(conversations),
@@ -150,7 +150,7 @@ INSERT_ENTRIES: Final = Batch(
     *("attempts", "retries", "losses", "waiting_until", "created_at", "startable_at"),
     postgresql=insert(entries).values(place=next_place("postgresql")),
 )
-LAST_PLACE: Final = select(func.coalesce(func.max(entries.c.place), 0))
+LAST_PLACE: Final = Question(select(func.coalesce(func.max(entries.c.place), 0)))
 
 
 def accept(
@@ -225,7 +225,7 @@ def _store(transaction: Transaction, new: Sequence[Arrival]) -> None:
 def insert_entries(connection: Connection, rows: Sequence[Row]) -> None:
     """Insert new entries; their places are drawn meanwhile, in the order of the rows."""
     if connection.dialect.name == "sqlite":
-        last = connection.execute(LAST_PLACE).scalar_one()
+        ((last,),) = LAST_PLACE.execute(connection)
         rows = [{**row, "place": last + number} for number, row in enumerate(rows, 1)]
     INSERT_ENTRIES.execute(connection, rows)
 
@@ -261,7 +261,7 @@ def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iterable[i
 def _find_conversations(transaction: Transaction, parties: Sequence[Parties]) -> dict[Parties, int]:
     connection = transaction.connection
     wanted = to_text(parties) if connection.dialect.name == "sqlite" else parties
-    found = connection.execute(FIND_CONVERSATIONS[connection.dialect.name], {"parties": wanted})
+    found = FIND_CONVERSATIONS.execute(connection, parties=wanted)
     return {(channel, sender, party): id_ for id_, channel, sender, party in found}
 
 

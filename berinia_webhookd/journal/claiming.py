@@ -185,7 +185,7 @@ def _within_memory(transaction: Transaction, ids: list[str]) -> list[str]:
     """Without those whose events would be too large together: they are claimed later."""
     if len(ids) <= 1:
         return ids
-    sizes = {row.id: row.size_bytes for row in SIZES.execute(transaction.connection, ids)}
+    sizes = dict(tuple(row) for row in SIZES.execute(transaction.connection, ids))
     kept: list[str] = []
     room_bytes = CLAIM_BYTES
     for id_ in ids:

@@ -29,7 +29,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from berinia_webhookd.errors import CannotStart, CannotStartNow
-from berinia_webhookd.journal import postgresql
+from berinia_webhookd.journal import postgresql, prepared
 from berinia_webhookd.journal.schema import EPOCH, MICROSECOND
 from berinia_webhookd.journal.wake_ups import News, announce
 from berinia_webhookd.journal.writer import AsyncWriter, ThreadWriter, Writer
@@ -299,4 +299,4 @@ def _set_up(engine: Engine) -> None:
         options = connection.get_execution_options()
         if not options.get("bare", False):
             writes = options.get("writes", False)
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+            prepared.run(connection, "BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,15 +1,18 @@
-"""Statements about many rows, compiled once for SQLite. SQLAlchemy looks at each value anew when a
-statement is executed, which costs more than SQLite's own work on it.
+"""Statements of the paths that every message takes, compiled once for SQLite and given to its
+driver as they are. SQLAlchemy looks at statement, values and result anew at each execution, which
+costs more than SQLite's own work on it. On PostgreSQL SQLAlchemy executes them.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import CompoundSelect, Connection, Delete, Insert, Select, Update
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
 
 VALUES: Final = "values"  # the expanding parameter of what `AnyOf` asks
 MOST_AT_ONCE: Final = 512
@@ -17,6 +20,20 @@ ROWS_AT_ONCE: Final = 64
 
 # The name in a row, or None for a constant; what turns its value into the driver's; the constant.
 Parameter = tuple[str | None, Callable[[Any], Any] | None, Any]
+
+
+def run(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Any]:
+    """What SQLite's driver returns for one statement; its errors come as SQLAlchemy's."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(sql, parameters)
+        return cursor.fetchall()
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(
+            sql, None, error, sqlite3.Error, hide_parameters=True, dialect=connection.dialect
+        ) from error
+    finally:
+        cursor.close()
 
 
 class Batch:
@@ -60,12 +77,13 @@ class Batch:
         if connection.dialect.name != "sqlite":
             connection.execute(self.statement, rows)
         elif not self._head:
-            connection.exec_driver_sql(self._sql, [tuple(self._values(row)) for row in rows])
+            for row in rows:
+                run(connection, self._sql, self._values(row))
         else:
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 some = rows[start : start + ROWS_AT_ONCE]
                 values = [value for row in some for value in self._values(row)]
-                connection.exec_driver_sql(self._sql_of_rows(len(some)), tuple(values))
+                run(connection, self._sql_of_rows(len(some)), values)
 
     def _for_rows(self, count: int) -> str:
         return f"{self._head} VALUES {', '.join([self._row] * count)}"
@@ -75,6 +93,29 @@ class Batch:
             constant if name is None else process(row[name]) if process else row[name]
             for name, process, constant in self._parameters
         ]
+
+
+class Question:
+    """A SELECT whose parameters and columns are text, bytes and numbers.
+
+    `postgresql` is what takes its place there.
+    """
+
+    def __init__(self, statement: Select[Any], *, postgresql: Select[Any] | None = None) -> None:
+        self._statement = statement if postgresql is None else postgresql
+        compiled = statement.compile(dialect=sqlite.dialect())
+        self._sql = str(compiled)
+        self._parameters = [
+            (name if compiled.binds[name].required else None, compiled.binds[name].effective_value)
+            for name in compiled.positiontup or ()
+        ]
+
+    def execute(self, connection: Connection, **asked: Any) -> Sequence[Any]:
+        """All rows."""
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self._statement, asked).all()
+        values = [asked[name] if name else constant for name, constant in self._parameters]
+        return run(connection, self._sql, values)
 
 
 class AnyOf:
@@ -100,7 +141,7 @@ class AnyOf:
             size = 1 << (len(some) - 1).bit_length()
             sql, times = self._sql(size)
             padded = some + [some[-1]] * (size - len(some))
-            found += connection.exec_driver_sql(sql, tuple(padded * times)).all()
+            found += run(connection, sql, padded * times)
         return found
 
     def _compile(self, size: int) -> tuple[str, int]:

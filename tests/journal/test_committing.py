@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -20,7 +21,7 @@ from berinia_webhookd.errors import (
     CannotStartNow,
     JournalUnavailable,
 )
-from berinia_webhookd.journal import group_commit
+from berinia_webhookd.journal import arriving, group_commit, steps, store
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import ChannelName
@@ -133,16 +134,15 @@ async def test_a_full_queue_refuses_at_once(world: World, monkeypatch: pytest.Mo
     assert (await world.accept("small")).duplicate is False
 
 
-async def test_a_large_body_waits_by_itself(world: World, listening: Listening) -> None:
+async def test_a_large_body_waits_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large mail is a transaction of its own, in turn with the small ones."""
     sizes: list[int] = []
 
-    def note(_c: object, _cur: object, statement: str, parameters: object, *_: object) -> None:
-        if statement.startswith("INSERT INTO deliveries"):
-            together = statement.count("), (") + 1
-            sizes.append(len(parameters) if isinstance(parameters, list) else together)
+    def note_and_accept(transaction: Any, arrivals: Any) -> Any:
+        sizes.append(len(arrivals))
+        return arriving.accept(transaction, arrivals)
 
-    listening(Engine, "before_cursor_execute", note)
+    monkeypatch.setattr(store, "ACCEPT", replace(steps.ACCEPT, apply=note_and_accept))
     big = [an_event(f"{n}" + "x" * 300_000) for n in range(3)]
     await asyncio.gather(
         *(world.journal.accept(a_delivery(e), e) for e in big),

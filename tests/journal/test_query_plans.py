@@ -7,8 +7,10 @@ import json
 import sqlite3
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, event
 
+from berinia_webhookd.journal import prepared
 from berinia_webhookd.journal.contract import Lane
 from berinia_webhookd.model import EntryKind, EntryState, Outcome, OutcomeKind
 
@@ -29,9 +31,16 @@ SMALL = {"tallies", "schema", "unavailable_agents"}
 class Statements:
     """Everything sent to the database, each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: dict[str, Any] = {}
         event.listen(Engine, "before_cursor_execute", self._note)
+        run = prepared.run
+
+        def note_and_run(connection: Any, sql: str, parameters: Any = ()) -> Any:
+            self.seen[sql] = parameters
+            return run(connection, sql, parameters)
+
+        monkeypatch.setattr(prepared, "run", note_and_run)
 
     def _note(self, _c: Any, _cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
         many = rest[-1]
@@ -108,12 +117,17 @@ async def live(world: World) -> None:
 
 
 @on_sqlite
-async def test_nothing_reads_through_a_table(world: SqliteWorld) -> None:
+async def test_nothing_reads_through_a_table(
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every statement of the daemon's life finds its rows by an index."""
-    statements = Statements()
+    statements = Statements(monkeypatch)
     await live(world)
     statements.stop()
     left = [(d, s) for d, s in statements.scans(world) if not d.startswith(HARMLESS)]
+    assert {"INSERT INTO seen", "INSERT INTO entries"} <= {
+        " ".join(statement.split()[:3]) for statement in statements.seen
+    }
     assert not left, "\n".join(f"{detail}\n    {statement}" for detail, statement in left)
     assert len(statements.seen) > 30
 
@@ -152,13 +166,15 @@ def relations_read_through(plan: dict[str, Any]) -> set[str]:
 
 
 @on_postgresql
-async def test_nothing_reads_through_a_large_table(world: PostgresqlWorld) -> None:
+async def test_nothing_reads_through_a_large_table(
+    world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beside very many finished entries every question is answered by an index, and the claim by
     its own; also by the plan that is made once for all values.
     """
     await world.execute(FINISHED)
     await world.execute("ANALYZE")
-    statements = Statements()
+    statements = Statements(monkeypatch)
     await live(world)
     statements.stop()
     used: list[str] = []
