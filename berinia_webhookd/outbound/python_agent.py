@@ -104,16 +104,20 @@ class PythonAgents:
             self._pool.release(host)
 
     def _require_target(self, agent: AgentName) -> None:
-        if self._settings.of(agent).target is None and self._settings.registry is None:
+        target = self._settings.of(agent).target
+        if target is None and self._settings.registry is None:
             raise AgentUnavailable(
                 "it has no target, and there is no registry",
                 hint=f"set agents.{agent}.target or agents.registry",
             )
+        if target is not None and not target.startswith(PYTHON_TARGET):
+            raise AgentUnavailable("it is no Python agent any more")  # the next attempt goes there
 
     async def _loaded(self, host: AgentHost, agent: AgentName) -> Shape:
         """The agent's shape, after loading it in this host if need be."""
         if (shape := host.shapes.get(agent)) is not None:
             return shape
+        self._require_target(agent)  # a reload may have come while the attempt waited for its host
         settings = self._settings.of(agent)
         limit_seconds = max(settings.timeout_seconds, self._load_seconds)
         target = settings.target.removeprefix(PYTHON_TARGET) if settings.target else None

@@ -21,6 +21,7 @@ from pathlib import Path
 import answering
 import dispatching
 import footprint
+import isolation
 import nodes
 import pages
 import picture
@@ -37,6 +38,7 @@ PARTS: dict[str, Callable[[Bench, Result], Result]] = {
     "stages": lambda bench, _: stages.measure(bench),
     "answering": lambda bench, results: answering.measure(bench, results.get("receiving")),
     "dispatching": lambda bench, _: dispatching.measure(bench),
+    "isolation": lambda bench, _: isolation.measure(bench),
     "footprint": lambda bench, _: footprint.measure(bench),
     "scaling": lambda bench, _: scaling.measure(bench),
     "nodes": lambda bench, _: nodes.measure(bench),

@@ -77,6 +77,14 @@ class Installation:
         """Entries in a state; as cheap for millions as for one."""
         return self._number(f"SELECT coalesce(sum(total), 0) FROM tallies WHERE state = '{state}'")
 
+    def agent_log_lines(self, event: str) -> int:
+        """How often something is in the agents' log."""
+        log = self.logs / "agents.log"
+        if not log.exists():
+            return 0
+        with log.open() as lines:
+            return sum(f'"event":"{event}"' in line for line in lines)
+
     def _number(self, question: str) -> int:
         with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True)) as journal:
             (number,) = journal.execute(question).fetchone()

@@ -26,12 +26,13 @@ PATIENCE_SECONDS = 30.0
 def measure(bench: Bench) -> Result:
     """By kind of agent."""
     return {
-        "python": _through(bench, "Python", _python_agent(), None),
+        "python": _through(bench, "Python", python_agent(), None),
         "http": _through(bench, "HTTP", *_http_agent(bench.folder)),
     }
 
 
-def _python_agent() -> str:
+def python_agent() -> str:
+    """Settings for the agent that does nothing."""
     return (
         'agents.ResponseListenerAgent.target = "python:noop_agent:handle"\n'
         f'agents.path = "{HERE}"\nagents.python = "{sys.executable}"'

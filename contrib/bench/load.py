@@ -52,6 +52,7 @@ class OpenLoop:
         core: the core to use alone; None for all of them.
         connections: at most.
         even: at even distances instead of at random.
+        sleeps: leaves its core to others between two requests.
         skip: so many messages are left out at the beginning of the file.
     """
 
@@ -65,12 +66,14 @@ class OpenLoop:
         core: int | None,
         connections: int = 256,
         even: bool = False,
+        sleeps: bool = False,
         skip: int = 0,
     ) -> None:
         command = [
             *(sys.executable, str(HERE / "open_loop.py"), str(port), str(messages)),
             *(str(rate), str(seconds), "--connections", str(connections), "--skip", str(skip)),
             *(["--even"] if even else []),
+            *(["--sleep"] if sleeps else []),
         ]
         self._process = subprocess.Popen(on_core(core, command), stdout=subprocess.PIPE, text=True)
 

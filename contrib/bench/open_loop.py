@@ -2,10 +2,13 @@
 however long earlier answers take, which wrk cannot do. A process of its own that never sleeps, so
 that its clock is exact; give it a core of its own.
 
-Usage: python open_loop.py PORT FILE RATE SECONDS [--path P] [--connections N] [--even] [--skip N]
+Usage: python open_loop.py PORT FILE RATE SECONDS [--path P] [--connections N] [--even] [--sleep]
+    [--skip N]
 
 FILE has a message a line (signature, tab, form). Prints one JSON object; latencies count from the
-instant a request was due, `longest_answer_ms` from when it was sent.
+instant a request was due, `longest_answer_ms` from when it was sent. With --sleep it leaves its
+core to others between two requests; they then start up to a millisecond late, and latencies count
+from when they were sent.
 """
 
 from __future__ import annotations
@@ -56,15 +59,23 @@ class Callers:
         requests: as bytes; each is sent once.
         due: when, in seconds from the start; as long as `requests`, ascending.
         connections: how many may be open; past that, requests wait for one.
+        sleeps: between two requests.
     """
 
     def __init__(
-        self, port: int, requests: list[bytes], due: list[float], connections: int
+        self,
+        port: int,
+        requests: list[bytes],
+        due: list[float],
+        connections: int,
+        *,
+        sleeps: bool,
     ) -> None:
         self._port = port
         self._requests = requests
         self._due = due
         self._most = connections
+        self._sleeps = sleeps
         self._open: dict[int, Connection] = {}
         self._idle: list[Connection] = []
         self._queue: deque[int] = deque()
@@ -86,10 +97,18 @@ class Callers:
                 begun += 1
             while self._queue and self._begin(self._queue[0]):
                 self._queue.popleft()
-            for descriptor, event in self._events.poll(0):
+            for descriptor, event in self._events.poll(self._pause(begun)):
                 self._advance(self._open[descriptor], event)
             if self.answers.total() + self.failures.total() == total:
                 break
+
+    def _pause(self, upcoming: int) -> float:
+        """Seconds until there may be something to do, answers apart."""
+        if not self._sleeps:
+            return 0
+        if upcoming == len(self._due) or self._queue:
+            return 0.001
+        return max(0.0, self._started + self._due[upcoming] - time.perf_counter())
 
     def _begin(self, number: int) -> bool:
         if self._idle:
@@ -137,7 +156,8 @@ class Callers:
         self.answers[status] += 1
         self.longest = max(self.longest, now - connection.sent_at)
         if 200 <= status < 300:
-            self.latencies.append(now - self._started - self._due[connection.number])
+            due_at = self._started + self._due[connection.number]
+            self.latencies.append(now - (connection.sent_at if self._sleeps else due_at))
         connection.number = -1
         if reusable:
             self._idle.append(connection)
@@ -205,6 +225,7 @@ def main() -> None:
     parser.add_argument("--path", default="/webhook/sms-response")
     parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--even", action="store_true")
+    parser.add_argument("--sleep", action="store_true")
     parser.add_argument("--skip", type=int, default=0)
     options = parser.parse_args()
     count = max(1, int(options.rate * options.seconds))
@@ -214,6 +235,7 @@ def main() -> None:
         requests,
         instants(count, options.rate, even=options.even),
         options.connections,
+        sleeps=options.sleep,
     )
     gc.freeze()
     gc.disable()

@@ -88,12 +88,9 @@ class Server:
         fields = _stat(self.pid)
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
-    def resident_mib(self) -> float:
-        """Resident memory of the program alone."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-        return 0.0
+    def resident_mib(self, *, children: bool = False) -> float:
+        """Resident memory of the program alone, or with all below it."""
+        return sum(map(_resident_mib, _with_children(self.pid) if children else [self.pid]))
 
     def stop(self) -> None:
         """Ends it as systemd does; kills it if it will not go."""
@@ -123,6 +120,15 @@ def cpu_seconds(pid: int) -> float:
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat behind the name, of which the first is the state."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _resident_mib(pid: int) -> float:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    lines = (line.split() for line in status.splitlines() if line.startswith("VmRSS:"))
+    return sum(int(kibibytes) for _, kibibytes, _ in lines) / 1024
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -176,6 +176,25 @@ def _dispatching(found: Result) -> list[Table]:
     return [Table("dispatching", "Dispatching, on all cores", head, rows)]
 
 
+def _isolation(found: Result) -> list[Table]:
+    rows = [
+        [
+            what,
+            f"{one['p50_ms']:.2f} ms",
+            f"{one['p99_ms']:.2f} ms",
+            f"{one['longest_answer_ms']:.1f} ms",
+            f"{one['hosts_ended']:.0f}",
+        ]
+        for what, one in (
+            ("agents that do nothing", found["calm"]),
+            ("hostile agents", found["hostile"]),
+        )
+    ]
+    title = f"Answers at {found['rate']} events/s, on all cores"
+    head = ["beside", "p50", "p99", "longest", "agent hosts ended"]
+    return [Table("isolation", title, head, rows)]
+
+
 def _footprint(found: Result) -> list[Table]:
     rows = [
         ["ready, with a new journal", f"{found['first_ready_seconds']:.2f} s"],
@@ -244,6 +263,7 @@ _PARTS: dict[str, Callable[[Result], list[Table]]] = {
     "stages": _stages,
     "answering": _answering,
     "dispatching": _dispatching,
+    "isolation": _isolation,
     "footprint": _footprint,
     "scaling": _scaling,
     "nodes": _nodes,

@@ -80,6 +80,17 @@ def _dispatching(found: Result) -> list[Target]:
     ]
 
 
+def _isolation(found: Result) -> list[Target]:
+    return [
+        _at_most(
+            "p99 of answers beside hostile agents, to calm ones",
+            found["hostile"]["p99_ms"] / found["calm"]["p99_ms"],
+            1.2,
+            "×",
+        )
+    ]
+
+
 def _footprint(found: Result) -> list[Target]:
     return [
         _at_most("ready", found["ready_seconds"], 1, "s"),
@@ -102,6 +113,7 @@ _PARTS: dict[str, Callable[[Result], list[Target]]] = {
     "receiving": _receiving,
     "answering": _answering,
     "dispatching": _dispatching,
+    "isolation": _isolation,
     "footprint": _footprint,
     "scaling": _scaling,
 }

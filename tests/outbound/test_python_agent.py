@@ -333,3 +333,16 @@ async def test_errors_hide_the_events_values_too(hosts: HostWorld) -> None:
     assert "+33639980001" not in (hidden.error or "")
     shown = await attempt(hosts.open({AGENT: "shapes:fail_with_data"}, masked=lambda: False), AGENT)
     assert "+33639980001" in (shown.error or "")
+
+
+@pytest.mark.parametrize("target", [None, "log:"])
+async def test_a_target_may_go_while_an_attempt_waits_for_its_host(
+    hosts: HostWorld, target: str | None
+) -> None:
+    """The attempt says what happened, in words of the settings."""
+    agents = hosts.open({AGENT: "friendly:handle"})
+    lines = f'agents.{AGENT}.target = "{target}"' if target else ""
+    agents.reconfigure(hosts.settings({}, lines))
+    outcome = await attempt(agents, AGENT)
+    assert outcome.kind is OutcomeKind.UNREACHABLE
+    assert ("no Python agent any more" if target else "it has no target") in str(outcome.error)
