@@ -5,10 +5,12 @@ is over what was written, so letters, brackets and unusual ports stay as they ca
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 
 # Also no user-info, path or query: they would become parts of a URL that is believed.
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_CACHED = 256
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 
 
@@ -39,6 +41,7 @@ def is_plain(authority: str) -> bool:
     return _PLAIN.fullmatch(authority) is not None
 
 
+@lru_cache(_CACHED)
 def is_loopback(authority: str) -> bool:
     """Whether a `Host` header names this very machine by a loopback name or address."""
     host = split_port(authority)[0].lower()

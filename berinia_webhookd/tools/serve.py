@@ -5,21 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from pathlib import Path
-from typing import Final
 
 import click
 import uvloop
 
 from berinia_webhookd import __version__
 from berinia_webhookd.tools import dev as playground
-from berinia_webhookd.tools import installation
+from berinia_webhookd.tools import installation, interpreter
 from berinia_webhookd.tools.session import Session, working_folder
-
-# How long the event loop keeps the journal's thread waiting for its turn between two statements:
-# with Python's 5 ms, a commit under load takes twice as long.
-SWITCH_SECONDS: Final = 0.0005
 
 
 @click.command("serve")
@@ -86,7 +80,7 @@ def serve(
         if dev:
             playground.show_lines_to_paste(address)
 
-    sys.setswitchinterval(SWITCH_SECONDS)
+    interpreter.settle_in()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run())

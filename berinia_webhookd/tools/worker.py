@@ -9,6 +9,7 @@ import signal
 import click
 import uvloop
 
+from berinia_webhookd.tools import interpreter
 from berinia_webhookd.tools.session import Session
 
 
@@ -45,5 +46,6 @@ def worker(session: Session, *, metrics_port: int | None, debug: bool) -> None:
         process.metrics = metrics_port is not None
         await process.run()
 
+    interpreter.settle_in()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
