@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -27,7 +28,7 @@ from berinia_webhookd.journal import event_text, lines
 from berinia_webhookd.journal.contract import Claimed, Lane
 from berinia_webhookd.journal.engine import Transaction
 from berinia_webhookd.journal.lines import Line
-from berinia_webhookd.journal.prepared import VALUES, AnyOf, Batch
+from berinia_webhookd.journal.prepared import VALUES, AnyOf, Batch, Question
 from berinia_webhookd.journal.schema import (
     Instant,
     delivery_bodies,
@@ -98,16 +99,18 @@ _FALLEN_DUE: Final = (
     .order_by(entries.c.startable_at, entries.c.place)
     .limit(bindparam("most"))
 )
-STARTABLE: Final = union_all(
-    select(_AT_ONCE.subquery("at_once")), select(_FALLEN_DUE.subquery("fallen_due"))
+STARTABLE: Final = Question(
+    union_all(select(_AT_ONCE.subquery("at_once")), select(_FALLEN_DUE.subquery("fallen_due"))),
+    # Another node may be claiming some of them: those are passed over for later ones.
+    postgresql=union_all(
+        select(_AT_ONCE.with_for_update(skip_locked=True).subquery("at_once")),
+        select(_FALLEN_DUE.with_for_update(skip_locked=True).subquery("fallen_due")),
+    ),
 )
-# On PostgreSQL another node may be claiming some of them: those are passed over for later ones.
-LOCK_STARTABLE: Final = union_all(
-    select(_AT_ONCE.with_for_update(skip_locked=True).subquery("at_once")),
-    select(_FALLEN_DUE.with_for_update(skip_locked=True).subquery("fallen_due")),
-)
-NEXT_STARTABLE: Final = select(func.min(entries.c.startable_at)).where(
-    _of_agent, entries.c.startable_at > bindparam("at")
+NEXT_STARTABLE: Final = Question(
+    select(func.min(entries.c.startable_at).label("at")).where(
+        _of_agent, entries.c.startable_at > bindparam("at")
+    )
 )
 LEASE: Final = Batch(
     update(entries)
@@ -129,7 +132,7 @@ SIZES: Final = AnyOf(
     .join(delivery_bodies, delivery_bodies.c.delivery == events.c.delivery)
     .where(entries.c.id.in_(bindparam(VALUES, expanding=True)))
 )
-LEASED: Final = (
+LEASED: Final = AnyOf(
     select(
         entries,
         events.c.data,
@@ -141,8 +144,7 @@ LEASED: Final = (
         replies,
         and_(replies.c.event == events.c.id, entries.c.kind == EntryKind.REPLY.value),
     )
-    .where(entries.c.id.in_(bindparam("ids", expanding=True)))
-    .order_by(entries.c.place)
+    .where(entries.c.id.in_(bindparam(VALUES, expanding=True)))
 )
 AGENTS: Final = (
     select(tallies.c.agent)
@@ -168,7 +170,7 @@ def _claim_lanes(transaction: Transaction, asked: Claim) -> Claimed:
         for agent in _agents_of(transaction, lane):
             about = {"of_kind": lane.kind.value, "of_agent": agent, "at": transaction.now}
             candidates |= _startable(transaction, about, lane.limit + len(chosen))
-            next_at = transaction.connection.execute(NEXT_STARTABLE, about).scalar()
+            ((next_at,),) = NEXT_STARTABLE.execute(transaction.connection, **about)
             if next_at is not None:
                 upcoming.append(next_at)
         in_order = sorted(candidates.keys() - chosen.keys(), key=candidates.__getitem__)
@@ -185,7 +187,7 @@ def _within_memory(transaction: Transaction, ids: list[str]) -> list[str]:
     """Without those whose events would be too large together: they are claimed later."""
     if len(ids) <= 1:
         return ids
-    sizes = dict(tuple(row) for row in SIZES.execute(transaction.connection, ids))
+    sizes = {row.id: row.size_bytes for row in SIZES.execute(transaction.connection, ids)}
     kept: list[str] = []
     room_bytes = CLAIM_BYTES
     for id_ in ids:
@@ -208,8 +210,7 @@ def agents_with_open(connection: Connection, kind: EntryKind) -> list[str]:
 
 
 def _startable(transaction: Transaction, about: dict[str, Any], most: int) -> dict[str, int]:
-    statement = LOCK_STARTABLE if transaction.locks_rows else STARTABLE
-    found = transaction.connection.execute(statement, {**about, "most": most})
+    found = STARTABLE.execute(transaction.connection, **about, most=most)
     return {row.id: row.place for row in found}
 
 
@@ -223,7 +224,8 @@ def _lease(transaction: Transaction, holder: Holder, ids: list[str]) -> list[Ent
         "at": transaction.now,
     }
     LEASE.execute(transaction.connection, [{"claimed": id_, **lease} for id_ in ids])
-    return [_entry(row) for row in transaction.connection.execute(LEASED, {"ids": ids})]
+    found = LEASED.execute(transaction.connection, ids)
+    return [_entry(row) for row in sorted(found, key=attrgetter("place"))]
 
 
 def _entry(row: Row[Any]) -> Entry:
@@ -244,11 +246,12 @@ def _entry(row: Row[Any]) -> Entry:
     )
 
 
-HELD: Final = select(entries).where(
-    entries.c.id.in_(bindparam("ids", expanding=True)),
+_held: Final = select(entries).where(
+    entries.c.id.in_(bindparam(VALUES, expanding=True)),
     state_is(EntryState.RUNNING),
     entries.c.lease_holder == bindparam("holder"),
 )
+HELD: Final = AnyOf(_held, "holder", postgresql=_held.with_for_update())
 EXTEND: Final = (
     update(entries).where(entries.c.id == bindparam("held")).values(lease_until=bindparam("until"))
 )
@@ -270,8 +273,7 @@ def still_held(
 ) -> dict[EntryId, Row[Any]]:
     """Those of the leases that are still this holder's, and for the same attempt."""
     numbers = {entry.id: entry.attempt for entry in leases}
-    statement = HELD.with_for_update() if transaction.locks_rows else HELD
-    found = transaction.connection.execute(statement, {"ids": list(numbers), "holder": holder.name})
+    found = HELD.execute(transaction.connection, numbers, holder=holder.name)
     return {EntryId(row.id): row for row in found if numbers[EntryId(row.id)] == row.attempts}
 
 

@@ -6,6 +6,7 @@ costs more than SQLite's own work on it. On PostgreSQL SQLAlchemy executes them.
 from __future__ import annotations
 
 import sqlite3
+from collections import namedtuple
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -13,11 +14,14 @@ from typing import Any, Final
 from sqlalchemy import CompoundSelect, Connection, Delete, Insert, Select, Update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.compiler import SQLCompiler
 
+SQLITE: Final = sqlite.dialect()
 VALUES: Final = "values"  # the expanding parameter of what `AnyOf` asks
 MOST_AT_ONCE: Final = 512
 ROWS_AT_ONCE: Final = 64
 
+Asked = Select[Any] | CompoundSelect[Any]
 # The name in a row, or None for a constant; what turns its value into the driver's; the constant.
 Parameter = tuple[str | None, Callable[[Any], Any] | None, Any]
 
@@ -53,22 +57,13 @@ class Batch:
         `postgresql` is what takes its place there.
         """
         self.statement = statement if postgresql is None else postgresql
-        dialect = sqlite.dialect()
-        compiled = statement.compile(dialect=dialect, column_keys=columns)
+        compiled = statement.compile(dialect=SQLITE, column_keys=columns)
         self._sql = str(compiled)
         self._head, self._row = "", ""
         if isinstance(statement, Insert):
             self._head, _, self._row = self._sql.partition(" VALUES ")
         self._sql_of_rows = lru_cache(self._for_rows)
-        self._parameters: list[Parameter] = []
-        for name in compiled.positiontup or ():
-            bound = compiled.binds[name]
-            process = bound.type.dialect_impl(dialect).bind_processor(dialect)
-            if bound.required:
-                self._parameters.append((name, process, None))
-            else:
-                value = bound.effective_value
-                self._parameters.append((None, None, process(value) if process else value))
+        self._parameters = _parameters(compiled)
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Do it for all rows, which may be none."""
@@ -78,76 +73,117 @@ class Batch:
             connection.execute(self.statement, rows)
         elif not self._head:
             for row in rows:
-                run(connection, self._sql, self._values(row))
+                run(connection, self._sql, _values(self._parameters, row))
         else:
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 some = rows[start : start + ROWS_AT_ONCE]
-                values = [value for row in some for value in self._values(row)]
+                values = [value for row in some for value in _values(self._parameters, row)]
                 run(connection, self._sql_of_rows(len(some)), values)
 
     def _for_rows(self, count: int) -> str:
         return f"{self._head} VALUES {', '.join([self._row] * count)}"
 
-    def _values(self, row: Mapping[str, Any]) -> list[Any]:
-        return [
-            constant if name is None else process(row[name]) if process else row[name]
-            for name, process, constant in self._parameters
-        ]
-
 
 class Question:
-    """A SELECT whose parameters and columns are text, bytes and numbers.
+    """A SELECT. Its rows have their columns' names, and are tuples.
 
     `postgresql` is what takes its place there.
     """
 
-    def __init__(self, statement: Select[Any], *, postgresql: Select[Any] | None = None) -> None:
+    def __init__(self, statement: Asked, *, postgresql: Asked | None = None) -> None:
         self._statement = statement if postgresql is None else postgresql
-        compiled = statement.compile(dialect=sqlite.dialect())
+        compiled = statement.compile(dialect=SQLITE)
         self._sql = str(compiled)
-        self._parameters = [
-            (name if compiled.binds[name].required else None, compiled.binds[name].effective_value)
-            for name in compiled.positiontup or ()
-        ]
+        self._parameters = _parameters(compiled)
+        self._rows = _Rows(statement)
 
     def execute(self, connection: Connection, **asked: Any) -> Sequence[Any]:
         """All rows."""
         if connection.dialect.name != "sqlite":
             return connection.execute(self._statement, asked).all()
-        values = [asked[name] if name else constant for name, constant in self._parameters]
-        return run(connection, self._sql, values)
+        return self._rows.of(run(connection, self._sql, _values(self._parameters, asked)))
 
 
 class AnyOf:
-    """A SELECT about any of many values, which stand for the expanding parameter `values`. The rows
-    hold what the driver gives, so it is for columns of text, bytes and numbers.
+    """A SELECT about any of many values, which stand for the expanding parameter `values`; it is
+    given the names of its other parameters. Its rows are as those of a `Question`, in no order.
     """
 
-    def __init__(self, statement: Select[Any] | CompoundSelect[Any]) -> None:
-        self._statement = statement
-        self._sql = lru_cache(self._compile)
+    def __init__(self, statement: Asked, *parameters: str, postgresql: Asked | None = None) -> None:
+        self._asked = statement
+        self._statement = statement if postgresql is None else postgresql
+        self._others = dict.fromkeys(parameters)
+        self._prepared = lru_cache(self._compile)
+        self._rows = _Rows(statement)
 
-    def execute(self, connection: Connection, values: Collection[Any]) -> Sequence[Any]:
+    def execute(
+        self, connection: Connection, values: Collection[Any], **asked: Any
+    ) -> Sequence[Any]:
         """What is found, in no order."""
         if not values:
             return ()
         if connection.dialect.name != "sqlite":
-            return connection.execute(self._statement, {VALUES: list(values)}).all()
+            return connection.execute(self._statement, {VALUES: list(values), **asked}).all()
         found: list[Any] = []
         listed = list(values)
         for start in range(0, len(listed), MOST_AT_ONCE):
             some = listed[start : start + MOST_AT_ONCE]
             # A few sizes, so that SQLite too has its statement ready.
             size = 1 << (len(some) - 1).bit_length()
-            sql, times = self._sql(size)
-            padded = some + [some[-1]] * (size - len(some))
-            found += run(connection, sql, padded * times)
-        return found
+            sql, parameters = self._prepared(size)
+            some += [some[-1]] * (size - len(some))
+            given = asked | {f"{VALUES}_{n}": value for n, value in enumerate(some, 1)}
+            found += run(connection, sql, _values(parameters, given))
+        return self._rows.of(found)
 
-    def _compile(self, size: int) -> tuple[str, int]:
-        """The SQL for so many values, and how often they stand in it."""
-        asked = self._statement.params({VALUES: [None] * size})
-        sql = str(
-            asked.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True})
+    def _compile(self, size: int) -> tuple[str, list[Parameter]]:
+        """The SQL for so many values."""
+        asked = self._asked.params({VALUES: [None] * size, **self._others})
+        compiled = asked.compile(dialect=SQLITE, compile_kwargs={"render_postcompile": True})
+        names = {*self._others, *(f"{VALUES}_{n}" for n in range(1, size + 1))}
+        return str(compiled), _parameters(compiled, names)
+
+
+class _Rows:
+    """What the driver gives as what we want."""
+
+    def __init__(self, statement: Asked) -> None:
+        columns = statement.selected_columns
+        self._row: Any = namedtuple("Row", [column.name for column in columns])  # type: ignore[misc]
+        processors = (
+            column.type.dialect_impl(SQLITE).result_processor(SQLITE, None) for column in columns
         )
-        return sql, sql.count("?") // size
+        self._processed = [(at, process) for at, process in enumerate(processors) if process]
+
+    def of(self, found: Sequence[Sequence[Any]]) -> Sequence[Any]:
+        if not self._processed:
+            return list(map(self._row._make, found))
+        return [self._one(list(row)) for row in found]
+
+    def _one(self, values: list[Any]) -> Any:
+        for at, process in self._processed:
+            values[at] = process(values[at])
+        return self._row._make(values)
+
+
+def _parameters(compiled: SQLCompiler, names: Collection[str] = ()) -> list[Parameter]:
+    """The parameters of a statement, in their order. `names` are those that get a value though
+    none is required.
+    """
+    found: list[Parameter] = []
+    for name in compiled.positiontup or ():
+        bound = compiled.binds[name if name in compiled.binds else VALUES]
+        process = bound.type.dialect_impl(SQLITE).bind_processor(SQLITE)
+        if bound.required or name in names:
+            found.append((name, process, None))
+        else:
+            value = bound.effective_value
+            found.append((None, None, process(value) if process else value))
+    return found
+
+
+def _values(parameters: Sequence[Parameter], given: Mapping[str, Any]) -> list[Any]:
+    return [
+        constant if name is None else process(given[name]) if process else given[name]
+        for name, process, constant in parameters
+    ]

@@ -1,4 +1,5 @@
-"""The agent hosts of this node: started on first use, reused, and stopped when idle for long.
+"""The agent hosts of this node: started on first use, reused, and stopped when idle for long; ten a
+second at most, however fast agents crash.
 
 A host serves one attempt at a time. It is chosen for its memory limit, then for having served the
 conversation last, because agents keep memory in themselves.
@@ -12,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Final
 
 import structlog
+from aiolimiter import AsyncLimiter
 
 from berinia_webhookd.config.settings import AgentsSettings
 from berinia_webhookd.metrics import Metrics
@@ -26,6 +28,7 @@ logger = structlog.get_logger()
 IDLE_SECONDS: Final = 600.0
 START_SECONDS: Final = 30.0
 STOP_GRACE_SECONDS: Final = 2.0
+STARTS_PER_SECOND: Final = 10  # where agents crash faster, they wait, and not the callers
 CONVERSATIONS_REMEMBERED: Final = 10_000
 EXPECTED_ENDS: Final = frozenset({"idle", "room", "stopping"})
 NORMAL_ENDS: Final = EXPECTED_ENDS | {"reload"}
@@ -42,6 +45,7 @@ class HostPool:
         self._idle_seconds = idle_seconds
         self._generation = 0
         self._fork_server = ForkServer(settings.python)
+        self._starts = AsyncLimiter(STARTS_PER_SECOND, 1.0)
         self._watches: dict[AgentHost, asyncio.Task[None]] = {}  # of all hosts that are not gone
         self._endings: set[asyncio.Task[None]] = set()
         self._idle: dict[AgentHost, asyncio.TimerHandle] = {}  # least recently used first
@@ -70,8 +74,12 @@ class HostPool:
             if suited:
                 return self._take(suited, agent, conversation_id)
             if len(self._watches) < self._settings.max_hosts:
-                return await self._start(memory_limit_bytes, conversation_id)
-            if self._idle:
+                if self._starts.has_capacity():
+                    await self._starts.acquire()  # at once, so nobody comes in between
+                    return await self._start(memory_limit_bytes, conversation_id)
+                loop = asyncio.get_running_loop()
+                loop.call_later(1 / STARTS_PER_SECOND, self._changed.set)
+            elif self._idle:
                 self._stop(next(iter(self._idle)), "room")
             self._changed.clear()
             await self._changed.wait()

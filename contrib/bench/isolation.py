@@ -12,9 +12,9 @@ from daemon import Installation
 from load import HERE, OpenLoop
 from processes import running
 
-RATE = 100  # events a second, far more than hostile agents can take
+RATE = 50  # events a second, far more than hostile agents can take
 RUNS = 3
-SECONDS = 10
+SECONDS = 15
 AGENTS = {"calm": "hostile_agent:calm", "hostile": "hostile_agent:handle"}
 
 
@@ -47,7 +47,12 @@ def _one_run(bench: Bench, target: str) -> Result:
     messages = bench.other_messages(RATE * SECONDS + 1)
     with running(daemon.start(core=None, dispatch=True)) as server:
         result = OpenLoop(
-            server.port, messages, rate=RATE, seconds=SECONDS, core=None, sleeps=True
+            server.port,
+            messages,
+            rate=RATE,
+            seconds=SECONDS,
+            core=bench.cores.load,
+            sleeps=True,
         ).result()
     daemon.must_hold(result["offered"])
     ended = daemon.agent_log_lines("agent_host.killed")

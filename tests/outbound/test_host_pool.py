@@ -7,9 +7,11 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 
 from berinia_webhookd.model import AgentName, OutcomeKind
+from berinia_webhookd.outbound import host_pool
 
 from .agent_world import HostWorld, attempt, until, until_gone
 
@@ -33,6 +35,21 @@ async def test_hosts_start_when_needed_and_are_used_again(hosts: HostWorld) -> N
     pids = {(await attempt(agents, AGENT)).reply for _ in range(20)}
     assert len(pids) == 1
     assert len(hosts.processes()) == 2  # the host and its guardian
+
+
+async def test_crashing_agents_start_no_storm_of_hosts(
+    hosts: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is over the allowance waits, and is served in the end."""
+    monkeypatch.setattr(host_pool, "STARTS_PER_SECOND", 1)
+    agents = hosts.open({AGENT: "hostile:os_exit"}, "agents.max_hosts = 2")
+    running = [asyncio.create_task(attempt(agents, AGENT)) for _ in range(2)]
+    with capture_logs() as lines:
+        outcomes = await asyncio.gather(*running)
+    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.CRASH}
+    said = [line["event"] for line in lines if line["event"].startswith("agent_host.")]
+    # There was room for both at once.
+    assert said == ["agent_host.started", "agent_host.killed"] * 2
 
 
 async def test_a_conversation_keeps_its_host(hosts: HostWorld) -> None:
@@ -133,12 +150,9 @@ async def test_a_host_that_ends_by_itself_is_replaced(hosts: HostWorld) -> None:
 async def test_a_host_that_we_kill_lacked_no_memory(hosts: HostWorld, tmp_path: Path) -> None:
     """The line of a timeout sends nobody looking for another cause."""
     (tmp_path / "gated.py").write_text(GATED)
-    agents = hosts.open(
-        {AGENT: "gated:handle"},
-        f'agents.Agent.timeout_seconds = 0.2\nagents.path = "{tmp_path}"',
-    )
+    agents = hosts.open({AGENT: "gated:handle"}, f'agents.path = "{tmp_path}"')
     with capture_logs() as lines:
-        outcome = await attempt(agents, AGENT, str(tmp_path / "gate"))
+        outcome = await attempt(agents, AGENT, str(tmp_path / "gate"), seconds=0.2)
         await until(lambda: any(line["event"] == "agent_host.killed" for line in lines))
     assert outcome.kind is OutcomeKind.TIMEOUT
     ended = next(line for line in lines if line["event"] == "agent_host.killed")
