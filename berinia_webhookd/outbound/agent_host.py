@@ -22,7 +22,6 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 from typing import Any, Callable
 
@@ -45,8 +44,6 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 NICENESS = 10
-TURN_NANOSECONDS = 100_000
-SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the system call, by machine
 OUT_OF_MEMORY_SCORE = 500  # hosts go before the daemon does
 REQUESTS_FD = 64  # from here on up, out of the way of what agents do with low numbers
 CHUNK_BYTES = 65536
@@ -70,7 +67,7 @@ def be_called(name: str) -> None:
 
 def give_way() -> None:
     """Answering providers comes first: whatever agents do, one CPU stays free of them, and on the
-    others they run after everybody else and in turns too short to be waited for.
+    others they run after everybody else.
     """
     try:
         cpus = os.sched_getaffinity(0)
@@ -79,13 +76,6 @@ def give_way() -> None:
         os.nice(NICENESS)
     except OSError as error:  # a filter of system calls, perhaps
         sys.stderr.write(f"agent_host: agents cannot be put behind the daemon: {error.strerror}\n")
-        return
-    call = SCHED_SETATTR.get(os.uname().machine)
-    if call and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        nice = os.getpriority(os.PRIO_PROCESS, 0)
-        # struct sched_attr; a kernel before 6.12 ignores the turn.
-        attributes = struct.pack("=IIQiIQQQ", 48, 0, 0, nice, 0, TURN_NANOSECONDS, 0, 0)
-        ctypes.CDLL(None).syscall(call, 0, attributes, 0)
 
 
 def wait_until_wanted(control: socket.socket) -> list[int]:
