@@ -10,6 +10,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,7 @@ from berinia_webhookd.errors import CannotStart, ConfigurationError, JournalUnav
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, configure
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, EntryState, EventId
+from berinia_webhookd.model import AgentName, EntryState, EventId, OutcomeKind
 from berinia_webhookd.outbound.alert_conditions import daemon_conditions
 from berinia_webhookd.outbound.alerts import Alerts
 from berinia_webhookd.outbound.availability import Availability
@@ -340,8 +341,13 @@ class Daemon:
             await asyncio.sleep(PURGE_STEP_SECONDS if gone else PURGE_PAUSE_SECONDS)
 
     async def _recover(self) -> None:
-        """Give back what processes on other nodes were running when they died."""
+        """Give back what processes on other nodes were running when they died; and tell of what
+        took its process down too often, this one's before its start included.
+        """
         while True:
+            for lost in self._journal.take_lost_for_good():
+                logger.error("entry.dead", **asdict(lost), outcome=OutcomeKind.LOST.value)
+                self._alerts.lost_for_good(lost)
             await asyncio.sleep(self._settings.journal.lease_seconds / 3)
             with contextlib.suppress(JournalUnavailable):
                 await self._journal.recover()

@@ -46,6 +46,17 @@ class Claimed:
     next_due_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class LostForGood:
+    """An entry that is dead because the processes that ran it ended, time and again."""
+
+    event_id: EventId
+    channel: str
+    agent: AgentName
+    attempt: int
+    kind: str
+
+
 class ReplyRoute(StrEnum):
     """How an agent's reply goes back into the chat; decided in one transaction."""
 

@@ -13,9 +13,10 @@ from sqlalchemy import Row, bindparam, case, insert, select, update
 
 from berinia_webhookd.journal import lines, postgresql
 from berinia_webhookd.journal.claiming import GIVE_BACK, Holder, line_of
+from berinia_webhookd.journal.contract import LostForGood
 from berinia_webhookd.journal.engine import Transaction
 from berinia_webhookd.journal.schema import AT_ONCE, EPOCH, Instant, attempts, entries, state_is
-from berinia_webhookd.model import EntryId, EntryState, OutcomeKind
+from berinia_webhookd.model import AgentName, EntryId, EntryState, EventId, OutcomeKind
 
 MOST_LOSSES: Final = 5
 
@@ -27,7 +28,7 @@ class Recovery:
     to renew them.
     """
 
-    everybody: bool
+    everybody: bool = False
     up_since: datetime = EPOCH
     lease_seconds: float = 0
 
@@ -38,6 +39,14 @@ class Leftovers:
 
     holder: Holder
     known: Set[EntryId]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """How many entries were given back, and which of them are dead now."""
+
+    given_back: int = 0
+    dead: tuple[LostForGood, ...] = ()
 
 
 _RUNNING: Final = select(entries).where(state_is(EntryState.RUNNING))
@@ -66,23 +75,34 @@ FORGET_CALLERS: Final = (
 )
 
 
-def recover(transaction: Transaction, wanted: Sequence[Recovery]) -> list[int]:
+def recover(transaction: Transaction, wanted: Sequence[Recovery]) -> list[Recovered]:
     """Make their entries ready again, at the same place; the fifth time, dead."""
     return [_recover(transaction, recovery) for recovery in wanted]
 
 
-def _recover(transaction: Transaction, recovery: Recovery) -> int:
+def _recover(transaction: Transaction, recovery: Recovery) -> Recovered:
     connection = transaction.connection
     orphans = _orphans(transaction, recovery)
     if recovery.everybody:
         # Whoever waited for a reply waited at the process that is gone.
         connection.execute(FORGET_CALLERS)
     if not orphans:
-        return 0
+        return Recovered()
     connection.execute(insert(attempts), [_lost(row, transaction.now) for row in orphans])
     connection.execute(RECOVER, [{"orphan": row.id, "at": transaction.now} for row in orphans])
     lines.advance(transaction, map(line_of, orphans))
-    return len(orphans)
+    dead = [row for row in orphans if row.losses + 1 >= MOST_LOSSES]
+    return Recovered(len(orphans), tuple(map(_lost_for_good, dead)))
+
+
+def _lost_for_good(row: Row[Any]) -> LostForGood:
+    return LostForGood(
+        event_id=EventId(row.event),
+        channel=row.channel,
+        agent=AgentName(row.agent),
+        attempt=row.attempts,
+        kind=row.kind,
+    )
 
 
 def _orphans(transaction: Transaction, recovery: Recovery) -> Sequence[Row[Any]]:

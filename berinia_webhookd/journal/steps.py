@@ -32,7 +32,7 @@ STOP_WAITING: Final[Step[replying.Departure, Reply | None]] = Step(
 RELEASE: Final[Step[claiming.Held, None]] = Step(
     "release", 4, claiming.release, touches=claiming.touched
 )
-RECOVER: Final[Step[recovering.Recovery, int]] = Step(
+RECOVER: Final[Step[recovering.Recovery, recovering.Recovered]] = Step(
     "recover", 5, recovering.recover, touches=recovering.touched
 )
 GIVE_BACK_LEFTOVERS: Final[Step[recovering.Leftovers, None]] = Step(

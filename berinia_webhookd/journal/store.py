@@ -37,6 +37,7 @@ from berinia_webhookd.journal.contract import (
     Backlog,
     Claimed,
     Lane,
+    LostForGood,
     Reply,
     Settled,
 )
@@ -99,6 +100,7 @@ class SqlJournal:
         self._ear: Ear | None = None
         self._listener: asyncio.Task[None] | None = None
         self._leased: set[EntryId] = set()  # as far as we were told
+        self._lost_for_good: list[LostForGood] = []
         self._work = asyncio.Event()
         self._replies: defaultdict[EventId, set[asyncio.Event]] = defaultdict(set)
 
@@ -301,13 +303,15 @@ class SqlJournal:
         if self._database.is_sqlite or self._commits is None:
             return 0
         recovery = recovering.Recovery(
-            everybody=False,
-            up_since=self._commits.up_since,
-            lease_seconds=self._holder.lease_seconds,
+            up_since=self._commits.up_since, lease_seconds=self._holder.lease_seconds
         )
-        leftovers = recovering.Leftovers(self._holder, self._leased)
-        await self._submit(GIVE_BACK_LEFTOVERS, leftovers)
-        return await self._submit(RECOVER, recovery)
+        await self._submit(GIVE_BACK_LEFTOVERS, recovering.Leftovers(self._holder, self._leased))
+        return (await self._submit(RECOVER, recovery)).given_back
+
+    def take_lost_for_good(self) -> list[LostForGood]:
+        """What died of its losses since the last call."""
+        taken, self._lost_for_good = self._lost_for_good, []
+        return taken
 
     async def backlog(self) -> Backlog:
         """Counts for the status pages."""
@@ -373,6 +377,8 @@ class SqlJournal:
             self._work.set()
         if isinstance(result, Claimed):
             self._leased.update(entry.id for entry in result.entries)
+        if isinstance(result, recovering.Recovered):
+            self._lost_for_good += result.dead
         if isinstance(item, settling.Ending):
             entry = item.settlement.entry
             self._leased.discard(entry.id)

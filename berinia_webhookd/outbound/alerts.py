@@ -16,6 +16,7 @@ from typing import Final
 import orjson
 
 from berinia_webhookd.config.settings import AlertSettings
+from berinia_webhookd.journal.contract import LostForGood
 from berinia_webhookd.model import Entry, Outcome
 from berinia_webhookd.outbound.alert_conditions import AlertKind, Condition
 from berinia_webhookd.outbound.alert_delivery import deliver
@@ -83,6 +84,17 @@ class Alerts:
             agent=entry.agent,
             channel=entry.event.channel,
             event_id=entry.event_id,
+        )
+
+    def lost_for_good(self, lost: LostForGood) -> None:
+        """Sound for one entry whose process ended time and again while it ran."""
+        self.sound(
+            AlertKind.ENTRY_DEAD,
+            f"the daemon ended time and again while {lost.agent} ran on an event, "
+            "and it is not tried again",
+            agent=lost.agent,
+            channel=lost.channel,
+            event_id=lost.event_id,
         )
 
     async def run(self) -> None:

@@ -48,6 +48,7 @@ def test_nothing_outlives_a_daemon_that_is_killed(tmp_path: Path, body: str) -> 
         assert len(marked_processes(mark)) == 4  # the daemon, a guardian, a host, a grandchild
         daemon.kill()
         asyncio.run(until_gone(mark))
+        asyncio.run(until(lambda: not marked_processes(mark, fork_server=True)))
         daemon.start()
         daemon.wait_for("attempt.succeeded", event_id=event_id, attempt=2)
     finally:

@@ -73,6 +73,34 @@ def told() -> Iterator[Told]:
     told.close()
 
 
+HANGING = """
+import time
+
+
+class Recorder:
+    def run(self, input_data):
+        time.sleep(3600)
+"""
+
+
+def test_an_event_that_takes_the_daemon_down_is_told_of(tmp_path: Path, told: Told) -> None:
+    """The daemon ends five times while an agent has it: then it is dead, in the log and an alert."""
+    daemon = Daemon(tmp_path, f'alerts.url = "{told.url}"', agent=HANGING)
+    try:
+        daemon.start()
+        daemon.sms()
+        for attempt in range(1, 6):
+            event_id = daemon.wait_for("attempt.started", attempt=attempt)["event_id"]
+            daemon.kill()
+            daemon.start()
+        assert daemon.wait_for("entry.dead", outcome="lost")["event_id"] == event_id
+        alert = told.wait_for("entry_dead")
+        assert alert["event_id"] == event_id
+        assert "time and again" in alert["summary"]
+    finally:
+        daemon.close()
+
+
 def test_whoever_is_responsible_is_told(tmp_path: Path, told: Told) -> None:
     """Of a dead entry, of a burst of refused signatures, of an agent that cannot be loaded: by the
     command and by the URL, at most once, without personal data.

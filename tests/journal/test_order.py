@@ -149,9 +149,14 @@ async def test_what_died_running_runs_again_first(world: World) -> None:
 async def test_five_losses_are_death(world: World) -> None:
     """An entry that takes its daemon down with it does so five times at most."""
     await world.accept("deadly")
-    for _ in range(5):
-        assert len(await world.claim()) == 1
+    for attempt in range(1, 6):
+        assert world.journal.take_lost_for_good() == []
+        (claimed,) = await world.claim()
+        assert claimed.attempt == attempt
         await world.crash()
+    (lost,) = world.journal.take_lost_for_good()
+    assert (lost.event_id, lost.agent, lost.attempt) == (claimed.event_id, AGENT, 5)
+    assert world.journal.take_lost_for_good() == []
     assert await world.claim() == []
     assert await world.states() == {"dead": 1}
 
