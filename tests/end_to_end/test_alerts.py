@@ -84,7 +84,7 @@ class Recorder:
 
 
 def test_an_event_that_takes_the_daemon_down_is_told_of(tmp_path: Path, told: Told) -> None:
-    """The daemon ends five times while an agent has it: then it is dead, in the log and an alert."""
+    """The daemon ends five times while an agent has it: it is dead, in the log and an alert."""
     daemon = Daemon(tmp_path, f'alerts.url = "{told.url}"', agent=HANGING)
     try:
         daemon.start()
