@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from berinia_webhookd.model import AgentName, OutcomeKind
-from berinia_webhookd.outbound import host_pool
+from berinia_webhookd.outbound import fork_server, host_pool
+from berinia_webhookd.outbound.contract import AgentUnavailable
 
-from .agent_world import HostWorld, attempt, marked_processes, until
+from .agent_world import PATIENCE_SECONDS, HostWorld, attempt, marked_processes, until
 
 AGENT = AgentName("Agent")
 SENDER = "+33639980009"
@@ -21,6 +24,19 @@ SENDER = "+33639980009"
 
 def fork_servers(hosts: HostWorld) -> list[int]:
     return list(marked_processes(hosts.mark, fork_server=True))
+
+
+def descriptors() -> set[int]:
+    """What this process has open, but for the listing itself."""
+    return {number for number in map(int, os.listdir("/proc/self/fd")) if is_open(number)}
+
+
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 async def test_a_killed_one_is_replaced(hosts: HostWorld) -> None:
@@ -52,6 +68,67 @@ async def test_a_stopped_one_is_replaced(hosts: HostWorld, monkeypatch: pytest.M
     assert failed.kind is OutcomeKind.UNREACHABLE
     assert "not ready within 0.5 s" in str(failed.error)
     assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+
+
+async def test_a_stopped_one_does_not_keep_the_daemon(
+    hosts: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing ends, though a host is still to be made and nobody waits for it any more."""
+    monkeypatch.setattr(fork_server, "GONE_SECONDS", 0.5)
+    agents = hosts.open({AGENT: "hostile:os_exit"})
+    await attempt(agents, AGENT)
+    (stopped,) = fork_servers(hosts)
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        starting = asyncio.create_task(attempt(agents, AGENT))
+        await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await agents.close()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stopped, signal.SIGKILL)
+    assert not fork_servers(hosts)
+
+
+async def test_no_descriptor_is_lost_where_there_are_too_few(hosts: HostWorld) -> None:
+    """However many are free: the attempt finds no host, and leaves as many as there were."""
+    agents = hosts.open({AGENT: "friendly:pid"})
+    await attempt(agents, AGENT)  # what is opened once and kept
+    agents.reconfigure(hosts.settings({AGENT: "friendly:pid"}))
+    await until(lambda: not hosts.processes() and not fork_servers(hosts))
+    for free in range(16):
+        before = descriptors()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unused = [number for number in range(len(before) + free + 1) if number not in before]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (unused[free], limits[1]))
+        try:
+            outcome = await attempt(agents, AGENT)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert outcome.kind is OutcomeKind.UNREACHABLE
+        assert "Too many open files" in str(outcome.error)
+        assert descriptors() == before
+    assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+
+
+async def test_what_is_installed_later_is_found(
+    hosts: HostWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `pip install --editable`: only a new interpreter has what came into its path."""
+    late = tmp_path / "late"
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os, sys\nif os.path.isdir({str(late)!r}):\n    sys.path.append({str(late)!r})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    agents = hosts.open({AGENT: "installed:handle"})
+    with pytest.raises(AgentUnavailable, match="installed"):
+        await agents.load(AGENT)
+    late.mkdir()
+    (late / "installed.py").write_text("def handle(event):\n    return {'response': 'here'}\n")
+    await agents.load(AGENT)
+    assert (await attempt(agents, AGENT)).reply == "here"
 
 
 async def test_it_ends_with_its_last_host(hosts: HostWorld) -> None:

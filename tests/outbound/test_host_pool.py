@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -50,6 +51,25 @@ async def test_crashing_agents_start_no_storm_of_hosts(
     said = [line["event"] for line in lines if line["event"].startswith("agent_host.")]
     # There was room for both at once.
     assert said == ["agent_host.started", "agent_host.killed"] * 2
+
+
+async def test_waiting_for_a_start_costs_one_timer(
+    hosts: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait, and however often hosts come back meanwhile."""
+    monkeypatch.setattr(host_pool, "STARTS_PER_SECOND", 1)
+    agents = hosts.open({AGENT: "friendly:pid"}, "agents.max_hosts = 30")
+    loop = asyncio.get_running_loop()
+    delays: list[float] = []
+    call_later = loop.call_later
+
+    def counted(delay: float, *arguments: Any, **more: Any) -> asyncio.TimerHandle:
+        delays.append(delay)
+        return call_later(delay, *arguments, **more)
+
+    monkeypatch.setattr(loop, "call_later", counted)
+    await asyncio.gather(*(attempt(agents, AGENT) for _ in range(30)))
+    assert delays.count(1 / host_pool.STARTS_PER_SECOND) < 30
 
 
 async def test_a_conversation_keeps_its_host(hosts: HostWorld) -> None:

@@ -223,10 +223,11 @@ async def test_an_agent_without_target_and_registry_names_both_settings(hosts: H
 
 @pytest.mark.parametrize("python", ["/does/not/exist", "/etc/passwd", "/bin/true"])
 async def test_an_interpreter_that_is_none(hosts: HostWorld, python: str) -> None:
-    """The reason names it; nothing hangs."""
+    """The reason names it, the hint its setting; nothing hangs."""
     agents = hosts.open({AGENT: "friendly:handle"}, f'agents.python = "{python}"')
-    with pytest.raises(AgentUnavailable, match="no agent host"):
+    with pytest.raises(AgentUnavailable, match=f"no agent host: {python}: ") as raised:
         await agents.load(AGENT)
+    assert raised.value.hint == "agents.python names the interpreter of the agents"
 
 
 async def test_what_cannot_be_loaded_now_can_be_later(hosts: HostWorld, tmp_path: Path) -> None:
