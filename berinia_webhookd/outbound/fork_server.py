@@ -32,6 +32,14 @@ def agents_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe from them to us; each stack closes its end."""
+    read, write = os.pipe()
+    ours.callback(os.close, read)
+    theirs.callback(os.close, write)
+    return read, write
+
+
 class ForkServer:
     """One process of `agent_host.py`: started when the first host is wanted, and again whenever it
     is gone. Hosts outlive it, for each has a guardian.
@@ -54,7 +62,9 @@ class ForkServer:
             socket.send_fds(self._control, [b"\0"], fds)
         except (BrokenPipeError, ConnectionResetError):  # it is just going
             self._start()
-            socket.send_fds(self._control, [b"\0"], fds)
+            # One that cannot even begin lets go of the host's ends, and `last_line` says why.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(self._control, [b"\0"], fds)
 
     @property
     def last_line(self) -> str:
@@ -84,11 +94,13 @@ class ForkServer:
 
     def _start(self) -> None:
         self.kill()
-        self._control, control = socket.socketpair()
-        self._control.setblocking(False)
-        stdout, their_stdout = os.pipe()
-        stderr, their_stderr = os.pipe()
-        try:
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            self._control, control = socket.socketpair()
+            ours.enter_context(self._control)
+            theirs.enter_context(control)
+            self._control.setblocking(False)
+            stdout, their_stdout = pipe(ours, theirs)
+            stderr, their_stderr = pipe(ours, theirs)
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter the operator configured
                 [str(self._python), "-u", str(PROGRAM), str(control.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -98,15 +110,7 @@ class ForkServer:
                 env=agents_environment(os.environ),
                 start_new_session=True,
             )
-        except OSError:
-            self._control.close()
-            os.close(stdout)
-            os.close(stderr)
-            raise
-        finally:
-            control.close()
-            os.close(their_stdout)
-            os.close(their_stderr)
+            ours.pop_all()
         self._output = HostOutput(stdout=stdout, stderr=stderr, silent=Speaker({}))
 
     def _let_go(self) -> None:

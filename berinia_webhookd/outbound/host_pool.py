@@ -8,6 +8,7 @@ conversation last, because agents keep memory in themselves.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Final
@@ -30,6 +31,8 @@ START_SECONDS: Final = 30.0
 STOP_GRACE_SECONDS: Final = 2.0
 STARTS_PER_SECOND: Final = 10  # where agents crash faster, they wait, and not the callers
 CONVERSATIONS_REMEMBERED: Final = 10_000
+INTERPRETER_HINT: Final = "agents.python names the interpreter of the agents"
+DESCRIPTORS_HINT: Final = "raise LimitNOFILE of the unit (ulimit -n), or lower agents.max_hosts"
 EXPECTED_ENDS: Final = frozenset({"idle", "room", "stopping"})
 NORMAL_ENDS: Final = EXPECTED_ENDS | {"reload"}
 
@@ -51,6 +54,7 @@ class HostPool:
         self._idle: dict[AgentHost, asyncio.TimerHandle] = {}  # least recently used first
         self._served: OrderedDict[str, AgentHost] = OrderedDict()  # conversation → its last host
         self._changed = asyncio.Event()
+        self._next_start: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def acquire(
@@ -77,8 +81,7 @@ class HostPool:
                 if self._starts.has_capacity():
                     await self._starts.acquire()  # at once, so nobody comes in between
                     return await self._start(memory_limit_bytes, conversation_id)
-                loop = asyncio.get_running_loop()
-                loop.call_later(1 / STARTS_PER_SECOND, self._changed.set)
+                self._look_again_soon()
             elif self._idle:
                 self._stop(next(iter(self._idle)), "room")
             self._changed.clear()
@@ -107,6 +110,12 @@ class HostPool:
         self._retire_fork_server()
         self._changed.set()
 
+    def start_afresh(self) -> None:
+        """The next host gets a new interpreter: this one knows only what was installed when it
+        started.
+        """
+        self._retire_fork_server()
+
     async def close(self) -> None:
         """End all hosts; what runs is killed."""
         self._closed = True
@@ -116,8 +125,18 @@ class HostPool:
         for host in self._watches:
             if host.reason is None:
                 host.kill("stopping")
-        await asyncio.gather(*self._endings, *self._watches.values())
-        await self._fork_server.close()
+        # With the fork server: one that hangs keeps the ends of hosts that it has yet to make.
+        await asyncio.gather(self._fork_server.close(), *self._endings, *self._watches.values())
+
+    def _look_again_soon(self) -> None:
+        """One timer for all that wait: each wakes them all."""
+        if self._next_start is None:
+            loop = asyncio.get_running_loop()
+            self._next_start = loop.call_later(1 / STARTS_PER_SECOND, self._may_start)
+
+    def _may_start(self) -> None:
+        self._next_start = None
+        self._changed.set()
 
     def _take(
         self, suited: list[AgentHost], agent: AgentName, conversation_id: str | None
@@ -147,7 +166,7 @@ class HostPool:
         except OSError as error:
             raise AgentUnavailable(
                 f"no agent host: {settings.python}: {error.strerror}",
-                hint="agents.python names the interpreter of the agents",
+                hint=_hint(error),
             ) from error
         self._watches[host] = asyncio.create_task(self._watch(host))
         try:
@@ -175,12 +194,16 @@ class HostPool:
                 START_SECONDS,
             )
         except (TimeoutError, HostEnded) as error:
-            said = host.output.last_line or fork_server.last_line
+            begun = host.host_pid is not None  # so neither interpreter nor fork server is why
+            said = host.output.last_line or ("" if begun else fork_server.last_line)
             host.kill("crash")
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError) and not begun:
                 fork_server.kill()  # perhaps it was stopped
             why = str(error) or f"not ready within {START_SECONDS:g} s"
-            raise AgentUnavailable(f"no agent host: {why} {said}") from error
+            raise AgentUnavailable(
+                f"no agent host: {settings.python}: {why} {said}".rstrip(),
+                hint=None if begun else INTERPRETER_HINT,
+            ) from error
         if "failed" in answer:
             host.kill("crash")
             raise AgentUnavailable(f"no agent host: {answer['failed'].splitlines()[-1]}")
@@ -208,9 +231,13 @@ class HostPool:
         reason = host.reason or "crash"
         del self._watches[host]
         self._changed.set()
-        if reason == "idle" and not self._watches:
+        if reason == "idle" and not self._watches and not self._closed:
             self._retire_fork_server()
         if reason not in EXPECTED_ENDS:
             self._metrics.agent_host_restarts_total.labels(reason=reason).inc()
         say = logger.info if reason in NORMAL_ENDS else logger.warning
         say("agent_host.killed", host=host.serial, pid=host.host_pid, reason=reason, how=host.how)
+
+
+def _hint(error: OSError) -> str:
+    return DESCRIPTORS_HINT if error.errno in {errno.EMFILE, errno.ENFILE} else INTERPRETER_HINT

@@ -18,7 +18,7 @@ from typing import Any, Final, get_args
 import orjson
 
 from berinia_webhookd.model import AgentName
-from berinia_webhookd.outbound.fork_server import ForkServer
+from berinia_webhookd.outbound.fork_server import ForkServer, pipe
 from berinia_webhookd.outbound.host_output import HostOutput, Speaker
 from berinia_webhookd.outbound.host_socket import HostSocket
 from berinia_webhookd.outbound.payload import Shape, encoded
@@ -195,8 +195,8 @@ def start(fork_server: ForkServer, memory_limit_bytes: int | None, generation: i
         lifeline, their_lifeline = socket.socketpair()
         ours.enter_context(lifeline)
         theirs.enter_context(their_lifeline)
-        stdout, their_stdout = _pipe(ours, theirs)
-        stderr, their_stderr = _pipe(ours, theirs)
+        stdout, their_stdout = pipe(ours, theirs)
+        stderr, their_stderr = pipe(ours, theirs)
         fork_server.fork(
             (their_requests.fileno(), their_lifeline.fileno(), their_stdout, their_stderr)
         )
@@ -205,13 +205,6 @@ def start(fork_server: ForkServer, memory_limit_bytes: int | None, generation: i
     host.output = HostOutput(stdout=stdout, stderr=stderr, silent=Speaker({"host": host.serial}))
     host.connect(requests, lifeline)
     return host
-
-
-def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
-    read, write = os.pipe()
-    ours.callback(os.close, read)
-    theirs.callback(os.close, write)
-    return read, write
 
 
 def _answers(asked: str, answer: dict[str, Any]) -> bool:

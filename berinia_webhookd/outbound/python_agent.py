@@ -78,6 +78,7 @@ class PythonAgents:
         try:
             await self._loaded(host, agent)
         except BaseException:
+            self._pool.start_afresh()
             if not host.shapes or not host.failed:  # of no use to others, or in an unknown state
                 host.kill("load")
             raise

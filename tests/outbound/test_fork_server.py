@@ -28,7 +28,8 @@ def fork_servers(hosts: HostWorld) -> list[int]:
 
 def descriptors() -> set[int]:
     """What this process has open, but for the listing itself."""
-    return {number for number in map(int, os.listdir("/proc/self/fd")) if is_open(number)}
+    numbers = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+    return set(filter(is_open, numbers))
 
 
 def is_open(number: int) -> bool:
