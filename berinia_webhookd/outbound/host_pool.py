@@ -2,7 +2,8 @@
 second at most, however fast agents crash.
 
 A host serves one attempt at a time. It is chosen for its memory limit, then for having served the
-conversation last, because agents keep memory in themselves.
+conversation last, because agents keep memory in themselves. An agent that took its last host down
+gets none that others have loaded: they would wait for a new one with it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ INTERPRETER_HINT: Final = "agents.python names the interpreter of the agents"
 DESCRIPTORS_HINT: Final = "raise LimitNOFILE of the unit (ulimit -n), or lower agents.max_hosts"
 EXPECTED_ENDS: Final = frozenset({"idle", "room", "stopping"})
 NORMAL_ENDS: Final = EXPECTED_ENDS | {"reload"}
+HARMLESS_ENDS: Final = NORMAL_ENDS | {"load"}
 
 
 class HostPool:
@@ -53,6 +55,7 @@ class HostPool:
         self._endings: set[asyncio.Task[None]] = set()
         self._idle: dict[AgentHost, asyncio.TimerHandle] = {}  # least recently used first
         self._served: OrderedDict[str, AgentHost] = OrderedDict()  # conversation → its last host
+        self._harmful: set[AgentName] = set()  # took its last host down
         self._changed = asyncio.Event()
         self._next_start: asyncio.TimerHandle | None = None
         self._closed = False
@@ -73,14 +76,16 @@ class HostPool:
             suited = [
                 host
                 for host in self._idle
-                if host.memory_limit_bytes == memory_limit_bytes and agent not in host.failed
+                if host.memory_limit_bytes == memory_limit_bytes
+                and agent not in host.failed
+                and not (agent in self._harmful and host.shapes.keys() - {agent})
             ]
             if suited:
                 return self._take(suited, agent, conversation_id)
             if len(self._watches) < self._settings.max_hosts:
                 if self._starts.has_capacity():
                     await self._starts.acquire()  # at once, so nobody comes in between
-                    return await self._start(memory_limit_bytes, conversation_id)
+                    return await self._start(agent, memory_limit_bytes, conversation_id)
                 self._look_again_soon()
             elif self._idle:
                 self._stop(next(iter(self._idle)), "room")
@@ -97,6 +102,9 @@ class HostPool:
         if host.reason is not None or len(self._watches) > self._settings.max_hosts:
             self._stop(host, host.reason or "room")
             return
+        if host.serves is not None:
+            self._harmful.discard(host.serves)
+            host.serves = None
         loop = asyncio.get_running_loop()
         self._idle[host] = loop.call_later(self._idle_seconds, self._stop, host, "idle")
         self._changed.set()
@@ -146,6 +154,7 @@ class HostPool:
             loaded = [host for host in suited if agent in host.shapes]
             host = (loaded or suited)[-1]
         self._idle.pop(host).cancel()
+        host.serves = agent
         self._remember(conversation_id, host)
         return host
 
@@ -158,7 +167,7 @@ class HostPool:
             self._served.popitem(last=False)
 
     async def _start(
-        self, memory_limit_bytes: int | None, conversation_id: str | None
+        self, agent: AgentName, memory_limit_bytes: int | None, conversation_id: str | None
     ) -> AgentHost:
         settings, fork_server = self._settings, self._fork_server
         try:
@@ -168,6 +177,7 @@ class HostPool:
                 f"no agent host: {settings.python}: {error.strerror}",
                 hint=_hint(error),
             ) from error
+        host.serves = agent
         self._watches[host] = asyncio.create_task(self._watch(host))
         try:
             await self._introduce(host, settings, fork_server)
@@ -233,6 +243,8 @@ class HostPool:
         self._changed.set()
         if reason == "idle" and not self._watches and not self._closed:
             self._retire_fork_server()
+        if reason not in HARMLESS_ENDS and host.serves is not None:
+            self._harmful.add(host.serves)
         if reason not in EXPECTED_ENDS:
             self._metrics.agent_host_restarts_total.labels(reason=reason).inc()
         say = logger.info if reason in NORMAL_ENDS else logger.warning

@@ -44,6 +44,7 @@ class AgentHost:
     serial: int = field(default_factory=lambda: next(_serials))
     shapes: dict[AgentName, Shape] = field(default_factory=dict)  # of the agents it has loaded
     failed: set[AgentName] = field(default_factory=set)  # could not be loaded in here
+    serves: AgentName | None = None  # while it is not idle
     reason: str | None = None
     host_pid: int | None = None
     guardian_pid: int | None = None
@@ -149,6 +150,8 @@ class AgentHost:
             self._words = self._words or how
 
     def _guardian_lost(self) -> None:
+        if self._words is None:
+            self.kill("crash")  # it was killed itself, so nobody else ends the group
         # An answer sent just before the end is still in the other socket.
         asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._finish)
         self._lost()

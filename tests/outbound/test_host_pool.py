@@ -53,6 +53,16 @@ async def test_crashing_agents_start_no_storm_of_hosts(
     assert said == ["agent_host.started", "agent_host.killed"] * 2
 
 
+async def test_a_crashing_agent_leaves_others_their_hosts(hosts: HostWorld) -> None:
+    """It would take down whichever is idle, and the others would wait for new ones."""
+    agents = hosts.open({AGENT: "friendly:pid", "Bad": "hostile:os_exit"}, "agents.max_hosts = 2")
+    await attempt(agents, "Bad")
+    home = (await attempt(agents, AGENT)).reply
+    for _ in range(3):
+        assert (await attempt(agents, "Bad")).kind is OutcomeKind.CRASH
+        assert (await attempt(agents, AGENT)).reply == home
+
+
 async def test_waiting_for_a_start_costs_one_timer(
     hosts: HostWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

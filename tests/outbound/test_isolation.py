@@ -35,6 +35,7 @@ HOST_OF_ITS_OWN = f"agents.Hostile.memory_limit_bytes = {4 << 30}"
         ("os_exit", OutcomeKind.CRASH, "exit code 3"),
         ("segfault", OutcomeKind.CRASH, "SIGSEGV"),
         ("kill_parent", OutcomeKind.CRASH, "ended without a word"),
+        ("fork_and_kill_parent", OutcomeKind.CRASH, "ended without a word"),
         ("close_descriptors", OutcomeKind.CRASH, "exit code 70"),
         ("write_into_socket", OutcomeKind.CRASH, "wrote into the socket"),
         ("fork_session_and_exit", OutcomeKind.CRASH, "exit code 4"),

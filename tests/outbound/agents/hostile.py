@@ -173,6 +173,11 @@ def fork_and_hang(event: Event) -> None:
     hang(event)
 
 
+def fork_and_kill_parent(event: Event) -> None:
+    _fork(session=False)
+    kill_parent(event)
+
+
 def fork_session_and_hang(event: Event) -> None:
     _fork(session=True)
     hang(event)
