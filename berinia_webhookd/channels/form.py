@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -74,17 +74,14 @@ def decode_urlencoded(body: bytes) -> Fields:
     for pair in as_text(body.replace(b"+", b" ")).split("&"):
         if pair:
             name, _, value = pair.partition("=")
-            fields.append(
-                (
-                    _unquoted(name) if "%" in name else name,
-                    _unquoted(value) if "%" in value else value,
-                )
-            )
+            if "%" in pair:
+                name, value = _unquoted(name), _unquoted(value)
+            fields.append((name, value))
     return tuple(fields)
 
 
 def _unquoted(text: str) -> str:
-    return as_text(_percent_decoded(as_bytes(text)))
+    return as_text(_percent_decoded(as_bytes(text))) if "%" in text else text
 
 
 def _percent_decoded(text: bytes) -> bytes:
@@ -113,6 +110,8 @@ def as_bytes(text: str) -> bytes:
 
 def readable(text: str) -> str:
     """The same text without lone surrogates, which neither JSON nor a database can hold."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -120,12 +119,14 @@ def readable(text: str) -> str:
     return text
 
 
-def raw_fields(fields: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, list[Any]]]:
+def raw_fields(fields: Fields) -> tuple[dict[str, str], dict[str, list[Any]]]:
     """Name → last value, and the names that repeat → all their values."""
+    last = {readable(name): readable(value) for name, value in fields}
+    if len(last) == len(fields):
+        return last, {}
     values: dict[str, list[Any]] = {}
     for name, value in fields:
         values.setdefault(readable(name), []).append(readable(value))
-    last = {name: found[-1] for name, found in values.items()}
     return last, {name: found for name, found in values.items() if len(found) > 1}
 
 

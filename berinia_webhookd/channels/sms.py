@@ -23,13 +23,12 @@ from berinia_webhookd.channels.form import (
     URLENCODED,
     Fields,
     decode_urlencoded,
-    first_values,
     raw_fields,
 )
 from berinia_webhookd.channels.identity import conversation, event_digest
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds
-from berinia_webhookd.channels.sms_boundaries import reaches_into_url, require_unmoved
+from berinia_webhookd.channels.sms_boundaries import KNOWN, reaches_into_url, require_unmoved
 from berinia_webhookd.errors import (
     AccountRefused,
     ChannelNotConfigured,
@@ -53,16 +52,26 @@ REQUIRED: Final = ("From", "To", "Body", "MessageSid")
 # Twilio signs without separators: fields glued together, or one cut in two, keep the signature. So
 # every field whose shape is known must have it, and no name may hold what only values hold.
 _SID = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
+_OPTIONAL_SID = re.compile(f"(?:{_SID.pattern})?")
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
-_COUNT = re.compile(r"[0-9]{1,4}")
-_COUNTS = frozenset({"NumMedia", "NumSegments"})
-_OPT_OUT_TYPES = frozenset(OptOut.__members__)
+_OPTIONAL_COUNT = re.compile(r"[0-9]{0,4}")
+_OPT_OUT_TYPE = re.compile(f"(?:{'|'.join(OptOut)})?", re.IGNORECASE | re.ASCII)
 # E.164, a short code, or an alphanumeric sender: up to 11 letters, digits, blanks and + - _ &, of
 # them at least one letter, https://www.twilio.com/docs/glossary/what-alphanumeric-sender-id.
 _ADDRESS = re.compile(
     r"(?:whatsapp:)?(?:\+[1-9][0-9]{1,14}|[0-9]{3,8}"
     r"|(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9 _&-][A-Za-z0-9 +_&-]{0,10})"
 )
+_SHAPES: Final[Mapping[str, re.Pattern[str]]] = {
+    **{name: _OPTIONAL_SID for name in KNOWN if name.endswith("Sid")},
+    "MessageSid": _SID,
+    "AccountSid": _SID,
+    "From": _ADDRESS,
+    "To": _ADDRESS,
+    "NumMedia": _OPTIONAL_COUNT,
+    "NumSegments": _OPTIONAL_COUNT,
+    "OptOutType": _OPT_OUT_TYPE,
+}
 # Repeating a field with an equal value keeps the signature as well. These Twilio sends once.
 _SINGLE = frozenset(
     {
@@ -148,9 +157,9 @@ class SmsChannel:
     def decode(self, delivery: VerifiedDelivery) -> Event:
         """Check what the signature leaves open, and read the message."""
         fields = _fields_of(delivery)
-        _require_well_formed(fields)
+        values = dict(fields)  # what is read below is sent once
+        _require_well_formed(fields, values)
         require_unmoved(fields)
-        values = first_values(fields)
         if self._account_sids and values.get("AccountSid") not in self._account_sids:
             raise AccountRefused("This account is not accepted here.")
         raw, raw_multi = raw_fields(fields)
@@ -172,7 +181,7 @@ class SmsChannel:
 
     def is_probe(self, delivery: VerifiedDelivery) -> bool:
         """Whether the form has the field that `doctor` adds."""
-        return any(name == PROBE_FIELD for name, _ in _fields_of(delivery))
+        return PROBE_FIELD in dict(_fields_of(delivery))
 
     def answer(self, receipt: Receipt | None) -> Answer:
         """An empty TwiML document: no reply from us."""
@@ -236,37 +245,37 @@ def _fields_of(delivery: VerifiedDelivery) -> Fields:
     return decode_urlencoded(delivery.body) if delivery.fields is None else delivery.fields
 
 
-def _require_well_formed(fields: Fields) -> None:
-    names = {name for name, _ in fields}
-    missing = tuple(name for name in REQUIRED if name not in names)
-    invalid = set[str]()
-    if len(names) < len(fields):
-        counts = Counter(name for name, _ in fields)
-        invalid = {name for name, count in counts.items() if count > 1 and _is_single(name)}
-    for name, value in fields:
-        if not _is_well_formed(name, value):
+def _require_well_formed(fields: Fields, values: Mapping[str, str]) -> None:
+    missing = tuple([name for name in REQUIRED if name not in values])
+    invalid = {
+        name
+        for name, shape in _SHAPES.items()
+        if name in values and not shape.fullmatch(values[name])
+    }
+    for name in values.keys() - KNOWN:
+        if not _NAME.fullmatch(name):
+            invalid.add("(field name)")  # it may hold a part of a value, so it is not shown
+        elif name.endswith("Sid") and not _OPTIONAL_SID.fullmatch(values[name]):
             invalid.add(name)
-    if not all(map(_NAME.fullmatch, names)):
-        # It may hold a part of a value, so it is not shown.
-        invalid = {name for name in invalid if _NAME.fullmatch(name)} | {"(field name)"}
+    if len(values) < len(fields):
+        invalid |= _repeated(fields)
     if missing or invalid:
         message = "Fields are missing or ill-formed."
         raise MalformedDelivery(message, missing=missing, invalid=tuple(sorted(invalid)))
 
 
+def _repeated(fields: Fields) -> set[str]:
+    """The names that stand there more often than Twilio sends them."""
+    counts = Counter(name for name, _ in fields)
+    return {
+        name
+        for name, count in counts.items()
+        if count > 1 and _is_single(name) and _NAME.fullmatch(name)
+    }
+
+
 def _is_single(name: str) -> bool:
     return name in _SINGLE or name.endswith("Sid") or bool(_SINGLE_NUMBERED.fullmatch(name))
-
-
-def _is_well_formed(name: str, value: str) -> bool:
-    if name in ("From", "To"):
-        return bool(_ADDRESS.fullmatch(value))
-    if name.endswith("Sid"):
-        optional = name not in ("MessageSid", "AccountSid")
-        return bool(_SID.fullmatch(value)) or (optional and not value)
-    if name in _COUNTS:
-        return not value or bool(_COUNT.fullmatch(value))
-    return name != "OptOutType" or not value or value.upper() in _OPT_OUT_TYPES
 
 
 def _opt_out(values: Mapping[str, str]) -> OptOut | None:

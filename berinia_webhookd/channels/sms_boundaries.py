@@ -36,7 +36,7 @@ _OPTIONAL: Final = tuple(
         }
     )
 )
-_KNOWN: Final = frozenset({*_OPTIONAL, *_REQUIRED})
+KNOWN: Final = frozenset({*_OPTIONAL, *_REQUIRED})
 _LIKE_A_NAME: Final = re.compile("[A-Z][a-z]")
 
 
@@ -46,18 +46,20 @@ def require_unmoved(fields: Sequence[tuple[str, str]]) -> None:
     Raises:
         MalformedDelivery: a name or a value holds a field of Twilio's that is missing.
     """
-    names = {name for name, _ in fields}
-    if any(_holds_another(name, value, names) for name, value in fields):
+    odd = [
+        (name, value)
+        for name, value in fields
+        if (_LIKE_A_NAME.search(value) if name in _UNSHAPED else name not in KNOWN)
+    ]
+    names = {name for name, _ in fields} if odd else set[str]()
+    if any(_holds_another(name, value, names) for name, value in odd):
         # Either may hold a part of a value, so neither is shown.
         raise MalformedDelivery("Fields run into each other.", invalid=("(field boundaries)",))
 
 
 def _holds_another(name: str, value: str, names: Set[str]) -> bool:
     if name in _UNSHAPED:
-        is_odd = _LIKE_A_NAME.search(value) is not None
-        return is_odd and any(known in value for known in _missing(names))
-    if name in _KNOWN:
-        return False
+        return any(known in value for known in _missing(names))
     text = name + value
     return text.startswith(_OPTIONAL) and text.startswith(_missing(names))
 
