@@ -29,6 +29,7 @@ OWN_KEYS: Final = frozenset(
     {
         *("timestamp", "level", "event", "request_id", "event_id", "channel", "agent", "client"),
         *("address", "version", "due_at", "kind", "outcome", "setting", "pid", "node"),
+        *("status", "duration_ms"),
     }
 )
 PLAIN: Final = (bool, int, float, date)

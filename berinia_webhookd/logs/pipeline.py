@@ -23,7 +23,7 @@ import orjson
 import structlog
 
 from berinia_webhookd.logs.files import Line, LogWriter, to_stderr
-from berinia_webhookd.logs.personal_data import hide, scrub, text_of, trace
+from berinia_webhookd.logs.personal_data import OWN_KEYS, hide, scrub, text_of, trace
 
 # structlog's names of the methods that are not levels themselves.
 LEVELS: Final = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
@@ -119,9 +119,9 @@ class _Complete:
         }
         error = _error_of(line.pop("exc_info", None))
         for key, value in line.items():
-            said = hide(key, value) if masked else value
-            short = type(said) is str and len(said) <= LONGEST_VALUE
-            if short or type(said) is float:
+            said = hide(key, value) if masked and key not in OWN_KEYS else value
+            kind = type(said)
+            if (kind is str and len(said) <= LONGEST_VALUE) or kind is float:
                 complete[key] = said
             else:
                 complete[key] = _cut(said, LONGEST_VALUE)
