@@ -4,20 +4,16 @@ metrics when it is over. Nothing of a query string, a header or a body gets into
 
 from __future__ import annotations
 
-import asyncio
 import re
 from functools import lru_cache
 from typing import Final
 
-import structlog
 import uuid_utils
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.visit import VISIT, Visit
-
-_log = structlog.get_logger()
 
 SERVER: Final = "berinia-webhookd"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -51,8 +47,7 @@ def access_log(door: Door) -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        now = asyncio.get_running_loop().time
-        begun = now()
+        begun = door.loop.time()
         visit = request[VISIT] = _arrive(request, door)
         status = _HUNG_UP
         try:
@@ -64,10 +59,10 @@ def access_log(door: Door) -> Middleware:
                 response.force_close()  # the next request is another process's
             return response
         finally:
-            seconds = now() - begun
+            seconds = door.loop.time() - begun
             requests_total(visit.label, status).inc()
             answer_seconds(visit.label).observe(seconds)
-            _log.info(
+            door.log.info(
                 "request.finished",
                 **visit.whose,
                 method=request.method,

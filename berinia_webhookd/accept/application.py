@@ -15,7 +15,6 @@ from aiohttp.typedefs import Handler, Middleware
 from berinia_webhookd.accept.access_log import access_log
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.problems import problems
-from berinia_webhookd.accept.rate_limit import caller_key
 from berinia_webhookd.accept.signature_check import signature_check
 from berinia_webhookd.accept.visit import PROVEN, VISIT
 from berinia_webhookd.accept.webhook import receive
@@ -44,7 +43,7 @@ def proxy_headers(door: Door) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not request.raw_path.startswith("/"):
             raise MalformedDelivery("The request target must begin with a slash.")
-        request[VISIT].caller = door.proxy_headers.caller(request)
+        request[VISIT].comes_from(door.proxy_headers.caller(request))
         return await handler(request)
 
     return middleware
@@ -57,9 +56,9 @@ def token_bucket(door: Door) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         visit = request[VISIT]
         if visit.channel is not None:
-            door.limiter.take_verified(caller_key(visit.caller))
+            door.limiter.take_verified(visit.key)
         elif visit.page is not None and visit.page.limited:
-            door.limiter.take_reading(caller_key(visit.caller))
+            door.limiter.take_reading(visit.key)
         return await handler(request)
 
     return middleware

@@ -108,8 +108,9 @@ class Reservation:
 
     def end_work(self) -> None:
         """Let the next large body have its turn."""
-        self._budget.turns.give(self._worked_on_bytes)
-        self._worked_on_bytes = 0
+        if self._worked_on_bytes:
+            self._budget.turns.give(self._worked_on_bytes)
+            self._worked_on_bytes = 0
 
     def verified(self) -> None:
         """The sender is proven: it no longer counts against its client's share."""

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
+from structlog.typing import FilteringBoundLogger
+
 from berinia_webhookd.accept.body import BodyBudget
 from berinia_webhookd.accept.pace import Pace
 from berinia_webhookd.accept.proxy_headers import ProxyHeaders
@@ -25,6 +28,11 @@ from berinia_webhookd.model import EventId
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _logger() -> FilteringBoundLogger:
+    log: FilteringBoundLogger = structlog.get_logger().bind()
+    return log
 
 
 @dataclass(slots=True)
@@ -44,6 +52,10 @@ class Door:
     reply_wait_seconds: float
     clock: Callable[[], datetime] = _now
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set: wait for no reply
+    # Kept here, because asking for the running one is a system call each time.
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    # What every request says: structlog's own proxy would put a logger together for each line.
+    log: FilteringBoundLogger = field(default_factory=_logger)
     diagnosis_pace: Pace = field(default_factory=Pace)
     flood_pace: Pace = field(default_factory=Pace)
     # How many requests wait for the reply to one event (a message that was sent twice).
@@ -81,6 +93,7 @@ class Door:
     ) -> None:
         """Take new settings; buckets are kept unless their limits changed."""
         server = settings.server
+        self.log = _logger()  # the level may be another one
         self.channels = channels
         self.pages = pages
         self.proxy_headers = ProxyHeaders(server.trusted_proxies)
@@ -93,7 +106,7 @@ class Door:
 
     def finish_later(self, work: Coroutine[Any, Any, None]) -> None:
         """Let something end that its request no longer waits for, such as a late commit."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = self.loop.create_task(work)
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
 

@@ -14,7 +14,6 @@ from aiohttp.typedefs import Handler, Middleware
 
 from berinia_webhookd.accept.body import LONG_BODY_BYTES, Reservation, receive_body
 from berinia_webhookd.accept.door import Door
-from berinia_webhookd.accept.rate_limit import caller_key
 from berinia_webhookd.accept.visit import PROVEN, VISIT, Proven, Visit
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import (
@@ -53,13 +52,12 @@ def signature_check(door: Door) -> Middleware:
         if request.method != "POST":
             raise MethodNotAllowed("Only POST is possible here.", allowed=("POST",))
         channel.require_secret()
-        client = caller_key(visit.caller)
-        door.limiter.require_no_flood(client)
-        with door.budget.reservation(client) as reservation:
+        door.limiter.require_no_flood(visit.key)
+        with door.budget.reservation(visit.key) as reservation:
             try:
                 request[PROVEN] = await _prove(request, visit, channel, door, reservation)
             except _UNPROVEN:
-                door.limiter.count_failure(client)
+                door.limiter.count_failure(visit.key)
                 raise
             return await handler(request)
 
@@ -79,7 +77,7 @@ async def _prove(
         max_bytes=channel.max_body_bytes,
         timeout_seconds=door.body_timeout_seconds,
     )
-    complete_at = asyncio.get_running_loop().time()
+    complete_at = door.loop.time()
     await reservation.begin_work(len(body), door.ack_timeout_seconds)
     delivery = RawDelivery(
         channel=channel.name,

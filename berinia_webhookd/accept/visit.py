@@ -5,15 +5,16 @@ only: `Visit` from the first middleware on, `Proven` once the signature has been
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
 
 from berinia_webhookd.accept.body import Reservation
+from berinia_webhookd.accept.rate_limit import caller_key
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.model import Caller, IPAddress, VerifiedDelivery
+from berinia_webhookd.model import Caller, VerifiedDelivery
 
 _shown = lru_cache(4096)(str)  # an address as text; most requests come from a few
 UNKNOWN_CALLER: Final = Caller(
@@ -40,24 +41,20 @@ class Visit:
     channel: Channel | None
     page: Page | None
     caller: Caller = UNKNOWN_CALLER
+    key: bytes = b""  # whose buckets it takes from, and whose share of the memory
+    whose: dict[str, str | None] = field(init=False)  # what every log line about it says
 
-    @property
-    def client(self) -> IPAddress | None:
-        """The address that answers for this request; None where nobody can be named."""
-        return self.caller.client
+    def __post_init__(self) -> None:
+        self.whose = {"request_id": self.request_id, "channel": self.label, "client": None}
 
-    @property
-    def whose(self) -> dict[str, str | None]:
-        """What every log line about this request says."""
-        client = self.caller.client
-        return {
-            "request_id": self.request_id,
-            "channel": self.label,
-            "client": None if client is None else _shown(client),
-        }
+    def comes_from(self, caller: Caller) -> None:
+        """Note who asks."""
+        self.caller = caller
+        self.key = caller_key(caller)
+        self.whose["client"] = None if caller.client is None else _shown(caller.client)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Proven:
     """A verified delivery, when its body was complete (on the event loop's clock), and the memory
     set aside for it.

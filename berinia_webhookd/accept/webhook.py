@@ -58,7 +58,7 @@ async def receive(
     return answered(channel.answer(receipt))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Arrival:
     """One verified delivery on its way into the journal."""
 
@@ -116,7 +116,7 @@ class _Arrival:
         latest = self.proven.complete_at + self.door.ack_timeout_seconds
         task = asyncio.ensure_future(work)
         try:
-            await _ended_before(latest, task)
+            await _ended_before(self.door.loop, latest, task)
         except asyncio.CancelledError:
             self._finish_later(task, late)
             raise
@@ -144,12 +144,13 @@ class _Arrival:
         if receipt.duplicate:
             self.door.metrics.duplicates_total.labels(channel=visit.label).inc()
         name = "event.duplicate" if receipt.duplicate else "event.accepted"
-        _log.info(name, **visit.whose, event_id=receipt.event_id, agent=receipt.agent)
+        self.door.log.info(name, **visit.whose, event_id=receipt.event_id, agent=receipt.agent)
 
 
-async def _ended_before(latest: float, work: asyncio.Future[Any]) -> None:
+async def _ended_before(
+    loop: asyncio.AbstractEventLoop, latest: float, work: asyncio.Future[Any]
+) -> None:
     """What `asyncio.wait` with a timeout does, at half its cost to every request."""
-    loop = asyncio.get_running_loop()
     over = loop.create_future()
 
     def end(_: object = None) -> None:
