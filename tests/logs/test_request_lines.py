@@ -1,0 +1,30 @@
+"""What every request says follows the configuration as all other lines do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from berinia_webhookd.config.load import load
+from tests.accept.world import PAGES, SMS_PATH, World
+
+from .conftest import Logs
+
+
+async def test_a_new_level_holds_for_requests_too(logs: Logs, tmp_path: Path) -> None:
+    """Silenced by a reload, and back with the next one, over the same connections."""
+    files = logs.start(level="info")
+    settings = load(
+        {}, environ={"STATE_DIRECTORY": str(tmp_path)}, working_folder=tmp_path
+    ).settings
+    world = World()
+    await world.start()
+    try:
+        for number, level in enumerate(("info", "warning", "info")):
+            files.reconfigure(level=level, personal_data="mask")
+            world.door.reconfigure(settings, channels={SMS_PATH: world.sms}, pages=PAGES)
+            status, _, _ = await world.post(b"id=%d" % number)
+            assert status == 200
+    finally:
+        await world.stop()
+    said = [line["event"] for line in logs.lines()]
+    assert said == ["event.accepted", "request.finished"] * 2
