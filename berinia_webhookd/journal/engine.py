@@ -37,7 +37,6 @@ from berinia_webhookd.journal.writer import AsyncWriter, ThreadWriter, Writer
 BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
 CONNECTIONS: Final = 5  # one that writes, and readers
 STATEMENTS: Final = 1024  # kept ready by the connection that writes: each has many sizes
-WRITES: Final = {"writes": True}
 THEIR_CLOCK: Final = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
 
 _PASSING: Final = frozenset(
@@ -149,13 +148,13 @@ class Database:
     async def connect_writer(self) -> AsyncConnection:
         """A connection whose transactions take the right to write when they begin."""
         connection = await self.engine.connect()
-        return await connection.execution_options(**WRITES)
+        return await connection.execution_options(writes=True)
 
     async def open_writer(self) -> Writer:
         """The lasting connection of the one task that writes."""
         if self.path is None:
             return AsyncWriter(await self.connect_writer())
-        return ThreadWriter(_sqlite_writing_engine(self.path), WRITES)
+        return ThreadWriter(_sqlite_writing_engine(self.path))
 
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A connection with one transaction, to read."""

@@ -8,11 +8,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from berinia_webhookd.journal.prepared import run
 
 ResultT = TypeVar("ResultT")
 
@@ -51,11 +53,14 @@ class AsyncWriter:
 
 
 class ThreadWriter:
-    """A connection of SQLite's own driver, in a thread that does nothing else."""
+    """A connection of SQLite's own driver, in a thread that does nothing else.
 
-    def __init__(self, engine: Engine, options: dict[str, bool]) -> None:
+    Where transactions begin and end is between us and the driver: SQLAlchemy takes longer to keep
+    its books of one than SQLite to begin it, and knows of a single one that lasts.
+    """
+
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._options = options
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal writer")
         self._connection: Connection | None = None
 
@@ -71,9 +76,19 @@ class ThreadWriter:
 
     def _transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
         if self._connection is None:
-            self._connection = self._engine.connect().execution_options(**self._options)
-        with self._connection.begin():
-            return work(self._connection)
+            self._connection = self._engine.connect().execution_options(bare=True)
+        connection = self._connection
+        run(connection, "BEGIN IMMEDIATE")
+        try:
+            result = work(connection)
+            run(connection, "COMMIT")
+        except BaseException:
+            # SQLite has rolled back already where it could not write.
+            driver: Any = connection.connection.dbapi_connection
+            if driver.in_transaction:
+                run(connection, "ROLLBACK")
+            raise
+        return result
 
     def _close(self) -> None:
         with contextlib.suppress(SQLAlchemyError, OSError):

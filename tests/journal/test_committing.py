@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import structlog
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Engine, event
 
 from berinia_webhookd.errors import (
     CannotStart,
@@ -160,10 +160,11 @@ async def test_a_full_disk_is_said_and_recovered_from(
     await world.accept("before")
     limit = 60
 
-    def full(connection: Connection) -> None:
-        connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}")
+    def full(connection: Any, _: object) -> None:
+        connection.cursor().execute(f"PRAGMA max_page_count = {limit}")
 
-    listening(Engine, "begin", full)
+    listening(Engine, "connect", full)
+    await world.reopen()
     with structlog.testing.capture_logs() as logged:
         await accept_until_refused(world, 5000)
         assert not world.journal.up
