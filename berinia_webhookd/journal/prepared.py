@@ -8,7 +8,8 @@ from __future__ import annotations
 import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy import CompoundSelect, Connection, Delete, Insert, Select, Update
@@ -22,8 +23,6 @@ MOST_AT_ONCE: Final = 512
 ROWS_AT_ONCE: Final = 64
 
 Asked = Select[Any] | CompoundSelect[Any]
-# The name in a row, or None for a constant; what turns its value into the driver's; the constant.
-Parameter = tuple[str | None, Callable[[Any], Any] | None, Any]
 
 
 def run(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Any]:
@@ -63,7 +62,7 @@ class Batch:
         if isinstance(statement, Insert):
             self._head, _, self._row = self._sql.partition(" VALUES ")
         self._sql_of_rows = lru_cache(self._for_rows)
-        self._parameters = _parameters(compiled)
+        self._values = _Values(compiled)
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Do it for all rows, which may be none."""
@@ -73,11 +72,11 @@ class Batch:
             connection.execute(self.statement, rows)
         elif not self._head:
             for row in rows:
-                run(connection, self._sql, _values(self._parameters, row))
+                run(connection, self._sql, self._values.of(row))
         else:
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 some = rows[start : start + ROWS_AT_ONCE]
-                values = [value for row in some for value in _values(self._parameters, row)]
+                values = list(chain.from_iterable(map(self._values.of, some)))
                 run(connection, self._sql_of_rows(len(some)), values)
 
     def _for_rows(self, count: int) -> str:
@@ -94,14 +93,14 @@ class Question:
         self._statement = statement if postgresql is None else postgresql
         compiled = statement.compile(dialect=SQLITE)
         self._sql = str(compiled)
-        self._parameters = _parameters(compiled)
+        self._values = _Values(compiled)
         self._rows = _Rows(statement)
 
     def execute(self, connection: Connection, **asked: Any) -> Sequence[Any]:
         """All rows."""
         if connection.dialect.name != "sqlite":
             return connection.execute(self._statement, asked).all()
-        return self._rows.of(run(connection, self._sql, _values(self._parameters, asked)))
+        return self._rows.of(run(connection, self._sql, self._values.of(asked)))
 
 
 class AnyOf:
@@ -130,18 +129,23 @@ class AnyOf:
             some = listed[start : start + MOST_AT_ONCE]
             # A few sizes, so that SQLite too has its statement ready.
             size = 1 << (len(some) - 1).bit_length()
-            sql, parameters = self._prepared(size)
+            sql, bound = self._prepared(size)
             some += [some[-1]] * (size - len(some))
-            given = asked | {f"{VALUES}_{n}": value for n, value in enumerate(some, 1)}
-            found += run(connection, sql, _values(parameters, given))
+            given = asked | dict(zip(_names(size), some, strict=True))
+            found += run(connection, sql, bound.of(given))
         return self._rows.of(found)
 
-    def _compile(self, size: int) -> tuple[str, list[Parameter]]:
+    def _compile(self, size: int) -> tuple[str, _Values]:
         """The SQL for so many values."""
         asked = self._asked.params({VALUES: [None] * size, **self._others})
         compiled = asked.compile(dialect=SQLITE, compile_kwargs={"render_postcompile": True})
-        names = {*self._others, *(f"{VALUES}_{n}" for n in range(1, size + 1))}
-        return str(compiled), _parameters(compiled, names)
+        return str(compiled), _Values(compiled, {*self._others, *_names(size)})
+
+
+@cache
+def _names(size: int) -> list[str]:
+    """What SQLAlchemy calls the values of an expanding parameter."""
+    return [f"{VALUES}_{number}" for number in range(1, size + 1)]
 
 
 class _Rows:
@@ -166,24 +170,27 @@ class _Rows:
         return self._row._make(values)
 
 
-def _parameters(compiled: SQLCompiler, names: Collection[str] = ()) -> list[Parameter]:
-    """The parameters of a statement, in their order. `names` are those that get a value though
-    none is required.
-    """
-    found: list[Parameter] = []
-    for name in compiled.positiontup or ():
-        bound = compiled.binds[name if name in compiled.binds else VALUES]
-        process = bound.type.dialect_impl(SQLITE).bind_processor(SQLITE)
-        if bound.required or name in names:
-            found.append((name, process, None))
-        else:
-            value = bound.effective_value
-            found.append((None, None, process(value) if process else value))
-    return found
+class _Values:
+    """What we give as what the driver wants: the values of a statement's parameters, in order."""
 
+    def __init__(self, compiled: SQLCompiler, names: Collection[str] = ()) -> None:
+        """`names` are of parameters that get a value though none is required."""
+        self._names = compiled.positiontup or []
+        self._processed: list[tuple[int, Callable[[Any], Any]]] = []
+        self._constants: dict[str, Any] = {}
+        for at, name in enumerate(self._names):
+            bound = compiled.binds[name if name in compiled.binds else VALUES]
+            process = bound.type.dialect_impl(SQLITE).bind_processor(SQLITE)
+            if not bound.required and name not in names:
+                constant = bound.effective_value
+                self._constants[name] = process(constant) if process else constant
+            elif process is not None:
+                self._processed.append((at, process))
 
-def _values(parameters: Sequence[Parameter], given: Mapping[str, Any]) -> list[Any]:
-    return [
-        constant if name is None else process(given[name]) if process else given[name]
-        for name, process, constant in parameters
-    ]
+    def of(self, given: Mapping[str, Any]) -> list[Any]:
+        if self._constants:
+            given = {**self._constants, **given}
+        values = [given[name] for name in self._names]
+        for at, process in self._processed:
+            values[at] = process(values[at])
+        return values
