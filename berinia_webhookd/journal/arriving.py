@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
     bindparam,
     func,
     insert,
+    literal_column,
     or_,
     select,
     tuple_,
@@ -53,6 +54,8 @@ from berinia_webhookd.model import (
 
 Row = dict[str, Any]
 Parties = tuple[str, str, str]
+
+AGENT: Final = EntryKind.AGENT.value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,11 +147,17 @@ INSERT_EVENTS: Final = Batch(
     insert(events),
     *("id", "delivery", "channel", "conversation", "digest", "data", "opt_out", "received_at"),
 )
+_insert_entry: Final = insert(entries).values(
+    state=literal_column(f"'{EntryState.READY.value}'"),
+    attempts=literal_column("0"),
+    retries=literal_column("0"),
+    losses=literal_column("0"),
+)
 INSERT_ENTRIES: Final = Batch(
-    insert(entries),
-    *("id", "event", "kind", "channel", "agent", "conversation", "opt_out", "state", "place"),
-    *("attempts", "retries", "losses", "waiting_until", "created_at", "startable_at"),
-    postgresql=insert(entries).values(place=next_place("postgresql")),
+    _insert_entry,
+    *("id", "event", "kind", "channel", "agent", "conversation", "opt_out", "place"),
+    *("waiting_until", "created_at", "startable_at"),
+    postgresql=_insert_entry.values(place=next_place("postgresql")),
 )
 LAST_PLACE: Final = Question(select(func.coalesce(func.max(entries.c.place), 0)))
 
@@ -160,7 +169,8 @@ def accept(
     known = _already_seen(transaction, arrivals)
     keys: list[Row] = []
     new: list[Arrival] = []
-    results: list[tuple[Arrival, EventId] | ReplayedSignature] = []
+    repeated: list[tuple[Arrival, EventId]] = []
+    results: list[Receipt | ReplayedSignature] = []
     for arrival in arrivals:
         digest = arrival.event.digest
         event_id = known.get(digest, arrival.event_id)
@@ -177,13 +187,16 @@ def accept(
             known[digest] = event_id
             keys.append({"key": digest, "event": event_id, "seen_at": transaction.now})
             new.append(arrival)
-        results.append((arrival, event_id))
+        duplicate = event_id != arrival.event_id
+        if duplicate:
+            repeated.append((arrival, event_id))
+        results.append(Receipt(event_id, arrival.event.agent, duplicate))
     # On PostgreSQL another node may have inserted one meanwhile: that fails the transaction, and
     # its repetition finds it.
     INSERT_SEEN.execute(transaction.connection, sorted(keys, key=lambda row: row["key"]))
     if new:
         _store(transaction, new)
-    return _receipts(transaction, results)
+    return _of_the_first_time(transaction, repeated, results) if repeated else results
 
 
 def _already_seen(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[bytes, EventId]:
@@ -198,26 +211,22 @@ def _already_seen(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict
 
 def _store(transaction: Transaction, new: Sequence[Arrival]) -> None:
     connection = transaction.connection
-    delivery_ids = [arrival.delivery_id or new_id() for arrival in new]
-    fresh = [
-        (arrival, id_)
-        for arrival, id_ in zip(new, delivery_ids, strict=True)
-        if arrival.delivery_id is None
-    ]
-    INSERT_DELIVERIES.execute(connection, [_delivery(*pair) for pair in fresh])
-    INSERT_BODIES.execute(
-        connection, [{"delivery": id_, "body": arrival.delivery.body} for arrival, id_ in fresh]
-    )
-    if replayed := [{"replayed": a.delivery_id} for a in new if a.delivery_id is not None]:
-        connection.execute(ACCEPT_REJECTED, replayed)
-    conversation_ids = _conversation_ids(transaction, (a.event.conversation for a in new))
-    event_rows, entry_rows = [], []
-    for arrival, delivery_id in zip(new, delivery_ids, strict=True):
-        conversation_id = conversation_ids[_parties(arrival.event.conversation)]
+    delivery_rows, body_rows, event_rows, entry_rows = [], [], [], []
+    parties = [_parties(arrival.event.conversation) for arrival in new]
+    conversation_ids, made = _conversation_ids(transaction, parties)
+    for arrival, names in zip(new, parties, strict=True):
+        delivery_id, conversation_id = arrival.delivery_id or new_id(), conversation_ids[names]
+        if arrival.delivery_id is None:
+            delivery_rows.append(_delivery(arrival, delivery_id))
+            body_rows.append({"delivery": delivery_id, "body": arrival.delivery.body})
         event_rows.append(_event(arrival, delivery_id, conversation_id))
         entry_rows.append(_entry(arrival, conversation_id, transaction.now))
+    INSERT_DELIVERIES.execute(connection, delivery_rows)
+    INSERT_BODIES.execute(connection, body_rows)
+    if replayed := [{"replayed": a.delivery_id} for a in new if a.delivery_id is not None]:
+        connection.execute(ACCEPT_REJECTED, replayed)
     INSERT_EVENTS.execute(connection, event_rows)
-    changed = lines.begin(transaction, entry_rows)
+    changed = lines.begin(transaction, entry_rows, made)
     insert_entries(connection, entry_rows)
     lines.advance(transaction, changed)
 
@@ -226,7 +235,8 @@ def insert_entries(connection: Connection, rows: Sequence[Row]) -> None:
     """Insert new entries; their places are drawn meanwhile, in the order of the rows."""
     if connection.dialect.name == "sqlite":
         ((last,),) = LAST_PLACE.execute(connection)
-        rows = [{**row, "place": last + number} for number, row in enumerate(rows, 1)]
+        for number, row in enumerate(rows, 1):
+            row["place"] = last + number
     INSERT_ENTRIES.execute(connection, rows)
 
 
@@ -235,21 +245,25 @@ def _parties(conversation: Conversation) -> Parties:
 
 
 def _conversation_ids(
-    transaction: Transaction, wanted: Iterable[Conversation]
-) -> dict[Parties, int]:
-    """The ids of conversations, made where they are new; on PostgreSQL, held until the commit."""
-    connection = transaction.connection
-    parties = sorted({_parties(conversation) for conversation in wanted})
+    transaction: Transaction, wanted: Iterable[Parties]
+) -> tuple[dict[Parties, int], set[int]]:
+    """The ids of conversations, made where they are new; on PostgreSQL, held until the commit.
+    Then those that nothing can be in, because they are new and nobody else writes meanwhile.
+    """
+    parties = sorted(set(wanted))
+    found = ids = _find_conversations(transaction, parties)
     while True:
-        ids = _find_conversations(transaction, parties)
         if missing := [p for p in parties if p not in ids]:
             rows = [{"channel": p[0], "sender": p[1], "party": p[2]} for p in missing]
-            MAKE_CONVERSATIONS.execute(connection, rows)
-        elif transaction.locks_rows and not transaction.held.issuperset(ids.values()):
+            MAKE_CONVERSATIONS.execute(transaction.connection, rows)
+        elif not transaction.locks_rows:
+            return ids, set(ids.values()).difference(found.values())
+        elif transaction.held.issuperset(ids.values()):
+            return ids, set()
+        else:
             # Looked for again afterwards: one may just have been erased.
             lines.hold(transaction, ids.values())
-        else:
-            return ids
+        ids = _find_conversations(transaction, parties)
 
 
 def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iterable[int]:
@@ -295,49 +309,36 @@ def _entry(arrival: Arrival, conversation_id: int, now: datetime) -> Row:
     return {
         "id": new_id(),
         "event": arrival.event_id,
-        "kind": EntryKind.AGENT.value,
+        "kind": AGENT,
         "channel": arrival.event.channel,
         "agent": arrival.event.agent,
         "conversation": conversation_id,
         "opt_out": arrival.event.opt_out is not None,
-        "state": EntryState.READY.value,
-        "attempts": 0,
-        "retries": 0,
-        "losses": 0,
         "waiting_until": arrival.waiting_until,
         "created_at": now,
         "startable_at": None,
     }
 
 
-def _receipts(
-    transaction: Transaction, results: Sequence[tuple[Arrival, EventId] | ReplayedSignature]
+def _of_the_first_time(
+    transaction: Transaction,
+    repeated: Sequence[tuple[Arrival, EventId]],
+    results: Sequence[Receipt | ReplayedSignature],
 ) -> list[Receipt | ReplayedSignature]:
-    repeated = [
-        (arrival, event_id)
-        for arrival, event_id in (r for r in results if not isinstance(r, ReplayedSignature))
-        if arrival.event_id != event_id
+    """The receipts with the agents the events went to; who waits now, waits for their replies."""
+    connection = transaction.connection
+    asked = {"events": list({event_id for _, event_id in repeated})}
+    agents = {row.event: AgentName(row.agent) for row in connection.execute(FIND_AGENTS, asked)}
+    waiting = [
+        {"with_event": event_id, "until": arrival.waiting_until}
+        for arrival, event_id in repeated
+        if arrival.waiting_until is not None
     ]
-    agents: dict[str, str] = {}
-    if repeated:
-        asked = {"events": list({event_id for _, event_id in repeated})}
-        agents = {
-            row.event: row.agent for row in transaction.connection.execute(FIND_AGENTS, asked)
-        }
-        waiting = [
-            {"with_event": event_id, "until": arrival.waiting_until}
-            for arrival, event_id in repeated
-            if arrival.waiting_until is not None
-        ]
-        if waiting:
-            transaction.connection.execute(WAIT_WITH, waiting)
+    if waiting:
+        connection.execute(WAIT_WITH, waiting)
     return [
-        result
-        if isinstance(result, ReplayedSignature)
-        else Receipt(
-            event_id=result[1],
-            agent=AgentName(agents.get(result[1], result[0].event.agent)),
-            duplicate=result[0].event_id != result[1],
-        )
+        replace(result, agent=agents.get(result.event_id, result.agent))
+        if isinstance(result, Receipt)
+        else result
         for result in results
     ]

@@ -8,7 +8,7 @@ behind entries that may not start.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -149,11 +149,12 @@ OPEN: Final = AnyOf(
 )
 
 
-def begin(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> list[Line]:
+def begin(transaction: Transaction, rows: Sequence[dict[str, Any]], empty: Set[int]) -> list[Line]:
     """Mark new entries that may start at once because nothing else waits in their lines; returns
-    the lines that are to be advanced when the rows are inserted.
+    the lines that are to be advanced when the rows are inserted. In the conversations that are
+    `empty` nothing was until now.
     """
-    ids = {row["conversation"] for row in rows}
+    ids = {row["conversation"] for row in rows} - empty
     taken = {Line(*line) for line in OPEN.execute(transaction.connection, ids)}
     changed: list[Line] = []
     for row in rows:
