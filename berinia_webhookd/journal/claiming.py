@@ -19,6 +19,7 @@ from sqlalchemy import (
     bindparam,
     func,
     literal_column,
+    or_,
     select,
     union_all,
     update,
@@ -134,7 +135,8 @@ SIZES: Final = AnyOf(
 )
 LEASED: Final = AnyOf(
     select(
-        entries,
+        *(entries.c.id, entries.c.event, entries.c.kind, entries.c.agent, entries.c.conversation),
+        *(entries.c.place, entries.c.attempts, entries.c.retries, entries.c.hold_until),
         events.c.data,
         replies.c.text.label("reply_text"),
         replies.c.decided_at.label("replied_at"),
@@ -146,13 +148,13 @@ LEASED: Final = AnyOf(
     )
     .where(entries.c.id.in_(bindparam(VALUES, expanding=True)))
 )
-AGENTS: Final = (
+AGENTS: Final = Question(
     select(tallies.c.agent)
     .distinct()
     .where(
         tallies.c.kind == bindparam("of_kind"),
-        tallies.c.state.in_([state.value for state in OPEN_STATES]),
-        tallies.c.total > 0,
+        or_(*(state_is(state, tallies) for state in OPEN_STATES)),
+        tallies.c.total > literal_column("0"),
     )
 )
 
@@ -206,7 +208,7 @@ def _agents_of(transaction: Transaction, lane: Lane) -> Iterable[str]:
 
 def agents_with_open(connection: Connection, kind: EntryKind) -> list[str]:
     """The agents that have open entries."""
-    return list(connection.execute(AGENTS, {"of_kind": kind.value}).scalars())
+    return [row.agent for row in AGENTS.execute(connection, of_kind=kind.value)]
 
 
 def _startable(transaction: Transaction, about: dict[str, Any], most: int) -> dict[str, int]:
@@ -246,7 +248,10 @@ def _entry(row: Row[Any]) -> Entry:
     )
 
 
-_held: Final = select(entries).where(
+_held: Final = select(
+    *(entries.c.id, entries.c.event, entries.c.kind, entries.c.channel, entries.c.agent),
+    *(entries.c.conversation, entries.c.attempts, entries.c.waiting_until),
+).where(
     entries.c.id.in_(bindparam(VALUES, expanding=True)),
     state_is(EntryState.RUNNING),
     entries.c.lease_holder == bindparam("holder"),
