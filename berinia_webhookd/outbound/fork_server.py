@@ -66,13 +66,12 @@ class ForkServer:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 socket.send_fds(self._control, [b"\0"], fds)
 
-    @property
-    def last_line(self) -> str:
+    async def last_line(self) -> str:
         """What it said last on its own account, as an interpreter does that cannot start."""
-        if self._output is None:
+        if (output := self._output) is None:
             return ""
-        self._output.drain()
-        return self._output.last_line
+        await output.drain()
+        return output.last_line
 
     def kill(self) -> None:
         """It does not do what it should; the next host gets a new one."""
@@ -117,4 +116,4 @@ class ForkServer:
         self._process = None
         self._control.close()
         if self._output is not None:
-            self._output.close()
+            self._output.abandon()

@@ -1,7 +1,7 @@
 """What an agent host prints, read at file-descriptor level and logged line by line.
 
-It never lets an agent wait for long, keeps little in memory, and logs a bounded amount: what is
-over is counted and left out.
+It never lets an agent wait for long, nor anybody else: it logs a little at a time, and a bounded
+amount. What is over is counted and left out.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import structlog
 
 logger = structlog.get_logger()
 
-CHUNK_BYTES: Final = 65_536
 PIPE_BYTES: Final = 1 << 20  # a burst of an agent fits without waiting for us
-TURN_BYTES: Final = 1 << 18  # read in one go before others have their turn
+TURN_BYTES: Final = 8192  # a hundred lines take milliseconds; then others have their turn
 LINE_BYTES: Final = 4096  # of a line are logged
 # A longer line is left out: hiding personal data in it takes seeing it whole.
 LONGEST_LINE_BYTES: Final = 65_536
 BURST_BYTES: Final = 1 << 18  # logged at once from one host …
 REFILL_BYTES_PER_SECOND: Final = 1 << 15  # … and over time
 PAUSE_SECONDS: Final = 0.02  # between reads of a host that is over its allowance
+
+_memory: Final = bytearray(PIPE_BYTES)  # what is read last, whichever pipe it comes from
+_buffer: Final = memoryview(_memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,38 +63,46 @@ class HostOutput:
             _enlarge(pipe.fd)
             self._loop.add_reader(pipe.fd, self._readable, pipe)
 
-    def begin(self, speaker: Speaker) -> None:
+    async def begin(self, speaker: Speaker) -> None:
         """What is printed from now on belongs to this speaker."""
-        self.drain()
+        await self.drain()
         self._speaker = speaker
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """The attempt is over: what it printed is in the pipes by now.
 
         A thread it left behind may go on talking of the same event.
         """
-        self.drain()
+        await self.drain()
         self._speaker = Speaker(self._silent.keys, self._speaker.mask)
 
-    def drain(self) -> None:
+    async def drain(self) -> None:
         """Log what was printed so far, half a line included."""
         for pipe in list(self._pipes):  # one that has ended leaves the list
-            if self._read(pipe, PIPE_BYTES) and pipe.pending:
+            for _ in range(PIPE_BYTES // TURN_BYTES):
+                if self._is_empty_after_reading(pipe):
+                    break
+                await asyncio.sleep(0)
+            else:
+                continue  # it goes on talking
+            if pipe.pending:
                 self._say(pipe, bytes(pipe.pending))
                 pipe.pending.clear()
-        if self._left_out_bytes:
-            logger.info("agent.output", **self._speaker.keys, left_out_bytes=self._left_out_bytes)
-            self._left_out_bytes = 0
+        self._say_what_is_left_out()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Log what is left, and let go."""
-        self.drain()
+        await self.drain()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go; what was not read yet is lost."""
         for pipe in list(self._pipes):
             self._close(pipe)
 
     def _readable(self, pipe: _Pipe) -> None:
-        self._read(pipe, TURN_BYTES)
-        if pipe in self._pipes and self._left_out_bytes:
+        self._is_empty_after_reading(pipe)
+        if pipe in self._pipes and self._is_over():
             self._loop.remove_reader(pipe.fd)
             self._loop.call_later(PAUSE_SECONDS, self._resume, pipe)
 
@@ -100,20 +110,38 @@ class HostOutput:
         if pipe in self._pipes:
             self._loop.add_reader(pipe.fd, self._readable, pipe)
 
-    def _read(self, pipe: _Pipe, most_bytes: int) -> bool:
-        """Whether the pipe was read until it was empty."""
-        for _ in range(most_bytes // CHUNK_BYTES):
-            try:
-                chunk = os.read(pipe.fd, CHUNK_BYTES)
-            except BlockingIOError:
-                return True
-            if not chunk:
-                self._say(pipe, bytes(pipe.pending))
-                pipe.pending.clear()
-                self._close(pipe)
-                return True
-            self._take(pipe, chunk)
-        return False
+    def _is_empty_after_reading(self, pipe: _Pipe) -> bool:
+        """Whether there is nothing more for now, after reading a turn's worth."""
+        if pipe not in self._pipes:
+            return True
+        over = self._is_over()
+        try:
+            size = os.readv(pipe.fd, [_buffer if over else _buffer[:TURN_BYTES]])
+        except BlockingIOError:
+            return True
+        if not size:
+            self._say(pipe, bytes(pipe.pending))
+            pipe.pending.clear()
+            self._close(pipe)
+        elif over:
+            self._leave_out(pipe, size)
+        else:
+            self._take(pipe, bytes(_buffer[:size]))
+        return not size
+
+    def _leave_out(self, pipe: _Pipe, size: int) -> None:
+        """Of what is in the buffer only where the last line begins matters."""
+        begins = _memory.rfind(b"\n", 0, size) + 1
+        if begins:
+            self._left_out_bytes += len(pipe.pending) + begins
+            pipe.pending.clear()
+            pipe.skipping = False
+        self._keep(pipe, _buffer[begins:size])
+
+    def _say_what_is_left_out(self) -> None:
+        if self._left_out_bytes:
+            logger.info("agent.output", **self._speaker.keys, left_out_bytes=self._left_out_bytes)
+            self._left_out_bytes = 0
 
     def _close(self, pipe: _Pipe) -> None:
         self._loop.remove_reader(pipe.fd)
@@ -121,27 +149,31 @@ class HostOutput:
         self._pipes.remove(pipe)
 
     def _take(self, pipe: _Pipe, chunk: bytes) -> None:
-        self._refill()
-        if self._allowance > 0:
-            *lines, rest = chunk.split(b"\n")
-        else:  # every line is left out: only where the last one begins matters
-            before, newline, rest = chunk.rpartition(b"\n")
-            lines = [before] if newline else []
+        *lines, rest = chunk.split(b"\n")
         for line in lines:
             whole = bytes(pipe.pending) + line
             pipe.pending.clear()
             self._say(pipe, whole)
-        pipe.pending += rest
-        if len(pipe.pending) > LONGEST_LINE_BYTES:
-            self._left_out_bytes += len(pipe.pending)
-            pipe.pending.clear()
-            pipe.skipping = True
+        self._keep(pipe, rest)
 
-    def _refill(self) -> None:
+    def _keep(self, pipe: _Pipe, rest: bytes | memoryview) -> None:
+        """The beginning of a line, until its end comes."""
+        size = len(pipe.pending) + len(rest)
+        if size <= LONGEST_LINE_BYTES:
+            pipe.pending += rest
+            return
+        self._left_out_bytes += size
+        self._allowance -= size
+        pipe.pending.clear()
+        pipe.skipping = True
+
+    def _is_over(self) -> bool:
+        """Whether it talked too much to have another turn's worth logged."""
         now = self._loop.time()
         earned = (now - self._refilled_at) * REFILL_BYTES_PER_SECOND
-        self._allowance = min(BURST_BYTES, self._allowance + earned)
+        self._allowance = min(BURST_BYTES, max(0.0, self._allowance) + earned)
         self._refilled_at = now
+        return self._allowance < TURN_BYTES
 
     def _say(self, pipe: _Pipe, line: bytes) -> None:
         if pipe.skipping or self._allowance <= 0 or len(line) > LONGEST_LINE_BYTES:

@@ -205,7 +205,7 @@ class HostPool:
             )
         except (TimeoutError, HostEnded) as error:
             begun = host.host_pid is not None  # so neither interpreter nor fork server is why
-            said = host.output.last_line or ("" if begun else fork_server.last_line)
+            said = host.output.last_line or ("" if begun else await fork_server.last_line())
             host.kill("crash")
             if isinstance(error, TimeoutError) and not begun:
                 fork_server.kill()  # perhaps it was stopped

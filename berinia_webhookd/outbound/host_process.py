@@ -56,6 +56,7 @@ class AgentHost:
         self._answer: asyncio.Future[bytes] | None = None
         self._connected = 2
         self._words: str | None = None
+        self._finishing: asyncio.Task[None] | None = None
 
     @property
     def how(self) -> str:
@@ -118,6 +119,7 @@ class AgentHost:
         self.kill(reason)
         await asyncio.wait([self.gone], timeout=GONE_SECONDS)
         self._finish()
+        await asyncio.wait([self.gone])
 
     def _answered(self, message: bytes) -> None:
         if self._answer is None or self._answer.done():
@@ -172,11 +174,19 @@ class AgentHost:
             self._finish()
 
     def _finish(self) -> None:
-        if self.gone.done():
-            return
-        self._requests.close()
-        self._lifeline.close()
-        self.output.close()
+        if self._finishing is None:
+            self._requests.close()
+            self._lifeline.close()
+            self._finishing = asyncio.create_task(self._hear_out())
+
+    async def _hear_out(self) -> None:
+        """Its last words are logged before it counts as gone."""
+        try:
+            await self.output.close()
+        finally:
+            self._is_gone()
+
+    def _is_gone(self) -> None:
         self.gone.set_result(None)
         if not self.ready.done():
             self.ready.set_exception(HostEnded(self.how))

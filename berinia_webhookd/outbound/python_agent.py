@@ -122,7 +122,7 @@ class PythonAgents:
         settings = self._settings.of(agent)
         limit_seconds = max(settings.timeout_seconds, self._load_seconds)
         target = settings.target.removeprefix(PYTHON_TARGET) if settings.target else None
-        host.output.begin(Speaker({"agent": agent}))
+        await host.output.begin(Speaker({"agent": agent}))
         try:
             answer = await host.ask({"do": "load", "agent": agent, "target": target}, limit_seconds)
         except TimeoutError as error:
@@ -131,7 +131,7 @@ class PythonAgents:
         except HostEnded as error:
             raise AgentUnavailable(f"its host ended while loading it: {error}") from error
         finally:
-            host.output.end()
+            await host.output.end()
         if "failed" in answer:
             host.failed.add(agent)
             raise AgentUnavailable(str(answer["failed"])[-LONGEST_ERROR:])
@@ -155,7 +155,7 @@ class PythonAgents:
         timeout_seconds: float,
     ) -> Outcome:
         mask = EventMask(entry, self._masked)
-        host.output.begin(Speaker(_keys(entry), mask))
+        await host.output.begin(Speaker(_keys(entry), mask))
         argument = payload(entry, shape, paths)
         request = {"do": "attempt", "agent": entry.agent, "argument": argument}
         try:
@@ -166,7 +166,7 @@ class PythonAgents:
         except HostEnded as ended:
             return Outcome(OutcomeKind.CRASH, error=f"its host ended: {ended}")
         finally:
-            host.output.end()
+            await host.output.end()
         if (lacking := answer.get("lacking")) in LACKING:
             host.reason = lacking  # what fills the host stays: replace it
         if "failed" in answer:

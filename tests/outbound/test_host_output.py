@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 
 from structlog.testing import capture_logs
 
-from berinia_webhookd.outbound.host_output import HostOutput, Speaker
+from berinia_webhookd.outbound.host_output import (
+    BURST_BYTES,
+    PIPE_BYTES,
+    TURN_BYTES,
+    HostOutput,
+    Speaker,
+)
+
+
+def _of_stdout(descriptor: int) -> HostOutput:
+    stderr, their_stderr = os.pipe()
+    os.close(their_stderr)
+    return HostOutput(stdout=descriptor, stderr=stderr, silent=Speaker({"host": 1}))
 
 
 async def test_last_words_of_both_streams_are_logged_once() -> None:
@@ -18,8 +32,77 @@ async def test_last_words_of_both_streams_are_logged_once() -> None:
         os.write(end, words)
         os.close(end)
     with capture_logs() as lines:
-        output.close()
+        await output.close()
     assert [(line["stream"], line["output"]) for line in lines] == [
         ("stdout", "half out"),
         ("stderr", "half err"),
     ]
+
+
+async def test_a_burst_of_lines_leaves_others_their_turns() -> None:
+    """It is logged a little at a time: whoever waits for an answer does not wait for all of it."""
+    stdout, theirs = os.pipe()
+    output = _of_stdout(stdout)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    line = b"a line of sixty-four bytes, which is what many agents say.....\n"
+    size = 48 * 1024  # which fits into any pipe
+    with capture_logs() as lines:
+        os.write(theirs, line * (size // len(line)))
+        waiting = asyncio.create_task(others())
+        await output.end()
+        waiting.cancel()
+    assert len(lines) == size // len(line)
+    assert turns >= size // TURN_BYTES // 2  # the other half is read by the reader of the pipe
+    os.close(theirs)
+    await output.close()
+
+
+async def test_after_a_flood_every_byte_is_logged_or_counted() -> None:
+    """Also where lines are longer than any that is logged, and end with the flood."""
+    stdout, theirs = os.pipe()
+    output = _of_stdout(stdout)
+    flood = (b"y" * 99 + b"\n") * 30_000 + b"x" * PIPE_BYTES + b"\n"
+
+    def write() -> None:
+        view = memoryview(flood)
+        while view:
+            view = view[os.write(theirs, view) :]
+        os.close(theirs)
+
+    writing = threading.Thread(target=write)
+    with capture_logs() as lines:
+        writing.start()
+        await asyncio.to_thread(writing.join)
+        await output.close()
+    logged = sum(len(line.get("output", "")) + 1 for line in lines if "output" in line)
+    left_out = sum(line.get("left_out_bytes", 0) for line in lines)
+    assert BURST_BYTES - 2 * TURN_BYTES <= logged <= 2 * BURST_BYTES
+    assert len(flood) - flood.count(b"\n") <= logged + left_out <= len(flood)
+
+
+async def test_a_flood_that_ends_with_its_line_takes_nothing_of_what_follows() -> None:
+    """The next attempt's first line is whole."""
+    stdout, theirs = os.pipe()
+    output = _of_stdout(stdout)
+    flood = b"x" * 99 + b"\n"
+    with capture_logs() as lines:
+        while not lines or len(lines) * 100 < BURST_BYTES:
+            os.write(theirs, flood * 500)
+            await output.drain()
+        os.write(theirs, flood * 500)
+        await output.end()
+    assert lines[-1]["left_out_bytes"] > 0
+    output._allowance = float(BURST_BYTES)  # as it is some seconds later
+    with capture_logs() as later:
+        os.write(theirs, b"whole\n")
+        await output.begin(Speaker({"attempt": 2}))
+    assert [line["output"] for line in later] == ["whole"]
+    os.close(theirs)
+    await output.close()
