@@ -18,8 +18,10 @@ import structlog
 logger = structlog.get_logger()
 
 PIPE_BYTES: Final = 1 << 20  # a burst of an agent fits without waiting for us
-TURN_BYTES: Final = 8192  # a hundred lines take milliseconds; then others have their turn
+TURN_BYTES: Final = 8192  # read at once; a hundred lines take milliseconds
+TURN_SECONDS: Final = 0.005  # after a line that ends later than this, others have their turn
 LINE_BYTES: Final = 4096  # of a line are logged
+LEAST_BYTES: Final = 64  # a line counts as at least so many: a short one takes as much time
 # A longer line is left out: hiding personal data in it takes seeing it whole.
 LONGEST_LINE_BYTES: Final = 65_536
 BURST_BYTES: Final = 1 << 18  # logged at once from one host …
@@ -42,6 +44,7 @@ class Speaker:
 class _Pipe:
     stream: str
     fd: int
+    unsaid: bytes = b""  # was read, and has its turn before more is read
     pending: bytearray = field(default_factory=bytearray)
     skipping: bool = False  # within a line that is too long
 
@@ -79,13 +82,7 @@ class HostOutput:
     async def drain(self) -> None:
         """Log what was printed so far, half a line included."""
         for pipe in list(self._pipes):  # one that has ended leaves the list
-            for _ in range(PIPE_BYTES // TURN_BYTES):
-                if self._is_empty_after_reading(pipe):
-                    break
-                await asyncio.sleep(0)
-            else:
-                continue  # it goes on talking
-            if pipe.pending:
+            if await self._is_drained(pipe) and pipe.pending:
                 self._say(pipe, bytes(pipe.pending))
                 pipe.pending.clear()
         self._say_what_is_left_out()
@@ -100,20 +97,42 @@ class HostOutput:
         for pipe in list(self._pipes):
             self._close(pipe)
 
+    async def _is_drained(self, pipe: _Pipe) -> bool:
+        """False if it goes on talking: more came than fits into a pipe."""
+        reads = PIPE_BYTES // TURN_BYTES
+        while reads >= 0:
+            reads -= not pipe.unsaid
+            if self._is_empty_after_reading(pipe):
+                return True
+            await asyncio.sleep(0)
+        return False
+
     def _readable(self, pipe: _Pipe) -> None:
         self._is_empty_after_reading(pipe)
-        if pipe in self._pipes and self._is_over():
+        if pipe not in self._pipes:
+            return
+        if pipe.unsaid:
+            self._loop.remove_reader(pipe.fd)
+            self._loop.call_soon(self._resume, pipe)
+        elif self._is_over():
             self._loop.remove_reader(pipe.fd)
             self._loop.call_later(PAUSE_SECONDS, self._resume, pipe)
 
     def _resume(self, pipe: _Pipe) -> None:
-        if pipe in self._pipes:
+        if pipe not in self._pipes:
+            return
+        if pipe.unsaid:
+            self._readable(pipe)
+        else:
             self._loop.add_reader(pipe.fd, self._readable, pipe)
 
     def _is_empty_after_reading(self, pipe: _Pipe) -> bool:
         """Whether there is nothing more for now, after reading a turn's worth."""
         if pipe not in self._pipes:
             return True
+        if pipe.unsaid:
+            self._take(pipe, pipe.unsaid)
+            return False
         over = self._is_over()
         try:
             size = os.readv(pipe.fd, [_buffer if over else _buffer[:TURN_BYTES]])
@@ -149,12 +168,19 @@ class HostOutput:
         self._pipes.remove(pipe)
 
     def _take(self, pipe: _Pipe, chunk: bytes) -> None:
-        *lines, rest = chunk.split(b"\n")
-        for line in lines:
-            whole = bytes(pipe.pending) + line
+        """Log its lines for as long as a turn lasts."""
+        ends_at = self._loop.time() + TURN_SECONDS
+        begins = 0
+        while (end := chunk.find(b"\n", begins)) >= 0:
+            whole = bytes(pipe.pending) + chunk[begins:end]
             pipe.pending.clear()
             self._say(pipe, whole)
-        self._keep(pipe, rest)
+            begins = end + 1
+            if self._loop.time() >= ends_at:
+                pipe.unsaid = chunk[begins:]
+                return
+        pipe.unsaid = b""
+        self._keep(pipe, chunk[begins:])
 
     def _keep(self, pipe: _Pipe, rest: bytes | memoryview) -> None:
         """The beginning of a line, until its end comes."""
@@ -180,10 +206,10 @@ class HostOutput:
             self._left_out_bytes += len(line)
             pipe.skipping = False
             return
+        self._allowance -= min(max(len(line), LEAST_BYTES), LINE_BYTES)
         text = self._speaker.mask(line.decode("utf-8", "replace").rstrip())
         if not text:
             return
-        self._allowance -= min(len(line), LINE_BYTES)
         text = text.encode()[:LINE_BYTES].decode("utf-8", "ignore")
         if pipe.stream == "stderr":
             self.last_line = text

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 
+import pytest
 from structlog.testing import capture_logs
 
+from berinia_webhookd.outbound import host_output
 from berinia_webhookd.outbound.host_output import (
     BURST_BYTES,
+    LEAST_BYTES,
     PIPE_BYTES,
     TURN_BYTES,
     HostOutput,
@@ -60,6 +64,63 @@ async def test_a_burst_of_lines_leaves_others_their_turns() -> None:
         waiting.cancel()
     assert len(lines) == size // len(line)
     assert turns >= size // TURN_BYTES // 2  # the other half is read by the reader of the pipe
+    os.close(theirs)
+    await output.close()
+
+
+async def test_lines_that_take_long_to_hide_people_in_leave_others_their_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many of them came at once, and in their order up to the half one at the end."""
+    monkeypatch.setattr(host_output, "TURN_SECONDS", 0.0)  # each line takes longer
+    stdout, theirs = os.pipe()
+    output = _of_stdout(stdout)
+    others_came: list[int] = []
+    lines_said = 0
+
+    def mask(text: str) -> str:
+        nonlocal lines_said
+        lines_said += 1
+        return text
+
+    async def others() -> None:
+        while True:
+            others_came.append(lines_said)
+            await asyncio.sleep(0)
+
+    await output.begin(Speaker({"attempt": 1}, mask))
+    waiting = asyncio.create_task(others())
+    with capture_logs() as lines:
+        os.write(theirs, b"".join(b"%d\n" % number for number in range(500)) + b"half")
+        await output.end()
+    waiting.cancel()
+    assert [line["output"] for line in lines] == [*map(str, range(500)), "half"]
+    assert all(line["attempt"] == 1 for line in lines)
+    between = [later - now for now, later in itertools.pairwise(others_came)]
+    assert max(between) <= 4  # the reader of the pipe has its turn too
+    os.close(theirs)
+    await output.close()
+
+
+@pytest.mark.parametrize("line", [b"\n", b"a\n"])
+async def test_a_flood_of_short_lines_is_left_out_like_any_other(line: bytes) -> None:
+    """They are counted as what they cost, not as what they weigh."""
+    stdout, theirs = os.pipe()
+    output = _of_stdout(stdout)
+    looked_at = 0
+
+    def mask(text: str) -> str:
+        nonlocal looked_at
+        looked_at += 1
+        return text
+
+    await output.begin(Speaker({"attempt": 1}, mask))
+    with capture_logs() as lines:
+        for _ in range(10):
+            os.write(theirs, line * (8192 // len(line)))
+            await output.drain()
+    assert looked_at < 2 * BURST_BYTES // LEAST_BYTES
+    assert any(said.get("left_out_bytes") for said in lines)
     os.close(theirs)
     await output.close()
 
