@@ -77,7 +77,10 @@ def _receiving(found: Result) -> list[Table]:
             Table(
                 f"receiving-{connections}",
                 f"Receiving on one core, {connections} connections",
-                ["", "requests/s", "to bare", "to old", "CPU a request", "p50", "p99", "errors"],
+                [
+                    *("", "requests/s", "dispatched/s", "to bare", "to old"),
+                    *("CPU a request", "p50", "p99", "errors"),
+                ],
                 [_peer_row(name, peers) for name in peers],
             )
         )
@@ -87,7 +90,7 @@ def _receiving(found: Result) -> list[Table]:
             "receiving-nginx",
             "Receiving through nginx, which has the other core, 32 connections",
             ["", "requests/s", "to bare", "CPU a request", "p50", "p99", "errors"],
-            [[*row[:3], *row[4:]] for row in (_peer_row(name, behind) for name in behind)],
+            [[*row[:2], row[3], *row[5:]] for row in (_peer_row(name, behind) for name in behind)],
         )
     )
     whats = [[one.name, one.what] for one in PEERS]
@@ -103,6 +106,7 @@ def _peer_row(name: str, peers: Result) -> list[str]:
     return [
         name,
         f"{one['rate']:,.0f}",
+        f"{one['dispatched']:,.0f}" if "dispatched" in one else "",
         f"{one['ratio']:.2f} ×",
         f"{one['rate'] / old['rate']:.2f} ×" if old else "",
         f"{one['cpu_us']:.0f} µs",
@@ -147,7 +151,7 @@ def _answering(found: Result) -> list[Table]:
             f"{over['longest_answer_ms']:.0f} ms",
         ]
     )
-    head = ["", "offered", "p50", "p99", "longest"]
+    head = ["", "offered", "p50", "p99", "longest, once sent"]
     answers = [[f"status {status}", f"{many:,}"] for status, many in over["answers"].items()]
     lost = over["failed"] + over["unanswered"]
     return [

@@ -40,7 +40,9 @@ def _receiving(found: Result) -> list[Target]:
         _at_least(
             "receiving while dispatching, to the bare handler", dispatching["ratio"], 0.32, "×"
         ),
-        _at_least("dispatched meanwhile, to what was received", shared, 0.95, "×"),
+        _at_least(
+            "dispatched meanwhile, to what was received over 32 connections", shared, 0.95, "×"
+        ),
     ]
 
 
@@ -63,7 +65,7 @@ def _answering(found: Result) -> list[Target]:
             not other and not lost,
         ),
         _at_most(
-            "longest answer at twice the capacity",
+            "longest answer at twice the capacity, once sent",
             overload["longest_answer_ms"] / 1000,
             overload["ack_timeout_seconds"],
             "s",
