@@ -44,21 +44,24 @@ def open_log(path: Path) -> int | None:
     return descriptor
 
 
-def tail_of(descriptor: int, size: int, lines: int) -> list[str]:
-    """The same of an open file, up to `size` bytes from its beginning."""
+def tail_of(
+    descriptor: int, size: int, lines: int, *, most_bytes: int = MAX_READ_BYTES
+) -> list[str]:
+    """The same of an open file, up to `size` bytes from its beginning; `most_bytes` are read."""
     if lines < 1:
         return []
     return [
-        _shortened(line).decode("utf-8", "replace") for line in _last_lines(descriptor, size, lines)
+        _shortened(line).decode("utf-8", "replace")
+        for line in _last_lines(descriptor, size, lines, most_bytes)
     ]
 
 
-def _last_lines(descriptor: int, size: int, lines: int) -> list[bytes]:
+def _last_lines(descriptor: int, size: int, lines: int, most_bytes: int) -> list[bytes]:
     """Reads backwards block by block until enough line ends are seen."""
     blocks: list[bytes] = []
     ends = 0
     start = size
-    earliest = max(0, size - MAX_READ_BYTES)
+    earliest = max(0, size - most_bytes)
     while start > earliest and ends <= lines:
         begin = max(earliest, start - _BLOCK_BYTES)
         block = os.pread(descriptor, start - begin, begin)

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from berinia_webhookd.status.tail import MAX_LINE_BYTES, open_log, tail_of
+from berinia_webhookd.status.tail import MAX_LINE_BYTES, MAX_READ_BYTES, open_log, tail_of
 
 BLOCK_BYTES: Final = 64 * 1024
 _CUT: Final = b"..."
+_ROTATED: Final = ".1"  # added to the name of the newest rotated file, which is not compressed yet
 
 
 class Follower:
@@ -21,7 +22,11 @@ class Follower:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._rotated = path.with_name(path.name + _ROTATED)
         self._descriptor = open_log(path)
+        if self._descriptor is None and not os.path.lexists(path):
+            # Just rotated: until the daemon makes the new file, it writes to this one.
+            self._descriptor = open_log(self._rotated)
         self._position = 0 if self._descriptor is None else os.fstat(self._descriptor).st_size
         self._begun = b""  # the beginning of a line whose end is not written yet
         self._cut = False  # that line is too long: the rest of it is not kept
@@ -40,14 +45,31 @@ class Follower:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a file."""
+        """Whether there is a file, be it a rotated one."""
         return self._descriptor is not None
 
     def last(self, lines: int) -> list[str]:
-        """The lines before where following begins."""
+        """The lines before where following begins; what the file lacks, from the rotated one."""
         if self._descriptor is None:
             return []
-        return tail_of(self._descriptor, self._position, lines)
+        found = tail_of(self._descriptor, self._position, lines)
+        # Of a file too large to be read whole, the lines between are missing: none are put before.
+        room = MAX_READ_BYTES - self._position
+        if len(found) < lines and room > 0:
+            return self._before(lines - len(found), room) + found
+        return found
+
+    def _before(self, lines: int, most_bytes: int) -> list[str]:
+        rotated = open_log(self._rotated)
+        if rotated is None:
+            return []
+        try:
+            if self._holds(os.fstat(rotated)):
+                return []
+            size = os.fstat(rotated).st_size
+            return tail_of(rotated, size, lines, most_bytes=most_bytes)
+        finally:
+            os.close(rotated)
 
     def follow(self, pause: Callable[[], None]) -> Iterator[str]:
         """Every line that is added, for ever; `pause` is called when there is none at present."""
@@ -104,10 +126,12 @@ class Follower:
             now = self._path.lstat()
         except OSError:
             return False
+        return not self._holds(now)
+
+    def _holds(self, file: os.stat_result) -> bool:
         if self._descriptor is None:
-            return True
-        held = os.fstat(self._descriptor)
-        return (now.st_dev, now.st_ino) != (held.st_dev, held.st_ino)
+            return False
+        return os.path.samestat(os.fstat(self._descriptor), file)
 
     def _close(self) -> None:
         if self._descriptor is not None:

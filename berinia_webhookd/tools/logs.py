@@ -20,6 +20,9 @@ from berinia_webhookd.tools.terminal import json_text, printable
 
 POLL_SECONDS: Final = 0.25
 NOTHING_YET: Final = "nothing was written to it yet, or logs.dir is another folder"
+NO_ERRORS_YET: Final = (
+    "nothing was written to it yet, which for errors is good news, or logs.dir is another folder"
+)
 LEVELS: Final[Mapping[str, str]] = {
     "debug": "bright_black",
     "info": "green",
@@ -55,10 +58,14 @@ def logs(session: Session, /, *, log_type: str, lines: int, follow: bool) -> Non
     path = log_file(installation.logs_folder(settings, running), log_type)
     with Follower(path) as log:
         if not log.exists and not follow:
-            raise NotFound(f"there is no log {path}", hint=NOTHING_YET)
+            raise NotFound(f"there is no log {path}", hint=_why_none(log_type))
         _print(log.last(lines))
         if follow:
             _print(log.follow(lambda: time.sleep(POLL_SECONDS)))
+
+
+def _why_none(log_type: str) -> str:
+    return NO_ERRORS_YET if log_type == "error" else NOTHING_YET
 
 
 def _print(lines: Iterable[str]) -> None:
