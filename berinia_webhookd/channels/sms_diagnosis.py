@@ -22,6 +22,10 @@ _SHAPE = re.compile(r"[A-Za-z0-9+/]{27}=")
 # Callbacks have a few kilobytes; every guess signs all of it.
 _MAX_BODY_BYTES: Final = 65_536
 _MAX_MISTAKES: Final = 2
+# What one blank or line end at one side of the message is likelier than: the rest of what typing
+# and pasting leave there. These are tried alone, since each further mistake multiplies the guesses.
+_LIKELY_PADDINGS: Final = (("", " "), (" ", ""), ("", "\n"))
+_PADDINGS: Final = tuple(product(("", " ", "  "), ("", " ", "  ", "\n")))[1:]
 
 _T = TypeVar("_T")
 
@@ -32,6 +36,7 @@ class _Guess(Generic[_T]):
 
     value: _T
     remedy: str | None = None
+    alone: bool = False  # not tried together with another mistake
 
 
 def diagnose(
@@ -48,9 +53,9 @@ def diagnose(
         _bases(delivery, public_urls), _targets(delivery), _fields(fields), _tokens(tokens)
     )
     for base, target, form, keys in sorted(guesses, key=lambda guess: _mistakes(*guess)):
-        remedies = [g.remedy for g in (base, target, form, keys) if g.remedy is not None]
-        if not 0 < len(remedies) <= _MAX_MISTAKES:
+        if not 0 < _mistakes(base, target, form, keys) <= _MAX_MISTAKES:
             continue
+        remedies = [g.remedy for g in (base, target, form, keys) if g.remedy is not None]
         urls = (form_of_base + target.value for form_of_base in port_forms(base.value))
         if TwilioKeys(keys.value).match(signature, urls, form.value):
             url = base.value + target.value.partition("?")[0]
@@ -59,7 +64,9 @@ def diagnose(
 
 
 def _mistakes(*guesses: _Guess[Any]) -> int:
-    return sum(guess.remedy is not None for guess in guesses)
+    """How many mistakes that makes; one that is tried alone counts as all there may be."""
+    weights = (_MAX_MISTAKES if guess.alone else 1 for guess in guesses if guess.remedy is not None)
+    return sum(weights)
 
 
 def _bases(delivery: RawDelivery, public_urls: Sequence[str]) -> Iterator[_Guess[str]]:
@@ -155,11 +162,11 @@ def _fields(fields: Fields) -> Iterator[_Guess[Fields]]:
     trimmed = (
         "white space of the message was trimmed between Twilio and here: pass the body on untouched"
     )
-    for before, after in (("", " "), (" ", ""), ("", "\n")):
+    for before, after in _PADDINGS:
         padded = tuple(
             (name, f"{before}{value}{after}" if name == "Body" else value) for name, value in fields
         )
-        yield _Guess(padded, trimmed)
+        yield _Guess(padded, trimmed, alone=(before, after) not in _LIKELY_PADDINGS)
     stripped = tuple((name, value.strip()) for name, value in fields)
     yield _Guess(
         stripped,

@@ -92,9 +92,21 @@ def test_cut_prefix() -> None:
     assert "proxy_pass" in diagnosis(sms_channel(), delivery)
 
 
-@pytest.mark.parametrize("body", ["Oui ", " Oui", "Oui\n"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Oui ",
+        " Oui",
+        "Oui\n",
+        " hello ",
+        "hello  ",
+        "  hello",
+        " hello\n",
+        "  Été + 100 % & « 🙂 »  ",
+    ],
+)
 def test_trimmed_white_space(body: str) -> None:
-    """Something took the blanks off the message."""
+    """Something took the blanks off the message, at one end or both."""
     fields = {**SMS_FIELDS, "Body": body}
     sent = [*{**fields, "Body": body.strip()}.items()]
     text = diagnosis(sms_channel(), signed_sms(fields, sent=sent))
