@@ -59,6 +59,7 @@ class HostOutput:
         self._allowance = float(BURST_BYTES)
         self._refilled_at = self._loop.time()
         self._left_out_bytes = 0
+        self._draining = 0
         self.last_line = ""
         self._pipes = [_Pipe("stdout", stdout), _Pipe("stderr", stderr)]
         for pipe in self._pipes:
@@ -81,10 +82,14 @@ class HostOutput:
 
     async def drain(self) -> None:
         """Log what was printed so far, half a line included."""
-        for pipe in list(self._pipes):  # one that has ended leaves the list
-            if await self._is_drained(pipe) and pipe.pending:
-                self._say(pipe, bytes(pipe.pending))
-                pipe.pending.clear()
+        self._draining += 1
+        try:
+            for pipe in list(self._pipes):  # one that has ended leaves the list
+                if await self._is_drained(pipe) and pipe.pending:
+                    self._say(pipe, bytes(pipe.pending))
+                    pipe.pending.clear()
+        finally:
+            self._draining -= 1
         self._say_what_is_left_out()
 
     async def close(self) -> None:
@@ -100,7 +105,7 @@ class HostOutput:
     async def _is_drained(self, pipe: _Pipe) -> bool:
         """False if it goes on talking: more came than fits into a pipe."""
         reads = PIPE_BYTES // TURN_BYTES
-        while reads >= 0:
+        while reads >= 0 or pipe.unsaid:
             reads -= not pipe.unsaid
             if self._is_empty_after_reading(pipe):
                 return True
@@ -108,6 +113,8 @@ class HostOutput:
         return False
 
     def _readable(self, pipe: _Pipe) -> None:
+        if self._draining:
+            return  # which ends because nobody else reads more
         self._is_empty_after_reading(pipe)
         if pipe not in self._pipes:
             return
@@ -121,10 +128,9 @@ class HostOutput:
     def _resume(self, pipe: _Pipe) -> None:
         if pipe not in self._pipes:
             return
+        self._loop.add_reader(pipe.fd, self._readable, pipe)
         if pipe.unsaid:
             self._readable(pipe)
-        else:
-            self._loop.add_reader(pipe.fd, self._readable, pipe)
 
     def _is_empty_after_reading(self, pipe: _Pipe) -> bool:
         """Whether there is nothing more for now, after reading a turn's worth."""
