@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from time import perf_counter
 from typing import Final
 
 import uuid_utils
@@ -47,7 +48,7 @@ def access_log(door: Door) -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        begun = door.loop.time()
+        begun = perf_counter()  # the loop's clock counts whole milliseconds
         visit = request[VISIT] = _arrive(request, door)
         status = _HUNG_UP
         try:
@@ -59,7 +60,7 @@ def access_log(door: Door) -> Middleware:
                 response.force_close()  # the next request is another process's
             return response
         finally:
-            seconds = door.loop.time() - begun
+            seconds = perf_counter() - begun
             requests_total(visit.label, status).inc()
             answer_seconds(visit.label).observe(seconds)
             door.log.info(

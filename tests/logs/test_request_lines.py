@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import uvloop
+
 from berinia_webhookd.config.load import load
 from tests.accept.world import PAGES, SMS_PATH, World
 
@@ -28,3 +30,24 @@ async def test_a_new_level_holds_for_requests_too(logs: Logs, tmp_path: Path) ->
         await world.stop()
     said = [line["event"] for line in logs.lines()]
     assert said == ["event.accepted", "request.finished"] * 2
+
+
+def test_how_long_a_request_took_is_said_in_parts_of_a_millisecond(logs: Logs) -> None:
+    """Also on the daemon's own event loop, whose clock has whole ones: most take less than one."""
+
+    async def visit() -> None:
+        world = World()
+        await world.start()
+        try:
+            for number in range(30):
+                await world.post(b"id=%d" % number)
+        finally:
+            await world.stop()
+
+    logs.start(level="info")
+    uvloop.run(visit())
+    durations = [
+        line["duration_ms"] for line in logs.lines() if line["event"] == "request.finished"
+    ]
+    assert len(durations) == 30
+    assert any(duration % 1 for duration in durations)
