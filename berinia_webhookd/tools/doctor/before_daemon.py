@@ -4,21 +4,30 @@ certificate, nginx without the location or without anybody behind it, somebody e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.tools.doctor.findings import Finding, Reporter
 from berinia_webhookd.tools.doctor.probe import Failure, Reply
+from berinia_webhookd.tools.doctor.signatures import SENDS_AGAIN
 
 _SAY: Final = Reporter("nginx")
 RELOAD: Final = "nginx -t && systemctl reload nginx"
-_LOST: Final = "no callback gets in from outside; Twilio does not send again what nobody took"
+_NONE_GETS_IN: Final = "no callback gets in from outside"
+
+
+_REDIRECTED: Final[Mapping[str, str]] = {
+    "sms": "a redirected POST loses its body, or its signature is over another URL",
+    "email": "a redirected POST loses its body",
+}
 
 
 def unreachable(public_url: str, reply: Reply) -> Finding:
     """There was no answer at all."""
     mend = _remedies(public_url, reply.failure)
-    return _SAY.wrong(f"{public_url} cannot be reached: {reply.detail}", *mend, why=_LOST)
+    lost = "; ".join((_NONE_GETS_IN, *SENDS_AGAIN.values()))
+    return _SAY.wrong(f"{public_url} cannot be reached: {reply.detail}", *mend, why=lost)
 
 
 def _remedies(public_url: str, failure: Failure | None) -> tuple[str, ...]:
@@ -43,24 +52,25 @@ def _remedies(public_url: str, failure: Failure | None) -> tuple[str, ...]:
 def intercepted(shown: str, address: str, channel: Channel, reply: Reply) -> Finding:
     """Something before the daemon answered."""
     status, path = reply.status, channel.path
+    lost = f"{_NONE_GETS_IN}; {SENDS_AGAIN[channel.name]}"
     include = "in the server block: include /etc/nginx/berinia-webhook.conf; (contrib/nginx)"
     if status in range(300, 400):
         return _SAY.wrong(
             f"{shown}: is redirected to {reply.location or 'elsewhere'} ({status})",
             "enter the URL that is not redirected in the provider's console and as "
             "server.public_url; or take the redirection off this location",
-            why="a redirected POST loses its body, or its signature is over another URL",
+            why=_REDIRECTED[channel.name],
         )
     if status in (404, 405):
         return _SAY.wrong(
-            f"{shown}: nginx has no location for {path} ({status})", include, RELOAD, why=_LOST
+            f"{shown}: nginx has no location for {path} ({status})", include, RELOAD, why=lost
         )
     if status in (502, 504):
         return _SAY.wrong(
             f"{shown}: nginx does not reach the daemon ({status})",
             f"in nginx: `proxy_pass http://{address};`",
             RELOAD,
-            why=_LOST,
+            why=lost,
         )
     if status == 413:  # noqa: PLR2004 - HTTP
         return _SAY.wrong(
@@ -76,12 +86,12 @@ def intercepted(shown: str, address: str, channel: Channel, reply: Reply) -> Fin
             "take allow, deny, auth_basic, and firewall rules for web applications off this "
             "location: the daemon proves who is calling",
             RELOAD,
-            why=_LOST,
+            why=lost,
         )
     who = f", it says that it is {reply.server}" if reply.server else ""
     return _SAY.wrong(
         f"{shown}: something else than this daemon answers ({status}{who})",
         f"in nginx: `location = {path} {{ proxy_pass http://{address}; … }}`",
         include,
-        why=_LOST,
+        why=lost,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -25,7 +25,13 @@ from berinia_webhookd.tools.doctor.probe import (
     diagnosis,
     is_readable,
 )
-from berinia_webhookd.tools.doctor.signatures import PROVIDER, enabled, has_secret, probe
+from berinia_webhookd.tools.doctor.signatures import (
+    PROVIDER,
+    SENDS_AGAIN,
+    enabled,
+    has_secret,
+    probe,
+)
 from berinia_webhookd.tools.doctor.subject import Subject
 from berinia_webhookd.tools.posting import Target
 
@@ -40,6 +46,24 @@ ADDRESS_LINE: Final = (
     "in nginx: `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`, "
     "then `nginx -t && systemctl reload nginx`"
 )
+
+UNTOUCHED: Final = (
+    "hand the body on untouched: look for what rewrites requests there (a module, a firewall "
+    "for web applications, another proxy)"
+)
+# What each provider signs makes the difference: Twilio the URL and all fields, Mailgun neither.
+OTHER_PATH: Final[Mapping[str, str]] = {
+    "sms": "Twilio gets 404, and its signature is over the whole URL",
+    "email": "Mailgun gets 404, tries again for eight hours, then drops the mail",
+}
+SIGNATURES_HOLD: Final[Mapping[str, str]] = {
+    "sms": "signatures hold only because server.public_url is set; keep it, or mend nginx",
+    "email": "mail gets in all the same, since Mailgun signs no URL",
+}
+ALTERED: Final[Mapping[str, str]] = {
+    "sms": "Twilio signs what it sent; messages with blanks or accents are refused",
+    "email": "Mailgun does not sign the text of a mail, so that damage to it goes unnoticed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +136,7 @@ async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncItera
             f"{way.shown}: the daemon is reached at another path than {way.channel.path}",
             f"in nginx: `location = {way.channel.path} {{ proxy_pass http://{way.address}; … }}`, "
             "proxy_pass without a path after the port",
-            why=f"{PROVIDER[way.channel.name]} gets 404, and its signature is over the whole URL",
+            why=OTHER_PATH[way.channel.name],
         )
     elif reply.status == 403 and has_secret(way.channel):  # noqa: PLR2004 - HTTP
         yield await _refused(way, reply)
@@ -144,15 +168,16 @@ def _compared(way: _Way, request: SignedRequest, seen: Seen) -> Iterator[Finding
 
 def _scheme_and_host(way: _Way, seen: Seen) -> Iterator[Finding]:
     scheme, host = urlsplit(way.public_url).scheme, urlsplit(way.public_url).netloc
-    why = "signatures hold only because server.public_url is set; keep it, or mend nginx"
+    why = SIGNATURES_HOLD[way.channel.name]
+    say = _SAY.warning if _signs_url(way.channel) else _SAY.note
     if seen.scheme != scheme and seen.peer_trusted:
-        yield _SAY.warning(
+        yield say(
             f"{way.shown}: the daemon sees {seen.scheme} instead of {scheme}",
             "in nginx: `proxy_set_header X-Forwarded-Proto $scheme;`",
             why=why,
         )
     if seen.host.lower() not in {urlsplit(form).netloc for form in port_forms(way.public_url)}:
-        yield _SAY.warning(
+        yield say(
             f"{way.shown}: the daemon sees the host {seen.host!r} instead of {host}",
             "in nginx: `proxy_set_header Host $http_host;`",
             why=why,
@@ -171,14 +196,15 @@ def _client(way: _Way, seen: Seen) -> Iterator[Finding]:
         yield _SAY.wrong(
             f"{way.shown}: the proxy at {seen.client} is not trusted, so its headers are ignored",
             f'server.trusted_proxies = ["127.0.0.1", "::1", "{seen.client}"]',
-            why="all callers count as one address and share its rate limit; and without "
-            "server.public_url signatures fail",
+            why="all callers count as one address and share its rate limit"
+            + ("; without server.public_url signatures fail" if _signs_url(way.channel) else ""),
         )
     elif not seen.forwarded or seen.client is None:
         yield _SAY.wrong(
             f"{way.shown}: nginx does not say which address a request came from",
             ADDRESS_LINE,
-            why="all callers share one rate limit, so that one stranger can shut out Twilio",
+            why="all callers share one rate limit, so that one stranger can shut out "
+            f"{PROVIDER[way.channel.name]}",
         )
 
 
@@ -186,10 +212,8 @@ def _altered(way: _Way, *said: str) -> Finding:
     return _SAY.wrong(
         f"{way.shown}: the body is altered between the public URL and the daemon",
         *said,
-        "hand the body on untouched: look for what rewrites requests there (a module, a firewall "
-        "for web applications, another proxy)",
-        why=f"{PROVIDER[way.channel.name]} signs what it sent; messages with blanks or accents "
-        "are refused or damaged",
+        UNTOUCHED,
+        why=ALTERED[way.channel.name],
     )
 
 
@@ -213,7 +237,18 @@ async def _refused(way: _Way, reply: Reply) -> Finding:
         )
     return _SAY.wrong(
         f"{way.shown}: the signature does not survive the way to the daemon",
-        *(remedy or (THREE_LINES.format(address=way.address),)),
-        "nginx -t && systemctl reload nginx",
-        why=f"what {PROVIDER[way.channel.name]} sends is answered 403 and is lost",
+        *_mends_signature(way, remedy),
+        why=f"what {PROVIDER[way.channel.name]} sends is answered 403; "
+        f"{SENDS_AGAIN[way.channel.name]}",
     )
+
+
+def _mends_signature(way: _Way, remedy: tuple[str, ...]) -> tuple[str, ...]:
+    if not _signs_url(way.channel):
+        return remedy or (UNTOUCHED,)
+    return (*(remedy or (THREE_LINES.format(address=way.address),)), before_daemon.RELOAD)
+
+
+def _signs_url(channel: Channel) -> bool:
+    """Twilio does; Mailgun signs a time and a token in the form alone."""
+    return channel.name == "sms"

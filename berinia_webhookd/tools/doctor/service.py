@@ -12,6 +12,7 @@ from berinia_webhookd.tools.doctor import processes
 from berinia_webhookd.tools.doctor.findings import Finding, Reporter
 from berinia_webhookd.tools.doctor.probe import fetch
 from berinia_webhookd.tools.doctor.processes import Process
+from berinia_webhookd.tools.doctor.signatures import SENDS_AGAIN
 from berinia_webhookd.tools.doctor.subject import Subject
 
 OLD_SCRIPT: Final = "run_webhook.py"
@@ -42,7 +43,7 @@ async def up(subject: Subject) -> AsyncIterator[Finding]:
         *((f"berinia-webhookd --config {other.configuration} doctor",) if other else ()),
         subject.command("start"),
         subject.look_at_log,
-        why="no callback is received; Twilio does not send again what nobody took",
+        why="; ".join(("no callback is received", *SENDS_AGAIN.values())),
     )
 
 

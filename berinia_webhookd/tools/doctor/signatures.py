@@ -30,6 +30,11 @@ PROVIDER: Final[Mapping[str, str]] = {
     "email": "Mailgun",
     "whatsapp": "the WhatsApp bot",
 }
+# What the providers do with what was not taken.
+SENDS_AGAIN: Final[Mapping[str, str]] = {
+    "sms": "Twilio does not send again, unless the URL in its console ends in #rc=5&rp=all",
+    "email": "Mailgun tries again for eight hours, then drops the mail",
+}
 
 
 @dataclass(frozen=True, slots=True)

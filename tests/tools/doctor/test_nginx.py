@@ -16,6 +16,8 @@ from .reading import doctor
 
 Proxied = tuple[Daemon, Proxy]
 Folders = pytest.TempPathFactory
+NONE_GETS_IN = "no callback gets in from outside"
+TWILIO_DOES_NOT = "Twilio does not send again, unless the URL in its console ends in #rc=5&rp=all"
 LOOK_ONCE = "BERINIA_WEBHOOKD_SERVER__PUBLIC_URL"
 
 
@@ -93,6 +95,42 @@ def test_nginx_is_wrong_and_signatures_hang_on_it(
     report.one("nginx", "wrong", "sms-response", *words)
 
 
+@pytest.mark.parametrize(
+    ("change", "sms", "email"),
+    [
+        (
+            {"path": lambda path: path + "/"},
+            "Twilio gets 404, and its signature is over the whole URL",
+            "Mailgun gets 404, tries again for eight hours, then drops the mail",
+        ),
+        (
+            {"answer": (502, {})},
+            f"{NONE_GETS_IN}; {TWILIO_DOES_NOT}",
+            f"{NONE_GETS_IN}; Mailgun tries again for eight hours, then drops the mail",
+        ),
+        (
+            {"answer": (301, {"Location": "https://www.example.com/"})},
+            "a redirected POST loses its body, or its signature is over another URL",
+            "a redirected POST loses its body",
+        ),
+        (
+            {"body": lambda body: body.replace(b"%C3%89", b"%C9")},
+            "Twilio signs what it sent; messages with blanks or accents are refused",
+            "Mailgun does not sign the text of a mail, so that damage to it goes unnoticed",
+        ),
+    ],
+)
+def test_why_it_matters_is_true_of_the_provider(
+    proxied: Proxied, change: dict[str, object], sms: str, email: str
+) -> None:
+    """Mailgun signs neither URL nor text, and tries again; Twilio is the other way round."""
+    daemon, proxy = proxied
+    proxy.setup = replace(proxy.setup, **change)  # type: ignore[arg-type]
+    report = doctor(daemon)
+    assert report.one("nginx", "wrong", "sms-response")["why"] == sms
+    assert report.one("nginx", "wrong", "email-response")["why"] == email
+
+
 def test_wrong_scheme_and_host_are_said_although_a_public_url_hides_them(proxied: Proxied) -> None:
     """With `server.public_url` signatures hold all the same: a warning, with the line."""
     daemon, proxy = proxied
@@ -100,6 +138,8 @@ def test_wrong_scheme_and_host_are_said_although_a_public_url_hides_them(proxied
     report = doctor(daemon)
     report.one("nginx", "warning", "sms-response", "sees https instead of http")
     report.one("nginx", "warning", "sms-response", "'backend'", "Host $http_host")
+    finding = report.one("nginx", "note", "email-response", "sees https instead of http")
+    assert finding["why"] == "mail gets in all the same, since Mailgun signs no URL"
     assert "nginx" not in report.wrong
 
 
