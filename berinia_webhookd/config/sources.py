@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from dotenv import dotenv_values
 
-from berinia_webhookd.config.keys import AGENT_KEYS, BY_NAME, ENVIRONMENT_PREFIX, KEYS, Environ
+from berinia_webhookd.config.keys import AGENT_KEYS, BY_NAME, ENVIRONMENT_PREFIX, KEYS, Environ, Key
 from berinia_webhookd.errors import Problem
 
 Source = Literal["flag", "environment", ".env", "credential", "file", "default"]
@@ -34,6 +34,7 @@ FOLDER_VARIABLES: Final = (
     "HOME",
 )
 GROUPS: Final = "channels.whatsapp.groups"
+_OF_FLAGS: Final = {key.variable: key for key in KEYS if key.flag_only}
 WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -144,7 +145,9 @@ def _variables(
     for name, value in variables.items():
         if not name.startswith(ENVIRONMENT_PREFIX) or name == CONFIG_VARIABLE:
             continue
-        if name not in ours:
+        if name in _OF_FLAGS:
+            problems.append(_flag_only(_OF_FLAGS[name], name, f"in the {source}"))
+        elif name not in ours:
             problems.append(_unknown(name, ours, f"in the {source}"))
         elif value and ours[name].name != GROUPS:
             yield ours[name].name, Given(value, source, name)
@@ -289,13 +292,23 @@ def _flattened(
                         problems.append(_unknown(f"{full}.{key}", full_names, f"in {where}"))
             elif isinstance(value, Mapping) and full != GROUPS:
                 yield from walk(value, full + ".")
-            elif full in BY_NAME and not BY_NAME[full].flag_only:
-                yield full, value
+            elif full not in BY_NAME:
+                names = (name for name, key in BY_NAME.items() if not key.flag_only)
+                problems.append(_unknown(full, names, f"in {where}"))
+            elif BY_NAME[full].flag_only:
+                problems.append(_flag_only(BY_NAME[full], full, f"in {where}"))
             else:
-                problems.append(_unknown(full, BY_NAME, f"in {where}"))
+                yield full, value
 
     for key, value in walk(table, ""):
         yield key, Given(value, "file", where)
+
+
+def _flag_only(key: Key, name: str, where: str) -> Problem:
+    hint = f"only as a flag: --{key.name.rpartition('.')[2]}"
+    if key.legacy:
+        hint += f", or {key.legacy[0]}=1 in the environment or .env"
+    return Problem(name, f"cannot be set {where}", hint)
 
 
 def _unknown(name: str, known: Iterable[str], where: str) -> Problem:

@@ -186,10 +186,31 @@ class TestUnknownKeys:
         assert problem.setting == "agents.MetaAgent.timeout"
         assert problem.hint == "did you mean agents.MetaAgent.timeout_seconds?"
 
-    def test_what_only_a_flag_can_set(self, place: Place) -> None:
-        """Throw-away secrets never come from a file."""
-        place.toml("dev = true")
-        assert place.problem().setting == "dev"
+    @pytest.mark.parametrize(
+        ("line", "hint"),
+        [
+            ("dev = true", "only as a flag: --dev"),
+            ('server.uds = "/run/x"', "only as a flag: --uds"),
+            ("debug = true", "only as a flag: --debug, or DEBUG=1 in the environment or .env"),
+        ],
+    )
+    def test_what_only_a_flag_can_set(self, place: Place, line: str, hint: str) -> None:
+        """Throw-away secrets never come from a file; said is where such a setting belongs."""
+        place.toml(line)
+        problem = place.problem()
+        assert problem.setting == line.partition(" ")[0]
+        assert problem.message.startswith("cannot be set in ")
+        assert problem.hint == hint
+
+    def test_what_only_a_flag_can_set_is_refused_of_the_environment(self, place: Place) -> None:
+        place.environ["BERINIA_WEBHOOKD_SERVER__UDS"] = "/run/x"
+        problem = place.problem()
+        assert problem.setting == "BERINIA_WEBHOOKD_SERVER__UDS"
+        assert problem.hint == "only as a flag: --uds"
+
+    def test_no_flag_is_suggested_for_a_file(self, place: Place) -> None:
+        place.toml("debugs = true")
+        assert place.problem().hint != "did you mean debug?"
 
     def test_other_programs_variables_are_none(self, place: Place) -> None:
         """The environment and .env are shared with the agents."""
