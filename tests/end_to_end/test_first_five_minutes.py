@@ -8,12 +8,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PATIENCE_SECONDS = 60
+README = Path(__file__).parents[2] / "README.md"
 PROGRAM = [sys.executable, "-m", "berinia_webhookd"]
 
 
@@ -89,6 +91,25 @@ def test_other_commands_find_it_by_its_configuration(printed: list[str], tmp_pat
     )
     assert '"check": "service"' in doctor.stdout, doctor.stderr
     assert "no daemon runs" not in doctor.stdout
+
+
+def test_an_edited_agent_is_loaded_anew_as_the_readme_says(
+    printed: list[str], tmp_path: Path
+) -> None:
+    """By the command that stands there, which finds the daemon by its file."""
+    (command,) = re.findall(r"^(kill -HUP .*)$", README.read_text(), re.MULTILINE)
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while "config.reloaded" not in paste(printed[-1], tmp_path):
+        assert time.monotonic() < deadline
 
 
 def test_only_this_machine_can_reach_it(tmp_path: Path) -> None:
