@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from typing import Final
 
 from berinia_webhookd.logs.event_values import masker
 from berinia_webhookd.model import Entry, Outcome
 
+LONG_BYTES: Final = 8192  # of an event as it is stored: what a longer one takes is felt by callers
+
 
 class EventMask:
-    """Made ready only when something is said; `wanted` tells whether people are hidden at all."""
+    """Made ready only when something is said, that of a long event by `prepare`; `wanted` tells
+    whether people are hidden at all.
+    """
 
     def __init__(self, entry: Entry, wanted: Callable[[], bool]) -> None:
         self._entry = entry
@@ -21,10 +27,16 @@ class EventMask:
         """The text without the event's values."""
         return self._hide(text) if text and self._wanted() else text
 
-    def outcome(self, outcome: Outcome) -> Outcome:
+    async def prepare(self) -> None:
+        """Make that of a long event ready in a thread: it has thousands of lines to look for."""
+        if self._entry.size_bytes > LONG_BYTES and self._wanted():
+            await asyncio.to_thread(lambda: self._hide)
+
+    async def outcome(self, outcome: Outcome) -> Outcome:
         """The outcome, its error without the event's values; a reply is for whoever wrote."""
         if outcome.error is None:
             return outcome
+        await self.prepare()
         return replace(outcome, error=self(outcome.error))
 
     @cached_property

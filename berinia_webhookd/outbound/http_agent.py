@@ -121,7 +121,7 @@ class HttpAgents:
             headers = HEADERS | signature_headers(key, entry.event_id, now, body)
         try:
             outcome = await self._post(url, headers, body, timeout_seconds)
-            return EventMask(entry, self._masked).outcome(outcome)
+            return await EventMask(entry, self._masked).outcome(outcome)
         except TimeoutError:
             return Outcome(OutcomeKind.TIMEOUT, error=f"no answer within {timeout_seconds:g} s")
         except (aiohttp.ClientConnectionError, OSError) as error:

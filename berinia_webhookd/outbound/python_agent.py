@@ -155,6 +155,7 @@ class PythonAgents:
         timeout_seconds: float,
     ) -> Outcome:
         mask = EventMask(entry, self._masked)
+        await mask.prepare()  # before the agent speaks
         await host.output.begin(Speaker(_keys(entry), mask))
         argument = payload(entry, shape, paths)
         request = {"do": "attempt", "agent": entry.agent, "argument": argument}
@@ -171,7 +172,7 @@ class PythonAgents:
             host.reason = lacking  # what fills the host stays: replace it
         if "failed" in answer:
             return Outcome(OutcomeKind.EXCEPTION, error=mask(answer["failed"]))
-        return mask.outcome(outcome_of(answer["returned"]))
+        return await mask.outcome(outcome_of(answer["returned"]))
 
 
 def _keys(entry: Entry) -> dict[str, object]:

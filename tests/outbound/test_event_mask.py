@@ -1,0 +1,68 @@
+"""Hiding people in what agents say, without keeping callers waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections import UserDict
+from collections.abc import ValuesView
+from dataclasses import replace
+from typing import Any
+
+from berinia_webhookd.model import Entry, Outcome, OutcomeKind
+from berinia_webhookd.outbound.event_mask import LONG_BYTES, EventMask
+from tests.outbound.agent_world import make_entry
+
+
+class _Watched(UserDict[str, Any]):
+    """Fields that know which threads looked through them."""
+
+    def __init__(self, **fields: str) -> None:
+        super().__init__(fields)
+        self.threads: set[int] = set()
+
+    def values(self) -> ValuesView[Any]:
+        self.threads.add(threading.get_ident())
+        return super().values()
+
+
+def _entry(size_bytes: int) -> tuple[Entry, _Watched]:
+    fields = _Watched(Body="Rendez-vous chez Madame Dupont")
+    return replace(make_entry("Friendly", raw=fields), size_bytes=size_bytes), fields
+
+
+async def test_a_long_event_is_made_ready_beside_the_event_loop() -> None:
+    """Its thousands of lines take longer than an answer should wait; then it hides as ever."""
+    entry, fields = _entry(LONG_BYTES + 1)
+    mask = EventMask(entry, lambda: True)
+    await mask.prepare()
+    assert fields.threads
+    assert threading.get_ident() not in fields.threads
+    assert "Dupont" not in mask("seen: Rendez-vous chez Madame Dupont")
+
+
+async def test_a_short_event_is_made_ready_when_something_is_said() -> None:
+    """An agent that says nothing costs nothing."""
+    entry, fields = _entry(LONG_BYTES)
+    mask = EventMask(entry, lambda: True)
+    await mask.prepare()
+    assert not fields.threads
+    assert "Dupont" not in mask("seen: Rendez-vous chez Madame Dupont")
+
+
+async def test_where_nobody_is_hidden_nothing_is_made_ready() -> None:
+    """`logs.personal_data = "full"` shows what agents say as it is."""
+    entry, fields = _entry(LONG_BYTES + 1)
+    mask = EventMask(entry, lambda: False)
+    await mask.prepare()
+    assert not fields.threads
+    assert mask("Madame Dupont") == "Madame Dupont"
+
+
+async def test_an_error_is_hidden_beside_the_event_loop_too() -> None:
+    """Also where the agent is reached by HTTP and nothing was prepared."""
+    entry, fields = _entry(LONG_BYTES + 1)
+    failed = Outcome(OutcomeKind.ERROR, error="no: Rendez-vous chez Madame Dupont")
+    hidden = await EventMask(entry, lambda: True).outcome(failed)
+    assert threading.get_ident() not in fields.threads
+    assert hidden.error is not None
+    assert "Dupont" not in hidden.error
