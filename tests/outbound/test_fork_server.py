@@ -158,19 +158,51 @@ async def test_a_reload_starts_the_interpreter_anew(hosts: HostWorld) -> None:
     assert fork_servers(hosts) != before
 
 
+NOT_PERMITTED = """
+import os
+def refuse(*_):
+    raise PermissionError(1, 'Operation not permitted')
+os.nice = refuse
+"""
+# Of a session's priority the kernel hears ten times a second, whoever asks.
+ASKED_TOO_OFTEN = """
+import os
+write, tries = os.write, iter(range({times}))
+def busy(descriptor, said):
+    session = os.readlink(f'/proc/self/fd/{{descriptor}}').endswith('/autogroup')
+    if session and next(tries, None) is not None:
+        raise BlockingIOError(11, 'Resource temporarily unavailable')
+    return write(descriptor, said)
+os.write = busy
+"""
+
+
+@pytest.mark.parametrize(
+    ("kernel", "complaint"),
+    [
+        (NOT_PERMITTED, ["Operation not permitted"]),
+        (ASKED_TOO_OFTEN.format(times=2), []),
+        (ASKED_TOO_OFTEN.format(times=1000), ["Resource temporarily unavailable"]),
+    ],
+    ids=["not-permitted", "asked-again", "asked-in-vain"],
+)
 async def test_hosts_work_where_priorities_may_not_be_changed(
-    hosts: HostWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hosts: HostWorld,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: str,
+    complaint: list[str],
 ) -> None:
-    """Under a filter of system calls agents are not behind the daemon, which is said, but work."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os\n"
-        "def refuse(*_):\n    raise PermissionError(1, 'Operation not permitted')\n"
-        "os.nice = refuse\n"
-    )
+    """Agents that are not behind the daemon, as under a filter of system calls, work all the same;
+    it is said.
+    """
+    (tmp_path / "sitecustomize.py").write_text(kernel)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     agents = hosts.open({AGENT: "friendly:pid"})
     with capture_logs() as lines:
         assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
         await agents.close()
     said = [line["output"] for line in lines if line["event"] == "agent.output"]
-    assert said == ["agent_host: agents cannot be put behind the daemon: Operation not permitted"]
+    assert said == [
+        f"agent_host: agents cannot be put behind the daemon: {why}" for why in complaint
+    ]

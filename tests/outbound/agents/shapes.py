@@ -102,6 +102,7 @@ def surroundings(event: Event) -> Event:
             descriptors[link.name] = str(link.readlink())
         except OSError:
             continue  # the one that lists
+    autogroup = pathlib.Path("/proc/self/autogroup")
     said = {
         "descriptors": descriptors,
         "modules": sorted(sys.modules),
@@ -111,6 +112,7 @@ def surroundings(event: Event) -> Event:
         "session": os.getsid(0) == os.getsid(os.getppid()),
         "group": os.getpgid(0) == os.getpid(),
         "niceness": os.nice(0),
+        "autogroup": autogroup.read_text().strip() if autogroup.exists() else None,
         "cpus": sorted(os.sched_getaffinity(0)),
         "oom_score_adj": pathlib.Path("/proc/self/oom_score_adj").read_text().strip(),
     }
