@@ -43,11 +43,15 @@ async def receive(
         SignatureInvalid: its signature was used before with another message.
         JournalUnavailable: it is not on disk in time; if it gets there later, it is kept.
     """
-    if channel.is_probe(proven.delivery):
+    delivery = proven.delivery
+    if channel.is_probe(delivery):
         return probe_answer(request, visit, channel, proven)
     arrival = _Arrival(door, visit, channel, proven)
     try:
-        event = await arrival.decoded()
+        if len(delivery.body) > LONG_BODY_BYTES:
+            event = await asyncio.to_thread(channel.decode, delivery)
+        else:
+            event = channel.decode(delivery)
     except (MalformedDelivery, AccountRefused) as error:
         await arrival.keep_rejected(error)
         raise
@@ -66,12 +70,6 @@ class _Arrival:
     visit: Visit
     channel: Channel
     proven: Proven
-
-    async def decoded(self) -> Event:
-        delivery = self.proven.delivery
-        if len(delivery.body) > LONG_BODY_BYTES:
-            return await asyncio.to_thread(self.channel.decode, delivery)
-        return self.channel.decode(delivery)
 
     def waiting_until(self) -> datetime | None:
         """Until when the caller waits for the agent's reply, if it does."""
