@@ -11,10 +11,10 @@ from typing import Final
 
 import uuid_utils
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 from berinia_webhookd.accept.door import Door
-from berinia_webhookd.accept.visit import VISIT, Visit
+from berinia_webhookd.accept.visit import Step, Visit
 
 SERVER: Final = "berinia-webhookd"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -36,7 +36,7 @@ def shown_path(path: str) -> str:
     return ascii(shown)[1:-1]
 
 
-def access_log(door: Door) -> Middleware:
+def access_log(door: Door, inner: Step) -> Handler:
     """Request ids, the access log, request metrics."""
     metrics = door.metrics
     requests_total = lru_cache(_CACHED_CHILDREN)(
@@ -46,13 +46,12 @@ def access_log(door: Door) -> Middleware:
         lambda label: metrics.answer_seconds.labels(channel=label)
     )
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def handler(request: web.Request) -> web.StreamResponse:
         begun = perf_counter()  # the loop's clock counts whole milliseconds
-        visit = request[VISIT] = _arrive(request, door)
+        visit = _arrive(request, door)
         status = _HUNG_UP
         try:
-            response = await handler(request)
+            response = await inner(request, visit)
             status = response.status
             response.headers["X-Request-ID"] = visit.request_id
             response.headers["Server"] = SERVER
@@ -72,7 +71,7 @@ def access_log(door: Door) -> Middleware:
                 duration_ms=round(seconds * 1000, 1),
             )
 
-    return middleware
+    return handler
 
 
 def _arrive(request: web.Request, door: Door) -> Visit:

@@ -174,7 +174,8 @@ async def receive_body(
     if length is not None:
         _require_at_most(length, max_bytes)
         reservation.grow_to(length)
-    await _continue(request)
+    if "Expect" in request.headers:
+        await _continue(request)
     stream = request.content
     if stream.is_eof() and stream.exception() is None:
         _require_at_most(stream.total_bytes, max_bytes)
@@ -190,8 +191,8 @@ def _require_at_most(size_bytes: int, max_bytes: int) -> None:
 
 async def _continue(request: web.Request) -> None:
     """Ask for a body that its sender held back until now."""
-    expect = request.headers.get("Expect")
-    if expect is None or expect.lower() != "100-continue" or request.version != HttpVersion11:
+    expected = request.headers["Expect"].lower()
+    if expected != "100-continue" or request.version != HttpVersion11:
         return
     if not request.content.is_eof() and not request.content.total_bytes:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -15,6 +15,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from berinia_webhookd.accept.body import BodyBudget
+from berinia_webhookd.accept.deadlines import Deadlines
 from berinia_webhookd.accept.pace import Pace
 from berinia_webhookd.accept.proxy_headers import ProxyHeaders
 from berinia_webhookd.accept.rate_limit import RateLimiter
@@ -56,11 +57,15 @@ class Door:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     # What every request says: structlog's own proxy would put a logger together for each line.
     log: FilteringBoundLogger = field(default_factory=_logger)
+    deadlines: Deadlines = field(init=False)
     diagnosis_pace: Pace = field(default_factory=Pace)
     flood_pace: Pace = field(default_factory=Pace)
     # How many requests wait for the reply to one event (a message that was sent twice).
     waiting: Counter[EventId] = field(default_factory=Counter)
     _unfinished: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.deadlines = Deadlines(self.loop)
 
     @classmethod
     def from_settings(
@@ -116,3 +121,4 @@ class Door:
         """
         while self._unfinished:
             await asyncio.wait(self._unfinished)
+        self.deadlines.close()

@@ -14,10 +14,9 @@ from typing import Final
 import orjson
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from berinia_webhookd.accept.door import Door
-from berinia_webhookd.accept.visit import VISIT, Visit
+from berinia_webhookd.accept.visit import Step, Visit
 from berinia_webhookd.errors import (
     AccountRefused,
     AddressRefused,
@@ -107,27 +106,24 @@ def document(status: int, members: Mapping[str, object], request_id: str) -> byt
     return _encoded(Row(status), members, request_id)
 
 
-def problems(door: Door) -> Middleware:
-    """Turns what the inner stages raise into answers."""
+def problems(door: Door, inner: Step) -> Step:
+    """Turns what the inner steps raise into answers."""
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def step(request: web.Request, visit: Visit) -> web.StreamResponse:
         try:
-            return await handler(request)
+            return await inner(request, visit)
         except (DeliveryRejected, JournalUnavailable, web.HTTPException) as error:
-            visit = request[VISIT]
             if isinstance(error, RateLimited):
                 _note_rate_limited(door, visit, error)
             response = problem(error, visit.request_id)
         except Exception as error:  # noqa: BLE001 the outermost boundary: a bug of ours
-            visit = request[VISIT]
             _log.exception("request.failed", request_id=visit.request_id, channel=visit.label)
             response = problem(error, visit.request_id)
         if not request.content.is_eof():
             response.force_close()  # the rest of its body is not wanted
         return response
 
-    return middleware
+    return step
 
 
 def _note_rate_limited(door: Door, visit: Visit, error: RateLimited) -> None:

@@ -5,16 +5,13 @@ method, secret, bucket of failures, media type, size, then the body, then the pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from berinia_webhookd.accept.body import LONG_BODY_BYTES, Reservation, receive_body
 from berinia_webhookd.accept.door import Door
-from berinia_webhookd.accept.visit import PROVEN, VISIT, Proven, Visit
+from berinia_webhookd.accept.visit import Proven, Visit
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import (
     AddressRefused,
@@ -28,7 +25,6 @@ from berinia_webhookd.errors import (
 from berinia_webhookd.model import RawDelivery
 
 _log = structlog.get_logger()
-_T = TypeVar("_T")
 
 _UNPROVEN = (
     SignatureInvalid,
@@ -40,32 +36,27 @@ _UNPROVEN = (
 )
 
 
-def signature_check(door: Door) -> Middleware:
-    """Lets only verified deliveries pass to a channel's path; other paths are not its business."""
+async def signature_check(
+    request: web.Request, door: Door, visit: Visit, channel: Channel, reservation: Reservation
+) -> Proven:
+    """The verified delivery.
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        visit = request[VISIT]
-        channel = visit.channel
-        if channel is None:
-            return await handler(request)
-        if request.method != "POST":
-            raise MethodNotAllowed("Only POST is possible here.", allowed=("POST",))
-        channel.require_secret()
-        door.limiter.require_no_flood(visit.key)
-        with door.budget.reservation(visit.key) as reservation:
-            try:
-                request[PROVEN] = await _prove(request, visit, channel, door, reservation)
-            except _UNPROVEN:
-                door.limiter.count_failure(visit.key)
-                raise
-            return await handler(request)
-
-    return middleware
+    Raises:
+        DeliveryRejected: it is none. What proves nothing counts against its caller.
+    """
+    if request.method != "POST":
+        raise MethodNotAllowed("Only POST is possible here.", allowed=("POST",))
+    channel.require_secret()
+    door.limiter.require_no_flood(visit.key)
+    try:
+        return await _prove(request, door, visit, channel, reservation)
+    except _UNPROVEN:
+        door.limiter.count_failure(visit.key)
+        raise
 
 
 async def _prove(
-    request: web.Request, visit: Visit, channel: Channel, door: Door, reservation: Reservation
+    request: web.Request, door: Door, visit: Visit, channel: Channel, reservation: Reservation
 ) -> Proven:
     content_type_header = request.headers.get("Content-Type", "")
     content_type = content_type_header.partition(";")[0].strip().lower()
@@ -78,7 +69,9 @@ async def _prove(
         timeout_seconds=door.body_timeout_seconds,
     )
     complete_at = door.loop.time()
-    await reservation.begin_work(len(body), door.ack_timeout_seconds)
+    long = len(body) > LONG_BODY_BYTES
+    if long:
+        await reservation.begin_work(len(body), door.ack_timeout_seconds)
     delivery = RawDelivery(
         channel=channel.name,
         caller=visit.caller,
@@ -90,11 +83,12 @@ async def _prove(
         received_at=door.clock(),
     )
     try:
-        verified = await _off_the_loop_if_long(channel.verify, delivery)
+        if long:
+            verified = await asyncio.to_thread(channel.verify, delivery)
+        else:
+            verified = channel.verify(delivery)
     except SignatureInvalid as error:
-        # Looking for the likely mistakes is dear: once a second for all callers together.
-        due = door.diagnosis_pace.due()
-        diagnosis = await _off_the_loop_if_long(channel.diagnose, delivery) if due else None
+        diagnosis = await _diagnosis(door, channel, delivery)
         note_invalid_signature(door, visit, str(error), diagnosis)
         raise
     except AddressRefused:
@@ -104,10 +98,13 @@ async def _prove(
     return Proven(verified, complete_at, reservation)
 
 
-async def _off_the_loop_if_long(work: Callable[[RawDelivery], _T], delivery: RawDelivery) -> _T:
+async def _diagnosis(door: Door, channel: Channel, delivery: RawDelivery) -> str | None:
+    """Looking for the likely mistakes is dear: once a second for all callers together."""
+    if not door.diagnosis_pace.due():
+        return None
     if len(delivery.body) > LONG_BODY_BYTES:
-        return await asyncio.to_thread(work, delivery)
-    return work(delivery)
+        return await asyncio.to_thread(channel.diagnose, delivery)
+    return channel.diagnose(delivery)
 
 
 def note_invalid_signature(door: Door, visit: Visit, reason: str, diagnosis: str | None) -> None:

@@ -1,5 +1,5 @@
-"""What the middlewares know of one request, handed inwards in the request itself. It holds facts
-only: `Visit` from the first middleware on, `Proven` once the signature has been checked.
+"""What is known of one request, handed inwards from step to step. It holds facts only: `Visit` from
+the first step on, `Proven` once the signature has been checked.
 """
 
 from __future__ import annotations
@@ -65,5 +65,4 @@ class Proven:
     reservation: Reservation
 
 
-VISIT: Final = web.RequestKey("visit", Visit)
-PROVEN: Final = web.RequestKey("proven", Proven)
+Step = Callable[[web.Request, Visit], Awaitable[web.StreamResponse]]

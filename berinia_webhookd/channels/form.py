@@ -121,12 +121,14 @@ def readable(text: str) -> str:
 
 def raw_fields(fields: Fields) -> tuple[dict[str, str], dict[str, list[Any]]]:
     """Name → last value, and the names that repeat → all their values."""
-    last = {readable(name): readable(value) for name, value in fields}
+    if not all([name.isascii() and value.isascii() for name, value in fields]):  # noqa: C419 - faster
+        fields = tuple([(readable(name), readable(value)) for name, value in fields])
+    last = dict(fields)
     if len(last) == len(fields):
         return last, {}
     values: dict[str, list[Any]] = {}
     for name, value in fields:
-        values.setdefault(readable(name), []).append(readable(value))
+        values.setdefault(name, []).append(value)
     return last, {name: found for name, found in values.items() if len(found) > 1}
 
 

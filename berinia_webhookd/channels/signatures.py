@@ -42,7 +42,7 @@ class TwilioKeys:
             values.setdefault(name, []).append(value)
         return str(RequestValidator(self._tokens[0]).compute_signature(url, values))
 
-    def match(self, signature: str, urls: Iterable[str], fields: Iterable[tuple[str, str]]) -> bool:
+    def match(self, signature: str, urls: Iterable[str], fields: Sequence[tuple[str, str]]) -> bool:
         """Whether any token signed any of the URLs, likeliest first, with these fields.
 
         All tokens are tried on a URL, so that the time does not tell which one matched. What is
@@ -50,11 +50,13 @@ class TwilioKeys:
         """
         presented = _presented(signature)
         try:
-            # A pair that repeats is signed once, and sorting pairs sorts names, then values.
-            signed = "".join(chain.from_iterable(sorted(set(fields)))).encode()
-            return any(self._match_one(presented, url.encode() + signed) for url in urls)
+            signed = "".join(chain.from_iterable(_in_signing_order(fields))).encode()
+            for url in urls:
+                if self._match_one(presented, url.encode() + signed):
+                    return True
         except UnicodeEncodeError:  # lone surrogates stand for bytes that are not UTF-8
             return False
+        return False
 
     def _match_one(self, presented: bytes, message: bytes) -> bool:
         matches = False
@@ -63,6 +65,12 @@ class TwilioKeys:
             mac.update(message)
             matches |= hmac.compare_digest(base64.b64encode(mac.digest()), presented)
         return matches
+
+
+def _in_signing_order(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Sorting pairs sorts names, then values; a pair that repeats is signed once."""
+    repeats = len(dict(fields)) < len(fields)
+    return sorted(set(fields) if repeats else fields)
 
 
 class _Values(dict[str, list[str]]):

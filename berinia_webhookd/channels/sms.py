@@ -252,7 +252,7 @@ def _require_well_formed(fields: Fields, values: Mapping[str, str]) -> None:
         for name, shape in _SHAPES.items()
         if name in values and not shape.fullmatch(values[name])
     }
-    for name in values.keys() - KNOWN:
+    for name in () if KNOWN.issuperset(values) else values.keys() - KNOWN:
         if not _NAME.fullmatch(name):
             invalid.add("(field name)")  # it may hold a part of a value, so it is not shown
         elif name.endswith("Sid") and not _OPTIONAL_SID.fullmatch(values[name]):

@@ -37,6 +37,7 @@ _OPTIONAL: Final = tuple(
     )
 )
 KNOWN: Final = frozenset({*_OPTIONAL, *_REQUIRED})
+_ELSEWHERE: Final = KNOWN - _UNSHAPED  # their values are people's text, or have a shape
 _LIKE_A_NAME: Final = re.compile("[A-Z][a-z]")
 
 
@@ -49,7 +50,7 @@ def require_unmoved(fields: Sequence[tuple[str, str]]) -> None:
     odd = [
         (name, value)
         for name, value in fields
-        if (_LIKE_A_NAME.search(value) if name in _UNSHAPED else name not in KNOWN)
+        if name not in _ELSEWHERE and (name not in _UNSHAPED or _LIKE_A_NAME.search(value))
     ]
     names = {name for name, _ in fields} if odd else set[str]()
     if any(_holds_another(name, value, names) for name, value in odd):

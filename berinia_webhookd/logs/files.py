@@ -12,6 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -30,6 +32,9 @@ class Line(NamedTuple):
     files: tuple[str, ...]  # without ".log"
     text: bytes  # JSON, ends in a newline
     screen: bytes
+
+
+_FILES, _TEXT, _SCREEN = map(attrgetter, Line._fields)
 
 
 class LogWriter:
@@ -98,7 +103,7 @@ class LogWriter:
         if self._folder is not None:
             self._to_files(self._folder, batch)
         if batch:
-            self._to_stderr(b"".join(line.screen for line in batch))
+            self._to_stderr(b"".join(map(_SCREEN, batch)))
         if self._dropped and self._complain(
             f"{self._dropped} log lines were dropped: more came than could be written"
         ):
@@ -106,15 +111,16 @@ class LogWriter:
 
     def _to_files(self, folder: Path, batch: list[Line]) -> None:
         texts: dict[str, list[bytes]] = {}
-        for line in batch:
-            for name in line.files:
-                texts.setdefault(name, []).append(line.text)
-        for name, lines in texts.items():
+        for names, lines in groupby(batch, _FILES):  # most lines go where the one before went
+            text = b"".join(map(_TEXT, lines))
+            for name in names:
+                texts.setdefault(name, []).append(text)
+        for name, parts in texts.items():
             file = self._files.get(name)
             if file is None:
                 file = self._files[name] = _AppendFile(folder / f"{name}.log")
             try:
-                file.append(b"".join(lines))
+                file.append(b"".join(parts))
             except OSError as error:
                 self._complain(f"{file.path}: {error.strerror}; lines are lost")
 
