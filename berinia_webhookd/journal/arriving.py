@@ -5,10 +5,12 @@ A step of the group commit, so that a burst costs a handful of statements.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, Final
 
 import uuid_utils
@@ -27,12 +29,13 @@ from sqlalchemy import (
 )
 from sqlalchemy import Sequence as DatabaseSequence
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.exc import IntegrityError
 
 from berinia_webhookd.journal import lines
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.engine import Transaction
 from berinia_webhookd.journal.event_text import storable, to_text
-from berinia_webhookd.journal.prepared import VALUES, AnyOf, Batch, Question
+from berinia_webhookd.journal.prepared import ROWS_AT_ONCE, VALUES, AnyOf, Batch, Question
 from berinia_webhookd.journal.schema import (
     conversations,
     deliveries,
@@ -69,6 +72,15 @@ class Arrival:
     node: str
     waiting_until: datetime | None = None
     delivery_id: str | None = None  # of a rejected delivery that is replayed
+
+
+@dataclass(slots=True)
+class Sorted:
+    """A batch of arrivals: what is new, what repeats which event, and what everybody is told."""
+
+    new: list[Arrival] = field(default_factory=list)
+    repeated: list[tuple[Arrival, EventId]] = field(default_factory=list)
+    results: list[Receipt | ReplayedSignature] = field(default_factory=list)
 
 
 def new_id() -> str:
@@ -166,11 +178,30 @@ def accept(
     transaction: Transaction, arrivals: Sequence[Arrival]
 ) -> list[Receipt | ReplayedSignature]:
     """Store what is new; what was seen before gets the receipt of the first time."""
-    known = _already_seen(transaction, arrivals)
+    found = _note(transaction, arrivals)
+    if found.new:
+        _store(transaction, found.new)
+    return _of_the_first_time(transaction, found) if found.repeated else found.results
+
+
+def _note(transaction: Transaction, arrivals: Sequence[Arrival]) -> Sorted:
+    """Tell what is new, and write down that it was seen.
+
+    Nearly always all is. SQLite is not asked before, because it takes back a statement that finds
+    something there; PostgreSQL takes back the transaction.
+    """
+    if not transaction.locks_rows and 2 * len(arrivals) <= ROWS_AT_ONCE:
+        with contextlib.suppress(IntegrityError):
+            return _note_but(transaction, arrivals, {})
+    return _note_but(transaction, arrivals, _already_seen(transaction, arrivals))
+
+
+def _note_but(
+    transaction: Transaction, arrivals: Sequence[Arrival], known: dict[bytes, EventId]
+) -> Sorted:
+    """The same, but for what is known."""
     keys: list[Row] = []
-    new: list[Arrival] = []
-    repeated: list[tuple[Arrival, EventId]] = []
-    results: list[Receipt | ReplayedSignature] = []
+    found = Sorted()
     for arrival in arrivals:
         digest = arrival.event.digest
         event_id = known.get(digest, arrival.event_id)
@@ -178,7 +209,9 @@ def accept(
         if replay_key is not None:
             key = signature_key(replay_key)
             if known.get(key, event_id) != event_id:
-                results.append(ReplayedSignature("the signature was used with another message"))
+                found.results.append(
+                    ReplayedSignature("the signature was used with another message")
+                )
                 continue
             if key not in known:
                 known[key] = event_id
@@ -186,17 +219,15 @@ def accept(
         if digest not in known:
             known[digest] = event_id
             keys.append({"key": digest, "event": event_id, "seen_at": transaction.now})
-            new.append(arrival)
+            found.new.append(arrival)
         duplicate = event_id != arrival.event_id
         if duplicate:
-            repeated.append((arrival, event_id))
-        results.append(Receipt(event_id, arrival.event.agent, duplicate))
+            found.repeated.append((arrival, event_id))
+        found.results.append(Receipt(event_id, arrival.event.agent, duplicate))
     # On PostgreSQL another node may have inserted one meanwhile: that fails the transaction, and
     # its repetition finds it.
-    INSERT_SEEN.execute(transaction.connection, sorted(keys, key=lambda row: row["key"]))
-    if new:
-        _store(transaction, new)
-    return _of_the_first_time(transaction, repeated, results) if repeated else results
+    INSERT_SEEN.execute(transaction.connection, sorted(keys, key=itemgetter("key")))
+    return found
 
 
 def _already_seen(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[bytes, EventId]:
@@ -321,17 +352,15 @@ def _entry(arrival: Arrival, conversation_id: int, now: datetime) -> Row:
 
 
 def _of_the_first_time(
-    transaction: Transaction,
-    repeated: Sequence[tuple[Arrival, EventId]],
-    results: Sequence[Receipt | ReplayedSignature],
+    transaction: Transaction, found: Sorted
 ) -> list[Receipt | ReplayedSignature]:
     """The receipts with the agents the events went to; who waits now, waits for their replies."""
     connection = transaction.connection
-    asked = {"events": list({event_id for _, event_id in repeated})}
+    asked = {"events": list({event_id for _, event_id in found.repeated})}
     agents = {row.event: AgentName(row.agent) for row in connection.execute(FIND_AGENTS, asked)}
     waiting = [
         {"with_event": event_id, "until": arrival.waiting_until}
-        for arrival, event_id in repeated
+        for arrival, event_id in found.repeated
         if arrival.waiting_until is not None
     ]
     if waiting:
@@ -340,5 +369,5 @@ def _of_the_first_time(
         replace(result, agent=agents.get(result.event_id, result.agent))
         if isinstance(result, Receipt)
         else result
-        for result in results
+        for result in found.results
     ]

@@ -8,16 +8,23 @@ behind entries that may not start.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence, Set
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
+    JSON,
+    BigInteger,
     ColumnElement,
     FromClause,
+    Integer,
     Select,
+    Text,
     and_,
     bindparam,
     case,
+    cast,
+    column,
     exists,
     func,
     literal_column,
@@ -29,9 +36,13 @@ from sqlalchemy import (
 )
 
 from berinia_webhookd.journal.engine import Transaction
-from berinia_webhookd.journal.prepared import VALUES, AnyOf, Batch
+from berinia_webhookd.journal.event_text import to_text
+from berinia_webhookd.journal.prepared import VALUES, AnyOf, Batch, Question
 from berinia_webhookd.journal.schema import AT_ONCE, Instant, conversations, entries, state_is
 from berinia_webhookd.model import EntryState
+
+READY: Final = EntryState.READY
+WAITING: Final = EntryState.WAITING
 
 
 class Line(NamedTuple):
@@ -64,7 +75,7 @@ def _held_until(table: FromClause) -> ColumnElement[object]:
         select(func.max(_earlier.c.hold_until))
         .where(
             _in_line(_earlier),
-            state_is(EntryState.WAITING, _earlier),
+            state_is(WAITING, _earlier),
             _earlier.c.place < table.c.place,
         )
         .scalar_subquery()
@@ -76,7 +87,7 @@ def _first_ready() -> Select[object]:
     """The first ready one holds back all that are behind it."""
     first = (
         select(_ready.c.id, _ready.c.place)
-        .where(_in_line(_ready), state_is(EntryState.READY, _ready))
+        .where(_in_line(_ready), state_is(READY, _ready))
         .order_by(_ready.c.place)
         .limit(1)
         .subquery("first_ready")
@@ -88,7 +99,7 @@ def _first_opt_out() -> Select[object]:
     """STOP and the like wait for a running entry only."""
     first = (
         select(_opt_out.c.id, _opt_out.c.place)
-        .where(_in_line(_opt_out), state_is(EntryState.READY, _opt_out), _opt_out.c.opt_out)
+        .where(_in_line(_opt_out), state_is(READY, _opt_out), _opt_out.c.opt_out)
         .order_by(_opt_out.c.place)
         .limit(1)
         .subquery("ready_opt_out")
@@ -98,13 +109,13 @@ def _first_opt_out() -> Select[object]:
 
 def _waiting_ones() -> Select[object]:
     ready_before = exists().where(
-        _in_line(_ready), state_is(EntryState.READY, _ready), _ready.c.place < _waiting.c.place
+        _in_line(_ready), state_is(READY, _ready), _ready.c.place < _waiting.c.place
     )
     held, due = _held_until(_waiting), _waiting.c.due_at
     at = case((and_(not_(_waiting.c.opt_out), held > due), held), else_=due)
     return select(_waiting.c.id, _waiting.c.place, at.label("at")).where(
         _in_line(_waiting),
-        state_is(EntryState.WAITING, _waiting),
+        state_is(WAITING, _waiting),
         or_(_waiting.c.opt_out, not_(ready_before)),
     )
 
@@ -136,35 +147,60 @@ HOLD: Final = (
 )
 
 
-# Spelled by state, so that each part has its index.
-OPEN: Final = AnyOf(
+# What each line waits for: the one that runs, or else the next one. Each part has its index, and
+# finds one entry however many wait.
+HEADS: Final = AnyOf(
     union_all(
         *(
-            select(entries.c.conversation, entries.c.kind, entries.c.agent).where(
-                state_is(state), entries.c.conversation.in_(bindparam(VALUES, expanding=True))
-            )
-            for state in (EntryState.READY, EntryState.WAITING, EntryState.RUNNING)
+            select(
+                *(entries.c.conversation, entries.c.kind, entries.c.agent, entries.c.state)
+            ).where(is_head, entries.c.conversation.in_(bindparam(VALUES, expanding=True)))
+            for is_head in (entries.c.startable_at.is_not(None), state_is(EntryState.RUNNING))
         )
     )
 )
 
 
+def _left_in(conversation: ColumnElement[int]) -> Select[Any]:
+    """In which of the conversations something of an agent's line is open and does not run."""
+    line = and_(
+        entries.c.conversation == conversation,
+        entries.c.kind == bindparam("line_kind"),
+        entries.c.agent == bindparam("line_agent"),
+    )
+    open_ones = (exists().where(line, state_is(state)) for state in (READY, WAITING))
+    return select(conversation.label("conversation")).where(or_(*open_ones))
+
+
+_ids: Final = bindparam("ids", type_=Text)
+LEFT: Final = Question(
+    _left_in(func.json_each(_ids).table_valued(column("value", Integer), name="wanted").c.value),
+    postgresql=_left_in(
+        cast(
+            func.json_array_elements_text(cast(_ids, JSON)).column_valued("wanted"),
+            BigInteger,
+        )
+    ),
+)
+
+
 def begin(transaction: Transaction, rows: Sequence[dict[str, Any]], empty: Set[int]) -> list[Line]:
     """Mark new entries that may start at once because nothing else waits in their lines; returns
-    the lines that are to be advanced when the rows are inserted. In the conversations that are
-    `empty` nothing was until now.
+    the lines that are to be advanced when the rows are inserted: behind one that runs or is ready,
+    a plain one changes nothing. In the conversations that are `empty` nothing was until now.
     """
     ids = {row["conversation"] for row in rows} - empty
-    taken = {Line(*line) for line in OPEN.execute(transaction.connection, ids)}
+    heads = {Line(*line): state for *line, state in HEADS.execute(transaction.connection, ids)}
     changed: list[Line] = []
     for row in rows:
         line = Line(row["conversation"], row["kind"], row["agent"])
-        if line in taken:
-            changed.append(line)
-        else:
-            taken.add(line)
+        head = heads.get(line)
+        if head is None:
+            heads[line] = READY
             row["startable_at"] = AT_ONCE
             transaction.news.work = True
+        elif head == WAITING or (head == READY and row["opt_out"]):
+            changed.append(line)
     return changed
 
 
@@ -182,11 +218,17 @@ def advance(transaction: Transaction, lines: Iterable[Line]) -> None:
 
 def advance_open(transaction: Transaction, lines: Collection[Line]) -> None:
     """The same where what changed was running, and so was not marked as next: only a line in which
-    something is open has a next one.
+    something is left has a next one.
     """
-    ids = {line.conversation for line in lines}
-    still = {Line(*line) for line in OPEN.execute(transaction.connection, ids)}
-    advance(transaction, still.intersection(lines))
+    ids: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for line in lines:
+        ids[line.kind, line.agent].append(line.conversation)
+    left: list[Line] = []
+    for (kind, agent), some in ids.items():
+        asked = {"ids": to_text(some), "line_kind": kind, "line_agent": agent}
+        found = LEFT.execute(transaction.connection, **asked)
+        left += [Line(row.conversation, kind, agent) for row in found]
+    advance(transaction, left)
 
 
 def hold(transaction: Transaction, conversation_ids: Iterable[int]) -> None:

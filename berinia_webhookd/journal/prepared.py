@@ -10,6 +10,7 @@ from collections import namedtuple
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import CompoundSelect, Connection, Delete, Insert, Select, Update
@@ -27,16 +28,13 @@ Asked = Select[Any] | CompoundSelect[Any]
 
 def run(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Any]:
     """What SQLite's driver returns for one statement; its errors come as SQLAlchemy's."""
-    cursor = connection.connection.cursor()
+    driver: Any = connection.connection.dbapi_connection
     try:
-        cursor.execute(sql, parameters)
-        return cursor.fetchall()
+        return driver.execute(sql, parameters).fetchall()  # type: ignore[no-any-return]
     except sqlite3.Error as error:
         raise DBAPIError.instance(
             sql, None, error, sqlite3.Error, hide_parameters=True, dialect=connection.dialect
         ) from error
-    finally:
-        cursor.close()
 
 
 class Batch:
@@ -187,10 +185,21 @@ class _Values:
             elif process is not None:
                 self._processed.append((at, process))
 
-    def of(self, given: Mapping[str, Any]) -> list[Any]:
+        self._pick = _picker(self._names)
+
+    def of(self, given: Mapping[str, Any]) -> Sequence[Any]:
         if self._constants:
             given = {**self._constants, **given}
-        values = [given[name] for name in self._names]
+        if not self._processed:
+            return self._pick(given)
+        values = list(self._pick(given))
         for at, process in self._processed:
             values[at] = process(values[at])
         return values
+
+
+def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """The values of these names; written in C but for few."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda given: [given[name] for name in names]

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -56,23 +58,43 @@ class ThreadWriter:
     """A connection of SQLite's own driver, in a thread that does nothing else.
 
     Where transactions begin and end is between us and the driver: SQLAlchemy takes longer to keep
-    its books of one than SQLite to begin it, and knows of a single one that lasts.
+    its books of one than SQLite to begin it, and knows of a single one that lasts. The thread is
+    our own because an executor takes longer to hand a transaction over than SQLite to do it.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal writer")
         self._connection: Connection | None = None
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
+        self._jobs = SimpleQueue()
+        self._thread = Thread(target=self._run, name="journal writer", daemon=True)
+        self._thread.start()
 
     async def transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """See `Writer`."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._transact, work)
+        return await self._do(lambda: self._transact(work))
 
     async def close(self) -> None:
         """See `Writer`."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown()
+        await self._do(self._close)
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _do(self, job: Callable[[], ResultT]) -> asyncio.Future[ResultT]:
+        done: asyncio.Future[ResultT] = self._loop.create_future()
+        self._jobs.put((job, done))
+        return done
+
+    def _run(self) -> None:
+        while given := self._jobs.get():
+            job, done = given
+            try:
+                said = partial(_succeed, done, job())
+            except BaseException as error:  # noqa: BLE001 - whoever waits is told
+                said = partial(_fail, done, error)
+            self._loop.call_soon_threadsafe(said)
+            del given, job, done, said  # nothing is kept while there is nothing to do
 
     def _transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
         if self._connection is None:
@@ -95,3 +117,13 @@ class ThreadWriter:
             if self._connection is not None:
                 self._connection.close()
         self._engine.dispose()
+
+
+def _succeed(done: asyncio.Future[Any], result: object) -> None:
+    if not done.done():  # else whoever waited was cancelled
+        done.set_result(result)
+
+
+def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
+    if not done.done():
+        done.set_exception(error)

@@ -43,6 +43,17 @@ async def test_the_same_event_is_kept_once(world: World) -> None:
     assert (await world.accept("same")).duplicate
 
 
+@pytest.mark.parametrize("many", [3, 20, 300])
+async def test_what_repeats_is_told_from_what_is_new_beside_it(world: World, many: int) -> None:
+    """However large the burst that one repeated event is in, the others are kept, each once."""
+    first = await world.accept("m1")
+    receipts = await asyncio.gather(*(world.accept(f"m{n}") for n in range(many)))
+    assert [n for n, receipt in enumerate(receipts) if receipt.duplicate] == [1]
+    assert receipts[1].event_id == first.event_id
+    assert len({receipt.event_id for receipt in receipts}) == many
+    assert await world.states() == {"ready": many}
+
+
 async def test_a_used_signature_with_another_message_is_refused(world: World) -> None:
     """The replay key belongs to one message; with that one it is answered as before."""
     first, second = an_event("one"), an_event("two")

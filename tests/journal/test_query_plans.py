@@ -132,6 +132,27 @@ async def test_nothing_reads_through_a_table(
     assert len(statements.seen) > 30
 
 
+@on_sqlite
+async def test_a_long_line_is_not_read(world: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepting and settling cost the same however much waits in a conversation."""
+    for _ in range(3):
+        await asyncio.gather(*(world.accept() for _ in range(20)))
+    read: list[int] = []
+    run = prepared.run
+
+    def count_and_run(connection: Any, sql: str, parameters: Any = ()) -> Any:
+        found = run(connection, sql, parameters)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(prepared, "run", count_and_run)
+    await world.accept()
+    (entry,) = await world.claim(1)
+    await world.settle(entry)
+    assert await world.claim(1)
+    assert max(read) == 1
+
+
 MANY = 20_000
 # A journal that has done its work for months. Who counts is told the result, not each step.
 FINISHED = f"""
