@@ -34,6 +34,8 @@ class Line(NamedTuple):
     screen: bytes
 
 
+Draft = Callable[[], Line]  # makes its line, which needs nothing else by then
+
 _FILES, _TEXT, _SCREEN = map(attrgetter, Line._fields)
 
 
@@ -51,7 +53,7 @@ class LogWriter:
         self._folder = folder
         self._stderr_json = stderr_json
         self._stderr = stderr
-        self._lines: deque[Line] = deque()
+        self._lines: deque[Line | Draft] = deque()
         self._files: dict[str, _AppendFile] = {}
         self._work = threading.Event()
         self._idle = threading.Condition()
@@ -63,8 +65,8 @@ class LogWriter:
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
 
-    def put(self, line: Line) -> None:
-        """Queue a line; over the bound it is dropped and counted."""
+    def put(self, line: Line | Draft) -> None:
+        """Queue a line, or what makes it; over the bound it is dropped and counted."""
         if len(self._lines) >= QUEUE_LINES:
             self._dropped += 1
             return
@@ -92,7 +94,7 @@ class LogWriter:
                 time.sleep(LINGER_SECONDS)
             self._work.clear()
             batch = [self._lines.popleft() for _ in range(len(self._lines))]
-            self._write(batch)
+            self._write([put if isinstance(put, Line) else put() for put in batch])
             with self._idle:
                 self._written += len(batch)
                 self._idle.notify_all()

@@ -1,7 +1,8 @@
-"""From a call of a logger to a line: the one chain of processors behind structlog.
+"""From a call of a logger to a line: what stands behind structlog.
 
 One JSON object a line; what concerns a channel or the agents also goes to a file of its own. It
-takes plain values, and knows nothing of settings.
+takes plain values, and knows nothing of settings. Lines are made by the thread that writes them,
+many together: between two requests each would take three times as long.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,7 +23,7 @@ from typing import Any, Final, Literal
 import orjson
 import structlog
 
-from berinia_webhookd.logs.files import Line, LogWriter, to_stderr
+from berinia_webhookd.logs.files import Draft, Line, LogWriter, to_stderr
 from berinia_webhookd.logs.personal_data import OWN_KEYS, hide, scrub, text_of, trace
 
 # structlog's names of the methods that are not levels themselves.
@@ -37,6 +38,9 @@ MOST_LEVELS: Final = 4  # of lists and mappings in each other
 # Whoever reads the logs takes lines up to 64 KiB whole.
 LONGEST_LINE_BYTES: Final = 49_152
 FEW_KEYS: Final = 24
+# What may wait for the thread: plain values, which nobody changes meanwhile, and not too long.
+PATIENT: Final = frozenset({int, float, bool, type(None)})
+PATIENT_CHARACTERS: Final = 1024
 SHORT_VALUE: Final = 256
 # What JSON leaves raw and a terminal obeys: DEL, C1, line separators, changes of direction.
 _OBEYED: Final = "\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069"
@@ -86,7 +90,7 @@ def configure(
     files = LogFiles(writer, personal_data)
     handover = _Handover(files.writer.put)
     structlog.configure(
-        processors=[_Complete(files), _Render(as_json=as_json)],
+        processors=[_Say(files, _Complete(), _Render(as_json=as_json))],
         logger_factory=lambda *_: handover,
         cache_logger_on_first_use=False,  # so that a change of level reaches every logger
     )
@@ -103,17 +107,47 @@ def _filtering(level: str) -> type[structlog.typing.BindableLogger]:
     return structlog.make_filtering_bound_logger(logging.getLevelName(level.upper()))
 
 
+class _Say:
+    """structlog's one processor: takes down what was said, and when, for the thread that writes."""
+
+    def __init__(self, files: LogFiles, complete: _Complete, render: _Render) -> None:
+        self._files = files
+        self._complete = complete
+        self._render = render
+
+    def __call__(
+        self, _: Any, name: str, line: EventDict
+    ) -> tuple[tuple[Line | Draft], dict[str, Any]]:
+        masked = self._files.personal_data == "mask"
+        draft = partial(self._make, name, line, time.time_ns(), masked)
+        return (draft if _can_wait(line) else draft(),), {}
+
+    def _make(self, name: str, line: EventDict, said_at: int, masked: bool) -> Line:
+        return self._render(name, self._complete(name, line, said_at, masked=masked))
+
+
+def _can_wait(line: EventDict) -> bool:
+    if "exc_info" in line:  # what is being handled is known here and now
+        return False
+    for value in line.values():
+        kind = type(value)
+        if kind is str:
+            if len(value) > PATIENT_CHARACTERS:
+                return False
+        elif kind not in PATIENT:
+            return False
+    return True
+
+
 class _Complete:
     """Stamps a line, hides people in it, and bounds it. One pass, for every request has lines."""
 
-    def __init__(self, files: LogFiles) -> None:
-        self._files = files
+    def __init__(self) -> None:
         self._second = (0, "")  # together, for several threads speak
 
-    def __call__(self, _: Any, name: str, line: EventDict) -> EventDict:
-        masked = self._files.personal_data == "mask"
+    def __call__(self, name: str, line: EventDict, said_at: int, *, masked: bool) -> EventDict:
         complete: EventDict = {
-            "timestamp": self._now(),
+            "timestamp": self._stamp(said_at),
             "level": LEVELS.get(name, name),
             "event": line.pop("event"),
         }
@@ -129,8 +163,8 @@ class _Complete:
             complete["exception"] = _explained(error, masked=masked)
         return complete
 
-    def _now(self) -> str:
-        second, nanosecond = divmod(time.time_ns(), 1_000_000_000)
+    def _stamp(self, said_at: int) -> str:
+        second, nanosecond = divmod(said_at, 1_000_000_000)
         stamped, text = self._second
         if second != stamped:
             text = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
@@ -178,7 +212,7 @@ def _shortened(text: str, longest: int) -> str:
 
 
 class _Render:
-    """The last processor: a `Line`, rendered for the files and for stderr."""
+    """A complete line as the files and stderr have it."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
@@ -186,17 +220,15 @@ class _Render:
             colors=not as_json, pad_event_to=22, sort_keys=False
         )
 
-    def __call__(
-        self, logger: Any, name: str, line: EventDict
-    ) -> tuple[tuple[Line], dict[str, Any]]:
+    def __call__(self, name: str, line: EventDict) -> Line:
         text = _encoded(line)
-        screen = text if self._as_json else self._readable(logger, name, line)
+        screen = text if self._as_json else self._readable(name, line)
         channel = line.get("channel")
         named = channel if isinstance(channel, str) else None
         files = _files_of(line["event"], line["level"], named)
-        return (Line(files, text, screen),), {}
+        return Line(files, text, screen)
 
-    def _readable(self, logger: Any, name: str, line: EventDict) -> bytes:
+    def _readable(self, name: str, line: EventDict) -> bytes:
         exception = line.get("exception")
         shown = {
             neutralised(key): neutralised(value) if isinstance(value, str) else value
@@ -204,7 +236,7 @@ class _Render:
             if key != "exception" and value is not None
         }
         shown["timestamp"] = str(line["timestamp"])[11:23]
-        text = str(self._console(logger, name, shown))
+        text = str(self._console(None, name, shown))
         if exception:
             text += "\n" + "\n".join(map(neutralised, str(exception).splitlines()))
         return text.encode("utf-8", "backslashreplace") + b"\n"
@@ -248,9 +280,9 @@ def _files_of(event: str, level: str, channel: str | None) -> tuple[str, ...]:
 
 
 class _Handover:
-    """What structlog takes for a logger: hands each rendered line to the writer."""
+    """What structlog takes for a logger: hands each line to the writer."""
 
-    def __init__(self, put: Callable[[Line], None]) -> None:
+    def __init__(self, put: Callable[[Line | Draft], None]) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = self.exception = put
         self.msg = self.warn = self.fatal = self.log = put
 

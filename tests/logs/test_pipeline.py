@@ -19,8 +19,9 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from berinia_webhookd.logs.files import Line
 from berinia_webhookd.logs.personal_data import HIDDEN
-from berinia_webhookd.logs.pipeline import LONGEST_LINE_BYTES, neutralised
+from berinia_webhookd.logs.pipeline import LONGEST_LINE_BYTES, PATIENT_CHARACTERS, neutralised
 
 from .conftest import Logs
 
@@ -129,6 +130,31 @@ def test_a_reload_changes_level_and_masking_at_once(logs: Logs) -> None:
         ("said now", "+33639980001"),
         ("said last", HIDDEN),
     ]
+
+
+def test_a_line_says_what_was_so_when_it_was_said(logs: Logs) -> None:
+    """However long it takes until it is written, and whatever becomes of a value until then."""
+    logs.start()
+    values, text = ["one"], "x" * PATIENT_CHARACTERS
+    before = datetime.now(UTC)
+    logger.info("plain", said=text)
+    logger.info("changes", said=values)
+    logger.info("long", said=text + "x")
+    after = datetime.now(UTC)
+    values.append("two")
+    plain, changes, long = logs.lines()
+    assert [line["said"] for line in (plain, changes, long)] == [text, ["one"], text + "x"]
+    stamps = [datetime.fromisoformat(line["timestamp"]) for line in (plain, changes, long)]
+    assert before <= stamps[0] <= stamps[1] <= stamps[2] <= after
+
+
+def test_what_waits_for_the_writer_is_bounded(logs: Logs) -> None:
+    """Long values are cut and rendered before they wait: a queue of them would fill the memory."""
+    logs.start()
+    (say,) = structlog.get_config()["processors"]
+    for text, made in (("x" * PATIENT_CHARACTERS, False), ("x" * (PATIENT_CHARACTERS + 1), True)):
+        ((put,), _) = say(None, "info", {"event": "said", "text": text})
+        assert isinstance(put, Line) is made
 
 
 def test_people_are_hidden_unless_chosen_otherwise(
