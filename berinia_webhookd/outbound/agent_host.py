@@ -23,7 +23,6 @@ import select
 import signal
 import socket
 import sys
-import time
 from typing import Any, Callable
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
@@ -45,7 +44,6 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 NICENESS = 10
-SESSION_TRIES, SESSION_PAUSE_SECONDS = 5, 0.1  # users may say so ten times a second, all together
 OUT_OF_MEMORY_SCORE = 500  # hosts go before the daemon does
 REQUESTS_FD = 64  # from here on up, out of the way of what agents do with low numbers
 CHUNK_BYTES = 65536
@@ -76,30 +74,8 @@ def give_way() -> None:
         if len(cpus) > 1:
             os.sched_setaffinity(0, cpus - {min(cpus)})
         os.nice(NICENESS)
-        give_way_as_a_session()
     except OSError as error:  # a filter of system calls, perhaps
         sys.stderr.write(f"agent_host: agents cannot be put behind the daemon: {error.strerror}\n")
-
-
-def give_way_as_a_session() -> None:
-    """Where the kernel shares the CPU out among sessions (`sched_autogroup`), priorities count only
-    within one. All hosts stay in this one, which together weighs less than the daemon's.
-    """
-    for tries_left in reversed(range(SESSION_TRIES)):
-        try:
-            group = os.open("/proc/self/autogroup", os.O_WRONLY)
-        except FileNotFoundError:  # a kernel without
-            return
-        try:
-            os.write(group, str(NICENESS).encode())
-        except BlockingIOError:
-            if not tries_left:
-                raise
-            time.sleep(SESSION_PAUSE_SECONDS)
-        else:
-            return
-        finally:
-            os.close(group)
 
 
 def wait_until_wanted(control: socket.socket) -> list[int]:
@@ -122,7 +98,11 @@ def wait_until_wanted(control: socket.socket) -> list[int]:
 
 
 def begin_host(requests: int, lifeline: int, stdout: int, stderr: int) -> None:
-    """The forked child: fork once more, before there is any thread; guard, and let it serve."""
+    """The forked child: fork once more, before there is any thread; guard, and let it serve.
+
+    All hosts stay in the fork server's session. Where the kernel shares the CPU out among sessions
+    (`sched_autogroup`), each with one of its own would weigh as much as the daemon.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setpgid(0, 0)
     for fd, number in ((stdout, 1), (stderr, 2)):

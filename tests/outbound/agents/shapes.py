@@ -102,17 +102,15 @@ def surroundings(event: Event) -> Event:
             descriptors[link.name] = str(link.readlink())
         except OSError:
             continue  # the one that lists
-    autogroup = pathlib.Path("/proc/self/autogroup")
     said = {
         "descriptors": descriptors,
         "modules": sorted(sys.modules),
         "arguments": sys.argv[1:],
         "path": sys.path,
         "stdin": sys.stdin.read(),
-        "session": os.getsid(0) == os.getsid(os.getppid()),
+        "session": os.getsid(0),
         "group": os.getpgid(0) == os.getpid(),
         "niceness": os.nice(0),
-        "autogroup": autogroup.read_text().strip() if autogroup.exists() else None,
         "cpus": sorted(os.sched_getaffinity(0)),
         "oom_score_adj": pathlib.Path("/proc/self/oom_score_adj").read_text().strip(),
     }
