@@ -1,4 +1,4 @@
-"""The words of the flow as frozen types; each stage hands the next a different one.
+"""The words of the flow as records that nobody changes; each stage hands the next a different one.
 
 RawDelivery → VerifiedDelivery → Event → Receipt → Entry → Outcome → Settlement. Only a channel's
 `verify` builds a `VerifiedDelivery` (and the journal restores one), so that skipping verification

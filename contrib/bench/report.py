@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import nodes
 import targets
 from bench import Result
-from peers import BARE, DAEMON, OLD_DESIGN, PEERS
+from peers import DAEMON, OLD_DESIGN, PEERS
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,6 @@ def summary(results: Result) -> Table | None:
         return None
     peers = results["receiving"]["32"]
     rows = [
-        [name, f"{peers[name]['rate']:,.0f}", f"{peers[name]['rate'] / peers[BARE]['rate']:.2f} ×"]
-        for name in peers
+        [name, f"{peers[name]['rate']:,.0f}", f"{peers[name]['ratio']:.2f} ×"] for name in peers
     ]
     return Table("summary", "", ["on one core, 32 connections", "requests/s", "to bare"], rows)
