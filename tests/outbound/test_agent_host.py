@@ -155,7 +155,7 @@ def test_it_ends_politely_when_nothing_more_is_asked(host: Host) -> None:
 
 
 async def test_the_end_of_the_lifeline_is_the_end_of_all(host: Host) -> None:
-    """As when the daemon is killed: the host, though it hangs, and what left its group and session."""
+    """As when the daemon is killed: the hanging host, and what left its group and session."""
     host.prepare("hostile:fork_session_and_hang")
     host.say(json.dumps({"do": "attempt", "agent": "A", "argument": {}}).encode())
     await until(lambda: len(marked_processes(host.mark)) == 3)
