@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 QUEUE_LINES: Final = 20_000
-LINGER_SECONDS: Final = 0.02  # lines that come meanwhile are written together
+LINGER_SECONDS: Final = 0.02  # lines that come meanwhile are written together …
+BATCH_LINES: Final = 512  # … so many at once, for those that are ready shall not wait for the rest
+CLOSE_SECONDS: Final = 5.0  # for a writer that gets nowhere
 COMPLAIN_SECONDS: Final = 60.0
 # Neither a link nor a pipe that nobody reads may lead or hold us somewhere else.
 _FLAGS: Final = (
@@ -82,10 +84,13 @@ class LogWriter:
             return self._idle.wait_for(lambda: self._written >= target, timeout_seconds)
 
     def close(self) -> None:
-        """Write what is queued and let go of the files."""
+        """Write what is queued, for as long as that gets anywhere, and let go of the files."""
         self._closing = True
         self._work.set()
-        self._thread.join(5.0)
+        written = -1
+        while self._thread.is_alive() and self._written > written:
+            written = self._written
+            self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         while not (self._closing and not self._lines):
@@ -93,19 +98,33 @@ class LogWriter:
             if not self._closing:
                 time.sleep(LINGER_SECONDS)
             self._work.clear()
-            batch = [self._lines.popleft() for _ in range(len(self._lines))]
-            self._write([put if isinstance(put, Line) else put() for put in batch])
-            with self._idle:
-                self._written += len(batch)
-                self._idle.notify_all()
+            waiting = len(self._lines)
+            for begun in range(0, waiting, BATCH_LINES):
+                many = min(BATCH_LINES, waiting - begun)
+                self._write(self._made([self._lines.popleft() for _ in range(many)]))
+                with self._idle:
+                    self._written += many
+                    self._idle.notify_all()
+            self._say_what_was_dropped()
         for file in self._files.values():
             file.close()
+
+    def _made(self, batch: list[Line | Draft]) -> list[Line]:
+        lines: list[Line] = []
+        for put in batch:
+            try:
+                lines.append(put if isinstance(put, Line) else put())
+            except Exception as error:  # noqa: BLE001 - the lines of all others are still to come
+                self._complain(f"a line could not be made and is lost: {type(error).__name__}")
+        return lines
 
     def _write(self, batch: list[Line]) -> None:
         if self._folder is not None:
             self._to_files(self._folder, batch)
         if batch:
             self._to_stderr(b"".join(map(_SCREEN, batch)))
+
+    def _say_what_was_dropped(self) -> None:
         if self._dropped and self._complain(
             f"{self._dropped} log lines were dropped: more came than could be written"
         ):

@@ -40,7 +40,7 @@ LONGEST_LINE_BYTES: Final = 49_152
 FEW_KEYS: Final = 24
 # What may wait for the thread: plain values, which nobody changes meanwhile, and not too long.
 PATIENT: Final = frozenset({int, float, bool, type(None)})
-PATIENT_CHARACTERS: Final = 1024
+PATIENT_CHARACTERS: Final = 256
 SHORT_VALUE: Final = 256
 # What JSON leaves raw and a terminal obeys: DEL, C1, line separators, changes of direction.
 _OBEYED: Final = "\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069"

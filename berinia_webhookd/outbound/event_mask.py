@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from typing import Final
 
 from berinia_webhookd.logs.event_values import masker
@@ -22,15 +21,20 @@ class EventMask:
     def __init__(self, entry: Entry, wanted: Callable[[], bool]) -> None:
         self._entry = entry
         self._wanted = wanted
+        self._hide: Callable[[str], str] | None = None
 
     def __call__(self, text: str) -> str:
         """The text without the event's values."""
-        return self._hide(text) if text and self._wanted() else text
+        if not text or not self._wanted():
+            return text
+        if self._hide is None:
+            self._hide = self._made()
+        return self._hide(text)
 
     async def prepare(self) -> None:
         """Make that of a long event ready in a thread: it has thousands of lines to look for."""
         if self._entry.size_bytes > LONG_BYTES and self._wanted():
-            await asyncio.to_thread(lambda: self._hide)
+            self._hide = await asyncio.to_thread(self._made)
 
     async def outcome(self, outcome: Outcome) -> Outcome:
         """The outcome, its error without the event's values; a reply is for whoever wrote."""
@@ -39,8 +43,7 @@ class EventMask:
         await self.prepare()
         return replace(outcome, error=self(outcome.error))
 
-    @cached_property
-    def _hide(self) -> Callable[[str], str]:
+    def _made(self) -> Callable[[str], str]:
         event = self._entry.event
         parts = (event.sender, event.recipient, event.body, event.subject, event.profile_name)
         files = [attachment.file_name for attachment in event.attachments]

@@ -75,6 +75,43 @@ def test_a_line_goes_to_each_of_its_files_and_to_stderr(
     assert screen.text == b"screen: one\nscreen: two\n"
 
 
+def test_a_line_that_cannot_be_made_is_lost_alone(
+    writer: LogWriter, tmp_path: Path, screen: Screen
+) -> None:
+    """Those of others before and after it are written, and it is said."""
+
+    def fail() -> Line:
+        raise MemoryError("with what was to be said")
+
+    writer.put(Line(("webhook",), b"before\n", b""))
+    writer.put(fail)
+    writer.put(Line(("webhook",), b"after\n", b""))
+    assert writer.flush(PATIENCE_SECONDS)
+    assert (tmp_path / "webhook.log").read_text() == "before\nafter\n"
+    assert screen.text == (
+        b"berinia-webhookd: logs: a line could not be made and is lost: MemoryError\n"
+    )
+
+
+def test_closing_waits_for_as_long_as_lines_are_written(
+    open_writer: Callable[[], LogWriter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long all of them take together."""
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(module, "BATCH_LINES", 1)
+    never = threading.Event()
+
+    def dear() -> Line:
+        never.wait(0.02)
+        return Line(("webhook",), b"dear\n", b"")
+
+    writer = open_writer()
+    for _ in range(50):
+        writer.put(dear)
+    writer.close()
+    assert (tmp_path / "webhook.log").read_text() == "dear\n" * 50
+
+
 def test_the_files_are_for_their_owner_only(writer: LogWriter, tmp_path: Path) -> None:
     """With `personal_data = full` they hold people."""
     say(writer, "one")
