@@ -77,11 +77,14 @@ class ThreadWriter:
 
     async def close(self) -> None:
         """See `Writer`."""
-        await self._do(self._close)
-        self._jobs.put(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            await self._do(self._close)
+            self._jobs.put(None)
+            self._thread.join()
 
     def _do(self, job: Callable[[], ResultT]) -> asyncio.Future[ResultT]:
+        if not self._thread.is_alive():
+            raise ConnectionError("the connection is closed")
         done: asyncio.Future[ResultT] = self._loop.create_future()
         self._jobs.put((job, done))
         return done
