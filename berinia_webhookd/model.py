@@ -1,6 +1,6 @@
 """The words of the flow as records that nobody changes; each stage hands the next a different one.
 
-RawDelivery → VerifiedDelivery → Event → Receipt → Entry → Outcome → Settlement. Only a channel's
+RawDelivery → VerifiedDelivery → Decoded → Receipts → Entry → Outcome → Settlement. Only a channel's
 `verify` builds a `VerifiedDelivery` (and the journal restores one), so that skipping verification
 does not type-check. Instants are aware datetimes in UTC; durations are seconds.
 """
@@ -47,6 +47,14 @@ class EntryState(StrEnum):
     ERASED = "erased"
 
 
+class EventKind(StrEnum):
+    """What an event tells: something a person wrote, what became of a message of ours, or else."""
+
+    MESSAGE = "message"
+    RECEIPT = "receipt"
+    OTHER = "other"
+
+
 class EntryKind(StrEnum):
     """An entry is one event for one agent, or one late reply to post."""
 
@@ -75,7 +83,7 @@ class OptOut(StrEnum):
     HELP = "HELP"
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who is on the other end, as far as it can be believed (see `accept/proxy_headers.py`)."""
 
@@ -87,7 +95,7 @@ class Caller:
     peer_trusted: bool  # the peer is one of server.trusted_proxies, or a Unix socket
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class RawDelivery:
     """One HTTP request as it came, proven by nobody."""
 
@@ -101,7 +109,7 @@ class RawDelivery:
     received_at: datetime
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class VerifiedDelivery:
     """A delivery whose sender is proven. `fields` saves decoding a form twice, if verifying did."""
 
@@ -112,9 +120,11 @@ class VerifiedDelivery:
     # What makes this very delivery unique (SHA-256 of the Mailgun signature), where one exists.
     replay_key: bytes | None = None
     fields: tuple[tuple[str, str], ...] | None = field(default=None, repr=False)
+    target: str = ""  # the request target; secrets in its query are masked before it is stored
+    headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names the channel keeps
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """The unit of order, in normal form for comparison only: `+336…`, `whatsapp:+336…` are one."""
 
@@ -123,7 +133,7 @@ class Conversation:
     party: str  # recipient or group
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Attachment:
     """What is known of an attached file; its content stays in the stored raw body."""
 
@@ -133,7 +143,7 @@ class Attachment:
     sha256: str  # lower-case hex
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Event:
     """What a delivery means, in our shape. Provider values are untouched."""
 
@@ -152,11 +162,28 @@ class Event:
     opt_out: OptOut | None = None
     auto_submitted: bool = False
     attachments: tuple[Attachment, ...] = ()
+    kind: EventKind = EventKind.MESSAGE
     raw: Mapping[str, Any] = field(default_factory=dict)  # name → last value
     raw_multi: Mapping[str, list[Any]] = field(default_factory=dict)  # names that repeat → values
 
 
-@record
+@dataclass(frozen=True, slots=True)
+class RejectedItem:
+    """A part of a verified delivery that could not be read; names and positions, never values."""
+
+    path: str  # where it stands in the body, such as entry.0.changes.1
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a verified delivery says: none to many events, and what could not be read."""
+
+    events: tuple[Event, ...]
+    rejected: tuple[RejectedItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The journal's word that an event is on disk, now or since an earlier copy."""
 
@@ -165,7 +192,10 @@ class Receipt:
     duplicate: bool
 
 
-@record
+Receipts = tuple[Receipt, ...]  # one for each event of a delivery, in their order
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One event for one agent (or one reply to post), leased to this process."""
 
@@ -184,7 +214,7 @@ class Entry:
     size_bytes: int = 0  # of the event as it is stored
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How one attempt ended, as the transport saw it."""
 
@@ -194,7 +224,7 @@ class Outcome:
     retry_after_seconds: float | None = None
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """What the journal shall record at the end of an attempt."""
 
