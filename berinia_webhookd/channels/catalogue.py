@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.channels.email import EmailChannel
-from berinia_webhookd.channels.sms import SmsChannel
+from berinia_webhookd.channels.mailgun import MailgunChannel
+from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.channels.whatsapp import WhatsAppChannel
 from berinia_webhookd.config.settings import ChannelsSettings
 from berinia_webhookd.model import ChannelName
@@ -19,7 +19,7 @@ def build(settings: ChannelsSettings, public_urls: Sequence[str]) -> Mapping[Cha
     channels: list[Channel] = []
     if (sms := settings.sms).enabled:
         channels.append(
-            SmsChannel(
+            TwilioChannel(
                 tokens=[token.reveal() for token in sms.tokens],
                 account_sids=sms.account_sids,
                 public_urls=public_urls,
@@ -30,7 +30,7 @@ def build(settings: ChannelsSettings, public_urls: Sequence[str]) -> Mapping[Cha
         )
     if (email := settings.email).enabled:
         channels.append(
-            EmailChannel(
+            MailgunChannel(
                 signing_keys=[key.reveal() for key in email.signing_keys],
                 max_age_seconds=email.max_age_seconds,
                 agent=email.agent,

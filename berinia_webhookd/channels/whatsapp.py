@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import orjson
 
+from berinia_webhookd.channels.addresses_of_people import conversation, event_digest, normal_group
 from berinia_webhookd.channels.authority import is_loopback
+from berinia_webhookd.channels.content import decode_json_object
 from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
-from berinia_webhookd.channels.identity import conversation, event_digest, normal_group
-from berinia_webhookd.channels.json_body import decode_json_object
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.signatures import secret_match
 from berinia_webhookd.config.settings import Network

@@ -15,7 +15,7 @@ import click
 import structlog
 
 from berinia_webhookd.channels import catalogue
-from berinia_webhookd.channels.identity import normal_party
+from berinia_webhookd.channels.addresses_of_people import normal_party
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import ChannelNotConfigured
 from berinia_webhookd.journal.erasing import Erasure

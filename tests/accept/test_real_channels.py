@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.channels.email import EmailChannel
-from berinia_webhookd.channels.sms import SmsChannel
+from berinia_webhookd.channels.mailgun import MailgunChannel
+from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.channels.whatsapp import WhatsAppChannel
 
 from .world import AGENT, World
@@ -29,10 +29,10 @@ FORM = "application/x-www-form-urlencoded"
 def real_channels() -> dict[str, Channel]:
     """All three, by path."""
     channels: list[Channel] = [
-        SmsChannel(
+        TwilioChannel(
             tokens=["0" * 32], agent=AGENT, path="/webhook/sms-response", max_body_bytes=5000
         ),
-        EmailChannel(
+        MailgunChannel(
             signing_keys=["key-1"],
             max_age_seconds=43200,
             agent=AGENT,

@@ -13,8 +13,8 @@ from multidict import CIMultiDict
 from twilio.request_validator import RequestValidator
 
 from berinia_webhookd.channels.contract import SignedRequest
-from berinia_webhookd.channels.email import EMAIL, EmailChannel
-from berinia_webhookd.channels.sms import SMS, SmsChannel
+from berinia_webhookd.channels.mailgun import EMAIL, MailgunChannel
+from berinia_webhookd.channels.twilio import SMS, TwilioChannel
 from berinia_webhookd.model import AgentName, Caller, ChannelName, RawDelivery
 
 AGENT = AgentName("ResponseListenerAgent")
@@ -103,8 +103,8 @@ def sms_channel(
     tokens: Sequence[str] = (TOKEN,),
     account_sids: Sequence[str] = (),
     public_urls: Sequence[str] = (),
-) -> SmsChannel:
-    return SmsChannel(
+) -> TwilioChannel:
+    return TwilioChannel(
         tokens=tokens,
         account_sids=account_sids,
         public_urls=public_urls,
@@ -173,8 +173,8 @@ MAIL_FIELDS = {
 
 def email_channel(
     *, keys: Sequence[str] = (MAILGUN_KEY,), max_age_seconds: float = 43_200
-) -> EmailChannel:
-    return EmailChannel(
+) -> MailgunChannel:
+    return MailgunChannel(
         signing_keys=keys,
         max_age_seconds=max_age_seconds,
         agent=AGENT,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.json_body import decode_json_object
+from berinia_webhookd.channels.content import decode_json_object
 from berinia_webhookd.errors import MalformedDelivery
 
 

@@ -10,12 +10,11 @@ from ipaddress import ip_network
 
 import orjson
 
-from berinia_webhookd.channels import authority, identity, opt_out, sms_boundaries
+from berinia_webhookd.channels import addresses_of_people, authority, opt_out, twilio
+from berinia_webhookd.channels.content import decode_json_object, text_of
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.channels.email_mime import parse_mime
 from berinia_webhookd.channels.form import decode_form, raw_fields
-from berinia_webhookd.channels.html_text import text_of
-from berinia_webhookd.channels.json_body import decode_json_object
+from berinia_webhookd.channels.mime import parse_mime
 from berinia_webhookd.channels.whatsapp import WHATSAPP, WhatsAppChannel
 from berinia_webhookd.errors import DeliveryRejected
 from berinia_webhookd.journal import event_text
@@ -93,8 +92,8 @@ def form(body: bytes) -> None:
         fields = decode_form(content_type.decode("latin-1"), rest).fields
         orjson.dumps(raw_fields(fields))
         with contextlib.suppress(DeliveryRejected):
-            sms_boundaries.require_unmoved(fields)
-        sms_boundaries.reaches_into_url("/x?" + content_type.decode("latin-1"), fields)
+            twilio.require_unmoved(fields)
+        twilio.reaches_into_url("/x?" + content_type.decode("latin-1"), fields)
 
 
 def json_object(body: bytes) -> None:
@@ -115,9 +114,9 @@ def html(body: bytes) -> None:
 def names(body: bytes) -> None:
     """Senders, groups, hosts and words, and what of them is shown in logs."""
     text = body.decode("utf-8", "surrogateescape")
-    identity.normal_party(text)
-    identity.normal_group(text)
-    identity.event_digest(WHATSAPP, text, None)
+    addresses_of_people.normal_party(text)
+    addresses_of_people.normal_group(text)
+    addresses_of_people.event_digest(WHATSAPP, text, None)
     opt_out.opt_out_of(text)
     authority.is_loopback(text)
     authority.port_forms(text)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.channels.email import EMAIL
 from berinia_webhookd.channels.form import MAX_FIELDS
+from berinia_webhookd.channels.mailgun import EMAIL
 from berinia_webhookd.errors import (
     ChannelNotConfigured,
     DeliveryRejected,

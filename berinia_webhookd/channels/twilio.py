@@ -11,12 +11,13 @@ import base64
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Final
 from urllib.parse import urlencode
 
-from berinia_webhookd.channels import sms_diagnosis
+from berinia_webhookd.channels import twilio_diagnosis
+from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.authority import is_plain, port_forms
 from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
 from berinia_webhookd.channels.form import (
@@ -25,10 +26,8 @@ from berinia_webhookd.channels.form import (
     decode_urlencoded,
     raw_fields,
 )
-from berinia_webhookd.channels.identity import conversation, event_digest
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds
-from berinia_webhookd.channels.sms_boundaries import KNOWN, reaches_into_url, require_unmoved
 from berinia_webhookd.errors import (
     AccountRefused,
     ChannelNotConfigured,
@@ -49,6 +48,34 @@ SMS: Final = ChannelName("sms")
 SIGNATURE_HEADER: Final = "X-Twilio-Signature"
 
 REQUIRED: Final = ("From", "To", "Body", "MessageSid")
+
+# Values without a shape that is checked elsewhere, but of machines' making.
+_PLACES: Final = (f"{end}{what}" for end in ("From", "To") for what in ("City", "State", "Zip"))
+_UNSHAPED: Final = frozenset(
+    {
+        *_PLACES,
+        *("ApiVersion", "Forwarded", "FrequentlyForwarded", "FromCountry", "Latitude"),
+        *("Longitude", "MessageType", "SmsStatus", "ToCountry", "WaId"),
+        *("OriginalRepliedMessageSender",),
+        *(f"Media{what}{number}" for what in ("ContentType", "Url") for number in range(10)),
+    }
+)
+_OPTIONAL: Final = tuple(
+    sorted(
+        {
+            *_UNSHAPED,
+            *("AccountSid", "Address", "ButtonPayload", "ButtonText", "ButtonType"),
+            *("ChannelMetadata", "FlowData", "InteractiveData", "Label", "MessagingServiceSid"),
+            *("NumMedia", "NumSegments", "OptOutType", "OriginalRepliedMessageSid"),
+            *("ProfileName", "SmsMessageSid", "SmsSid"),
+        }
+    )
+)
+# A required field that is cut or glued is missing, which is noticed anyway.
+KNOWN: Final = frozenset({*_OPTIONAL, *REQUIRED})
+_ELSEWHERE: Final = KNOWN - _UNSHAPED  # their values are people's text, or have a shape
+_LIKE_A_NAME: Final = re.compile("[A-Z][a-z]")
+
 # Twilio signs without separators: fields glued together, or one cut in two, keep the signature. So
 # every field whose shape is known must have it, and no name may hold what only values hold.
 _SID = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
@@ -89,7 +116,7 @@ _SINGLE_NUMBERED = re.compile(r"Media(?:ContentType|Url)[0-9]+")
 _EMPTY_TWIML = Answer(200, "text/xml", b'<?xml version="1.0" encoding="UTF-8"?><Response/>')
 
 
-class SmsChannel:
+class TwilioChannel:
     """Twilio behind one path.
 
     Args:
@@ -190,7 +217,7 @@ class SmsChannel:
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
         """Which likely mistake explains the failed signature, and what to change."""
-        return sms_diagnosis.diagnose(
+        return twilio_diagnosis.diagnose(
             delivery,
             signature=delivery.headers.get(SIGNATURE_HEADER, ""),
             tokens=self._tokens,
@@ -282,3 +309,47 @@ def _opt_out(values: Mapping[str, str]) -> OptOut | None:
     """Twilio's word on it (Advanced Opt-Out only), else our own reading of the message."""
     stated = values.get("OptOutType")
     return OptOut(stated.upper()) if stated else opt_out_of(values["Body"])
+
+
+# Fields glued together or cut apart: the signature is over names and values without separators, so
+# `AccountSid=AC1` and `AccountSi=dAC1` sign alike. What gives it away is a field that Twilio sends
+# and that is missing, while its name stands across another boundary. Text that people write may say
+# anything, and is not looked into.
+
+
+def require_unmoved(fields: Sequence[tuple[str, str]]) -> None:
+    """Refuse what was glued together or cut apart.
+
+    Raises:
+        MalformedDelivery: a name or a value holds a field of Twilio's that is missing.
+    """
+    odd = [
+        (name, value)
+        for name, value in fields
+        if name not in _ELSEWHERE and (name not in _UNSHAPED or _LIKE_A_NAME.search(value))
+    ]
+    names = {name for name, _ in fields} if odd else set[str]()
+    if any(_holds_another(name, value, names) for name, value in odd):
+        # Either may hold a part of a value, so neither is shown.
+        raise MalformedDelivery("Fields run into each other.", invalid=("(field boundaries)",))
+
+
+def _holds_another(name: str, value: str, names: Set[str]) -> bool:
+    if name in _UNSHAPED:
+        return any(known in value for known in _missing(names))
+    text = name + value
+    return text.startswith(_OPTIONAL) and text.startswith(_missing(names))
+
+
+def _missing(names: Set[str]) -> tuple[str, ...]:
+    return tuple(known for known in _OPTIONAL if known not in names)
+
+
+def reaches_into_url(target: str, fields: Sequence[tuple[str, str]]) -> bool:
+    """Whether the query took in what was the first field in the order of signing."""
+    query = target.partition("?")[2]
+    if not query or not fields:
+        return False
+    name, value = min(fields)
+    text = query + name + value
+    return any(known in text for known in _OPTIONAL if known < name)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.email import EMAIL
-from berinia_webhookd.channels.email_proof import may_be_signed
+from berinia_webhookd.channels.mailgun import EMAIL
+from berinia_webhookd.channels.signatures import may_be_signed
 from berinia_webhookd.errors import MalformedDelivery, SignatureInvalid
 
 from .deliveries import (

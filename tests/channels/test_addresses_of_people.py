@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.identity import (
+from berinia_webhookd.channels.addresses_of_people import (
     conversation,
     event_digest,
     normal_group,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from berinia_webhookd.channels.sms_boundaries import reaches_into_url, require_unmoved
+from berinia_webhookd.channels.twilio import reaches_into_url, require_unmoved
 from berinia_webhookd.errors import MalformedDelivery
 
 from .deliveries import SMS_FIELDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from berinia_webhookd.channels.sms import SmsChannel
+from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.errors import SignatureInvalid
 from berinia_webhookd.model import RawDelivery
 
@@ -19,7 +19,7 @@ from .deliveries import (
 )
 
 
-def diagnosis(channel: SmsChannel, delivery: RawDelivery) -> str:
+def diagnosis(channel: TwilioChannel, delivery: RawDelivery) -> str:
     """What is said about a request that is refused."""
     with pytest.raises(SignatureInvalid):
         channel.verify(delivery)

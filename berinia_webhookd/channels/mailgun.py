@@ -14,19 +14,33 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from email.utils import format_datetime
-from typing import Final
+from functools import cached_property
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import orjson
 
+from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
+from berinia_webhookd.channels.content import text_of
 from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
-from berinia_webhookd.channels.email_message import TEXT_FIELDS, MailMessage
-from berinia_webhookd.channels.email_proof import may_be_signed
-from berinia_webhookd.channels.form import MULTIPART, URLENCODED, Fields, Form, decode_form
-from berinia_webhookd.channels.form import raw_fields as read_raw_fields
-from berinia_webhookd.channels.identity import conversation, event_digest
+from berinia_webhookd.channels.form import (
+    MULTIPART,
+    URLENCODED,
+    Fields,
+    Form,
+    as_bytes,
+    decode_form,
+    first_values,
+    raw_fields,
+    readable,
+)
+from berinia_webhookd.channels.mime import MimeMessage, parse_mime
 from berinia_webhookd.channels.opt_out import opt_out_of
-from berinia_webhookd.channels.signatures import mailgun_match, mailgun_signature
+from berinia_webhookd.channels.signatures import (
+    mailgun_match,
+    mailgun_signature,
+    may_be_signed,
+)
 from berinia_webhookd.errors import (
     ChannelNotConfigured,
     DeliveryRejected,
@@ -53,8 +67,15 @@ _MAX_AHEAD_SECONDS: Final = 300
 _LARGE_BODY_BYTES: Final = 262_144  # above, a proof is looked for before the form is read
 _REPLAY_DOMAIN: Final = b"berinia-webhookd mailgun signature\0"
 
+TEXT_FIELDS: Final = ("stripped-text", "body-plain", "body-html", "body-mime")
 
-class EmailChannel:
+# RFC 3834, https://www.rfc-editor.org/rfc/rfc3834, and what systems used before it.
+_PRECEDENCES = frozenset({"auto_reply", "bulk", "junk", "list"})
+_SYSTEMS = frozenset({"mailer-daemon", "postmaster"})
+_REPORTS = ("multipart/report", "message/delivery-status")
+
+
+class MailgunChannel:
     """Mailgun behind one path.
 
     Args:
@@ -130,7 +151,7 @@ class EmailChannel:
         sender, recipient = message.field("sender") or "", message.field("recipient") or ""
         subject, body = message.field("subject") or message.header("Subject"), message.body
         message_id = message.header("Message-Id")
-        raw, raw_multi = read_raw_fields(form.fields)
+        raw, raw_multi = raw_fields(form.fields)
         return Event(
             channel=self.name,
             agent=self._agent,
@@ -262,3 +283,107 @@ def _files(form: Form, message: MailMessage) -> Iterator[tuple[str, str, bytes]]
 def _attachment(file_name: str, content_type: str, content: bytes) -> Attachment:
     digest = hashlib.sha256(content).hexdigest()
     return Attachment(file_name, content_type, len(content), digest)
+
+
+class MailMessage:
+    """One mail, read from the fields of a form as far as it is asked about.
+
+    User variables of an outgoing message come back as fields of the same name, before or after
+    Mailgun's own: its documentation leaves the order open, django-anymail takes the first of each,
+    https://github.com/anymail/django-anymail/blob/main/anymail/webhooks/mailgun.py.
+    """
+
+    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
+        self._fields = fields
+        self._values = first_values(fields)
+
+    def field(self, name: str) -> str | None:
+        """A field's first value; None where there is none."""
+        value = self._values.get(name)
+        return None if value is None else readable(value)
+
+    @cached_property
+    def mime(self) -> MimeMessage | None:
+        """The raw message, posted by routes whose URL ends in `mime`.
+
+        Raises:
+            MalformedDelivery: there is one, but it cannot be read.
+        """
+        content = self._values.get("body-mime")
+        return None if content is None else parse_mime(as_bytes(content))
+
+    def header(self, name: str) -> str | None:
+        """A header line in any letter case, where it is not blank."""
+        return next((value for value in self._headers.get(name.lower(), ()) if value.strip()), None)
+
+    @cached_property
+    def _headers(self) -> Mapping[str, Sequence[str]]:
+        """First `message-headers`, then the fields (older forms have each header line as one),
+        then the raw message.
+        """
+        headers: dict[str, list[str]] = {}
+        found = [_listed_headers(self._values.get("message-headers", "")), self._fields]
+        if self.mime is not None:
+            found.append(self.mime.headers)
+        for pairs in found:
+            for name, value in pairs:
+                headers.setdefault(name.lower(), []).append(readable(value))
+        return headers
+
+    @property
+    def body(self) -> str:
+        """The first text that is not blank, else the first there is."""
+        first: str | None = None
+        for text in self._texts():
+            if text.strip():
+                return text
+            first = text if first is None else first
+        return first or ""
+
+    def _texts(self) -> Iterator[str]:
+        for name in TEXT_FIELDS[:2]:
+            text = self.field(name)
+            if text is not None:
+                yield text
+        html = self.field("body-html")
+        if html is not None:
+            yield text_of(html)
+        if self.mime is not None:
+            yield self.mime.plain_text or ""
+            yield text_of(self.mime.html or "")
+
+    @property
+    def is_auto_submitted(self) -> bool:
+        """Whether a machine wrote this: an automatic reply, a bounce, a mass mail."""
+        sender = (self.field("sender") or "").strip(" <>").lower()
+        if not sender or sender.partition("@")[0] in _SYSTEMS:
+            return True  # bounces have an empty envelope sender, RFC 5321 section 4.5.5
+        if _word(self.header("Auto-Submitted")) not in ("", "no"):
+            return True
+        if _word(self.header("Precedence")) in _PRECEDENCES:
+            return True
+        if _word(self.header("Content-Type")) in _REPORTS:
+            return True
+        signs = ("X-Autoreply", "X-Autorespond", "X-Failed-Recipients")
+        return any(_word(self.header(name)) not in ("", "no") for name in signs)
+
+
+def _word(value: str | None) -> str:
+    """A header's value without parameters and letter case."""
+    return (value or "").partition(";")[0].strip().lower()
+
+
+def _listed_headers(text: str) -> Iterable[tuple[str, str]]:
+    """`message-headers`: a JSON list of pairs. A value can be a list itself, as of Content-Type;
+    what is anything else is left out, because agents get the field itself anyway.
+    """
+    try:
+        pairs: Any = orjson.loads(readable(text))
+    except orjson.JSONDecodeError:
+        return
+    for pair in pairs if isinstance(pairs, list) else ():
+        match pair:
+            case [str(name), str(value) | [str(value), *_]]:
+                yield name, value
+            case _:
+                continue

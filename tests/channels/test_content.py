@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.html_text import MAX_LENGTH, text_of
+from berinia_webhookd.channels.content import MAX_LENGTH, text_of
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.channels.sms import SMS
+from berinia_webhookd.channels.twilio import SMS
 from berinia_webhookd.errors import (
     AccountRefused,
     ChannelNotConfigured,

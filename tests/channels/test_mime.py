@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.email_mime import parse_mime
 from berinia_webhookd.channels.form import as_text
+from berinia_webhookd.channels.mime import parse_mime
 from berinia_webhookd.errors import MalformedDelivery
 
 from .deliveries import email_channel, mail
