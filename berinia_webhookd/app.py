@@ -253,8 +253,8 @@ class Daemon:
             loop.add_signal_handler(number, self._stop_wanted.set)
 
     def _say_started(self, addresses: list[str]) -> None:
-        for problem in self._loaded.warnings:
-            logger.warning("config.warning", setting=problem.setting, detail=problem.message)
+        for finding in self._loaded.warnings:
+            logger.warning("config.warning", setting=finding.subject, detail=finding.what)
         logger.info(
             "server.started",
             address=addresses[0] if addresses else None,
@@ -303,7 +303,7 @@ class Daemon:
             try:
                 fresh = await asyncio.to_thread(self._reread)
             except CannotStart as error:  # what would keep it from starting
-                found = error.problems if isinstance(error, ConfigurationError) else (error,)
+                found = error.findings if isinstance(error, ConfigurationError) else (error,)
                 problems = [str(problem) for problem in found]
                 logger.error("config.refused", problems=problems)  # noqa: TRY400 - all is in them
             else:

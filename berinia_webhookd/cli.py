@@ -93,5 +93,6 @@ def _say(error: WebhookdError) -> None:
     hint = f" — {error.hint}" if error.hint else ""
     click.echo(f"berinia-webhookd: {error}{hint}", err=True)
     if isinstance(error, ConfigurationError):
-        for problem in error.problems[1:]:
-            click.echo(f"  also {problem.setting}: {problem.message} — {problem.hint}", err=True)
+        for finding in error.findings[1:]:
+            fixes = "".join(f" — {step}" for step in finding.fix)
+            click.echo(f"  also {finding.subject}: {finding.what}{fixes}", err=True)

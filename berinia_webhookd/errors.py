@@ -1,4 +1,5 @@
-"""Every error this program raises on purpose. It imports nothing, so that every stage can use it.
+"""Every error this program raises on purpose. It imports nothing but findings, so
+that every stage can use it.
 
 Two families: errors for the operator (`WebhookdError` with a hint, ending in an exit code) and
 errors for a stranger (`DeliveryRejected`, ending in a problem document). The table from the second
@@ -7,8 +8,7 @@ family to status codes is in `accept/problems.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from berinia_webhookd.findings import Finding
 
 
 class WebhookdError(Exception):
@@ -37,27 +37,14 @@ class CannotStartNow(WebhookdError):
     exit_code = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing wrong with the configuration: which setting, what, and how to mend it."""
-
-    setting: str
-    message: str
-    hint: str
-    severity: Literal["error", "warning"] = "error"
-
-    def __str__(self) -> str:
-        return f"{self.setting}: {self.message} ({self.hint})"
-
-
 class ConfigurationError(CannotStart):
-    """Carries every problem found, so that one run shows all of them."""
+    """Carries every finding, so that one run shows all of them."""
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        first = problems[0]
-        more = f" (and {len(problems) - 1} more: see `check-config`)" if problems[1:] else ""
-        super().__init__(f"{first.setting}: {first.message}{more}", hint=first.hint)
-        self.problems = problems
+    def __init__(self, findings: tuple[Finding, ...]) -> None:
+        first = findings[0]
+        more = f" (and {len(findings) - 1} more: see `check-config`)" if findings[1:] else ""
+        super().__init__(f"{first.subject}: {first.what}{more}", hint="; ".join(first.fix) or None)
+        self.findings = findings
 
 
 class JournalUnavailable(WebhookdError):

@@ -13,37 +13,37 @@ from typing import TYPE_CHECKING
 from berinia_webhookd.config.keys import AGENT_KEYS, KEYS
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.config.values import is_loopback
-from berinia_webhookd.errors import Problem
+from berinia_webhookd.findings import Finding, warning, wrong
 from berinia_webhookd.model import AgentName
 
 if TYPE_CHECKING:
     from berinia_webhookd.config.load import Origin
 
 
-def errors(origins: Mapping[str, Origin]) -> Iterator[Problem]:
+def errors(origins: Mapping[str, Origin]) -> Iterator[Finding]:
     """Settings that are valid alone and not together."""
     if origins["dev"].value and not is_loopback(origins["server.host"].value):
         hint = "leave --host away, or run without --dev and with secrets of your own"
-        yield Problem("server.host", "--dev listens on loopback addresses only", hint)
+        yield wrong("server.host", "--dev listens on loopback addresses only", hint)
     paths: dict[str, str] = {}
     for name in ("sms", "email", "whatsapp"):
         key = f"channels.{name}.path"
         path = origins[key].value
         if path in paths:
-            yield Problem(key, f"is the same as {paths[path]}", "give each channel its own path")
+            yield wrong(key, f"is the same as {paths[path]}", "give each channel its own path")
         paths[path] = key
         if path in ("/", "/health", "/metrics", "/webhook/logs"):
-            yield Problem(key, f"{path} is taken by the daemon itself", "choose another path")
+            yield wrong(key, f"{path} is taken by the daemon itself", "choose another path")
 
 
 def warnings(
     settings: Settings, origins: Mapping[str, Origin], config_file: Path | None
-) -> tuple[Problem, ...]:
+) -> tuple[Finding, ...]:
     """What an operator should know before the night."""
-    found: list[Problem] = []
+    found: list[Finding] = []
 
     def warn(setting: str, message: str, hint: str) -> None:
-        found.append(Problem(setting, message, hint, severity="warning"))
+        found.append(warning(setting, message, hint))
 
     _about_channels(settings, warn)
     _about_agents(settings, warn)

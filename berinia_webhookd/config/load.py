@@ -28,7 +28,8 @@ from berinia_webhookd.config.settings import (
 )
 from berinia_webhookd.config.sources import Gathered, Given, Source, gather, readable
 from berinia_webhookd.config.values import AGENT_NAME, is_loopback
-from berinia_webhookd.errors import ConfigurationError, Problem
+from berinia_webhookd.errors import ConfigurationError
+from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.model import AgentName
 
 DEFAULTS: Final = "defaults"  # the table of what holds for all agents
@@ -50,7 +51,7 @@ class Loaded:
 
     settings: Settings
     origins: Mapping[str, Origin]
-    warnings: tuple[Problem, ...]
+    warnings: tuple[Finding, ...]
     config_file: Path | None
     # What the file and .env say on keys that a higher source pins: a change there has no effect.
     pinned: Mapping[str, Any] = field(repr=False)
@@ -62,8 +63,8 @@ class Examined:
 
     settings: Settings
     origins: Mapping[str, Origin]
-    problems: tuple[Problem, ...]
-    warnings: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
     config_file: Path | None
     complete: bool  # whether every source could be read, so that the rest is worth a look
     pinned: Mapping[str, Any] = field(repr=False)
@@ -95,7 +96,7 @@ def examine(
     config_file: Path | None = None,
 ) -> Examined:
     """Read and check the configuration without refusing it: for `check-config`."""
-    problems: list[Problem] = []
+    problems: list[Finding] = []
     environ = readable(environ, problems)
     gathered = gather(
         flags or {}, environ=environ, working_folder=working_folder, config_file=config_file
@@ -118,7 +119,7 @@ def examine(
 
 
 def _chosen(
-    key: Key, name: str, gathered: Gathered, environ: Environ, problems: list[Problem]
+    key: Key, name: str, gathered: Gathered, environ: Environ, problems: list[Finding]
 ) -> Origin:
     for layer in gathered.layers:
         given = layer.given.get(name)
@@ -127,7 +128,7 @@ def _chosen(
         try:
             return Origin(key.parse(given.raw), given.source, given.where)
         except ValueError as error:
-            problems.append(Problem(name, f"{_wrong(key, given)} is not valid", str(error)))
+            problems.append(wrong(name, f"{_wrong(key, given)} is not valid", str(error)))
             default = key.default_value(environ)
             return Origin(default, given.source, given.where, valid=False)
     return Origin(key.default_value(environ), "default", "default")
@@ -148,7 +149,7 @@ def _fill_in(origins: dict[str, Origin]) -> None:
 
 
 def _agents(
-    gathered: Gathered, environ: Environ, origins: dict[str, Origin], problems: list[Problem]
+    gathered: Gathered, environ: Environ, origins: dict[str, Origin], problems: list[Finding]
 ) -> dict[AgentName, AgentSettings]:
     names = [DEFAULTS, *_agent_names(gathered, problems)]
     agents: dict[AgentName, AgentSettings] = {}
@@ -167,7 +168,7 @@ def _agents(
     return agents
 
 
-def _agent_names(gathered: Gathered, problems: list[Problem]) -> list[str]:
+def _agent_names(gathered: Gathered, problems: list[Finding]) -> list[str]:
     known = {key.name for key in KEYS}
     names: list[str] = []
     for layer in gathered.layers:
@@ -181,12 +182,12 @@ def _agent_names(gathered: Gathered, problems: list[Problem]) -> list[str]:
                 names.append(name)
             else:
                 hint = "agents' names start with a capital: [agents.ResponseListenerAgent]"
-                problems.append(Problem(f"agents.{name}", "is no agent's name", hint))
+                problems.append(wrong(f"agents.{name}", "is no agent's name", hint))
                 names.append(name)
     return [name for name in names if AGENT_NAME.fullmatch(name)]
 
 
-def _unsigned(name: str, values: Mapping[str, Any]) -> list[Problem]:
+def _unsigned(name: str, values: Mapping[str, Any]) -> list[Finding]:
     """An agent that is reached over a network must be able to tell us from others."""
     target = values["target"]
     if target is None or not target.startswith("http") or values["signing_secret"] is not None:
@@ -194,7 +195,7 @@ def _unsigned(name: str, values: Mapping[str, Any]) -> list[Problem]:
     if is_loopback(urlsplit(target).hostname):
         return []
     hint = "set a Standard Webhooks secret (whsec_…) that the agent knows too"
-    return [Problem(f"agents.{name}.signing_secret", "is missing for an HTTP agent", hint)]
+    return [wrong(f"agents.{name}.signing_secret", "is missing for an HTTP agent", hint)]
 
 
 def _pinned(gathered: Gathered, origins: Mapping[str, Origin]) -> dict[str, Any]:

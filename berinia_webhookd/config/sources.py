@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from dotenv import dotenv_values
 
 from berinia_webhookd.config.keys import AGENT_KEYS, BY_NAME, ENVIRONMENT_PREFIX, KEYS, Environ, Key
-from berinia_webhookd.errors import Problem
+from berinia_webhookd.findings import Finding, wrong
 
 Source = Literal["flag", "environment", ".env", "credential", "file", "default"]
 
@@ -60,12 +60,12 @@ class Gathered:
     """All layers, highest first, what was wrong with them, and the file that was read."""
 
     layers: tuple[Layer, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
     config_file: Path | None
     complete: bool  # whether the file and .env, where they are, could be read
 
 
-def readable(environ: Environ, problems: list[Problem]) -> Environ:
+def readable(environ: Environ, problems: list[Finding]) -> Environ:
     """The environment without values of ours that are no text: nothing can be named by them."""
     names = {*FOLDER_VARIABLES, *(name for key in KEYS for name in key.legacy)}
     broken = {
@@ -74,7 +74,7 @@ def readable(environ: Environ, problems: list[Problem]) -> Environ:
         if (name in names or name.startswith(ENVIRONMENT_PREFIX)) and not _is_text(value)
     }
     hint = "set it to UTF-8 text, or unset it"
-    problems.extend(Problem(name, "is not UTF-8 text", hint) for name in sorted(broken))
+    problems.extend(wrong(name, "is not UTF-8 text", hint) for name in sorted(broken))
     return {name: value for name, value in environ.items() if name not in broken}
 
 
@@ -94,7 +94,7 @@ def gather(
     config_file: Path | None,
 ) -> Gathered:
     """Read every source; nothing here raises for what is in them."""
-    problems: list[Problem] = []
+    problems: list[Finding] = []
     dotenv = _dotenv(working_folder / ".env", problems)
     file = _which_file(environ, working_folder, config_file)
     table = _toml(file, problems) if file else {}
@@ -134,7 +134,7 @@ def _signing_key_wins(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
 
 
 def _variables(
-    variables: Mapping[str, str], source: Source, problems: list[Problem]
+    variables: Mapping[str, str], source: Source, problems: list[Finding]
 ) -> Iterator[tuple[str, Given]]:
     """Ours by their prefix, and the names of the older installation; empty ones count as unset."""
     ours = {key.variable: key for key in KEYS if not key.flag_only}
@@ -153,10 +153,10 @@ def _variables(
             yield ours[name].name, Given(value, source, name)
         elif value:
             hint = f"write a table [{GROUPS}] in the TOML file"
-            problems.append(Problem(name, "groups cannot be set in the environment", hint))
+            problems.append(wrong(name, "groups cannot be set in the environment", hint))
 
 
-def _credentials(environ: Environ, problems: list[Problem]) -> Iterator[tuple[str, Given]]:
+def _credentials(environ: Environ, problems: list[Finding]) -> Iterator[tuple[str, Given]]:
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return
@@ -205,7 +205,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _toml(file: _File, problems: list[Problem]) -> Mapping[str, Any] | None:
+def _toml(file: _File, problems: list[Finding]) -> Mapping[str, Any] | None:
     text = _text(file.path, str(file.path), problems, only_ours=file.found_here)
     if text is None:
         return None
@@ -214,11 +214,11 @@ def _toml(file: _File, problems: list[Problem]) -> Mapping[str, Any] | None:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         hint = "mend the TOML there; see contrib/config/berinia-webhookd.toml"
         # The error quotes at most one character of the file.
-        problems.append(Problem(str(file.path), f"is not valid TOML: {error}"[:300], hint))
+        problems.append(wrong(str(file.path), f"is not valid TOML: {error}"[:300], hint))
         return None
 
 
-def _dotenv(path: Path, problems: list[Problem]) -> Mapping[str, str] | None:
+def _dotenv(path: Path, problems: list[Finding]) -> Mapping[str, str] | None:
     if not _is_there(path) or _is_folder(path):  # some name their virtual environment so
         return {}
     text = _text(path, str(path), problems, only_ours=True)
@@ -229,7 +229,7 @@ def _dotenv(path: Path, problems: list[Problem]) -> Mapping[str, str] | None:
 
 
 def _text(
-    path: Path, setting: str, problems: list[Problem], *, only_ours: bool = False
+    path: Path, setting: str, problems: list[Finding], *, only_ours: bool = False
 ) -> str | None:
     """A file's text, looked at through one open descriptor; None when it cannot be used."""
     opener = _at_once if only_ours else None
@@ -240,22 +240,22 @@ def _text(
                 hint = f"chown it to root or yourself and chmod go-w {path}"
                 if not stat.S_ISREG(found.st_mode):
                     hint = f"put a file in the place of {path}"
-                problems.append(Problem(setting, refusal, hint))
+                problems.append(wrong(setting, refusal, hint))
                 return None
             content = file.read(LARGEST_FILE_BYTES + 1)
     except OSError as error:
         hint = "name a file that this user can read"
         if only_ours and not os.access(path.parent, os.X_OK):
             hint = "go to a folder that this user may enter, for example: cd /"
-        problems.append(Problem(setting, f"cannot be read: {error.strerror}", hint))
+        problems.append(wrong(setting, f"cannot be read: {error.strerror}", hint))
         return None
     if len(content) > LARGEST_FILE_BYTES:
-        problems.append(Problem(setting, "is larger than 1 MiB", "that is no settings file"))
+        problems.append(wrong(setting, "is larger than 1 MiB", "that is no settings file"))
         return None
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        problems.append(Problem(setting, "is not UTF-8 text", "save it as UTF-8"))
+        problems.append(wrong(setting, "is not UTF-8 text", "save it as UTF-8"))
         return None
 
 
@@ -275,7 +275,7 @@ def _not_ours(found: os.stat_result) -> str | None:
 
 
 def _flattened(
-    table: Mapping[str, Any], where: str, problems: list[Problem]
+    table: Mapping[str, Any], where: str, problems: list[Finding]
 ) -> Iterator[tuple[str, Given]]:
     known_agent_keys = [key.name for key in AGENT_KEYS]
 
@@ -304,14 +304,14 @@ def _flattened(
         yield key, Given(value, "file", where)
 
 
-def _flag_only(key: Key, name: str, where: str) -> Problem:
+def _flag_only(key: Key, name: str, where: str) -> Finding:
     hint = f"only as a flag: --{key.name.rpartition('.')[2]}"
     if key.legacy:
         hint += f", or {key.legacy[0]}=1 in the environment or .env"
-    return Problem(name, f"cannot be set {where}", hint)
+    return wrong(name, f"cannot be set {where}", hint)
 
 
-def _unknown(name: str, known: Iterable[str], where: str) -> Problem:
+def _unknown(name: str, known: Iterable[str], where: str) -> Finding:
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}?" if nearest else "see contrib/config/berinia-webhookd.toml"
-    return Problem(name, f"unknown setting {where}", hint)
+    return wrong(name, f"unknown setting {where}", hint)

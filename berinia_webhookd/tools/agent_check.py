@@ -16,7 +16,7 @@ import structlog
 
 from berinia_webhookd.app import channels_by_path, routed_agents
 from berinia_webhookd.config.settings import AgentsSettings, Settings
-from berinia_webhookd.errors import Problem
+from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.contract import AgentUnavailable
@@ -37,7 +37,7 @@ class AgentFinding:
     loads: bool | None
     reason: str | None = None  # why it does not load: a traceback where there is one
     output: tuple[str, ...] = ()  # what was printed meanwhile, where it does not load
-    problem: Problem | None = None
+    problem: Finding | None = None
 
 
 async def check_agents(
@@ -81,11 +81,11 @@ async def _check(
     return AgentFinding(name, target, True)
 
 
-def _problem(name: AgentName, agents: AgentsSettings, reason: str, hint: str | None) -> Problem:
+def _problem(name: AgentName, agents: AgentsSettings, reason: str, hint: str | None) -> Finding:
     own = agents.of(name).target is not None
     setting = f"agents.{name}.target" if own else "agents.registry"
     last = reason.strip().splitlines()[-1]
-    return Problem(setting, f"{name} cannot be loaded: {last}", hint or HINT)
+    return wrong(setting, f"{name} cannot be loaded: {last}", hint or HINT)
 
 
 def shown_target(agents: AgentsSettings, name: AgentName) -> str:

@@ -65,11 +65,11 @@ async def _look(examined: Examined, environ: Mapping[str, str], *, offline: bool
     ]
     found = [one.problem for one in (*agents, journal, *folders) if one is not None]
     problems = (*examined.problems, *(problem for problem in found if problem is not None))
-    wrong = {problem.setting for problem in problems}
+    wrong = {problem.subject for problem in problems}
     return Findings(
         examined=examined,
         problems=problems,
-        warnings=tuple(warning for warning in examined.warnings if warning.setting not in wrong),
+        warnings=tuple(warning for warning in examined.warnings if warning.subject not in wrong),
         notes=(*notes, *_twilio_lines(settings), *foreign_logs(settings.logs.dir)),
         agents=agents,
         journal=journal,

@@ -18,8 +18,9 @@ from berinia_webhookd import __version__
 from berinia_webhookd.config.keys import BY_NAME
 from berinia_webhookd.config.load import Examined, Origin
 from berinia_webhookd.config.settings import REDACTED, Secret
-from berinia_webhookd.errors import Problem
+from berinia_webhookd.findings import Finding
 from berinia_webhookd.tools.agent_check import AgentFinding, without_secrets
+from berinia_webhookd.tools.findings_view import document as finding_document
 from berinia_webhookd.tools.folder_check import FolderFinding
 from berinia_webhookd.tools.installation import shown_url
 from berinia_webhookd.tools.journal_check import JournalFinding
@@ -37,8 +38,8 @@ class Findings:
     """Everything the check saw."""
 
     examined: Examined
-    problems: tuple[Problem, ...]
-    warnings: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
     notes: tuple[str, ...]
     agents: tuple[AgentFinding, ...] = ()
     journal: JournalFinding | None = None
@@ -100,8 +101,8 @@ def document(findings: Findings) -> dict[str, Any]:
             }
             for name, origin in examined.origins.items()
         },
-        "problems": [_problem_json(problem) for problem in findings.problems],
-        "warnings": [_problem_json(problem) for problem in findings.warnings],
+        "problems": [finding_document(problem) for problem in findings.problems],
+        "warnings": [finding_document(problem) for problem in findings.warnings],
         "notes": list(findings.notes),
         "agents": [
             {
@@ -131,10 +132,6 @@ def document(findings: Findings) -> dict[str, Any]:
             for folder in findings.folders
         ],
     }
-
-
-def _problem_json(problem: Problem) -> dict[str, str]:
-    return {"setting": problem.setting, "message": problem.message, "hint": problem.hint}
 
 
 def _text(path: Path | None) -> str | None:
@@ -218,15 +215,16 @@ def _folder_lines(folders: Sequence[FolderFinding]) -> list[str]:
     return columns(rows) if rows else []
 
 
-def _problem_lines(problems: Sequence[Problem], colour: str) -> list[str]:
+def _problem_lines(problems: Sequence[Finding], colour: str) -> list[str]:
     found: list[str] = []
     for problem in problems:
-        setting = click.style(_shown(problem.setting), fg=colour)
-        found += [f"{setting}: {_shown(problem.message)}", f"    {_shown(problem.hint)}"]
+        setting = click.style(_shown(problem.subject), fg=colour)
+        found += [f"{setting}: {_shown(problem.what)}"]
+        found += [f"    {_shown(step)}" for step in problem.fix]
     return found
 
 
-def _count(problems: Sequence[Problem], word: str) -> str:
+def _count(problems: Sequence[Finding], word: str) -> str:
     number = str(len(problems)) if problems else "no"
     return f"{number} {word}{'' if len(problems) == 1 else 's'}"
 

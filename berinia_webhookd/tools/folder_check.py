@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from berinia_webhookd.config.settings import Settings
-from berinia_webhookd.errors import Problem
+from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.status.logs_api import LOG_TYPES
 from berinia_webhookd.status.tail import tail
 
@@ -34,7 +34,7 @@ class FolderFinding:
     path: Path
     need: str  # "written", "read" or "executed"
     refusal: str | None
-    problem: Problem | None = None
+    problem: Finding | None = None
 
 
 def check_folders(settings: Settings, state: Path) -> tuple[FolderFinding, ...]:
@@ -67,7 +67,7 @@ def check_folders(settings: Settings, state: Path) -> tuple[FolderFinding, ...]:
 
 
 def _finding(setting: str, path: Path, need: str, refusal: str | None, hint: str) -> FolderFinding:
-    problem = None if refusal is None else Problem(setting, f"{path} {refusal}", hint)
+    problem = None if refusal is None else wrong(setting, f"{path} {refusal}", hint)
     return FolderFinding(setting, path, need, refusal, problem)
 
 

@@ -12,7 +12,8 @@ from typing import Final, Literal
 from sqlalchemy.exc import SQLAlchemyError
 
 from berinia_webhookd.config.settings import JournalSettings
-from berinia_webhookd.errors import Problem, WebhookdError
+from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.journal.engine import Database
 from berinia_webhookd.journal.migrate import stored_version
 from berinia_webhookd.journal.operations import utc_now
@@ -33,7 +34,7 @@ class JournalFinding:
     shown_url: str
     state: State
     detail: str
-    problem: Problem | None = None
+    problem: Finding | None = None
 
 
 async def check_journal(journal: JournalSettings, *, offline: bool) -> JournalFinding:
@@ -90,4 +91,4 @@ async def _opened(shown: str, database: Database) -> JournalFinding:
 
 def _unusable(shown: str, why: str, hint: str | None = None) -> JournalFinding:
     hint = hint or "give the daemon's user the file and its folder, or set another journal.url"
-    return JournalFinding(shown, "unusable", why, Problem(SETTING, why, hint))
+    return JournalFinding(shown, "unusable", why, wrong(SETTING, why, hint))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from berinia_webhookd.config.load import Loaded, Origin, load
-from berinia_webhookd.errors import ConfigurationError, Problem
+from berinia_webhookd.errors import ConfigurationError
+from berinia_webhookd.findings import Finding
 
 
 @dataclass
@@ -46,15 +47,15 @@ class Place:
     def origin(self, key: str, flags: Mapping[str, Any] | None = None) -> Origin:
         return self.load(flags).origins[key]
 
-    def problems(self) -> tuple[Problem, ...]:
+    def problems(self) -> tuple[Finding, ...]:
         """What is wrong; there must be something."""
         try:
             self.load()
         except ConfigurationError as error:
-            return error.problems
+            return error.findings
         raise AssertionError("the configuration was accepted")
 
-    def problem(self) -> Problem:
+    def problem(self) -> Finding:
         """The only thing that is wrong."""
         problems = self.problems()
         assert len(problems) == 1, problems

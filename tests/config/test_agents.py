@@ -59,16 +59,16 @@ def test_what_is_never_retried_is_no_kind(place: Place) -> None:
     """`rejected` ends an entry whatever the settings say."""
     place.toml('agents.MetaAgent.retry_on = ["rejected"]')
     problem = place.problem()
-    assert problem.setting == "agents.MetaAgent.retry_on"
-    assert "timeout" in problem.hint
+    assert problem.subject == "agents.MetaAgent.retry_on"
+    assert "timeout" in problem.fix[0]
 
 
 def test_an_agents_name_starts_with_a_capital(place: Place) -> None:
     """So that it is never taken for a setting."""
     place.toml('[agents.metaAgent]\ntarget = "log:"')
     problem = place.problem()
-    assert problem.setting == "agents.metaAgent"
-    assert "capital" in problem.hint
+    assert problem.subject == "agents.metaAgent"
+    assert "capital" in problem.fix[0]
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_targets(place: Place, target: str) -> None:
 def test_what_is_no_target(place: Place, target: str) -> None:
     place.toml(f'agents.MetaAgent.target = "{target}"')
     problem = place.problem()
-    assert problem.setting == "agents.MetaAgent.target"
-    assert "python:module:Name" in problem.hint
+    assert problem.subject == "agents.MetaAgent.target"
+    assert "python:module:Name" in problem.fix[0]
 
 
 @pytest.mark.parametrize("host", ["agents.example.com", "10.0.0.1", "127.0.0.1.example.com"])
@@ -112,8 +112,8 @@ def test_plain_http_beyond_this_machine_is_refused(place: Place, host: str) -> N
     """Events are personal data."""
     place.toml(f'[agents.MetaAgent]\ntarget = "http://{host}/"\nsigning_secret = "{SECRET}"')
     problem = place.problem()
-    assert problem.setting == "agents.MetaAgent.target"
-    assert "https://" in problem.hint
+    assert problem.subject == "agents.MetaAgent.target"
+    assert "https://" in problem.fix[0]
 
 
 class TestSigningSecret:
@@ -121,8 +121,8 @@ class TestSigningSecret:
         """The agent must be able to tell us from others."""
         place.toml('agents.MetaAgent.target = "https://agents.example.com/"')
         problem = place.problem()
-        assert problem.setting == "agents.MetaAgent.signing_secret"
-        assert "whsec_" in problem.hint
+        assert problem.subject == "agents.MetaAgent.signing_secret"
+        assert "whsec_" in problem.fix[0]
 
     @pytest.mark.parametrize("target", ["https://127.0.0.1/", "http://localhost:1/", "log:"])
     def test_is_not_required_here(self, place: Place, target: str) -> None:
@@ -163,4 +163,4 @@ class TestGroups:
     def test_not_in_a_variable(self, place: Place) -> None:
         """A table is written in the file; the variable's refusal says so."""
         place.environ["BERINIA_WEBHOOKD_CHANNELS__WHATSAPP__GROUPS"] = '{"a": "MetaAgent"}'
-        assert "[channels.whatsapp.groups]" in place.problem().hint
+        assert "[channels.whatsapp.groups]" in place.problem().fix[0]

@@ -59,7 +59,7 @@ def test_it_is_a_valid_configuration_without_a_warning_about_limits(place: Place
     place.config_file = FILE
     loaded = place.load()
     assert loaded.settings.rate_limit.verified_requests == 6000
-    assert "rate_limit.verified_requests" not in {one.setting for one in loaded.warnings}
+    assert "rate_limit.verified_requests" not in {one.subject for one in loaded.warnings}
 
 
 def test_only_the_limit_differs_from_the_defaults(place: Place) -> None:

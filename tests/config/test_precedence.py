@@ -64,9 +64,9 @@ def test_every_key_can_be_a_variable_or_a_credential(place: Place, key: Key) -> 
     in_variable = place.problem()
     del place.environ[variable]
     place.credential(key.name, "\0")
-    assert place.problem().setting == key.name
+    assert place.problem().subject == key.name
     tables_only = key.name == "channels.whatsapp.groups"
-    assert in_variable.setting == (variable if tables_only else key.name)
+    assert in_variable.subject == (variable if tables_only else key.name)
 
 
 class TestWhichFile:
@@ -103,8 +103,8 @@ class TestWhichFile:
         else:
             place.environ["BERINIA_WEBHOOKD_CONFIG"] = str(missing)
         problem = place.problem()
-        assert problem.setting == str(missing)
-        assert "No such file" in problem.message
+        assert problem.subject == str(missing)
+        assert "No such file" in problem.what
 
 
 def named(place: Place, name: str, port: int) -> Path:
@@ -167,24 +167,24 @@ class TestUnknownKeys:
         """The nearest known key is named."""
         place.toml("server.prot = 1")
         problem = place.problem()
-        assert problem.setting == "server.prot"
-        assert problem.hint == "did you mean server.port?"
+        assert problem.subject == "server.prot"
+        assert problem.fix[0] == "did you mean server.port?"
 
     def test_in_the_environment(self, place: Place) -> None:
         place.environ["BERINIA_WEBHOOKD_SERVER__PROT"] = "1"
         problem = place.problem()
-        assert problem.setting == "BERINIA_WEBHOOKD_SERVER__PROT"
-        assert problem.hint == f"did you mean {PORT_VARIABLE}?"
+        assert problem.subject == "BERINIA_WEBHOOKD_SERVER__PROT"
+        assert problem.fix[0] == f"did you mean {PORT_VARIABLE}?"
 
     def test_in_dotenv(self, place: Place) -> None:
         place.dotenv("BERINIA_WEBHOOKD_SERVER__PROT=1\n")
-        assert place.problem().hint == f"did you mean {PORT_VARIABLE}?"
+        assert place.problem().fix[0] == f"did you mean {PORT_VARIABLE}?"
 
     def test_of_an_agent(self, place: Place) -> None:
         place.toml("[agents.MetaAgent]\ntimeout = 5\n")
         problem = place.problem()
-        assert problem.setting == "agents.MetaAgent.timeout"
-        assert problem.hint == "did you mean agents.MetaAgent.timeout_seconds?"
+        assert problem.subject == "agents.MetaAgent.timeout"
+        assert problem.fix[0] == "did you mean agents.MetaAgent.timeout_seconds?"
 
     @pytest.mark.parametrize(
         ("line", "hint"),
@@ -198,19 +198,19 @@ class TestUnknownKeys:
         """Throw-away secrets never come from a file; said is where such a setting belongs."""
         place.toml(line)
         problem = place.problem()
-        assert problem.setting == line.partition(" ")[0]
-        assert problem.message.startswith("cannot be set in ")
-        assert problem.hint == hint
+        assert problem.subject == line.partition(" ")[0]
+        assert problem.what.startswith("cannot be set in ")
+        assert problem.fix[0] == hint
 
     def test_what_only_a_flag_can_set_is_refused_of_the_environment(self, place: Place) -> None:
         place.environ["BERINIA_WEBHOOKD_SERVER__UDS"] = "/run/x"
         problem = place.problem()
-        assert problem.setting == "BERINIA_WEBHOOKD_SERVER__UDS"
-        assert problem.hint == "only as a flag: --uds"
+        assert problem.subject == "BERINIA_WEBHOOKD_SERVER__UDS"
+        assert problem.fix[0] == "only as a flag: --uds"
 
     def test_no_flag_is_suggested_for_a_file(self, place: Place) -> None:
         place.toml("debugs = true")
-        assert place.problem().hint != "did you mean debug?"
+        assert place.problem().fix[0] != "did you mean debug?"
 
     def test_other_programs_variables_are_none(self, place: Place) -> None:
         """The environment and .env are shared with the agents."""
@@ -230,7 +230,7 @@ def test_all_problems_are_said_at_once(place: Place) -> None:
     )
     place.dotenv("BERINIA_WEBHOOKD_LOGS__LEVEL=loud\n")
     place.environ[PORT_VARIABLE] = "high"
-    assert {problem.setting for problem in place.problems()} == {
+    assert {problem.subject for problem in place.problems()} == {
         "server.prot",
         "server.port",
         "rate_limit.requests",

@@ -83,7 +83,7 @@ def test_a_wrong_secret_is_not_quoted(place: Place, key: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         place.load()
     said = [str(caught.value), repr(caught.value), str(caught.value.hint)]
-    said += [str(problem) for problem in caught.value.problems]
+    said += [str(problem) for problem in caught.value.findings]
     said += traceback.format_exception(caught.value)
     assert not [text for text in said if WORD in text]
 
@@ -98,4 +98,4 @@ def test_an_unknown_variable_is_named_without_its_value(place: Place) -> None:
     place.environ["BERINIA_WEBHOOKD_CHANNELS__SMS__TOKEN"] = WORD
     problem = place.problem()
     assert WORD not in str(problem)
-    assert "CHANNELS__SMS__TOKENS" in problem.hint
+    assert "CHANNELS__SMS__TOKENS" in problem.fix[0]

@@ -35,9 +35,9 @@ def test_what_others_may_write_is_refused_by_name(place: Place, write: Write, mo
     path = write(place)
     path.chmod(mode)
     problem = place.problem()
-    assert problem.setting == str(path)
-    assert "written by others" in problem.message
-    assert f"chmod go-w {path}" in problem.hint
+    assert problem.subject == str(path)
+    assert "written by others" in problem.what
+    assert f"chmod go-w {path}" in problem.fix[0]
 
 
 @in_working_folder
@@ -51,8 +51,8 @@ def test_what_belongs_to_another_user_is_refused_by_name(
     else:
         monkeypatch.setattr(os, "getuid", lambda: STRANGER)
     problem = place.problem()
-    assert problem.setting == str(path)
-    assert "another user" in problem.message
+    assert problem.subject == str(path)
+    assert "another user" in problem.what
 
 
 @in_working_folder
@@ -68,7 +68,7 @@ def test_a_link_is_judged_by_what_it_leads_to(place: Place) -> None:
     target.write_text("server.port = 1001")
     target.chmod(0o622)
     (place.folder / "berinia-webhookd.toml").symlink_to(target)
-    assert "written by others" in place.problem().message
+    assert "written by others" in place.problem().what
 
 
 def test_a_named_file_may_be_written_by_others(place: Place) -> None:
@@ -82,7 +82,7 @@ def test_a_refused_dotenv_hides_no_other_problem(place: Place) -> None:
     """Both files are looked at in one run."""
     write_dotenv(place).chmod(0o666)
     file = place.toml("server.port = ")
-    assert {problem.setting for problem in place.problems()} == {
+    assert {problem.subject for problem in place.problems()} == {
         str(place.folder / ".env"),
         str(file),
     }
@@ -92,13 +92,13 @@ class TestUnreadable:
     def test_broken_toml_says_the_line(self, place: Place) -> None:
         file = place.toml('[server]\nport = 1001\nhost = "half\n')
         problem = place.problem()
-        assert problem.setting == str(file)
-        assert "line 3" in problem.message
+        assert problem.subject == str(file)
+        assert "line 3" in problem.what
 
     def test_deep_nesting_is_broken_toml(self, place: Place) -> None:
         """It ends as a problem, not as a traceback."""
         place.toml("x = " + "[" * 100_000)
-        assert "not valid TOML" in place.problem().message
+        assert "not valid TOML" in place.problem().what
 
     @pytest.mark.parametrize("name", ["berinia-webhookd.toml", ".env"])
     def test_not_utf_8(self, place: Place, name: str) -> None:
@@ -106,22 +106,22 @@ class TestUnreadable:
         path.write_bytes("# clé\n".encode("latin-1"))
         path.chmod(0o600)
         problem = place.problem()
-        assert problem.setting == str(path)
-        assert "UTF-8" in problem.message
+        assert problem.subject == str(path)
+        assert "UTF-8" in problem.what
 
     def test_a_credential_that_is_not_utf_8(self, place: Place) -> None:
         place.credential("logs.password", "").write_bytes(b"\xff\xfe")
         problem = place.problem()
-        assert problem.setting == "logs.password"
-        assert "UTF-8" in problem.message
+        assert problem.subject == "logs.password"
+        assert "UTF-8" in problem.what
 
     def test_larger_than_any_settings_file(self, place: Place) -> None:
         place.toml("#" * (1024 * 1024 + 1))
-        assert "larger than 1 MiB" in place.problem().message
+        assert "larger than 1 MiB" in place.problem().what
 
     def test_a_folder_in_place_of_the_file(self, place: Place) -> None:
         (place.folder / "berinia-webhookd.toml").mkdir()
-        assert "cannot be read" in place.problem().message
+        assert "cannot be read" in place.problem().what
 
     @pytest.mark.parametrize("name", ["berinia-webhookd.toml", ".env"])
     def test_a_file_that_cannot_be_reached_is_not_passed_over(
@@ -131,8 +131,8 @@ class TestUnreadable:
         path = place.folder / name
         path.symlink_to(path)
         problem = place.problem()
-        assert problem.setting == str(path)
-        assert "cannot be read" in problem.message
+        assert problem.subject == str(path)
+        assert "cannot be read" in problem.what
 
     def test_a_virtual_environment_named_dotenv_is_none_of_ours(self, place: Place) -> None:
         (place.folder / ".env").mkdir()
@@ -157,7 +157,7 @@ sources.SYSTEM_FILE = closed / "config.toml"
 try:
     load(environ={"HOME": str(folder)}, working_folder=working_folder)
 except ConfigurationError as error:
-    print(*error.problems, sep="\\n")
+    print(*error.findings, sep="\\n")
 """
 
 
@@ -191,8 +191,8 @@ def test_a_pipe_in_the_working_folder_holds_nobody_up(place: Place, name: str) -
     """Whoever may write into the folder could otherwise stop every command that is called there."""
     os.mkfifo(place.folder / name, 0o600)
     problem = place.problem()
-    assert problem.setting == str(place.folder / name)
-    assert "no ordinary file" in problem.message
+    assert problem.subject == str(place.folder / name)
+    assert "no ordinary file" in problem.what
 
 
 @pytest.mark.parametrize(
@@ -202,4 +202,4 @@ def test_a_variable_that_is_no_text_is_refused_by_name(place: Place, name: str) 
     """What cannot be written down can name no file and sign nothing; its value is not shown."""
     place.environ[name] = "/tmp/folder-\udcff"
     problem = place.problem()
-    assert (problem.setting, problem.message) == (name, "is not UTF-8 text")
+    assert (problem.subject, problem.what) == (name, "is not UTF-8 text")

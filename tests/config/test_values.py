@@ -46,7 +46,7 @@ class TestLists:
     @pytest.mark.parametrize("text", ['["10.0.0.0/8"', "[" * 100_000, '["10.0.0.0/8", 5]'])
     def test_broken_json_is_a_problem(self, place: Place, text: str) -> None:
         place.environ[PROXIES_VARIABLE] = text
-        assert place.problem().setting == PROXIES
+        assert place.problem().subject == PROXIES
 
     def test_a_schedule_in_a_variable(self, place: Place) -> None:
         place.environ["BERINIA_WEBHOOKD_CHANNELS__SMS__RETRY_SCHEDULE_SECONDS"] = "1, 2.5"
@@ -54,7 +54,7 @@ class TestLists:
 
     def test_an_endless_list_is_refused(self, place: Place) -> None:
         place.environ[PROXIES_VARIABLE] = "10.0.0.1," * 1001
-        assert "at most 1000" in place.problem().hint
+        assert "at most 1000" in place.problem().fix[0]
 
 
 WRONG = [
@@ -107,9 +107,9 @@ def test_a_wrong_value_is_a_problem_with_a_hint(
     """The problem names the key, and the hint says what would be right."""
     place.toml(f"{key} = {_toml(value)}")
     problem = place.problem()
-    assert problem.setting == key
-    assert "not valid" in problem.message
-    assert expected in problem.hint
+    assert problem.subject == key
+    assert "not valid" in problem.what
+    assert expected in problem.fix[0]
 
 
 def _toml(value: Any) -> str:
@@ -175,17 +175,17 @@ class TestValuesThatDoNotGoTogether:
     def test_two_channels_at_one_path(self, place: Place) -> None:
         place.toml('channels.sms.path = "/in"\nchannels.email.path = "/in"')
         problem = place.problem()
-        assert problem.setting == "channels.email.path"
-        assert "channels.sms.path" in problem.message
+        assert problem.subject == "channels.email.path"
+        assert "channels.sms.path" in problem.what
 
     @pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/webhook/logs"])
     def test_a_path_of_the_daemon(self, place: Place, path: str) -> None:
         place.toml(f'channels.sms.path = "{path}"')
-        assert place.problem().setting == "channels.sms.path"
+        assert place.problem().subject == "channels.sms.path"
 
 
 def warned(place: Place) -> set[str]:
-    return {warning.setting for warning in place.load().warnings}
+    return {warning.subject for warning in place.load().warnings}
 
 
 class TestWarnings:
@@ -203,7 +203,7 @@ class TestWarnings:
 
     def test_the_line_for_twilios_console(self, place: Place) -> None:
         place.toml('server.public_url = "https://app.example.com"')
-        hints = [warning.hint for warning in place.load().warnings]
+        hints = [warning.fix[0] for warning in place.load().warnings]
         line = "https://app.example.com/webhook/sms-response#rc=5&rp=all"
         assert any(line in hint for hint in hints)
 
@@ -252,7 +252,7 @@ class TestWarnings:
         """`chmod 600` would, where the file is root's and the daemon has a user of its own."""
         file = place.toml('channels.sms.tokens = ["x"]')
         file.chmod(0o644)
-        [hint] = [one.hint for one in place.load().warnings if one.setting == str(file)]
+        [hint] = [one.fix[0] for one in place.load().warnings if one.subject == str(file)]
         assert ("chmod 640" if os.getuid() == 0 else "chmod 600") in hint
 
     def test_a_file_without_secrets_may_be_read(self, place: Place) -> None:

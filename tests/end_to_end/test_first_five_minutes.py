@@ -89,7 +89,7 @@ def test_other_commands_find_it_by_its_configuration(printed: list[str], tmp_pat
         timeout=PATIENCE_SECONDS,
         check=False,
     )
-    assert '"check": "service"' in doctor.stdout, doctor.stderr
+    assert '"subject": "service"' in doctor.stdout, doctor.stderr
     assert "no daemon runs" not in doctor.stdout
 
 

@@ -85,11 +85,11 @@ class Checked:
         return found
 
     def settings_of(self, severity: str) -> list[str]:
-        return [problem["setting"] for problem in self.document[severity]]
+        return [problem["subject"] for problem in self.document[severity]]
 
     def problem(self, setting: str) -> dict[str, str]:
         """The only problem of a setting."""
-        [found] = [one for one in self.document["problems"] if one["setting"] == setting]
+        [found] = [one for one in self.document["problems"] if one["subject"] == setting]
         return dict(found)
 
     def agent(self, name: str) -> dict[str, Any]:
@@ -249,9 +249,9 @@ def test_all_that_is_wrong_is_listed_at_once(place: Place) -> None:
         "rate_limit.verified_requests",
         "agents.AdminInterpreterAgent.target",
     } <= set(checked.settings_of("warnings"))
-    assert checked.problem("server.prot")["hint"] == "did you mean server.port?"
+    assert checked.problem("server.prot")["fix"][0] == "did you mean server.port?"
     listed = checked.document["problems"] + checked.document["warnings"]
-    assert all(one["message"] and one["hint"] for one in listed)
+    assert all(one["what"] and one["fix"] for one in listed)
     port = checked.document["settings"]["server.port"]
     assert (port["valid"], port["value"], port["source"]) == (False, None, "file")
 
@@ -316,7 +316,7 @@ class TestAgents:
         assert "No module named 'openai_of_tomorrow'" in agent["reason"]
         assert 'broken.py", line 1' in agent["reason"]
         problem = checked.problem("agents.ResponseListenerAgent.target")
-        assert "No module named 'openai_of_tomorrow'" in problem["message"]
+        assert "No module named 'openai_of_tomorrow'" in problem["what"]
 
     def test_a_constructor_that_raises(self, place: Place) -> None:
         """What it printed before is shown, harmlessly."""
@@ -342,9 +342,9 @@ class TestAgents:
         assert said in agent["output"]
         assert said in place.check().text
         registry = [
-            one["message"]
+            one["what"]
             for one in checked.document["problems"]
-            if one["setting"] == "agents.registry"
+            if one["subject"] == "agents.registry"
         ]
         assert any("AdminInterpreterAgent" in message for message in registry)
 
@@ -409,7 +409,7 @@ class TestJournal:
         connection.close()
         checked = place.check("--json")
         assert checked.status == 1
-        assert "999.0" in checked.problem("journal.url")["message"]
+        assert "999.0" in checked.problem("journal.url")["what"]
 
     def test_a_file_that_is_none(self, place: Place) -> None:
         """What it holds stays as it is."""
@@ -419,7 +419,7 @@ class TestJournal:
         before = journal.read_bytes()
         checked = place.check("--json")
         assert checked.status == 1
-        assert "not a database" in checked.problem("journal.url")["message"]
+        assert "not a database" in checked.problem("journal.url")["what"]
         assert journal.read_bytes() == before
 
     def test_a_database_that_cannot_be_reached(self, place: Place) -> None:
@@ -457,12 +457,12 @@ class TestFolders:
         place.environment["BERINIA_WEBHOOKD_AGENTS__PATH"] = str(place.folder / "elsewhere")
         checked = place.check("--json", "--offline")
         assert checked.status == 1
-        assert "elsewhere" in checked.problem("agents.path")["message"]
+        assert "elsewhere" in checked.problem("agents.path")["what"]
 
     def test_an_interpreter_that_is_a_folder(self, place: Place) -> None:
         place.environment["BERINIA_WEBHOOKD_AGENTS__PYTHON"] = str(place.folder)
         problem = place.check("--json", "--offline").problem("agents.python")
-        assert "is no program" in problem["message"]
+        assert "is no program" in problem["what"]
 
     def test_other_writers_of_the_log_folder_are_reported(self, place: Place) -> None:
         """They are tolerated: a note, no warning; rotated logs are ours."""
@@ -516,10 +516,10 @@ def test_folders_are_tested_as_the_current_user(public_place: Place) -> None:
     place.environment["STATE_DIRECTORY"] = str(shut / "state")
     checked = place.check_in_a_process("--json", "--offline", program=("-c", AS_A_STRANGER))
     assert checked.status == 1
-    assert "cannot be written" in checked.problem("STATE_DIRECTORY")["message"]
-    assert "cannot be written" in checked.problem("logs.dir")["message"]
-    assert "cannot be read" in checked.problem("agents.path")["message"]
-    assert "cannot be made" in checked.problem("journal.url")["message"]
+    assert "cannot be written" in checked.problem("STATE_DIRECTORY")["what"]
+    assert "cannot be written" in checked.problem("logs.dir")["what"]
+    assert "cannot be read" in checked.problem("agents.path")["what"]
+    assert "cannot be made" in checked.problem("journal.url")["what"]
     assert "user" not in checked.settings_of("warnings")
 
 
@@ -556,9 +556,9 @@ class TestTwilio:
         place.write(ALL_GOOD.replace("verified_requests = 6000", ""))
         checked = place.check("--json", "--offline")
         [hint] = [
-            one["hint"]
+            one["fix"][0]
             for one in checked.document["warnings"]
-            if one["setting"] == "rate_limit.verified_requests"
+            if one["subject"] == "rate_limit.verified_requests"
         ]
         assert self.LINE in hint
         assert "6000" in hint

@@ -13,6 +13,7 @@ import click
 
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.findings import Finding, Level, wrong
 from berinia_webhookd.tools.doctor import (
     agents,
     console,
@@ -25,8 +26,8 @@ from berinia_webhookd.tools.doctor import (
     service,
     signatures,
 )
-from berinia_webhookd.tools.doctor.findings import Finding, Level, Reporter, lines
 from berinia_webhookd.tools.doctor.subject import Subject, find, settings_findings
+from berinia_webhookd.tools.findings_view import document, lines
 from berinia_webhookd.tools.installation import shown_url
 from berinia_webhookd.tools.session import Session, working_folder
 from berinia_webhookd.tools.terminal import json_text
@@ -70,7 +71,7 @@ def doctor_command(ctx: click.Context, /, *, as_json: bool) -> None:
     subject = find(session.config_file, os.environ, working_folder())
     findings = asyncio.run(examine(subject))
     if as_json:
-        click.echo(json_text(document(subject, findings)))
+        click.echo(json_text(report(subject, findings)))
     else:
         for line in lines(findings):
             click.echo(line)
@@ -94,12 +95,12 @@ def _unseen(name: str, error: WebhookdError | OSError) -> Finding:
     hint = error.hint if isinstance(error, WebhookdError) and error.hint else None
     text = str(error) or f"no end within {CHECK_SECONDS:g} s"
     mend = (hint,) if hint else ()
-    return Reporter(name).wrong(
-        f"could not be looked at: {text}", *mend, why="what nobody can look at may be broken"
+    return wrong(
+        name, f"could not be looked at: {text}", *mend, why="what nobody can look at may be broken"
     )
 
 
-def document(subject: Subject, findings: list[Finding]) -> dict[str, object]:
+def report(subject: Subject, findings: list[Finding]) -> dict[str, object]:
     """What `--json` prints."""
     running = subject.running
     return {
@@ -110,7 +111,7 @@ def document(subject: Subject, findings: list[Finding]) -> dict[str, object]:
         "configuration": subject.examined.config_file,
         "journal": shown_url(subject.journal_url),
         "logs": subject.logs,
-        "findings": [finding.document() for finding in findings],
+        "findings": [document(finding) for finding in findings],
     }
 
 

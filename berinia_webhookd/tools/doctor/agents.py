@@ -11,16 +11,16 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.findings import Finding, note, ok, wrong
 from berinia_webhookd.journal.inspecting import MissingAgent
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.tools.agent_check import check_agents
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
 from berinia_webhookd.tools.doctor.probe import fetch
 from berinia_webhookd.tools.doctor.subject import Subject
 from berinia_webhookd.tools.terminal import age
 
-_SAY: Final = Reporter("agents")
+_SAY: Final = "agents"
 METRIC: Final = "berinia_webhookd_agent_available"
 _WHY: Final = "its messages are accepted, and wait in the journal until it can be loaded"
 _TEST: Final = "berinia-webhookd check-config (loads each agent and shows what is wrong)"
@@ -39,27 +39,29 @@ async def loadable(subject: Subject) -> AsyncIterator[Finding]:
     for name in absent:
         yield _absent(subject, name, missing.get(name))
     if not known:
-        yield _SAY.note(
+        yield note(
+            _SAY,
             "the daemon does not say which agents it has loaded: it does not dispatch, or "
-            "server.metrics_allowed_ips leaves this machine out"
+            "server.metrics_allowed_ips leaves this machine out",
         )
     elif not absent:
-        yield _SAY.ok(f"loaded: {', '.join(sorted(known))}")
+        yield ok(_SAY, f"loaded: {', '.join(sorted(known))}")
 
 
 async def _tried(subject: Subject) -> AsyncIterator[Finding]:
     if subject.examined.problems:
-        yield _SAY.note("not tried, since the settings are wrong")
+        yield note(_SAY, "not tried, since the settings are wrong")
         return
     for agent in await check_agents(subject.settings, offline=False):
         if agent.loads:
-            yield _SAY.ok(f"{agent.name} can be loaded ({agent.target})")
+            yield ok(_SAY, f"{agent.name} can be loaded ({agent.target})")
         elif agent.problem is None:
             yield _absent(subject, agent.name, None)
         else:
-            yield _SAY.wrong(
+            yield wrong(
+                _SAY,
                 f"{agent.name} ({agent.target}) cannot be loaded: {_last(agent.reason or '')}",
-                agent.problem.hint,
+                *agent.problem.fix,
                 _TEST,
                 why=_WHY,
             )
@@ -94,15 +96,17 @@ async def _missing(subject: Subject) -> dict[str, MissingAgent]:
 def _absent(subject: Subject, name: str, missing: MissingAgent | None) -> Finding:
     settings = subject.settings.agents
     if settings.of(AgentName(name)).target is None and settings.registry is None:
-        return _SAY.wrong(
+        return wrong(
+            _SAY,
             f"{name} has no target, and there is no registry",
             f'agents.{name}.target = "python:module:Name", or agents.registry = "module:object"',
             why=_WHY,
         )
     if missing is None:
-        return _SAY.wrong(f"{name} cannot be loaded", _TEST, _USER, why=_WHY)
+        return wrong(_SAY, f"{name} cannot be loaded", _TEST, _USER, why=_WHY)
     since = age(missing.since, datetime.now(UTC))
-    return _SAY.wrong(
+    return wrong(
+        _SAY,
         f"{name} cannot be loaded on {missing.node}, noted {since}: {_last(missing.reason)}",
         _TEST,
         _USER,

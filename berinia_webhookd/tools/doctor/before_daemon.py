@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
+from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.tools.doctor.probe import Failure, Reply
 from berinia_webhookd.tools.doctor.signatures import SENDS_AGAIN
 
-_SAY: Final = Reporter("nginx")
+_SAY: Final = "nginx"
 RELOAD: Final = "nginx -t && systemctl reload nginx"
 _NONE_GETS_IN: Final = "no callback gets in from outside"
 
@@ -27,7 +27,7 @@ def unreachable(public_url: str, reply: Reply) -> Finding:
     """There was no answer at all."""
     mend = _remedies(public_url, reply.failure)
     lost = "; ".join((_NONE_GETS_IN, *SENDS_AGAIN.values()))
-    return _SAY.wrong(f"{public_url} cannot be reached: {reply.detail}", *mend, why=lost)
+    return wrong(_SAY, f"{public_url} cannot be reached: {reply.detail}", *mend, why=lost)
 
 
 def _remedies(public_url: str, failure: Failure | None) -> tuple[str, ...]:
@@ -55,25 +55,28 @@ def intercepted(shown: str, address: str, channel: Channel, reply: Reply) -> Fin
     lost = f"{_NONE_GETS_IN}; {SENDS_AGAIN[channel.name]}"
     include = "in the server block: include /etc/nginx/berinia-webhook.conf; (contrib/nginx)"
     if status in range(300, 400):
-        return _SAY.wrong(
+        return wrong(
+            _SAY,
             f"{shown}: is redirected to {reply.location or 'elsewhere'} ({status})",
             "enter the URL that is not redirected in the provider's console and as "
             "server.public_url; or take the redirection off this location",
             why=_REDIRECTED[channel.name],
         )
     if status in (404, 405):
-        return _SAY.wrong(
-            f"{shown}: nginx has no location for {path} ({status})", include, RELOAD, why=lost
+        return wrong(
+            _SAY, f"{shown}: nginx has no location for {path} ({status})", include, RELOAD, why=lost
         )
     if status in (502, 504):
-        return _SAY.wrong(
+        return wrong(
+            _SAY,
             f"{shown}: nginx does not reach the daemon ({status})",
             f"in nginx: `proxy_pass http://{address};`",
             RELOAD,
             why=lost,
         )
     if status == 413:  # noqa: PLR2004 - HTTP
-        return _SAY.wrong(
+        return wrong(
+            _SAY,
             f"{shown}: is too large for nginx (413)",
             f"in nginx, in `location = {path}`: "
             f"`client_max_body_size {channel.max_body_bytes // 1024**2}m;`",
@@ -81,7 +84,8 @@ def intercepted(shown: str, address: str, channel: Channel, reply: Reply) -> Fin
             why="larger messages are lost before the daemon sees them",
         )
     if status in (401, 403):
-        return _SAY.wrong(
+        return wrong(
+            _SAY,
             f"{shown}: is refused before it reaches the daemon ({status})",
             "take allow, deny, auth_basic, and firewall rules for web applications off this "
             "location: the daemon proves who is calling",
@@ -89,7 +93,8 @@ def intercepted(shown: str, address: str, channel: Channel, reply: Reply) -> Fin
             why=lost,
         )
     who = f", it says that it is {reply.server}" if reply.server else ""
-    return _SAY.wrong(
+    return wrong(
+        _SAY,
         f"{shown}: something else than this daemon answers ({status}{who})",
         f"in nginx: `location = {path} {{ proxy_pass http://{address}; … }}`",
         include,

@@ -11,13 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
+from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.tools.doctor.probe import OUR_IDS, is_readable, log_lines
 from berinia_webhookd.tools.doctor.signatures import PROVIDER, enabled
 from berinia_webhookd.tools.doctor.subject import Subject
 
-_CONSOLE: Final = Reporter("console")
-_REFUSED: Final = Reporter("refused")
+_CONSOLE: Final = "console"
+_REFUSED: Final = "refused"
 PLACEHOLDER: Final = "https://your.host"
 RETRIES: Final = "#rc=5&rp=all"  # Twilio: try again five times, whatever the failure
 LATELY: Final = timedelta(hours=24)
@@ -33,9 +33,10 @@ async def urls(subject: Subject) -> AsyncIterator[Finding]:
     bases = subject.settings.server.public_url
     for channel in enabled(subject).values():
         for url in _urls(subject, channel, bases or (PLACEHOLDER,)):
-            yield _CONSOLE.note(f"{CONSOLES[channel.name]}: {url}")
+            yield note(_CONSOLE, f"{CONSOLES[channel.name]}: {url}")
     if not bases:
-        yield _CONSOLE.warning(
+        yield warning(
+            _CONSOLE,
             f"server.public_url is not set, so {PLACEHOLDER} stands for the host that providers "
             "call",
             'server.public_url = "https://your.host"',
@@ -72,7 +73,7 @@ class _Refusals:
 async def lately(subject: Subject) -> AsyncIterator[Finding]:
     """Real requests that failed their proof."""
     if not is_readable(subject.logs):
-        yield _REFUSED.note(f"{subject.logs / 'webhook.log'} is not there, or cannot be read")
+        yield note(_REFUSED, f"{subject.logs / 'webhook.log'} is not there, or cannot be read")
         return
     since = datetime.now(UTC) - LATELY
     signatures, addresses = _refusals(
@@ -85,7 +86,7 @@ async def lately(subject: Subject) -> AsyncIterator[Finding]:
     for finding in findings:
         yield finding
     if not findings:
-        yield _REFUSED.ok("no signature and no address was refused lately")
+        yield ok(_REFUSED, "no signature and no address was refused lately")
 
 
 def _is_recent(line: dict[str, Any], since: datetime) -> bool:
@@ -121,10 +122,11 @@ def _refusals(lines: list[dict[str, Any]]) -> tuple[dict[str, _Refusals], dict[s
 def _of_signatures(channel: str, refused: _Refusals) -> Finding:
     what = f"{channel}: {_times(refused.count)} lately a signature was wrong"
     if refused.diagnosis is None:
-        return _REFUSED.note(what, why="strangers try; a provider's own requests are explained")
+        return note(_REFUSED, what, why="strangers try; a provider's own requests are explained")
     if refused.accepted_since:
-        return _REFUSED.note(f"{what}; since then some held", refused.diagnosis)
-    return _REFUSED.wrong(
+        return note(_REFUSED, f"{what}; since then some held", refused.diagnosis)
+    return wrong(
+        _REFUSED,
         what,
         refused.diagnosis,
         f"then compare with the URL in the console of {PROVIDER[channel]}, under `console`",
@@ -134,7 +136,8 @@ def _of_signatures(channel: str, refused: _Refusals) -> Finding:
 
 
 def _of_addresses(channel: str, refused: _Refusals) -> Finding:
-    return _REFUSED.warning(
+    return warning(
+        _REFUSED,
         f"{channel}: {_times(refused.count)} lately a request came from an address that is not "
         f"listed, last from {refused.client}",
         f'if that is the bot: channels.{channel}.allowed_ips = ["127.0.0.1", "{refused.client}"]',

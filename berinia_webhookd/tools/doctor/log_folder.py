@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
+from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.tools.doctor.subject import Subject
 from berinia_webhookd.tools.folder_check import MOST_FILES_SEEN, OUR_LOGS, foreign_logs
 
-_SAY: Final = Reporter("logs")
+_SAY: Final = "logs"
 MIB: Final = 1024 * 1024
 LARGE_BYTES: Final = 1024 * MIB
 LOGROTATE: Final = Path("/etc/logrotate.d/berinia-webhookd")
@@ -32,19 +32,20 @@ async def folder(subject: Subject) -> AsyncIterator[Finding]:
         *_of_writing(subject, place, files),
         *_of_reading(place, files),
         *_of_growth(files),
-        *(_SAY.note(text) for text in foreign_logs(place)),
+        *(note(_SAY, text) for text in foreign_logs(place)),
     ]
     for finding in findings:
         yield finding
     if not findings:
         size = sum(found.st_size for found in files.values())
-        yield _SAY.ok(f"{place}: {len(files)} files, {size / MIB:.1f} MiB")
+        yield ok(_SAY, f"{place}: {len(files)} files, {size / MIB:.1f} MiB")
 
 
 def _missing(subject: Subject, place: Path) -> Finding:
     if subject.running is None:
-        return _SAY.note(f"{place} is not there yet; `serve` makes it")
-    return _SAY.wrong(
+        return note(_SAY, f"{place} is not there yet; `serve` makes it")
+    return wrong(
+        _SAY,
         f"{place} is not there, although the daemon runs",
         f"install -d -m 700 -o {subject.user} {place}",
         why="the daemon cannot say what it does; it goes on receiving",
@@ -73,7 +74,7 @@ def _of_writing(
     why = "lines are lost; receiving goes on without them"
     if here.st_uid != subject.user or here.st_mode & _OWNER_WRITES != _OWNER_WRITES:
         mend = f"chown {subject.user} {place}; chmod 700 {place}"
-        yield _SAY.wrong(f"{place} cannot be written by the daemon's user", mend, why=why)
+        yield wrong(_SAY, f"{place} cannot be written by the daemon's user", mend, why=why)
     foreign = [
         path
         for path, found in files.items()
@@ -81,7 +82,8 @@ def _of_writing(
     ]
     if foreign:
         names = " ".join(map(str, foreign))
-        yield _SAY.wrong(
+        yield wrong(
+            _SAY,
             f"{foreign[0]} belongs to another user than the daemon's",
             f"chown {subject.user} {names}",
             why=why,
@@ -92,7 +94,8 @@ def _of_reading(place: Path, files: dict[Path, os.stat_result]) -> Iterator[Find
     if place.stat().st_mode & _OTHERS and any(
         found.st_mode & _OTHERS for path, found in files.items() if path.suffix == ".log"
     ):
-        yield _SAY.warning(
+        yield warning(
+            _SAY,
             f"{place} and files in it are open to other users",
             f"chmod 700 {place}; chmod 600 {place}/*.log",
             why="the logs say what happened to whom",
@@ -107,7 +110,8 @@ def _of_growth(files: dict[Path, os.stat_result]) -> Iterator[Finding]:
     if size > LARGE_BYTES:
         rotated = "logrotate -d " + str(LOGROTATE)
         install = f"cp contrib/logrotate/berinia-webhookd {LOGROTATE}"
-        yield _SAY.warning(
+        yield warning(
+            _SAY,
             f"{largest} has grown to {size // MIB} MiB",
             rotated if LOGROTATE.exists() else install,
             why="nobody rotates it; it will fill the disk of the journal as well",

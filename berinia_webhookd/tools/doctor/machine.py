@@ -12,16 +12,16 @@ from typing import Final
 
 from berinia_webhookd.app import folders_of
 from berinia_webhookd.channels.contract import SignedRequest
+from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.journal.engine import sqlite_path
 from berinia_webhookd.status.health import LEAST_FREE_BYTES
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
 from berinia_webhookd.tools.doctor.probe import Sender
 from berinia_webhookd.tools.doctor.subject import Subject
 from berinia_webhookd.tools.posting import Target
 from berinia_webhookd.tools.terminal import duration
 
-_DISK: Final = Reporter("disk")
-_CLOCK: Final = Reporter("clock")
+_DISK: Final = "disk"
+_CLOCK: Final = "clock"
 MIB: Final = 1024 * 1024
 LITTLE_BYTES: Final = 1024 * MIB
 LITTLE_SHARE: Final = 0.05
@@ -78,16 +78,17 @@ def _of_room(folder: Path, left: Room) -> Finding:
     text = f"{folder}: {left.free_bytes // MIB} MiB left"
     if left.free_bytes < LEAST_FREE_BYTES:
         why = "with a full disk nothing can be accepted: providers get 503"
-        return _DISK.wrong(text, *make_room, why=why)
+        return wrong(_DISK, text, *make_room, why=why)
     if left.free_files is not None and left.free_files < LEAST_FREE_FILES:
-        return _DISK.wrong(
+        return wrong(
+            _DISK,
             f"{folder}: only {left.free_files} more files can be made there",
             f"df -i {folder}",
             why="without inodes no file can be made, however much room there is",
         )
     if left.free_bytes < min(LITTLE_BYTES, LITTLE_SHARE * left.all_bytes):
-        return _DISK.warning(text, *make_room, why="it will be full before long")
-    return _DISK.ok(text)
+        return warning(_DISK, text, *make_room, why="it will be full before long")
+    return ok(_DISK, text)
 
 
 async def clock(subject: Subject) -> AsyncIterator[Finding]:
@@ -115,10 +116,11 @@ def is_synchronised() -> bool | None:
 def of_synchronisation(synchronised: bool | None) -> Finding:
     """The finding on what keeps the clock right."""
     if synchronised is None:
-        return _CLOCK.note("the kernel does not say whether the clock is synchronised")
+        return note(_CLOCK, "the kernel does not say whether the clock is synchronised")
     if synchronised:
-        return _CLOCK.ok("is synchronised")
-    return _CLOCK.warning(
+        return ok(_CLOCK, "is synchronised")
+    return warning(
+        _CLOCK,
         "is not synchronised with a time server",
         "timedatectl set-ntp true",
         "timedatectl timesync-status, or chronyc tracking",
@@ -128,9 +130,10 @@ def of_synchronisation(synchronised: bool | None) -> Finding:
 
 def _of_skew(url: str, seconds: float) -> Finding:
     if abs(seconds) <= MOST_SKEW_SECONDS:
-        return _CLOCK.ok(f"agrees with {url}")
+        return ok(_CLOCK, f"agrees with {url}")
     direction = "behind" if seconds > 0 else "ahead of"
-    return _CLOCK.wrong(
+    return wrong(
+        _CLOCK,
         f"is {duration(abs(seconds))} {direction} that of {url}",
         "timedatectl set-ntp true, on both machines",
         why="Mailgun's signatures carry the time: 5 minutes behind, and every e-mail is refused",

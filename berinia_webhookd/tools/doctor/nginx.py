@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from berinia_webhookd.channels.authority import port_forms
 from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.channels.whatsapp import WHATSAPP
+from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.tools.doctor import before_daemon
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
 from berinia_webhookd.tools.doctor.probe import (
     FORGED_CLIENT,
     Reply,
@@ -35,7 +35,7 @@ from berinia_webhookd.tools.doctor.signatures import (
 from berinia_webhookd.tools.doctor.subject import Subject
 from berinia_webhookd.tools.posting import Target
 
-_SAY: Final = Reporter("nginx")
+_SAY: Final = "nginx"
 MOST_URLS: Final = 5
 DIAGNOSIS_PACE_SECONDS: Final = 1.1  # the daemon looks for a reason once a second
 THREE_LINES: Final = (
@@ -97,7 +97,8 @@ async def passes_on(subject: Subject) -> AsyncIterator[Finding]:
     """Every public URL with the channels whose providers call from outside."""
     urls = subject.settings.server.public_url
     if not urls:
-        yield _SAY.note(
+        yield note(
+            _SAY,
             "not looked at: server.public_url, the URL that providers call, is not set",
             'server.public_url = "https://your.host"',
             "to look only once: BERINIA_WEBHOOKD_SERVER__PUBLIC_URL=https://your.host "
@@ -105,7 +106,7 @@ async def passes_on(subject: Subject) -> AsyncIterator[Finding]:
         )
         return
     if subject.running is None:
-        yield _SAY.note("not looked at, since the daemon does not run")
+        yield note(_SAY, "not looked at, since the daemon does not run")
         return
     for url in urls[:MOST_URLS]:
         for channel in enabled(subject, url).values():
@@ -130,9 +131,10 @@ async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncItera
         for finding in findings:
             yield finding
         if not findings:
-            yield _SAY.ok(f"{way.shown}: arrives untouched, with its scheme, host and address")
+            yield ok(_SAY, f"{way.shown}: arrives untouched, with its scheme, host and address")
     elif reply.status == 404:  # noqa: PLR2004 - HTTP
-        yield _SAY.wrong(
+        yield wrong(
+            _SAY,
             f"{way.shown}: the daemon is reached at another path than {way.channel.path}",
             f"in nginx: `location = {way.channel.path} {{ proxy_pass http://{way.address}; … }}`, "
             "proxy_pass without a path after the port",
@@ -141,9 +143,10 @@ async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncItera
     elif reply.status == 403 and has_secret(way.channel):  # noqa: PLR2004 - HTTP
         yield await _refused(way, reply)
     elif reply.status == 403 or "no secret" in reply.detail:  # noqa: PLR2004 - HTTP
-        yield _SAY.note(f"{way.shown}: reaches the daemon; without the secret no more can be said")
+        yield note(_SAY, f"{way.shown}: reaches the daemon; without the secret no more can be said")
     else:
-        yield _SAY.wrong(
+        yield wrong(
+            _SAY,
             f"{way.shown}: the daemon answers {reply.status} {reply.detail}".rstrip(),
             way.subject.look_at_log,
             why=f"{PROVIDER[way.channel.name]} is answered in the same way",
@@ -154,7 +157,8 @@ def _compared(way: _Way, request: SignedRequest, seen: Seen) -> Iterator[Finding
     """What the daemon saw beside what was sent."""
     running = way.subject.running
     if running is not None and seen.process != running.pid:
-        yield _SAY.wrong(
+        yield wrong(
+            _SAY,
             f"{way.shown}: another daemon answers (process {seen.process}, not {running.pid})",
             f"in nginx: `proxy_pass http://{way.address};`",
             why="callbacks do not reach this one",
@@ -169,15 +173,17 @@ def _compared(way: _Way, request: SignedRequest, seen: Seen) -> Iterator[Finding
 def _scheme_and_host(way: _Way, seen: Seen) -> Iterator[Finding]:
     scheme, host = urlsplit(way.public_url).scheme, urlsplit(way.public_url).netloc
     why = SIGNATURES_HOLD[way.channel.name]
-    say = _SAY.warning if _signs_url(way.channel) else _SAY.note
+    say = warning if _signs_url(way.channel) else note
     if seen.scheme != scheme and seen.peer_trusted:
         yield say(
+            _SAY,
             f"{way.shown}: the daemon sees {seen.scheme} instead of {scheme}",
             "in nginx: `proxy_set_header X-Forwarded-Proto $scheme;`",
             why=why,
         )
     if seen.host.lower() not in {urlsplit(form).netloc for form in port_forms(way.public_url)}:
         yield say(
+            _SAY,
             f"{way.shown}: the daemon sees the host {seen.host!r} instead of {host}",
             "in nginx: `proxy_set_header Host $http_host;`",
             why=why,
@@ -186,21 +192,24 @@ def _scheme_and_host(way: _Way, seen: Seen) -> Iterator[Finding]:
 
 def _client(way: _Way, seen: Seen) -> Iterator[Finding]:
     if seen.forwarded_for.rpartition(",")[2].strip() == FORGED_CLIENT:
-        yield _SAY.wrong(
+        yield wrong(
+            _SAY,
             f"{way.shown}: the client address is taken from the caller's own X-Forwarded-For",
             ADDRESS_LINE,
             why="anybody can pick an address: rate limits and the list of allowed addresses "
             "mean nothing",
         )
     elif not seen.peer_trusted:
-        yield _SAY.wrong(
+        yield wrong(
+            _SAY,
             f"{way.shown}: the proxy at {seen.client} is not trusted, so its headers are ignored",
             f'server.trusted_proxies = ["127.0.0.1", "::1", "{seen.client}"]',
             why="all callers count as one address and share its rate limit"
             + ("; without server.public_url signatures fail" if _signs_url(way.channel) else ""),
         )
     elif not seen.forwarded or seen.client is None:
-        yield _SAY.wrong(
+        yield wrong(
+            _SAY,
             f"{way.shown}: nginx does not say which address a request came from",
             ADDRESS_LINE,
             why="all callers share one rate limit, so that one stranger can shut out "
@@ -209,7 +218,8 @@ def _client(way: _Way, seen: Seen) -> Iterator[Finding]:
 
 
 def _altered(way: _Way, *said: str) -> Finding:
-    return _SAY.wrong(
+    return wrong(
+        _SAY,
         f"{way.shown}: the body is altered between the public URL and the daemon",
         *said,
         UNTOUCHED,
@@ -229,13 +239,15 @@ async def _refused(way: _Way, reply: Reply) -> Finding:
     if plain.seen is not None:
         return _altered(way, *remedy)
     if not found and is_readable(way.subject.logs):
-        return _SAY.wrong(
+        return wrong(
+            _SAY,
             f"{way.shown}: a daemon refuses the signature, but it is not this one: its log has "
             "no such request",
             f"in nginx: `proxy_pass http://{way.address};`",
             why="callbacks do not reach this daemon",
         )
-    return _SAY.wrong(
+    return wrong(
+        _SAY,
         f"{way.shown}: the signature does not survive the way to the daemon",
         *_mends_signature(way, remedy),
         why=f"what {PROVIDER[way.channel.name]} sends is answered 403; "

@@ -7,13 +7,13 @@ from typing import Final
 
 from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.channels.whatsapp import WHATSAPP
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
+from berinia_webhookd.findings import Finding, note, ok, wrong
 from berinia_webhookd.tools.doctor.probe import Reply, Sender
 from berinia_webhookd.tools.doctor.signatures import enabled, probe
 from berinia_webhookd.tools.doctor.subject import Subject
 from berinia_webhookd.tools.posting import Target
 
-_SAY: Final = Reporter("outside")
+_SAY: Final = "outside"
 LOGS_PATH: Final = "/webhook/logs"
 _NO_ENTRY: Final = "in nginx: `location = {path} {{ return 404; }}`"
 
@@ -42,28 +42,31 @@ def _stranger(bot: Channel, url: str) -> SignedRequest:
 
 def _of_bot(shown: str, bot: Channel, reply: Reply) -> Finding:
     if reply.seen is not None and not reply.seen.forwarded:
-        return _SAY.wrong(
+        return wrong(
+            _SAY,
             f"{shown}: whoever calls this from outside counts as the WhatsApp bot",
             _NO_ENTRY.format(path=bot.path),
             "nginx -t && systemctl reload nginx",
             why="the proxy hides where requests come from, so strangers can command the agents",
         )
     if reply.seen is not None:
-        return _SAY.note(f"{shown}: is open, and {reply.seen.client} may call it")
+        return note(_SAY, f"{shown}: is open, and {reply.seen.client} may call it")
     if reply.of_daemon:
-        return _SAY.note(
+        return note(
+            _SAY,
             f"{shown}: is open to the outside; the daemon refuses all but the listed addresses",
             _NO_ENTRY.format(path=bot.path),
             why="needed only if the bot runs on another machine",
         )
-    return _SAY.ok(f"{shown}: is closed to the outside")
+    return ok(_SAY, f"{shown}: is closed to the outside")
 
 
 def _of_logs(shown: str, reply: Reply) -> Finding:
     if reply.of_daemon:
-        return _SAY.note(
+        return note(
+            _SAY,
             f"{shown}: is open to the outside; the daemon asks for the password",
             _NO_ENTRY.format(path=LOGS_PATH),
             why="the logs say what happened to whom",
         )
-    return _SAY.ok(f"{shown}: is closed to the outside")
+    return ok(_SAY, f"{shown}: is closed to the outside")

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from berinia_webhookd.config.settings import Network, Settings
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
+from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.tools.doctor.subject import Subject
 
-_SAY: Final = Reporter("safety")
+_SAY: Final = "safety"
 # Said better elsewhere in the report: the user is the daemon's, not the one who asks.
 SAID_ELSEWHERE: Final = frozenset(
     {"user", "channels.sms.tokens", "channels.email.signing_keys", "server.public_url"}
@@ -37,23 +37,25 @@ async def settings(subject: Subject) -> AsyncIterator[Finding]:
     for finding in findings:
         yield finding
     if not findings:
-        yield _SAY.ok("no setting is unsafe")
+        yield ok(_SAY, "no setting is unsafe")
 
 
 def _of_warnings(subject: Subject) -> Iterator[Finding]:
-    for warning in subject.examined.warnings:
-        of_agent = warning.setting.startswith("agents.") and warning.setting.endswith(".target")
-        if warning.setting not in SAID_ELSEWHERE and not of_agent:
-            yield _SAY.warning(
-                f"{warning.setting}: {warning.message}",
-                warning.hint,
-                why=WHY.get(warning.setting, WHY_FILES if "/" in warning.setting else WHY_OTHERS),
+    for one in subject.examined.warnings:
+        of_agent = one.subject.startswith("agents.") and one.subject.endswith(".target")
+        if one.subject not in SAID_ELSEWHERE and not of_agent:
+            yield warning(
+                _SAY,
+                f"{one.subject}: {one.what}",
+                *one.fix,
+                why=WHY.get(one.subject, WHY_FILES if "/" in one.subject else WHY_OTHERS),
             )
 
 
 def _of_user(subject: Subject) -> Iterator[Finding]:
     if subject.running is not None and subject.user == 0:
-        yield _SAY.warning(
+        yield warning(
+            _SAY,
             "the daemon runs as root",
             "give it a user of its own: contrib/systemd/berinia-webhook.service",
             why="whoever breaks into it, or into an agent, has the whole machine",
@@ -62,20 +64,23 @@ def _of_user(subject: Subject) -> Iterator[Finding]:
 
 def _of_lists(settings: Settings) -> Iterator[Finding]:
     if wide := _widest(settings.server.trusted_proxies):
-        yield _SAY.wrong(
+        yield wrong(
+            _SAY,
             f"server.trusted_proxies believes {wide}",
             'server.trusted_proxies = ["127.0.0.1", "::1"], and the addresses of your proxies',
             why="whoever is trusted as a proxy may claim any address, scheme and host",
         )
     whatsapp = settings.channels.whatsapp
     if whatsapp.enabled and whatsapp.secret is None and (wide := _widest(whatsapp.allowed_ips)):
-        yield _SAY.wrong(
+        yield wrong(
+            _SAY,
             f"channels.whatsapp.allowed_ips lets {wide} speak as the bot, without a secret",
             "list the bot's address alone, or set channels.whatsapp.secret",
             why="the bot's messages command the agents",
         )
     if wide := _widest(settings.server.metrics_allowed_ips):
-        yield _SAY.warning(
+        yield warning(
+            _SAY,
             f"server.metrics_allowed_ips shows metrics to {wide}",
             "list the machines that collect metrics",
             why="metrics tell strangers how much comes in and what fails",
@@ -91,10 +96,11 @@ def _widest(networks: tuple[Network, ...]) -> Network | None:
 
 def _of_logs(settings: Settings) -> Iterator[Finding]:
     if settings.logs.personal_data == "full":
-        yield _SAY.warning(
+        yield warning(
+            _SAY,
             "logs.personal_data = full: numbers, addresses and messages stand in the logs",
             'logs.personal_data = "mask", then erase older logs',
             why="`events erase` does not reach into logs",
         )
     if settings.logs.password is None:
-        yield _SAY.note("logs.password is not set, so GET /webhook/logs is answered 503")
+        yield note(_SAY, "logs.password is not set, so GET /webhook/logs is answered 503")

@@ -8,18 +8,18 @@ from typing import Final
 
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.tools.doctor import processes
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
 from berinia_webhookd.tools.doctor.probe import fetch
 from berinia_webhookd.tools.doctor.processes import Process
 from berinia_webhookd.tools.doctor.signatures import SENDS_AGAIN
 from berinia_webhookd.tools.doctor.subject import Subject
 
 OLD_SCRIPT: Final = "run_webhook.py"
-_SERVICE: Final = Reporter("service")
-_PORT: Final = Reporter("port")
-_VERSION: Final = Reporter("version")
-_HEALTH: Final = Reporter("health")
+_SERVICE: Final = "service"
+_PORT: Final = "port"
+_VERSION: Final = "version"
+_HEALTH: Final = "health"
 
 HEALTH_HELP: Final = {
     "journal": ("nothing can be accepted: providers get 503", "see the journal's findings below"),
@@ -34,11 +34,12 @@ async def up(subject: Subject) -> AsyncIterator[Finding]:
     running = subject.running
     if running is not None:
         user = "as root" if subject.user == 0 else f"as user {subject.user}"
-        yield _SERVICE.ok(f"process {running.pid} runs on {running.address}, {user}")
+        yield ok(_SERVICE, f"process {running.pid} runs on {running.address}, {user}")
         return
     other = subject.other
     also = f"; process {other.pid} runs with {other.configuration}" if other else ""
-    yield _SERVICE.wrong(
+    yield wrong(
+        _SERVICE,
         f"no daemon runs with this configuration{also}",
         *((f"berinia-webhookd --config {other.configuration} doctor",) if other else ()),
         subject.command("start"),
@@ -51,7 +52,7 @@ async def port(subject: Subject) -> AsyncIterator[Finding]:
     """Whether the port is held by the daemon, or by whom."""
     number = processes.port_of(subject.address)
     if number is None:
-        yield _PORT.note(f"listens on {subject.address}")
+        yield note(_PORT, f"listens on {subject.address}")
         return
     inodes = processes.listening_inodes(number)
     for finding in _port_findings(subject, number, inodes, processes.holders(inodes)):
@@ -67,13 +68,14 @@ def _port_findings(
         if others:
             yield _shared_port(number, others)
         else:
-            yield _PORT.ok(f"{subject.address} is held by the daemon")
+            yield ok(_PORT, f"{subject.address} is held by the daemon")
     elif not inodes:
         yield _closed(subject, number)
     elif found:
         yield _taken(subject, number, found)
     else:
-        yield _PORT.note(
+        yield note(
+            _PORT,
             f"port {number} is held by a process that this user cannot see",
             f"sudo ss -ltnp 'sport = :{number}'",
         )
@@ -81,8 +83,9 @@ def _port_findings(
 
 def _closed(subject: Subject, number: int) -> Finding:
     if subject.running is None:
-        return _PORT.note(f"nobody listens on port {number}")
-    return _PORT.wrong(
+        return note(_PORT, f"nobody listens on port {number}")
+    return wrong(
+        _PORT,
         f"nobody listens on {subject.address}, although process {subject.running.pid} runs",
         subject.command("restart"),
         subject.look_at_log,
@@ -91,7 +94,8 @@ def _closed(subject: Subject, number: int) -> Finding:
 
 
 def _shared_port(number: int, others: list[Process]) -> Finding:
-    return _PORT.warning(
+    return warning(
+        _PORT,
         f"port {number} is also held by {others[0]}",
         f"stop it: kill {others[0].pid}",
         why="callbacks that reach the other process are not seen by the daemon",
@@ -105,7 +109,8 @@ def _taken(subject: Subject, number: int, found: list[Process]) -> Finding:
         stop = "it is the old webhook script; stop and disable its unit"
     elif "berinia" in holder.words:
         stop = f"it is another berinia-webhookd; stop it first: kill {holder.pid}"
-    return _PORT.wrong(
+    return wrong(
+        _PORT,
         f"port {number} is held by {holder}",
         f"sudo ss -ltnp 'sport = :{number}'",
         f"{stop}, or set server.port to another port here and in nginx",
@@ -120,9 +125,10 @@ async def version(subject: Subject) -> AsyncIterator[Finding]:
     if running is None:
         return
     if running.version == __version__:
-        yield _VERSION.ok(f"{__version__} runs and is installed")
+        yield ok(_VERSION, f"{__version__} runs and is installed")
         return
-    yield _VERSION.wrong(
+    yield wrong(
+        _VERSION,
         f"{running.version} runs, {__version__} is installed",
         subject.command("restart"),
         why="an upgrade takes effect with a restart, and until then its corrections are missing",
@@ -136,7 +142,8 @@ async def health(subject: Subject) -> AsyncIterator[Finding]:
     try:
         page = await fetch(subject.running.address, "/health")
     except WebhookdError as error:
-        yield _HEALTH.wrong(
+        yield wrong(
+            _HEALTH,
             f"the daemon does not answer: {error}",
             subject.look_at_log,
             subject.command("restart"),
@@ -144,14 +151,15 @@ async def health(subject: Subject) -> AsyncIterator[Finding]:
         )
         return
     if page.status == 200:  # noqa: PLR2004 - as it is written everywhere
-        yield _HEALTH.ok("answers, and is healthy")
+        yield ok(_HEALTH, "answers, and is healthy")
         return
     reasons = _reasons(page.text)
     for name, reason in reasons.items():
         why, mend = HEALTH_HELP.get(name, ("the daemon cannot do its work", subject.look_at_log))
-        yield _HEALTH.wrong(f"{name}: {reason}", mend, why=why)
+        yield wrong(_HEALTH, f"{name}: {reason}", mend, why=why)
     if not reasons:
-        yield _HEALTH.wrong(
+        yield wrong(
+            _HEALTH,
             f"answers {page.status} to GET /health, without reasons",
             subject.look_at_log,
             "let this machine read them: server.metrics_allowed_ips",

@@ -15,13 +15,13 @@ from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import PROBE_FIELD, Channel, SignedRequest
 from berinia_webhookd.channels.whatsapp import WHATSAPP
 from berinia_webhookd.errors import ChannelNotConfigured
+from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.model import ChannelName
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
 from berinia_webhookd.tools.doctor.probe import NEAR_SECONDS, Reply, Sender, diagnosis
 from berinia_webhookd.tools.doctor.subject import Subject
 from berinia_webhookd.tools.posting import Target
 
-_SAY: Final = Reporter("signatures")
+_SAY: Final = "signatures"
 # What gets lost where somebody trims, recodes or decodes twice.
 DELICATE: Final = " Été  + 100 % & « 🙂 »"
 TEXT_FIELD: Final[Mapping[str, str]] = {"sms": "Body", "email": "stripped-text"}
@@ -102,7 +102,7 @@ async def _channel(subject: Subject, channel: Channel) -> Finding | None:
     if name == WHATSAPP:
         if not _may_ask_as_bot(subject):
             allowed = ", ".join(map(str, subject.settings.channels.whatsapp.allowed_ips))
-            return _SAY.note(f"{name}: cannot be tried from here; only {allowed} may call")
+            return note(_SAY, f"{name}: cannot be tried from here; only {allowed} may call")
         request = probe(channel, target.base_url, valid=True)
         return await _judged(subject, channel, await Sender(target, {}, NEAR_SECONDS).post(request))
     sender = Sender(target, as_proxied(subject), NEAR_SECONDS)
@@ -111,7 +111,8 @@ async def _channel(subject: Subject, channel: Channel) -> Finding | None:
         return missing_secret(name)
     reply = await sender.post(probe(channel, target.base_url, valid=signable))
     if not signable and reply.status == 403:  # noqa: PLR2004 - HTTP
-        return _SAY.note(
+        return note(
+            _SAY,
             f"{name}: the daemon has a secret, which this user cannot read; nothing was proved",
             "sudo berinia-webhookd doctor",
         )
@@ -127,14 +128,15 @@ def _may_ask_as_bot(subject: Subject) -> bool:
 
 def _without_daemon(channel: Channel) -> Finding:
     if has_secret(channel):
-        return _SAY.note(f"{channel.name}: not tried, since the daemon does not run")
+        return note(_SAY, f"{channel.name}: not tried, since the daemon does not run")
     return missing_secret(channel.name)
 
 
 def missing_secret(name: ChannelName) -> Finding:
     """The finding of a channel that can prove nothing."""
     secret = SECRETS[name]
-    return _SAY.wrong(
+    return wrong(
+        _SAY,
         f"{name}: {secret.setting} is not set",
         secret.mend,
         f"then reload the daemon; or channels.{name}.enabled = false",
@@ -145,7 +147,7 @@ def missing_secret(name: ChannelName) -> Finding:
 async def _judged(subject: Subject, channel: Channel, reply: Reply) -> Finding | None:
     name, provider = channel.name, PROVIDER[channel.name]
     if reply.seen is not None:
-        return _SAY.ok(f"{name}: a request signed as {provider} does is verified")
+        return ok(_SAY, f"{name}: a request signed as {provider} does is verified")
     if reply.failure is not None:
         return None
     if reply.status == 403:  # noqa: PLR2004 - HTTP
@@ -153,12 +155,14 @@ async def _judged(subject: Subject, channel: Channel, reply: Reply) -> Finding |
     if reply.status == 503 and "no secret" in reply.detail:  # noqa: PLR2004 - HTTP
         return missing_secret(name)
     if reply.status == 429:  # noqa: PLR2004 - HTTP
-        return _SAY.warning(
+        return warning(
+            _SAY,
             f"{name}: not tried, since this machine's requests are over the limit",
             "wait a minute and ask again; see rate_limit.requests",
             why="somebody on this machine sends many requests that fail",
         )
-    return _SAY.wrong(
+    return wrong(
+        _SAY,
         f"{name}: a signed probe is answered {reply.status} {reply.detail}".rstrip(),
         subject.look_at_log,
         why=f"{provider} is answered in the same way",
@@ -169,7 +173,8 @@ async def _refused(subject: Subject, channel: Channel, reply: Reply) -> Finding:
     """Signed with what stands in the settings, and refused: the daemon has other settings."""
     _, said = await diagnosis(subject.logs, reply.request_id)
     own = [] if subject.as_daemon else ["sudo berinia-webhookd doctor, which sees its settings"]
-    return _SAY.wrong(
+    return wrong(
+        _SAY,
         f"{channel.name}: the daemon refuses what is signed with the configured secret",
         *([said] if said else []),
         *own,

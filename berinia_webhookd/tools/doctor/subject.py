@@ -14,14 +14,14 @@ from typing import Final
 from berinia_webhookd.config.keys import ENVIRONMENT_PREFIX
 from berinia_webhookd.config.load import Examined, examine
 from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.findings import Finding, note, ok, wrong
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.doctor import processes
-from berinia_webhookd.tools.doctor.findings import Finding, Reporter
 from berinia_webhookd.tools.installation import Installation
 
 UNIT: Final = "berinia-webhook"
 UNIT_FOLDERS: Final = (Path("/etc/systemd/system"), Path("/lib/systemd/system"))
-_SAY: Final = Reporter("settings")
+_SAY: Final = "settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +112,24 @@ def find(config_file: Path | None, environ: Mapping[str, str], working_folder: P
 def settings_findings(subject: Subject) -> Iterator[Finding]:
     """Whether the settings can be used, and whether they are those of the daemon."""
     for problem in subject.examined.problems:
-        yield _SAY.wrong(
-            f"{problem.setting}: {problem.message}",
-            problem.hint,
+        yield wrong(
+            _SAY,
+            f"{problem.subject}: {problem.what}",
+            *problem.fix,
             why="with a wrong setting the daemon neither starts nor reloads",
         )
     if subject.running is not None and not subject.as_daemon:
-        yield _SAY.note(
+        yield note(
+            _SAY,
             "the daemon's own environment cannot be read by this user; its credentials and "
             "variables are unknown here",
             "sudo berinia-webhookd doctor",
         )
     if not subject.examined.problems:
         file = subject.examined.config_file
-        yield _SAY.ok(f"read from {file}" if file else "no settings file; environment and defaults")
+        yield ok(
+            _SAY, f"read from {file}" if file else "no settings file; environment and defaults"
+        )
 
 
 def _installed_unit() -> str | None:

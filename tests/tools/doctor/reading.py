@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from berinia_webhookd.tools.doctor import document, examine
+from berinia_webhookd.tools.doctor import examine, report
 from berinia_webhookd.tools.doctor.subject import find
 from berinia_webhookd.tools.terminal import json_text
 from tests.end_to_end.daemon import Daemon
@@ -23,7 +23,7 @@ class Report:
         return [
             finding
             for finding in self.document["findings"]
-            if finding["check"] == check and level in (None, finding["level"])
+            if finding["subject"] == check and level in (None, finding["level"])
         ]
 
     def one(self, check: str, level: str, *words: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Report:
 
     def __str__(self) -> str:
         return "\n" + "\n".join(
-            " | ".join([finding["level"], finding["check"], finding["what"], *finding["mend"]])
+            " | ".join([finding["level"], finding["subject"], finding["what"], *finding["fix"]])
             for finding in self.document["findings"]
         )
 
@@ -47,7 +47,9 @@ class Report:
     @property
     def wrong(self) -> set[str]:
         return {
-            finding["check"] for finding in self.document["findings"] if finding["level"] == "wrong"
+            finding["subject"]
+            for finding in self.document["findings"]
+            if finding["level"] == "wrong"
         }
 
 
@@ -55,7 +57,7 @@ def doctor(daemon: Daemon, *, environment: Mapping[str, str] | None = None) -> R
     """What the command would say, without starting a process for it."""
     environ = {**daemon.environment, **(environment or {})}
     subject = find(daemon.config, environ, daemon.folder)
-    said = json.loads(json_text(document(subject, asyncio.run(examine(subject)))))
+    said = json.loads(json_text(report(subject, asyncio.run(examine(subject)))))
     return Report(0 if said["healthy"] else 1, said)
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from berinia_webhookd.findings import Finding, Level
 from berinia_webhookd.journal.figures import Count, Statistics
 from berinia_webhookd.journal.inspecting import inspect_file
 from berinia_webhookd.tools.doctor import journal
-from berinia_webhookd.tools.doctor.findings import Finding, Level
 from berinia_webhookd.tools.doctor.subject import Subject, find
 from tests.end_to_end.daemon import Daemon
 from tests.full_disk import full_disk
@@ -66,7 +66,7 @@ class TestAgents:
         report = doctor(stopped)
         assert report.status == 1
         finding = report.one("agents", "wrong", "ResponseListenerAgent cannot be loaded")
-        assert "check-config" in finding["mend"][0]
+        assert "check-config" in finding["fix"][0]
 
     def test_the_same_of_a_daemon_that_does_not_run(self, stopped: Daemon) -> None:
         """Then it is tried, and the exception shown; the others can be loaded."""
@@ -104,8 +104,8 @@ class TestJournal:
         stopped.wait_for("entry.dead")
         report = doctor(stopped)
         finding = report.one("journal", "wrong", "1 dead", "ResponseListenerAgent")
-        assert "events list --state dead" in finding["mend"][0]
-        assert "events replay --state dead" in finding["mend"][1]
+        assert "events list --state dead" in finding["fix"][0]
+        assert "events replay --state dead" in finding["fix"][1]
 
     def test_messages_that_wait_for_long(self, running: Daemon) -> None:
         """Older than ten minutes: which agent's, how many."""
@@ -172,7 +172,7 @@ class TestJournal:
         )
         found = list(journal._of_files(subject, journal_of(running)))
         assert found[0].level is Level.WRONG
-        assert found[0].mend[0].startswith("chown 12345 ")
+        assert found[0].fix[0].startswith("chown 12345 ")
 
     def test_a_look_that_takes_too_long_ends(self, running: Daemon) -> None:
         """A huge file is looked at only for a while; that is no damage."""
@@ -195,7 +195,7 @@ async def test_postgresql_without_fsync(postgresql: Postgresql, stopped: Daemon)
     await asyncio.to_thread(stopped.start)
     report = await asyncio.to_thread(doctor, stopped)
     finding = report.one("journal", "wrong", "fsync = off")
-    assert "ALTER SYSTEM SET fsync = on;" in finding["mend"]
+    assert "ALTER SYSTEM SET fsync = on;" in finding["fix"]
 
 
 def test_postgresql_with_fsync(running: Daemon) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from berinia_webhookd.findings import Level
 from berinia_webhookd.tools.doctor import log_folder, machine
-from berinia_webhookd.tools.doctor.findings import Level
 from berinia_webhookd.tools.doctor.machine import MIB, Room, disk_findings, of_synchronisation
 from berinia_webhookd.tools.doctor.subject import Subject, find
 from tests.end_to_end.daemon import Daemon
@@ -85,7 +85,7 @@ class TestLogs:
         elsewhere = replace(subject.running, logs=tmp_path / "gone")
         (finding,) = [f async for f in log_folder.folder(replace(subject, running=elsewhere))]
         assert finding.level is Level.WRONG
-        assert finding.mend[0].startswith("install -d -m 700")
+        assert finding.fix[0].startswith("install -d -m 700")
 
     def test_a_folder_that_never_was(self, stopped: Daemon) -> None:
         """Before the first start that is no fault."""
@@ -130,7 +130,7 @@ class TestLogs:
         found = [f for f in [f async for f in log_folder.folder(subject)] if f.level is Level.WRONG]
         assert "cannot be written by the daemon's user" in found[0].what
         assert "belongs to another user" in found[1].what
-        assert all(finding.mend[0].startswith("chown 12345 ") for finding in found)
+        assert all(finding.fix[0].startswith("chown 12345 ") for finding in found)
 
 
 class TestSafety:
@@ -151,7 +151,7 @@ class TestSafety:
         stopped.config.write_text(f"{setting}\n{stopped.config.read_text()}")
         finding = doctor(stopped).one("safety", level, words)
         assert finding["why"]
-        assert finding["mend"]
+        assert finding["fix"]
 
     def test_a_secret_guards_the_bots_path(self, stopped: Daemon) -> None:
         """Any address will do where a bearer token is required as well."""
@@ -177,7 +177,7 @@ def test_what_is_asked_of_the_document(running: Daemon) -> None:
     document = json.loads(done.stdout)
     assert {"healthy", "version", "process", "address", "journal", "logs"} <= document.keys()
     for finding in document["findings"]:
-        assert finding.keys() == {"check", "level", "what", "why", "mend"}
+        assert finding.keys() == {"subject", "level", "what", "why", "fix"}
         if finding["level"] in {"warning", "wrong"}:
             assert finding["why"], finding
-            assert finding["mend"], finding
+            assert finding["fix"], finding

@@ -63,7 +63,7 @@ def test_no_public_url(trusting: Daemon) -> None:
     """Without it nginx cannot be looked at: said, with the setting and a way to look once."""
     report = doctor(trusting)
     finding = report.one("nginx", "note", "server.public_url")
-    assert any(LOOK_ONCE in step for step in finding["mend"])
+    assert any(LOOK_ONCE in step for step in finding["fix"])
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_trimmed_blanks_are_explained(proxied: Proxied) -> None:
 
     proxy.setup = replace(proxy.setup, body=trim)
     finding = doctor(daemon).one("nginx", "wrong", "sms-response", "the body is altered")
-    assert "white space of the message was trimmed" in finding["mend"][0]
+    assert "white space of the message was trimmed" in finding["fix"][0]
 
 
 def test_nginx_hands_to_another_daemon(proxied: Proxied, tmp_path_factory: Folders) -> None:
@@ -211,7 +211,7 @@ def test_nginx_hands_to_another_daemon(proxied: Proxied, tmp_path_factory: Folde
     finally:
         other.close()
     finding = report.one("nginx", "wrong", "sms-response", "another daemon answers")
-    assert f"proxy_pass http://127.0.0.1:{daemon.port};" in finding["mend"][0]
+    assert f"proxy_pass http://127.0.0.1:{daemon.port};" in finding["fix"][0]
     # Mailgun's key is another one there, and our log knows nothing of that refusal.
     report.one("nginx", "wrong", "email-response", "not this one")
 

@@ -58,7 +58,7 @@ def test_a_service_that_does_not_run(stopped: Daemon) -> None:
     report = run_doctor(stopped)
     assert report.status == 1
     finding = report.one("service", "wrong", "no daemon runs")
-    assert any("berinia-webhook" in step for step in finding["mend"])
+    assert any("berinia-webhook" in step for step in finding["fix"])
     assert finding["why"]
 
 
@@ -80,7 +80,7 @@ def test_a_port_held_by_another_process(stopped: Daemon) -> None:
         stopped.config.write_text(f"server.port = {port}\n{stopped.config.read_text()}")
         finding = doctor(stopped).one("port", "wrong", f"process {holder.pid}")
         holder.kill()
-    assert f"sport = :{port}" in finding["mend"][0]
+    assert f"sport = :{port}" in finding["fix"][0]
 
 
 def test_the_old_script_on_the_port(stopped: Daemon, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_what_an_ill_service_says_of_itself(shared: Daemon) -> None:
         finding = doctor(shared).one("health", "wrong", "the journal does not answer")
         server.shutdown()
         thread.join()
-    assert finding["mend"]
+    assert finding["fix"]
 
 
 def test_a_daemon_that_lost_its_socket(shared: Daemon) -> None:
@@ -165,10 +165,10 @@ def test_a_daemon_with_another_configuration(shared: Daemon, tmp_path: Path) -> 
         check=False,
     )
     found = json.loads(done.stdout)["findings"]
-    service = next(finding for finding in found if finding["check"] == "service")
+    service = next(finding for finding in found if finding["subject"] == "service")
     assert service["level"] == "wrong"
     assert str(shared.process.pid) in service["what"]
-    assert str(shared.config) in service["mend"][0]
+    assert str(shared.config) in service["fix"][0]
 
 
 def test_for_people(stopped: Daemon) -> None:
@@ -176,7 +176,7 @@ def test_for_people(stopped: Daemon) -> None:
     done = stopped.run("doctor", check=False)
     assert done.returncode == 1
     assert "why:" in done.stdout
-    assert "mend:" in done.stdout
+    assert "fix:" in done.stdout
     assert "wrong" in done.stdout.splitlines()[-1]
     assert "\x1b" not in done.stdout
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from berinia_webhookd.findings import Level
 from berinia_webhookd.tools.doctor import examine
-from berinia_webhookd.tools.doctor.findings import Level
 from berinia_webhookd.tools.doctor.subject import find
 from tests.end_to_end.daemon import TOKEN, Daemon, sample_sms, signed_sms
 
@@ -73,7 +73,7 @@ def test_settings_that_the_daemon_has_not_read(running: Daemon) -> None:
         write(running, OTHER_TOKEN, TOKEN)
     assert running.process is not None
     finding = report.one("signatures", "wrong", "sms: the daemon refuses")
-    assert f"kill -HUP {running.process.pid}" in finding["mend"][-1]
+    assert f"kill -HUP {running.process.pid}" in finding["fix"][-1]
     assert [finding["level"] for finding in report.of("signatures")] == ["wrong", "ok", "ok"]
 
 
@@ -102,10 +102,10 @@ def test_a_user_who_may_not_see_the_daemons_settings(running: Daemon) -> None:
     other = find(config, running.environment, Path("/"))
     subject = replace(subject, examined=other.examined, as_daemon=False)
     findings = asyncio.run(examine(subject))
-    (found,) = [f for f in findings if f.check == "signatures" and f.what.startswith("sms")]
+    (found,) = [f for f in findings if f.subject == "signatures" and f.what.startswith("sms")]
     assert found.level is Level.NOTE
-    assert "sudo" in found.mend[0]
-    assert any(f.check == "settings" and f.level is Level.NOTE for f in findings)
+    assert "sudo" in found.fix[0]
+    assert any(f.subject == "settings" and f.level is Level.NOTE for f in findings)
 
 
 class TestRefusedLately:
@@ -118,8 +118,8 @@ class TestRefusedLately:
         assert daemon.post_sms(signed[0], headers).status == 403
         daemon.wait_for("signature.invalid")
         finding = doctor(daemon).one("refused", "wrong", "sms: once lately")
-        assert f"{URL}/webhook/sms-response/" in finding["mend"][0]
-        assert "Twilio's console" in finding["mend"][0]
+        assert f"{URL}/webhook/sms-response/" in finding["fix"][0]
+        assert "Twilio's console" in finding["fix"][0]
 
         signed = signed_sms(sample_sms(), url=f"{URL}/webhook/sms-response")
         headers = {**signed[1], "Host": "app.example.com", "X-Forwarded-Proto": "https"}
@@ -146,4 +146,4 @@ class TestRefusedLately:
         assert stopped.request("POST", "/webhook/whatsapp", b"{}", headers).status == 403
         stopped.wait_for("address.refused")
         finding = doctor(stopped).one("refused", "warning", "last from 127.0.0.1")
-        assert "channels.whatsapp.allowed_ips" in finding["mend"][0]
+        assert "channels.whatsapp.allowed_ips" in finding["fix"][0]

@@ -1,0 +1,52 @@
+"""A finding: one thing that a look at settings, machine or daemon brought up. Errors about the
+configuration carry findings, and `check-config` and `doctor` print them. It imports nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """How bad a finding is; only `wrong` makes a command fail."""
+
+    OK = "ok"
+    NOTE = "note"  # good to know, or could not be checked
+    WARNING = "warning"  # works, and will hurt
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is so, why it matters, and what fixes it."""
+
+    level: Level
+    subject: str  # the setting, or the check
+    what: str
+    why: str | None = None
+    fix: tuple[str, ...] = ()  # commands and lines, in the order of use
+
+    def __str__(self) -> str:
+        fixes = f" ({'; '.join(self.fix)})" if self.fix else ""
+        return f"{self.subject}: {self.what}{fixes}"
+
+
+def ok(subject: str, what: str) -> Finding:
+    """Return a finding that all is well."""
+    return Finding(Level.OK, subject, what)
+
+
+def note(subject: str, what: str, *fix: str, why: str | None = None) -> Finding:
+    """Return a finding that is good to know, or that something could not be checked."""
+    return Finding(Level.NOTE, subject, what, why, fix)
+
+
+def warning(subject: str, what: str, *fix: str, why: str | None = None) -> Finding:
+    """Return a finding about something that works and will hurt."""
+    return Finding(Level.WARNING, subject, what, why, fix)
+
+
+def wrong(subject: str, what: str, *fix: str, why: str | None = None) -> Finding:
+    """Return a finding about something that does not work."""
+    return Finding(Level.WRONG, subject, what, why, fix)

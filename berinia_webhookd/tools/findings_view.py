@@ -1,0 +1,92 @@
+"""How `doctor` and `check-config` show findings, to people and to programs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import click
+
+from berinia_webhookd.findings import Finding, Level
+from berinia_webhookd.tools.terminal import printable
+
+COLOURS: Final = {
+    Level.OK: "green",
+    Level.NOTE: "cyan",
+    Level.WARNING: "yellow",
+    Level.WRONG: "red",
+}
+_WIDTH: Final = max(map(len, Level))
+_LONGEST_SUBJECT: Final = 12  # longer ones do not move the others' column
+_MARGIN: Final = " " * (_WIDTH + 2)
+_CODE: Final = re.compile(r"`[^`\n]+`")
+
+
+def document(finding: Finding) -> dict[str, object]:
+    """Return a finding as JSON can hold it."""
+    return {
+        "level": finding.level.value,
+        "subject": finding.subject,
+        "what": finding.what,
+        "why": finding.why,
+        "fix": list(finding.fix),
+    }
+
+
+def lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield the findings for people, and one line that sums them up."""
+    width = shutil.get_terminal_size().columns  # $COLUMNS, else the terminal's, else 80
+    subjects = [len(finding.subject) for finding in findings]
+    column = max((length for length in subjects if length <= _LONGEST_SUBJECT), default=0)
+    for finding in findings:
+        level = click.style(f"{finding.level.value:<{_WIDTH}}", fg=COLOURS[finding.level])
+        subject = printable(finding.subject)
+        first, *more = _wrapped(finding.what, width, 11 + max(column, len(subject)))
+        yield f"{level}  {click.style(f'{subject:<{column}}', bold=True)}  {first}"
+        yield from (_MARGIN + line for line in more)
+        if finding.why is not None:
+            yield from _detail(click.style("why:", dim=True), finding.why, width, whole=False)
+        for step in finding.fix:
+            # A line to copy has no backquotes around it.
+            yield from _detail(click.style("fix:", fg="cyan"), step, width, whole="`" not in step)
+    yield ""
+    yield _summary(findings)
+
+
+def _detail(label: str, text: str, width: int, *, whole: bool) -> Iterator[str]:
+    margin = len(_MARGIN) + len(click.unstyle(label)) + 1
+    found = printable(text).splitlines() if whole else _wrapped(text, width, margin, margin)
+    yield f"{_MARGIN}{label} {found[0]}"
+    yield from (" " * margin + line for line in found[1:])
+
+
+def _wrapped(text: str, width: int, first: int, margin: int = len(_MARGIN)) -> list[str]:
+    """Break at blanks; the first line begins in column `first`, the others in column `margin`."""
+    whole = _CODE.sub(lambda code: code[0].replace(" ", "\N{NO-BREAK SPACE}"), printable(text))
+    found: list[str] = []
+    for paragraph in whole.splitlines() or [""]:
+        begin = " " * (max(0, first - margin) if not found else 0)
+        found += textwrap.wrap(
+            paragraph,
+            max(20, width - margin),
+            initial_indent=begin,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    found[0] = found[0].lstrip()
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in found]
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    counts = {level: sum(finding.level is level for finding in findings) for level in Level}
+    warnings = f", {_counted(counts[Level.WARNING], 'warning')}" if counts[Level.WARNING] else ""
+    if not counts[Level.WRONG]:
+        return click.style("nothing is wrong", fg="green") + warnings
+    return click.style(_counted(counts[Level.WRONG], "thing") + " wrong", fg="red") + warnings
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" + ("s" if count != 1 else "")
