@@ -90,6 +90,48 @@ class Backlog:
     oldest_ready_at: Mapping[AgentName, datetime]
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many entries of a kind are in a state."""
+
+    kind: str
+    channel: str
+    agent: str
+    state: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The figures of `events stats`."""
+
+    counts: tuple[Count, ...]
+    rejected: int
+    oldest_open_at: dict[str, datetime]  # by agent: ready or waiting for a retry
+    received_last_hour: int
+    received_last_day: int
+    finished_last_hour: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """A SQLite file as it was found."""
+
+    damage: str | None  # what `PRAGMA quick_check` says; None: nothing
+    complete: bool  # whether all of it was looked at in the time
+    refusal: str | None  # why it takes no writes; None: it does
+
+
+@dataclass(frozen=True, slots=True)
+class MissingAgent:
+    """An agent that a node could not load."""
+
+    agent: str
+    node: str
+    reason: str
+    since: datetime
+
+
 class Inbox(Protocol):
     """The receiving side."""
 
@@ -172,6 +214,22 @@ class Upkeep(Protocol):
 
     async def close(self) -> None:
         """Finish the commit under way and close."""
+
+
+class Inspection(Protocol):
+    """What commands and status pages read of a journal that they only look at."""
+
+    async def stats(self) -> Statistics:
+        """Count entries by state, with ages and rates."""
+
+    async def last_received_at(self) -> datetime | None:
+        """Return when the newest delivery came, by the clock of the machine that took it."""
+
+    async def missing_agents(self) -> list[MissingAgent]:
+        """Return the agents that could not be loaded, with the reason of each node."""
+
+    async def server_settings(self, *names: str) -> dict[str, str]:
+        """Return settings of the PostgreSQL server; none on SQLite."""
 
 
 class Journal(Inbox, Outbox, Upkeep, Protocol):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, literal_column, select
 
+from berinia_webhookd.journal.contract import Count, Statistics
 from berinia_webhookd.journal.schema import (
     deliveries,
     entries,
@@ -17,29 +17,6 @@ from berinia_webhookd.journal.schema import (
     tallies,
 )
 from berinia_webhookd.model import EntryState
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """How many entries of a kind are in a state."""
-
-    kind: str
-    channel: str
-    agent: str
-    state: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """The figures of `events stats`."""
-
-    counts: tuple[Count, ...]
-    rejected: int
-    oldest_open_at: dict[str, datetime]  # by agent: ready or waiting for a retry
-    received_last_hour: int
-    received_last_day: int
-    finished_last_hour: int
 
 
 def statistics(connection: Connection, now: datetime) -> Statistics:

@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -16,29 +15,11 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, func, select, text
 
+from berinia_webhookd.journal.contract import FileState, MissingAgent
 from berinia_webhookd.journal.schema import deliveries, unavailable_agents
 
 LOCK_SECONDS: Final = 2.0
 _STEPS_BETWEEN_LOOKS: Final = 10_000  # of SQLite's machine
-
-
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """A SQLite file as it was found."""
-
-    damage: str | None  # what `PRAGMA quick_check` says; None: nothing
-    complete: bool  # whether all of it was looked at in the time
-    refusal: str | None  # why it takes no writes; None: it does
-
-
-@dataclass(frozen=True, slots=True)
-class MissingAgent:
-    """An agent that a node could not load."""
-
-    agent: str
-    node: str
-    reason: str
-    since: datetime
 
 
 def inspect_file(path: Path, seconds: float) -> FileState:

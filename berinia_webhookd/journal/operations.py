@@ -17,10 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from berinia_webhookd.errors import CannotStart, JournalUnavailable, NotFound
 from berinia_webhookd.journal import erasing, figures, inspecting, listing, redoing, showing
+from berinia_webhookd.journal.contract import MissingAgent, Statistics
 from berinia_webhookd.journal.engine import Database, Transaction
 from berinia_webhookd.journal.erasing import Erasure
-from berinia_webhookd.journal.figures import Statistics
-from berinia_webhookd.journal.inspecting import MissingAgent
 from berinia_webhookd.journal.listing import Filters, Listed
 from berinia_webhookd.journal.migrate import stored_version
 from berinia_webhookd.journal.redoing import Changed, Decode

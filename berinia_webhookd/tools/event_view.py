@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from berinia_webhookd.journal.figures import Statistics
+from berinia_webhookd.journal.contract import Statistics
 from berinia_webhookd.journal.listing import Listed
 from berinia_webhookd.journal.showing import Shown, ShownAttempt, ShownEntry
 from berinia_webhookd.model import EntryKind, EntryState

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, note, ok, wrong
-from berinia_webhookd.journal.inspecting import MissingAgent
+from berinia_webhookd.journal.contract import MissingAgent
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.tools.agent_check import check_agents

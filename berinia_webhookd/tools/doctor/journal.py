@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.journal.contract import FileState, Statistics
 from berinia_webhookd.journal.engine import sqlite_path
-from berinia_webhookd.journal.figures import Statistics
-from berinia_webhookd.journal.inspecting import FileState, inspect_file
+from berinia_webhookd.journal.inspecting import inspect_file
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.model import EntryKind, EntryState
 from berinia_webhookd.tools.doctor.subject import Subject

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from berinia_webhookd.findings import Finding, Level
-from berinia_webhookd.journal.figures import Count, Statistics
+from berinia_webhookd.journal.contract import Count, Statistics
 from berinia_webhookd.journal.inspecting import inspect_file
 from berinia_webhookd.tools.doctor import journal
 from berinia_webhookd.tools.doctor.subject import Subject, find
