@@ -11,7 +11,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +24,7 @@ from berinia_webhookd.accept.site import ListeningSite
 from berinia_webhookd.accept.visit import Page
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.clock import now
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.settings import Settings
@@ -54,11 +54,6 @@ PURGE_PAUSE_SECONDS: Final = 600.0
 PURGE_STEP_SECONDS: Final = 0.2
 SLOWEST_TURN_SECONDS: Final = 15.0  # with pauses and timeouts of the journal in it
 OPEN_STATES: Final = (EntryState.READY, EntryState.RUNNING, EntryState.WAITING)
-
-
-def now() -> datetime:
-    """The wall clock, in UTC."""
-    return datetime.now(UTC)
 
 
 def start_logging(settings: Settings) -> LogFiles:

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -21,14 +21,11 @@ from berinia_webhookd.accept.proxy_headers import ProxyHeaders
 from berinia_webhookd.accept.rate_limit import RateLimiter
 from berinia_webhookd.accept.visit import Page
 from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.journal.contract import Inbox
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import EventId
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _logger() -> FilteringBoundLogger:
@@ -51,7 +48,7 @@ class Door:
     ack_timeout_seconds: float
     body_timeout_seconds: float
     reply_wait_seconds: float
-    clock: Callable[[], datetime] = _now
+    clock: Callable[[], datetime] = now
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set: wait for no reply
     # Kept here, because asking for the running one is a system call each time.
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)

@@ -6,7 +6,6 @@ not come is cut off; connections over the limit get a 503 before anything of the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
@@ -23,6 +22,7 @@ from berinia_webhookd.accept.access_log import SERVER, new_request_id
 from berinia_webhookd.accept.body import give_back_large_bodies
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.problems import problem
+from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.errors import Overloaded
 
 _log = structlog.get_logger()
@@ -103,9 +103,7 @@ class _Server(web.Server):
         deadline = self._loop.time() + seconds
         while (until := min(deadline, self._quiet_at(seconds))) > self._loop.time():
             self.fewer_connections.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(until):
-                    await self.fewer_connections.wait()
+            await wait_for_event(self.fewer_connections, until - self._loop.time())
 
     def _quiet_at(self, seconds: float) -> float:
         connections = cast(list[_Connection], self.connections)

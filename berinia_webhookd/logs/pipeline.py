@@ -7,9 +7,7 @@ many together: between two requests each would take three times as long.
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
@@ -20,9 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import orjson
 import structlog
 
+from berinia_webhookd import json_text
+from berinia_webhookd.logs.control_characters import escape_controls, escape_controls_in_json
 from berinia_webhookd.logs.files import Draft, Line, LogWriter, to_stderr
 from berinia_webhookd.logs.personal_data import OWN_KEYS, hide, scrub, text_of, trace
 
@@ -42,10 +41,6 @@ FEW_KEYS: Final = 24
 PATIENT: Final = frozenset({int, float, bool, type(None)})
 PATIENT_CHARACTERS: Final = 256
 SHORT_VALUE: Final = 256
-# What JSON leaves raw and a terminal obeys: DEL, C1, line separators, changes of direction.
-_OBEYED: Final = "\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069"
-UNSAFE: Final = re.compile(f"[{_OBEYED}]")
-CONTROL: Final = re.compile(f"[\x00-\x1f{_OBEYED}\ud800-\udfff]")
 
 PersonalData = Literal["mask", "full"]
 EventDict = MutableMapping[str, Any]
@@ -231,20 +226,15 @@ class _Render:
     def _readable(self, name: str, line: EventDict) -> bytes:
         exception = line.get("exception")
         shown = {
-            neutralised(key): neutralised(value) if isinstance(value, str) else value
+            escape_controls(key): escape_controls(value) if isinstance(value, str) else value
             for key, value in line.items()
             if key != "exception" and value is not None
         }
         shown["timestamp"] = str(line["timestamp"])[11:23]
         text = str(self._console(None, name, shown))
         if exception:
-            text += "\n" + "\n".join(map(neutralised, str(exception).splitlines()))
+            text += "\n" + "\n".join(map(escape_controls, str(exception).splitlines()))
         return text.encode("utf-8", "backslashreplace") + b"\n"
-
-
-def neutralised(text: str) -> str:
-    """The text with control characters made visible, so that a terminal does not obey them."""
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _encoded(line: EventDict) -> bytes:
@@ -257,14 +247,10 @@ def _encoded(line: EventDict) -> bytes:
 
 
 def _json(line: EventDict) -> bytes:
-    try:
-        text = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # a lone surrogate, which UTF-8 cannot hold
-        text = json.dumps(line).encode("ascii") + b"\n"
-    if not text.isascii():
-        escaped = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode())
-        text = escaped.encode()
-    return text.replace(b"\x7f", b"\\u007f")
+    text = json_text.encode(line)
+    if not text.isascii() or b"\x7f" in text:
+        text = escape_controls_in_json(text.decode()).encode()
+    return text + b"\n"
 
 
 @lru_cache(1024)

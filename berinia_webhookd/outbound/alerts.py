@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-import orjson
-
+from berinia_webhookd import json_text
+from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.config.settings import AlertSettings
 from berinia_webhookd.journal.contract import LostForGood
 from berinia_webhookd.model import Entry, Outcome
@@ -127,11 +127,8 @@ class Alerts:
                 self._told_at |= dict.fromkeys(due, now)
                 await asyncio.gather(*(self._tell(kind, self._pending.pop(kind)) for kind in due))
                 continue
-            try:
-                async with asyncio.timeout_at(min(allowed.values(), default=None)):
-                    await self._news.wait()
-            except TimeoutError:
-                continue
+            next_at = min(allowed.values(), default=None)
+            await wait_for_event(self._news, None if next_at is None else next_at - now)
 
     async def _tell(self, kind: AlertKind, pending: _Pending) -> None:
         document = {
@@ -144,4 +141,4 @@ class Alerts:
             "look": LOOK[kind],
             **pending.facts,
         }
-        await deliver(self.settings, kind.value, orjson.dumps(document))
+        await deliver(self.settings, kind.value, json_text.encode(document))

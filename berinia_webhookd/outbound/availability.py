@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from berinia_webhookd.clock import doubling_pauses, wait_for_event
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import Outbox
 from berinia_webhookd.metrics import Metrics
@@ -74,12 +75,9 @@ class Availability:
                 for agent in await self._needed():
                     if agent not in self._loading:
                         self._loading[agent] = group.create_task(self._load(agent, changed))
-                try:
-                    await asyncio.wait_for(self._reload.wait(), LOOK_FOR_STRANGERS_SECONDS)
-                except TimeoutError:
-                    continue
-                self._reload.clear()
-                await self._start_over()
+                if await wait_for_event(self._reload, LOOK_FOR_STRANGERS_SECONDS):
+                    self._reload.clear()
+                    await self._start_over()
 
     async def _needed(self) -> frozenset[AgentName]:
         """Those the channels route to, and those that older entries wait for."""
@@ -97,8 +95,7 @@ class Availability:
         self._loaded.clear()
 
     async def _load(self, agent: AgentName, changed: Callable[[], None]) -> None:
-        pause = FIRST_RETRY_SECONDS
-        while True:
+        for pause in doubling_pauses(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS):
             try:
                 await self._transports.of(agent).load(agent)
             except AgentUnavailable as error:
@@ -108,7 +105,6 @@ class Availability:
                 changed()
                 return
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_RETRY_SECONDS)
 
     async def _unavailable(self, agent: AgentName, reason: str, hint: str | None) -> None:
         self._metrics.agent_available.labels(agent=agent).set(0)

@@ -18,6 +18,7 @@ from typing import Final, cast
 
 import structlog
 
+from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import Claimed, Lane, Outbox
 from berinia_webhookd.metrics import Metrics
@@ -128,14 +129,12 @@ class Dispatcher:
         """Claim no more, let attempts end within the grace, give the rest back."""
         self._stopping = True
         self._stirred.set()
-        with contextlib.suppress(TimeoutError):
-            # What a claim under way brings is in a queue then.
-            await asyncio.wait_for(self._last_claim.wait(), LAST_CLAIM_SECONDS)
+        # What a claim under way brings is in a queue then.
+        await wait_for_event(self._last_claim, LAST_CLAIM_SECONDS)
         await self._release([entry for stage in self._stages.values() for entry in stage.queue])
         for stage in self._stages.values():
             stage.queue.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), grace_seconds)
+        await wait_for_event(self._idle, grace_seconds)
         unfinished = [
             (task, entry)
             for stage in self._stages.values()

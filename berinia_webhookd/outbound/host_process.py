@@ -17,11 +17,12 @@ from typing import Any, Final, get_args
 
 import orjson
 
+from berinia_webhookd import json_text
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.fork_server import ForkServer, pipe
 from berinia_webhookd.outbound.host_output import HostOutput, Speaker
 from berinia_webhookd.outbound.host_socket import HostSocket
-from berinia_webhookd.outbound.payload import Shape, encoded
+from berinia_webhookd.outbound.payload import Shape
 
 GONE_SECONDS: Final = 5.0  # a killed host is waited for this long; its guardian goes on killing
 LAST_WORDS_SECONDS: Final = 1.0
@@ -88,7 +89,7 @@ class AgentHost:
         if self.gone.done():
             raise HostEnded(self.how)
         self._answer = asyncio.get_running_loop().create_future()
-        self._requests.send(encoded(request))
+        self._requests.send(json_text.encode(request))
         try:
             async with asyncio.timeout(timeout_seconds):
                 answer = await self._answer

@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from berinia_webhookd import __version__
+from berinia_webhookd import __version__, json_text
 from berinia_webhookd.config.settings import AgentSettings, AgentsSettings
 from berinia_webhookd.config.values import is_loopback
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.event_mask import EventMask
-from berinia_webhookd.outbound.payload import encoded, envelope, outcome_of
+from berinia_webhookd.outbound.payload import envelope, outcome_of
 
 CONNECTIONS: Final = 64
 ANSWER_LIMIT_BYTES: Final = 1 << 20
@@ -114,7 +114,7 @@ class HttpAgents:
             url, key = _address_and_key(self._settings.of(entry.agent))
         except AgentUnavailable as unavailable:
             return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
-        body = encoded(envelope(entry))
+        body = json_text.encode(envelope(entry))
         headers = HEADERS
         if key is not None:
             now = int(self._clock())

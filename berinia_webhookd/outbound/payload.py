@@ -6,11 +6,8 @@ BerinIA's own agents take in `run`. Providers' values stay untouched.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
-
-import orjson
 
 from berinia_webhookd.model import (
     DIRECT_MESSAGE,
@@ -133,15 +130,6 @@ def _whatsapp_input(event: Event) -> dict[str, Any]:
         "group": event.group or DIRECT_MESSAGE,
         "author": event.sender,
     }
-
-
-def encoded(message: Mapping[str, Any]) -> bytes:
-    """The message as JSON; what only the slow encoder can write (huge numbers, broken text) too."""
-    try:
-        return orjson.dumps(message)
-    except TypeError:
-        text = json.dumps(message, ensure_ascii=False, default=str)
-        return text.encode("utf-8", "replace")
 
 
 def outcome_of(returned: object) -> Outcome:

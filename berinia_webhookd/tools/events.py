@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -16,6 +16,7 @@ import structlog
 
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.addresses_of_people import normal_party
+from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import ChannelNotConfigured
 from berinia_webhookd.journal.erasing import Erasure
@@ -142,7 +143,7 @@ def list_(session: Session, /, *, limit: int, as_json: bool, **wanted: Any) -> N
     elif not found:
         click.echo("No such events.")
     else:
-        click.echo("\n".join(list_lines(found, datetime.now(UTC))))
+        click.echo("\n".join(list_lines(found, now())))
 
 
 @events.command("show")
@@ -155,7 +156,7 @@ def show(session: Session, /, *, id_: str, as_json: bool) -> None:
     if as_json:
         click.echo(json_text(shown_json(shown)))
     else:
-        click.echo("\n".join(show_lines(shown, datetime.now(UTC))))
+        click.echo("\n".join(show_lines(shown, now())))
 
 
 @events.command("export")
@@ -184,7 +185,7 @@ def stats(session: Session, /, *, as_json: bool) -> None:
     if as_json:
         click.echo(json_text(asdict(figures)))
     else:
-        click.echo("\n".join(statistics_lines(figures, datetime.now(UTC))))
+        click.echo("\n".join(statistics_lines(figures, now())))
 
 
 @events.command("replay")

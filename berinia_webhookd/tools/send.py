@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
@@ -15,6 +14,7 @@ import click
 
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import Channel, SignedRequest
+from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.model import ChannelName
@@ -113,9 +113,7 @@ class Sample:
 
     def sign(self) -> SignedRequest:
         """A new message, signed now."""
-        return self.channel.sign(
-            self.fields, base_url=self.base_url, now=datetime.now(UTC), valid=self.valid
-        )
+        return self.channel.sign(self.fields, base_url=self.base_url, now=now(), valid=self.valid)
 
 
 class Report:

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import click
 
+from berinia_webhookd.clock import now
+
 _AGO = re.compile(r"([0-9]{1,6})\s*([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -24,7 +26,7 @@ class Since(click.ParamType[datetime]):
         if isinstance(value, datetime):
             return value
         try:
-            return instant_of(str(value), datetime.now(UTC))
+            return instant_of(str(value), now())
         except (ValueError, OverflowError):
             self.fail(
                 f"{value!r} is neither like 30m, 2h, 3d nor like 2026-03-01T12:00", param, ctx

@@ -5,20 +5,14 @@ times are ages, columns line up. It decides nothing about what is shown.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
 
-# C0 but line end, C1, DEL, bidirectional controls, line separators, lone surrogates.
-_UNSAFE = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-_UNSAFE_IN_JSON = re.compile(
-    "[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
+from berinia_webhookd.logs.control_characters import escape_controls, escape_controls_in_json
+
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86400
@@ -37,7 +31,8 @@ COLOURS: Final[Mapping[str, str]] = {
 
 def printable(text: str) -> str:
     """The text with everything that could steer a terminal as an escape; line ends stay."""
-    return _UNSAFE.sub(_escape, text.replace("\r\n", "\n").replace("\t", "    "))
+    text = text.replace("\r\n", "\n").replace("\t", "    ")
+    return escape_controls(text, keep_line_ends=True)
 
 
 def one_line(text: str, limit: int) -> str:
@@ -49,7 +44,7 @@ def one_line(text: str, limit: int) -> str:
 def json_text(value: Any, *, indent: int | None = 2) -> str:
     """JSON that can be looked at on a terminal and read by any program."""
     text = json.dumps(value, ensure_ascii=False, indent=indent, default=_for_json)
-    return _UNSAFE_IN_JSON.sub(_escape, text)
+    return escape_controls_in_json(text)
 
 
 def coloured_state(state: str, width: int = 0) -> str:
@@ -97,10 +92,6 @@ def age(instant: datetime, now: datetime) -> str:
 def utc(instant: datetime) -> str:
     """`2026-03-01 12:00:00.123 UTC`."""
     return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{instant.microsecond // 1000:03d} UTC"
-
-
-def _escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
 
 
 def _for_json(value: object) -> str:

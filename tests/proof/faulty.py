@@ -48,6 +48,6 @@ async def faulty_transact(self: GroupCommit, batch: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    app.now = stepped_clock
+    app.now = stepped_clock  # type: ignore[attr-defined]
     GroupCommit._transact = faulty_transact  # type: ignore[method-assign]
     cli.main()

@@ -5,11 +5,11 @@ loaded twice; otherwise by loading them as `serve` would.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from berinia_webhookd.clock import now
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, note, ok, wrong
 from berinia_webhookd.journal.contract import MissingAgent
@@ -104,7 +104,7 @@ def _absent(subject: Subject, name: str, missing: MissingAgent | None) -> Findin
         )
     if missing is None:
         return wrong(_SAY, f"{name} cannot be loaded", _TEST, _USER, why=_WHY)
-    since = age(missing.since, datetime.now(UTC))
+    since = age(missing.since, now())
     return wrong(
         _SAY,
         f"{name} cannot be loaded on {missing.node}, noted {since}: {_last(missing.reason)}",

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.clock import now
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.tools.doctor.probe import OUR_IDS, is_readable, log_lines
 from berinia_webhookd.tools.doctor.signatures import PROVIDER, enabled
@@ -75,7 +76,7 @@ async def lately(subject: Subject) -> AsyncIterator[Finding]:
     if not is_readable(subject.logs):
         yield note(_REFUSED, f"{subject.logs / 'webhook.log'} is not there, or cannot be read")
         return
-    since = datetime.now(UTC) - LATELY
+    since = now() - LATELY
     signatures, addresses = _refusals(
         [line for line in log_lines(subject.logs) if _is_recent(line, since)]
     )

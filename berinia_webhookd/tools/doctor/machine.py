@@ -6,12 +6,12 @@ import ctypes
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from berinia_webhookd.app import folders_of
 from berinia_webhookd.channels.contract import SignedRequest
+from berinia_webhookd.clock import now
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.journal.engine import sqlite_path
 from berinia_webhookd.status.health import LEAST_FREE_BYTES
@@ -95,7 +95,7 @@ async def clock(subject: Subject) -> AsyncIterator[Finding]:
     """Whether the time is right: Mailgun's signatures carry it, and retries go by it."""
     yield of_synchronisation(is_synchronised())
     for url in subject.settings.server.public_url[:1]:
-        sent = datetime.now(UTC)
+        sent = now()
         reply = await Sender(Target.from_text(url)).post(SignedRequest("/", {}, b""))
         if reply.date is not None:
             yield _of_skew(url, (reply.date - sent).total_seconds())

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import PROBE_FIELD, Channel, SignedRequest
 from berinia_webhookd.channels.whatsapp import WHATSAPP
+from berinia_webhookd.clock import now
 from berinia_webhookd.errors import ChannelNotConfigured
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.model import ChannelName
@@ -65,7 +65,7 @@ def probe(channel: Channel, base_url: str, text: str = DELICATE, *, valid: bool)
     fields = {PROBE_FIELD: "1"}
     if channel.name in TEXT_FIELD:
         fields[TEXT_FIELD[channel.name]] = text
-    return channel.sign(fields, base_url=base_url, now=datetime.now(UTC), valid=valid)
+    return channel.sign(fields, base_url=base_url, now=now(), valid=valid)
 
 
 def has_secret(channel: Channel) -> bool:

@@ -1,0 +1,30 @@
+"""Time: the wall clock in UTC, waiting for an event with a timeout, pauses that double."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+
+def now() -> datetime:
+    """Return the current time as an aware datetime in UTC."""
+    return datetime.now(UTC)
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait until the event is set, at most `seconds` (None: for ever); return whether it was."""
+    try:
+        async with asyncio.timeout(None if seconds is None else max(0.0, seconds)):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def doubling_pauses(first_seconds: float, longest_seconds: float) -> Iterator[float]:
+    """Yield the pauses between retries, in seconds, for ever."""
+    pause = first_seconds
+    while True:
+        yield pause
+        pause = min(2 * pause, longest_seconds)

@@ -1,0 +1,81 @@
+"""The HTTP client: follows no redirect, keeps no cookie, uses no proxy of the environment, and asks
+for no compression, so that a bounded read is one. It decides nothing about what an answer means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Self
+
+import aiohttp
+from yarl import URL
+
+CONNECTIONS: Final = 64
+
+
+class HttpClient:
+    """Keeps its connections until `close`; opens them at the first request."""
+
+    def __init__(self, *, unix_socket: str | None = None) -> None:
+        self._unix_socket = unix_socket
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def request(
+        self,
+        method: str,
+        url: str | URL,
+        *,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send one request and open its answer.
+
+        Raises:
+            TimeoutError, aiohttp.ClientError, OSError, ValueError: there is none.
+        """
+        return self._opened().request(
+            method,
+            url,
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS)
+                if self._unix_socket is None
+                else aiohttp.UnixConnector(self._unix_socket, limit=CONNECTIONS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                headers={"Accept-Encoding": "identity"},
+            )
+        return self._session
+
+
+async def read_body(answer: aiohttp.ClientResponse, longest_bytes: int) -> bytes:
+    """Read the body of an answer, and no more of it than this."""
+    body = bytearray()
+    while len(body) < longest_bytes:
+        chunk = await answer.content.read(longest_bytes - len(body))
+        if not chunk:
+            break
+        body += chunk
+    return bytes(body)

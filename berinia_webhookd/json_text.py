@@ -1,0 +1,30 @@
+"""JSON: orjson, and the standard library for what orjson refuses (lone surrogates, integers over 64
+bits). It escapes nothing for terminals: see `logs/control_characters.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+
+def encode(value: object) -> bytes:
+    """Return the value as JSON in UTF-8; a lone surrogate stays an escape.
+
+    Raises:
+        TypeError: a value is of no JSON type.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value).encode("ascii")
+
+
+def decode(text: str | bytes) -> Any:
+    """Return the value that `encode` was given. What others wrote is read strictly, by orjson."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)

@@ -1,0 +1,32 @@
+"""Escapes the characters that a terminal obeys instead of showing, in plain text and in JSON."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# DEL and C1, changes of direction, line separators.
+_OBEYED: Final = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_SURROGATES: Final = "\ud800-\udfff"
+_IN_LINE: Final = re.compile(f"[\x00-\x1f{_OBEYED}{_SURROGATES}]")
+_IN_TEXT: Final = re.compile(f"[\x00-\x09\x0b-\x1f{_OBEYED}{_SURROGATES}]")
+# JSON has escaped C0 itself. Without loss, what cannot be seen is escaped as well.
+_IN_JSON: Final = re.compile(f"[{_OBEYED}{_SURROGATES}\u200b-\u200d\u2060-\u2065\ufeff]")
+
+
+def escape_controls(text: str, *, keep_line_ends: bool = False) -> str:
+    r"""Return the text with each control character as programmers write it: `\x1b`, `\n`."""
+    return (_IN_TEXT if keep_line_ends else _IN_LINE).sub(_python_escape, text)
+
+
+def escape_controls_in_json(text: str) -> str:
+    r"""Return the same JSON value, harmless to look at: `\u001b`."""
+    return _IN_JSON.sub(_json_escape, text)
+
+
+def _python_escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"

@@ -1,0 +1,38 @@
+"""Waiting, and pauses between retries."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from berinia_webhookd.clock import doubling_pauses, wait_for_event
+
+
+@pytest.mark.parametrize("seconds", [None, 0, 60.0])
+async def test_an_event_that_is_set_is_not_waited_for(seconds: float | None) -> None:
+    """Not even without any time."""
+    event = asyncio.Event()
+    event.set()
+    assert await wait_for_event(event, seconds)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0, 0.01])
+async def test_waiting_ends_with_its_time(seconds: float) -> None:
+    """A time that is over already is none."""
+    assert not await wait_for_event(asyncio.Event(), seconds)
+
+
+async def test_being_cancelled_is_no_timeout() -> None:
+    """Whoever stops a task that waits does stop it."""
+    waiting = asyncio.create_task(wait_for_event(asyncio.Event(), 60))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    """For ever."""
+    assert list(itertools.islice(doubling_pauses(1.0, 6.0), 5)) == [1, 2, 4, 6, 6]
