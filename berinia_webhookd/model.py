@@ -93,6 +93,12 @@ class Caller:
     host: str  # the Host header, byte for byte, port included
     forwarded: bool  # carries any of X-Forwarded-*, Forwarded, Via, X-Real-IP
     peer_trusted: bool  # the peer is one of server.trusted_proxies, or a Unix socket
+    http_version: tuple[int, int] = (1, 1)
+
+    @property
+    def over_unix_socket(self) -> bool:
+        """Whether it came over a Unix socket; a TCP peer that is gone has no address either."""
+        return self.peer is None and self.peer_trusted
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,49 +5,22 @@ when the peer is one of `server.trusted_proxies` (or a Unix socket). The client 
 address that is not a trusted proxy; whatever stands left of it is ignored. Where a trusted proxy
 forwards but names nobody (no `X-Forwarded-For`, or junk at the deciding position) the client is
 None, which no list of addresses allows: fail closed. It refuses to look at `X-Forwarded-Host`,
-`-Port`, `-Prefix`, `Forwarded` and `X-Real-IP`, except to notice that they are there. HTTP/1.0 from
-a trusted proxy is such a notice as well: nginx speaks it to whom no `proxy_set_header` was written
-for, and nobody who calls for himself does.
-
-aiohttp-remotes' middlewares decide otherwise (see its README); its trust rule, `check_ip`, is used.
+`-Port`, `-Prefix`, `Forwarded` and `X-Real-IP`, except to notice that they are there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 
-from aiohttp import HttpVersion11, web
-from aiohttp_remotes.exceptions import UntrustedIP
-from aiohttp_remotes.utils import check_ip
+from aiohttp import web
 
-from berinia_webhookd.config.settings import Network
+from berinia_webhookd.addresses import Network, in_networks, unmapped
 from berinia_webhookd.model import Caller, IPAddress
 
 _NAMED = frozenset({"forwarded", "via", "x-real-ip"})
 _CACHED_ADDRESSES = 4096
-
-
-def unmapped(address: IPAddress) -> IPAddress:
-    """The address without its zone id; an IPv4 address mapped into IPv6 as IPv4."""
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        if address.scope_id is not None:
-            return IPv6Address(int(address))
-    return address
-
-
-def allowed(networks: Sequence[Network], address: IPAddress | None) -> bool:
-    """Whether an address is in one of the networks; nobody (None) is in none."""
-    if address is None:
-        return False
-    try:
-        check_ip(networks, address)
-    except UntrustedIP:
-        return False
-    return True
 
 
 class ProxyHeaders:
@@ -63,11 +36,7 @@ class ProxyHeaders:
         peer, peer_trusted = self._peer(request)
         headers = request.headers
         forwarded_for = headers.getall("X-Forwarded-For", None)
-        forwarded = (
-            forwarded_for is not None
-            or _mentions_a_proxy(headers)
-            or request.version < HttpVersion11
-        )
+        forwarded = forwarded_for is not None or _mentions_a_proxy(headers)
         client, scheme = peer, "http"
         if peer_trusted:
             if forwarded:
@@ -83,6 +52,7 @@ class ProxyHeaders:
             host=headers.get("Host", ""),
             forwarded=forwarded,
             peer_trusted=peer_trusted,
+            http_version=request.version,
         )
 
     def _peer(self, request: web.Request) -> tuple[IPAddress | None, bool]:
@@ -109,7 +79,7 @@ class ProxyHeaders:
             address = unmapped(ip_address(text))
         except ValueError:
             return None, False
-        return address, allowed(self._trusted, address)
+        return address, in_networks(self._trusted, address)
 
 
 def _mentions_a_proxy(names: Iterable[str]) -> bool:

@@ -13,40 +13,28 @@ from typing import Final
 
 from aiolimiter import AsyncLimiter
 
-from berinia_webhookd.channels.authority import is_loopback
+from berinia_webhookd.addresses import believed_addresses, unmapped
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import RateLimited
 from berinia_webhookd.model import Caller, IPAddress
 
 MAX_BUCKETS: Final = 50_000
 _STEPS_PER_ARRIVAL: Final = 16  # bounds the work of finding a bucket to drop
-_IPV4_BYTES: Final = 4
 _IPV6_NETWORK_BYTES: Final = 8
-_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
-_THIS_MACHINE: Final = frozenset({b"\x7f\x00\x00\x01", bytes(_IPV6_NETWORK_BYTES)})
 _NOBODY: Final = b"?"  # all whom no proxy names share one bucket
 
 
 def client_key(client: IPAddress | None) -> bytes:
     """What counts as one client: an IPv4 address, an IPv6 /64, or all the unnamed together."""
-    if client is None:
-        return _NOBODY
-    packed = client.packed
-    if len(packed) == _IPV4_BYTES:
-        return packed
-    if packed.startswith(_IPV4_MAPPED):
-        return packed[-_IPV4_BYTES:]
-    return packed[:_IPV6_NETWORK_BYTES]
+    return _NOBODY if client is None else unmapped(client).packed[:_IPV6_NETWORK_BYTES]
 
 
 def caller_key(caller: Caller) -> bytes:
-    """Whose buckets a request takes from. A proxy without its headers makes everybody look like
-    this machine; they count as nobody, so that they cannot shut out the bot that really is here.
+    """Return whose buckets a request takes from. A proxy without its headers makes everybody look
+    like this machine, or like itself: they share the bucket of the unnamed.
     """
-    key = client_key(caller.client)
-    if key not in _THIS_MACHINE or not caller.peer_trusted:
-        return key
-    return _NOBODY if caller.forwarded or not is_loopback(caller.host) else key
+    believed = believed_addresses(caller)
+    return client_key(believed[0] if believed else None)
 
 
 class Bucket(AsyncLimiter):

@@ -5,21 +5,11 @@ is over what was written, so letters, brackets and unusual ports stay as they ca
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from ipaddress import ip_address
+
+from berinia_webhookd.addresses import split_port
 
 # Also no user-info, path or query: they would become parts of a URL that is believed.
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-_CACHED = 256
-_LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
-
-
-def split_port(authority: str) -> tuple[str, str | None]:
-    """Host (brackets of an IPv6 literal included) and port; None where there is no colon for it."""
-    host, colon, port = authority.rpartition(":")
-    if not colon or port.endswith("]") or (":" in host and not host.endswith("]")):
-        return authority, None
-    return host, port
 
 
 def port_forms(base_url: str) -> tuple[str, str]:
@@ -39,17 +29,3 @@ def port_forms(base_url: str) -> tuple[str, str]:
 def is_plain(authority: str) -> bool:
     """Whether a `Host` header is a host name or address, with or without a port."""
     return _PLAIN.fullmatch(authority) is not None
-
-
-@lru_cache(_CACHED)
-def is_loopback(authority: str) -> bool:
-    """Whether a `Host` header names this very machine by a loopback name or address."""
-    host = split_port(authority)[0].lower()
-    if host in _LOOPBACK_NAMES:
-        return True
-    try:
-        address = ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback

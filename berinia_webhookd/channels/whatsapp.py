@@ -10,18 +10,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from ipaddress import ip_address
 from typing import Any, Final
 
 import orjson
 
+from berinia_webhookd.addresses import Network, is_allowed
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest, normal_group
-from berinia_webhookd.channels.authority import is_loopback
 from berinia_webhookd.channels.content import decode_json_object
 from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.signatures import secret_match
-from berinia_webhookd.config.settings import Network
 from berinia_webhookd.errors import (
     AddressRefused,
     ChannelNotConfigured,
@@ -31,10 +29,8 @@ from berinia_webhookd.errors import (
 from berinia_webhookd.model import (
     DIRECT_MESSAGE,
     AgentName,
-    Caller,
     ChannelName,
     Event,
-    IPAddress,
     RawDelivery,
     Receipt,
     VerifiedDelivery,
@@ -46,7 +42,6 @@ MEDIA_TYPE: Final = "application/json"
 
 _REQUIRED = ("source", "type", "author", "content", "timestamp", "messageId")
 _NOT_BLANK = ("author", "messageId")
-_THIS_MACHINE = (ip_address("127.0.0.1"), ip_address("::1"))
 
 
 class WhatsAppChannel:
@@ -95,7 +90,7 @@ class WhatsAppChannel:
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
         """Let pass who calls from an allowed address and, with a secret, presents it."""
         self.require_secret()
-        if not self._is_allowed(_believed_addresses(delivery.caller)):
+        if not is_allowed(self._allowed_networks, delivery.caller):
             raise AddressRefused("This address is not allowed here.")
         if self._secret is not None:
             scheme, _, token = delivery.headers.get("Authorization", "").partition(" ")
@@ -106,11 +101,6 @@ class WhatsAppChannel:
             content_type_header=delivery.content_type_header,
             body=delivery.body,
             received_at=delivery.received_at,
-        )
-
-    def _is_allowed(self, addresses: Iterable[IPAddress]) -> bool:
-        return any(
-            address in network for network in self._allowed_networks for address in addresses
         )
 
     def decode(self, delivery: VerifiedDelivery) -> Event:
@@ -244,25 +234,6 @@ class WhatsAppChannel:
         """None: the bot posts text alone."""
         del delivery
         return ()
-
-
-def _believed_addresses(caller: Caller) -> tuple[IPAddress, ...]:
-    """Where a request comes from, as far as it can be believed; nowhere if it cannot.
-
-    A trusted proxy that passes somebody on says so in its headers, or at least calls us by the name
-    that somebody used. Only without either is the request its own: the bot on this machine, and
-    not nginx whose configuration forgot the headers. Such an nginx also hands on an X-Forwarded-For
-    that its caller made up: nobody becomes this machine by being forwarded.
-    """
-    if not caller.peer_trusted:
-        return () if caller.peer is None else (caller.peer,)
-    if caller.forwarded:
-        if caller.client is None or caller.client in _THIS_MACHINE:
-            return ()
-        return (caller.client,)
-    if not is_loopback(caller.host):
-        return ()
-    return _THIS_MACHINE if caller.peer is None else (caller.peer,)  # a Unix socket is this machine
 
 
 def _require_well_formed(document: Mapping[str, Any]) -> None:

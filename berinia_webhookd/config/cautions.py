@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from berinia_webhookd.addresses import is_loopback
 from berinia_webhookd.config.keys import AGENT_KEYS, KEYS
 from berinia_webhookd.config.settings import Settings
-from berinia_webhookd.config.values import is_loopback
 from berinia_webhookd.findings import Finding, warning, wrong
 from berinia_webhookd.model import AgentName
 

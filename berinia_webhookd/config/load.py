@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from berinia_webhookd.addresses import is_loopback
 from berinia_webhookd.config import cautions
 from berinia_webhookd.config.keys import AGENT_KEYS, KEYS, Environ, Key
 from berinia_webhookd.config.settings import (
@@ -27,7 +28,7 @@ from berinia_webhookd.config.settings import (
     WhatsAppSettings,
 )
 from berinia_webhookd.config.sources import Gathered, Given, Source, gather, readable
-from berinia_webhookd.config.values import AGENT_NAME, is_loopback
+from berinia_webhookd.config.values import AGENT_NAME
 from berinia_webhookd.errors import ConfigurationError
 from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.model import AgentName
@@ -192,7 +193,7 @@ def _unsigned(name: str, values: Mapping[str, Any]) -> list[Finding]:
     target = values["target"]
     if target is None or not target.startswith("http") or values["signing_secret"] is not None:
         return []
-    if is_loopback(urlsplit(target).hostname):
+    if is_loopback(urlsplit(target).hostname or ""):
         return []
     hint = "set a Standard Webhooks secret (whsec_…) that the agent knows too"
     return [wrong(f"agents.{name}.signing_secret", "is missing for an HTTP agent", hint)]

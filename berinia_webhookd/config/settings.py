@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final, Literal
 
+from berinia_webhookd.addresses import Network
 from berinia_webhookd.model import AgentName, OutcomeKind
-
-Network = IPv4Network | IPv6Network
 
 REDACTED: Final = "••••••"
 

@@ -9,12 +9,12 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from berinia_webhookd.config.settings import Network, Secret
+from berinia_webhookd.addresses import Network, parse_network, plain_http_allowed
+from berinia_webhookd.config.settings import Secret
 from berinia_webhookd.model import AgentName, OutcomeKind
 
 Parser = Callable[[Any], Any]
@@ -139,16 +139,7 @@ def _from_text(raw: str) -> list[Any]:
 
 def network(raw: Any) -> Network:
     """An address or a network."""
-    try:
-        return ip_network(text(raw).strip())
-    except ValueError:
-        pass
-    hint = "give addresses or networks such as 127.0.0.1, 10.0.0.0/8 or ::1"
-    try:
-        nearest = ip_network(text(raw).strip(), strict=False)
-    except ValueError:
-        raise ValueError(hint) from None
-    raise ValueError(f"has bits set beyond its prefix; did you mean {nearest}?")
+    return parse_network(text(raw).strip())
 
 
 def folder(raw: Any) -> Path:
@@ -229,20 +220,10 @@ def target(raw: Any) -> str:
         return raw
     if not raw.startswith(("http://", "https://")):
         raise ValueError(hint)
-    parts = _split(raw, hint)
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
+    _split(raw, hint)
+    if not plain_http_allowed(raw):
         raise ValueError("plain http:// is for loopback addresses only; use https://")
     return raw
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address is this machine by definition."""
-    if host is None:
-        return False
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def registry(raw: Any) -> str:

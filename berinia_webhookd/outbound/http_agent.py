@@ -22,8 +22,8 @@ import aiohttp
 import orjson
 
 from berinia_webhookd import __version__, json_text
+from berinia_webhookd.addresses import is_loopback, plain_http_allowed
 from berinia_webhookd.config.settings import AgentSettings, AgentsSettings
-from berinia_webhookd.config.values import is_loopback
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.event_mask import EventMask
@@ -169,14 +169,13 @@ class HttpAgents:
 
 def _address_and_key(agent: AgentSettings) -> tuple[str, bytes | None]:
     url = agent.target or ""
-    loopback = is_loopback(urlsplit(url).hostname)
     setting = f"agents.{agent.name}"
-    if not loopback and not url.startswith("https://"):
+    if not plain_http_allowed(url):
         raise AgentUnavailable(
             "plain http:// is for loopback addresses only", hint=f"use https:// in {setting}.target"
         )
     if agent.signing_secret is None:
-        if loopback:
+        if is_loopback(urlsplit(url).hostname or ""):
             return url, None
         raise AgentUnavailable("it has no signing secret", hint=f"set {setting}.signing_secret")
     try:

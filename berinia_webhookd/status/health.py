@@ -14,11 +14,10 @@ import orjson
 import structlog
 from aiohttp import web
 
-from berinia_webhookd.config.settings import Network
+from berinia_webhookd.addresses import Network, is_allowed
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.model import AgentName, Caller
 from berinia_webhookd.status.backlog import BacklogReader
-from berinia_webhookd.status.readers import may_read
 
 _log = structlog.get_logger()
 
@@ -54,7 +53,7 @@ class HealthPage:
         del request
         reasons = await self.reasons()
         body = _UNHEALTHY if reasons else _HEALTHY
-        if reasons and may_read(caller, self.allowed):
+        if reasons and is_allowed(self.allowed, caller):
             body = orjson.dumps({"status": "unhealthy", "reasons": reasons})
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
         return web.Response(status=503 if reasons else 200, body=body, headers=headers)

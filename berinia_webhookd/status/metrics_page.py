@@ -9,12 +9,11 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from berinia_webhookd.config.settings import Network
+from berinia_webhookd.addresses import Network, is_allowed
 from berinia_webhookd.errors import AddressRefused, JournalUnavailable
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Caller, EntryState
 from berinia_webhookd.status.backlog import BacklogReader
-from berinia_webhookd.status.readers import may_read
 
 
 class MetricsPage:
@@ -39,7 +38,7 @@ class MetricsPage:
             AddressRefused: the caller is not among those who may read them.
         """
         del request
-        if not may_read(caller, self.allowed):
+        if not is_allowed(self.allowed, caller):
             raise AddressRefused("This address may not read the metrics.")
         await self.refresh()
         text = generate_latest(self._metrics.registry)

@@ -5,7 +5,6 @@ no redirect, uses no proxy, and reads no more of an answer than a person would.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from array import array
 from collections import Counter
@@ -19,6 +18,7 @@ import aiohttp
 import click
 from yarl import URL
 
+from berinia_webhookd.addresses import is_loopback
 from berinia_webhookd.channels.contract import SignedRequest
 from berinia_webhookd.errors import WebhookdError
 
@@ -68,7 +68,7 @@ class Target:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise WebhookdError(f"{host} cannot be resolved", hint="see --to") from error
-        return all(_is_loopback(str(address[0])) for *_, address in found)
+        return all(is_loopback(str(address[0])) for *_, address in found)
 
     def __str__(self) -> str:
         return f"unix:{self.unix_socket}" if self.unix_socket else self.base_url
@@ -203,9 +203,3 @@ def _unreachable(target: Target, error: BaseException) -> WebhookdError:
     if isinstance(error, TimeoutError):
         return WebhookdError(f"{target} did not answer within {TIMEOUT_SECONDS:.0f} s")
     return WebhookdError(f"{target} broke off: {str(error) or type(error).__name__}")
-
-
-def _is_loopback(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return bool((mapped or parsed).is_loopback)

@@ -10,6 +10,7 @@ from ipaddress import ip_network
 
 import orjson
 
+from berinia_webhookd import addresses
 from berinia_webhookd.channels import addresses_of_people, authority, opt_out, twilio
 from berinia_webhookd.channels.content import decode_json_object, text_of
 from berinia_webhookd.channels.contract import Channel
@@ -118,7 +119,7 @@ def names(body: bytes) -> None:
     addresses_of_people.normal_group(text)
     addresses_of_people.event_digest(WHATSAPP, text, None)
     opt_out.opt_out_of(text)
-    authority.is_loopback(text)
+    addresses.is_loopback(text)
     authority.port_forms(text)
     scrub(text)
 

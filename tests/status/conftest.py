@@ -42,10 +42,11 @@ def caller(
     forwarded: bool = False,
     peer_trusted: bool = True,
 ) -> Caller:
-    """A caller on this machine, unless said otherwise."""
+    """A caller on this machine, unless said otherwise: through a proxy on it, or directly."""
+    address = None if client is None else ip_address(client)
     return Caller(
-        peer=LOOPBACK,
-        client=None if client is None else ip_address(client),
+        peer=LOOPBACK if forwarded else address,
+        client=address,
         scheme="http",
         host=host,
         forwarded=forwarded,

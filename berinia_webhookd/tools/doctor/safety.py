@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
-from berinia_webhookd.config.settings import Network, Settings
+from berinia_webhookd.addresses import Network
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.tools.doctor.subject import Subject
 

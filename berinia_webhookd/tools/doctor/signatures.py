@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
+from berinia_webhookd.addresses import LOOPBACK, in_networks
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import PROBE_FIELD, Channel, SignedRequest
 from berinia_webhookd.channels.whatsapp import WHATSAPP
@@ -122,8 +122,8 @@ async def _channel(subject: Subject, channel: Channel) -> Finding | None:
 def _may_ask_as_bot(subject: Subject) -> bool:
     """Whether this machine's loopback address is one the bot may call from."""
     networks = subject.settings.channels.whatsapp.allowed_ips
-    loopback = ip_address("::1" if subject.address.startswith("[") else "127.0.0.1")
-    return any(loopback in network for network in networks)
+    ipv4, ipv6 = LOOPBACK
+    return in_networks(networks, ipv6 if subject.address.startswith("[") else ipv4)
 
 
 def _without_daemon(channel: Channel) -> Finding:

@@ -1,0 +1,120 @@
+"""Pure rules about addresses, each said once: networks, loopback, and who counts as this machine.
+
+It refuses to resolve names: what a name means to a resolver is no fact about the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+from urllib.parse import urlsplit
+
+from berinia_webhookd.model import Caller, IPAddress
+
+Network = IPv4Network | IPv6Network
+
+LOOPBACK: Final = (ip_address("127.0.0.1"), ip_address("::1"))
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+_CACHED: Final = 256
+
+
+def parse_network(text: str) -> Network:
+    """Read an address or a network.
+
+    Raises:
+        ValueError: it is neither; the message says what would be right.
+    """
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        nearest = ip_network(text, strict=False)
+    except ValueError:
+        hint = "give addresses or networks such as 127.0.0.1, 10.0.0.0/8 or ::1"
+        raise ValueError(hint) from None
+    raise ValueError(f"has bits set beyond its prefix; did you mean {nearest}?")
+
+
+def unmapped(address: IPAddress) -> IPAddress:
+    """Return the address without its zone id; an IPv4 address mapped into IPv6 as IPv4."""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address.scope_id is not None:
+            return IPv6Address(int(address))
+    return address
+
+
+def in_networks(networks: Sequence[Network], address: IPAddress | None) -> bool:
+    """Whether an address is in one of the networks; an unknown one (None) is in none."""
+    return address is not None and any(address in network for network in networks)
+
+
+def split_port(authority: str) -> tuple[str, str | None]:
+    """Host (brackets of an IPv6 literal included) and port; None where there is no colon for it."""
+    host, colon, port = authority.rpartition(":")
+    if not colon or port.endswith("]") or (":" in host and not host.endswith("]")):
+        return authority, None
+    return host, port
+
+
+@lru_cache(_CACHED)
+def is_loopback(host: str) -> bool:
+    """Whether a host name, an address or a `Host` header (with brackets and port) names the very
+    machine that reads it.
+    """
+    name = split_port(host)[0].lower()
+    if name in _LOOPBACK_NAMES:
+        return True
+    try:
+        return unmapped(ip_address(name.removeprefix("[").removesuffix("]"))).is_loopback
+    except ValueError:
+        return False
+
+
+def plain_http_allowed(url: str) -> bool:
+    """Whether a URL is https, or http to a loopback host: nothing else may go out unencrypted."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+
+
+def is_this_machine(caller: Caller) -> bool:
+    """Whether a request comes from this machine itself, and was forwarded by nobody.
+
+    A proxy shows itself by its headers, by the host name that its caller used, or by HTTP/1.0 with
+    a `Host`, which nginx always sends there. One that does none of these cannot be told from a
+    program on this machine.
+    """
+    if caller.forwarded or not (caller.over_unix_socket or _is_loopback_address(caller.peer)):
+        return False
+    if caller.http_version == (1, 0):
+        return not caller.host
+    return caller.http_version == (1, 1) and is_loopback(caller.host)
+
+
+def believed_addresses(caller: Caller) -> tuple[IPAddress, ...]:
+    """The addresses by which a caller may be found in a list of allowed ones; empty where nobody
+    can be named: fail closed.
+
+    Nobody becomes this machine by being forwarded, and a trusted proxy that names nobody does not
+    lend its own address to the whole world. A Unix socket is this machine, by both its addresses.
+    """
+    if is_this_machine(caller):
+        return LOOPBACK if caller.peer is None else (caller.peer,)
+    if caller.client is None or caller.client.is_loopback:
+        return ()
+    if caller.peer_trusted and not caller.forwarded:
+        return ()
+    return (caller.client,)
+
+
+def is_allowed(networks: Sequence[Network], caller: Caller) -> bool:
+    """Whether a caller is in one of the networks."""
+    return any(in_networks(networks, address) for address in believed_addresses(caller))
+
+
+def _is_loopback_address(address: IPAddress | None) -> bool:
+    return address is not None and address.is_loopback
