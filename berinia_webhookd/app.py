@@ -1,6 +1,6 @@
-"""The composition root: wires the stages into one running daemon, reconfigures them, and takes them
-down in order. Here alone adapters are built and handed to stages that know them by contract; every
-long-lived task belongs to the one task group below.
+"""The composition root: builds the parts of one process, lets them work in its role, reconfigures
+them, and takes them down in order. Here alone adapters are built and handed to stages that know
+them by contract; every long-lived task belongs to the one task group in `Process.work`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,20 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import Final
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import structlog
+from aiohttp import web
 
 from berinia_webhookd import __version__, listening
 from berinia_webhookd.accept.application import build_handler
@@ -29,12 +37,14 @@ from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart, ConfigurationError, JournalUnavailable
+from berinia_webhookd.journal.engine import sqlite_path
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, configure
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, EntryState, EventId, OutcomeKind
+from berinia_webhookd.model import AgentName, EventId, OutcomeKind
 from berinia_webhookd.outbound.alert_conditions import daemon_conditions
 from berinia_webhookd.outbound.alerts import Alerts
+from berinia_webhookd.outbound.attachment_files import FetchAttachments
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.dispatcher import Dispatcher
 from berinia_webhookd.outbound.reply import LateReplies
@@ -42,18 +52,29 @@ from berinia_webhookd.outbound.terms import Policies
 from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.status.backlog import BacklogReader
 from berinia_webhookd.status.greeting import greeting_page
-from berinia_webhookd.status.health import HealthPage, agents_check, disk_check, journal_check
+from berinia_webhookd.status.health import (
+    HealthPage,
+    agents_check,
+    disk_check,
+    dispatcher_check,
+    folders_of,
+    journal_check,
+)
 from berinia_webhookd.status.logs_api import LogsPage
 from berinia_webhookd.status.metrics_page import MetricsPage
-from berinia_webhookd.supervision import Notifier, report, watch, watchdog_interval_seconds
+from berinia_webhookd.supervision import (
+    Notifier,
+    Turning,
+    report,
+    watch,
+    watchdog_interval_seconds,
+)
 
 logger = structlog.get_logger()
 
 FINISH_SECONDS: Final = 0.65  # requests under way when stopping have thrice this
 PURGE_PAUSE_SECONDS: Final = 600.0
 PURGE_STEP_SECONDS: Final = 0.2
-SLOWEST_TURN_SECONDS: Final = 15.0  # with pauses and timeouts of the journal in it
-OPEN_STATES: Final = (EntryState.READY, EntryState.RUNNING, EntryState.WAITING)
 
 
 def start_logging(settings: Settings) -> LogFiles:
@@ -79,221 +100,381 @@ def routed_agents(channels: Mapping[str, Channel]) -> frozenset[AgentName]:
     return frozenset(agent for channel in channels.values() for agent in channel.agents)
 
 
-def folders_of(settings: Settings) -> list[Path]:
-    """The folders whose disks must not fill up."""
-    url = settings.journal.url.reveal()
-    folders = [settings.logs.dir]
-    if url.startswith("sqlite:///"):
-        folders.append(Path(url.removeprefix("sqlite:///")).parent)
-    return folders
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a process does of the daemon's work, and whose sockets it listens on."""
+
+    receives: bool = True  # a process that does not takes no socket from systemd either
+    dispatches: bool = True
+    listens: bool = True
 
 
-class Daemon:
-    """One `serve`: build it inside the event loop, `run` it once."""
+SERVE: Final = Role()
+RECEIVER: Final = Role(dispatches=False)
+WORKER: Final = Role(receives=False, listens=False)
+WORKER_WITH_PAGES: Final = Role(receives=False)
+
+
+class Signals:
+    """What the operator asks of the process."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.reload = asyncio.Event()
+        # A reload that is asked for while starting comes after it; see `serve` on what is earlier.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+    def take_stops(self) -> None:
+        """Until now they end the process at once, as there is nothing to finish."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.stop.set)
+
+
+class Channels:
+    """The enabled channels as they are configured now."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.by_path = channels_by_path(settings)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Build them anew; requests under way keep theirs."""
+        self.by_path = channels_by_path(settings)
+
+    @property
+    def agents(self) -> frozenset[AgentName]:
+        """Every agent that a message can be routed to."""
+        return routed_agents(self.by_path)
+
+    def received_by(self, role: Role) -> Mapping[str, Channel]:
+        """Those that a process in this role receives on, by path."""
+        return self.by_path if role.receives else {}
+
+    def attachments_in(self, journal: SqlJournal) -> FetchAttachments:
+        """A function from an event to the contents of its attachments, out of its raw delivery."""
+
+        async def fetch(event_id: EventId) -> Iterable[bytes]:
+            delivery = await journal.delivery_of(event_id)
+            for channel in self.by_path.values():
+                if delivery is not None and channel.name == delivery.channel:
+                    return await asyncio.to_thread(channel.attachment_contents, delivery)
+            return ()
+
+        return fetch
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """Everything that brings entries to agents."""
+
+    transports: Transports
+    late_replies: LateReplies
+    availability: Availability
+    alerts: Alerts
+    dispatcher: Dispatcher
+
+    def reconfigure(self, settings: Settings, channels: Channels) -> None:
+        """From the next attempt on."""
+        whatsapp = settings.channels.whatsapp
+        self.transports.reconfigure(settings.agents)
+        self.late_replies.reconfigure(
+            url=whatsapp.late_reply_url, max_age_seconds=whatsapp.late_reply_max_age_seconds
+        )
+        self.alerts.settings = settings.alerts
+        self.dispatcher.policies = Policies(settings)
+        self.availability.reconfigure(channels.agents)
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Everything that can be read over HTTP."""
+
+    health: HealthPage
+    metrics: MetricsPage
+    logs: LogsPage
+
+    def by_path(self) -> dict[str, Page]:
+        """Where each is."""
+        return {
+            "/": Page(greeting_page, "other", limited=False),
+            "/health": Page(self.health, "health", limited=False),
+            "/metrics": Page(self.metrics, "other", limited=False),
+            "/webhook/logs": Page(self.logs, "logs", limited=True),
+        }
+
+    def reconfigure(self, settings: Settings) -> None:
+        """From the next request on."""
+        self.health.reconfigure(settings.server)
+        self.metrics.reconfigure(settings.server)
+        self.logs.reconfigure(settings.logs)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one process, in the order in which they are built."""
+
+    role: Role
+    logs: LogFiles
+    sockets: tuple[socket.socket, ...]
+    journal: SqlJournal
+    channels: Channels
+    outbound: Outbound
+    backlog: BacklogReader
+    pages: Pages
+    door: Door
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Put new settings in place; connections, events and attempts go on."""
+        self.logs.reconfigure(level=log_level(settings), personal_data=settings.logs.personal_data)
+        self.channels.reconfigure(settings)
+        self.outbound.reconfigure(settings, self.channels)
+        self.pages.reconfigure(settings)
+        self.door.reconfigure(
+            settings, channels=self.channels.received_by(self.role), pages=self.pages.by_path()
+        )
+
+    @property
+    def turning(self) -> Sequence[Turning]:
+        """What the watchdog looks at."""
+        return (self.journal, self.outbound.dispatcher) if self.role.dispatches else (self.journal,)
+
+
+async def run(
+    loaded: Loaded,
+    role: Role,
+    *,
+    reread: Callable[[], Loaded],
+    environ: Mapping[str, str],
+    on_started: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Be the daemon in this role until SIGTERM or SIGINT.
+
+    `reread` gives the configuration as it stands now, or raises `ConfigurationError`; `on_started`
+    gets the address once the sockets listen.
+
+    Raises:
+        CannotStart, CannotStartNow: it never began.
+    """
+    signals = Signals()
+    async with opened(loaded.settings, role, environ) as parts:
+        async with serving(parts):
+            signals.take_stops()
+            process = Process(parts, loaded, reread, Notifier(environ), signals)
+            process.say_started(on_started)
+            await process.work(watchdog_interval_seconds(environ))
+        logger.info("server.stopped")
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    settings: Settings, role: Role, environ: Mapping[str, str]
+) -> AsyncIterator[Parts]:
+    """The parts, opened from the first to the last and closed from the last to the first."""
+    if not role.receives:
+        require_shared_journal(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        logs = stack.enter_context(contextlib.closing(start_logging(settings)))
+        sockets = open_sockets(settings, role, environ)
+        for listener in sockets:
+            stack.enter_context(contextlib.closing(listener))
+        metrics = Metrics()
+        journal = SqlJournal.from_settings(settings.journal, now, metrics)
+        stack.push_async_callback(journal.close)
+        await journal.open()
+        channels = Channels(settings)
+        outbound = build_outbound(settings, metrics, logs, journal, channels)
+        stack.push_async_callback(outbound.transports.close)
+        stack.push_async_callback(outbound.late_replies.close)
+        backlog = BacklogReader(journal)
+        pages = build_pages(
+            settings, role, metrics=metrics, journal=journal, backlog=backlog, outbound=outbound
+        )
+        door = Door.from_settings(
+            settings,
+            inbox=journal,
+            metrics=metrics,
+            channels=channels.received_by(role),
+            pages=pages.by_path(),
+        )
+        stack.push_async_callback(door.close)
+        yield Parts(role, logs, sockets, journal, channels, outbound, backlog, pages, door)
+
+
+def require_shared_journal(settings: Settings) -> None:
+    """Refuse a journal that only the process that receives may have open."""
+    if sqlite_path(settings.journal.url.reveal()) is not None:
+        raise CannotStart(
+            "a worker shares the journal with other processes, and journal.url is a SQLite "
+            "file, which only one can have",
+            hint="set journal.url to postgresql://…, or let `serve` dispatch",
+        )
+
+
+def open_sockets(
+    settings: Settings, role: Role, environ: Mapping[str, str]
+) -> tuple[socket.socket, ...]:
+    """What this role listens on; sockets that systemd made are for whoever receives."""
+    if not role.listens:
+        return ()
+    return tuple(listening.open_sockets(settings.server, environ if role.receives else {}))
+
+
+def build_outbound(
+    settings: Settings, metrics: Metrics, logs: LogFiles, journal: SqlJournal, channels: Channels
+) -> Outbound:
+    """The dispatching side, at rest."""
+    transports = Transports(
+        settings.agents,
+        metrics=metrics,
+        attachments=channels.attachments_in(journal),
+        masked=lambda: logs.personal_data == "mask",
+    )
+    whatsapp = settings.channels.whatsapp
+    late_replies = LateReplies(
+        url=whatsapp.late_reply_url,
+        max_age_seconds=whatsapp.late_reply_max_age_seconds,
+        clock=now,
+    )
+    availability = Availability(
+        outbox=journal, transports=transports, routed=channels.agents, metrics=metrics
+    )
+    alerts = Alerts(
+        settings.alerts,
+        node=settings.journal.node,
+        clock=now,
+        conditions=daemon_conditions(
+            metrics=metrics,
+            journal_up=lambda: journal.up,
+            unavailable=lambda: availability.reasons,
+            disk=disk_check(folders_of(settings)),
+        ),
+    )
+    dispatcher = Dispatcher(
+        outbox=journal,
+        transports=transports,
+        late_replies=late_replies,
+        availability=availability,
+        policies=Policies(settings),
+        lease_seconds=settings.journal.lease_seconds,
+        clock=now,
+        metrics=metrics,
+        on_dead=alerts.entry_dead,
+    )
+    return Outbound(transports, late_replies, availability, alerts, dispatcher)
+
+
+def build_pages(
+    settings: Settings,
+    role: Role,
+    *,
+    metrics: Metrics,
+    journal: SqlJournal,
+    backlog: BacklogReader,
+    outbound: Outbound,
+) -> Pages:
+    """The pages, and what `/health` looks at in this role."""
+    checks = {
+        "journal": journal_check(backlog, lambda: journal.up),
+        "agents": agents_check(backlog, lambda: outbound.availability.reasons, now),
+        "disk": disk_check(folders_of(settings)),
+    }
+    if role.dispatches:
+        checks["dispatcher"] = dispatcher_check(outbound.dispatcher)
+    allowed = settings.server.metrics_allowed_ips
+    return Pages(
+        HealthPage(checks, allowed),
+        MetricsPage(metrics, backlog, allowed, now),
+        LogsPage(settings.logs),
+    )
+
+
+@contextlib.asynccontextmanager
+async def serving(parts: Parts) -> AsyncIterator[web.BaseRunner]:
+    """Requests are answered inside; at the end those under way are finished."""
+    runner = make_runner(
+        build_handler(parts.door), parts.door, shutdown_timeout_seconds=FINISH_SECONDS
+    )
+    try:
+        await runner.setup()
+        for listener in parts.sockets:
+            await ListeningSite(runner, listener).start()
+        yield runner
+    finally:
+        await runner.cleanup()
+
+
+class Process:
+    """The parts at work."""
 
     def __init__(
         self,
+        parts: Parts,
         loaded: Loaded,
-        *,
         reread: Callable[[], Loaded],
-        dispatch: bool,
-        environ: Mapping[str, str],
-        on_started: Callable[[str], None],
+        notifier: Notifier,
+        signals: Signals,
     ) -> None:
-        """`reread` gives the configuration as it stands now, or raises `ConfigurationError`;
-        `on_started` gets the address once the sockets listen.
-        """
+        self._parts = parts
         self._loaded = loaded  # as read last; `_settings` is what holds
         self._settings = loaded.settings
         self._reread = reread
-        self._dispatch = dispatch
-        self._environ = environ
-        self._on_started = on_started
-        self._notifier = Notifier(environ)
-        self._metrics = Metrics()
-        self._stop_wanted = asyncio.Event()
-        self._reload_wanted = asyncio.Event()
+        self._notifier = notifier
+        self._signals = signals
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT.
-
-        Raises:
-            CannotStart, CannotStartNow: it never began.
-        """
-        settings = self._settings
-        self._hear_of_reloads()
-        async with contextlib.AsyncExitStack() as stack:
-            self._log_files = start_logging(settings)
-            stack.callback(self._log_files.close)
-            sockets = self._open_sockets(settings)
-            for listener in sockets:
-                stack.callback(listener.close)
-            self._journal = SqlJournal.from_settings(settings.journal, now, self._metrics)
-            stack.push_async_callback(self._journal.close)
-            await self._journal.open()
-            self._build_outbound(settings, stack)
-            self._build_door(settings)
-            stack.push_async_callback(self._door.close)
-            self._runner = make_runner(
-                build_handler(self._door), self._door, shutdown_timeout_seconds=FINISH_SECONDS
-            )
-            stack.push_async_callback(self._runner.cleanup)
-            await self._runner.setup()
-            for listener in sockets:
-                await ListeningSite(self._runner, listener).start()
-            self._handle_signals()
-            self._say_started([listening.address_of(listener) for listener in sockets])
-            await self._until_stopped()
-            await self._runner.cleanup()
-            logger.info("server.stopped")
-
-    def _open_sockets(self, settings: Settings) -> list[socket.socket]:
-        return listening.open_sockets(settings.server, self._environ)
-
-    def _receiving(self) -> Mapping[str, Channel]:
-        """The channels that this process receives on, by path."""
-        return self._channels
-
-    def _build_outbound(self, settings: Settings, stack: contextlib.AsyncExitStack) -> None:
-        self._channels = channels_by_path(settings)
-        self._transports = Transports(
-            settings.agents,
-            metrics=self._metrics,
-            attachments=self._attachments,
-            masked=lambda: self._log_files.personal_data == "mask",
-        )
-        stack.push_async_callback(self._transports.close)
-        whatsapp = settings.channels.whatsapp
-        self._late_replies = LateReplies(
-            url=whatsapp.late_reply_url,
-            max_age_seconds=whatsapp.late_reply_max_age_seconds,
-            clock=now,
-        )
-        stack.push_async_callback(self._late_replies.close)
-        self._availability = Availability(
-            outbox=self._journal,
-            transports=self._transports,
-            routed=routed_agents(self._channels),
-            metrics=self._metrics,
-        )
-        self._alerts = Alerts(
-            settings.alerts,
-            node=settings.journal.node,
-            clock=now,
-            conditions=daemon_conditions(
-                metrics=self._metrics,
-                journal_up=lambda: self._journal.up,
-                unavailable=lambda: self._availability.reasons,
-                disk=disk_check(folders_of(settings)),
-            ),
-        )
-        self._dispatcher = Dispatcher(
-            outbox=self._journal,
-            transports=self._transports,
-            late_replies=self._late_replies,
-            availability=self._availability,
-            policies=Policies(settings),
-            lease_seconds=settings.journal.lease_seconds,
-            clock=now,
-            metrics=self._metrics,
-            on_dead=self._alerts.entry_dead,
-        )
-
-    async def _attachments(self, event_id: EventId) -> Iterable[bytes]:
-        """The contents of an event's attachments, out of its raw delivery."""
-        delivery = await self._journal.delivery_of(event_id)
-        if delivery is None:
-            return ()
-        for channel in self._channels.values():
-            if channel.name == delivery.channel:
-                return await asyncio.to_thread(channel.attachment_contents, delivery)
-        return ()
-
-    def _build_door(self, settings: Settings) -> None:
-        allowed = settings.server.metrics_allowed_ips
-        backlog = BacklogReader(self._journal)
-        self._backlog = backlog
-        self._health = HealthPage(
-            {
-                "journal": journal_check(backlog, lambda: self._journal.up),
-                "agents": agents_check(backlog, lambda: self._availability.reasons, now),
-                "disk": disk_check(folders_of(settings)),
-            },
-            allowed,
-        )
-        self._metrics_page = MetricsPage(self._metrics, backlog, allowed, now)
-        self._logs_page = LogsPage(settings.logs)
-        self._pages = {
-            "/": Page(greeting_page, "other", limited=False),
-            "/health": Page(self._health, "health", limited=False),
-            "/metrics": Page(self._metrics_page, "other", limited=False),
-            "/webhook/logs": Page(self._logs_page, "logs", limited=True),
-        }
-        self._door = Door.from_settings(
-            settings,
-            inbox=self._journal,
-            metrics=self._metrics,
-            channels=self._receiving(),
-            pages=self._pages,
-        )
-
-    def _hear_of_reloads(self) -> None:
-        """One that is asked for while starting comes after it; see `serve` on what is earlier."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-
-    def _handle_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_wanted.set)
-
-    def _say_started(self, addresses: list[str]) -> None:
+    def say_started(self, on_started: Callable[[str], None]) -> None:
+        """Tell the log, the caller of `run` and systemd."""
         for finding in self._loaded.warnings:
             logger.warning("config.warning", setting=finding.subject, detail=finding.what)
+        addresses = [listening.address_of(listener) for listener in self._parts.sockets]
         logger.info(
             "server.started",
             address=addresses[0] if addresses else None,
             version=__version__,
-            dispatch=self._dispatch,
+            dispatch=self._parts.role.dispatches,
             config=str(self._loaded.config_file) if self._loaded.config_file else None,
         )
         if addresses:
-            self._on_started(addresses[0])
+            on_started(addresses[0])
         self._notifier.ready()
 
-    async def _until_stopped(self) -> None:
+    async def work(self, watchdog_interval: float | None) -> None:
+        """Run everything that runs for long, until it is to stop."""
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._reload_on_demand()),
-                group.create_task(self._purge()),
-                group.create_task(self._recover()),
-                group.create_task(report(self._notifier, self._status)),
-                group.create_task(self._alerts.run()),
-            ]
-            if self._dispatch:
-                tasks.append(group.create_task(self._dispatcher.run()))
-            if interval := watchdog_interval_seconds(self._environ):
-                tasks.append(group.create_task(watch(self._notifier, interval, self._turned)))
-            await self._stop_wanted.wait()
+            tasks = [group.create_task(task) for task in self._tasks(watchdog_interval)]
+            await self._signals.stop.wait()
             await self._wind_down()
             for task in tasks:
                 task.cancel()
 
+    def _tasks(self, watchdog_interval: float | None) -> Iterator[Coroutine[Any, Any, None]]:
+        parts = self._parts
+        yield self._reload_on_demand()
+        yield purge(parts.journal)
+        yield recover(
+            parts.journal, self._settings.journal.lease_seconds / 3, parts.outbound.alerts
+        )
+        yield report(self._notifier, lambda: parts.backlog.in_one_line(now()))
+        yield parts.outbound.alerts.run()
+        if parts.role.dispatches:
+            yield parts.outbound.dispatcher.run()
+        if watchdog_interval is not None:
+            yield watch(self._notifier, watchdog_interval, parts.turning)
+
     async def _wind_down(self) -> None:
         """Claim no more, keep receiving until the attempts have ended or the grace has passed."""
-        grace = self._settings.server.shutdown_grace_seconds
-        logger.info("server.stopping", running=self._dispatcher.running, grace_seconds=grace)
+        outbound, grace = self._parts.outbound, self._settings.server.shutdown_grace_seconds
+        logger.info("server.stopping", running=outbound.dispatcher.running, grace_seconds=grace)
         self._notifier.stopping()
         self._notifier.extend(grace + 10)
-        self._door.stopping.set()
-        if self._dispatch:
-            await self._dispatcher.stop(grace)
-        await self._transports.close()
+        self._parts.door.stopping.set()
+        if self._parts.role.dispatches:
+            await outbound.dispatcher.stop(grace)
+        await outbound.transports.close()
 
     async def _reload_on_demand(self) -> None:
         while True:
-            await self._reload_wanted.wait()
-            self._reload_wanted.clear()
+            await self._signals.reload.wait()
+            self._signals.reload.clear()
             self._notifier.reloading()
             try:
                 fresh = await asyncio.to_thread(self._reread)
@@ -302,67 +483,34 @@ class Daemon:
                 problems = [str(problem) for problem in found]
                 logger.error("config.refused", problems=problems)  # noqa: TRY400 - all is in them
             else:
-                self._apply(fresh)
+                self._reload(fresh)
             self._notifier.ready()
 
-    def _apply(self, fresh: Loaded) -> None:
-        """Put a new configuration in place; connections, events and attempts go on."""
+    def _reload(self, fresh: Loaded) -> None:
         changed = changes(self._settings, self._loaded, fresh)
-        settings = self._settings = changed.effective
-        self._loaded = fresh
-        self._log_files.reconfigure(
-            level=log_level(settings), personal_data=settings.logs.personal_data
-        )
-        self._channels = channels_by_path(settings)
-        self._door.reconfigure(settings, channels=self._receiving(), pages=self._pages)
-        self._health.allowed = self._metrics_page.allowed = settings.server.metrics_allowed_ips
-        self._logs_page.settings = settings.logs
-        whatsapp = settings.channels.whatsapp
-        self._late_replies.reconfigure(
-            url=whatsapp.late_reply_url, max_age_seconds=whatsapp.late_reply_max_age_seconds
-        )
-        self._alerts.settings = settings.alerts
-        self._transports.reconfigure(settings.agents)
-        self._dispatcher.policies = Policies(settings)
-        self._availability.reconfigure(routed_agents(self._channels))
+        self._settings, self._loaded = changed.effective, fresh
+        self._parts.reconfigure(changed.effective)
         logger.info("config.reloaded", changed=changed.applied, needs_restart=changed.needs_restart)
 
-    async def _purge(self) -> None:
-        while True:
-            try:
-                gone = await self._journal.purge()
-            except JournalUnavailable:
-                gone = 0  # `journal.degraded` has been said
-            await asyncio.sleep(PURGE_STEP_SECONDS if gone else PURGE_PAUSE_SECONDS)
 
-    async def _recover(self) -> None:
-        """Give back what processes on other nodes were running when they died; and tell of what
-        took its process down too often, this one's before its start included.
-        """
-        while True:
-            for lost in self._journal.take_lost_for_good():
-                logger.error("entry.dead", **asdict(lost), outcome=OutcomeKind.LOST.value)
-                self._alerts.lost_for_good(lost)
-            await asyncio.sleep(self._settings.journal.lease_seconds / 3)
-            with contextlib.suppress(JournalUnavailable):
-                await self._journal.recover()
-
-    async def _status(self) -> str:
+async def purge(journal: SqlJournal) -> None:
+    """Delete what is past its retention, for ever, in steps that keep nobody waiting."""
+    while True:
         try:
-            backlog = await self._backlog.read()
-        except JournalUnavailable as error:
-            return f"degraded: {error}"
-        depth = sum(backlog.entries.get(state, 0) for state in OPEN_STATES)
-        oldest = min(backlog.oldest_ready_at.values(), default=None)
-        age = f", oldest {(now() - oldest).total_seconds():.0f} s" if oldest else ""
-        return f"{depth} entries open{age}"
+            gone = await journal.purge()
+        except JournalUnavailable:
+            gone = 0  # `journal.degraded` has been said
+        await asyncio.sleep(PURGE_STEP_SECONDS if gone else PURGE_PAUSE_SECONDS)
 
-    async def _turned(self, within_seconds: float) -> bool:
-        """Whether the journal's writer and the dispatcher each completed a turn lately. Waiting
-        for a journal that is away makes turns slow; that is no reason to be killed.
-        """
-        turns = [self._journal.last_turn]
-        if self._dispatch and not self._stop_wanted.is_set():
-            turns.append(self._dispatcher.last_turn)
-        patience = max(within_seconds, SLOWEST_TURN_SECONDS)
-        return asyncio.get_running_loop().time() - min(turns) < patience
+
+async def recover(journal: SqlJournal, pause_seconds: float, alerts: Alerts) -> None:
+    """Give back what processes on other nodes were running when they died, for ever; and tell of
+    what took its process down too often, this one's before its start included.
+    """
+    while True:
+        for lost in journal.take_lost_for_good():
+            logger.error("entry.dead", **asdict(lost), outcome=OutcomeKind.LOST.value)
+            alerts.lost_for_good(lost)
+        await asyncio.sleep(pause_seconds)
+        with contextlib.suppress(JournalUnavailable):
+            await journal.recover()

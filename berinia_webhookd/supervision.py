@@ -1,7 +1,6 @@
 """What systemd hears from us and hands to us: sd_notify, the watchdog, inherited sockets.
 
-Without systemd every function here does nothing. It refuses to decide what is healthy: the watchdog
-asks the callables it is given.
+Without systemd every function here does nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Final, Protocol
 
 import structlog
 
@@ -23,6 +22,7 @@ logger = structlog.get_logger()
 FIRST_INHERITED_DESCRIPTOR: Final = 3  # SD_LISTEN_FDS_START
 MICROSECONDS: Final = 1_000_000
 STATUS_SECONDS: Final = 5.0
+SLOWEST_TURN_SECONDS: Final = 15.0  # with pauses and timeouts of the journal in it
 
 
 class Notifier:
@@ -76,15 +76,28 @@ def watchdog_interval_seconds(environ: Mapping[str, str]) -> float | None:
     return int(microseconds) / MICROSECONDS
 
 
-async def watch(
-    notifier: Notifier, interval_seconds: float, turned: Callable[[float], Awaitable[bool]]
-) -> None:
-    """Send a sign of life twice an interval while every part completed a turn within it.
+class Turning(Protocol):
+    """A part whose work goes round and round."""
 
-    `turned` gets the interval in seconds; running at all proves that the event loop turns.
+    @property
+    def last_turn(self) -> float:
+        """When it began its last turn, by the event loop's clock."""
+
+
+def turns(part: Turning, within_seconds: float = SLOWEST_TURN_SECONDS) -> bool:
+    """Whether a part began a turn within this time, or within what its slowest turns take: waiting
+    for a journal that is unreachable is no reason to be killed.
+    """
+    seconds = asyncio.get_running_loop().time() - part.last_turn
+    return seconds < max(within_seconds, SLOWEST_TURN_SECONDS)
+
+
+async def watch(notifier: Notifier, interval_seconds: float, parts: Collection[Turning]) -> None:
+    """Send a sign of life twice an interval while every part turns within it; running at all proves
+    that the event loop turns.
     """
     while True:
-        if await turned(interval_seconds):
+        if all(turns(part, interval_seconds) for part in parts):
             notifier.alive()
         await asyncio.sleep(interval_seconds / 2)
 

@@ -5,13 +5,16 @@ readers together, and never waited for long.
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Final
 
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import Backlog, Upkeep
+from berinia_webhookd.model import EntryState
 
 FRESH_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 2.0
+OPEN_STATES: Final = (EntryState.READY, EntryState.RUNNING, EntryState.WAITING)
 
 
 class BacklogReader:
@@ -38,6 +41,17 @@ class BacklogReader:
         if isinstance(answer, JournalUnavailable):
             raise JournalUnavailable(str(answer))
         return answer
+
+    async def in_one_line(self, now: datetime) -> str:
+        """How much there is to do, for `systemctl status`."""
+        try:
+            backlog = await self.read()
+        except JournalUnavailable as error:
+            return f"degraded: {error}"
+        depth = sum(backlog.entries.get(state, 0) for state in OPEN_STATES)
+        oldest = min(backlog.oldest_ready_at.values(), default=None)
+        age = f", oldest {(now - oldest).total_seconds():.0f} s" if oldest else ""
+        return f"{depth} entries open{age}"
 
     async def _ask(self) -> Backlog | JournalUnavailable:
         try:

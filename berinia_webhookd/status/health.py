@@ -15,9 +15,11 @@ import structlog
 from aiohttp import web
 
 from berinia_webhookd.addresses import Network, is_allowed
+from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.model import AgentName, Caller
 from berinia_webhookd.status.backlog import BacklogReader
+from berinia_webhookd.supervision import Turning, turns
 
 _log = structlog.get_logger()
 
@@ -31,12 +33,16 @@ _UNHEALTHY: Final = orjson.dumps({"status": "unhealthy"})
 
 
 class HealthPage:
-    """Answers `GET /health`; `allowed` may be replaced while running."""
+    """Answers `GET /health`."""
 
     def __init__(self, checks: Mapping[str, Check], allowed: tuple[Network, ...]) -> None:
-        self.allowed = allowed
+        self._allowed = allowed
         self._checks = checks
         self._last: dict[str, str] = {}
+
+    def reconfigure(self, server: ServerSettings) -> None:
+        """From the next request on."""
+        self._allowed = server.metrics_allowed_ips
 
     async def reasons(self) -> dict[str, str]:
         """What is wrong, by check (journal, dispatcher, agents, disk); empty when healthy."""
@@ -53,7 +59,7 @@ class HealthPage:
         del request
         reasons = await self.reasons()
         body = _UNHEALTHY if reasons else _HEALTHY
-        if reasons and is_allowed(self.allowed, caller):
+        if reasons and is_allowed(self._allowed, caller):
             body = orjson.dumps({"status": "unhealthy", "reasons": reasons})
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
         return web.Response(status=503 if reasons else 200, body=body, headers=headers)
@@ -78,6 +84,15 @@ def journal_check(backlog: BacklogReader, takes_writes: Callable[[], bool]) -> C
         except JournalUnavailable:
             return "the journal does not answer"
         return None if takes_writes() else "the journal cannot be written"
+
+    return check
+
+
+def dispatcher_check(dispatcher: Turning) -> Check:
+    """Complains of a dispatcher that does not turn: messages are taken and no agent gets them."""
+
+    async def check() -> str | None:
+        return None if turns(dispatcher) else "the dispatcher does not turn"
 
     return check
 
@@ -122,3 +137,12 @@ def disk_check(folders: Collection[Path], least_free_bytes: int = LEAST_FREE_BYT
         return "; ".join(low) or None
 
     return check
+
+
+def folders_of(settings: Settings) -> list[Path]:
+    """The folders whose disks must not fill up."""
+    url = settings.journal.url.reveal()
+    folders = [settings.logs.dir]
+    if url.startswith("sqlite:///"):
+        folders.append(Path(url.removeprefix("sqlite:///")).parent)
+    return folders

@@ -27,11 +27,15 @@ _READERS: Final = 2  # at once; each may hold `tail.MAX_READ_BYTES`
 
 
 class LogsPage:
-    """Answers `GET /webhook/logs`; `settings` may be replaced while running."""
+    """Answers `GET /webhook/logs`."""
 
     def __init__(self, settings: LogSettings) -> None:
-        self.settings = settings
+        self._settings = settings
         self._readers = asyncio.Semaphore(_READERS)
+
+    def reconfigure(self, settings: LogSettings) -> None:
+        """From the next request on."""
+        self._settings = settings
 
     async def __call__(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """The lines.
@@ -45,7 +49,7 @@ class LogsPage:
         self._require_password(request.headers.get("Authorization"))
         log_type, lines = _asked_for(request.raw_path.partition("?")[2])
         async with self._readers:
-            found = await asyncio.to_thread(tail, log_file(self.settings.dir, log_type), lines)
+            found = await asyncio.to_thread(tail, log_file(self._settings.dir, log_type), lines)
             body = await asyncio.to_thread(
                 orjson.dumps, {"status": "success", "log_type": log_type, "lines": found}
             )
@@ -59,7 +63,7 @@ class LogsPage:
         )
 
     def _require_password(self, authorization: str | None) -> None:
-        password = self.settings.password
+        password = self._settings.password
         if password is None or not password.reveal():
             raise ChannelNotConfigured("Reading logs needs logs.password, which is not set.")
         try:
@@ -67,7 +71,7 @@ class LogsPage:
         except ValueError:
             raise Unauthorized("A user name and a password are needed.") from None
         # Both are always compared, so that the time says nothing about which one was wrong.
-        right_name = _same(given.login, self.settings.username)
+        right_name = _same(given.login, self._settings.username)
         right_password = _same(given.password, password.reveal())
         if not (right_name and right_password):
             raise Unauthorized("The user name or the password is wrong.")

@@ -10,6 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from berinia_webhookd.addresses import Network, is_allowed
+from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import AddressRefused, JournalUnavailable
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Caller, EntryState
@@ -17,7 +18,7 @@ from berinia_webhookd.status.backlog import BacklogReader
 
 
 class MetricsPage:
-    """Answers `GET /metrics`; `allowed` may be replaced while running."""
+    """Answers `GET /metrics`."""
 
     def __init__(
         self,
@@ -26,10 +27,14 @@ class MetricsPage:
         allowed: tuple[Network, ...],
         clock: Callable[[], datetime],
     ) -> None:
-        self.allowed = allowed
+        self._allowed = allowed
         self._metrics = metrics
         self._backlog = backlog
         self._clock = clock
+
+    def reconfigure(self, server: ServerSettings) -> None:
+        """From the next request on."""
+        self._allowed = server.metrics_allowed_ips
 
     async def __call__(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """All metrics, the gauges as of now.
@@ -38,7 +43,7 @@ class MetricsPage:
             AddressRefused: the caller is not among those who may read them.
         """
         del request
-        if not is_allowed(self.allowed, caller):
+        if not is_allowed(self._allowed, caller):
             raise AddressRefused("This address may not read the metrics.")
         await self.refresh()
         text = generate_latest(self._metrics.registry)

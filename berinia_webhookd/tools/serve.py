@@ -49,7 +49,7 @@ def serve(
     """
     # By default SIGHUP would end us; the daemon hears it as soon as it has loaded its settings.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    from berinia_webhookd.app import Daemon  # noqa: PLC0415 - `--help` does without
+    from berinia_webhookd import app  # noqa: PLC0415 - `--help` does without
 
     flags = {
         "server.host": host,
@@ -63,15 +63,6 @@ def serve(
         session = playground.prepare(working_folder() / ".dev")
     loaded = session.load(given)
 
-    async def run() -> None:
-        await Daemon(
-            loaded,
-            reread=lambda: session.load(given),
-            dispatch=not no_dispatch,
-            environ=dict(os.environ),
-            on_started=started,
-        ).run()
-
     def started(address: str) -> None:
         here = installation.of_settings(
             loaded.settings, address=address, version=__version__, config_file=loaded.config_file
@@ -83,6 +74,14 @@ def serve(
     interpreter.settle_in()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run())
+            runner.run(
+                app.run(
+                    loaded,
+                    app.RECEIVER if no_dispatch else app.SERVE,
+                    reread=lambda: session.load(given),
+                    environ=dict(os.environ),
+                    on_started=started,
+                )
+            )
     finally:
         installation.remove(os.environ)

@@ -29,23 +29,19 @@ def worker(session: Session, *, metrics_port: int | None, debug: bool) -> None:
     """
     # By default SIGHUP would end us; the daemon hears it as soon as it has loaded its settings.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    from berinia_webhookd.worker import Worker  # noqa: PLC0415 - `--help` does without
+    from berinia_webhookd import app  # noqa: PLC0415 - `--help` does without
 
     flags = {"server.port": metrics_port, "debug": debug or None}
     given = {key: value for key, value in flags.items() if value is not None}
     loaded = session.load(given)
 
-    async def run() -> None:
-        process = Worker(
-            loaded,
-            reread=lambda: session.load(given),
-            dispatch=True,
-            environ=dict(os.environ),
-            on_started=lambda _: None,
-        )
-        process.metrics = metrics_port is not None
-        await process.run()
-
     interpreter.settle_in()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+        runner.run(
+            app.run(
+                loaded,
+                app.WORKER if metrics_port is None else app.WORKER_WITH_PAGES,
+                reread=lambda: session.load(given),
+                environ=dict(os.environ),
+            )
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,8 +17,15 @@ from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Caller, EntryState
 from berinia_webhookd.status.backlog import BacklogReader
 from berinia_webhookd.status.greeting import greeting_page
-from berinia_webhookd.status.health import HealthPage, agents_check, disk_check, journal_check
+from berinia_webhookd.status.health import (
+    HealthPage,
+    agents_check,
+    disk_check,
+    dispatcher_check,
+    journal_check,
+)
 from berinia_webhookd.status.metrics_page import MetricsPage
+from berinia_webhookd.supervision import SLOWEST_TURN_SECONDS
 
 from .conftest import NOW, FakeUpkeep, Get, caller
 
@@ -90,6 +98,21 @@ async def test_the_log_says_when_it_begins_and_ends(get: Get) -> None:
         for _ in range(4):
             await page.reasons()
     assert [line["event"] for line in lines] == ["health.unhealthy", "health.healthy"]
+
+
+@dataclass
+class Turning:
+    last_turn: float
+
+
+async def test_a_dispatcher_that_does_not_turn_is_a_reason() -> None:
+    """Until it turns again."""
+    now = asyncio.get_running_loop().time()
+    dispatcher = Turning(now - SLOWEST_TURN_SECONDS - 1)
+    check = dispatcher_check(dispatcher)
+    assert await check() == "the dispatcher does not turn"
+    dispatcher.last_turn = now
+    assert await check() is None
 
 
 @pytest.mark.parametrize(("seconds", "stuck"), [(59, False), (60, True)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,11 @@ RIGHT = {"Authorization": encode_basic_auth("berinia", "pässword:1", "utf-8")}
 def page(tmp_path: Path) -> LogsPage:
     """A page over a folder with one log."""
     (tmp_path / "webhook.log").write_text("".join(f"line {n}\n" for n in range(1, 2001)))
-    return LogsPage(LogSettings(tmp_path, "info", "mask", "berinia", Secret("pässword:1")))
+    return LogsPage(settings(tmp_path, Secret("pässword:1")))
+
+
+def settings(folder: Path, password: Secret | None) -> LogSettings:
+    return LogSettings(folder, "info", "mask", "berinia", password)
 
 
 async def test_the_last_fifty_lines_of_the_webhook_log(page: LogsPage, get: Get) -> None:
@@ -110,9 +113,9 @@ async def test_nobody_reads_without_the_password(
 
 @pytest.mark.parametrize("password", [None, Secret("")])
 async def test_without_a_password_nobody_reads(
-    page: LogsPage, get: Get, password: Secret | None
+    page: LogsPage, get: Get, tmp_path: Path, password: Secret | None
 ) -> None:
     """503 when no password is configured, also for an empty one."""
-    page.settings = replace(page.settings, password=password)
+    page.reconfigure(settings(tmp_path, password))
     empty = {"Authorization": encode_basic_auth("berinia", "", "utf-8")}
     assert (await get(page, **empty))[0] == 503

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from berinia_webhookd.app import folders_of
 from berinia_webhookd.channels.contract import SignedRequest
 from berinia_webhookd.clock import now
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.journal.engine import sqlite_path
-from berinia_webhookd.status.health import LEAST_FREE_BYTES
+from berinia_webhookd.status.health import LEAST_FREE_BYTES, folders_of
 from berinia_webhookd.tools.doctor.probe import Sender
 from berinia_webhookd.tools.doctor.subject import Subject
 from berinia_webhookd.tools.posting import Target
