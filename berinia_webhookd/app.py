@@ -47,7 +47,7 @@ from berinia_webhookd.outbound.alerts import Alerts
 from berinia_webhookd.outbound.attachment_files import FetchAttachments
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.dispatcher import Dispatcher
-from berinia_webhookd.outbound.reply import LateReplies
+from berinia_webhookd.outbound.late_replies import LateReplies
 from berinia_webhookd.outbound.terms import Policies
 from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.status.backlog import BacklogReader

@@ -70,6 +70,11 @@ class HttpClient:
         return self._session
 
 
+def is_success(answer: aiohttp.ClientResponse) -> bool:
+    """Return whether the status is a 2xx; a redirect is none, as it is not followed."""
+    return answer.status // 100 == 2  # noqa: PLR2004 - the class of success
+
+
 async def read_body(answer: aiohttp.ClientResponse, longest_bytes: int) -> bytes:
     """Read the body of an answer, and no more of it than this."""
     body = bytearray()

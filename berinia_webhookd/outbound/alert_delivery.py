@@ -19,6 +19,7 @@ import aiohttp
 import structlog
 
 from berinia_webhookd.config.settings import AlertSettings
+from berinia_webhookd.http_client import HttpClient, is_success
 from berinia_webhookd.outbound.fork_server import agents_environment
 
 logger = structlog.get_logger()
@@ -80,15 +81,16 @@ async def post(url: str, document: bytes, *, limit_seconds: float = POST_SECONDS
     """Post the document; what went wrong, or None. The URL may hold a token: it is not told."""
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=limit_seconds)) as session,
-            session.post(
+            HttpClient() as client,
+            client.request(
+                "POST",
                 url,
-                data=document,
+                body=document,
                 headers={"Content-Type": "application/json"},
-                allow_redirects=False,
+                timeout_seconds=limit_seconds,
             ) as answer,
         ):
-            return None if answer.ok and answer.status < 300 else f"HTTP {answer.status}"  # noqa: PLR2004 - redirects are not followed
+            return None if is_success(answer) else f"HTTP {answer.status}"
     except TimeoutError:
         return f"no answer within {limit_seconds:g} s"
     except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -24,20 +24,18 @@ import orjson
 from berinia_webhookd import __version__, json_text
 from berinia_webhookd.addresses import is_loopback, plain_http_allowed
 from berinia_webhookd.config.settings import AgentSettings, AgentsSettings
+from berinia_webhookd.http_client import CONNECTIONS, HttpClient, is_success, read_body
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.payload import envelope, outcome_of
 
-CONNECTIONS: Final = 64
 ANSWER_LIMIT_BYTES: Final = 1 << 20
-CHUNK_BYTES: Final = 65_536
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what secrets begin with
 GONE: Final = 410
 HEADERS: Final = {
     "Content-Type": "application/cloudevents+json; charset=utf-8",
     "Accept": "application/json",
-    "Accept-Encoding": "identity",
     "User-Agent": f"berinia-webhookd/{__version__}",
 }
 
@@ -83,7 +81,7 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
 
 
 class HttpAgents:
-    """All HTTP agents share one session, so that connections are used again."""
+    """All HTTP agents share one client, so that connections are used again."""
 
     capacity: Final = CONNECTIONS
 
@@ -98,7 +96,7 @@ class HttpAgents:
         self._settings = settings
         self._masked = masked
         self._clock = clock
-        self._session: aiohttp.ClientSession | None = None
+        self._client = HttpClient()
 
     def reconfigure(self, settings: AgentsSettings) -> None:
         """From the next attempt on."""
@@ -131,40 +129,25 @@ class HttpAgents:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._client.close()
 
     async def _post(
         self, url: str, headers: dict[str, str], body: bytes, timeout_seconds: float
     ) -> Outcome:
-        async with self._open_session().post(
-            url,
-            data=body,
-            headers=headers,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+        async with self._client.request(
+            "POST", url, body=body, headers=headers, timeout_seconds=timeout_seconds
         ) as answer:
             wait = retry_after_seconds(answer.headers.get("Retry-After"), self._clock())
             if answer.status == GONE:
                 return Outcome(OutcomeKind.REJECTED, error="HTTP 410")
-            if not 200 <= answer.status < 300:  # noqa: PLR2004 - success is a class of its own
+            if not is_success(answer):
                 return Outcome(
                     OutcomeKind.ERROR, error=_refusal(answer.status), retry_after_seconds=wait
                 )
-            outcome = outcome_of(_json(await _bounded(answer.content)))
+            outcome = outcome_of(_json(await read_body(answer, ANSWER_LIMIT_BYTES)))
         if outcome.kind is OutcomeKind.ERROR:
             return Outcome(outcome.kind, outcome.error, outcome.reply, wait)
         return outcome
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-            )
-        return self._session
 
 
 def _address_and_key(agent: AgentSettings) -> tuple[str, bytes | None]:
@@ -190,16 +173,6 @@ def _refusal(status: int) -> str:
     if 300 <= status < 400:  # noqa: PLR2004 - the class of redirects
         return f"HTTP {status}: redirects are not followed"
     return f"HTTP {status}"
-
-
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
-    """The body; nothing of one that is too long, for it says nothing then."""
-    body = bytearray()
-    async for chunk in content.iter_chunked(CHUNK_BYTES):
-        body += chunk
-        if len(body) > ANSWER_LIMIT_BYTES:
-            return b""
-    return bytes(body)
 
 
 def _json(body: bytes) -> object:

@@ -21,6 +21,7 @@ from yarl import URL
 from berinia_webhookd.addresses import is_loopback
 from berinia_webhookd.channels.contract import SignedRequest
 from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.http_client import HttpClient, read_body
 
 AT_ONCE: Final = 64
 MAX_ANSWER_BYTES: Final = 64 * 1024
@@ -128,7 +129,10 @@ async def post_all(
     places = asyncio.Semaphore(AT_ONCE if rate else 1)
     began = perf_counter()
     try:
-        async with _client(target) as client, asyncio.TaskGroup() as group:
+        async with (
+            HttpClient(unix_socket=target.unix_socket) as client,
+            asyncio.TaskGroup() as group,
+        ):
             for number in range(1, count + 1):
                 if rate:
                     await asyncio.sleep(max(0.0, began + (number - 1) / rate - perf_counter()))
@@ -146,7 +150,7 @@ async def post_all(
 
 @dataclass(frozen=True, slots=True)
 class _Poster:
-    client: aiohttp.ClientSession
+    client: HttpClient
     target: Target
     places: asyncio.Semaphore
     tally: Tally
@@ -155,13 +159,14 @@ class _Poster:
     async def post(self, number: int, request: SignedRequest) -> None:
         began = perf_counter()
         try:
-            async with self.client.post(
+            async with self.client.request(
+                "POST",
                 URL(self.target.base_url + request.path, encoded=True),
-                data=request.body,
-                headers=dict(request.headers),
-                allow_redirects=False,
+                body=request.body,
+                headers=request.headers,
+                timeout_seconds=TIMEOUT_SECONDS,
             ) as response:
-                answer = await _read(response.content)
+                answer = await read_body(response, MAX_ANSWER_BYTES)
                 status, reason = response.status, response.reason or ""
         finally:
             self.places.release()
@@ -169,29 +174,6 @@ class _Poster:
         one = Posted(number, status, reason, text, perf_counter() - began)
         self.tally.add(one)
         self.posted(one)
-
-
-def _client(target: Target) -> aiohttp.ClientSession:
-    connector: aiohttp.BaseConnector
-    if target.unix_socket is not None:
-        connector = aiohttp.UnixConnector(target.unix_socket, limit=AT_ONCE)
-    else:
-        connector = aiohttp.TCPConnector(limit=AT_ONCE)
-    return aiohttp.ClientSession(
-        connector=connector,
-        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
-
-
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    answer = b""
-    while len(answer) < MAX_ANSWER_BYTES:
-        block = await content.read(MAX_ANSWER_BYTES - len(answer))
-        if not block:
-            break
-        answer += block
-    return answer
 
 
 def _unreachable(target: Target, error: BaseException) -> WebhookdError:

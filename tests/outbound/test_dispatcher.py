@@ -32,7 +32,7 @@ from berinia_webhookd.model import (
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.dispatcher import HELD_MOST_BYTES, Dispatcher, Stage
-from berinia_webhookd.outbound.reply import LateReplies
+from berinia_webhookd.outbound.late_replies import LateReplies
 from berinia_webhookd.outbound.terms import Policies
 
 from .agent_world import make_entry

@@ -22,6 +22,7 @@ from yarl import URL
 from berinia_webhookd.accept.probe import HEADER
 from berinia_webhookd.channels.contract import SignedRequest
 from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.http_client import HttpClient, read_body
 from berinia_webhookd.status.tail import tail
 from berinia_webhookd.tools.posting import Target
 
@@ -99,9 +100,13 @@ class Sender:
         url = URL(self.target.base_url + request.path, encoded=True)
         try:
             async with (
-                _client(self.target, self.patience_seconds) as client,
-                client.post(
-                    url, data=request.body, headers=headers, allow_redirects=False
+                HttpClient(unix_socket=self.target.unix_socket) as client,
+                client.request(
+                    "POST",
+                    url,
+                    body=request.body,
+                    headers=headers,
+                    timeout_seconds=self.patience_seconds,
                 ) as response,
             ):
                 text = await _text(response)
@@ -120,8 +125,8 @@ async def fetch(address: str, path: str) -> Page:
     target = Target.from_text(address)
     try:
         async with (
-            _client(target, NEAR_SECONDS) as client,
-            client.get(target.base_url + path) as response,
+            HttpClient(unix_socket=target.unix_socket) as client,
+            client.request("GET", target.base_url + path, timeout_seconds=NEAR_SECONDS) as response,
         ):
             return Page(response.status, await _text(response))
     except (aiohttp.ClientError, OSError) as error:
@@ -160,26 +165,8 @@ def log_lines(logs: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _client(target: Target, patience_seconds: float) -> aiohttp.ClientSession:
-    connector: aiohttp.BaseConnector
-    if target.unix_socket is not None:
-        connector = aiohttp.UnixConnector(target.unix_socket)
-    else:
-        connector = aiohttp.TCPConnector()
-    return aiohttp.ClientSession(
-        connector=connector,
-        timeout=aiohttp.ClientTimeout(total=patience_seconds),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
-
-
 async def _text(response: aiohttp.ClientResponse) -> str:
-    answer = b""
-    async for block in response.content.iter_chunked(64 * 1024):
-        answer += block
-        if len(answer) > MAX_ANSWER_BYTES:
-            break
-    return answer[:MAX_ANSWER_BYTES].decode("utf-8", "replace")
+    return (await read_body(response, MAX_ANSWER_BYTES)).decode("utf-8", "replace")
 
 
 def _reply(request_id: str, response: aiohttp.ClientResponse, text: str) -> Reply:

@@ -1,7 +1,6 @@
-"""Late replies: posts what an agent said after its caller had stopped waiting back into the chat.
-
-The bot's `POST /send` is not idempotent, so only what certainly was not sent is `unreachable`, the
-one kind that is tried again; anything past its maximum age is dropped.
+"""The transport of late replies: posts what an agent said after its caller had stopped waiting back
+into the chat. The bot's `POST /send` is not idempotent, so only what certainly was not sent is
+`unreachable`, the one kind that is tried again; anything past its maximum age is dropped.
 """
 
 from __future__ import annotations
@@ -12,9 +11,12 @@ from typing import Final
 
 import aiohttp
 
+from berinia_webhookd import json_text
+from berinia_webhookd.http_client import HttpClient, is_success
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 
 SERVICE_UNAVAILABLE: Final = 503
+HEADERS: Final = {"Content-Type": "application/json"}
 
 
 class LateReplies:
@@ -26,7 +28,7 @@ class LateReplies:
         self, *, url: str | None, max_age_seconds: float, clock: Callable[[], datetime]
     ) -> None:
         self._clock = clock
-        self._session: aiohttp.ClientSession | None = None
+        self._client = HttpClient()
         self.reconfigure(url=url, max_age_seconds=max_age_seconds)
 
     def reconfigure(self, *, url: str | None, max_age_seconds: float) -> None:
@@ -48,34 +50,31 @@ class LateReplies:
                     OutcomeKind.REJECTED,
                     error=f"{age:.0f} s old, over channels.whatsapp.late_reply_max_age_seconds",
                 )
-        return await self._post(
-            self._url,
-            {"group": entry.event.group, "message": entry.reply_text},
-            timeout_seconds,
-        )
-
-    async def _post(self, url: str, message: dict[str, str], timeout_seconds: float) -> Outcome:
-        if self._session is None:
-            self._session = aiohttp.ClientSession()
-        timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        message = {"group": entry.event.group, "message": entry.reply_text}
         try:
-            async with self._session.post(
-                url, json=message, timeout=timeout, allow_redirects=False
+            async with self._client.request(
+                "POST",
+                self._url,
+                body=json_text.encode(message),
+                headers=HEADERS,
+                timeout_seconds=timeout_seconds,
             ) as answer:
-                status = answer.status
+                return _outcome_of(answer)
         except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
             return Outcome(OutcomeKind.UNREACHABLE, error=type(error).__name__)
         except TimeoutError:
             return Outcome(OutcomeKind.TIMEOUT, error=f"no answer within {timeout_seconds:g} s")
         except aiohttp.ClientError as error:
             return Outcome(OutcomeKind.ERROR, error=type(error).__name__)
-        if status // 100 == 2:  # noqa: PLR2004 - the class of success
-            return Outcome(OutcomeKind.SUCCESS)
-        kind = OutcomeKind.UNREACHABLE if status == SERVICE_UNAVAILABLE else OutcomeKind.ERROR
-        return Outcome(kind, error=f"HTTP {status}")
 
     async def close(self) -> None:
         """Close the connection to the bot."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._client.close()
+
+
+def _outcome_of(answer: aiohttp.ClientResponse) -> Outcome:
+    if is_success(answer):
+        return Outcome(OutcomeKind.SUCCESS)
+    not_sent = answer.status == SERVICE_UNAVAILABLE
+    kind = OutcomeKind.UNREACHABLE if not_sent else OutcomeKind.ERROR
+    return Outcome(kind, error=f"HTTP {answer.status}")
