@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from berinia_webhookd.addresses import is_loopback
-from berinia_webhookd.config.keys import AGENT_KEYS, KEYS
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding, warning, wrong
 from berinia_webhookd.model import AgentName
@@ -159,8 +158,4 @@ def _closing(file: Path) -> str:
 
 def _in_file(origins: Mapping[str, Origin]) -> bool:
     """Whether the TOML file itself holds a secret."""
-    secret = {key.name for key in (*KEYS, *AGENT_KEYS) if key.secret}
-    return any(
-        origin.source == "file" and (name in secret or name.rpartition(".")[2] in secret)
-        for name, origin in origins.items()
-    )
+    return any(origin.source == "file" and origin.setting.secret for origin in origins.values())

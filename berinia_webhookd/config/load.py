@@ -1,39 +1,37 @@
-"""From raw values to frozen settings: every value parsed, every rule between values checked, all
+"""From raw values to frozen settings: every value read, every rule between values checked, all
 problems reported at once. Nothing secret appears in what is reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NewType
 from urllib.parse import urlsplit
 
 from berinia_webhookd.addresses import is_loopback
 from berinia_webhookd.config import cautions
-from berinia_webhookd.config.keys import AGENT_KEYS, KEYS, Environ, Key
+from berinia_webhookd.config.fields import Environ, Required, SameAs, Setting, settings_of
 from berinia_webhookd.config.settings import (
+    DEFAULTS,
+    SECTIONS,
     AgentSettings,
     AgentsSettings,
-    AlertSettings,
     ChannelsSettings,
     EmailSettings,
-    JournalSettings,
-    LogSettings,
-    RateLimitSettings,
-    ServerSettings,
     Settings,
     SmsSettings,
     WhatsAppSettings,
 )
-from berinia_webhookd.config.sources import Gathered, Given, Source, gather, readable
+from berinia_webhookd.config.sources import Given, Keys, Layer, Source, gather, read_files, readable
 from berinia_webhookd.config.values import AGENT_NAME
 from berinia_webhookd.errors import ConfigurationError
 from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.model import AgentName
 
-DEFAULTS: Final = "defaults"  # the table of what holds for all agents
+PINNING: Final = ("flag", "environment", "credential")  # what a reload does not read again
+CHANNELS: Final = {"sms": SmsSettings, "email": EmailSettings, "whatsapp": WhatsAppSettings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +41,8 @@ class Origin:
     value: Any
     source: Source
     where: str
+    setting: Setting = field(repr=False)
     valid: bool = True  # if not, the value is the default
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A configuration that can be used."""
-
-    settings: Settings
-    origins: Mapping[str, Origin]
-    warnings: tuple[Finding, ...]
-    config_file: Path | None
-    # What the file and .env say on keys that a higher source pins: a change there has no effect.
-    pinned: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +55,11 @@ class Examined:
     warnings: tuple[Finding, ...]
     config_file: Path | None
     complete: bool  # whether every source could be read, so that the rest is worth a look
+    # What the file and .env say on keys that a higher source pins: a change there has no effect.
     pinned: Mapping[str, Any] = field(repr=False)
+
+
+Loaded = NewType("Loaded", Examined)  # a configuration that can be used: it has no problem
 
 
 def load(
@@ -86,7 +77,7 @@ def load(
     found = examine(flags, environ=environ, working_folder=working_folder, config_file=config_file)
     if found.problems:
         raise ConfigurationError(found.problems)
-    return Loaded(found.settings, found.origins, found.warnings, found.config_file, found.pinned)
+    return Loaded(found)
 
 
 def examine(
@@ -98,145 +89,152 @@ def examine(
 ) -> Examined:
     """Read and check the configuration without refusing it: for `check-config`."""
     problems: list[Finding] = []
-    environ = readable(environ, problems)
-    gathered = gather(
-        flags or {}, environ=environ, working_folder=working_folder, config_file=config_file
+    environ, broken = readable(environ)
+    files = read_files(environ, working_folder, config_file, problems)
+    agents, no_agents = _agent_names(files.table)
+    problems += [
+        wrong(
+            f"agents.{name}",
+            "is no agent's name",
+            "agents' names start with a capital: [agents.ResponseListenerAgent]",
+        )
+        for name in no_agents
+    ]
+    keys = known_keys(agents)
+    layers = gather(
+        flags or {},
+        environ=environ,
+        broken=broken,
+        files=files,
+        keys=keys,
+        left_out=[f"agents.{name}" for name in no_agents],
+        problems=problems,
     )
-    problems += gathered.problems
-    origins = {key.name: _chosen(key, key.name, gathered, environ, problems) for key in KEYS}
-    _fill_in(origins)
-    agents = _agents(gathered, environ, origins, problems)
-    problems += cautions.errors(origins)
-    settings = build({key.name: origins[key.name].value for key in KEYS}, agents)
+    origins = _origins(keys, layers, environ, problems)
+    settings = _frozen({name: origin.value for name, origin in origins.items()}, agents)
+    problems += [*_unsigned(settings.agents), *cautions.errors(origins)]
     return Examined(
         settings=settings,
         origins=origins,
         problems=tuple(problems),
-        warnings=cautions.warnings(settings, origins, gathered.config_file),
-        config_file=gathered.config_file,
-        complete=gathered.complete,
-        pinned=_pinned(gathered, origins),
+        warnings=cautions.warnings(settings, origins, files.config_file),
+        config_file=files.config_file,
+        complete=files.complete,
+        pinned=_pinned(layers, origins),
     )
 
 
-def _chosen(
-    key: Key, name: str, gathered: Gathered, environ: Environ, problems: list[Finding]
-) -> Origin:
-    for layer in gathered.layers:
-        given = layer.given.get(name)
+def known_keys(agents: tuple[str, ...] = ()) -> dict[str, Setting]:
+    """Return every key that can be set, with these agents' tables."""
+    keys: dict[str, Setting] = {}
+
+    def add(prefix: str, section: Mapping[str, Setting]) -> None:
+        keys.update({f"{prefix}{name}": setting for name, setting in section.items()})
+
+    for name, section in SECTIONS.items():
+        add(f"{name}.", settings_of(section))
+    for name, section in CHANNELS.items():
+        add(f"channels.{name}.", settings_of(section))
+    add("", settings_of(Settings))
+    of_agent = settings_of(AgentSettings)
+    add(
+        f"agents.{DEFAULTS}.",
+        {name: replace(one, file_only=True) for name, one in of_agent.items()},
+    )
+    for agent in agents:
+        for name, setting in of_agent.items():
+            default = SameAs(f"agents.{DEFAULTS}.{name}")
+            keys[f"agents.{agent}.{name}"] = replace(setting, default=default, file_only=True)
+    return keys
+
+
+def _agent_names(table: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the agents' tables, and those that are no names of agents."""
+    agents = table.get("agents")
+    tables = agents if isinstance(agents, Mapping) else {}
+    names = [name for name, value in tables.items() if isinstance(value, Mapping)]
+    names = [name for name in names if name != DEFAULTS]
+    good = tuple(name for name in names if AGENT_NAME.fullmatch(name))
+    return good, tuple(name for name in names if name not in good)
+
+
+def _origins(
+    keys: Keys, layers: list[Layer], environ: Environ, problems: list[Finding]
+) -> dict[str, Origin]:
+    origins: dict[str, Origin] = {}
+    for key, setting in keys.items():
+        given = next((layer[key] for layer in layers if key in layer), None)
+        default = _default(setting, origins, environ)
+        if given is None and setting.default is Required:
+            hint = "see contrib/config/berinia-webhookd.toml"
+            problems.append(wrong(key, "is not set", hint))
         if given is None:
+            origins[key] = default
             continue
         try:
-            return Origin(key.parse(given.raw), given.source, given.where)
+            value = setting.read(given.raw)
         except ValueError as error:
-            problems.append(wrong(name, f"{_wrong(key, given)} is not valid", str(error)))
-            default = key.default_value(environ)
-            return Origin(default, given.source, given.where, valid=False)
-    return Origin(key.default_value(environ), "default", "default")
+            problems.append(wrong(key, f"{_wrong(setting, given)} is not valid", str(error)))
+            origins[key] = replace(default, source=given.source, where=given.where, valid=False)
+        else:
+            origins[key] = Origin(value, given.source, given.where, setting)
+    return origins
 
 
-def _wrong(key: Key, given: Given) -> str:
+def _default(setting: Setting, origins: Mapping[str, Origin], environ: Environ) -> Origin:
+    default = setting.default
+    if isinstance(default, SameAs):
+        return replace(origins[default.key], setting=setting)
+    if default is Required:
+        return Origin(None, "default", "default", setting, valid=False)
+    return Origin(default(environ) if callable(default) else default, "default", "default", setting)
+
+
+def _wrong(setting: Setting, given: Given) -> str:
     """How a wrong value is shown: by its place if it may be a secret."""
-    may_be_secret = key.secret or "://" in str(given.raw)  # a URL may hold a password
+    may_be_secret = setting.secret or "://" in str(given.raw)  # a URL may hold a password
     shown = "the value" if may_be_secret else repr(given.raw)[:80]
     return f"{shown} from {given.where}"
 
 
-def _fill_in(origins: dict[str, Origin]) -> None:
-    """Defaults that depend on other settings."""
-    if origins["rate_limit.verified_requests"].value is None:
-        requests = origins["rate_limit.requests"].value
-        origins["rate_limit.verified_requests"] = Origin(requests, "default", "default")
+def _frozen(values: Mapping[str, Any], agents: tuple[str, ...]) -> Settings:
+    def of(section: type, prefix: str, **more: Any) -> Any:
+        fields = {name: values[f"{prefix}{name}"] for name in settings_of(section)}
+        return section(**fields, **more)
 
+    def agent(name: str) -> AgentSettings:
+        made: AgentSettings = of(AgentSettings, f"agents.{name}.", name=AgentName(name))
+        return made
 
-def _agents(
-    gathered: Gathered, environ: Environ, origins: dict[str, Origin], problems: list[Finding]
-) -> dict[AgentName, AgentSettings]:
-    names = [DEFAULTS, *_agent_names(gathered, problems)]
-    agents: dict[AgentName, AgentSettings] = {}
-    shared: dict[str, Origin] = {}
-    for name in names:
-        chosen: dict[str, Origin] = {}
-        for key in AGENT_KEYS:
-            found = _chosen(key, f"agents.{name}.{key.name}", gathered, environ, problems)
-            chosen[key.name] = found if found.source != "default" else shared.get(key.name, found)
-        if name == DEFAULTS:
-            shared = chosen
-        origins.update({f"agents.{name}.{key}": origin for key, origin in chosen.items()})
-        values = {key: origin.value for key, origin in chosen.items()}
-        agents[AgentName(name)] = AgentSettings(name=AgentName(name), **values)
-        problems += _unsigned(name, values)
-    return agents
-
-
-def _agent_names(gathered: Gathered, problems: list[Finding]) -> list[str]:
-    known = {key.name for key in KEYS}
-    names: list[str] = []
-    for layer in gathered.layers:
-        for full in layer.given:
-            if not full.startswith("agents.") or full in known:
-                continue
-            name = full.removeprefix("agents.").rpartition(".")[0]
-            if name == DEFAULTS or name in names:
-                continue
-            if AGENT_NAME.fullmatch(name):
-                names.append(name)
-            else:
-                hint = "agents' names start with a capital: [agents.ResponseListenerAgent]"
-                problems.append(wrong(f"agents.{name}", "is no agent's name", hint))
-                names.append(name)
-    return [name for name in names if AGENT_NAME.fullmatch(name)]
-
-
-def _unsigned(name: str, values: Mapping[str, Any]) -> list[Finding]:
-    """An agent that is reached over a network must be able to tell us from others."""
-    target = values["target"]
-    if target is None or not target.startswith("http") or values["signing_secret"] is not None:
-        return []
-    if is_loopback(urlsplit(target).hostname or ""):
-        return []
-    hint = "set a Standard Webhooks secret (whsec_…) that the agent knows too"
-    return [wrong(f"agents.{name}.signing_secret", "is missing for an HTTP agent", hint)]
-
-
-def _pinned(gathered: Gathered, origins: Mapping[str, Origin]) -> dict[str, Any]:
-    pinned: dict[str, Any] = {}
-    for layer in reversed(gathered.layers):
-        if layer.source in ("file", ".env"):
-            for name, given in layer.given.items():
-                if name in origins and origins[name].source in (
-                    "flag",
-                    "environment",
-                    "credential",
-                ):
-                    pinned[name] = given.raw
-    return pinned
-
-
-def build(values: Mapping[str, Any], agents: Mapping[AgentName, AgentSettings]) -> Settings:
-    """The settings of these values; used again to join old and new ones at a reload."""
-
-    def section(prefix: str) -> dict[str, Any]:
-        return {
-            name.removeprefix(prefix): value
-            for name, value in values.items()
-            if name.startswith(prefix) and "." not in name.removeprefix(prefix)
-        }
-
-    defaults = agents[AgentName(DEFAULTS)]
-    by_name = {name: agent for name, agent in agents.items() if name != DEFAULTS}
-    return Settings(
-        server=ServerSettings(**section("server.")),
-        rate_limit=RateLimitSettings(**section("rate_limit.")),
-        journal=JournalSettings(**section("journal.")),
-        logs=LogSettings(**section("logs.")),
-        alerts=AlertSettings(**section("alerts.")),
-        agents=AgentsSettings(**section("agents."), defaults=defaults, by_name=by_name),
-        channels=ChannelsSettings(
-            sms=SmsSettings(**section("channels.sms.")),
-            email=EmailSettings(**section("channels.email.")),
-            whatsapp=WhatsAppSettings(**section("channels.whatsapp.")),
-        ),
-        debug=values["debug"],
-        dev=values["dev"],
+    sections = {
+        name: of(section, f"{name}.") for name, section in SECTIONS.items() if name != "agents"
+    }
+    sections["agents"] = of(
+        AgentsSettings,
+        "agents.",
+        defaults=agent(DEFAULTS),
+        by_name={AgentName(name): agent(name) for name in agents},
     )
+    channels = {name: of(kind, f"channels.{name}.") for name, kind in CHANNELS.items()}
+    settings: Settings = of(Settings, "", **sections, channels=ChannelsSettings(**channels))
+    return settings
+
+
+def _unsigned(agents: AgentsSettings) -> Iterator[Finding]:
+    """An agent that is reached over a network must be able to tell us from others."""
+    for agent in (agents.defaults, *agents.by_name.values()):
+        if agent.target is None or not agent.target.startswith("http"):
+            continue
+        if agent.signing_secret is None and not is_loopback(urlsplit(agent.target).hostname or ""):
+            hint = "set a Standard Webhooks secret (whsec_…) that the agent knows too"
+            key = f"agents.{agent.name}.signing_secret"
+            yield wrong(key, "is missing for an HTTP agent", hint)
+
+
+def _pinned(layers: list[Layer], origins: Mapping[str, Origin]) -> dict[str, Any]:
+    return {
+        key: given.raw
+        for layer in reversed(layers)
+        for key, given in layer.items()
+        if given.source in ("file", ".env") and origins[key].source in PINNING
+    }

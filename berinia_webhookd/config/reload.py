@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from berinia_webhookd.config.keys import BY_NAME
-from berinia_webhookd.config.load import DEFAULTS, Loaded, build
+from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.settings import Settings
-from berinia_webhookd.model import AgentName
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,39 +25,32 @@ def changes(running: Settings, old: Loaded, new: Loaded) -> Changes:
     """
     names = sorted(old.origins.keys() | new.origins.keys())
     changed = [name for name in names if _value(old, name) != _value(new, name)]
-    stuck = [
-        name
-        for name, key in BY_NAME.items()
-        if key.restart and new.origins[name].value != _running_value(running, name)
-    ]
+    fixed = {name for name, origin in new.origins.items() if origin.setting.restart}
+    effective, stuck = new.settings, []
+    for name in fixed:
+        section, _, key = name.rpartition(".")
+        value = getattr(getattr(running, section) if section else running, key)
+        if value != new.origins[name].value:
+            stuck.append(name)
+            effective = _with(effective, section, key, value)
     pinned = [
         name
-        for name in sorted(old.pinned.keys() | new.pinned.keys())
+        for name in old.pinned.keys() | new.pinned.keys()
         if old.pinned.get(name) != new.pinned.get(name)
     ]
-    values = {
-        name: _running_value(running, name) if key.restart else new.origins[name].value
-        for name, key in BY_NAME.items()
-    }
-    agents = {AgentName(DEFAULTS): new.settings.agents.defaults, **new.settings.agents.by_name}
     return Changes(
-        effective=build(values, agents),
-        applied=tuple(name for name in changed if not _needs_restart(name)),
+        effective=effective,
+        applied=tuple(name for name in changed if name not in fixed),
         needs_restart=tuple(sorted({*stuck, *pinned})),
     )
 
 
-def _needs_restart(name: str) -> bool:
-    return name in BY_NAME and BY_NAME[name].restart
+def _with(settings: Settings, section: str, key: str, value: Any) -> Settings:
+    if not section:
+        return replace(settings, **{key: value})
+    return replace(settings, **{section: replace(getattr(settings, section), **{key: value})})
 
 
 def _value(loaded: Loaded, name: str) -> Any:
     origin = loaded.origins.get(name)
     return None if origin is None else origin.value
-
-
-def _running_value(running: Settings, name: str) -> Any:
-    value: Any = running
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

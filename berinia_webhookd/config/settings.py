@@ -1,92 +1,217 @@
-"""The settings as frozen types, after every source was read and every value checked.
+"""Every setting: its type, how it is read, its default, its meaning, whether it needs a restart.
 
-What each key means, its default and whether it needs a restart stands in `config/keys.py`; where a
-value may come from in `config/sources.py`. Secrets are `Secret`, which shows itself to nobody.
+Where a value may come from stands in `config/sources.py`.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from berinia_webhookd.addresses import Network
+from berinia_webhookd.config import values
+from berinia_webhookd.config.fields import Environ, SameAs, setting
+from berinia_webhookd.config.secret import Secret
+from berinia_webhookd.config.values import (
+    SCHEDULE,
+    agent_name,
+    boolean,
+    folder,
+    http_path,
+    many,
+    network,
+    number,
+    one_of,
+    text,
+    whole,
+)
 from berinia_webhookd.model import AgentName, OutcomeKind
 
-REDACTED: Final = "••••••"
+MIB: Final = 1024 * 1024
+DAY: Final = 86_400.0
+SECONDS: Final = number(0.001, DAY)
+LOOPBACK: Final = (network("127.0.0.1"), network("::1"))
+DEFAULTS: Final = AgentName("defaults")  # the table of what holds for all agents
 
 
-class Secret:
-    """A secret text: compared and shown by nobody, read only by `reveal`."""
+def state_folder(environ: Environ) -> Path:
+    """Return `<state>`: what systemd gives, else a folder in the home."""
+    if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
+        return Path(given).absolute()
+    home = environ.get("HOME") or "~"
+    return Path(home).expanduser() / ".local" / "state" / "berinia-webhookd"
 
-    __slots__ = ("_value",)
 
-    def __init__(self, value: str) -> None:
-        self._value = value
+def _journal_url(environ: Environ) -> Secret:
+    return Secret(f"sqlite:///{state_folder(environ) / 'journal.db'}")
 
-    def reveal(self) -> str:
-        """The secret itself."""
-        return self._value
 
-    def __repr__(self) -> str:
-        return f"Secret({REDACTED})"
-
-    __str__ = __repr__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
+def _logs_folder(environ: Environ) -> Path:
+    if given := environ.get("LOGS_DIRECTORY", "").split(":")[0]:
+        return Path(given).absolute()
+    return state_folder(environ) / "unified_logs"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    host: str
-    port: int
-    trusted_proxies: tuple[Network, ...]
-    public_url: tuple[str, ...]  # scheme://host[:port], no path
-    metrics_allowed_ips: tuple[Network, ...]
-    ack_timeout_seconds: float
-    body_timeout_seconds: float
-    shutdown_grace_seconds: float
-    max_connections: int
-    max_body_bytes_in_flight: int
-    uds: Path | None = None  # flag only
+    host: str = setting(text, "127.0.0.1", "address to listen on", restart=True)
+    port: int = setting(
+        whole(0, 65_535),
+        8001,
+        "port to listen on; sockets inherited from systemd win over both",
+        restart=True,
+    )
+    uds: Path | None = setting(folder, None, "Unix socket", restart=True, flag_only=True)
+    trusted_proxies: tuple[Network, ...] = setting(
+        many(network),
+        LOOPBACK,
+        "addresses or networks whose X-Forwarded-For, X-Forwarded-Proto and Host are believed",
+    )
+    public_url: tuple[str, ...] = setting(
+        many(values.origin),
+        (),
+        "scheme and host that the providers call, or a list; replaces both in URL signatures",
+        unset="both are taken from the request",
+        example="https://app.berinia.com",
+    )
+    metrics_allowed_ips: tuple[Network, ...] = setting(
+        many(network),
+        (network("127.0.0.0/8"), network("::1")),
+        "who may read `/metrics`, and the reasons of `/health`",
+    )
+    ack_timeout_seconds: float = setting(
+        SECONDS, 10.0, "from the complete body to the commit; past it the provider gets 503"
+    )
+    body_timeout_seconds: float = setting(
+        SECONDS, 10.0, "how long a body may make no progress; past it 408"
+    )
+    shutdown_grace_seconds: float = setting(
+        number(0, 3600),
+        30.0,
+        "for running attempts when stopping; `TimeoutStopSec=` of the unit must be longer",
+    )
+    max_connections: int = setting(
+        whole(1, 1_000_000), 1024, "connections at once; over it 503 before reading"
+    )
+    max_body_bytes_in_flight: int = setting(
+        whole(MIB, 1024 * 1024 * MIB),
+        256 * MIB,
+        "bytes of bodies being received at once; over it 503 before reading",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitSettings:
-    requests: int
-    per_seconds: float
-    verified_requests: int
+    requests: int = setting(
+        whole(1, 10**9), 100, "requests per client address that may fail in `per_seconds`"
+    )
+    per_seconds: float = setting(number(0.1, DAY), 60.0, "the time they may fail in")
+    verified_requests: int = setting(
+        whole(1, 10**9),
+        SameAs("rate_limit.requests"),
+        "the same for requests that verified; Twilio does not retry after 429 by default, so a "
+        "burst of answers to a campaign must fit",
+        unset="as many as `rate_limit.requests`",
+        example=6000,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class JournalSettings:
-    url: Secret  # a PostgreSQL URL may hold a password; `show_url` hides it
-    lease_seconds: float
-    retention_days: float
-    dedupe_days: float
-    rejected_max: int
-    pool_size: int  # PostgreSQL only
-    node: str
+    url: Secret = setting(  # a PostgreSQL URL may hold a password; `show_url` hides it
+        values.journal_url,
+        _journal_url,
+        "where events are kept: a SQLite file, or `postgresql://user:password@host/database`",
+        unset="`journal.db` in `$STATE_DIRECTORY`, else in `~/.local/state/berinia-webhookd`",
+        example="sqlite:////var/lib/berinia-webhookd/journal.db",
+        secret=True,
+        restart=True,
+    )
+    lease_seconds: float = setting(
+        number(1, 3600),
+        15.0,
+        "how long an entry belongs to the process that runs it; renewed at a third",
+        restart=True,
+    )
+    retention_days: float = setting(
+        number(0.01, 36_500),
+        30.0,
+        "how long finished entries are kept; dead ones for ever",
+        restart=True,
+    )
+    dedupe_days: float = setting(
+        number(0.01, 36_500), 400.0, "how long an event is recognised as seen", restart=True
+    )
+    rejected_max: int = setting(
+        whole(0, 10**7), 10_000, "how many rejected deliveries are kept", restart=True
+    )
+    pool_size: int = setting(
+        whole(3, 1000),
+        5,
+        "PostgreSQL only: connections that one process has at most",
+        restart=True,
+    )
+    node: str = setting(
+        text,
+        lambda _: socket.gethostname() or "localhost",
+        "written on what this machine receives and runs",
+        unset="the host name",
+        example="web1",
+        restart=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    dir: Path
-    level: str  # debug, info, warning, error
-    personal_data: Literal["mask", "full"]
-    username: str
-    password: Secret | None
+    dir: Path = setting(
+        folder,
+        _logs_folder,
+        "folder of the unified logs",
+        unset="`$LOGS_DIRECTORY`, else `unified_logs` beside the journal's default place",
+        example="/var/log/berinia-webhookd",
+        restart=True,
+    )
+    level: str = setting(
+        one_of("debug", "info", "warning", "error"),
+        "info",
+        "least level written: `debug`, `info`, `warning` or `error`",
+    )
+    personal_data: Literal["mask", "full"] = setting(
+        one_of("mask", "full"),
+        "mask",
+        "`mask` hides phone numbers, e-mail addresses and message text; `full` shows them",
+    )
+    username: str = setting(text, "berinia", "user name of `GET /webhook/logs` (Basic auth)")
+    password: Secret | None = setting(
+        values.secret,
+        None,
+        "its password",
+        unset="none, and it answers 503",
+        example="a long password",
+        secret=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class AlertSettings:
-    command: str | None
-    url: str | None
+    command: str | None = setting(
+        values.command,
+        None,
+        "run with an alert as JSON on its standard input",
+        example="/usr/local/bin/berinia-alert",
+    )
+    url: str | None = setting(
+        values.web_url,
+        None,
+        "alerts are posted there as JSON",
+        example="https://alerts.example.com/hook",
+        secret=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,65 +219,192 @@ class AgentSettings:
     """One agent; what is not set for it comes from `agents.defaults`."""
 
     name: AgentName
-    target: str | None  # python:module:Name, https://…, log:
-    timeout_seconds: float
-    concurrency: int | None
-    retry_schedule_seconds: tuple[float, ...]
-    retry_on: frozenset[OutcomeKind]
-    order_hold_seconds: float
-    memory_limit_bytes: int | None
-    signing_secret: Secret | None
+    target: str | None = setting(
+        values.target,
+        None,
+        "`python:module:Name` (class, instance or function), `https://…` (`http://` to this "
+        "machine only), or `log:` (only logs the event)",
+        unset="the registry finds the agent",
+        example="python:agents.example:Example",
+    )
+    timeout_seconds: float = setting(number(0.1, DAY), 60.0, "one attempt's limit")
+    concurrency: int | None = setting(
+        whole(1, 10_000), None, "attempts at once on this machine", unset="no limit", example=4
+    )
+    retry_schedule_seconds: tuple[float, ...] = setting(
+        SCHEDULE,
+        (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0),
+        "pauses between attempts, ±20 %; after the last one the entry is dead",
+    )
+    retry_on: frozenset[OutcomeKind] = setting(
+        values.kinds,
+        values.RETRIABLE,
+        "kinds of failure that are tried again; others are dead at once",
+    )
+    order_hold_seconds: float = setting(
+        number(0, 30 * DAY),
+        300.0,
+        "how long an entry that waits for its retry holds back later ones of its conversation",
+    )
+    memory_limit_bytes: int | None = setting(
+        whole(16 * MIB, 2**50),
+        None,
+        "memory of the agent's host",
+        unset="no limit",
+        example=1024 * MIB,
+    )
+    signing_secret: Secret | None = setting(
+        values.secret,
+        None,
+        "Standard Webhooks secret of an HTTP agent, which an agent on another machine must have",
+        example="whsec_…",
+        secret=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class AgentsSettings:
-    path: Path | None
-    python: Path
-    registry: str | None  # module:object
-    max_hosts: int
-    defaults: AgentSettings  # its name is "defaults", its target None
+    defaults: AgentSettings  # its name is `DEFAULTS`
     by_name: Mapping[AgentName, AgentSettings]
+    path: Path | None = setting(
+        folder,
+        None,
+        "folder put first on the agents' import path, and their working folder",
+        example="/srv/berinia/infra-ia",
+    )
+    python: Path = setting(
+        folder,
+        lambda _: Path(sys.executable),
+        "interpreter of the agent hosts: the agents' own virtual environment",
+        unset="the daemon's",
+        example="/srv/berinia/infra-ia/.venv/bin/python",
+    )
+    registry: str | None = setting(
+        values.registry,
+        None,
+        "`module:object` with `get_or_create(name)`: finds the agents that have no target",
+        example="agents.registry:registry",
+    )
+    max_hosts: int = setting(
+        whole(1, 256),
+        lambda _: (os.cpu_count() or 1) + 1,
+        "agent hosts on this machine, started on first use",
+        unset="number of CPUs + 1",
+        example=3,
+    )
 
     def of(self, name: AgentName) -> AgentSettings:
-        """The settings of an agent, configured or not."""
+        """Return the settings of an agent, configured or not."""
         return self.by_name.get(name, self.defaults)
 
 
 @dataclass(frozen=True, slots=True)
-class SmsSettings:
-    enabled: bool
-    path: str
-    max_body_bytes: int
-    retry_schedule_seconds: tuple[float, ...] | None  # None: the agent's
-    agent: AgentName
-    tokens: tuple[Secret, ...]
-    account_sids: tuple[str, ...]
+class ChannelSettings:
+    """What every channel has."""
+
+    enabled: bool = setting(boolean, True, "whether it receives; if not, its path answers 404")
+    path: str = setting(http_path, "", "where it receives")
+    max_body_bytes: int = setting(
+        whole(1024, 1024 * MIB), MIB, "larger bodies are refused with 413"
+    )
+    retry_schedule_seconds: tuple[float, ...] | None = setting(
+        SCHEDULE,
+        None,
+        "pauses between attempts",
+        unset="the agent's",
+        example=[5, 30, 120],
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class EmailSettings:
-    enabled: bool
-    path: str
-    max_body_bytes: int
-    retry_schedule_seconds: tuple[float, ...] | None
-    agent: AgentName
-    signing_keys: tuple[Secret, ...]
-    max_age_seconds: float
+class SmsSettings(ChannelSettings):
+    path: str = setting(http_path, "/webhook/sms-response", "where it receives")
+    agent: AgentName = setting(
+        agent_name, AgentName("ResponseListenerAgent"), "who gets the messages"
+    )
+    tokens: tuple[Secret, ...] = setting(
+        many(values.secret),
+        (),
+        "Twilio auth tokens; all are accepted, for rotation",
+        unset="none, and every SMS is answered 503",
+        example=["your auth token"],
+        secret=True,
+        legacy=("TWILIO_TOKEN",),
+    )
+    account_sids: tuple[str, ...] = setting(
+        many(text),
+        (),
+        "when set, requests of other accounts are refused",
+        example=["AC00000000000000000000000000000000"],
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class WhatsAppSettings:
-    enabled: bool
-    path: str
-    max_body_bytes: int
-    retry_schedule_seconds: tuple[float, ...] | None
-    agent: AgentName
-    allowed_ips: tuple[Network, ...]
-    secret: Secret | None
-    groups: Mapping[str, AgentName]  # as configured; compared in normal form by the channel
-    reply_wait_seconds: float
-    late_reply_url: str | None
-    late_reply_max_age_seconds: float
+class EmailSettings(ChannelSettings):
+    path: str = setting(http_path, "/webhook/email-response", "where it receives")
+    max_body_bytes: int = setting(
+        whole(1024, 1024 * MIB), 40 * MIB, "larger bodies are refused with 413"
+    )
+    agent: AgentName = setting(agent_name, AgentName("ResponseListenerAgent"), "who gets the mails")
+    signing_keys: tuple[Secret, ...] = setting(
+        many(values.secret),
+        (),
+        "Mailgun HTTP webhook signing keys; all are accepted, for rotation",
+        unset="none, and every e-mail is answered 503",
+        example=["your signing key"],
+        secret=True,
+        legacy=("MAILGUN_SIGNING_KEY", "MAILGUN_API_KEY"),
+    )
+    max_age_seconds: float = setting(
+        number(60, 30 * DAY),
+        43_200.0,
+        "older signatures are refused; Mailgun retries for eight hours",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WhatsAppSettings(ChannelSettings):
+    path: str = setting(http_path, "/webhook/whatsapp", "where it receives")
+    retry_schedule_seconds: tuple[float, ...] | None = setting(
+        SCHEDULE, (2.0, 10.0, 30.0), "pauses between attempts: somebody waits in the chat"
+    )
+    agent: AgentName = setting(
+        agent_name,
+        AgentName("MetaAgent"),
+        "who gets what no group matches, direct messages among it",
+    )
+    allowed_ips: tuple[Network, ...] = setting(
+        many(network), LOOPBACK, "addresses or networks the bot may call from"
+    )
+    secret: Secret | None = setting(
+        values.secret,
+        None,
+        "bearer token that the bot must send as well",
+        example="a long random text",
+        secret=True,
+    )
+    groups: Mapping[str, AgentName] = setting(
+        values.groups,
+        {
+            "Support IA / Chatbot": AgentName("AdminInterpreterAgent"),
+            "Discussion libre": AgentName("AdminInterpreterAgent"),
+        },
+        "group name → agent; compared without emoji, letter case and blanks around; a table here "
+        "replaces the default one",
+        file_only=True,
+    )
+    reply_wait_seconds: float = setting(
+        number(0, 3600), 30.0, "how long the bot's request waits for the agent's reply"
+    )
+    late_reply_url: str | None = setting(
+        values.web_url,
+        None,
+        "the bot's `POST /send`, where later replies go",
+        unset="none, and later replies go nowhere",
+        example="http://127.0.0.1:3000/send",
+        secret=True,
+    )
+    late_reply_max_age_seconds: float = setting(number(1, DAY), 900.0, "older replies are dropped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,5 +425,17 @@ class Settings:
     alerts: AlertSettings
     agents: AgentsSettings
     channels: ChannelsSettings
-    debug: bool = False
-    dev: bool = False
+    debug: bool = setting(
+        boolean, False, "log more", restart=True, legacy=("DEBUG",), flag_only=True
+    )
+    dev: bool = setting(boolean, False, "throw-away secrets", restart=True, flag_only=True)
+
+
+SECTIONS: Final[Mapping[str, type]] = {
+    "server": ServerSettings,
+    "rate_limit": RateLimitSettings,
+    "journal": JournalSettings,
+    "logs": LogSettings,
+    "alerts": AlertSettings,
+    "agents": AgentsSettings,
+}

@@ -10,17 +10,15 @@ import io
 import os
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from dotenv import dotenv_values
 
-from berinia_webhookd.config.keys import AGENT_KEYS, BY_NAME, ENVIRONMENT_PREFIX, KEYS, Environ, Key
+from berinia_webhookd.config.fields import ENVIRONMENT_PREFIX, Environ, Setting, variable_of
 from berinia_webhookd.findings import Finding, wrong
-
-Source = Literal["flag", "environment", ".env", "credential", "file", "default"]
 
 SYSTEM_FILE: Final = Path("/etc/berinia-webhookd/config.toml")
 LOCAL_FILE: Final = "berinia-webhookd.toml"
@@ -33,9 +31,12 @@ FOLDER_VARIABLES: Final = (
     "CREDENTIALS_DIRECTORY",
     "HOME",
 )
-GROUPS: Final = "channels.whatsapp.groups"
-_OF_FLAGS: Final = {key.variable: key for key in KEYS if key.flag_only}
+SEE: Final = "see contrib/config/berinia-webhookd.toml"
 WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+Source = Literal["flag", "environment", ".env", "credential", "file", "default"]
+Keys = Mapping[str, Setting]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,35 +48,23 @@ class Given:
     where: str  # the flag, variable or file
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """What one source gives, by key; agents' tables are keyed `agents.<Name>.<key>`."""
-
-    source: Source
-    given: Mapping[str, Given]
+Layer = Mapping[str, Given]  # what one source gives, by key
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
-    """All layers, highest first, what was wrong with them, and the file that was read."""
+class Files:
+    """What the TOML file and `.env` hold, whatever it means."""
 
-    layers: tuple[Layer, ...]
-    problems: tuple[Finding, ...]
+    table: Mapping[str, Any]
+    dotenv: Mapping[str, str]
     config_file: Path | None
-    complete: bool  # whether the file and .env, where they are, could be read
+    complete: bool  # whether both, where they are, could be read
 
 
-def readable(environ: Environ, problems: list[Finding]) -> Environ:
-    """The environment without values of ours that are no text: nothing can be named by them."""
-    names = {*FOLDER_VARIABLES, *(name for key in KEYS for name in key.legacy)}
-    broken = {
-        name
-        for name, value in environ.items()
-        if (name in names or name.startswith(ENVIRONMENT_PREFIX)) and not _is_text(value)
-    }
-    hint = "set it to UTF-8 text, or unset it"
-    problems.extend(wrong(name, "is not UTF-8 text", hint) for name in sorted(broken))
-    return {name: value for name, value in environ.items() if name not in broken}
+def readable(environ: Environ) -> tuple[Environ, frozenset[str]]:
+    """Return the environment without what is no text, for it can name nothing; and its names."""
+    broken = frozenset(name for name, value in environ.items() if not _is_text(value))
+    return {name: value for name, value in environ.items() if name not in broken}, broken
 
 
 def _is_text(value: str) -> bool:
@@ -86,86 +75,109 @@ def _is_text(value: str) -> bool:
     return True
 
 
+def read_files(
+    environ: Environ, working_folder: Path, config_file: Path | None, problems: list[Finding]
+) -> Files:
+    """Read the TOML file and `.env`; nothing here raises for what is in them."""
+    dotenv = _dotenv(working_folder / ".env", problems)
+    file = _which_file(environ, working_folder, config_file)
+    table = _toml(file, problems) if file else {}
+    return Files(
+        table=table or {},
+        dotenv=dotenv or {},
+        config_file=file.path if file else None,
+        complete=dotenv is not None and table is not None,
+    )
+
+
 def gather(
     flags: Mapping[str, Any],
     *,
     environ: Environ,
-    working_folder: Path,
-    config_file: Path | None,
-) -> Gathered:
-    """Read every source; nothing here raises for what is in them."""
-    problems: list[Finding] = []
-    dotenv = _dotenv(working_folder / ".env", problems)
-    file = _which_file(environ, working_folder, config_file)
-    table = _toml(file, problems) if file else {}
-    complete = dotenv is not None and table is not None
-    layers: tuple[Layer, ...] = (
-        Layer("flag", {key: Given(raw, "flag", _flag(key)) for key, raw in flags.items()}),
-        Layer("environment", dict(_variables(environ, "environment", problems))),
-        Layer(".env", dict(_variables(dotenv or {}, ".env", problems))),
-        Layer("credential", dict(_credentials(environ, problems))),
-        Layer("file", dict(_flattened(table or {}, str(file.path) if file else "", problems))),
+    broken: Collection[str],
+    files: Files,
+    keys: Keys,
+    left_out: Collection[str],
+    problems: list[Finding],
+) -> list[Layer]:
+    """Return what each source gives, the highest first.
+
+    `broken` names the variables that are no text, `left_out` the tables that were refused already.
+    """
+    names = {*FOLDER_VARIABLES, *(name for setting in keys.values() for name in setting.legacy)}
+    hint = "set it to UTF-8 text, or unset it"
+    problems.extend(
+        wrong(name, "is not UTF-8 text", hint)
+        for name in sorted(broken)
+        if name in names or name.startswith(ENVIRONMENT_PREFIX)
     )
-    layers = _signing_key_wins(layers)
-    return Gathered(layers, tuple(problems), file.path if file else None, complete)
+    layers: list[Layer] = [
+        {key: Given(raw, "flag", _flag(key)) for key, raw in flags.items()},
+        dict(_variables(environ, "environment", keys, problems)),
+        dict(_variables(files.dotenv, ".env", keys, problems)),
+        dict(_credentials(environ, keys, problems)),
+        dict(_of_file(files, keys, left_out, problems)),
+    ]
+    for key, setting in keys.items():
+        _first_name_wins(layers, key, setting.legacy)
+    return layers
 
 
 def _flag(key: str) -> str:
     return "--" + key.rpartition(".")[2].replace("_", "-")
 
 
-def _signing_key_wins(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """MAILGUN_SIGNING_KEY is the better name for the same thing: it wins wherever it stands."""
-    key = "channels.email.signing_keys"
-    given = [layer.given[key].where for layer in layers if key in layer.given]
-    if "MAILGUN_SIGNING_KEY" not in given:
-        return layers
-    return tuple(
-        Layer(
-            layer.source,
-            {
-                name: value
-                for name, value in layer.given.items()
-                if (name, value.where) != (key, "MAILGUN_API_KEY")
-            },
-        )
-        for layer in layers
-    )
+def _first_name_wins(layers: list[Layer], key: str, legacy: tuple[str, ...]) -> None:
+    """Of several older names the first is the better one, also where its source is a lower one."""
+    given = {layer[key].where for layer in layers if key in layer}
+    worse = legacy[1:] if legacy and legacy[0] in given else ()
+    for number, layer in enumerate(layers):
+        if key in layer and layer[key].where in worse:
+            layers[number] = {name: value for name, value in layer.items() if name != key}
 
 
 def _variables(
-    variables: Mapping[str, str], source: Source, problems: list[Finding]
+    variables: Mapping[str, str], source: Source, keys: Keys, problems: list[Finding]
 ) -> Iterator[tuple[str, Given]]:
     """Ours by their prefix, and the names of the older installation; empty ones count as unset."""
-    ours = {key.variable: key for key in KEYS if not key.flag_only}
-    for key in KEYS:
-        for name in reversed(key.legacy):
+    for key, setting in keys.items():
+        for name in reversed(setting.legacy):
             if variables.get(name):
-                yield key.name, Given(variables[name], source, name)
+                yield key, Given(variables[name], source, name)
+    ours = {variable_of(key): key for key in keys}
     for name, value in variables.items():
         if not name.startswith(ENVIRONMENT_PREFIX) or name == CONFIG_VARIABLE:
             continue
-        if name in _OF_FLAGS:
-            problems.append(_flag_only(_OF_FLAGS[name], name, f"in the {source}"))
-        elif name not in ours:
-            problems.append(_unknown(name, ours, f"in the {source}"))
-        elif value and ours[name].name != GROUPS:
-            yield ours[name].name, Given(value, source, name)
+        if (found := ours.get(name)) is None:
+            known = (one for one, of in ours.items() if _anywhere(keys[of]))
+            problems.append(_unknown(name, known, f"in the {source}"))
+        elif not _anywhere(keys[found]):
+            problems.append(_misplaced(found, keys[found], name, f"in the {source}"))
         elif value:
-            hint = f"write a table [{GROUPS}] in the TOML file"
-            problems.append(wrong(name, "groups cannot be set in the environment", hint))
+            yield found, Given(value, source, name)
 
 
-def _credentials(environ: Environ, problems: list[Finding]) -> Iterator[tuple[str, Given]]:
+def _anywhere(setting: Setting) -> bool:
+    return not setting.flag_only and not setting.file_only
+
+
+def _credentials(
+    environ: Environ, keys: Keys, problems: list[Finding]
+) -> Iterator[tuple[str, Given]]:
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return
-    for key in KEYS:
-        path = Path(directory) / key.name
-        if not key.flag_only and _is_there(path):
-            text = _text(path, key.name, problems)
-            if text is not None and text.strip():
-                yield key.name, Given(text.strip(), "credential", str(path))
+    for key, setting in keys.items():
+        path = Path(directory) / key
+        if setting.flag_only or not _is_there(path):
+            continue
+        text = _text(path, key, problems)
+        if text is None or not text.strip():
+            continue
+        if setting.file_only:
+            problems.append(_misplaced(key, setting, key, "as a credential"))
+        else:
+            yield key, Given(text.strip(), "credential", str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +224,7 @@ def _toml(file: _File, problems: list[Finding]) -> Mapping[str, Any] | None:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        hint = "mend the TOML there; see contrib/config/berinia-webhookd.toml"
+        hint = "correct the TOML there; see contrib/config/berinia-webhookd.toml"
         # The error quotes at most one character of the file.
         problems.append(wrong(str(file.path), f"is not valid TOML: {error}"[:300], hint))
         return None
@@ -274,44 +286,41 @@ def _not_ours(found: os.stat_result) -> str | None:
     return None
 
 
-def _flattened(
-    table: Mapping[str, Any], where: str, problems: list[Finding]
+def _of_file(
+    files: Files, keys: Keys, left_out: Collection[str], problems: list[Finding]
 ) -> Iterator[tuple[str, Given]]:
-    known_agent_keys = [key.name for key in AGENT_KEYS]
+    where = str(files.config_file)
 
-    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for name, value in values.items():
-            full = prefix + name
-            of_agent = prefix == "agents." and full not in BY_NAME
-            if isinstance(value, Mapping) and of_agent:
-                for key, inner in value.items():
-                    if key in known_agent_keys:
-                        yield f"{full}.{key}", inner
-                    else:
-                        full_names = [f"{full}.{known}" for known in known_agent_keys]
-                        problems.append(_unknown(f"{full}.{key}", full_names, f"in {where}"))
-            elif isinstance(value, Mapping) and full != GROUPS:
-                yield from walk(value, full + ".")
-            elif full not in BY_NAME:
-                names = (name for name, key in BY_NAME.items() if not key.flag_only)
-                problems.append(_unknown(full, names, f"in {where}"))
-            elif BY_NAME[full].flag_only:
-                problems.append(_flag_only(BY_NAME[full], full, f"in {where}"))
+    def walk(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Given]]:
+        for name, value in table.items():
+            key = prefix + name
+            if key in left_out:
+                continue
+            if key not in keys and isinstance(value, Mapping):
+                yield from walk(value, f"{key}.")
+            elif key not in keys:
+                known = (name for name, setting in keys.items() if not setting.flag_only)
+                problems.append(_unknown(key, known, f"in {where}"))
+            elif keys[key].flag_only:
+                problems.append(_misplaced(key, keys[key], key, f"in {where}"))
             else:
-                yield full, value
+                yield key, Given(value, "file", where)
 
-    for key, value in walk(table, ""):
-        yield key, Given(value, "file", where)
+    return walk(files.table, "")
 
 
-def _flag_only(key: Key, name: str, where: str) -> Finding:
-    hint = f"only as a flag: --{key.name.rpartition('.')[2]}"
-    if key.legacy:
-        hint += f", or {key.legacy[0]}=1 in the environment or .env"
+def _misplaced(key: str, setting: Setting, name: str, where: str) -> Finding:
+    if setting.file_only:
+        table, _, last = key.rpartition(".")
+        hint = f"write it in the TOML file: {last} under [{table}], or a table [{key}]"
+        return wrong(name, f"cannot be set {where}", hint)
+    hint = f"only as a flag: {_flag(key)}"
+    if setting.legacy:
+        hint += f", or {setting.legacy[0]}=1 in the environment or .env"
     return wrong(name, f"cannot be set {where}", hint)
 
 
 def _unknown(name: str, known: Iterable[str], where: str) -> Finding:
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else "see contrib/config/berinia-webhookd.toml"
+    hint = f"did you mean {nearest[0]}?" if nearest else SEE
     return wrong(name, f"unknown setting {where}", hint)

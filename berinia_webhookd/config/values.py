@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from berinia_webhookd.addresses import Network, parse_network, plain_http_allowed
-from berinia_webhookd.config.settings import Secret
+from berinia_webhookd.config.fields import Reader, T
+from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.model import AgentName, OutcomeKind
 
-Parser = Callable[[Any], Any]
+Word = TypeVar("Word", bound=str)
 
 AGENT_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9_-]{0,99}")
 DOTTED: Final = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
@@ -67,7 +68,7 @@ def boolean(raw: Any) -> bool:
     raise ValueError("give true or false")
 
 
-def whole(least: int, most: int) -> Parser:
+def whole(least: int, most: int) -> Reader[int]:
     """A whole number within bounds, both included."""
 
     def parse(raw: Any) -> int:
@@ -81,7 +82,7 @@ def whole(least: int, most: int) -> Parser:
     return parse
 
 
-def number(least: float, most: float) -> Parser:
+def number(least: float, most: float) -> Reader[float]:
     """A number within bounds, both included."""
 
     def parse(raw: Any) -> float:
@@ -96,21 +97,23 @@ def number(least: float, most: float) -> Parser:
     return parse
 
 
-def one_of(*choices: str) -> Parser:
+def one_of(*choices: Word) -> Reader[Word]:
     """One of a few words."""
 
-    def parse(raw: Any) -> str:
-        if not isinstance(raw, str) or raw.strip().lower() not in choices:
-            raise ValueError(f"give one of {', '.join(choices)}")
-        return raw.strip().lower()
+    def parse(raw: Any) -> Word:
+        word = raw.strip().lower() if isinstance(raw, str) else None
+        for choice in choices:
+            if choice == word:
+                return choice
+        raise ValueError(f"give one of {', '.join(choices)}")
 
     return parse
 
 
-def many(item: Parser) -> Parser:
+def many(item: Reader[T]) -> Reader[tuple[T, ...]]:
     """A list; in text sources as JSON or separated by commas. A single value is a list of one."""
 
-    def parse(raw: Any) -> tuple[Any, ...]:
+    def parse(raw: Any) -> tuple[T, ...]:
         items = raw
         if isinstance(raw, str):
             items = _from_text(raw)

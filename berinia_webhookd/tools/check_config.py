@@ -11,9 +11,8 @@ from typing import Final
 
 import click
 
-from berinia_webhookd.config.keys import state_folder
 from berinia_webhookd.config.load import Examined
-from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.tools.agent_check import AgentFinding, check_agents
 from berinia_webhookd.tools.config_view import Findings, document, lines
 from berinia_webhookd.tools.folder_check import check_folders, foreign_logs

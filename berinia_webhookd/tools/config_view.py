@@ -15,9 +15,8 @@ from typing import Any, Final
 import click
 
 from berinia_webhookd import __version__
-from berinia_webhookd.config.keys import BY_NAME
 from berinia_webhookd.config.load import Examined, Origin
-from berinia_webhookd.config.settings import REDACTED, Secret
+from berinia_webhookd.config.secret import REDACTED, Secret
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.tools.agent_check import AgentFinding, without_secrets
 from berinia_webhookd.tools.findings_view import document as finding_document
@@ -46,13 +45,14 @@ class Findings:
     folders: tuple[FolderFinding, ...] = ()
 
 
-def shown_value(name: str, value: Any) -> Any:
+def shown_value(name: str, origin: Origin) -> Any:
     """A setting's value as JSON can hold it, without what is secret in it."""
+    value = origin.value
     if value is None or value == ():
         return None if value is None else []
     if name == JOURNAL_URL:
         return shown_url(value.reveal())
-    if isinstance(value, str) and name in BY_NAME and BY_NAME[name].secret:
+    if isinstance(value, str) and origin.setting.secret:
         return REDACTED
     if name == COMMAND:  # its arguments may hold a password
         program, _, arguments = value.partition(" ")
@@ -94,7 +94,7 @@ def document(findings: Findings) -> dict[str, Any]:
         "config_file": _text(examined.config_file),
         "settings": {
             name: {
-                "value": shown_value(name, origin.value) if origin.valid else None,
+                "value": shown_value(name, origin) if origin.valid else None,
                 "source": origin.source,
                 "where": origin.where,
                 "valid": origin.valid,
@@ -168,7 +168,7 @@ def _section(title: str, content: Sequence[str]) -> Iterator[str]:
 
 
 def _row(name: str, origin: Origin) -> tuple[str, str, str]:
-    value = shown_value(name, origin.value)
+    value = shown_value(name, origin)
     if not origin.valid:
         text = click.style(NOT_VALID, fg="red")
     elif value is None or value == []:

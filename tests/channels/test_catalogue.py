@@ -9,10 +9,10 @@ import pytest
 
 from berinia_webhookd.channels.catalogue import build
 from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.config.settings import (
     ChannelsSettings,
     EmailSettings,
-    Secret,
     SmsSettings,
     WhatsAppSettings,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from berinia_webhookd.config.settings import Secret
+from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.model import AgentName, OutcomeKind
 
 from .place import Place

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from berinia_webhookd.config import sources
-from berinia_webhookd.config.keys import KEYS, Key
-from berinia_webhookd.config.settings import Secret
+from berinia_webhookd.config.load import known_keys
+from berinia_webhookd.config.secret import Secret
 
 from .place import Place
 
@@ -54,19 +54,34 @@ def test_an_empty_variable_is_unset(place: Place) -> None:
     assert place.origin(PORT).value == 1001
 
 
-@pytest.mark.parametrize(
-    "key", [key for key in KEYS if not key.flag_only], ids=lambda key: str(key.name)
-)
-def test_every_key_can_be_a_variable_or_a_credential(place: Place, key: Key) -> None:
+ANYWHERE = [key for key, one in known_keys().items() if not one.flag_only and not one.file_only]
+FILE_ONLY = [key for key, one in known_keys().items() if one.file_only]
+
+
+def variable(key: str) -> str:
+    return "BERINIA_WEBHOOKD_" + key.upper().replace(".", "__")
+
+
+@pytest.mark.parametrize("key", ANYWHERE)
+def test_every_key_can_be_a_variable_or_a_credential(place: Place, key: str) -> None:
     """A value that is always wrong shows that it was read: the problem names the key."""
-    variable = "BERINIA_WEBHOOKD_" + key.name.upper().replace(".", "__")
-    place.environ[variable] = "\0"
-    in_variable = place.problem()
-    del place.environ[variable]
-    place.credential(key.name, "\0")
-    assert place.problem().subject == key.name
-    tables_only = key.name == "channels.whatsapp.groups"
-    assert in_variable.subject == (variable if tables_only else key.name)
+    place.environ[variable(key)] = "\0"
+    assert place.problem().subject == key
+    del place.environ[variable(key)]
+    place.credential(key, "\0")
+    assert place.problem().subject == key
+
+
+@pytest.mark.parametrize("key", FILE_ONLY)
+def test_tables_are_neither(place: Place, key: str) -> None:
+    """Those of agents and groups: the refusal says where they belong."""
+    place.environ[variable(key)] = "x"
+    problem = place.problem()
+    assert (problem.subject, problem.what) == (variable(key), "cannot be set in the environment")
+    assert "TOML file" in problem.fix[0]
+    del place.environ[variable(key)]
+    place.credential(key, "x")
+    assert (place.problem().subject, "TOML file" in place.problem().fix[0]) == (key, True)
 
 
 class TestWhichFile:

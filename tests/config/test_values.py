@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from berinia_webhookd.config.settings import Secret
+from berinia_webhookd.config.secret import Secret
 
 from .place import Place
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from aiohttp import encode_basic_auth
 
-from berinia_webhookd.config.settings import LogSettings, Secret
+from berinia_webhookd.config.secret import Secret
+from berinia_webhookd.config.settings import LogSettings
 from berinia_webhookd.status.logs_api import LOG_TYPES, LogsPage
 
 from .conftest import Get

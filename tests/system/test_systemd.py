@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from berinia_webhookd.config.keys import BY_NAME
+from berinia_webhookd.config.load import known_keys
 
 pytestmark = pytest.mark.system
 
@@ -95,12 +95,12 @@ def test_the_unit_keeps_its_promises() -> None:
 
 def test_stopping_has_time_for_the_grace() -> None:
     """Systemd waits longer than the daemon does before it kills."""
-    grace = BY_NAME["server.shutdown_grace_seconds"].default
+    grace = known_keys()["server.shutdown_grace_seconds"].default
     assert float(settings_of(SERVICE)["TimeoutStopSec"][0].removesuffix("s")) >= grace + 10
 
 
 def test_the_socket_is_where_the_daemon_would_listen() -> None:
-    host, port = (BY_NAME[f"server.{name}"].default for name in ("host", "port"))
+    host, port = (known_keys()[f"server.{name}"].default for name in ("host", "port"))
     assert settings_of(SOCKET)["ListenStream"] == [f"{host}:{port}"]
     assert settings_of(SERVICE)["ExecStart"] == [f"{INSTALLED} serve --port {port}"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from berinia_webhookd.config.keys import ENVIRONMENT_PREFIX
+from berinia_webhookd.config.fields import ENVIRONMENT_PREFIX
 from berinia_webhookd.config.load import Examined, examine
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding, note, ok, wrong

@@ -1,0 +1,87 @@
+"""How a setting is declared: as one field of a frozen dataclass, by `setting(...)`.
+
+Its key, environment variable and credential, the list of `check-config`, the commented file in
+contrib and the table of the README derive from that one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, TypeVar
+
+ENVIRONMENT_PREFIX: Final = "BERINIA_WEBHOOKD_"
+_METADATA: Final = "setting"
+
+Environ = Mapping[str, str]
+T = TypeVar("T")
+Reader = Callable[[Any], T]
+
+
+@dataclass(frozen=True, slots=True)
+class SameAs:
+    """A default: the value of another setting, and where that came from."""
+
+    key: str
+
+
+class Required:
+    """A default: none, somebody must set it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is known of a setting beside its name and type."""
+
+    read: Reader[Any]
+    default: Any  # the value, a function of the environment, `SameAs` or `Required`
+    meaning: str
+    unset: str | None = None  # the default in words, where no value says it
+    example: Any = None  # a value for the commented file, where the default is none to copy
+    restart: bool = False  # whether a change needs a restart
+    secret: bool = False
+    legacy: tuple[str, ...] = ()  # variables of the older installation; the first one wins
+    flag_only: bool = False
+    file_only: bool = False
+
+
+def setting(
+    read: Reader[T],
+    default: T | Callable[[Environ], T] | SameAs | type[Required],
+    meaning: str,
+    *,
+    unset: str | None = None,
+    example: Any = None,
+    restart: bool = False,
+    secret: bool = False,
+    legacy: tuple[str, ...] = (),
+    flag_only: bool = False,
+    file_only: bool = False,
+) -> T:
+    """Declare a field of a settings dataclass."""
+    declared = Setting(
+        read=read,
+        default=default,
+        meaning=meaning,
+        unset=unset,
+        example=example,
+        restart=restart,
+        secret=secret,
+        legacy=legacy,
+        flag_only=flag_only,
+        file_only=file_only,
+    )
+    made: T = field(metadata={_METADATA: declared})
+    return made
+
+
+def settings_of(section: type) -> dict[str, Setting]:
+    """Return the settings that a dataclass declares, by field."""
+    return {
+        one.name: one.metadata[_METADATA] for one in fields(section) if _METADATA in one.metadata
+    }
+
+
+def variable_of(key: str) -> str:
+    """Return the environment variable that sets a key."""
+    return ENVIRONMENT_PREFIX + key.upper().replace(".", "__").replace("-", "_")
