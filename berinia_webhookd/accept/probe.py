@@ -34,6 +34,6 @@ def probe_answer(
         "body_sha256": hashlib.sha256(proven.delivery.body).hexdigest(),
         "process": os.getpid(),
     }
-    response = answered(channel.answer(None))
+    response = answered(channel.answer(()))
     response.headers[HEADER] = json.dumps(seen)  # ASCII alone, whatever the host was
     return response

@@ -35,7 +35,7 @@ async def answer_with_reply(
     if reply is None and alone:
         reply = await _last_chance(door, event_id)
     if reply is None:
-        return answered(channel.answer(receipt))
+        return answered(channel.answer((receipt,)))
     if alone and (request.transport is None or request.transport.is_closing()):
         door.finish_later(hang_up(door, event_id))
     return _with_reply(receipt, reply)

@@ -44,8 +44,9 @@ async def signature_check(
     Raises:
         DeliveryRejected: it is none. What proves nothing counts against its caller.
     """
-    if request.method != "POST":
-        raise MethodNotAllowed("Only POST is possible here.", allowed=("POST",))
+    if request.method not in channel.methods:
+        allowed = tuple(sorted(channel.methods))
+        raise MethodNotAllowed(f"Only {' and '.join(allowed)} is possible here.", allowed=allowed)
     channel.require_secret()
     door.limiter.require_no_flood(visit.key)
     try:

@@ -49,17 +49,18 @@ async def receive(
     arrival = _Arrival(door, visit, channel, proven)
     try:
         if len(delivery.body) > LONG_BODY_BYTES:
-            event = await asyncio.to_thread(channel.decode, delivery)
+            decoded = await asyncio.to_thread(channel.decode, delivery)
         else:
-            event = channel.decode(delivery)
+            decoded = channel.decode(delivery)
     except (MalformedDelivery, AccountRefused) as error:
         await arrival.keep_rejected(error)
         raise
+    (event,) = decoded.events  # as many as the journal takes at once
     waiting_until = arrival.waiting_until()
     receipt = await arrival.committed(event, waiting_until)
     if waiting_until is not None:
         return await answer_with_reply(request, door, channel, receipt, waiting_until)
-    return answered(channel.answer(receipt))
+    return answered(channel.answer((receipt,)))
 
 
 @dataclass(slots=True)
@@ -111,7 +112,8 @@ class _Arrival:
         """The result of `work`, which goes on when the deadline is over or the caller hangs up:
         what the journal has begun to write is not taken back.
         """
-        latest = self.proven.complete_at + self.door.ack_timeout_seconds
+        seconds = self.channel.ack_timeout_seconds or self.door.ack_timeout_seconds
+        latest = self.proven.complete_at + seconds
         task = asyncio.ensure_future(work)
         try:
             await self.door.deadlines.wait(task, latest)

@@ -4,17 +4,20 @@ in as arguments; nothing here opens a socket, reads a clock, logs or looks a set
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
 
+from berinia_webhookd.addresses import Network
+from berinia_webhookd.channels.provider import Provider
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
-    Event,
+    Decoded,
     RawDelivery,
-    Receipt,
+    Receipts,
     VerifiedDelivery,
 )
 
@@ -41,21 +44,47 @@ class SignedRequest:
 
 
 class Channel(Protocol):
-    """One configured way in: a provider, a path, a secret."""
+    """One configured way in: a provider, a path, a secret. A class that inherits from this one has
+    the defaults below; they are what most providers want.
+    """
 
     name: ChannelName
+    kind: str
+    provider: Provider
     path: str
-    media_types: frozenset[str]
     max_body_bytes: int
-    replies: bool  # whether the caller may wait for the agent's answer
+    media_types: frozenset[str]  # of bodies; a GET has none
+    methods: frozenset[str] = frozenset({"POST"})
+    kept_headers: frozenset[str] = frozenset()  # lower case; `decode` finds them in the delivery
+    allowed_networks: tuple[Network, ...] | None = None  # whence it may be called; None: anywhere
+    address_is_proof: bool = False  # whether nothing but the address proves the caller
+    # A 2xx that comes later than this crosses the provider's next try; None: the server's timeout.
+    ack_timeout_seconds: float | None = None
+    # What makes this provider try again: in place of 503, 429 and 408, unless it is 503.
+    later_status: int = 503
+    unproven_status: int = 403
+    replies: bool = False  # whether the caller may wait for the agent's answer
 
     @property
+    @abstractmethod
     def agents(self) -> frozenset[AgentName]:
         """Every agent this channel can route to."""
 
+    @abstractmethod
     def require_secret(self) -> None:
         """Raise `ChannelNotConfigured` while nothing can be proved on this channel."""
 
+    def handshake(self, delivery: RawDelivery) -> Answer | None:
+        """The answer to a question that the provider asks before it sends anything; None where this
+        is none. Asked before `verify`: who asks must prove itself here.
+
+        Raises:
+            SignatureInvalid: it does not.
+        """
+        del delivery
+        return None
+
+    @abstractmethod
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
         """Prove who sent it, over the bytes received.
 
@@ -64,29 +93,58 @@ class Channel(Protocol):
             MalformedDelivery: the body cannot be decoded far enough to be verified.
         """
 
-    def decode(self, delivery: VerifiedDelivery) -> Event:
-        """Read, validate and normalise; also used again when a rejected delivery is replayed.
+    def _verified(
+        self,
+        delivery: RawDelivery,
+        *,
+        replay_key: bytes | None = None,
+        fields: tuple[tuple[str, str], ...] | None = None,
+    ) -> VerifiedDelivery:
+        """What `verify` returns at its end."""
+        headers = delivery.headers
+        return VerifiedDelivery(
+            channel=self.name,
+            content_type_header=delivery.content_type_header,
+            body=delivery.body,
+            received_at=delivery.received_at,
+            replay_key=replay_key,
+            fields=fields,
+            target=delivery.target,
+            headers={name: headers[name] for name in self.kept_headers if name in headers},
+        )
+
+    @abstractmethod
+    def decode(self, delivery: VerifiedDelivery) -> Decoded:
+        """Read, validate and normalise: none to many events, and the items that could not be read;
+        also used again when a rejected delivery is replayed.
 
         Raises:
-            MalformedDelivery: fields are missing or ill-formed.
+            MalformedDelivery: nothing in it can be read.
             AccountRefused: it is not for us.
         """
 
+    @abstractmethod
     def is_probe(self, delivery: VerifiedDelivery) -> bool:
         """Whether this is `doctor` asking: verified and answered, never journaled."""
 
-    def answer(self, receipt: Receipt | None) -> Answer:
-        """What the provider expects once the event is on disk (None: a probe)."""
+    @abstractmethod
+    def answer(self, receipts: Receipts) -> Answer:
+        """What the provider expects once the events are on disk (none: a probe)."""
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
         """Which likely mistake explains a failed signature, and the setting or nginx line to
         change; None when there is no idea. Never accepts, never shows a signature.
         """
+        del delivery
+        return None
 
+    @abstractmethod
     def sign(
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
     ) -> SignedRequest:
         """A sample callback with the given fields laid over the sample's own."""
 
     def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
-        """The contents of the event's attachments, in the order of `Event.attachments`."""
+        """The contents of the events' attachments, in the order of `Event.attachments`."""
+        del delivery
+        return ()

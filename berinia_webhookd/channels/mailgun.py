@@ -22,7 +22,7 @@ import orjson
 
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.content import text_of
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
+from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
 from berinia_webhookd.channels.form import (
     MULTIPART,
     URLENCODED,
@@ -36,6 +36,7 @@ from berinia_webhookd.channels.form import (
 )
 from berinia_webhookd.channels.mime import MimeMessage, parse_mime
 from berinia_webhookd.channels.opt_out import opt_out_of
+from berinia_webhookd.channels.provider import Provider, Secret
 from berinia_webhookd.channels.signatures import (
     mailgun_match,
     mailgun_signature,
@@ -51,9 +52,10 @@ from berinia_webhookd.model import (
     AgentName,
     Attachment,
     ChannelName,
+    Decoded,
     Event,
     RawDelivery,
-    Receipt,
+    Receipts,
     VerifiedDelivery,
 )
 
@@ -75,7 +77,37 @@ _SYSTEMS = frozenset({"mailer-daemon", "postmaster"})
 _REPORTS = ("multipart/report", "message/delivery-status")
 
 
-class MailgunChannel:
+def _run_input(event: Event) -> dict[str, Any]:
+    """What BerinIA's agents read of a mail."""
+    data = {
+        "sender": event.sender,
+        "recipient": event.recipient,
+        "subject": event.subject or "",
+        "body": event.body,
+        "timestamp": event.received_at.isoformat(),
+        "message_id": event.message_id or "",
+        "raw_data": dict(event.raw),
+    }
+    return {"action": "process_email_response", "data": data}
+
+
+MAILGUN: Final = Provider(
+    name="Mailgun",
+    console="Mailgun, Receiving, Routes, forward()",
+    secret=Secret(
+        "signing_keys", "MAILGUN_SIGNING_KEY=… (Mailgun: Send, Webhooks, HTTP webhook signing key)"
+    ),
+    text_field="stripped-text",
+    sample="an e-mail",
+    # https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/webhook-retries
+    retries="Mailgun tries again for eight hours, then drops the mail",
+    signs_body=False,
+    signs_time=True,
+    run_input=_run_input,
+)
+
+
+class MailgunChannel(Channel):
     """Mailgun behind one path.
 
     Args:
@@ -84,19 +116,21 @@ class MailgunChannel:
             its documentation leaves open whether they are signed anew.
     """
 
+    kind = "mailgun"
+    provider = MAILGUN
     media_types = frozenset({URLENCODED, MULTIPART})
-    replies = False
 
     def __init__(
         self,
         *,
+        name: ChannelName = EMAIL,
         signing_keys: Sequence[str],
         max_age_seconds: float,
         agent: AgentName,
         path: str,
         max_body_bytes: int,
     ) -> None:
-        self.name = EMAIL
+        self.name = name
         self.path = path
         self.max_body_bytes = max_body_bytes
         self._agent = agent
@@ -112,7 +146,7 @@ class MailgunChannel:
         """Raise `ChannelNotConfigured` without any signing key."""
         if not self._keys:
             raise ChannelNotConfigured(
-                "This channel has no secret yet: set channels.email.signing_keys."
+                f"This channel has no secret yet: set channels.{self.name}.signing_keys."
             )
 
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
@@ -133,17 +167,14 @@ class MailgunChannel:
         age_seconds = delivery.received_at.timestamp() - int(timestamp)
         if not -_MAX_AHEAD_SECONDS <= age_seconds <= self._max_age_seconds:
             raise SignatureInvalid("The signature is too old, or from the future.")
-        return VerifiedDelivery(
-            channel=self.name,
-            content_type_header=delivery.content_type_header,
-            body=delivery.body,
-            received_at=delivery.received_at,
+        return self._verified(
+            delivery,
             replay_key=hashlib.sha256(_REPLAY_DOMAIN + signature.encode()).digest(),
             # With files it is read once more: until then its texts would only weigh on memory.
             fields=None if multipart else form.fields,
         )
 
-    def decode(self, delivery: VerifiedDelivery) -> Event:
+    def decode(self, delivery: VerifiedDelivery) -> Decoded:
         """Read the mail; the body is the first of `TEXT_FIELDS` that is not blank."""
         form = _form_of(delivery)
         message = MailMessage(form.fields)
@@ -152,7 +183,7 @@ class MailgunChannel:
         subject, body = message.field("subject") or message.header("Subject"), message.body
         message_id = message.header("Message-Id")
         raw, raw_multi = raw_fields(form.fields)
-        return Event(
+        event = Event(
             channel=self.name,
             agent=self._agent,
             conversation=conversation(self.name, sender, recipient),
@@ -177,6 +208,7 @@ class MailgunChannel:
             raw=raw,
             raw_multi=raw_multi,
         )
+        return Decoded((event,))
 
     def is_probe(self, delivery: VerifiedDelivery) -> bool:
         """Whether the form has the field that `doctor` adds."""
@@ -184,9 +216,9 @@ class MailgunChannel:
             return False
         return any(name == PROBE_FIELD for name, _ in _form_of(delivery).fields)
 
-    def answer(self, receipt: Receipt | None) -> Answer:
+    def answer(self, receipts: Receipts) -> Answer:
         """200, which ends Mailgun's retries."""
-        event_id = None if receipt is None else receipt.event_id
+        event_id = receipts[0].event_id if receipts else None
         body = orjson.dumps({"status": "accepted", "event_id": event_id})
         return Answer(200, "application/json", body)
 
@@ -203,11 +235,13 @@ class MailgunChannel:
             age_seconds = round(delivery.received_at.timestamp() - int(timestamp))
             return (
                 f"signed correctly, {age_seconds} seconds ago by this machine's clock: check the "
-                "clock (`timedatectl`), then channels.email.max_age_seconds"
+                f"clock (`timedatectl`), then channels.{self.name}.max_age_seconds"
             )
         clean = [key.strip().strip("\"'").strip() for key in self._keys]
         if mailgun_match(clean, signature, timestamp, token):
-            return "take the blanks or quotes off channels.email.signing_keys (MAILGUN_API_KEY)"
+            return (
+                f"take the blanks or quotes off channels.{self.name}.signing_keys (MAILGUN_API_KEY)"
+            )
         return None
 
     def sign(

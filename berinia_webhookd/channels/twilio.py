@@ -13,13 +13,13 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from berinia_webhookd.channels import twilio_diagnosis
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.authority import is_plain, port_forms
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
+from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
 from berinia_webhookd.channels.form import (
     URLENCODED,
     Fields,
@@ -27,6 +27,7 @@ from berinia_webhookd.channels.form import (
     raw_fields,
 )
 from berinia_webhookd.channels.opt_out import opt_out_of
+from berinia_webhookd.channels.provider import Provider, Secret
 from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds
 from berinia_webhookd.errors import (
     AccountRefused,
@@ -37,10 +38,11 @@ from berinia_webhookd.errors import (
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
+    Decoded,
     Event,
     OptOut,
     RawDelivery,
-    Receipt,
+    Receipts,
     VerifiedDelivery,
 )
 
@@ -116,7 +118,35 @@ _SINGLE_NUMBERED = re.compile(r"Media(?:ContentType|Url)[0-9]+")
 _EMPTY_TWIML = Answer(200, "text/xml", b'<?xml version="1.0" encoding="UTF-8"?><Response/>')
 
 
-class TwilioChannel:
+def _run_input(event: Event) -> dict[str, Any]:
+    """What BerinIA's agents read of an SMS."""
+    data = {
+        "sender": event.sender,
+        "recipient": event.recipient,
+        "body": event.body,
+        "timestamp": event.received_at.isoformat(),
+        "message_sid": event.message_id,
+        "raw_data": dict(event.raw),
+    }
+    return {"action": "process_sms_response", "data": data}
+
+
+TWILIO: Final = Provider(
+    name="Twilio",
+    console="Twilio's console, Phone Numbers, Messaging, A message comes in (HTTP POST)",
+    secret=Secret("tokens", "TWILIO_TOKEN=… (Twilio's console: Account, Auth Token)"),
+    text_field="Body",
+    sample="an SMS",
+    # https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
+    retries="Twilio does not send again, unless the URL in its console ends in #rc=5&rp=all",
+    entered="{url}#rc=5&rp=all and, as the fallback URL, {url}",
+    retries_by_itself=False,
+    signs_url=True,
+    run_input=_run_input,
+)
+
+
+class TwilioChannel(Channel):
     """Twilio behind one path.
 
     Args:
@@ -125,12 +155,14 @@ class TwilioChannel:
         public_urls: `scheme://host[:port]` as Twilio calls us; empty: what the request says.
     """
 
+    kind = "twilio"
+    provider = TWILIO
     media_types = frozenset({URLENCODED})
-    replies = False
 
     def __init__(
         self,
         *,
+        name: ChannelName = SMS,
         tokens: Sequence[str],
         account_sids: Iterable[str] = (),
         public_urls: Sequence[str] = (),
@@ -138,7 +170,7 @@ class TwilioChannel:
         path: str,
         max_body_bytes: int,
     ) -> None:
-        self.name = SMS
+        self.name = name
         self.path = path
         self.max_body_bytes = max_body_bytes
         self._agent = agent
@@ -156,7 +188,9 @@ class TwilioChannel:
     def require_secret(self) -> None:
         """Raise `ChannelNotConfigured` without any Auth Token."""
         if not self._keys:
-            raise ChannelNotConfigured("This channel has no secret yet: set channels.sms.tokens.")
+            raise ChannelNotConfigured(
+                f"This channel has no secret yet: set channels.{self.name}.tokens."
+            )
 
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
         """Prove that Twilio signed this, over the URL it called and every field."""
@@ -167,13 +201,7 @@ class TwilioChannel:
         whole = body_digest_holds(delivery.target, delivery.body)
         if not matches or not whole or reaches_into_url(delivery.target, fields):
             raise SignatureInvalid("The signature is missing or wrong.")
-        return VerifiedDelivery(
-            channel=self.name,
-            content_type_header=delivery.content_type_header,
-            body=delivery.body,
-            received_at=delivery.received_at,
-            fields=fields,
-        )
+        return self._verified(delivery, fields=fields)
 
     def _urls(self, delivery: RawDelivery) -> Iterable[str]:
         caller, forms = delivery.caller, self._public_forms
@@ -181,7 +209,7 @@ class TwilioChannel:
             forms = _both_forms([f"{caller.scheme}://{caller.host}"])
         return (form + delivery.target for form in forms)
 
-    def decode(self, delivery: VerifiedDelivery) -> Event:
+    def decode(self, delivery: VerifiedDelivery) -> Decoded:
         """Check what the signature leaves open, and read the message."""
         fields = _fields_of(delivery)
         values = dict(fields)  # what is read below is sent once
@@ -190,7 +218,7 @@ class TwilioChannel:
         if self._account_sids and values.get("AccountSid") not in self._account_sids:
             raise AccountRefused("This account is not accepted here.")
         raw, raw_multi = raw_fields(fields)
-        return Event(
+        event = Event(
             channel=self.name,
             agent=self._agent,
             conversation=conversation(self.name, values["From"], values["To"]),
@@ -205,20 +233,22 @@ class TwilioChannel:
             raw=raw,
             raw_multi=raw_multi,
         )
+        return Decoded((event,))
 
     def is_probe(self, delivery: VerifiedDelivery) -> bool:
         """Whether the form has the field that `doctor` adds."""
         return PROBE_FIELD in dict(_fields_of(delivery))
 
-    def answer(self, receipt: Receipt | None) -> Answer:
+    def answer(self, receipts: Receipts) -> Answer:
         """An empty TwiML document: no reply from us."""
-        del receipt  # Twilio reads nothing but TwiML
+        del receipts  # Twilio reads nothing but TwiML
         return _EMPTY_TWIML
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
         """Which likely mistake explains the failed signature, and what to change."""
         return twilio_diagnosis.diagnose(
             delivery,
+            channel=self.name,
             signature=delivery.headers.get(SIGNATURE_HEADER, ""),
             tokens=self._tokens,
             public_urls=self._public_urls,
@@ -253,11 +283,6 @@ class TwilioChannel:
             signature = self._keys.signature(url, sample.items())
         headers = {"Content-Type": URLENCODED, SIGNATURE_HEADER: signature}
         return SignedRequest(self.path, headers, urlencode(sample).encode())
-
-    def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
-        """None: media stay with Twilio, behind the `MediaUrl` fields."""
-        del delivery
-        return ()
 
 
 def _both_forms(base_urls: Iterable[str]) -> tuple[str, ...]:

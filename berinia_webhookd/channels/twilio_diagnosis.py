@@ -16,7 +16,7 @@ from berinia_webhookd.channels.authority import port_forms
 from berinia_webhookd.channels.form import Fields, decode_urlencoded
 from berinia_webhookd.channels.signatures import TwilioKeys
 from berinia_webhookd.errors import DeliveryRejected
-from berinia_webhookd.model import RawDelivery
+from berinia_webhookd.model import ChannelName, RawDelivery
 
 # Base64 of a SHA-1: what has another shape is no wrong signature but something else.
 _SHAPE = re.compile(r"[A-Za-z0-9+/]{27}=")
@@ -41,7 +41,12 @@ class _Guess(Generic[_T]):
 
 
 def diagnose(
-    delivery: RawDelivery, *, signature: str, tokens: Sequence[str], public_urls: Sequence[str]
+    delivery: RawDelivery,
+    *,
+    channel: ChannelName,
+    signature: str,
+    tokens: Sequence[str],
+    public_urls: Sequence[str],
 ) -> str | None:
     """One line: which URL and fields would have verified, and what to change."""
     if not _SHAPE.fullmatch(signature) or len(delivery.body) > _MAX_BODY_BYTES:
@@ -51,7 +56,7 @@ def diagnose(
     except DeliveryRejected:
         return None
     guesses = product(
-        _bases(delivery, public_urls), _targets(delivery), _fields(fields), _tokens(tokens)
+        _bases(delivery, public_urls), _targets(delivery), _fields(fields), _tokens(channel, tokens)
     )
     for base, target, form, keys in sorted(guesses, key=lambda guess: _mistakes(*guess)):
         if not 0 < _mistakes(base, target, form, keys) <= _MAX_MISTAKES:
@@ -175,11 +180,13 @@ def _fields(fields: Fields) -> Iterator[_Guess[Fields]]:
     )
 
 
-def _tokens(tokens: Sequence[str]) -> Iterator[_Guess[Sequence[str]]]:
+def _tokens(channel: ChannelName, tokens: Sequence[str]) -> Iterator[_Guess[Sequence[str]]]:
     yield _Guess(tokens)
     clean = [token.strip().strip("\"'").strip() for token in tokens]
     if clean != list(tokens):
-        yield _Guess(clean, "take the blanks or quotes off channels.sms.tokens (TWILIO_TOKEN)")
+        yield _Guess(
+            clean, f"take the blanks or quotes off channels.{channel}.tokens (TWILIO_TOKEN)"
+        )
 
 
 def _unproven(delivery: RawDelivery, public_urls: Sequence[str]) -> str | None:

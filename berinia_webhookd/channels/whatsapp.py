@@ -8,7 +8,7 @@ agent is meant. Ids are those of https://docs.wwebjs.dev/Message.html: `336…@c
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,8 +17,9 @@ import orjson
 from berinia_webhookd.addresses import Network, is_allowed
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest, normal_group
 from berinia_webhookd.channels.content import decode_json_object
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, SignedRequest
+from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
 from berinia_webhookd.channels.opt_out import opt_out_of
+from berinia_webhookd.channels.provider import Provider, Secret
 from berinia_webhookd.channels.signatures import secret_match
 from berinia_webhookd.errors import (
     AddressRefused,
@@ -30,9 +31,10 @@ from berinia_webhookd.model import (
     DIRECT_MESSAGE,
     AgentName,
     ChannelName,
+    Decoded,
     Event,
     RawDelivery,
-    Receipt,
+    Receipts,
     VerifiedDelivery,
 )
 
@@ -44,7 +46,36 @@ _REQUIRED = ("source", "type", "author", "content", "timestamp", "messageId")
 _NOT_BLANK = ("author", "messageId")
 
 
-class WhatsAppChannel:
+def _run_input(event: Event) -> dict[str, Any]:
+    """What BerinIA's agents read of a chat."""
+    return {
+        "message": event.body,
+        "content": event.body,
+        "sender": event.sender,
+        "recipient": RECIPIENT,
+        "profile_name": event.profile_name or event.sender,
+        "message_type": "whatsapp",
+        "source": "whatsapp",
+        "group": event.group or DIRECT_MESSAGE,
+        "author": event.sender,
+    }
+
+
+BOT: Final = Provider(
+    name="the WhatsApp bot",
+    console="the WhatsApp bot's webhook URL",
+    secret=Secret("allowed_ips", 'allowed_ips = ["127.0.0.1", "::1"]'),
+    text_field="content",
+    sample="a WhatsApp message",
+    retries="the bot does not send again",
+    retries_by_itself=False,
+    from_outside=False,
+    signs_body=False,
+    run_input=_run_input,
+)
+
+
+class WhatsAppChannel(Channel):
     """The bot behind one path.
 
     Args:
@@ -54,12 +85,15 @@ class WhatsAppChannel:
         groups: group name → agent, compared without emoji, letter case and surrounding blanks.
     """
 
+    kind = "berinia-whatsapp"
+    provider = BOT
     media_types = frozenset({MEDIA_TYPE})
     replies = True
 
     def __init__(
         self,
         *,
+        name: ChannelName = WHATSAPP,
         allowed_networks: Sequence[Network],
         secret: str | None = None,
         agent: AgentName,
@@ -67,10 +101,11 @@ class WhatsAppChannel:
         path: str,
         max_body_bytes: int,
     ) -> None:
-        self.name = WHATSAPP
+        self.name = name
         self.path = path
         self.max_body_bytes = max_body_bytes
-        self._allowed_networks = tuple(allowed_networks)
+        self.allowed_networks = tuple(allowed_networks)
+        self.address_is_proof = secret is None
         self._secret = secret
         self._agent = agent
         self._groups = {normal_group(group): agent for group, agent in groups.items()}
@@ -82,36 +117,31 @@ class WhatsAppChannel:
 
     def require_secret(self) -> None:
         """Raise `ChannelNotConfigured` where nobody may call."""
-        if not self._allowed_networks:
+        if not self.allowed_networks:
             raise ChannelNotConfigured(
-                "Nobody may call this yet: set channels.whatsapp.allowed_ips."
+                f"Nobody may call this yet: set channels.{self.name}.allowed_ips."
             )
 
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
         """Let pass who calls from an allowed address and, with a secret, presents it."""
         self.require_secret()
-        if not is_allowed(self._allowed_networks, delivery.caller):
+        if not is_allowed(self.allowed_networks or (), delivery.caller):
             raise AddressRefused("This address is not allowed here.")
         if self._secret is not None:
             scheme, _, token = delivery.headers.get("Authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not secret_match(self._secret, token.strip()):
                 raise SignatureInvalid("The bearer token is missing or wrong.")
-        return VerifiedDelivery(
-            channel=self.name,
-            content_type_header=delivery.content_type_header,
-            body=delivery.body,
-            received_at=delivery.received_at,
-        )
+        return self._verified(delivery)
 
-    def decode(self, delivery: VerifiedDelivery) -> Event:
+    def decode(self, delivery: VerifiedDelivery) -> Decoded:
         """Read either form of message, and find the agent by the group."""
         document = decode_json_object(delivery.body)
         if isinstance(document.get("message"), dict) and "author" not in document:
-            return self._older_event(document, delivery)
+            return Decoded((self._older_event(document, delivery),))
         _require_well_formed(document)
         group = _group(document)
         author, message_id = document["author"], document["messageId"]
-        return self._event(
+        event = self._event(
             delivery,
             document,
             digest=event_digest(self.name, message_id, author, group),
@@ -121,6 +151,7 @@ class WhatsAppChannel:
             message_id=message_id,
             profile_name=_optional_text(document, "profile_name"),
         )
+        return Decoded((event,))
 
     def _older_event(self, document: dict[str, Any], delivery: VerifiedDelivery) -> Event:
         """`{"sender", "profile_name", "message": {"text"}}`, as the bot's first version sent it."""
@@ -188,11 +219,11 @@ class WhatsAppChannel:
         except MalformedDelivery:
             return False
 
-    def answer(self, receipt: Receipt | None) -> Answer:
+    def answer(self, receipts: Receipts) -> Answer:
         """202: no reply in time. A probe gets 200."""
-        event_id = None if receipt is None else receipt.event_id
+        event_id = receipts[0].event_id if receipts else None
         body = orjson.dumps({"status": "accepted", "event_id": event_id})
-        return Answer(200 if receipt is None else 202, MEDIA_TYPE, body)
+        return Answer(202 if receipts else 200, MEDIA_TYPE, body)
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
         """A missing or oddly spelled bearer token."""
@@ -200,10 +231,10 @@ class WhatsAppChannel:
             return None
         if not delivery.headers.get("Authorization"):
             return (
-                "channels.whatsapp.secret is set, but the request carries no Authorization header: "
-                "let the bot send `Authorization: Bearer …`, or unset the secret"
+                f"channels.{self.name}.secret is set, but the request carries no Authorization "
+                "header: let the bot send `Authorization: Bearer …`, or unset the secret"
             )
-        return "the Authorization header is not `Bearer` and channels.whatsapp.secret"
+        return f"the Authorization header is not `Bearer` and channels.{self.name}.secret"
 
     def sign(
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
@@ -229,11 +260,6 @@ class WhatsAppChannel:
         elif not valid:  # the one thing that can be wrong is where it comes from
             headers["X-Forwarded-For"] = "192.0.2.1"
         return SignedRequest(self.path, headers, orjson.dumps(document))
-
-    def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
-        """None: the bot posts text alone."""
-        del delivery
-        return ()
 
 
 def _require_well_formed(document: Mapping[str, Any]) -> None:

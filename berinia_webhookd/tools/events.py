@@ -245,7 +245,8 @@ def decoder(settings: Settings) -> Decode:
         channel = channels.get(delivery.channel)
         if channel is None:
             raise ChannelNotConfigured(f"The channel {delivery.channel} is not enabled.")
-        return channel.decode(delivery)
+        (event,) = channel.decode(delivery).events
+        return event
 
     return decode
 

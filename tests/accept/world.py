@@ -5,7 +5,7 @@ signature is a word, and an inbox in memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_network
@@ -22,7 +22,8 @@ from berinia_webhookd.accept.proxy_headers import ProxyHeaders
 from berinia_webhookd.accept.rate_limit import RateLimiter
 from berinia_webhookd.accept.server import make_runner
 from berinia_webhookd.accept.visit import Page
-from berinia_webhookd.channels.contract import Answer, SignedRequest
+from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
+from berinia_webhookd.channels.provider import Provider, Secret
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import (
     AccountRefused,
@@ -40,10 +41,12 @@ from berinia_webhookd.model import (
     Caller,
     ChannelName,
     Conversation,
+    Decoded,
     Event,
     EventId,
     RawDelivery,
     Receipt,
+    Receipts,
     VerifiedDelivery,
 )
 
@@ -54,9 +57,18 @@ GOOD = {"Content-Type": FORM, "X-Test-Signature": "good"}
 AGENT = AgentName("TestAgent")
 
 
-class FakeChannel:
+class FakeChannel(Channel):
     """Form posts; the proof is `X-Test-Signature: good`, the identity the field `id`."""
 
+    kind = "fake"
+    provider = Provider(
+        name="Fake",
+        console="Fake's console",
+        secret=Secret("secret", "secret = …"),
+        text_field="text",
+        sample="a message",
+        retries="Fake does not send again",
+    )
     media_types = frozenset({FORM})
 
     def __init__(self, name: str, path: str, *, replies: bool = False) -> None:
@@ -83,20 +95,15 @@ class FakeChannel:
             raise AddressRefused("This address is not allowed.")
         if signature != "good":
             raise SignatureInvalid("does not match")
-        return VerifiedDelivery(
-            channel=self.name,
-            content_type_header=delivery.content_type_header,
-            body=delivery.body,
-            received_at=delivery.received_at,
-        )
+        return self._verified(delivery)
 
-    def decode(self, delivery: VerifiedDelivery) -> Event:
+    def decode(self, delivery: VerifiedDelivery) -> Decoded:
         fields = dict(parse_qsl(delivery.body.decode("utf-8", "replace"), keep_blank_values=True))
         if "id" not in fields:
             raise MalformedDelivery("A field is missing.", missing=("id",))
         if fields.get("account") == "foreign":
             raise AccountRefused("Not our account.")
-        return Event(
+        event = Event(
             channel=self.name,
             agent=AGENT,
             conversation=Conversation(self.name, "a", "b"),
@@ -106,13 +113,14 @@ class FakeChannel:
             recipient="b",
             body=fields.get("text", ""),
         )
+        return Decoded((event,))
 
     def is_probe(self, delivery: VerifiedDelivery) -> bool:
         return b"BeriniaProbe=" in delivery.body
 
-    def answer(self, receipt: Receipt | None) -> Answer:
-        if self.replies and receipt is not None:
-            body = orjson.dumps({"status": "accepted", "event_id": receipt.event_id})
+    def answer(self, receipts: Receipts) -> Answer:
+        if self.replies and receipts:
+            body = orjson.dumps({"status": "accepted", "event_id": receipts[0].event_id})
             return Answer(202, "application/json", body)
         return Answer(200, "text/xml", b"<Response/>")
 
@@ -129,9 +137,6 @@ class FakeChannel:
             headers={"Content-Type": FORM, "X-Test-Signature": signature},
             body=urlencode(fields).encode(),
         )
-
-    def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
-        return ()
 
 
 @dataclass

@@ -12,10 +12,17 @@ from urllib.parse import urlencode
 from multidict import CIMultiDict
 from twilio.request_validator import RequestValidator
 
-from berinia_webhookd.channels.contract import SignedRequest
+from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.channels.mailgun import EMAIL, MailgunChannel
 from berinia_webhookd.channels.twilio import SMS, TwilioChannel
-from berinia_webhookd.model import AgentName, Caller, ChannelName, RawDelivery
+from berinia_webhookd.model import (
+    AgentName,
+    Caller,
+    ChannelName,
+    Event,
+    RawDelivery,
+    VerifiedDelivery,
+)
 
 AGENT = AgentName("ResponseListenerAgent")
 NOW = datetime(2026, 11, 24, 9, 30, 0, 123456, tzinfo=UTC)
@@ -43,6 +50,14 @@ SMS_FIELDS = {
     "SmsStatus": "received",
     "To": "+33639980000",
 }
+
+
+def event_of(channel: Channel, delivery: VerifiedDelivery) -> Event:
+    """The one event of a delivery."""
+    decoded = channel.decode(delivery)
+    (event,) = decoded.events
+    assert decoded.rejected == ()
+    return event
 
 
 def caller(

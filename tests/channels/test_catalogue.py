@@ -29,6 +29,7 @@ from .deliveries import (
     TOKEN,
     arrived,
     caller,
+    event_of,
     mail,
     signed_sms,
 )
@@ -78,8 +79,8 @@ def test_every_channel_is_built_as_configured() -> None:
         ("whatsapp", "/webhook/whatsapp", 3000),
     ]
     sms, email, whatsapp = channels.values()
-    sms.decode(sms.verify(signed_sms(who=caller(host="127.0.0.1:8001"))))
-    email.decode(email.verify(mail()))
+    event_of(sms, sms.verify(signed_sms(who=caller(host="127.0.0.1:8001"))))
+    event_of(email, email.verify(mail()))
     assert whatsapp.agents == {META, AGENT}
     sample = whatsapp.sign({}, base_url="", now=mail().received_at)
     assert sample.headers["Authorization"] == "Bearer s3cret"

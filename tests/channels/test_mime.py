@@ -13,7 +13,7 @@ from berinia_webhookd.channels.form import as_text
 from berinia_webhookd.channels.mime import parse_mime
 from berinia_webhookd.errors import MalformedDelivery
 
-from .deliveries import email_channel, mail
+from .deliveries import email_channel, event_of, mail
 
 
 def message_with_attachments() -> EmailMessage:
@@ -41,7 +41,7 @@ def test_a_raw_message_is_read() -> None:
     }
     channel = email_channel()
     verified = channel.verify(mail(fields))
-    event = channel.decode(verified)
+    event = event_of(channel, verified)
     assert event.body == "Ça va ?\n"
     assert event.subject == "Été 🙂"
     assert event.message_id == "<raw@example.com>"

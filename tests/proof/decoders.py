@@ -25,6 +25,7 @@ from tests.channels.deliveries import (
     FORM,
     NOW,
     email_channel,
+    event_of,
     raw_delivery,
     sms_channel,
 )
@@ -49,7 +50,7 @@ def _decode(channel: Channel, content_type: str, body: bytes) -> None:
     with contextlib.suppress(DeliveryRejected):
         delivery = _verified(channel.name, content_type, body)
         channel.is_probe(delivery)
-        event = channel.decode(delivery)
+        event = event_of(channel, delivery)
         text = event_text.encode(event)
         text.encode()
         assert "\0" not in text

@@ -1,0 +1,66 @@
+"""What is said of a provider, once. A channel's class carries one `Provider`; `send`, `doctor`,
+`check-config` and the `run` agents ask it, so that none of them has a list of channels. Facts, and
+the sentences that are the same for everybody who shares a fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from berinia_webhookd.model import ChannelName, Event
+
+RunInput = Callable[[Event], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """Where an operator puts what proves the provider."""
+
+    setting: str  # of the channel: tokens
+    fix: str  # the line to write, and where its value is found
+
+    def key(self, channel: ChannelName) -> str:
+        """The setting's whole name."""
+        return f"channels.{channel}.{self.setting}"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One provider, as people know it and as it behaves."""
+
+    name: str
+    console: str  # where our URL is entered
+    secret: Secret
+    text_field: str  # of a sample: the name of the message's text
+    sample: str  # what `send` sends, such as "an SMS"
+    retries: str  # what becomes of a request that was not answered 2xx: a main clause
+    entered: str = "{url}"  # what is entered in the console
+    retries_by_itself: bool = True  # False: what was answered 429 or 503 is lost, as configured
+    from_outside: bool = True  # False: a program on this machine, of which nginx knows nothing
+    # What the proof covers decides which damage on the way is refused, and which goes unnoticed.
+    signs_url: bool = False
+    signs_body: bool = True
+    signs_time: bool = False
+    run_input: RunInput | None = None  # what `run` agents get; None: the neutral shape
+
+    @property
+    def if_redirected(self) -> str:
+        """What a redirection does to its requests."""
+        other_url = ", or its signature is over another URL" if self.signs_url else ""
+        return f"a redirected POST loses its body{other_url}"
+
+    @property
+    def if_altered(self) -> str:
+        """What a body that is altered on the way means."""
+        if self.signs_body:
+            return f"{self.name} signs what it sent: a message that is altered is refused"
+        return f"{self.name} does not sign the text, so that damage to it goes unnoticed"
+
+    @property
+    def if_url_differs(self) -> str:
+        """What a wrong scheme or host means while `server.public_url` is set."""
+        if self.signs_url:
+            return "signatures hold only because server.public_url is set; keep it, or fix nginx"
+        return f"its messages get in all the same, since {self.name} signs no URL"
