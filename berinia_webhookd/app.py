@@ -80,7 +80,10 @@ PURGE_STEP_SECONDS: Final = 0.2
 def start_logging(settings: Settings) -> LogFiles:
     """The unified logs as configured."""
     return configure(
-        settings.logs.dir, level=log_level(settings), personal_data=settings.logs.personal_data
+        settings.logs.dir,
+        level=log_level(settings),
+        personal_data=settings.logs.personal_data,
+        channels=settings.channels,
     )
 
 
@@ -204,9 +207,9 @@ class Pages:
 
     def reconfigure(self, settings: Settings) -> None:
         """From the next request on."""
-        self.health.reconfigure(settings.server)
-        self.metrics.reconfigure(settings.server)
-        self.logs.reconfigure(settings.logs)
+        self.health.reconfigure(settings)
+        self.metrics.reconfigure(settings)
+        self.logs.reconfigure(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +228,11 @@ class Parts:
 
     def reconfigure(self, settings: Settings) -> None:
         """Put new settings in place; connections, events and attempts go on."""
-        self.logs.reconfigure(level=log_level(settings), personal_data=settings.logs.personal_data)
+        self.logs.reconfigure(
+            level=log_level(settings),
+            personal_data=settings.logs.personal_data,
+            channels=settings.channels,
+        )
         self.channels.reconfigure(settings)
         self.outbound.reconfigure(settings, self.channels)
         self.pages.reconfigure(settings)
@@ -384,7 +391,7 @@ def build_pages(
     return Pages(
         HealthPage(checks, allowed),
         MetricsPage(metrics, backlog, allowed, now),
-        LogsPage(settings.logs),
+        LogsPage(settings),
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal
 
@@ -412,6 +412,10 @@ class ChannelsSettings:
     sms: SmsSettings
     email: EmailSettings
     whatsapp: WhatsAppSettings
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the channels' names."""
+        return iter(field.name for field in fields(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache, partial
@@ -24,10 +24,10 @@ from berinia_webhookd import json_text
 from berinia_webhookd.logs.control_characters import escape_controls, escape_controls_in_json
 from berinia_webhookd.logs.files import Draft, Line, LogWriter, to_stderr
 from berinia_webhookd.logs.personal_data import OWN_KEYS, hide, scrub, text_of, trace
+from berinia_webhookd.logs.reading import EVERYTHING
 
 # structlog's names of the methods that are not levels themselves.
 LEVELS: Final = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
-CHANNELS: Final = frozenset({"sms", "email", "whatsapp"})
 OF_AGENTS: Final = ("attempt.", "agent.", "agent_host.", "entry.", "reply.")
 LONGEST_VALUE: Final = 4096
 LONGEST_TRACE: Final = 12_288
@@ -52,10 +52,14 @@ class LogFiles:
 
     writer: LogWriter
     personal_data: PersonalData
+    channels: frozenset[str]  # each has a file of its own
 
-    def reconfigure(self, *, level: str, personal_data: PersonalData) -> None:
+    def reconfigure(
+        self, *, level: str, personal_data: PersonalData, channels: Iterable[str]
+    ) -> None:
         """Take effect from the next line on."""
         self.personal_data = personal_data
+        self.channels = frozenset(channels)
         _set_level(level)
 
     def flush(self) -> bool:
@@ -72,6 +76,7 @@ def configure(
     *,
     level: str,
     personal_data: PersonalData,
+    channels: Iterable[str] = (),
     stderr_json: bool | None = None,
     quiet: bool = False,
 ) -> LogFiles:
@@ -82,10 +87,10 @@ def configure(
     """
     as_json = not sys.stderr.isatty() if stderr_json is None else stderr_json
     writer = LogWriter(folder, stderr=None if quiet else to_stderr, stderr_json=as_json)
-    files = LogFiles(writer, personal_data)
+    files = LogFiles(writer, personal_data, frozenset(channels))
     handover = _Handover(files.writer.put)
     structlog.configure(
-        processors=[_Say(files, _Complete(), _Render(as_json=as_json))],
+        processors=[_Say(files, _Complete(), _Render(files, as_json=as_json))],
         logger_factory=lambda *_: handover,
         cache_logger_on_first_use=False,  # so that a change of level reaches every logger
     )
@@ -209,7 +214,8 @@ def _shortened(text: str, longest: int) -> str:
 class _Render:
     """A complete line as the files and stderr have it."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, logs: LogFiles, *, as_json: bool) -> None:
+        self._logs = logs
         self._as_json = as_json
         self._console = structlog.dev.ConsoleRenderer(
             colors=not as_json, pad_event_to=22, sort_keys=False
@@ -219,9 +225,8 @@ class _Render:
         text = _encoded(line)
         screen = text if self._as_json else self._readable(name, line)
         channel = line.get("channel")
-        named = channel if isinstance(channel, str) else None
-        files = _files_of(line["event"], line["level"], named)
-        return Line(files, text, screen)
+        own = channel if isinstance(channel, str) and channel in self._logs.channels else None
+        return Line(_files_of(line["event"], line["level"], own), text, screen)
 
     def _readable(self, name: str, line: EventDict) -> bytes:
         exception = line.get("exception")
@@ -255,8 +260,8 @@ def _json(line: EventDict) -> bytes:
 
 @lru_cache(1024)
 def _files_of(event: str, level: str, channel: str | None) -> tuple[str, ...]:
-    files = ["webhook"]
-    if channel in CHANNELS:
+    files = [EVERYTHING]
+    if channel is not None:
         files.append(channel)
     if event.startswith(OF_AGENTS):
         files.append("agents")

@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 
 from berinia_webhookd.addresses import Network, is_allowed
-from berinia_webhookd.config.settings import ServerSettings, Settings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.model import AgentName, Caller
 from berinia_webhookd.status.backlog import BacklogReader
@@ -40,9 +40,9 @@ class HealthPage:
         self._checks = checks
         self._last: dict[str, str] = {}
 
-    def reconfigure(self, server: ServerSettings) -> None:
-        """From the next request on."""
-        self._allowed = server.metrics_allowed_ips
+    def reconfigure(self, settings: Settings) -> None:
+        """Take effect from the next request on."""
+        self._allowed = settings.server.metrics_allowed_ips
 
     async def reasons(self) -> dict[str, str]:
         """What is wrong, by check (journal, dispatcher, agents, disk); empty when healthy."""

@@ -1,5 +1,5 @@
 """`GET /webhook/logs`: the last lines of one of the unified logs, for whoever has the password.
-Which file is read is chosen from a fixed list; nothing a caller sends becomes part of a path.
+Which file is read is chosen from our list; nothing that a caller sends becomes part of a path.
 """
 
 from __future__ import annotations
@@ -7,19 +7,18 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
-from pathlib import Path
+from collections.abc import Collection
 from typing import Final
 from urllib.parse import parse_qs
 
 import orjson
 from aiohttp import BasicAuth, web
 
-from berinia_webhookd.config.settings import LogSettings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import ChannelNotConfigured, MalformedDelivery, Unauthorized
+from berinia_webhookd.logs.reading import EVERYTHING, log_file, log_types, tail
 from berinia_webhookd.model import Caller
-from berinia_webhookd.status.tail import tail
 
-LOG_TYPES: Final = ("webhook", "sms", "email", "whatsapp", "system", "error", "agents")
 DEFAULT_LINES: Final = 50
 MAX_LINES: Final = 1000
 _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
@@ -29,13 +28,15 @@ _READERS: Final = 2  # at once; each may hold `tail.MAX_READ_BYTES`
 class LogsPage:
     """Answers `GET /webhook/logs`."""
 
-    def __init__(self, settings: LogSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.logs
+        self._types = log_types(settings.channels)
         self._readers = asyncio.Semaphore(_READERS)
 
-    def reconfigure(self, settings: LogSettings) -> None:
-        """From the next request on."""
-        self._settings = settings
+    def reconfigure(self, settings: Settings) -> None:
+        """Take effect from the next request on."""
+        self._settings = settings.logs
+        self._types = log_types(settings.channels)
 
     async def __call__(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """The lines.
@@ -47,7 +48,7 @@ class LogsPage:
         """
         del caller  # whoever has the password may read from anywhere
         self._require_password(request.headers.get("Authorization"))
-        log_type, lines = _asked_for(request.raw_path.partition("?")[2])
+        log_type, lines = _asked_for(request.raw_path.partition("?")[2], self._types)
         async with self._readers:
             found = await asyncio.to_thread(tail, log_file(self._settings.dir, log_type), lines)
             body = await asyncio.to_thread(
@@ -77,32 +78,27 @@ class LogsPage:
             raise Unauthorized("The user name or the password is wrong.")
 
 
-def log_file(folder: Path, log_type: str) -> Path:
-    """The file of one of `LOG_TYPES`."""
-    return folder / f"{log_type}.log"
-
-
 def _same(given: str, wanted: str) -> bool:
     return hmac.compare_digest(
         given.encode("utf-8", "surrogateescape"), wanted.encode("utf-8", "surrogateescape")
     )
 
 
-def _asked_for(query: str) -> tuple[str, int]:
+def _asked_for(query: str, log_types: Collection[str]) -> tuple[str, int]:
     try:
         parameters = parse_qs(query, keep_blank_values=True, max_num_fields=20)
     except ValueError:
         raise MalformedDelivery("The query has too many fields.") from None
     lines = parameters.get("lines", [str(DEFAULT_LINES)])
-    log_type = parameters.get("type", [LOG_TYPES[0]])
+    log_type = parameters.get("type", [EVERYTHING])
     invalid = []
     if len(lines) != 1 or not _NUMBER.fullmatch(lines[0]) or not 1 <= int(lines[0]) <= MAX_LINES:
         invalid.append("lines")
-    if len(log_type) != 1 or log_type[0] not in LOG_TYPES:
+    if len(log_type) != 1 or log_type[0] not in log_types:
         invalid.append("type")
     if invalid:
         raise MalformedDelivery(
-            f"lines is a number from 1 to {MAX_LINES}, type one of {', '.join(LOG_TYPES)}.",
+            f"lines is a number from 1 to {MAX_LINES}, type one of {', '.join(log_types)}.",
             invalid=tuple(invalid),
         )
     return log_type[0], int(lines[0])

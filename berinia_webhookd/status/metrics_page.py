@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from berinia_webhookd.addresses import Network, is_allowed
-from berinia_webhookd.config.settings import ServerSettings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import AddressRefused, JournalUnavailable
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Caller, EntryState
@@ -32,9 +32,9 @@ class MetricsPage:
         self._backlog = backlog
         self._clock = clock
 
-    def reconfigure(self, server: ServerSettings) -> None:
-        """From the next request on."""
-        self._allowed = server.metrics_allowed_ips
+    def reconfigure(self, settings: Settings) -> None:
+        """Take effect from the next request on."""
+        self._allowed = settings.server.metrics_allowed_ips
 
     async def __call__(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """All metrics, the gauges as of now.

@@ -15,9 +15,9 @@ from typing import Final
 
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding, wrong
-from berinia_webhookd.status.logs_api import LOG_TYPES
-from berinia_webhookd.status.tail import tail
+from berinia_webhookd.logs.reading import log_types, tail
 
+LOG_TYPES: Final = log_types(("sms", "email", "whatsapp"))
 # Ours, as they are and as logrotate names older ones: webhook.log, webhook.log.1, sms.log-2026.gz.
 OUR_LOGS: Final = re.compile(rf"(?:{'|'.join(LOG_TYPES)})\.log(?:[.-].*)?")
 ONLY_READ: Final = "system"

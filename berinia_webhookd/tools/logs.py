@@ -12,9 +12,8 @@ from typing import Any, Final
 import click
 
 from berinia_webhookd.errors import NotFound
-from berinia_webhookd.status.logs_api import LOG_TYPES, log_file
+from berinia_webhookd.logs.reading import EVERYTHING, Follower, log_file, log_types
 from berinia_webhookd.tools import installation
-from berinia_webhookd.tools.following import Follower
 from berinia_webhookd.tools.session import Session
 from berinia_webhookd.tools.terminal import json_text, printable
 
@@ -36,10 +35,10 @@ LEVELS: Final[Mapping[str, str]] = {
 @click.option(
     "--type",
     "log_type",
-    type=click.Choice(LOG_TYPES),
-    default=LOG_TYPES[0],
+    default=EVERYTHING,
     show_default=True,
-    help="Which of the logs.",
+    metavar="TYPE",
+    help="Which of the logs: webhook (everything), the name of a channel, agents, error, system.",
 )
 @click.option(
     "-n",
@@ -55,6 +54,9 @@ LEVELS: Final[Mapping[str, str]] = {
 def logs(session: Session, /, *, log_type: str, lines: int, follow: bool) -> None:
     """Read the unified logs: coloured on a terminal, otherwise as they are."""
     settings, running = session.look_with_installation()
+    known = log_types(settings.channels)
+    if log_type not in known:
+        raise click.BadParameter(f"{log_type!r} is not one of {', '.join(known)}")
     path = log_file(installation.logs_folder(settings, running), log_type)
     with Follower(path) as log:
         if not log.exists and not follow:

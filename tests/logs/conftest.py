@@ -29,7 +29,11 @@ class Logs:
         stderr_json: bool | None = None,
     ) -> LogFiles:
         self._files = configure(
-            self.folder, level=level, personal_data=personal_data, stderr_json=stderr_json
+            self.folder,
+            level=level,
+            personal_data=personal_data,
+            channels=("sms", "email", "whatsapp"),
+            stderr_json=stderr_json,
         )
         return self._files
 

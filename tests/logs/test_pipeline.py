@@ -70,6 +70,16 @@ def test_a_line_goes_where_it_is_looked_for(
     assert {logs.raw(name) for name in files} <= {logs.raw()}
 
 
+def test_a_channel_that_a_reload_adds_has_a_file(logs: Logs) -> None:
+    """Whatever its name is; before that its lines are in webhook.log alone."""
+    files = logs.start()
+    logger.info("event.accepted", channel="orders", number=1)
+    assert files_of(logs) == {"webhook"}
+    files.reconfigure(level="info", personal_data="mask", channels=["sms", "orders"])
+    logger.info("event.accepted", channel="orders", number=2)
+    assert [line["number"] for line in logs.lines("orders")] == [2]
+
+
 @pytest.mark.parametrize(
     ("level", "files"),
     [
@@ -121,9 +131,9 @@ def test_a_reload_changes_level_and_masking_at_once(logs: Logs) -> None:
     files = logs.start()
     logger.debug("not said")
     logger.info("said", sender="+33639980001")
-    files.reconfigure(level="debug", personal_data="full")
+    files.reconfigure(level="debug", personal_data="full", channels=())
     logger.debug("said now", sender="+33639980001")
-    files.reconfigure(level="warning", personal_data="mask")
+    files.reconfigure(level="warning", personal_data="mask", channels=())
     logger.info("not said again")
     logger.warning("said last", sender="+33639980001")
     assert [(line["event"], line["sender"]) for line in logs.lines()] == [

@@ -22,7 +22,7 @@ async def test_a_new_level_holds_for_requests_too(logs: Logs, tmp_path: Path) ->
     await world.start()
     try:
         for number, level in enumerate(("info", "warning", "info")):
-            files.reconfigure(level=level, personal_data="mask")
+            files.reconfigure(level=level, personal_data="mask", channels=["sms"])
             world.door.reconfigure(settings, channels={SMS_PATH: world.sms}, pages=PAGES)
             status, _, _ = await world.post(b"id=%d" % number)
             assert status == 200

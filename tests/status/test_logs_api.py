@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiohttp import encode_basic_auth
 
+from berinia_webhookd.config.load import load
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.config.settings import LogSettings
-from berinia_webhookd.status.logs_api import LOG_TYPES, LogsPage
+from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.status.logs_api import LogsPage
 
 from .conftest import Get
 
@@ -23,8 +25,9 @@ def page(tmp_path: Path) -> LogsPage:
     return LogsPage(settings(tmp_path, Secret("pässword:1")))
 
 
-def settings(folder: Path, password: Secret | None) -> LogSettings:
-    return LogSettings(folder, "info", "mask", "berinia", password)
+def settings(folder: Path, password: Secret | None) -> Settings:
+    plain = load(environ={}, working_folder=folder).settings
+    return replace(plain, logs=replace(plain.logs, dir=folder, password=password))
 
 
 async def test_the_last_fifty_lines_of_the_webhook_log(page: LogsPage, get: Get) -> None:
@@ -46,7 +49,9 @@ async def test_as_many_lines_as_asked_for(page: LogsPage, get: Get, lines: int) 
     assert len(body["lines"]) == lines
 
 
-@pytest.mark.parametrize("log_type", LOG_TYPES)
+@pytest.mark.parametrize(
+    "log_type", ["webhook", "sms", "email", "whatsapp", "system", "error", "agents"]
+)
 async def test_each_log_has_its_name(
     page: LogsPage, get: Get, tmp_path: Path, log_type: str
 ) -> None:

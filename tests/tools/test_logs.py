@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from berinia_webhookd.status import tail
-from berinia_webhookd.tools import following
-from berinia_webhookd.tools.following import Follower
+from berinia_webhookd.logs import reading
+from berinia_webhookd.logs.reading import Follower
 
 PATIENCE_SECONDS = 30
 
@@ -96,12 +95,12 @@ def test_a_log_rotated_while_it_is_read_is_shown_once(tmp_path: Path) -> None:
 def test_both_files_together_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rotated one is read as far as the first one left room, and not after a gap."""
     log, rotated = tmp_path / "sms.log", tmp_path / "sms.log.1"
-    monkeypatch.setattr(following, "MAX_READ_BYTES", 20)
+    monkeypatch.setattr(reading, "MAX_READ_BYTES", 20)
     rotated.write_text("too old\nold\nolder\n")
     log.write_text("12345678\n")
     with Follower(log) as follower:
         assert follower.last(10) == ["old", "older", "12345678"]
-    monkeypatch.setattr(following, "MAX_READ_BYTES", 9)
+    monkeypatch.setattr(reading, "MAX_READ_BYTES", 9)
     with Follower(log) as follower:
         assert follower.last(10) == ["12345678"]
 
@@ -119,4 +118,4 @@ def test_a_link_is_not_read_in_the_place_of_a_rotated_log(logs: Logs, tmp_path: 
 def test_the_page_shows_one_file(tmp_path: Path) -> None:
     """`GET /webhook/logs` has no lines of a log that does not exist."""
     (tmp_path / "error.log.1").write_text("one\n")
-    assert tail.tail(tmp_path / "error.log", 5) == []
+    assert reading.tail(tmp_path / "error.log", 5) == []

@@ -23,7 +23,7 @@ from berinia_webhookd.accept.probe import HEADER
 from berinia_webhookd.channels.contract import SignedRequest
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.http_client import HttpClient, read_body
-from berinia_webhookd.status.tail import tail
+from berinia_webhookd.logs.reading import tail
 from berinia_webhookd.tools.posting import Target
 
 NEAR_SECONDS: Final = 5.0  # for the daemon itself

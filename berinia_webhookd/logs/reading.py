@@ -1,24 +1,110 @@
-"""Follows a log file over its rotation, by rename and by truncation, as long as somebody reads. It
-reads in bounded blocks, and holds no more of one line than is shown of it.
+"""Reads the unified logs: their names, the last lines of one, and what is added to it.
+
+A huge file answers as fast as a small one, for it is read from its end; one endless line costs no
+more than `MAX_READ_BYTES`. It refuses to follow a symbolic link and to open anything but a regular
+file.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from berinia_webhookd.status.tail import MAX_LINE_BYTES, MAX_READ_BYTES, open_log, tail_of
-
+EVERYTHING: Final = "webhook"
+NOT_OURS: Final = "system"  # another program's, which we only read
+MAX_READ_BYTES: Final = 16 * 1024 * 1024
+MAX_LINE_BYTES: Final = 64 * 1024
 BLOCK_BYTES: Final = 64 * 1024
 _CUT: Final = b"..."
 _ROTATED: Final = ".1"  # added to the name of the newest rotated file, which is not compressed yet
 
 
+def log_types(channels: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of all logs: everything, each channel's, and what else can be read."""
+    return (EVERYTHING, *channels, NOT_OURS, "error", "agents")
+
+
+def log_file(folder: Path, log_type: str) -> Path:
+    """Return the path of one of `log_types`."""
+    return folder / f"{log_type}.log"
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """Return the last lines, oldest first, without line ends; undecodable bytes are replaced.
+
+    A file that does not exist or is no regular file has no lines. A line over `MAX_LINE_BYTES` is
+    cut and ends in three dots; lines that begin before the last `MAX_READ_BYTES` are left out, the
+    newest one excepted, of which the end is given.
+    """
+    opened = open_log(path)
+    if opened is None:
+        return []
+    try:
+        return tail_of(opened, os.fstat(opened).st_size, lines)
+    finally:
+        os.close(opened)
+
+
+def open_log(path: Path) -> int | None:
+    """Open a log file for reading; return None if it does not exist or is no regular file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def tail_of(
+    descriptor: int, size: int, lines: int, *, most_bytes: int = MAX_READ_BYTES
+) -> list[str]:
+    """Do the same with the first `size` bytes of an open file; read `most_bytes` at most."""
+    if lines < 1:
+        return []
+    return [
+        _shortened(line).decode("utf-8", "replace")
+        for line in _last_lines(descriptor, size, lines, most_bytes)
+    ]
+
+
+def _last_lines(descriptor: int, size: int, lines: int, most_bytes: int) -> list[bytes]:
+    """Reads backwards block by block until enough line ends are seen."""
+    blocks: list[bytes] = []
+    ends = 0
+    start = size
+    earliest = max(0, size - most_bytes)
+    while start > earliest and ends <= lines:
+        begin = max(earliest, start - BLOCK_BYTES)
+        block = os.pread(descriptor, start - begin, begin)
+        blocks.append(block)
+        ends += block.count(b"\n")
+        start = begin
+    text = b"".join(reversed(blocks))
+    found = text.removesuffix(b"\n").split(b"\n") if text else []
+    if start > 0 and len(found) <= lines:
+        # The oldest line found lacks its beginning.
+        found = found[1:] or [_CUT + found[0][-MAX_LINE_BYTES:]] if found else []
+    return found[-lines:]
+
+
+def _shortened(line: bytes) -> bytes:
+    if len(line) <= MAX_LINE_BYTES + len(_CUT):
+        return line
+    return line[:MAX_LINE_BYTES] + _CUT
+
+
 class Follower:
-    """One file by its name: `with Follower(path) as log`; it need not exist yet."""
+    """Follows a log over its rotation, by rename and by truncation: `with Follower(path) as log`.
+
+    The file need not exist yet. It is read in bounded blocks, and no more is held of one line than
+    is shown of it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,7 +118,7 @@ class Follower:
         self._cut = False  # that line is too long: the rest of it is not kept
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -45,11 +131,11 @@ class Follower:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a file, be it a rotated one."""
+        """Whether there is a file, if only a rotated one."""
         return self._descriptor is not None
 
     def last(self, lines: int) -> list[str]:
-        """The lines before where following begins; what the file lacks, from the rotated one."""
+        """Return the lines before where following begins; those it lacks, from the rotated file."""
         if self._descriptor is None:
             return []
         found = tail_of(self._descriptor, self._position, lines)
@@ -72,16 +158,16 @@ class Follower:
             os.close(rotated)
 
     def follow(self, pause: Callable[[], None]) -> Iterator[str]:
-        """Every line that is added, for ever; `pause` is called when there is none at present."""
+        """Yield every line that is added, for ever; call `pause` when there is none at present."""
         while True:
             found = False
-            for line in self._news():
+            for line in self._added():
                 found = True
                 yield line
             if not found:
                 pause()
 
-    def _news(self) -> Iterator[str]:
+    def _added(self) -> Iterator[str]:
         yield from self._rest()
         if self._is_replaced():
             yield from self._rest()  # what was written between reading and renaming

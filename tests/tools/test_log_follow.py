@@ -17,9 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.status.tail import MAX_LINE_BYTES
-from berinia_webhookd.tools import following
-from berinia_webhookd.tools.following import Follower
+from berinia_webhookd.logs import reading
+from berinia_webhookd.logs.reading import MAX_LINE_BYTES, Follower
 from berinia_webhookd.tools.since import Since, instant_of
 
 PATIENCE_SECONDS = 30
@@ -193,7 +192,7 @@ def test_it_does_not_matter_in_which_pieces_lines_come(
         return append
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(following, "BLOCK_BYTES", block)
+        patch.setattr(reading, "BLOCK_BYTES", block)
         shown = follow(log, *map(piece, borders[:-1], borders[1:]))
     assert [line for lines in shown for line in lines] == text.split("\n")
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.status import tail as module
-from berinia_webhookd.status.tail import MAX_LINE_BYTES, MAX_READ_BYTES, tail
+from berinia_webhookd.logs import reading as module
+from berinia_webhookd.logs.reading import MAX_LINE_BYTES, MAX_READ_BYTES, tail
 
 
 @given(text=st.text(st.sampled_from("ab\n\r é"), max_size=60), lines=st.integers(1, 10))
@@ -45,7 +45,7 @@ def test_block_borders_do_not_matter(
         wanted[-1] += "."
     path.write_text("\n".join(wanted) + ("\n" if wanted and ended else ""))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_BLOCK_BYTES", block)
+        patch.setattr(module, "BLOCK_BYTES", block)
         assert tail(path, lines) == wanted[-lines:]
 
 
