@@ -41,7 +41,7 @@ from berinia_webhookd.journal.engine import sqlite_path
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, configure
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, EventId, OutcomeKind
+from berinia_webhookd.model import AgentName, ChannelName, EventId, OutcomeKind
 from berinia_webhookd.outbound.alert_conditions import daemon_conditions
 from berinia_webhookd.outbound.alerts import Alerts
 from berinia_webhookd.outbound.attachment_files import FetchAttachments
@@ -92,17 +92,6 @@ def log_level(settings: Settings) -> str:
     return "debug" if settings.debug else settings.logs.level
 
 
-def channels_by_path(settings: Settings) -> dict[str, Channel]:
-    """The enabled channels, where they receive."""
-    channels = catalogue.build(settings.channels, settings.server.public_url)
-    return {channel.path: channel for channel in channels.values()}
-
-
-def routed_agents(channels: Mapping[str, Channel]) -> frozenset[AgentName]:
-    """Every agent that a message can be routed to."""
-    return frozenset(agent for channel in channels.values() for agent in channel.agents)
-
-
 @dataclass(frozen=True, slots=True)
 class Role:
     """What a process does of the daemon's work, and whose sockets it listens on."""
@@ -135,33 +124,40 @@ class Signals:
 
 
 class Channels:
-    """The enabled channels as they are configured now."""
+    """The channels as they are configured now."""
 
     def __init__(self, settings: Settings) -> None:
-        self.by_path = channels_by_path(settings)
+        self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
         """Build them anew; requests under way keep theirs."""
-        self.by_path = channels_by_path(settings)
+        public_urls = settings.server.public_url
+        self.by_name = catalogue.build_all(settings.channels, public_urls)
+        enabled = catalogue.build(settings.channels, public_urls)
+        self.by_path = {channel.path: channel for channel in enabled.values()}
 
     @property
     def agents(self) -> frozenset[AgentName]:
         """Every agent that a message can be routed to."""
-        return routed_agents(self.by_path)
+        return frozenset(agent for channel in self.by_path.values() for agent in channel.agents)
 
     def received_by(self, role: Role) -> Mapping[str, Channel]:
         """Those that a process in this role receives on, by path."""
         return self.by_path if role.receives else {}
+
+    def of(self, name: ChannelName) -> Channel | None:
+        """The channel that received an event; None where it is configured no more."""
+        return self.by_name.get(name)
 
     def attachments_in(self, journal: SqlJournal) -> FetchAttachments:
         """A function from an event to the contents of its attachments, out of its raw delivery."""
 
         async def fetch(event_id: EventId) -> Iterable[bytes]:
             delivery = await journal.delivery_of(event_id)
-            for channel in self.by_path.values():
-                if delivery is not None and channel.name == delivery.channel:
-                    return await asyncio.to_thread(channel.attachment_contents, delivery)
-            return ()
+            channel = None if delivery is None else self.of(delivery.channel)
+            if delivery is None or channel is None:
+                return ()
+            return await asyncio.to_thread(channel.attachment_contents, delivery)
 
         return fetch
 
@@ -178,13 +174,9 @@ class Outbound:
 
     def reconfigure(self, settings: Settings, channels: Channels) -> None:
         """From the next attempt on."""
-        whatsapp = settings.channels.whatsapp
         self.transports.reconfigure(settings.agents)
-        self.late_replies.reconfigure(
-            url=whatsapp.late_reply_url, max_age_seconds=whatsapp.late_reply_max_age_seconds
-        )
         self.alerts.settings = settings.alerts
-        self.dispatcher.policies = Policies(settings)
+        self.dispatcher.policies = Policies(settings, channels.of)
         self.availability.reconfigure(channels.agents)
 
 
@@ -333,15 +325,11 @@ def build_outbound(
     transports = Transports(
         settings.agents,
         metrics=metrics,
+        channel_of=channels.of,
         attachments=channels.attachments_in(journal),
         masked=lambda: logs.personal_data == "mask",
     )
-    whatsapp = settings.channels.whatsapp
-    late_replies = LateReplies(
-        url=whatsapp.late_reply_url,
-        max_age_seconds=whatsapp.late_reply_max_age_seconds,
-        clock=now,
-    )
+    late_replies = LateReplies(channels.of, clock=now)
     availability = Availability(
         outbox=journal, transports=transports, routed=channels.agents, metrics=metrics
     )
@@ -361,7 +349,7 @@ def build_outbound(
         transports=transports,
         late_replies=late_replies,
         availability=availability,
-        policies=Policies(settings),
+        policies=Policies(settings, channels.of),
         lease_seconds=settings.journal.lease_seconds,
         clock=now,
         metrics=metrics,

@@ -47,7 +47,6 @@ class Door:
     max_connections: int
     ack_timeout_seconds: float
     body_timeout_seconds: float
-    reply_wait_seconds: float
     clock: Callable[[], datetime] = now
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set: wait for no reply
     # Kept here, because asking for the running one is a system call each time.
@@ -87,7 +86,6 @@ class Door:
             max_connections=server.max_connections,
             ack_timeout_seconds=server.ack_timeout_seconds,
             body_timeout_seconds=server.body_timeout_seconds,
-            reply_wait_seconds=settings.channels.whatsapp.reply_wait_seconds,
         )
 
     def reconfigure(
@@ -104,7 +102,6 @@ class Door:
         self.max_connections = server.max_connections
         self.ack_timeout_seconds = server.ack_timeout_seconds
         self.body_timeout_seconds = server.body_timeout_seconds
-        self.reply_wait_seconds = settings.channels.whatsapp.reply_wait_seconds
 
     def finish_later(self, work: Coroutine[Any, Any, None]) -> None:
         """Let something end that its request no longer waits for, such as a late commit."""

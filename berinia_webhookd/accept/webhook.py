@@ -74,10 +74,10 @@ class _Arrival:
 
     def waiting_until(self) -> datetime | None:
         """Until when the caller waits for the agent's reply, if it does."""
-        door = self.door
-        if self.channel.replies and door.reply_wait_seconds > 0 and not door.stopping.is_set():
-            return door.clock() + timedelta(seconds=door.reply_wait_seconds)
-        return None
+        replies = self.channel.replies
+        if replies is None or not replies.wait_seconds or self.door.stopping.is_set():
+            return None
+        return self.door.clock() + timedelta(seconds=replies.wait_seconds)
 
     async def committed(self, event: Event, waiting_until: datetime | None) -> Receipt:
         async def late(receipt: Receipt) -> None:

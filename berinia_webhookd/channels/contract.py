@@ -4,11 +4,12 @@ in as arguments; nothing here opens a socket, reads a clock, logs or looks a set
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from berinia_webhookd.addresses import Network
 from berinia_webhookd.channels.provider import Provider
@@ -43,6 +44,16 @@ class SignedRequest:
     body: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """How an agent's answer gets back to who sent the message."""
+
+    wait_seconds: float  # the request waits that long; 0: not at all
+    # Where later ones are posted, which may hold a password; None: nowhere.
+    late_url: str | None = field(default=None, repr=False)
+    late_max_age_seconds: float = math.inf  # older ones are dropped
+
+
 class Channel(Protocol):
     """One configured way in: a provider, a path, a secret. A class that inherits from this one has
     the defaults below; they are what most providers want.
@@ -63,7 +74,7 @@ class Channel(Protocol):
     # What makes this provider try again: in place of 503, 429 and 408, unless it is 503.
     later_status: int = 503
     unproven_status: int = 403
-    replies: bool = False  # whether the caller may wait for the agent's answer
+    replies: Replies | None = None  # None: an agent's answer goes nowhere
 
     @property
     @abstractmethod
@@ -148,3 +159,22 @@ class Channel(Protocol):
         """The contents of the events' attachments, in the order of `Event.attachments`."""
         del delivery
         return ()
+
+
+ChannelOf = Callable[[ChannelName], Channel | None]  # None: it is configured no more
+
+
+def no_channel(name: ChannelName) -> Channel | None:
+    """Where nothing is configured."""
+    del name
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a kind of channel is made of: the facts, the settings, and what builds it of them."""
+
+    name: str
+    provider: Provider
+    settings: type[Any]
+    build: Callable[[ChannelName, Any, Sequence[str]], Channel]

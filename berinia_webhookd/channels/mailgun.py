@@ -22,7 +22,7 @@ import orjson
 
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.content import text_of
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
+from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, Kind, SignedRequest
 from berinia_webhookd.channels.form import (
     MULTIPART,
     URLENCODED,
@@ -42,6 +42,7 @@ from berinia_webhookd.channels.signatures import (
     mailgun_signature,
     may_be_signed,
 )
+from berinia_webhookd.config.settings import EmailSettings
 from berinia_webhookd.errors import (
     ChannelNotConfigured,
     DeliveryRejected,
@@ -136,6 +137,21 @@ class MailgunChannel(Channel):
         self._agent = agent
         self._keys = tuple(signing_keys)
         self._max_age_seconds = max_age_seconds
+
+    @classmethod
+    def from_settings(
+        cls, name: ChannelName, settings: EmailSettings, public_urls: Sequence[str]
+    ) -> MailgunChannel:
+        """Build it as it is configured."""
+        del public_urls  # Mailgun does not sign the URL
+        return cls(
+            name=name,
+            signing_keys=[key.reveal() for key in settings.signing_keys],
+            max_age_seconds=settings.max_age_seconds,
+            agent=settings.agent,
+            path=settings.path,
+            max_body_bytes=settings.max_body_bytes,
+        )
 
     @property
     def agents(self) -> frozenset[AgentName]:
@@ -275,6 +291,9 @@ class MailgunChannel(Channel):
         """Read out of the stored body again."""
         form = decode_form(delivery.content_type_header, delivery.body)
         return (content for _, _, content in _files(form, MailMessage(form.fields)))
+
+
+KIND: Final = Kind(MailgunChannel.kind, MAILGUN, EmailSettings, MailgunChannel.from_settings)
 
 
 def _signed_values(fields: Fields) -> tuple[str, str, str]:

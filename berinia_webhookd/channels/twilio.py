@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from berinia_webhookd.channels import twilio_diagnosis
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.authority import is_plain, port_forms
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
+from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, Kind, SignedRequest
 from berinia_webhookd.channels.form import (
     URLENCODED,
     Fields,
@@ -29,6 +29,7 @@ from berinia_webhookd.channels.form import (
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, Secret
 from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds
+from berinia_webhookd.config.settings import SmsSettings
 from berinia_webhookd.errors import (
     AccountRefused,
     ChannelNotConfigured,
@@ -180,6 +181,21 @@ class TwilioChannel(Channel):
         self._public_urls = tuple(public_urls)
         self._public_forms = _both_forms(public_urls)
 
+    @classmethod
+    def from_settings(
+        cls, name: ChannelName, settings: SmsSettings, public_urls: Sequence[str]
+    ) -> TwilioChannel:
+        """Build it as it is configured."""
+        return cls(
+            name=name,
+            tokens=[token.reveal() for token in settings.tokens],
+            account_sids=settings.account_sids,
+            public_urls=public_urls,
+            agent=settings.agent,
+            path=settings.path,
+            max_body_bytes=settings.max_body_bytes,
+        )
+
     @property
     def agents(self) -> frozenset[AgentName]:
         """The one agent that gets every message."""
@@ -283,6 +299,9 @@ class TwilioChannel(Channel):
             signature = self._keys.signature(url, sample.items())
         headers = {"Content-Type": URLENCODED, SIGNATURE_HEADER: signature}
         return SignedRequest(self.path, headers, urlencode(sample).encode())
+
+
+KIND: Final = Kind(TwilioChannel.kind, TWILIO, SmsSettings, TwilioChannel.from_settings)
 
 
 def _both_forms(base_urls: Iterable[str]) -> tuple[str, ...]:

@@ -17,10 +17,18 @@ import orjson
 from berinia_webhookd.addresses import Network, is_allowed
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest, normal_group
 from berinia_webhookd.channels.content import decode_json_object
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
+from berinia_webhookd.channels.contract import (
+    PROBE_FIELD,
+    Answer,
+    Channel,
+    Kind,
+    Replies,
+    SignedRequest,
+)
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, Secret
 from berinia_webhookd.channels.signatures import secret_match
+from berinia_webhookd.config.settings import WhatsAppSettings
 from berinia_webhookd.errors import (
     AddressRefused,
     ChannelNotConfigured,
@@ -88,7 +96,6 @@ class WhatsAppChannel(Channel):
     kind = "berinia-whatsapp"
     provider = BOT
     media_types = frozenset({MEDIA_TYPE})
-    replies = True
 
     def __init__(
         self,
@@ -100,15 +107,38 @@ class WhatsAppChannel(Channel):
         groups: Mapping[str, AgentName],
         path: str,
         max_body_bytes: int,
+        replies: Replies,
     ) -> None:
         self.name = name
         self.path = path
         self.max_body_bytes = max_body_bytes
+        self.replies = replies
         self.allowed_networks = tuple(allowed_networks)
         self.address_is_proof = secret is None
         self._secret = secret
         self._agent = agent
         self._groups = {normal_group(group): agent for group, agent in groups.items()}
+
+    @classmethod
+    def from_settings(
+        cls, name: ChannelName, settings: WhatsAppSettings, public_urls: Sequence[str]
+    ) -> WhatsAppChannel:
+        """Build it as it is configured."""
+        del public_urls  # the bot signs nothing
+        return cls(
+            name=name,
+            allowed_networks=settings.allowed_ips,
+            secret=None if settings.secret is None else settings.secret.reveal(),
+            agent=settings.agent,
+            groups=settings.groups,
+            path=settings.path,
+            max_body_bytes=settings.max_body_bytes,
+            replies=Replies(
+                wait_seconds=settings.reply_wait_seconds,
+                late_url=settings.late_reply_url,
+                late_max_age_seconds=settings.late_reply_max_age_seconds,
+            ),
+        )
 
     @property
     def agents(self) -> frozenset[AgentName]:
@@ -260,6 +290,9 @@ class WhatsAppChannel(Channel):
         elif not valid:  # the one thing that can be wrong is where it comes from
             headers["X-Forwarded-For"] = "192.0.2.1"
         return SignedRequest(self.path, headers, orjson.dumps(document))
+
+
+KIND: Final = Kind(WhatsAppChannel.kind, BOT, WhatsAppSettings, WhatsAppChannel.from_settings)
 
 
 def _require_well_formed(document: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 import aiohttp
 
 from berinia_webhookd import json_text
+from berinia_webhookd.channels.contract import ChannelOf
 from berinia_webhookd.http_client import HttpClient, is_success
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 
@@ -24,37 +25,31 @@ class LateReplies:
 
     capacity: Final = 4
 
-    def __init__(
-        self, *, url: str | None, max_age_seconds: float, clock: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, channel_of: ChannelOf, *, clock: Callable[[], datetime]) -> None:
+        self._channel_of = channel_of
         self._clock = clock
         self._client = HttpClient()
-        self.reconfigure(url=url, max_age_seconds=max_age_seconds)
-
-    def reconfigure(self, *, url: str | None, max_age_seconds: float) -> None:
-        """From the next attempt on."""
-        self._url = url
-        self._max_age_seconds = max_age_seconds
 
     async def load(self, agent: AgentName) -> None:
         """Nothing to load: the bot is asked when there is something to say."""
 
     async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
         """Post one reply."""
-        if self._url is None or entry.event.group is None or not entry.reply_text:
+        channel = self._channel_of(entry.event.channel)
+        replies = None if channel is None else channel.replies
+        url = None if replies is None else replies.late_url
+        if replies is None or url is None or entry.event.group is None or not entry.reply_text:
             return Outcome(OutcomeKind.REJECTED, error="there is nowhere to post this reply")
         if entry.replied_at is not None:
             age = (self._clock() - entry.replied_at).total_seconds()
-            if age > self._max_age_seconds:
-                return Outcome(
-                    OutcomeKind.REJECTED,
-                    error=f"{age:.0f} s old, over channels.whatsapp.late_reply_max_age_seconds",
-                )
+            if age > replies.late_max_age_seconds:
+                setting = f"channels.{entry.event.channel}.late_reply_max_age_seconds"
+                return Outcome(OutcomeKind.REJECTED, error=f"{age:.0f} s old, over {setting}")
         message = {"group": entry.event.group, "message": entry.reply_text}
         try:
             async with self._client.request(
                 "POST",
-                self._url,
+                url,
                 body=json_text.encode(message),
                 headers=HEADERS,
                 timeout_seconds=timeout_seconds,

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
+from berinia_webhookd.channels.provider import RunInput
 from berinia_webhookd.model import (
-    DIRECT_MESSAGE,
     Attachment,
     Conversation,
     Entry,
-    Event,
     Outcome,
     OutcomeKind,
 )
@@ -24,11 +23,6 @@ Shape = Literal["handle", "run"]
 LONGEST_ERROR: Final = 8192  # characters
 REPLY_KEYS: Final = ("response", "message", "result")
 ERROR_KEYS: Final = ("error", *REPLY_KEYS)
-
-
-def payload(entry: Entry, shape: Shape, paths: Sequence[str] = ()) -> dict[str, Any]:
-    """What an agent of this shape receives; `paths` are the files of the attachments, if any."""
-    return run_input(entry) if shape == "run" else envelope(entry, paths)
 
 
 def envelope(entry: Entry, paths: Sequence[str] = ()) -> dict[str, Any]:
@@ -86,50 +80,15 @@ def conversation_text(conversation: Conversation) -> str:
     return f"{conversation.channel}:{conversation.sender}:{conversation.party}"
 
 
-def run_input(entry: Entry) -> dict[str, Any]:
-    """What BerinIA's agents read in `run`, plus `event_id` and `attempt`."""
-    event = entry.event
-    inputs = {"sms": _sms_input, "email": _email_input}.get(event.channel, _whatsapp_input)
-    return {**inputs(event), "event_id": entry.event_id, "attempt": entry.attempt}
-
-
-def _sms_input(event: Event) -> dict[str, Any]:
-    data = {
-        "sender": event.sender,
-        "recipient": event.recipient,
-        "body": event.body,
-        "timestamp": event.received_at.isoformat(),
-        "message_sid": event.message_id,
-        "raw_data": dict(event.raw),
-    }
-    return {"action": "process_sms_response", "data": data}
-
-
-def _email_input(event: Event) -> dict[str, Any]:
-    data = {
-        "sender": event.sender,
-        "recipient": event.recipient,
-        "subject": event.subject or "",
-        "body": event.body,
-        "timestamp": event.received_at.isoformat(),
-        "message_id": event.message_id or "",
-        "raw_data": dict(event.raw),
-    }
-    return {"action": "process_email_response", "data": data}
-
-
-def _whatsapp_input(event: Event) -> dict[str, Any]:
-    return {
-        "message": event.body,
-        "content": event.body,
-        "sender": event.sender,
-        "recipient": "BerinIA",
-        "profile_name": event.profile_name or event.sender,
-        "message_type": "whatsapp",
-        "source": "whatsapp",
-        "group": event.group or DIRECT_MESSAGE,
-        "author": event.sender,
-    }
+def run_input(entry: Entry, shape: RunInput | None) -> dict[str, Any]:
+    """What an agent reads in `run`: its provider's shape, else the envelope's data, flat; plus
+    `event_id` and `attempt`.
+    """
+    if shape is None:
+        given = {"action": "process_event", "data": _data(entry, ())}
+    else:
+        given = shape(entry.event)
+    return {**given, "event_id": entry.event_id, "attempt": entry.attempt}
 
 
 def outcome_of(returned: object) -> Outcome:

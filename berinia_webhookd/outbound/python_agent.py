@@ -7,8 +7,9 @@ attempt gets a new one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+from berinia_webhookd.channels.contract import ChannelOf, no_channel
 from berinia_webhookd.config.settings import AgentsSettings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
@@ -22,7 +23,13 @@ from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.host_output import Speaker
 from berinia_webhookd.outbound.host_pool import IDLE_SECONDS, HostPool
 from berinia_webhookd.outbound.host_process import AgentHost, HostEnded
-from berinia_webhookd.outbound.payload import LONGEST_ERROR, Shape, outcome_of, payload
+from berinia_webhookd.outbound.payload import (
+    LONGEST_ERROR,
+    Shape,
+    envelope,
+    outcome_of,
+    run_input,
+)
 
 PYTHON_TARGET: Final = "python:"
 SHORTEST_LOAD_LIMIT_SECONDS: Final = 60.0
@@ -37,16 +44,19 @@ class PythonAgents:
         settings: AgentsSettings,
         *,
         metrics: Metrics,
+        channel_of: ChannelOf = no_channel,
         attachments: FetchAttachments = no_attachments,
         masked: Callable[[], bool] = lambda: True,
         idle_seconds: float = IDLE_SECONDS,
         load_seconds: float = SHORTEST_LOAD_LIMIT_SECONDS,
     ) -> None:
-        """`attachments` gives the contents of an event's attachments; `masked` says whether
-        `logs.personal_data` hides the event's values in what agents print and raise. Loading an
-        agent may take `load_seconds`, or as long as its attempts may, whichever is longer.
+        """`channel_of` gives the channel that received an event, `attachments` the contents of its
+        attachments; `masked` says whether `logs.personal_data` hides the event's values in what
+        agents print and raise. Loading an agent may take `load_seconds`, or as long as its attempts
+        may, whichever is longer.
         """
         self._settings = settings
+        self._channel_of = channel_of
         self._pool = HostPool(settings, metrics=metrics, idle_seconds=idle_seconds)
         self._load_seconds = load_seconds
         self._files = AttachmentFiles(attachments)
@@ -139,6 +149,10 @@ class PythonAgents:
         host.shapes[agent] = loaded
         return loaded
 
+    def _run_input(self, entry: Entry) -> dict[str, Any]:
+        channel = self._channel_of(entry.event.channel)
+        return run_input(entry, None if channel is None else channel.provider.run_input)
+
     async def _attempt_in(self, host: AgentHost, entry: Entry, timeout_seconds: float) -> Outcome:
         shape = await self._loaded(host, entry.agent)
         if shape == "handle" and entry.event.attachments:
@@ -157,7 +171,7 @@ class PythonAgents:
         mask = EventMask(entry, self._masked)
         await mask.prepare()  # before the agent speaks
         await host.output.begin(Speaker(_keys(entry), mask))
-        argument = payload(entry, shape, paths)
+        argument = self._run_input(entry) if shape == "run" else envelope(entry, paths)
         request = {"do": "attempt", "agent": entry.agent, "argument": argument}
         try:
             answer = await host.ask(request, timeout_seconds)

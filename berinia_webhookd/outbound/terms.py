@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from berinia_webhookd.channels.contract import ChannelOf, no_channel
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.model import AgentName, Entry, EntryKind, OutcomeKind
 
@@ -27,9 +28,9 @@ class Terms:
 class Policies:
     """The terms as configured now; replaced as a whole at a reload."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, channel_of: ChannelOf = no_channel) -> None:
         self._agents = settings.agents
-        self._whatsapp = settings.channels.whatsapp
+        self._channel_of = channel_of
         self._schedules = {
             "sms": settings.channels.sms.retry_schedule_seconds,
             "email": settings.channels.email.retry_schedule_seconds,
@@ -52,14 +53,15 @@ class Policies:
                 retry_on=frozenset({OutcomeKind.UNREACHABLE}),
                 order_hold_seconds=agent.order_hold_seconds,
             )
-        replies = entry.event.channel == "whatsapp"
+        channel = self._channel_of(entry.event.channel)
+        replies = None if channel is None else channel.replies
         return Terms(
             timeout_seconds=agent.timeout_seconds,
             retry_schedule_seconds=schedule,
             retry_on=agent.retry_on,
             order_hold_seconds=agent.order_hold_seconds,
-            late_replies=replies
+            late_replies=replies is not None
             and entry.event.group is not None
-            and self._whatsapp.late_reply_url is not None,
-            error_to_caller=replies,
+            and replies.late_url is not None,
+            error_to_caller=replies is not None,
         )

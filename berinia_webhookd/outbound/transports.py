@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from berinia_webhookd.channels.contract import ChannelOf, no_channel
 from berinia_webhookd.config.settings import AgentsSettings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
@@ -27,15 +28,21 @@ class Transports:
         settings: AgentsSettings,
         *,
         metrics: Metrics,
+        channel_of: ChannelOf = no_channel,
         attachments: FetchAttachments = no_attachments,
         masked: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`attachments` gives the contents of an event's attachments; `masked` says whether
-        `logs.personal_data` hides the event's values in what agents print and in their errors.
+        """`channel_of` gives the channel that received an event, `attachments` the contents of its
+        attachments; `masked` says whether `logs.personal_data` hides the event's values in what
+        agents print and in their errors.
         """
         self._settings = settings
         self.python = PythonAgents(
-            settings, metrics=metrics, attachments=attachments, masked=masked
+            settings,
+            metrics=metrics,
+            channel_of=channel_of,
+            attachments=attachments,
+            masked=masked,
         )
         self._http = HttpAgents(settings, masked=masked)
         self._log = LogAgents()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from berinia_webhookd.app import channels_by_path, routed_agents
+from berinia_webhookd.app import Channels
 from berinia_webhookd.config.settings import AgentsSettings, Settings
 from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.metrics import Metrics
@@ -47,7 +47,7 @@ async def check_agents(
 
     `offline` starts no agent host.
     """
-    names = {*routed_agents(channels_by_path(settings)), *settings.agents.by_name}
+    names = {*Channels(settings).agents, *settings.agents.by_name}
     names.difference_update(left_out)
     transports = Transports(settings.agents, metrics=Metrics())
     with _listening() as said:

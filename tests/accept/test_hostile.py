@@ -12,6 +12,8 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from berinia_webhookd.channels.contract import Replies
+
 from .world import CHAT_PATH, FORM, SMS_PATH, World
 
 PATHS = st.sampled_from([SMS_PATH, CHAT_PATH, "/", "/health", "/webhook/logs", "/nothing"])
@@ -54,7 +56,7 @@ async def send(data: bytes) -> tuple[bytes, list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as lines:
         world = World()
         world.head_timeout_seconds = world.door.body_timeout_seconds = 0.02
-        world.door.reply_wait_seconds = 0.0
+        world.chat.replies = Replies(wait_seconds=0.0)
         world.keep_alive_seconds = 0.05
         await world.start()
         try:

@@ -9,6 +9,7 @@ import pytest
 
 from berinia_webhookd import errors
 from berinia_webhookd.accept.problems import TABLE, problem
+from berinia_webhookd.channels.contract import Replies
 from berinia_webhookd.config.settings import RateLimitSettings
 
 from .world import CHAT_PATH, FORM, GOOD, SMS_PATH, World
@@ -64,7 +65,7 @@ async def test_media_type(world: World, path: str, media_type: str) -> None:
 @BOTH_CHANNELS
 async def test_body_too_large(world: World, path: str) -> None:
     """413 over the channel's own limit; exactly at the limit is fine."""
-    world.door.reply_wait_seconds = 0
+    world.chat.replies = Replies(wait_seconds=0)
     assert (await world.post(b"id=" + b"x" * 997, path))[0] in (200, 202)
     answer = await world.post(b"id=" + b"x" * 998, path)
     assert_problem(413, answer)
@@ -118,7 +119,7 @@ async def test_channel_without_secret(world: World, path: str) -> None:
 async def test_rate_limit(world: World, path: str) -> None:
     """429 with Retry-After and the headers of the IETF draft, for verified requests."""
     world.door.limiter.reconfigure(RateLimitSettings(100, 60, 2))
-    world.door.reply_wait_seconds = 0
+    world.chat.replies = Replies(wait_seconds=0)
     for _ in range(2):
         assert (await world.post(path=path))[0] in (200, 202)
     answer = await world.post(path=path)

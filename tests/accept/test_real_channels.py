@@ -14,7 +14,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.contract import Channel, Replies
 from berinia_webhookd.channels.mailgun import MailgunChannel
 from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.channels.whatsapp import WhatsAppChannel
@@ -45,6 +45,7 @@ def real_channels() -> dict[str, Channel]:
             groups={},
             path="/webhook/whatsapp",
             max_body_bytes=5000,
+            replies=Replies(wait_seconds=0),
         ),
     ]
     return {channel.path: channel for channel in channels}
@@ -54,7 +55,6 @@ def real_channels() -> dict[str, Channel]:
 async def real(quiet_world: World) -> World:
     """A running door with the real channels."""
     quiet_world.door.channels = real_channels()
-    quiet_world.door.reply_wait_seconds = 0
     await quiet_world.start()
     return quiet_world
 
@@ -180,7 +180,7 @@ async def post_all(bodies: list[tuple[str, bytes]]) -> list[int]:
     with structlog.testing.capture_logs() as lines:
         world = World()
         world.door.channels = real_channels()
-        world.door.reply_wait_seconds = 0
+        world.chat.replies = Replies(wait_seconds=0)
         await world.start()
         for media_type, body in bodies:
             for path in world.door.channels:

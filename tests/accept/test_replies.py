@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from berinia_webhookd.channels.contract import Replies
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import Reply
 
@@ -41,7 +42,7 @@ async def test_the_reply_comes_back_inline(world: World, failed: bool) -> None:
 
 async def test_without_a_reply_in_time_it_is_accepted(world: World) -> None:
     """202, and the journal is told that nobody waits."""
-    world.door.reply_wait_seconds = 0.05
+    world.chat.replies = Replies(wait_seconds=0.05)
     status, body, _ = await world.post(path=CHAT_PATH)
     assert (status, body) == (202, {"status": "accepted", "event_id": "event-0"})
     assert world.inbox.stopped == [("event-0", False)]
@@ -50,7 +51,7 @@ async def test_without_a_reply_in_time_it_is_accepted(world: World) -> None:
 
 async def test_a_reply_decided_at_the_last_moment_is_still_given(world: World) -> None:
     """What the journal decided inline while the time ran out goes to the caller."""
-    world.door.reply_wait_seconds = 0.05
+    world.chat.replies = Replies(wait_seconds=0.05)
     world.inbox.last_chance = Reply("just in time", failed=False)
     status, body, _ = await world.post(path=CHAT_PATH)
     assert (status, body["response"]) == (200, "just in time")
@@ -74,7 +75,7 @@ async def test_stopping_ends_the_waiting(world: World) -> None:
 
 async def test_no_waiting_when_it_is_switched_off(world: World) -> None:
     """With a waiting time of nothing the answer is 202 right after the commit."""
-    world.door.reply_wait_seconds = 0
+    world.chat.replies = Replies(wait_seconds=0)
     assert (await world.post(path=CHAT_PATH))[0] == 202
     assert not world.inbox.stopped
 
@@ -163,7 +164,7 @@ async def test_hanging_up_over_the_last_chance_makes_the_reply_late(
         return Reply("for nobody", failed=False)
 
     monkeypatch.setattr(world.inbox, "stop_waiting", stop_waiting)
-    world.door.reply_wait_seconds = 0.05
+    world.chat.replies = Replies(wait_seconds=0.05)
     writer = await hang_up(world)
     await asked.wait()
     writer.close()

@@ -22,7 +22,7 @@ from berinia_webhookd.accept.proxy_headers import ProxyHeaders
 from berinia_webhookd.accept.rate_limit import RateLimiter
 from berinia_webhookd.accept.server import make_runner
 from berinia_webhookd.accept.visit import Page
-from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
+from berinia_webhookd.channels.contract import Answer, Channel, Replies, SignedRequest
 from berinia_webhookd.channels.provider import Provider, Secret
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import (
@@ -71,7 +71,7 @@ class FakeChannel(Channel):
     )
     media_types = frozenset({FORM})
 
-    def __init__(self, name: str, path: str, *, replies: bool = False) -> None:
+    def __init__(self, name: str, path: str, *, replies: Replies | None = None) -> None:
         self.name = ChannelName(name)
         self.path = path
         self.replies = replies
@@ -236,7 +236,7 @@ class World:
 
     def __init__(self) -> None:
         self.sms = FakeChannel("sms", SMS_PATH)
-        self.chat = FakeChannel("whatsapp", CHAT_PATH, replies=True)
+        self.chat = FakeChannel("whatsapp", CHAT_PATH, replies=Replies(wait_seconds=5))
         self.inbox = FakeInbox()
         self.metrics = Metrics()
         self.door = Door(
@@ -250,7 +250,6 @@ class World:
             max_connections=50,
             ack_timeout_seconds=5,
             body_timeout_seconds=5,
-            reply_wait_seconds=5,
         )
         self.head_timeout_seconds = 5.0
         self.keep_alive_seconds = 5.0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.contract import Channel, Replies
 from berinia_webhookd.channels.whatsapp import WHATSAPP, WhatsAppChannel
 from berinia_webhookd.errors import (
     AddressRefused,
@@ -66,6 +66,7 @@ def whatsapp_channel(
         groups={"Support IA / Chatbot": ADMIN, "Discussion libre": ADMIN},
         path="/webhook/whatsapp",
         max_body_bytes=1 << 20,
+        replies=Replies(wait_seconds=30),
     )
 
 

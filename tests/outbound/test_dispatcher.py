@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from berinia_webhookd.channels.contract import no_channel
 from berinia_webhookd.config.load import load
 from berinia_webhookd.journal.contract import Claimed, Lane
 from berinia_webhookd.journal.store import SqlJournal
@@ -103,7 +104,7 @@ class World:
         dispatcher = Dispatcher(
             outbox=self.journal,
             transports=self.transport,
-            late_replies=LateReplies(url=None, max_age_seconds=1, clock=now),
+            late_replies=LateReplies(no_channel, clock=now),
             availability=Availability(
                 outbox=self.journal, transports=self.transport, routed=[AGENT], metrics=metrics
             ),

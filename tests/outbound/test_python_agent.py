@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from berinia_webhookd.channels.catalogue import build_all
+from berinia_webhookd.config.load import load
 from berinia_webhookd.model import AgentName, Attachment, EventId, OutcomeKind
 from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.payload import envelope
 
 from .agent_world import AGENTS, HostWorld, attempt, make_entry
 
@@ -152,7 +155,8 @@ async def test_run_gets_what_berinias_agents_read(
     hosts: HostWorld, changes: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     """BerinIA's own form of each channel, plus `event_id` and `attempt`."""
-    agents = hosts.open({AGENT: "shapes:WithRun"})
+    channels = build_all(load(environ={}, working_folder=hosts.folder).settings.channels, [])
+    agents = hosts.open({AGENT: "shapes:WithRun"}, channel_of=channels.get)
     entry = make_entry(AGENT, **changes)
     outcome = await agents.attempt(entry, timeout_seconds=60)
     assert json.loads(outcome.reply or "") == {
@@ -160,6 +164,17 @@ async def test_run_gets_what_berinias_agents_read(
         "event_id": entry.event_id,
         "attempt": 1,
     }
+
+
+async def test_run_gets_a_neutral_form_of_other_channels(hosts: HostWorld) -> None:
+    """The data of the envelope, flat, where the provider has no form of its own."""
+    agents = hosts.open({AGENT: "shapes:WithRun"})
+    entry = make_entry(AGENT, channel="another", message_id="1")
+    outcome = await agents.attempt(entry, timeout_seconds=60)
+    given = json.loads(outcome.reply or "")
+    assert given["action"] == "process_event"
+    assert given["data"] == envelope(entry)["data"]
+    assert (given["event_id"], given["attempt"]) == (entry.event_id, 1)
 
 
 @pytest.mark.parametrize(

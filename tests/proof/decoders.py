@@ -13,7 +13,7 @@ import orjson
 from berinia_webhookd import addresses
 from berinia_webhookd.channels import addresses_of_people, authority, opt_out, twilio
 from berinia_webhookd.channels.content import decode_json_object, text_of
-from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.contract import Channel, Replies
 from berinia_webhookd.channels.form import decode_form, raw_fields
 from berinia_webhookd.channels.mime import parse_mime
 from berinia_webhookd.channels.whatsapp import WHATSAPP, WhatsAppChannel
@@ -37,6 +37,7 @@ CHAT = WhatsAppChannel(
     groups={"Support IA / Chatbot": AgentName("AdminInterpreterAgent")},
     path="/webhook/whatsapp",
     max_body_bytes=1 << 20,
+    replies=Replies(wait_seconds=30),
 )
 SMS_CHANNEL, EMAIL_CHANNEL = sms_channel(), email_channel()
 
