@@ -94,17 +94,11 @@ def log_level(settings: Settings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a process does of the daemon's work, and whose sockets it listens on."""
+    """What a process does: `serve`, `serve --no-dispatch` and `worker` are made of these."""
 
-    receives: bool = True  # a process that does not takes no socket from systemd either
-    dispatches: bool = True
-    listens: bool = True
-
-
-SERVE: Final = Role()
-RECEIVER: Final = Role(dispatches=False)
-WORKER: Final = Role(receives=False, listens=False)
-WORKER_WITH_PAGES: Final = Role(receives=False)
+    receives: bool  # a process that does not takes no sockets from systemd either
+    dispatches: bool
+    listens: bool  # if it does not receive, for the pages alone
 
 
 class Signals:

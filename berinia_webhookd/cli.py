@@ -1,5 +1,5 @@
-"""The command line: what it understands, and how errors leave the process. It decides nothing else;
-each command lives beside what it does.
+"""The command line: the list of commands, and how errors leave the process. Each command stands in
+a module of its own in `tools/`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import click
 
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import ConfigurationError, WebhookdError
-from berinia_webhookd.tools.session import Session
+from berinia_webhookd.tools.command_context import CommandContext
 
 
 class Commands(click.Group):
-    """Imports a command's module only when it is called for, so that each starts quickly."""
+    """A group that imports a command's module when it is called, so that each starts quickly."""
 
     modules: ClassVar[dict[str, tuple[str, str]]] = {
         "serve": ("berinia_webhookd.tools.serve", "serve"),
-        "worker": ("berinia_webhookd.tools.worker", "worker"),
+        "worker": ("berinia_webhookd.tools.serve", "worker"),
         "check-config": ("berinia_webhookd.tools.check_config", "check_config_command"),
         "doctor": ("berinia_webhookd.tools.doctor", "doctor_command"),
         "send": ("berinia_webhookd.tools.send", "send"),
@@ -31,7 +31,7 @@ class Commands(click.Group):
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
-        """All commands, in the order of the README."""
+        """Return the names of all commands, in the order of the README."""
         return list(self.modules)
 
     def get_command(
@@ -39,7 +39,7 @@ class Commands(click.Group):
         ctx: click.Context,  # noqa: ARG002 - click's interface
         cmd_name: str,
     ) -> click.Command | None:
-        """One command, imported now."""
+        """Import one command."""
         if cmd_name not in self.modules:
             return None
         module, name = self.modules[cmd_name]
@@ -59,19 +59,19 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="berinia-webhookd")
 @click.pass_context
 def root(ctx: click.Context, config_file: Path | None) -> None:
-    """One door for Twilio, Mailgun and WhatsApp callbacks.
+    """Receive callbacks of Twilio, Mailgun and the WhatsApp bot for BerinIA's agents.
 
-    Receives them, proves who sent them, stores them durably, answers at once, and hands each to
-    its agent, in order, with retries.
+    Verifies who sent each, stores it durably, answers at once, and hands it to its agent, in order,
+    with retries.
 
     Exit codes: 0 done; 1 the check found a problem, or what was asked for does not exist; 2 usage;
     3 cannot start and will not by itself; 4 cannot start now.
     """
-    ctx.obj = Session(config_file)
+    ctx.obj = CommandContext(config_file)
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """The entry point: one clear line on stderr for whatever goes wrong, never a traceback."""
+    """Run one command; whatever goes wrong is one clear line on stderr, never a traceback."""
     try:
         status = root.main(arguments, prog_name="berinia-webhookd", standalone_mode=False)
     except click.exceptions.Abort:
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> Any:
         error.show()
         sys.exit(error.exit_code)
     except WebhookdError as error:
-        _say(error)
+        _show(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> Any:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _say(error: WebhookdError) -> None:
+def _show(error: WebhookdError) -> None:
     hint = f" — {error.hint}" if error.hint else ""
     click.echo(f"berinia-webhookd: {error}{hint}", err=True)
     if isinstance(error, ConfigurationError):

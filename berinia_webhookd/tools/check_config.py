@@ -14,10 +14,10 @@ import click
 from berinia_webhookd.config.load import Examined
 from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.tools.agent_check import AgentFinding, check_agents
+from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.config_view import Findings, document, lines
 from berinia_webhookd.tools.folder_check import check_folders, foreign_logs
 from berinia_webhookd.tools.journal_check import check_journal
-from berinia_webhookd.tools.session import Session
 from berinia_webhookd.tools.terminal import json_text
 
 RETRY_SUFFIX: Final = "#rc=5&rp=all"  # Twilio: try again five times, whatever the failure
@@ -30,14 +30,14 @@ WHERE_AGENTS_ARE: Final = frozenset({"agents.path", "agents.python", "agents.reg
     "--offline", is_flag=True, help="Start no agent and connect to no database: only look at files."
 )
 @click.pass_obj
-def check_config_command(session: Session, /, *, as_json: bool, offline: bool) -> None:
+def check_config_command(context: CommandContext, /, *, as_json: bool, offline: bool) -> None:
     """Show every setting and where it comes from, and all that is wrong.
 
     Loads each agent as `serve` would (so its module is imported and its instance made), opens the
     journal if there is one, and tests the folders, all as the current user: check as the user of
     the service. Exit code 1 if there is a problem; warnings alone give 0.
     """
-    findings = asyncio.run(_look(session.examine(), os.environ, offline=offline))
+    findings = asyncio.run(_look(context.examine(), os.environ, offline=offline))
     if as_json:
         click.echo(json_text(document(findings)))
     else:

@@ -1,5 +1,5 @@
-"""What `serve --dev` sets up: a folder with throw-away secrets, a journal and an agent to edit, and
-the lines to paste. It writes into that folder alone, and keeps what is there.
+"""The folder of `serve --dev`: throw-away secrets, a journal and an agent to edit; and the lines to
+paste. Nothing outside the folder is written, and nothing in it is overwritten.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from berinia_webhookd.tools.session import Session
+from berinia_webhookd.tools.command_context import CommandContext
 
 CONFIG_NAME: Final = "berinia-webhookd.toml"
 
@@ -52,8 +52,8 @@ signing_keys = ["{mailgun_key}"]
 """
 
 
-def prepare(folder: Path) -> Session:
-    """Make the folder if need be; returns the session with its configuration file."""
+def prepare(folder: Path) -> CommandContext:
+    """Make the folder if need be; return the context with its configuration file."""
     folder.mkdir(mode=0o700, exist_ok=True)
     config = folder / CONFIG_NAME
     if not config.exists():
@@ -71,11 +71,11 @@ def prepare(folder: Path) -> Session:
         source = resources.files("berinia_webhookd.outbound").joinpath("dev_agent.py")
         agent.write_text(source.read_text())
     os.environ.setdefault("STATE_DIRECTORY", str(folder))
-    return Session(config)
+    return CommandContext(config)
 
 
 def show_lines_to_paste(address: str) -> None:
-    """What a newcomer needs to see, once the daemon listens."""
+    """Print the commands that a newcomer tries first."""
     program = _relative(Path(sys.argv[0]))
     command = f"{program} --config {_relative(Path.cwd() / '.dev' / CONFIG_NAME)}"
     to = "" if address.endswith(":8001") else f" --to http://{address}"

@@ -26,6 +26,7 @@ from berinia_webhookd.journal.redoing import Changed, Decode
 from berinia_webhookd.logs.pipeline import configure
 from berinia_webhookd.model import EntryState, Event, VerifiedDelivery
 from berinia_webhookd.tools import installation
+from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.event_view import (
     list_lines,
     listed_json,
@@ -33,7 +34,6 @@ from berinia_webhookd.tools.event_view import (
     shown_json,
     statistics_lines,
 )
-from berinia_webhookd.tools.session import Session
 from berinia_webhookd.tools.since import Since
 from berinia_webhookd.tools.terminal import coloured_state, json_text, printable
 
@@ -71,9 +71,9 @@ class Opened:
         return asyncio.run(whole())
 
 
-def _open(session: Session) -> Opened:
+def _open(context: CommandContext) -> Opened:
     """Find the journal and say on stderr which one it is."""
-    settings, running = session.look_with_installation()
+    settings, running = context.look_with_installation()
     url = installation.journal_url(settings, running)
     click.echo(f"journal: {printable(installation.shown_url(url))}", err=True)
     return Opened(url, installation.logs_folder(settings, running))
@@ -135,9 +135,9 @@ def events() -> None:
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @_json_option
 @click.pass_obj
-def list_(session: Session, /, *, limit: int, as_json: bool, **wanted: Any) -> None:
+def list_(context: CommandContext, /, *, limit: int, as_json: bool, **wanted: Any) -> None:
     """List events, newest first."""
-    found = _open(session).run(lambda journal: journal.list_events(_as_filters(**wanted), limit))
+    found = _open(context).run(lambda journal: journal.list_events(_as_filters(**wanted), limit))
     if as_json:
         click.echo(json_text([listed_json(one) for one in found]))
     elif not found:
@@ -150,9 +150,9 @@ def list_(session: Session, /, *, limit: int, as_json: bool, **wanted: Any) -> N
 @click.argument("id_", metavar="ID")
 @_json_option
 @click.pass_obj
-def show(session: Session, /, *, id_: str, as_json: bool) -> None:
+def show(context: CommandContext, /, *, id_: str, as_json: bool) -> None:
     """Show one event: what happened to it from its arrival to its outcome, and its data."""
-    shown = _open(session).run(lambda journal: journal.show(id_))
+    shown = _open(context).run(lambda journal: journal.show(id_))
     if as_json:
         click.echo(json_text(shown_json(shown)))
     else:
@@ -163,7 +163,7 @@ def show(session: Session, /, *, id_: str, as_json: bool) -> None:
 @_state_option
 @_filters
 @click.pass_obj
-def export(session: Session, /, **wanted: Any) -> None:
+def export(context: CommandContext, /, **wanted: Any) -> None:
     """Write events as JSON lines, oldest first, each as `show --json` has it."""
     filters = _as_filters(**wanted)
     if filters.state == "rejected":
@@ -173,15 +173,15 @@ def export(session: Session, /, **wanted: Any) -> None:
         async for shown in journal.export(filters):
             click.echo(json_text(shown_json(shown), indent=None))
 
-    _open(session).run(write)
+    _open(context).run(write)
 
 
 @events.command("stats")
 @_json_option
 @click.pass_obj
-def stats(session: Session, /, *, as_json: bool) -> None:
+def stats(context: CommandContext, /, *, as_json: bool) -> None:
     """Count events by channel, agent and state; the oldest waiting; rates."""
-    figures = _open(session).run(lambda journal: journal.stats())
+    figures = _open(context).run(lambda journal: journal.stats())
     if as_json:
         click.echo(json_text(asdict(figures)))
     else:
@@ -196,7 +196,7 @@ def stats(session: Session, /, *, as_json: bool) -> None:
 @_json_option
 @click.pass_obj
 def replay(
-    session: Session, /, *, ids: Sequence[str], dry_run: bool, as_json: bool, **wanted: Any
+    context: CommandContext, /, *, ids: Sequence[str], dry_run: bool, as_json: bool, **wanted: Any
 ) -> None:
     """Make events ready again, by id or by `--state`, with a new place and a new schedule.
 
@@ -207,8 +207,8 @@ def replay(
     if bool(ids) == filtered or (filtered and wanted["state"] is None):
         raise click.UsageError("give either ids or --state (with further filters if wanted)")
     filters = _as_filters(**wanted)
-    decode = decoder(session.load().settings)
-    opened = _open(session)
+    decode = decoder(context.load().settings)
+    opened = _open(context)
     if ids:
         changed = opened.run(lambda journal: journal.replay(ids, decode=decode, dry_run=dry_run))
     else:
@@ -255,12 +255,12 @@ def decoder(settings: Settings) -> Decode:
 @_ids_required
 @_json_option
 @click.pass_obj
-def discard(session: Session, /, *, ids: Sequence[str], as_json: bool) -> None:
+def discard(context: CommandContext, /, *, ids: Sequence[str], as_json: bool) -> None:
     """Give events up: they are never run again, unless replayed.
 
     What is running cannot be discarded. Exit code 1: something was refused.
     """
-    changed = _open(session).run(lambda journal: journal.discard(ids))
+    changed = _open(context).run(lambda journal: journal.discard(ids))
     _report(changed, "discarded", as_json=as_json)
     _exit_if(any(one.refused for one in changed))
 
@@ -282,14 +282,14 @@ def _report(changed: Sequence[Changed], done: str, *, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say how much would be erased.")
 @_json_option
 @click.pass_obj
-def erase(session: Session, /, *, sender: str, dry_run: bool, as_json: bool) -> None:
+def erase(context: CommandContext, /, *, sender: str, dry_run: bool, as_json: bool) -> None:
     """Delete a person's data: raw bodies, events, attachments, replies, conversations.
 
     That events were there stays known, without their content. Exit code 1: something is left, as
     an attempt is running or the file is being read; run it again.
     """
     normal = _normal_sender(sender)
-    erasure = _open(session).run(lambda journal: journal.erase(normal, dry_run=dry_run))
+    erasure = _open(context).run(lambda journal: journal.erase(normal, dry_run=dry_run))
     if as_json:
         click.echo(json_text({**asdict(erasure), "dry_run": dry_run}))
     else:

@@ -12,8 +12,8 @@ from sqlalchemy.exc import ArgumentError
 
 from berinia_webhookd.config import values
 from berinia_webhookd.journal.copying import Copied, copy_journal
+from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.installation import shown_url
-from berinia_webhookd.tools.session import Session
 from berinia_webhookd.tools.terminal import json_text, printable
 
 SEEN_BY_ALL: Final = (
@@ -36,7 +36,7 @@ def journal() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.pass_obj
 def copy(
-    session: Session, *, source: str | None, target: str | None, dry_run: bool, as_json: bool
+    context: CommandContext, *, source: str | None, target: str | None, dry_run: bool, as_json: bool
 ) -> int:
     """Copy a journal, such as a SQLite file, to another place, such as PostgreSQL.
 
@@ -46,7 +46,7 @@ def copy(
     """
     if source is None and target is None:
         raise click.UsageError("give --from, --to, or both")
-    configured = session.load().settings.journal.url.reveal()
+    configured = context.load().settings.journal.url.reveal()
     there, here = (
         _journal_url("--from", source, configured),
         _journal_url("--to", target, configured),

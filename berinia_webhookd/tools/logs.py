@@ -14,7 +14,7 @@ import click
 from berinia_webhookd.errors import NotFound
 from berinia_webhookd.logs.reading import EVERYTHING, Follower, log_file, log_types
 from berinia_webhookd.tools import installation
-from berinia_webhookd.tools.session import Session
+from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.terminal import json_text, printable
 
 POLL_SECONDS: Final = 0.25
@@ -51,9 +51,9 @@ LEVELS: Final[Mapping[str, str]] = {
 )
 @click.option("-f", "follow", is_flag=True, help="Go on with new lines, over rotation too.")
 @click.pass_obj
-def logs(session: Session, /, *, log_type: str, lines: int, follow: bool) -> None:
+def logs(context: CommandContext, /, *, log_type: str, lines: int, follow: bool) -> None:
     """Read the unified logs: coloured on a terminal, otherwise as they are."""
-    settings, running = session.look_with_installation()
+    settings, running = context.look_with_installation()
     known = log_types(settings.channels)
     if log_type not in known:
         raise click.BadParameter(f"{log_type!r} is not one of {', '.join(known)}")

@@ -18,9 +18,9 @@ from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.model import ChannelName
+from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.installation import Installation
 from berinia_webhookd.tools.posting import Posted, Tally, Target, post_all
-from berinia_webhookd.tools.session import Session
 from berinia_webhookd.tools.terminal import duration, json_text, one_line
 
 MOST: Final = 1_000_000
@@ -66,7 +66,7 @@ def _fields(
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of lines.")
 @click.pass_obj
 def send(
-    session: Session,
+    context: CommandContext,
     *,
     channel: str,
     to: str | None,
@@ -82,7 +82,7 @@ def send(
     Numbers are from the range reserved for fiction. Each message is a new one unless its id is
     set. Exit code 1: an answer was not 2xx (with --bad-signature: not 403).
     """
-    loaded, running = session.load_with_installation()
+    loaded, running = context.load_with_installation()
     settings = loaded.settings
     target = Target.from_text(to or _default_address(settings.server, running))
     if not really and not target.is_loopback():

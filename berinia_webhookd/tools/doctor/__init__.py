@@ -14,6 +14,7 @@ import click
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, Level, wrong
+from berinia_webhookd.tools.command_context import CommandContext, working_folder
 from berinia_webhookd.tools.doctor import (
     agents,
     console,
@@ -29,7 +30,6 @@ from berinia_webhookd.tools.doctor import (
 from berinia_webhookd.tools.doctor.subject import Subject, find, settings_findings
 from berinia_webhookd.tools.findings_view import document, lines
 from berinia_webhookd.tools.installation import shown_url
-from berinia_webhookd.tools.session import Session, working_folder
 from berinia_webhookd.tools.terminal import json_text
 
 Check = Callable[[Subject], AsyncIterator[Finding]]
@@ -66,9 +66,9 @@ def doctor_command(ctx: click.Context, /, *, as_json: bool) -> None:
     the agents, disks, clock and logs. Run it as root or as the user of the service: others see
     less. Exit code 1: something is wrong; warnings alone give 0.
     """
-    session = ctx.find_object(Session)
-    assert session is not None  # noqa: S101 - the group makes it
-    subject = find(session.config_file, os.environ, working_folder())
+    context = ctx.find_object(CommandContext)
+    assert context is not None  # noqa: S101 - the group makes it
+    subject = find(context.config_file, os.environ, working_folder())
     findings = asyncio.run(examine(subject))
     if as_json:
         click.echo(json_text(report(subject, findings)))

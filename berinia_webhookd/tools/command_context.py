@@ -1,5 +1,5 @@
-"""What every command shares: the configuration it was called with. It reads the configuration anew
-each time it is asked, and keeps nothing.
+"""The context of a command: the configuration that it was called with, and the running daemon that
+uses it. Nothing is cached: each call reads anew.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from berinia_webhookd.tools.installation import Installation
 
 
 def working_folder() -> Path:
-    """Where the command was called.
+    """Return the folder in which the command was called.
 
     Raises:
         CannotStart: that folder was deleted, or lies where this user cannot look.
@@ -32,14 +32,14 @@ def working_folder() -> Path:
         ) from error
 
 
-class Session:
+class CommandContext:
     """One call of the program, with its `--config`."""
 
     def __init__(self, config_file: Path | None) -> None:
         self.config_file = config_file
 
     def load(self, flags: Mapping[str, object] | None = None) -> Loaded:
-        """The configuration as it stands now; `flags` are setting keys with their values.
+        """Load the configuration as it is now; `flags` are keys of settings with their values.
 
         Raises:
             ConfigurationError: with every problem found.
@@ -52,13 +52,13 @@ class Session:
         )
 
     def examine(self) -> Examined:
-        """The configuration with all that is wrong with it."""
+        """Load the configuration together with everything that is wrong with it."""
         return examine(
             environ=os.environ, working_folder=working_folder(), config_file=self.config_file
         )
 
     def load_with_installation(self) -> tuple[Loaded, Installation | None]:
-        """The configuration, and the running daemon that uses it, if there is one.
+        """Load the configuration, and find the running daemon that uses it, if there is one.
 
         Raises:
             ConfigurationError: with every problem found.
@@ -70,8 +70,8 @@ class Session:
         return loaded, running
 
     def look_with_installation(self) -> tuple[Settings, Installation | None]:
-        """The same for commands that only look: where a daemon runs and says where its journal and
-        logs are, mistakes in the settings hide neither of them.
+        """Do the same for commands that only read: mistakes in the settings do not matter where a
+        running daemon says where its journal and logs are.
 
         Raises:
             ConfigurationError: there are mistakes, and no such daemon.
