@@ -35,7 +35,7 @@ def _answer(door: Door) -> Step:
             return await _read(request, door, visit)
         with door.budget.reservation(visit.key) as reservation:
             proven = await signature_check(request, door, visit, channel, reservation)
-            door.limiter.take_verified(visit.key)
+            await door.limiter.take_verified(visit.key)
             return await receive(request, door, visit, channel, proven)
 
     return answer
@@ -46,7 +46,7 @@ async def _read(request: web.Request, door: Door, visit: Visit) -> web.StreamRes
     if page is None:
         raise UnknownPath("There is nothing here.")
     if page.limited:
-        door.limiter.take_reading(visit.key)
+        await door.limiter.take_reading(visit.key)
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed("This can only be read.", allowed=("GET", "HEAD"))
     return await page.handler(request, visit.caller)

@@ -1,5 +1,6 @@
 """Two token buckets per client address, asked and never waited for: one is emptied by requests
-that fail verification or authentication (and by reading), one by requests that verified.
+that fail verification or authentication (and by reading), one by requests that verified. Each is an
+`AsyncLimiter` of aiolimiter, by its public methods alone.
 
 An IPv6 client is its /64 network. The table is bounded; when it is full, the bucket that is full
 again (or nearest to it) is dropped, so that a flood of addresses frees nobody who is being refused.
@@ -7,6 +8,7 @@ again (or nearest to it) is dropped, so that a flood of addresses frees nobody w
 
 from __future__ import annotations
 
+import asyncio
 import math
 from heapq import heappop, heappush, heapreplace
 from typing import Final
@@ -20,6 +22,7 @@ from berinia_webhookd.model import Caller, IPAddress
 
 MAX_BUCKETS: Final = 50_000
 _STEPS_PER_ARRIVAL: Final = 16  # bounds the work of finding a bucket to drop
+_HALVINGS: Final = 7  # a level is found to 1/128
 _IPV6_NETWORK_BYTES: Final = 8
 _NOBODY: Final = b"?"  # all whom no proxy names share one bucket
 
@@ -37,29 +40,6 @@ def caller_key(caller: Caller) -> bytes:
     return client_key(believed[0] if believed else None)
 
 
-class Bucket(AsyncLimiter):
-    """An `AsyncLimiter` whose caller takes a token now or not at all."""
-
-    __slots__ = ()
-
-    def take(self) -> bool:
-        """Take a token; False when there is none."""
-        if not self.has_capacity():
-            return False
-        self._level += 1
-        return True
-
-    @property
-    def full_at(self) -> float:
-        """When, on the event loop's clock, this bucket is as good as new; moves with each token."""
-        return self._last_check + self._level / self._rate_per_sec
-
-    @property
-    def seconds_to_a_token(self) -> float:
-        """As of the last question asked."""
-        return max(0.0, (self._level + 1 - self.max_rate) / self._rate_per_sec)
-
-
 class _Buckets:
     """One kind of bucket for many clients; each stands once in the heap, ordered by when it will
     be full, with an instant that may be out of date but is never late.
@@ -70,52 +50,68 @@ class _Buckets:
         self.quota = quota
         self.window_seconds = window_seconds
         self._most = most
-        self._buckets: dict[bytes, Bucket] = {}
+        self._limiters: dict[bytes, AsyncLimiter] = {}
         self._by_full_at: list[tuple[float, bytes]] = []
+        self._precision_seconds = window_seconds / 2**_HALVINGS
+        self._clock = asyncio.get_running_loop().time
 
     def __len__(self) -> int:
-        return len(self._buckets)
+        return len(self._limiters)
 
     def require_token(self, key: bytes) -> None:
         """Raise `RateLimited` when the bucket is empty; takes nothing."""
-        bucket = self._buckets.get(key)
-        if bucket is not None and not bucket.has_capacity():
-            raise self._refusal(bucket)
+        limiter = self._limiters.get(key)
+        if limiter is not None and not limiter.has_capacity():
+            raise self._refusal(limiter)
 
-    def take(self, key: bytes) -> None:
-        """Take a token, or raise `RateLimited`."""
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            bucket = self._add(key)
-        if not bucket.take():
-            raise self._refusal(bucket)
+    async def take(self, key: bytes) -> None:
+        """Take a token, or raise `RateLimited`; never waits."""
+        limiter = self._limiters.get(key)
+        if limiter is None:
+            limiter = self._add(key)
+        if not limiter.has_capacity():
+            raise self._refusal(limiter)
+        await limiter.acquire()  # returns without giving up its turn, since there is capacity
 
-    def _add(self, key: bytes) -> Bucket:
-        if len(self._buckets) >= self._most:
+    def _add(self, key: bytes) -> AsyncLimiter:
+        if len(self._limiters) >= self._most:
             self._drop_one()
-        bucket = self._buckets[key] = Bucket(self.quota, self.window_seconds)
-        heappush(self._by_full_at, (bucket.full_at, key))
-        return bucket
+        limiter = self._limiters[key] = AsyncLimiter(self.quota, self.window_seconds)
+        heappush(self._by_full_at, (self._clock(), key))
+        return limiter
 
     def _drop_one(self) -> None:
-        heap = self._by_full_at
+        """Drop the bucket that is full, or will be first, as far as a few steps show."""
+        now, heap = self._clock(), self._by_full_at
         for _ in range(_STEPS_PER_ARRIVAL):
             noted, key = heap[0]
-            actual = self._buckets[key].full_at
-            if actual <= noted:
+            actual = now + _seconds_until(self._limiters[key], self.quota)
+            if actual <= max(noted, now) + self._precision_seconds:
                 break
             heapreplace(heap, (actual, key))
         _, key = heappop(heap)
-        del self._buckets[key]
+        del self._limiters[key]
 
-    def _refusal(self, bucket: Bucket) -> RateLimited:
+    def _refusal(self, limiter: AsyncLimiter) -> RateLimited:
         return RateLimited(
             "Too many requests from this address.",
-            retry_after_seconds=max(1, math.ceil(bucket.seconds_to_a_token)),
+            retry_after_seconds=max(1, math.ceil(_seconds_until(limiter, 1))),
             policy=self.policy,
             quota=self.quota,
             window_seconds=max(1, math.ceil(self.window_seconds)),
         )
+
+
+def _seconds_until(limiter: AsyncLimiter, tokens: float) -> float:
+    """Return how long until there are so many tokens, found by asking: never too short."""
+    if limiter.has_capacity(tokens):
+        return 0.0
+    there, step = 0.0, tokens / 2
+    for _ in range(_HALVINGS):
+        if limiter.has_capacity(there + step):
+            there += step
+        step /= 2
+    return (tokens - there) * limiter.time_period / limiter.max_rate
 
 
 class RateLimiter:
@@ -136,20 +132,20 @@ class RateLimiter:
         """Raise if this client's bucket of failures is empty; asked before a body is read."""
         self._failures.require_token(client)
 
-    def count_failure(self, client: bytes) -> None:
+    async def count_failure(self, client: bytes) -> None:
         """Note that a request failed verification; what the bucket cannot hold is forgotten."""
         try:
-            self._failures.take(client)
+            await self._failures.take(client)
         except RateLimited:
             return  # it came while others of this client were being refused
 
-    def take_reading(self, client: bytes) -> None:
+    async def take_reading(self, client: bytes) -> None:
         """One request of a reading endpoint."""
-        self._failures.take(client)
+        await self._failures.take(client)
 
-    def take_verified(self, client: bytes) -> None:
+    async def take_verified(self, client: bytes) -> None:
         """One request that verified."""
-        self._verified.take(client)
+        await self._verified.take(client)
 
     def __len__(self) -> int:
         return len(self._failures) + len(self._verified)

@@ -52,7 +52,7 @@ async def signature_check(
     try:
         return await _prove(request, door, visit, channel, reservation)
     except _UNPROVEN:
-        door.limiter.count_failure(visit.key)
+        await door.limiter.count_failure(visit.key)
         raise
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 
@@ -36,9 +36,12 @@ def limiter(requests: int = 3, per: float = 60, verified: int = 5, most: int = 1
     return RateLimiter(RateLimitSettings(requests, per, verified), max_buckets=most)
 
 
-def refused(action: Callable[[bytes], None], key: bytes) -> RateLimited | None:
+async def refused(
+    action: Callable[[bytes], Awaitable[None] | None], key: bytes
+) -> RateLimited | None:
     try:
-        action(key)
+        if (taking := action(key)) is not None:
+            await taking
     except RateLimited as error:
         return error
     return None
@@ -48,24 +51,24 @@ async def test_a_bucket_holds_its_quota_and_refills_evenly(clock: Clock) -> None
     """Five at once, then one every twelve seconds."""
     buckets = limiter()
     for _ in range(5):
-        buckets.take_verified(ALICE)
-    error = refused(buckets.take_verified, ALICE)
+        await buckets.take_verified(ALICE)
+    error = await refused(buckets.take_verified, ALICE)
     assert error is not None
     assert error.retry_after_seconds == 12
     assert (error.policy, error.quota, error.window_seconds) == ("verified", 5, 60)
     clock.now += 12
-    buckets.take_verified(ALICE)
-    assert refused(buckets.take_verified, ALICE)
+    await buckets.take_verified(ALICE)
+    assert await refused(buckets.take_verified, ALICE)
 
 
 async def test_waiting_as_long_as_told_is_enough(clock: Clock) -> None:
     """After Retry-After there is a token, whatever the rate."""
     for requests, per in ((1, 1.0), (3, 7.0), (100, 60.0), (7, 0.5)):
         buckets = limiter(verified=requests, per=per)
-        while not (error := refused(buckets.take_verified, ALICE)):
+        while not (error := await refused(buckets.take_verified, ALICE)):
             pass
         clock.now += error.retry_after_seconds
-        buckets.take_verified(ALICE)
+        await buckets.take_verified(ALICE)
 
 
 async def test_failures_empty_one_bucket_and_verified_requests_another(clock: Clock) -> None:
@@ -73,11 +76,11 @@ async def test_failures_empty_one_bucket_and_verified_requests_another(clock: Cl
     buckets = limiter(requests=3, verified=5)
     for _ in range(3):
         buckets.require_no_flood(ALICE)
-        buckets.count_failure(ALICE)
-    assert refused(buckets.require_no_flood, ALICE)
-    assert refused(buckets.take_reading, ALICE)
+        await buckets.count_failure(ALICE)
+    assert await refused(buckets.require_no_flood, ALICE)
+    assert await refused(buckets.take_reading, ALICE)
     for _ in range(5):
-        buckets.take_verified(ALICE)
+        await buckets.take_verified(ALICE)
     buckets.require_no_flood(BOB)
 
 
@@ -93,7 +96,7 @@ async def test_failures_beyond_the_bucket_do_not_lengthen_the_refusal(clock: Clo
     """What comes in at the same moment counts up to the quota only."""
     buckets = limiter(requests=3, per=60)
     for _ in range(100):
-        buckets.count_failure(ALICE)
+        await buckets.count_failure(ALICE)
     clock.now += 20
     buckets.require_no_flood(ALICE)
 
@@ -121,35 +124,35 @@ def test_the_unnamed_share_one_bucket() -> None:
 async def test_new_limits_start_afresh_and_equal_ones_change_nothing(clock: Clock) -> None:
     """A reload that touches other settings frees nobody."""
     buckets = limiter(verified=1)
-    buckets.take_verified(ALICE)
+    await buckets.take_verified(ALICE)
     buckets.reconfigure(RateLimitSettings(3, 60, 1))
-    assert refused(buckets.take_verified, ALICE)
+    assert await refused(buckets.take_verified, ALICE)
     buckets.reconfigure(RateLimitSettings(3, 60, 2))
-    buckets.take_verified(ALICE)
-    buckets.take_verified(ALICE)
-    assert refused(buckets.take_verified, ALICE)
+    await buckets.take_verified(ALICE)
+    await buckets.take_verified(ALICE)
+    assert await refused(buckets.take_verified, ALICE)
 
 
 async def test_full_buckets_are_dropped_first(clock: Clock) -> None:
     """Whoever is being refused stays refused while others' buckets are full again."""
     buckets = limiter(requests=3, most=10)
     for _ in range(3):
-        buckets.count_failure(ALICE)
+        await buckets.count_failure(ALICE)
     for number in range(100):
         clock.now += 19 / 100
-        buckets.count_failure(client_key(IPv4Address(number)))
+        await buckets.count_failure(client_key(IPv4Address(number)))
         assert len(buckets) <= 10
-    assert refused(buckets.require_no_flood, ALICE)
+    assert await refused(buckets.require_no_flood, ALICE)
 
 
 async def test_the_bucket_nearest_to_full_goes_when_none_is(clock: Clock) -> None:
     """A flood of addresses that fail once frees nobody who failed often."""
     buckets = limiter(requests=3, most=10)
     for _ in range(3):
-        buckets.count_failure(ALICE)
+        await buckets.count_failure(ALICE)
     for number in range(1000):
-        buckets.count_failure(client_key(IPv4Address(number)))
-    assert refused(buckets.require_no_flood, ALICE)
+        await buckets.count_failure(client_key(IPv4Address(number)))
+    assert await refused(buckets.require_no_flood, ALICE)
 
 
 async def test_a_flood_of_addresses_stays_within_the_table() -> None:
@@ -157,6 +160,6 @@ async def test_a_flood_of_addresses_stays_within_the_table() -> None:
     buckets = RateLimiter(RateLimitSettings(100, 60, 100))
     for number in range(60_000):
         key = number.to_bytes(4)
-        buckets.count_failure(key)
-        buckets.take_verified(key)
+        await buckets.count_failure(key)
+        await buckets.take_verified(key)
     assert len(buckets) <= MAX_BUCKETS

@@ -29,9 +29,9 @@ async def test_a_million_addresses_stay_within_the_table(say: Say) -> None:
     limiter = RateLimiter(RateLimitSettings(100, 3600, 100))
     before = memory_kib()
     for number in range(ADDRESSES):
-        limiter.count_failure(number.to_bytes(4))
+        await limiter.count_failure(number.to_bytes(4))
         if number % 500 == 0:
-            limiter.count_failure(FLOODER)
+            await limiter.count_failure(FLOODER)
     used_mib = (memory_kib() - before) // 1024
     say("client addresses", tried=ADDRESSES, kept=len(limiter), MiB=used_mib)
     assert len(limiter) <= MAX_BUCKETS
