@@ -73,8 +73,19 @@ class ForkServer:
         await output.drain()
         return output.last_line
 
+    @property
+    def is_working(self) -> bool:
+        """Whether it runs, or would if there were CPU time for it; a new one would be no faster."""
+        if self._process is None:
+            return False
+        try:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat.rpartition(b") ")[2].startswith(b"R")
+
     def kill(self) -> None:
-        """It does not do what it should; the next host gets a new one."""
+        """End it at once; the next host gets a new one."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

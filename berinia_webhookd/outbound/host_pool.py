@@ -207,8 +207,8 @@ class HostPool:
             begun = host.host_pid is not None  # so neither interpreter nor fork server is why
             said = host.output.last_line or ("" if begun else await fork_server.last_line())
             host.kill("crash")
-            if isinstance(error, TimeoutError) and not begun:
-                fork_server.kill()  # perhaps it was stopped
+            if isinstance(error, TimeoutError) and not begun and not fork_server.is_working:
+                fork_server.kill()  # an agent may have stopped it
             why = str(error) or f"not ready within {START_SECONDS:g} s"
             raise AgentUnavailable(
                 f"no agent host: {settings.python}: {why} {said}".rstrip(),

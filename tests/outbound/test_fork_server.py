@@ -73,13 +73,32 @@ async def test_a_stopped_one_is_replaced(hosts: HostWorld, monkeypatch: pytest.M
     (stopped,) = fork_servers(hosts)
     os.kill(stopped, signal.SIGSTOP)
     os.kill(host, signal.SIGKILL)
-    await until(lambda: not hosts.processes())
-    monkeypatch.setattr(host_pool, "START_SECONDS", 0.5)
-    failed = await attempt(agents, AGENT)
-    monkeypatch.undo()
+    await hosts.restarted("crash")  # so that no attempt is given to it
+    with monkeypatch.context() as impatient:
+        impatient.setattr(host_pool, "START_SECONDS", 0.5)
+        failed = await attempt(agents, AGENT)
     assert failed.kind is OutcomeKind.UNREACHABLE
     assert "not ready within 0.5 s" in str(failed.error)
     assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+
+
+async def test_one_that_gets_no_time_is_waited_for(
+    hosts: HostWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new one would begin from the start, on a machine that is busy anyway."""
+    sign = tmp_path / "go on"
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os\nwhile not os.access({str(sign)!r}, os.F_OK):\n    pass\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    agents = hosts.open({AGENT: "friendly:pid"})
+    with monkeypatch.context() as impatient:
+        impatient.setattr(host_pool, "START_SECONDS", 0.5)
+        assert (await attempt(agents, AGENT)).kind is OutcomeKind.UNREACHABLE
+    (slow,) = hosts.processes()
+    sign.touch()
+    assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+    assert fork_servers(hosts) == [slow]
 
 
 async def test_a_stopped_one_does_not_keep_the_daemon(
