@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from berinia_webhookd.outbound.host_output import HostOutput, Speaker
+from berinia_webhookd.outbound.host_output import HostOutput, OutputOwner
 
 PROGRAM: Final = Path(__file__).with_name("agent_host.py")
 GONE_SECONDS: Final = 5.0
@@ -121,7 +121,7 @@ class ForkServer:
                 start_new_session=True,
             )
             ours.pop_all()
-        self._output = HostOutput(stdout=stdout, stderr=stderr, silent=Speaker({}))
+        self._output = HostOutput(stdout=stdout, stderr=stderr, silent=OutputOwner({}))
 
     def _let_go(self) -> None:
         self._process = None

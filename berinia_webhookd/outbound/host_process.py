@@ -20,7 +20,7 @@ import orjson
 from berinia_webhookd import json_text
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.fork_server import ForkServer, pipe
-from berinia_webhookd.outbound.host_output import HostOutput, Speaker
+from berinia_webhookd.outbound.host_output import HostOutput, OutputOwner
 from berinia_webhookd.outbound.host_socket import HostSocket
 from berinia_webhookd.outbound.payload import Shape
 
@@ -216,7 +216,9 @@ def start(fork_server: ForkServer, memory_limit_bytes: int | None, generation: i
         )
         ours.pop_all()
     host = AgentHost(memory_limit_bytes, generation)
-    host.output = HostOutput(stdout=stdout, stderr=stderr, silent=Speaker({"host": host.serial}))
+    host.output = HostOutput(
+        stdout=stdout, stderr=stderr, silent=OutputOwner({"host": host.serial})
+    )
     host.connect(requests, lifeline)
     return host
 

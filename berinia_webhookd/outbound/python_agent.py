@@ -20,7 +20,7 @@ from berinia_webhookd.outbound.attachment_files import (
 )
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.event_mask import EventMask
-from berinia_webhookd.outbound.host_output import Speaker
+from berinia_webhookd.outbound.host_output import OutputOwner
 from berinia_webhookd.outbound.host_pool import IDLE_SECONDS, HostPool
 from berinia_webhookd.outbound.host_process import AgentHost, HostEnded
 from berinia_webhookd.outbound.payload import (
@@ -132,7 +132,7 @@ class PythonAgents:
         settings = self._settings.of(agent)
         limit_seconds = max(settings.timeout_seconds, self._load_seconds)
         target = settings.target.removeprefix(PYTHON_TARGET) if settings.target else None
-        await host.output.begin(Speaker({"agent": agent}))
+        await host.output.begin(OutputOwner({"agent": agent}))
         try:
             answer = await host.ask({"do": "load", "agent": agent, "target": target}, limit_seconds)
         except TimeoutError as error:
@@ -170,7 +170,7 @@ class PythonAgents:
     ) -> Outcome:
         mask = EventMask(entry, self._masked)
         await mask.prepare()  # before the agent speaks
-        await host.output.begin(Speaker(_keys(entry), mask))
+        await host.output.begin(OutputOwner(_keys(entry), mask))
         argument = self._run_input(entry) if shape == "run" else envelope(entry, paths)
         request = {"do": "attempt", "agent": entry.agent, "argument": argument}
         try:

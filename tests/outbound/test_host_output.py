@@ -17,21 +17,21 @@ from berinia_webhookd.outbound.host_output import (
     PIPE_BYTES,
     TURN_BYTES,
     HostOutput,
-    Speaker,
+    OutputOwner,
 )
 
 
 def _of_stdout(descriptor: int) -> HostOutput:
     stderr, their_stderr = os.pipe()
     os.close(their_stderr)
-    return HostOutput(stdout=descriptor, stderr=stderr, silent=Speaker({"host": 1}))
+    return HostOutput(stdout=descriptor, stderr=stderr, silent=OutputOwner({"host": 1}))
 
 
 async def test_last_words_of_both_streams_are_logged_once() -> None:
     """A host that ended in the middle of a line is heard to its end, and not twice."""
     stdout, their_stdout = os.pipe()
     stderr, their_stderr = os.pipe()
-    output = HostOutput(stdout=stdout, stderr=stderr, silent=Speaker({"host": 1}))
+    output = HostOutput(stdout=stdout, stderr=stderr, silent=OutputOwner({"host": 1}))
     for end, words in ((their_stdout, b"half out"), (their_stderr, b"half err")):
         os.write(end, words)
         os.close(end)
@@ -88,7 +88,7 @@ async def test_lines_that_take_long_to_hide_people_in_leave_others_their_turns(
             others_came.append(lines_said)
             await asyncio.sleep(0)
 
-    await output.begin(Speaker({"attempt": 1}, mask))
+    await output.begin(OutputOwner({"attempt": 1}, mask))
     waiting = asyncio.create_task(others())
     with capture_logs() as lines:
         os.write(theirs, b"".join(b"%d\n" % number for number in range(500)) + b"half")
@@ -115,7 +115,7 @@ async def test_what_is_printed_during_an_attempt_is_read_to_its_end(
         said.put_nowait(text)
         return text
 
-    await output.begin(Speaker({"attempt": 1}, mask))
+    await output.begin(OutputOwner({"attempt": 1}, mask))
     with capture_logs():
         for _ in range(3):  # each time, the pipe was empty before
             os.write(theirs, b"some line\n" * 100)
@@ -140,11 +140,11 @@ async def test_logging_what_was_said_ends_though_somebody_goes_on_talking(
         return text
 
     os.write(theirs, b"on\n" * 1000)
-    output._speaker = Speaker({"attempt": 1}, mask)
+    output._owner = OutputOwner({"attempt": 1}, mask)
     with capture_logs():
         async with asyncio.timeout(60):
             await output.end()
-    output._speaker = Speaker({})
+    output._owner = OutputOwner({})
     os.close(theirs)
     await output.close()
 
@@ -161,7 +161,7 @@ async def test_a_flood_of_short_lines_is_left_out_like_any_other(line: bytes) ->
         looked_at += 1
         return text
 
-    await output.begin(Speaker({"attempt": 1}, mask))
+    await output.begin(OutputOwner({"attempt": 1}, mask))
     with capture_logs() as lines:
         for _ in range(10):
             os.write(theirs, line * (8192 // len(line)))
@@ -210,7 +210,7 @@ async def test_a_flood_that_ends_with_its_line_takes_nothing_of_what_follows() -
     output._allowance = float(BURST_BYTES)  # as it is some seconds later
     with capture_logs() as later:
         os.write(theirs, b"whole\n")
-        await output.begin(Speaker({"attempt": 2}))
+        await output.begin(OutputOwner({"attempt": 2}))
     assert [line["output"] for line in later] == ["whole"]
     os.close(theirs)
     await output.close()
