@@ -48,6 +48,9 @@ class Metrics:
         self.signature_failures_total = self._counter(
             "signature_failures_total", "Requests whose signature proved nothing.", "channel"
         )
+        self.handshakes_total = self._counter(
+            "handshakes_total", "Questions of providers before they send, answered.", "channel"
+        )
         self.rate_limited_total = self._counter(
             "rate_limited_total", "Requests over their address' limit.", "channel"
         )

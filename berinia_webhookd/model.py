@@ -113,6 +113,7 @@ class RawDelivery:
     content_type_header: str  # the whole header, with boundary and charset
     body: bytes
     received_at: datetime
+    method: str = "POST"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from aiohttp.typedefs import Handler
 from berinia_webhookd.accept.access_log import access_log
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.problems import problems
+from berinia_webhookd.accept.reply_wait import answered
 from berinia_webhookd.accept.signature_check import signature_check
 from berinia_webhookd.accept.visit import Step, Visit
 from berinia_webhookd.accept.webhook import receive
+from berinia_webhookd.channels.contract import Answer
 from berinia_webhookd.errors import MalformedDelivery, MethodNotAllowed, UnknownPath
 
 
@@ -36,6 +38,8 @@ def _answer(door: Door) -> Step:
         with door.budget.reservation(visit.key) as reservation:
             proven = await signature_check(request, door, visit, channel, reservation)
             await door.limiter.take_verified(visit.key)
+            if isinstance(proven, Answer):  # a handshake: what it repeats is no page of ours
+                return answered(proven, {"X-Content-Type-Options": "nosniff"})
             return await receive(request, door, visit, channel, proven)
 
     return answer

@@ -7,7 +7,7 @@ word on why a signature failed, nothing about the journal's state.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
@@ -17,6 +17,7 @@ from aiohttp import web
 
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.visit import Step, Visit
+from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import (
     AccountRefused,
     AddressRefused,
@@ -38,6 +39,7 @@ from berinia_webhookd.errors import (
 _log = structlog.get_logger()
 
 CONTENT_TYPE: Final = "application/problem+json"
+LATER: Final = (408, 429, 503)  # what says "not now", not "never"
 QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
@@ -84,11 +86,15 @@ _BUG: Final = Row(500, detail="The request could not be served.")
 _REFUSED: Final = Row(400)  # a DeliveryRejected that nobody gave a row
 
 
-def problem(error: Exception, request_id: str) -> web.Response:
-    """The answer to an error; to one that is not in the table, a 500 that says nothing."""
+def problem(error: Exception, request_id: str, channel: Channel | None = None) -> web.Response:
+    """The answer to an error; to one that is not in the table, a 500 that says nothing. What makes
+    its provider come again, or stay away, is the channel's word.
+    """
     if isinstance(error, web.HTTPException):
         return _document(Row(error.status, detail=error.reason), {}, request_id, _allow(error))
     row = TABLE.get(type(error)) or _inherited(error)
+    if channel is not None:
+        row = _as_said_to(channel, row, error)
     members: dict[str, object] = {"detail": row.detail or str(error)}
     headers = dict(row.headers or ())
     if isinstance(error, MalformedDelivery):
@@ -115,10 +121,10 @@ def problems(door: Door, inner: Step) -> Step:
         except (DeliveryRejected, JournalUnavailable, web.HTTPException) as error:
             if isinstance(error, RateLimited):
                 _note_rate_limited(door, visit, error)
-            response = problem(error, visit.request_id)
+            response = problem(error, visit.request_id, visit.channel)
         except Exception as error:  # noqa: BLE001 the outermost boundary: a bug of ours
             _log.exception("request.failed", request_id=visit.request_id, channel=visit.label)
-            response = problem(error, visit.request_id)
+            response = problem(error, visit.request_id, visit.channel)
         if not request.content.is_eof():
             response.force_close()  # the rest of its body is not wanted
         return response
@@ -131,6 +137,14 @@ def _note_rate_limited(door: Door, visit: Visit, error: RateLimited) -> None:
     if door.flood_pace.due():
         skipped = door.flood_pace.take_skipped()
         _log.warning("rate_limit.exceeded", **visit.whose, bucket=error.policy, skipped=skipped)
+
+
+def _as_said_to(channel: Channel, row: Row, error: Exception) -> Row:
+    if isinstance(error, SignatureInvalid | AddressRefused):
+        return replace(row, status=channel.unproven_status)
+    if row.status in LATER and channel.later_status != HTTPStatus.SERVICE_UNAVAILABLE:
+        return replace(row, status=channel.later_status)
+    return row
 
 
 def _inherited(error: Exception) -> Row:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
+from typing import Final
 
 import orjson
 from aiohttp import web
@@ -17,6 +20,8 @@ from berinia_webhookd.channels.contract import Answer, Channel
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import Reply
 from berinia_webhookd.model import EventId, Receipt
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 async def answer_with_reply(
@@ -49,10 +54,12 @@ async def hang_up(door: Door, event_id: EventId) -> None:
         return  # it finds out by `waiting_until`
 
 
-def answered(answer: Answer) -> web.Response:
+def answered(answer: Answer, headers: Mapping[str, str] = _NONE) -> web.Response:
     """A channel's answer over HTTP."""
     return web.Response(
-        status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type}
+        status=answer.status,
+        body=answer.body,
+        headers={"Content-Type": answer.content_type, **headers},
     )
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from berinia_webhookd.accept.body import LONG_BODY_BYTES, Reservation, receive_body
 from berinia_webhookd.accept.door import Door
 from berinia_webhookd.accept.visit import Proven, Visit
-from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.contract import Answer, Channel
 from berinia_webhookd.errors import (
     AddressRefused,
     BodyTooLarge,
@@ -38,8 +38,8 @@ _UNPROVEN = (
 
 async def signature_check(
     request: web.Request, door: Door, visit: Visit, channel: Channel, reservation: Reservation
-) -> Proven:
-    """The verified delivery.
+) -> Proven | Answer:
+    """The verified delivery, or the answer to a handshake.
 
     Raises:
         DeliveryRejected: it is none. What proves nothing counts against its caller.
@@ -58,10 +58,10 @@ async def signature_check(
 
 async def _prove(
     request: web.Request, door: Door, visit: Visit, channel: Channel, reservation: Reservation
-) -> Proven:
+) -> Proven | Answer:
     content_type_header = request.headers.get("Content-Type", "")
     content_type = content_type_header.partition(";")[0].strip().lower()
-    if content_type not in channel.media_types:
+    if request.method != "GET" and content_type not in channel.media_types:
         raise MediaTypeUnsupported(f"Send {' or '.join(sorted(channel.media_types))}.")
     body = await receive_body(
         request,
@@ -72,7 +72,8 @@ async def _prove(
     complete_at = door.loop.time()
     long = len(body) > LONG_BODY_BYTES
     if long:
-        await reservation.begin_work(len(body), door.ack_timeout_seconds)
+        seconds = channel.ack_timeout_seconds or door.ack_timeout_seconds
+        await reservation.begin_work(len(body), seconds)
     delivery = RawDelivery(
         channel=channel.name,
         caller=visit.caller,
@@ -82,8 +83,14 @@ async def _prove(
         content_type_header=content_type_header,
         body=body,
         received_at=door.clock(),
+        method=request.method,
     )
     try:
+        answer = channel.handshake(delivery)
+        if answer is not None:
+            door.metrics.handshakes_total.labels(channel=visit.label).inc()
+            door.log.info("handshake.answered", **visit.whose)
+            return answer
         if long:
             verified = await asyncio.to_thread(channel.verify, delivery)
         else:
