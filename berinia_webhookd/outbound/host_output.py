@@ -1,4 +1,4 @@
-"""The output of an agent host: what agents print, read at file-descriptor level and logged by lines.
+"""The output of an agent host, read at file-descriptor level and logged line by line.
 
 One bounded read per turn of the event loop: neither the agent waits for long, nor anybody else. A
 host has an allowance of log; what is over it is counted and dropped.
@@ -105,13 +105,14 @@ class HostOutput:
 
     async def _drain(self, pipe: _Pipe) -> None:
         """Read no more than fits into a pipe, for it may go on printing meanwhile."""
-        for _ in range(PIPE_BYTES // TURN_BYTES + 1):
-            empty = not self._read(pipe)
-            while self._log_lines(pipe):
-                await asyncio.sleep(0)
-            if empty:
-                self._log_rest(pipe)
-                return
+        reads = PIPE_BYTES // TURN_BYTES + 1
+        while reads or pipe.has_line:
+            if not pipe.has_line:
+                reads -= 1
+                if not self._read(pipe):
+                    self._log_rest(pipe)
+                    return
+            self._log_lines(pipe)
             await asyncio.sleep(0)
 
     def _on_readable(self, pipe: _Pipe) -> None:
@@ -120,10 +121,10 @@ class HostOutput:
             return
         if not pipe.has_line:
             self._read(pipe)
-        unfinished = self._log_lines(pipe)
-        if pipe in self._pipes and (unfinished or self._is_over()):
+        self._log_lines(pipe)
+        if pipe in self._pipes and (pipe.has_line or self._is_over()):
             self._loop.remove_reader(pipe.fd)
-            self._loop.call_later(0 if unfinished else PAUSE_SECONDS, self._resume, pipe)
+            self._loop.call_later(0 if pipe.has_line else PAUSE_SECONDS, self._resume, pipe)
 
     def _resume(self, pipe: _Pipe) -> None:
         if pipe in self._pipes:
@@ -157,21 +158,20 @@ class HostOutput:
             pipe.skipping = False
         pipe.unlogged += chunk[begins:]
 
-    def _log_lines(self, pipe: _Pipe) -> bool:
-        """Log lines for as long as a turn lasts; return whether there are more."""
+    def _log_lines(self, pipe: _Pipe) -> None:
+        """Log lines for as long as a turn lasts."""
         ends_at = self._loop.time() + TURN_SECONDS
         while (end := pipe.unlogged.find(b"\n")) >= 0:
             line = bytes(pipe.unlogged[:end])
             del pipe.unlogged[: end + 1]
             self._log(pipe, line)
             if self._loop.time() >= ends_at:
-                return pipe.has_line
+                return
         if len(pipe.unlogged) > LONGEST_LINE_BYTES:
             self._allowance -= len(pipe.unlogged)
             self._dropped_bytes += len(pipe.unlogged)
             pipe.unlogged.clear()
             pipe.skipping = True
-        return False
 
     def _log_rest(self, pipe: _Pipe) -> None:
         if pipe.unlogged:
