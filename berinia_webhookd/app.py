@@ -39,7 +39,7 @@ from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart, ConfigurationError, JournalUnavailable
 from berinia_webhookd.journal.engine import sqlite_path
 from berinia_webhookd.journal.store import SqlJournal
-from berinia_webhookd.logs.pipeline import LogFiles, configure
+from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, ChannelName, EventId, OutcomeKind
 from berinia_webhookd.outbound.alert_conditions import daemon_conditions
@@ -77,19 +77,10 @@ PURGE_PAUSE_SECONDS: Final = 600.0
 PURGE_STEP_SECONDS: Final = 0.2
 
 
-def start_logging(settings: Settings) -> LogFiles:
-    """The unified logs as configured."""
-    return configure(
-        settings.logs.dir,
-        level=log_level(settings),
-        personal_data=settings.logs.personal_data,
-        channels=settings.channels,
-    )
-
-
-def log_level(settings: Settings) -> str:
-    """`--debug` logs more, whatever `logs.level` says."""
-    return "debug" if settings.debug else settings.logs.level
+def log_options(settings: Settings) -> LogOptions:
+    """Return how to log; `--debug` logs more, whatever `logs.level` says."""
+    level = "debug" if settings.debug else settings.logs.level
+    return LogOptions(level, settings.logs.personal_data, frozenset(settings.channels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +195,7 @@ class Parts:
 
     role: Role
     logs: LogFiles
-    sockets: tuple[socket.socket, ...]
+    sockets: Sequence[socket.socket]
     journal: SqlJournal
     channels: Channels
     outbound: Outbound
@@ -214,11 +205,7 @@ class Parts:
 
     def reconfigure(self, settings: Settings) -> None:
         """Put new settings in place; connections, events and attempts go on."""
-        self.logs.reconfigure(
-            level=log_level(settings),
-            personal_data=settings.logs.personal_data,
-            channels=settings.channels,
-        )
+        self.logs.reconfigure(log_options(settings))
         self.channels.reconfigure(settings)
         self.outbound.reconfigure(settings, self.channels)
         self.pages.reconfigure(settings)
@@ -263,11 +250,18 @@ async def opened(
     settings: Settings, role: Role, environ: Mapping[str, str]
 ) -> AsyncIterator[Parts]:
     """The parts, opened from the first to the last and closed from the last to the first."""
-    if not role.receives:
-        require_shared_journal(settings)
+    if not role.receives and sqlite_path(settings.journal.url.reveal()) is not None:
+        raise CannotStart(
+            "a worker shares the journal with other processes, and journal.url is a SQLite "
+            "file, which only one can have",
+            hint="set journal.url to postgresql://…, or let `serve` dispatch",
+        )
+    of_systemd = environ if role.receives else {}
     async with contextlib.AsyncExitStack() as stack:
-        logs = stack.enter_context(contextlib.closing(start_logging(settings)))
-        sockets = open_sockets(settings, role, environ)
+        logs = stack.enter_context(
+            contextlib.closing(configure(settings.logs.dir, log_options(settings)))
+        )
+        sockets = listening.open_sockets(settings.server, of_systemd) if role.listens else []
         for listener in sockets:
             stack.enter_context(contextlib.closing(listener))
         metrics = Metrics()
@@ -293,25 +287,6 @@ async def opened(
         yield Parts(role, logs, sockets, journal, channels, outbound, backlog, pages, door)
 
 
-def require_shared_journal(settings: Settings) -> None:
-    """Refuse a journal that only the process that receives may have open."""
-    if sqlite_path(settings.journal.url.reveal()) is not None:
-        raise CannotStart(
-            "a worker shares the journal with other processes, and journal.url is a SQLite "
-            "file, which only one can have",
-            hint="set journal.url to postgresql://…, or let `serve` dispatch",
-        )
-
-
-def open_sockets(
-    settings: Settings, role: Role, environ: Mapping[str, str]
-) -> tuple[socket.socket, ...]:
-    """What this role listens on; sockets that systemd made are for whoever receives."""
-    if not role.listens:
-        return ()
-    return tuple(listening.open_sockets(settings.server, environ if role.receives else {}))
-
-
 def build_outbound(
     settings: Settings, metrics: Metrics, logs: LogFiles, journal: SqlJournal, channels: Channels
 ) -> Outbound:
@@ -321,7 +296,7 @@ def build_outbound(
         metrics=metrics,
         channel_of=channels.of,
         attachments=channels.attachments_in(journal),
-        masked=lambda: logs.personal_data == "mask",
+        masked=lambda: logs.options.masked,
     )
     late_replies = LateReplies(channels.of, clock=now)
     availability = Availability(

@@ -1,7 +1,7 @@
-"""What hides the values of one event in a text of whatever origin: what agents print and raise.
+"""Masks the values of one event in a text of any origin: what agents print and raise.
 
-It finds a value whole, cut short, in any letter case and as programs spell it. Where there is too
-much to look for it hides the text altogether.
+A value is found whole, cut short, in any letter case and as programs spell it. Where there is too
+much to look for, the text is hidden altogether.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Span = tuple[int, int]
 
 
 def masker(values: Iterable[object]) -> Callable[[str], str]:
-    """A function that hides these values, and what `scrub` hides, wherever they stand in a text.
+    """Return a function that masks these values, and what `scrub` masks, anywhere in a text.
 
     Values may be nested in mappings and lists; what is no text is not looked for.
     """
@@ -35,11 +35,11 @@ def masker(values: Iterable[object]) -> Callable[[str], str]:
     anchors: _Anchors = {}
     for spelling in {_folded(spelling) for text in texts for spelling in _spellings(text)}:
         anchors.setdefault(spelling[:ANCHOR], []).append(spelling)
-    return lambda text: scrub(_without(anchors, text[:LONGEST_TEXT]))
+    return lambda text: scrub(_masked(anchors, text[:LONGEST_TEXT]))
 
 
 def _texts(values: Iterable[object]) -> Iterator[str]:
-    """Each value trimmed, and each of its lines."""
+    """Yield each value trimmed, and each of its lines."""
     for value in values:
         if isinstance(value, Mapping):
             yield from _texts(value.values())
@@ -51,7 +51,7 @@ def _texts(values: Iterable[object]) -> Iterator[str]:
 
 
 def _spellings(text: str) -> Iterator[str]:
-    """As it stands, and as `repr`, JSON, bytes and URLs have it."""
+    """Yield a text as it is, and as `repr`, JSON, bytes and URLs spell it."""
     if len(text) < SHORTEST_VALUE:
         return
     yield text
@@ -68,7 +68,7 @@ def _spellings(text: str) -> Iterator[str]:
 
 
 def _folded(text: str) -> str:
-    """Without letter case, each character in its place."""
+    """Remove letter case, leaving each character in its place."""
     if text.isascii():
         return text.lower()
     low = text.lower()
@@ -77,7 +77,7 @@ def _folded(text: str) -> str:
     return "".join(low if len(low := character.lower()) == 1 else character for character in text)
 
 
-def _without(anchors: _Anchors, text: str) -> str:
+def _masked(anchors: _Anchors, text: str) -> str:
     folded = _folded(text)
     spans: list[_Span] = []
     for anchor, spellings in anchors.items():
@@ -102,7 +102,7 @@ def _whole(folded: str, spelling: str) -> Iterator[_Span]:
 
 
 def _begun(folded: str, anchor: str, spellings: list[str]) -> Iterator[_Span]:
-    """Where values begin that were cut short, as far as they go."""
+    """Find values that were cut short, as far as they go."""
     start = folded.find(anchor)
     while start >= 0:
         if len(spellings) > MOST_ALIKE:

@@ -1,5 +1,5 @@
-"""The log files: written by one background thread in batches, opened for appending, reopened when
-somebody rotated them. A disk that is full, read-only or gone costs lines, never the caller's time.
+"""The log files: written by one background thread in batches, opened for appending, reopened after
+a rotation. A disk that is full, read-only or gone costs lines, never the caller's time.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _FLAGS: Final = (
 
 
 class Line(NamedTuple):
-    """One line on its way: which files it goes to, and what stderr shows."""
+    """One line: which files it goes to, and what stderr shows."""
 
     files: tuple[str, ...]  # without ".log"
     text: bytes  # JSON, ends in a newline
     screen: bytes
 
 
-Draft = Callable[[], Line]  # makes its line, which needs nothing else by then
+Draft = Callable[[], Line]  # makes a line later
 
 _FILES, _TEXT, _SCREEN = map(attrgetter, Line._fields)
 
 
 class LogWriter:
-    """Owns the files and the thread; `put` never blocks."""
+    """Owns the files and the writing thread; `put` never blocks."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class LogWriter:
         stderr: Callable[[bytes], None] | None,
         stderr_json: bool = False,
     ) -> None:
-        """Without a folder only stderr is written; `stderr` None says nothing there."""
+        """Without a folder only stderr is written; with `stderr` None it is not."""
         self._folder = folder
         self._stderr_json = stderr_json
         self._stderr = stderr
@@ -68,7 +68,7 @@ class LogWriter:
         self._thread.start()
 
     def put(self, line: Line | Draft) -> None:
-        """Queue a line, or what makes it; over the bound it is dropped and counted."""
+        """Queue a line, or what makes it; over the limit it is dropped and counted."""
         if len(self._lines) >= QUEUE_LINES:
             self._dropped += 1
             return
@@ -78,13 +78,13 @@ class LogWriter:
             self._work.set()
 
     def flush(self, timeout_seconds: float = 5.0) -> bool:
-        """Wait until all that was put before is written; whether it was."""
+        """Wait until everything put so far is written; return whether it was."""
         target = self._put
         with self._idle:
             return self._idle.wait_for(lambda: self._written >= target, timeout_seconds)
 
     def close(self) -> None:
-        """Write what is queued, for as long as that gets anywhere, and let go of the files."""
+        """Write what is queued, while that makes progress, and close the files."""
         self._closing = True
         self._work.set()
         written = -1
@@ -105,7 +105,7 @@ class LogWriter:
                 with self._idle:
                     self._written += many
                     self._idle.notify_all()
-            self._say_what_was_dropped()
+            self._report_dropped()
         for file in self._files.values():
             file.close()
 
@@ -124,7 +124,7 @@ class LogWriter:
         if batch:
             self._to_stderr(b"".join(map(_SCREEN, batch)))
 
-    def _say_what_was_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         if self._dropped and self._complain(
             f"{self._dropped} log lines were dropped: more came than could be written"
         ):
@@ -146,7 +146,7 @@ class LogWriter:
                 self._complain(f"{file.path}: {error.strerror}; lines are lost")
 
     def _complain(self, text: str) -> bool:
-        """Say it on stderr, unless something was said there a moment ago; whether it was."""
+        """Write a complaint to stderr, at most one a minute; return whether it was written."""
         now = time.monotonic()
         if now - self._complained_at < COMPLAIN_SECONDS:
             return False
@@ -167,20 +167,20 @@ class LogWriter:
         try:
             self._stderr(text)
         except BrokenPipeError:
-            # Nobody reads our stderr any more, and there is no other place to say so.
+            # Nobody reads our stderr any more, and there is nowhere else to report it.
             self._stderr = None
         except OSError:
-            # Full for now; what is said later may get through, and the files have these lines.
+            # Full for now; later lines may get through, and the files have these.
             return
 
 
 class _AppendFile:
-    """One file, opened when first needed, and again when another one stands at its path."""
+    """One file, opened when first needed, and again when another one is at its path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
-        self._torn = False  # it ends in a part of a line: what came after found no room
+        self._torn = False  # it ends in part of a line: there was no room for the rest
 
     def append(self, text: bytes) -> None:
         descriptor = self._current()
@@ -213,7 +213,7 @@ class _AppendFile:
 
 
 def to_stderr(text: bytes) -> None:
-    """Write all of it to the process' stderr."""
+    """Write all of it to the stderr of the process."""
     view = memoryview(text)
     while view:
         view = view[os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, view) :]

@@ -1,7 +1,7 @@
-"""What hides people in the logs: phone numbers, e-mail addresses and message text.
+"""Masks people in the logs: phone numbers, e-mail addresses and message text.
 
-It works on text of whatever origin, so it prefers to hide too much. It keeps identifiers, addresses
-of machines and instants, which an operator needs to follow one message.
+It works on text of any origin, so it rather hides too much. It keeps identifiers, addresses of
+machines and times, which an operator needs to follow one message.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MACHINE: Final = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,3}(?:\.\d{1,3}){3}")
 
 
 def scrub(text: str) -> str:
-    """The text without e-mail addresses and phone numbers in any of their spellings."""
+    """Mask e-mail addresses and phone numbers in any of their spellings."""
     if "@" in text or "%40" in text:
         text = EMAIL.sub(HIDDEN, text)
     return PHONE.sub(_unless_of_a_machine, text) if DIGIT.search(text) else text
@@ -56,7 +56,7 @@ def _unless_of_a_machine(match: re.Match[str]) -> str:
 
 
 def hide(key: str, value: Any) -> Any:
-    """One value of a log line as it may be written."""
+    """Mask one value of a log line."""
     return value if key in OWN_KEYS else _hidden(key, value)
 
 
@@ -78,7 +78,7 @@ def _hidden(key: str, value: Any) -> Any:
 
 
 def text_of(value: object) -> str:
-    """Any object as text; what cannot say what it is gives its type."""
+    """Return any object as text; the name of its type where `str` fails."""
     try:
         return str(value)
     except Exception:  # noqa: BLE001 - whatever a value's __str__ does, a line is no reason to fail
@@ -86,7 +86,7 @@ def text_of(value: object) -> str:
 
 
 def trace(error: BaseException, *, with_messages: bool) -> str:
-    """The traceback; without messages it keeps files, lines and types, for messages quote input."""
+    """Format a traceback; without messages, which may quote input, only files, lines and types."""
     if with_messages:
         return "".join(traceback.format_exception(error)).rstrip()
     parts: list[str] = []

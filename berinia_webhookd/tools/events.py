@@ -23,7 +23,7 @@ from berinia_webhookd.journal.erasing import Erasure
 from berinia_webhookd.journal.listing import Filters, ListedState
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.redoing import Changed, Decode
-from berinia_webhookd.logs.pipeline import configure
+from berinia_webhookd.logs.pipeline import LogOptions, configure
 from berinia_webhookd.model import EntryState, Event, VerifiedDelivery
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext
@@ -227,7 +227,7 @@ def _tell_the_log(opened: Opened, changed: Sequence[Changed]) -> None:
     """
     if not all((opened.logs / name).exists() for name in ("webhook.log", "agents.log")):
         return
-    files = configure(opened.logs, level="info", personal_data="mask", quiet=True)
+    files = configure(opened.logs, LogOptions(), quiet=True)
     for one in changed:
         if not one.refused:
             event_id = one.event_id or one.id

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 import structlog
 
-from berinia_webhookd.logs.pipeline import LogFiles, configure
+from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
 
 
 class Logs:
@@ -30,9 +30,7 @@ class Logs:
     ) -> LogFiles:
         self._files = configure(
             self.folder,
-            level=level,
-            personal_data=personal_data,
-            channels=("sms", "email", "whatsapp"),
+            LogOptions(level, personal_data, frozenset({"sms", "email", "whatsapp"})),
             stderr_json=stderr_json,
         )
         return self._files

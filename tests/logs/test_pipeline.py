@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from berinia_webhookd.logs.control_characters import escape_controls
 from berinia_webhookd.logs.files import Line
 from berinia_webhookd.logs.personal_data import HIDDEN
-from berinia_webhookd.logs.pipeline import LONGEST_LINE_BYTES, PATIENT_CHARACTERS
+from berinia_webhookd.logs.pipeline import LONGEST_LINE_BYTES, PATIENT_CHARACTERS, LogOptions
 
 from .conftest import Logs
 
@@ -75,7 +75,7 @@ def test_a_channel_that_a_reload_adds_has_a_file(logs: Logs) -> None:
     files = logs.start()
     logger.info("event.accepted", channel="orders", number=1)
     assert files_of(logs) == {"webhook"}
-    files.reconfigure(level="info", personal_data="mask", channels=["sms", "orders"])
+    files.reconfigure(LogOptions(channels=frozenset({"sms", "orders"})))
     logger.info("event.accepted", channel="orders", number=2)
     assert [line["number"] for line in logs.lines("orders")] == [2]
 
@@ -131,9 +131,9 @@ def test_a_reload_changes_level_and_masking_at_once(logs: Logs) -> None:
     files = logs.start()
     logger.debug("not said")
     logger.info("said", sender="+33639980001")
-    files.reconfigure(level="debug", personal_data="full", channels=())
+    files.reconfigure(LogOptions("debug", "full"))
     logger.debug("said now", sender="+33639980001")
-    files.reconfigure(level="warning", personal_data="mask", channels=())
+    files.reconfigure(LogOptions("warning", "mask"))
     logger.info("not said again")
     logger.warning("said last", sender="+33639980001")
     assert [(line["event"], line["sender"]) for line in logs.lines()] == [
@@ -352,9 +352,9 @@ ON_A_TERMINAL = """
 import sys
 from pathlib import Path
 import structlog
-from berinia_webhookd.logs.pipeline import configure
+from berinia_webhookd.logs.pipeline import LogOptions, configure
 
-logs = configure(Path(sys.argv[1]), level="info", personal_data="mask")
+logs = configure(Path(sys.argv[1]), LogOptions())
 structlog.get_logger().warning("signature.invalid", client="203.0.113.9", diagnosis="a\\x1b[2Jb")
 try:
     int("x")

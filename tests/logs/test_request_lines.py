@@ -7,6 +7,7 @@ from pathlib import Path
 import uvloop
 
 from berinia_webhookd.config.load import load
+from berinia_webhookd.logs.pipeline import LogOptions
 from tests.accept.world import PAGES, SMS_PATH, World
 
 from .conftest import Logs
@@ -22,7 +23,7 @@ async def test_a_new_level_holds_for_requests_too(logs: Logs, tmp_path: Path) ->
     await world.start()
     try:
         for number, level in enumerate(("info", "warning", "info")):
-            files.reconfigure(level=level, personal_data="mask", channels=["sms"])
+            files.reconfigure(LogOptions(level))
             world.door.reconfigure(settings, channels={SMS_PATH: world.sms}, pages=PAGES)
             status, _, _ = await world.post(b"id=%d" % number)
             assert status == 200
