@@ -1,4 +1,4 @@
-"""Reads `--since`: an instant, or how long ago."""
+"""The parameter `--since`: a time, or how long ago."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Since(click.ParamType[datetime]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """The instant, in UTC."""
+        """Return the time, in UTC."""
         if isinstance(value, datetime):
             return value
         try:
@@ -34,10 +34,10 @@ class Since(click.ParamType[datetime]):
 
 
 def instant_of(text: str, now: datetime) -> datetime:
-    """What `text` means at `now`.
+    """Return the time that a text means at `now`.
 
     Raises:
-        ValueError, OverflowError: nothing.
+        ValueError, OverflowError: it means none.
     """
     if ago := _AGO.fullmatch(text.strip()):
         return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})

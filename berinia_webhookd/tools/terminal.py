@@ -1,6 +1,4 @@
-"""How commands show things to people and programs: what strangers wrote cannot steer the terminal,
-times are ages, columns line up. It decides nothing about what is shown.
-"""
+"""Formats what commands print: text that cannot steer the terminal, ages, durations, columns."""
 
 from __future__ import annotations
 
@@ -30,30 +28,30 @@ COLOURS: Final[Mapping[str, str]] = {
 
 
 def printable(text: str) -> str:
-    """The text with everything that could steer a terminal as an escape; line ends stay."""
+    """Escape what could steer a terminal; line ends stay."""
     text = text.replace("\r\n", "\n").replace("\t", "    ")
     return escape_controls(text, keep_line_ends=True)
 
 
 def one_line(text: str, limit: int) -> str:
-    """The same on one line of at most `limit` characters."""
+    """Do the same on one line of at most `limit` characters."""
     line = printable(" ".join(text[: 4 * limit].split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
-    """JSON that can be looked at on a terminal and read by any program."""
+    """Return JSON that is safe on a terminal and read by any program."""
     text = json.dumps(value, ensure_ascii=False, indent=indent, default=_for_json)
     return escape_controls_in_json(text)
 
 
-def coloured_state(state: str, width: int = 0) -> str:
-    """The state in its colour, padded to `width`."""
-    return click.style(state, fg=COLOURS.get(state)) + " " * (width - len(state))
+def coloured_state(state: str) -> str:
+    """Return the state in its colour."""
+    return click.style(state, fg=COLOURS.get(state))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned lines; cells may be styled."""
+    """Align rows; cells may be styled."""
     widths = [max(len(click.unstyle(row[index])) for row in rows) for index in range(len(rows[0]))]
     return ["  ".join(map(_padded, row, widths)).rstrip() for row in rows]
 

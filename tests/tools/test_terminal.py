@@ -93,10 +93,10 @@ def test_columns_line_up_whatever_their_colour() -> None:
     ]
 
 
-def test_a_state_keeps_its_width() -> None:
+def test_a_state_is_shown_as_it_is_called() -> None:
     """Also one that has no colour."""
-    assert click.unstyle(coloured_state("done", 7)) == "done   "
-    assert click.unstyle(coloured_state("unheard of", 3)) == "unheard of"
+    assert click.unstyle(coloured_state("done")) == "done"
+    assert click.unstyle(coloured_state("unheard of")) == "unheard of"
 
 
 @pytest.mark.parametrize(
