@@ -42,8 +42,7 @@ from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, ChannelName, EventId, OutcomeKind
-from berinia_webhookd.outbound.alert_conditions import daemon_conditions
-from berinia_webhookd.outbound.alerts import Alerts
+from berinia_webhookd.outbound.alerts import Alerts, daemon_conditions
 from berinia_webhookd.outbound.attachment_files import FetchAttachments
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.dispatcher import Dispatcher

@@ -1,4 +1,4 @@
-"""Alerts: tells an operator what will not mend itself, by `alerts.command` and `alerts.url`.
+"""Alerts: tell an operator what needs fixing, by `alerts.command` and `alerts.url`.
 
 An alert is one small JSON document, without secrets and without a word of any message. At most one
 of a kind leaves in five minutes; what happens in between is counted into the next. Nothing here
@@ -8,22 +8,40 @@ fails or delays anything else: an alert that cannot be delivered is a line in th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Final
 
 from berinia_webhookd import json_text
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.config.settings import AlertSettings
 from berinia_webhookd.journal.contract import LostForGood
-from berinia_webhookd.model import Entry, Outcome
-from berinia_webhookd.outbound.alert_conditions import AlertKind, Condition
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import AgentName, Entry, Outcome
 from berinia_webhookd.outbound.alert_delivery import deliver
 
 PAUSE_SECONDS: Final = 300.0
 LOOK_SECONDS: Final = 5.0
 SERVICE: Final = "berinia-webhookd"
+BURST: Final = 10  # refused signatures …
+BURST_SECONDS: Final = 300.0  # … within this time
+
+# What holds now: one plain sentence by the name of what it is about; empty when all is well.
+Condition = Callable[[], Awaitable[Mapping[str, str]]]
+
+
+class AlertKind(StrEnum):
+    """What is worth waking somebody for."""
+
+    ENTRY_DEAD = "entry_dead"
+    SIGNATURES_REFUSED = "signatures_refused"
+    AGENT_UNAVAILABLE = "agent_unavailable"
+    JOURNAL_DEGRADED = "journal_degraded"
+    DISK_LOW = "disk_low"
 
 
 LOOK: Final = {
@@ -142,3 +160,68 @@ class Alerts:
             **pending.facts,
         }
         await deliver(self.settings, kind.value, json_text.encode(document))
+
+
+def daemon_conditions(
+    *,
+    metrics: Metrics,
+    journal_up: Callable[[], bool],
+    unavailable: Callable[[], Collection[AgentName]],
+    disk: Callable[[], Awaitable[str | None]],
+) -> Mapping[AlertKind, Condition]:
+    """Return all conditions of one daemon; `disk` says what is nearly full, or None."""
+
+    async def agent_unavailable() -> Mapping[str, str]:
+        # Why is in the log: it may quote a secret.
+        return {agent: f"{agent} cannot be loaded, so its messages wait" for agent in unavailable()}
+
+    async def journal_degraded() -> Mapping[str, str]:
+        what = "the journal cannot be written, so providers are answered 503"
+        return {} if journal_up() else {"": what}
+
+    async def disk_low() -> Mapping[str, str]:
+        full = await disk()
+        return {} if full is None else {"": full}
+
+    return {
+        AlertKind.SIGNATURES_REFUSED: RefusedSignatures(metrics, time.monotonic),
+        AlertKind.AGENT_UNAVAILABLE: agent_unavailable,
+        AlertKind.JOURNAL_DEGRADED: journal_degraded,
+        AlertKind.DISK_LOW: disk_low,
+    }
+
+
+class RefusedSignatures:
+    """Holds for a channel while it refused `BURST` signatures within `BURST_SECONDS`: a provider
+    whose secret was changed, or somebody who tries his luck.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds that never go back."""
+        self._counter = metrics.signature_failures_total
+        self._clock = clock
+        # When we looked, and how many there had been by then, by channel.
+        self._looks: deque[tuple[float, Mapping[str, float]]] = deque([(clock(), {})])
+
+    async def __call__(self) -> Mapping[str, str]:
+        """A sentence for each such channel."""
+        now, totals = self._clock(), self._totals()
+        self._looks.append((now, totals))
+        while self._looks[0][0] < now - BURST_SECONDS:
+            self._looks.popleft()
+        before = self._looks[0][1]
+        lately = {channel: total - before.get(channel, 0) for channel, total in totals.items()}
+        return {
+            channel: f"{count:.0f} requests to {channel} with an invalid signature were refused "
+            f"within {BURST_SECONDS / 60:.0f} minutes"
+            for channel, count in lately.items()
+            if count >= BURST
+        }
+
+    def _totals(self) -> Mapping[str, float]:
+        return {
+            sample.labels["channel"]: sample.value
+            for metric in self._counter.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }

@@ -21,13 +21,8 @@ from structlog.testing import capture_logs
 from berinia_webhookd.config.settings import AlertSettings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Outcome, OutcomeKind
-from berinia_webhookd.outbound.alert_conditions import (
-    AlertKind,
-    RefusedSignatures,
-    daemon_conditions,
-)
 from berinia_webhookd.outbound.alert_delivery import post, run_command
-from berinia_webhookd.outbound.alerts import Alerts
+from berinia_webhookd.outbound.alerts import AlertKind, Alerts, RefusedSignatures, daemon_conditions
 
 from .agent_world import MARK, make_entry, marked_processes, until, until_gone
 
