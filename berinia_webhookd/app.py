@@ -47,7 +47,7 @@ from berinia_webhookd.outbound.attachment_files import FetchAttachments
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.dispatcher import Dispatcher
 from berinia_webhookd.outbound.late_replies import LateReplies
-from berinia_webhookd.outbound.terms import Policies
+from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.status.backlog import BacklogReader
 from berinia_webhookd.status.greeting import greeting_page
@@ -160,7 +160,7 @@ class Outbound:
         """From the next attempt on."""
         self.transports.reconfigure(settings.agents)
         self.alerts.settings = settings.alerts
-        self.dispatcher.policies = Policies(settings, channels.of)
+        self.dispatcher.policies = RetryPolicies(settings, channels.of)
         self.availability.reconfigure(channels.agents)
 
 
@@ -317,7 +317,7 @@ def build_outbound(
         transports=transports,
         late_replies=late_replies,
         availability=availability,
-        policies=Policies(settings, channels.of),
+        policies=RetryPolicies(settings, channels.of),
         lease_seconds=settings.journal.lease_seconds,
         clock=now,
         metrics=metrics,

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, cast
+from functools import partial
+from typing import Final, TypeVar
 
 import structlog
 
@@ -24,11 +24,10 @@ from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import Claimed, Lane, Outbox
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Entry, EntryKind
-from berinia_webhookd.outbound import retry_schedule
 from berinia_webhookd.outbound.attempt import AttemptLog, OnDead, make_attempt
 from berinia_webhookd.outbound.availability import Availability, TransportDirectory
 from berinia_webhookd.outbound.contract import Transport
-from berinia_webhookd.outbound.terms import Policies
+from berinia_webhookd.outbound.retry_policy import RetryPolicies
 
 logger = structlog.get_logger()
 
@@ -38,12 +37,14 @@ CLAIM_AHEAD_SECONDS: Final = 0.05
 CLAIM_AHEAD_MOST: Final = 64
 HELD_MOST_BYTES: Final = 32 * 1024 * 1024  # of events as they are stored; no more is claimed then
 JOURNAL_RETRY_SECONDS: Final = 1.0
-LAST_CLAIM_SECONDS: Final = 5.0  # what a journal that is away may delay stopping by
+LAST_CLAIM_SECONDS: Final = 5.0  # what an unreachable journal may delay stopping by
 TURN_SECONDS: Final = 5.0  # a turn at least this often, which is what the watchdog looks at
 
+ResultT = TypeVar("ResultT")
 
-@dataclass
-class Stage:
+
+@dataclass(eq=False)
+class TransportQueue:
     """One transport with what it runs, what is claimed for it but not yet started, and what has
     ended and is being recorded: meanwhile the transport goes on with the next.
     """
@@ -51,33 +52,29 @@ class Stage:
     transport: Transport
     running: dict[asyncio.Task[None], Entry] = field(default_factory=dict)
     settling: dict[asyncio.Task[None], Entry] = field(default_factory=dict)
-    queue: deque[Entry] = field(default_factory=deque)
+    waiting: deque[Entry] = field(default_factory=deque)
     mean_seconds: float = 1.0
 
     @property
-    def held(self) -> int:
-        """How many entries this transport has before it."""
-        return len(self.running) + len(self.queue)
-
-    @property
-    def held_bytes(self) -> int:
-        """How large the events are together that are in memory for it."""
-        return sum(entry.size_bytes for entry in self.leased())
-
     def leased(self) -> Iterator[Entry]:
         """Every entry whose lease is ours."""
         yield from self.settling.values()
         yield from self.running.values()
-        yield from self.queue
+        yield from self.waiting
+
+    @property
+    def unfinished(self) -> dict[asyncio.Task[None], Entry]:
+        """What has begun and is not recorded."""
+        return self.settling | self.running
 
     @property
     def room(self) -> int:
         """How many entries to claim now; none while the queue is still well filled, or memory."""
-        if self.held_bytes >= HELD_MOST_BYTES:
+        if sum(entry.size_bytes for entry in self.leased) >= HELD_MOST_BYTES:
             return 0
         capacity = self.transport.capacity
         ahead = min(CLAIM_AHEAD_MOST, int(capacity * CLAIM_AHEAD_SECONDS / self.mean_seconds))
-        room = capacity + ahead - self.held
+        room = capacity + ahead - len(self.running) - len(self.waiting)
         return room if 2 * room > ahead else 0
 
     def observe(self, seconds: float) -> None:
@@ -95,13 +92,13 @@ class Dispatcher:
         transports: TransportDirectory,
         late_replies: Transport,
         availability: Availability,
-        policies: Policies,
+        policies: RetryPolicies,
         lease_seconds: float,
         clock: Callable[[], datetime],
         metrics: Metrics,
         on_dead: OnDead = lambda *_: None,
     ) -> None:
-        """`on_dead` hears of each entry that nobody will try again."""
+        """`on_dead` gets each entry that nobody will try again."""
         self._outbox = outbox
         self._transports = transports
         self._late_replies = late_replies
@@ -110,9 +107,10 @@ class Dispatcher:
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._log = AttemptLog(metrics, on_dead)
-        self._stages: dict[int, Stage] = {}
+        self._queues: dict[Transport, TransportQueue] = {}
         self._busy: Counter[AgentName] = Counter()
-        self._stirred = asyncio.Event()  # a slot is free, an agent is loaded, or we are stopping
+        self._tasks = asyncio.TaskGroup()
+        self._woken = asyncio.Event()  # a slot is free, an agent is loaded, or we are stopping
         self._stopping = False
         self._last_claim = asyncio.Event()
         self._idle = asyncio.Event()
@@ -120,53 +118,50 @@ class Dispatcher:
         self.last_turn = asyncio.get_running_loop().time()
 
     async def run(self) -> None:
-        """Dispatch until `stop`; a journal that is away is waited for."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._renew_leases())
-            group.create_task(self.availability.run(self._stirred.set))
-            await self._claim_while_not_stopping(group)
+        """Dispatch until `stop`; an unreachable journal is waited for."""
+        async with self._tasks:
+            self._tasks.create_task(self._renew_leases())
+            self._tasks.create_task(self.availability.run(self._woken.set))
+            while not self._stopping:
+                await self._turn()
+            self._last_claim.set()
+            # Renewing and loading go on until the attempts have ended: see `stop`.
+            await asyncio.Event().wait()
 
     async def stop(self, grace_seconds: float) -> None:
         """Claim no more, let attempts end within the grace, give the rest back."""
         self._stopping = True
-        self.last_turn = math.inf  # no more turns are due
-        self._stirred.set()
+        self._woken.set()
         # What a claim under way brings is in a queue then.
         await wait_for_event(self._last_claim, LAST_CLAIM_SECONDS)
-        await self._release([entry for stage in self._stages.values() for entry in stage.queue])
-        for stage in self._stages.values():
-            stage.queue.clear()
+        queues = self._queues.values()
+        await self._release([entry for queue in queues for entry in queue.waiting])
+        for queue in queues:
+            queue.waiting.clear()
         await wait_for_event(self._idle, grace_seconds)
-        unfinished = [
-            (task, entry)
-            for stage in self._stages.values()
-            for task, entry in (*stage.settling.items(), *stage.running.items())
-        ]
-        for task, _ in unfinished:
+        unfinished = {task: entry for queue in queues for task, entry in queue.unfinished.items()}
+        for task in unfinished:
             task.cancel()
-        await asyncio.gather(*(task for task, _ in unfinished), return_exceptions=True)
-        await self._release([entry for _, entry in unfinished])
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        await self._release(list(unfinished.values()))
 
     @property
     def running(self) -> int:
         """How many attempts run now."""
-        return sum(len(stage.running) for stage in self._stages.values())
+        return sum(len(queue.running) for queue in self._queues.values())
 
-    async def _claim_while_not_stopping(self, group: asyncio.TaskGroup) -> None:
-        while not self._stopping:
-            self.last_turn = asyncio.get_running_loop().time()
-            self._stirred.clear()
-            claimed = await self._claim()
-            for entry in claimed.entries:
-                stage = self._stage_of(entry)
-                stage.queue.append(entry)
-                self._busy[entry.agent] += entry.kind is EntryKind.AGENT
-                self._start_what_fits(stage, group)
-            if not claimed.entries:
-                await self._wait(claimed.next_due_at)
-        self._last_claim.set()
-        # The renewing and loading tasks go on until the attempts have ended: see `stop`.
-        await asyncio.Event().wait()
+    async def _turn(self) -> None:
+        """Claim what there is room for; sleep where that was nothing."""
+        self.last_turn = asyncio.get_running_loop().time()
+        self._woken.clear()
+        claimed = await self._claim()
+        for entry in claimed.entries:
+            queue = self._queue_of(entry)
+            queue.waiting.append(entry)
+            self._busy[entry.agent] += entry.kind is EntryKind.AGENT
+            self._start_what_fits(queue)
+        if not claimed.entries:
+            await self._sleep(claimed.next_due_at)
 
     async def _claim(self) -> Claimed:
         lanes = self._lanes()
@@ -175,113 +170,96 @@ class Dispatcher:
         try:
             return await self._outbox.claim(lanes)
         except JournalUnavailable:
-            # The journal itself says `journal.degraded`; here only the pace matters.
+            # The journal itself says `journal.degraded`.
             soon = self._clock() + timedelta(seconds=JOURNAL_RETRY_SECONDS)
             return Claimed(entries=(), next_due_at=soon)
 
     def _lanes(self) -> list[Lane]:
         lanes: list[Lane] = []
-        shared: dict[int, set[AgentName]] = {}
+        shared: dict[TransportQueue, set[AgentName]] = {}
         for agent in self.availability.loaded:
-            stage = self._stage(self._transports.of(agent))
+            queue = self._queue(self._transports.of(agent))
             limit = self.policies.concurrency_of(agent)
             if limit is None:
-                shared.setdefault(id(stage.transport), set()).add(agent)
-            elif (room := min(stage.room, limit - self._busy[agent])) > 0:
+                shared.setdefault(queue, set()).add(agent)
+            elif (room := min(queue.room, limit - self._busy[agent])) > 0:
                 lanes.append(Lane(EntryKind.AGENT, frozenset({agent}), room))
-        for transport_id, agents in shared.items():
-            if (room := self._stages[transport_id].room) > 0:
+        for queue, agents in shared.items():
+            if (room := queue.room) > 0:
                 lanes.append(Lane(EntryKind.AGENT, frozenset(agents), room))
-        if (room := self._stage(self._late_replies).room) > 0:
+        if (room := self._queue(self._late_replies).room) > 0:
             lanes.append(Lane(EntryKind.REPLY, None, room))
         return lanes
 
-    def _stage(self, transport: Transport) -> Stage:
-        return self._stages.setdefault(id(transport), Stage(transport))
+    def _queue(self, transport: Transport) -> TransportQueue:
+        return self._queues.setdefault(transport, TransportQueue(transport))
 
-    def _stage_of(self, entry: Entry) -> Stage:
+    def _queue_of(self, entry: Entry) -> TransportQueue:
         if entry.kind is EntryKind.REPLY:
-            return self._stage(self._late_replies)
-        return self._stage(self._transports.of(entry.agent))
+            return self._queue(self._late_replies)
+        return self._queue(self._transports.of(entry.agent))
 
-    def _start_what_fits(self, stage: Stage, group: asyncio.TaskGroup) -> None:
-        while stage.queue and len(stage.running) < stage.transport.capacity and not self._stopping:
-            entry = stage.queue.popleft()
+    def _start_what_fits(self, queue: TransportQueue) -> None:
+        while queue.waiting and len(queue.running) < queue.transport.capacity:
+            if self._stopping:
+                return
+            entry = queue.waiting.popleft()
             self._idle.clear()
-            task = group.create_task(self._run_one(entry, stage, group))
-            stage.running[task] = entry
-            task.add_done_callback(lambda task: self._ended(task, stage, group))
+            task = self._tasks.create_task(self._run_one(entry, queue))
+            queue.running[task] = entry
+            task.add_done_callback(partial(self._ended, queue))
 
-    def _attempted(self, task: asyncio.Task[None], stage: Stage, group: asyncio.TaskGroup) -> None:
-        """Its place is free for the next one."""
-        entry = stage.running.pop(task, None)
+    def _make_room(self, queue: TransportQueue, task: asyncio.Task[None]) -> None:
+        """The attempt has ended, so its place is free for the next one."""
+        entry = queue.running.pop(task, None)
         if entry is not None:
             self._busy[entry.agent] -= entry.kind is EntryKind.AGENT
-            self._start_what_fits(stage, group)
-            self._stirred.set()
+            self._start_what_fits(queue)
+            self._woken.set()
 
-    def _ended(self, task: asyncio.Task[None], stage: Stage, group: asyncio.TaskGroup) -> None:
-        self._attempted(task, stage, group)
-        stage.settling.pop(task, None)
-        if not any(stage.running or stage.settling for stage in self._stages.values()):
+    def _ended(self, queue: TransportQueue, task: asyncio.Task[None]) -> None:
+        self._make_room(queue, task)
+        queue.settling.pop(task, None)
+        if not any(queue.unfinished for queue in self._queues.values()):
             self._idle.set()
 
-    async def _run_one(self, entry: Entry, stage: Stage, group: asyncio.TaskGroup) -> None:
+    async def _run_one(self, entry: Entry, queue: TransportQueue) -> None:
         if entry.kind is EntryKind.AGENT and entry.agent not in self.availability.loaded:
-            await self._give_back(entry)  # it was claimed before a reload
+            # It was claimed before a reload: it waits for its agent, at no cost to its schedule.
+            await _until_recorded(lambda: self._outbox.release([entry]))
             return
-        terms = self.policies.terms_of(entry)
+        policy = self.policies.of(entry)
         started_at = self._clock()
         self._log.started(entry)
-        transport = self._stage_of(entry).transport  # a reload may have changed the target
-        outcome = await make_attempt(transport, entry, terms.timeout_seconds)
+        transport = self._queue_of(entry).transport  # a reload may have changed the target
+        outcome = await make_attempt(transport, entry, policy.timeout_seconds)
         ended_at = self._clock()
-        stage.observe((ended_at - started_at).total_seconds())
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        stage.settling[task] = entry
-        self._attempted(task, stage, group)
-        settlement = retry_schedule.settle(
-            entry,
-            outcome,
-            terms,
-            started_at=started_at,
-            ended_at=ended_at,
-            random=random.random,
+        queue.observe((ended_at - started_at).total_seconds())
+        if (task := asyncio.current_task()) is not None:
+            queue.settling[task] = entry
+            self._make_room(queue, task)
+        settlement = policy.settle(
+            entry, outcome, started_at=started_at, ended_at=ended_at, random=random.random
         )
-        while True:
-            try:
-                settled = await self._outbox.settle(settlement)
-                break
-            except JournalUnavailable:
-                await asyncio.sleep(JOURNAL_RETRY_SECONDS)
+        settled = await _until_recorded(lambda: self._outbox.settle(settlement))
         self._log.ended(settlement, settled)
-
-    async def _give_back(self, entry: Entry) -> None:
-        """As if it had not been claimed: it waits for its agent, at no cost to its schedule."""
-        while True:
-            try:
-                await self._outbox.release([entry])
-            except JournalUnavailable:
-                await asyncio.sleep(JOURNAL_RETRY_SECONDS)
-            else:
-                return
 
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(self._lease_seconds / 3)
-            held = [entry for stage in self._stages.values() for entry in stage.leased()]
+            held = [entry for queue in self._queues.values() for entry in queue.leased]
             if held:
-                # Renewing fails only with the journal away; what is lost by then is refused
-                # when it is settled, and another node may have run it.
+                # Renewing fails only while the journal is unreachable; what is lost by then is
+                # refused when it is settled, and another node may have run it.
                 with contextlib.suppress(JournalUnavailable):
                     self._forget(await self._outbox.renew(held))
 
     def _forget(self, lost: Sequence[Entry]) -> None:
         """Start nothing that is another node's by now; what runs already cannot be taken back."""
         for entry in lost:
-            queue = self._stage_of(entry).queue
-            if entry in queue:
-                queue.remove(entry)
+            waiting = self._queue_of(entry).waiting
+            if entry in waiting:
+                waiting.remove(entry)
                 self._busy[entry.agent] -= entry.kind is EntryKind.AGENT
 
     async def _release(self, entries: list[Entry]) -> None:
@@ -293,12 +271,13 @@ class Dispatcher:
             # They come back by themselves: their leases end, or the next start gives them back.
             logger.warning("journal.degraded", detail=str(error))
 
-    async def _wait(self, next_due_at: datetime | None) -> None:
+    async def _sleep(self, next_due_at: datetime | None) -> None:
+        """Sleep until there is work or room, or an entry is due."""
         latest = self._clock() + timedelta(seconds=TURN_SECONDS)
         until = latest if next_due_at is None else min(latest, next_due_at)
         waits = [
             asyncio.create_task(self._outbox.wait_for_work(until)),
-            asyncio.create_task(self._stirred.wait()),
+            asyncio.create_task(self._woken.wait()),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -306,3 +285,12 @@ class Dispatcher:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def _until_recorded(record: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    """Return what the journal says, asking again while it is unreachable."""
+    while True:
+        try:
+            return await record()
+        except JournalUnavailable:
+            await asyncio.sleep(JOURNAL_RETRY_SECONDS)

@@ -32,9 +32,9 @@ from berinia_webhookd.model import (
 )
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.contract import AgentUnavailable
-from berinia_webhookd.outbound.dispatcher import HELD_MOST_BYTES, Dispatcher, Stage
+from berinia_webhookd.outbound.dispatcher import HELD_MOST_BYTES, Dispatcher, TransportQueue
 from berinia_webhookd.outbound.late_replies import LateReplies
-from berinia_webhookd.outbound.terms import Policies
+from berinia_webhookd.outbound.retry_policy import RetryPolicies
 
 from .agent_world import make_entry
 
@@ -46,7 +46,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass
+@dataclass(eq=False)
 class Scripted:
     """A transport that records what it gets and does what `behave` says."""
 
@@ -108,7 +108,7 @@ class World:
             availability=Availability(
                 outbox=self.journal, transports=self.transport, routed=[AGENT], metrics=metrics
             ),
-            policies=Policies(loaded.settings),
+            policies=RetryPolicies(loaded.settings),
             lease_seconds=self.lease_seconds,
             clock=now,
             metrics=metrics,
@@ -195,14 +195,14 @@ async def test_never_more_at_once_than_the_transport_takes(world: World) -> None
 
 async def test_large_events_are_held_a_few_at_a_time(world: World) -> None:
     """While those held are large together nothing more is claimed; then there is room again."""
-    stage = Stage(world.transport)
-    room = stage.room
-    stage.queue.append(replace(make_entry(AGENT), size_bytes=HELD_MOST_BYTES - 1))
-    assert 0 < stage.room < room
-    stage.queue.append(replace(make_entry(AGENT), size_bytes=1))
-    assert stage.room == 0
-    stage.queue.clear()
-    assert stage.room == room
+    queue = TransportQueue(world.transport)
+    room = queue.room
+    queue.waiting.append(replace(make_entry(AGENT), size_bytes=HELD_MOST_BYTES - 1))
+    assert 0 < queue.room < room
+    queue.waiting.append(replace(make_entry(AGENT), size_bytes=1))
+    assert queue.room == 0
+    queue.waiting.clear()
+    assert queue.room == room
 
 
 async def test_concurrency_limits_one_agent(world: World) -> None:

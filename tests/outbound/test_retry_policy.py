@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from berinia_webhookd.config.load import load
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
@@ -22,13 +24,12 @@ from berinia_webhookd.model import (
     OutcomeKind,
     Settlement,
 )
-from berinia_webhookd.outbound.retry_schedule import settle
-from berinia_webhookd.outbound.terms import Terms
+from berinia_webhookd.outbound.retry_policy import RetryPolicies, RetryPolicy
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-TERMS = Terms(
+POLICY = RetryPolicy(
     timeout_seconds=60,
-    retry_schedule_seconds=(5, 30, 120),
+    schedule_seconds=(5, 30, 120),
     retry_on=frozenset({OutcomeKind.ERROR, OutcomeKind.TIMEOUT, OutcomeKind.CRASH}),
     order_hold_seconds=300,
 )
@@ -63,10 +64,9 @@ def entry(*, retries: int = 0, hold_until: datetime | None = None) -> Entry:
 def settlement(
     outcome: Outcome, *, retries: int = 0, hold_until: datetime | None = None
 ) -> Settlement:
-    return settle(
+    return POLICY.settle(
         entry(retries=retries, hold_until=hold_until),
         outcome,
-        TERMS,
         started_at=NOW,
         ended_at=NOW,
         random=lambda: 0.5,
@@ -84,7 +84,7 @@ def test_a_failure_waits_for_its_step_of_the_schedule(retries: int) -> None:
     done = settlement(Outcome(OutcomeKind.ERROR), retries=retries)
     assert done.state is EntryState.WAITING
     assert done.retries == retries + 1
-    assert done.due_at == NOW + timedelta(seconds=TERMS.retry_schedule_seconds[retries])
+    assert done.due_at == NOW + timedelta(seconds=POLICY.schedule_seconds[retries])
 
 
 def test_after_the_last_step_it_is_dead() -> None:
@@ -118,13 +118,37 @@ def test_the_hold_counts_from_the_first_failure() -> None:
 @given(st.floats(0, 1, exclude_max=True))
 def test_jitter_stays_within_a_fifth(dice: float) -> None:
     """Retries are spread by at most 20 % to either side."""
-    done = settle(
+    done = POLICY.settle(
         entry(),
         Outcome(OutcomeKind.ERROR),
-        TERMS,
         started_at=NOW,
         ended_at=NOW,
         random=lambda: dice,
     )
     assert done.due_at is not None
     assert timedelta(seconds=4) <= done.due_at - NOW <= timedelta(seconds=6)
+
+
+@pytest.mark.parametrize(
+    ("text", "schedule"),
+    [
+        ("agents.Agent.retry_schedule_seconds = [1]", (1,)),
+        ("agents.defaults.retry_schedule_seconds = [1]", (1,)),
+        ("agents.defaults.retry_schedule_seconds = [1]\nagents.Agent.timeout_seconds = 9", (1,)),
+        ("agents.Agent.retry_schedule_seconds = []", ()),
+        ("agents.Agent.retry_schedule_seconds = [1]\nchannels.sms.retry_schedule_seconds = []", ()),
+        (
+            "agents.Agent.retry_schedule_seconds = []\nchannels.sms.retry_schedule_seconds = [1]",
+            (1,),
+        ),
+        ("", (5, 30, 120, 600, 3600, 10_800, 28_800)),
+    ],
+)
+def test_the_channels_schedule_wins_over_the_agents(
+    tmp_path: Path, text: str, schedule: tuple[float, ...]
+) -> None:
+    """Then the agent's, the one of all agents, the kind's; an empty one means never again."""
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    settings = load(environ={}, working_folder=tmp_path, config_file=file).settings
+    assert RetryPolicies(settings).of(entry()).schedule_seconds == schedule

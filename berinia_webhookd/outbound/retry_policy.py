@@ -1,0 +1,119 @@
+"""The retry policy: how long an attempt may take, and what becomes of its entry: done, another try,
+or dead. Pure arithmetic; the dispatcher brings the clock and the dice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from berinia_webhookd.channels.contract import ChannelOf, no_channel
+from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.model import (
+    AgentName,
+    Entry,
+    EntryKind,
+    EntryState,
+    Outcome,
+    OutcomeKind,
+    Settlement,
+)
+
+# The bot answers from its own memory; an attempt that takes longer has failed.
+LATE_REPLY_TIMEOUT_SECONDS: Final = 10.0
+LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
+JITTER: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """What holds for one entry."""
+
+    timeout_seconds: float
+    schedule_seconds: tuple[float, ...]  # empty: never again
+    retry_on: frozenset[OutcomeKind]
+    order_hold_seconds: float
+    late_replies: bool = False  # a reply that nobody waits for can be posted
+    error_to_caller: bool = False  # an error's text is an answer to whoever waits
+
+    def settle(
+        self,
+        entry: Entry,
+        outcome: Outcome,
+        *,
+        started_at: datetime,
+        ended_at: datetime,
+        random: Callable[[], float],
+    ) -> Settlement:
+        """Return the settlement of one attempt; `random` gives numbers in [0, 1)."""
+        state, retries, due_at, hold_until = EntryState.DEAD, entry.retries, None, entry.hold_until
+        if outcome.kind is OutcomeKind.SUCCESS:
+            state = EntryState.DONE
+        elif outcome.kind in self.retry_on and retries < len(self.schedule_seconds):
+            delay = self.schedule_seconds[retries] * (1 - JITTER + 2 * JITTER * random())
+            if outcome.retry_after_seconds is not None:
+                delay = max(delay, min(outcome.retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS))
+            state, retries = EntryState.WAITING, retries + 1
+            due_at = ended_at + timedelta(seconds=delay)
+            # Counted from the first failure, so that no schedule holds a conversation for longer.
+            hold_until = hold_until or ended_at + timedelta(seconds=self.order_hold_seconds)
+        return Settlement(
+            entry=entry,
+            outcome=outcome,
+            started_at=started_at,
+            ended_at=ended_at,
+            state=state,
+            retries=retries,
+            due_at=due_at,
+            hold_until=hold_until,
+            late=self.late_replies,
+            error_to_caller=self.error_to_caller and outcome.kind is OutcomeKind.ERROR,
+        )
+
+
+class RetryPolicies:
+    """The policies as configured now; replaced as a whole at a reload."""
+
+    def __init__(self, settings: Settings, channel_of: ChannelOf = no_channel) -> None:
+        self._agents = settings.agents
+        self._channel_of = channel_of
+        self._schedules = {
+            "sms": settings.channels.sms.retry_schedule_seconds,
+            "email": settings.channels.email.retry_schedule_seconds,
+            "whatsapp": settings.channels.whatsapp.retry_schedule_seconds,
+        }
+
+    def concurrency_of(self, agent: AgentName) -> int | None:
+        """Return how many attempts of this agent may run at once here; None: what there is room
+        for.
+        """
+        return self._agents.of(agent).concurrency
+
+    def of(self, entry: Entry) -> RetryPolicy:
+        """Return the policy of one entry. A schedule of its channel wins over its agent's."""
+        agent = self._agents.of(entry.agent)
+        schedule = self._schedules.get(entry.event.channel)
+        if schedule is None:
+            schedule = agent.retry_schedule_seconds
+        if entry.kind is EntryKind.REPLY:
+            # Posting is not idempotent: only what cannot have been sent is tried again.
+            return RetryPolicy(
+                timeout_seconds=LATE_REPLY_TIMEOUT_SECONDS,
+                schedule_seconds=schedule,
+                retry_on=frozenset({OutcomeKind.UNREACHABLE}),
+                order_hold_seconds=agent.order_hold_seconds,
+            )
+        channel = self._channel_of(entry.event.channel)
+        replies = None if channel is None else channel.replies
+        return RetryPolicy(
+            timeout_seconds=agent.timeout_seconds,
+            schedule_seconds=schedule,
+            retry_on=agent.retry_on,
+            order_hold_seconds=agent.order_hold_seconds,
+            late_replies=replies is not None
+            and entry.event.group is not None
+            and replies.late_url is not None,
+            error_to_caller=replies is not None,
+        )
