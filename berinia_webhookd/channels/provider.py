@@ -55,8 +55,8 @@ class Provider:
     def if_altered(self) -> str:
         """What a body that is altered on the way means."""
         if self.signs_body:
-            return f"{self.name} signs what it sent: a message that is altered is refused"
-        return f"{self.name} does not sign the text, so that damage to it goes unnoticed"
+            return f"{self.name} signs what it sent; messages with blanks or accents are refused"
+        return f"{self.name} does not sign the text of {self.sample}: damage goes unnoticed"
 
     @property
     def if_url_differs(self) -> str:

@@ -4,29 +4,23 @@ certificate, nginx without the location or without anybody behind it, somebody e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.tools.doctor.probe import Failure, Reply
-from berinia_webhookd.tools.doctor.signatures import SENDS_AGAIN
 
 _SAY: Final = "nginx"
 RELOAD: Final = "nginx -t && systemctl reload nginx"
 _NONE_GETS_IN: Final = "no callback gets in from outside"
 
 
-_REDIRECTED: Final[Mapping[str, str]] = {
-    "sms": "a redirected POST loses its body, or its signature is over another URL",
-    "email": "a redirected POST loses its body",
-}
-
-
-def unreachable(public_url: str, reply: Reply) -> Finding:
+def unreachable(public_url: str, channels: Iterable[Channel], reply: Reply) -> Finding:
     """There was no answer at all."""
+    retries = (one.provider.retries for one in channels if one.provider.from_outside)
     mend = _remedies(public_url, reply.failure)
-    lost = "; ".join((_NONE_GETS_IN, *SENDS_AGAIN.values()))
+    lost = "; ".join((_NONE_GETS_IN, *dict.fromkeys(retries)))
     return wrong(_SAY, f"{public_url} cannot be reached: {reply.detail}", *mend, why=lost)
 
 
@@ -52,7 +46,7 @@ def _remedies(public_url: str, failure: Failure | None) -> tuple[str, ...]:
 def intercepted(shown: str, address: str, channel: Channel, reply: Reply) -> Finding:
     """Something before the daemon answered."""
     status, path = reply.status, channel.path
-    lost = f"{_NONE_GETS_IN}; {SENDS_AGAIN[channel.name]}"
+    lost = f"{_NONE_GETS_IN}; {channel.provider.retries}"
     include = "in the server block: include /etc/nginx/berinia-webhook.conf; (contrib/nginx)"
     if status in range(300, 400):
         return wrong(
@@ -60,7 +54,7 @@ def intercepted(shown: str, address: str, channel: Channel, reply: Reply) -> Fin
             f"{shown}: is redirected to {reply.location or 'elsewhere'} ({status})",
             "enter the URL that is not redirected in the provider's console and as "
             "server.public_url; or take the redirection off this location",
-            why=_REDIRECTED[channel.name],
+            why=channel.provider.if_redirected,
         )
     if status in (404, 405):
         return wrong(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from berinia_webhookd.channels.contract import SignedRequest
+from berinia_webhookd.channels.provider import Provider
 from berinia_webhookd.clock import now
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.journal.engine import sqlite_path
 from berinia_webhookd.status.health import LEAST_FREE_BYTES, folders_of
 from berinia_webhookd.tools.doctor.probe import Sender
+from berinia_webhookd.tools.doctor.signatures import providers
 from berinia_webhookd.tools.doctor.subject import Subject
 from berinia_webhookd.tools.posting import Target
 from berinia_webhookd.tools.terminal import duration
@@ -91,13 +93,14 @@ def _of_room(folder: Path, left: Room) -> Finding:
 
 
 async def clock(subject: Subject) -> AsyncIterator[Finding]:
-    """Whether the time is right: Mailgun's signatures carry it, and retries go by it."""
-    yield of_synchronisation(is_synchronised())
+    """Whether the time is right: some signatures carry it, and retries go by it."""
+    why = why_it_matters(providers(subject))
+    yield of_synchronisation(is_synchronised(), why)
     for url in subject.settings.server.public_url[:1]:
         sent = now()
         reply = await Sender(Target.from_text(url)).post(SignedRequest("/", {}, b""))
         if reply.date is not None:
-            yield _of_skew(url, (reply.date - sent).total_seconds())
+            yield _of_skew(url, (reply.date - sent).total_seconds(), why)
 
 
 def is_synchronised() -> bool | None:
@@ -112,7 +115,18 @@ def is_synchronised() -> bool | None:
     return None if state < 0 else bool(state != _TIME_ERROR)
 
 
-def of_synchronisation(synchronised: bool | None) -> Finding:
+def why_it_matters(providers: Iterable[Provider]) -> str:
+    """What a wrong clock does, by what the providers sign."""
+    names = [provider.name for provider in providers if provider.signs_time]
+    if not names:
+        return "retries, retention and the logs go by it"
+    return (
+        f"signatures of {' and '.join(names)} carry the time: 5 minutes behind, and every message "
+        "is refused"
+    )
+
+
+def of_synchronisation(synchronised: bool | None, why: str) -> Finding:
     """The finding on what keeps the clock right."""
     if synchronised is None:
         return note(_CLOCK, "the kernel does not say whether the clock is synchronised")
@@ -123,11 +137,11 @@ def of_synchronisation(synchronised: bool | None) -> Finding:
         "is not synchronised with a time server",
         "timedatectl set-ntp true",
         "timedatectl timesync-status, or chronyc tracking",
-        why="Mailgun's signatures carry the time: 5 minutes behind, and every e-mail is refused",
+        why=why,
     )
 
 
-def _of_skew(url: str, seconds: float) -> Finding:
+def _of_skew(url: str, seconds: float, why: str) -> Finding:
     if abs(seconds) <= MOST_SKEW_SECONDS:
         return ok(_CLOCK, f"agrees with {url}")
     direction = "behind" if seconds > 0 else "ahead of"
@@ -135,5 +149,5 @@ def _of_skew(url: str, seconds: float) -> Finding:
         _CLOCK,
         f"is {duration(abs(seconds))} {direction} that of {url}",
         "timedatectl set-ntp true, on both machines",
-        why="Mailgun's signatures carry the time: 5 minutes behind, and every e-mail is refused",
+        why=why,
     )

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from berinia_webhookd.channels.authority import port_forms
 from berinia_webhookd.channels.contract import Channel, SignedRequest
-from berinia_webhookd.channels.whatsapp import WHATSAPP
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.tools.doctor import before_daemon
 from berinia_webhookd.tools.doctor.probe import (
@@ -25,13 +24,7 @@ from berinia_webhookd.tools.doctor.probe import (
     diagnosis,
     is_readable,
 )
-from berinia_webhookd.tools.doctor.signatures import (
-    PROVIDER,
-    SENDS_AGAIN,
-    enabled,
-    has_secret,
-    probe,
-)
+from berinia_webhookd.tools.doctor.signatures import enabled, has_secret, probe
 from berinia_webhookd.tools.doctor.subject import Subject
 from berinia_webhookd.tools.posting import Target
 
@@ -51,19 +44,6 @@ UNTOUCHED: Final = (
     "hand the body on untouched: look for what rewrites requests there (a module, a firewall "
     "for web applications, another proxy)"
 )
-# What each provider signs makes the difference: Twilio the URL and all fields, Mailgun neither.
-OTHER_PATH: Final[Mapping[str, str]] = {
-    "sms": "Twilio gets 404, and its signature is over the whole URL",
-    "email": "Mailgun gets 404, tries again for eight hours, then drops the mail",
-}
-SIGNATURES_HOLD: Final[Mapping[str, str]] = {
-    "sms": "signatures hold only because server.public_url is set; keep it, or mend nginx",
-    "email": "mail gets in all the same, since Mailgun signs no URL",
-}
-ALTERED: Final[Mapping[str, str]] = {
-    "sms": "Twilio signs what it sent; messages with blanks or accents are refused",
-    "email": "Mailgun does not sign the text of a mail, so that damage to it goes unnoticed",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +57,10 @@ class _Way:
     @property
     def shown(self) -> str:
         return self.public_url + self.channel.path
+
+    @property
+    def signs_url(self) -> bool:
+        return self.channel.provider.signs_url
 
     @property
     def address(self) -> str:
@@ -110,7 +94,7 @@ async def passes_on(subject: Subject) -> AsyncIterator[Finding]:
         return
     for url in urls[:MOST_URLS]:
         for channel in enabled(subject, url).values():
-            if channel.name == WHATSAPP:
+            if not channel.provider.from_outside:
                 continue
             way = _Way(subject, url, channel)
             request = way.signed()
@@ -122,8 +106,9 @@ async def passes_on(subject: Subject) -> AsyncIterator[Finding]:
 
 
 async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncIterator[Finding]:
+    provider, unproven = way.channel.provider, way.channel.unproven_status
     if reply.failure is not None:
-        yield before_daemon.unreachable(way.public_url, reply)
+        yield before_daemon.unreachable(way.public_url, enabled(way.subject).values(), reply)
     elif not reply.of_daemon:
         yield before_daemon.intercepted(way.shown, way.address, way.channel, reply)
     elif reply.seen is not None:
@@ -138,18 +123,18 @@ async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncItera
             f"{way.shown}: the daemon is reached at another path than {way.channel.path}",
             f"in nginx: `location = {way.channel.path} {{ proxy_pass http://{way.address}; … }}`, "
             "proxy_pass without a path after the port",
-            why=OTHER_PATH[way.channel.name],
+            why=f"{provider.name} gets 404; {provider.retries}",
         )
-    elif reply.status == 403 and has_secret(way.channel):  # noqa: PLR2004 - HTTP
+    elif reply.status == unproven and has_secret(way.channel):
         yield await _refused(way, reply)
-    elif reply.status == 403 or "no secret" in reply.detail:  # noqa: PLR2004 - HTTP
+    elif reply.status == unproven or provider.secret.key(way.channel.name) in reply.detail:
         yield note(_SAY, f"{way.shown}: reaches the daemon; without the secret no more can be said")
     else:
         yield wrong(
             _SAY,
             f"{way.shown}: the daemon answers {reply.status} {reply.detail}".rstrip(),
             way.subject.look_at_log,
-            why=f"{PROVIDER[way.channel.name]} is answered in the same way",
+            why=f"{way.channel.provider.name} is answered in the same way",
         )
 
 
@@ -172,8 +157,8 @@ def _compared(way: _Way, request: SignedRequest, seen: Seen) -> Iterator[Finding
 
 def _scheme_and_host(way: _Way, seen: Seen) -> Iterator[Finding]:
     scheme, host = urlsplit(way.public_url).scheme, urlsplit(way.public_url).netloc
-    why = SIGNATURES_HOLD[way.channel.name]
-    say = warning if _signs_url(way.channel) else note
+    why = way.channel.provider.if_url_differs
+    say = warning if way.signs_url else note
     if seen.scheme != scheme and seen.peer_trusted:
         yield say(
             _SAY,
@@ -205,7 +190,7 @@ def _client(way: _Way, seen: Seen) -> Iterator[Finding]:
             f"{way.shown}: the proxy at {seen.client} is not trusted, so its headers are ignored",
             f'server.trusted_proxies = ["127.0.0.1", "::1", "{seen.client}"]',
             why="all callers count as one address and share its rate limit"
-            + ("; without server.public_url signatures fail" if _signs_url(way.channel) else ""),
+            + ("; without server.public_url signatures fail" if way.signs_url else ""),
         )
     elif not seen.forwarded or seen.client is None:
         yield wrong(
@@ -213,7 +198,7 @@ def _client(way: _Way, seen: Seen) -> Iterator[Finding]:
             f"{way.shown}: nginx does not say which address a request came from",
             ADDRESS_LINE,
             why="all callers share one rate limit, so that one stranger can shut out "
-            f"{PROVIDER[way.channel.name]}",
+            f"{way.channel.provider.name}",
         )
 
 
@@ -223,7 +208,7 @@ def _altered(way: _Way, *said: str) -> Finding:
         f"{way.shown}: the body is altered between the public URL and the daemon",
         *said,
         UNTOUCHED,
-        why=ALTERED[way.channel.name],
+        why=way.channel.provider.if_altered,
     )
 
 
@@ -250,17 +235,12 @@ async def _refused(way: _Way, reply: Reply) -> Finding:
         _SAY,
         f"{way.shown}: the signature does not survive the way to the daemon",
         *_mends_signature(way, remedy),
-        why=f"what {PROVIDER[way.channel.name]} sends is answered 403; "
-        f"{SENDS_AGAIN[way.channel.name]}",
+        why=f"what {way.channel.provider.name} sends is answered {way.channel.unproven_status}; "
+        f"{way.channel.provider.retries}",
     )
 
 
 def _mends_signature(way: _Way, remedy: tuple[str, ...]) -> tuple[str, ...]:
-    if not _signs_url(way.channel):
+    if not way.signs_url:
         return remedy or (UNTOUCHED,)
     return (*(remedy or (THREE_LINES.format(address=way.address),)), before_daemon.RELOAD)
-
-
-def _signs_url(channel: Channel) -> bool:
-    """Twilio does; Mailgun signs a time and a token in the form alone."""
-    return channel.name == "sms"

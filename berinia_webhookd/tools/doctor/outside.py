@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from berinia_webhookd.channels.contract import Channel, SignedRequest
-from berinia_webhookd.channels.whatsapp import WHATSAPP
 from berinia_webhookd.findings import Finding, note, ok, wrong
 from berinia_webhookd.tools.doctor.probe import Reply, Sender
 from berinia_webhookd.tools.doctor.signatures import enabled, probe
@@ -29,23 +28,25 @@ async def closed(subject: Subject) -> AsyncIterator[Finding]:
         if logs.failure is not None:
             continue  # the check of nginx says so
         yield _of_logs(url + LOGS_PATH, logs)
-        if (bot := enabled(subject, url).get(WHATSAPP)) is not None:
-            yield _of_bot(url + bot.path, bot, await sender.post(_stranger(bot, url)))
+        for channel in enabled(subject, url).values():
+            if not channel.provider.from_outside:
+                reply = await sender.post(_stranger(channel, url))
+                yield _of_local(url + channel.path, channel, reply)
 
 
-def _stranger(bot: Channel, url: str) -> SignedRequest:
+def _stranger(channel: Channel, url: str) -> SignedRequest:
     """Without the bearer token, which a stranger lacks and which is nobody's business out there."""
-    request = probe(bot, url, valid=True)
+    request = probe(channel, url, valid=True)
     headers = {name: text for name, text in request.headers.items() if name != "Authorization"}
     return SignedRequest(request.path, headers, request.body)
 
 
-def _of_bot(shown: str, bot: Channel, reply: Reply) -> Finding:
+def _of_local(shown: str, channel: Channel, reply: Reply) -> Finding:
     if reply.seen is not None and not reply.seen.forwarded:
         return wrong(
             _SAY,
-            f"{shown}: whoever calls this from outside counts as the WhatsApp bot",
-            _NO_ENTRY.format(path=bot.path),
+            f"{shown}: whoever calls this from outside counts as {channel.provider.name}",
+            _NO_ENTRY.format(path=channel.path),
             "nginx -t && systemctl reload nginx",
             why="the proxy hides where requests come from, so strangers can command the agents",
         )
@@ -55,8 +56,8 @@ def _of_bot(shown: str, bot: Channel, reply: Reply) -> Finding:
         return note(
             _SAY,
             f"{shown}: is open to the outside; the daemon refuses all but the listed addresses",
-            _NO_ENTRY.format(path=bot.path),
-            why="needed only if the bot runs on another machine",
+            _NO_ENTRY.format(path=channel.path),
+            why=f"needed only if {channel.provider.name} runs on another machine",
         )
     return ok(_SAY, f"{shown}: is closed to the outside")
 

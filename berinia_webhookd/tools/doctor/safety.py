@@ -8,13 +8,12 @@ from typing import Final
 from berinia_webhookd.addresses import Network
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.tools.doctor.signatures import enabled
 from berinia_webhookd.tools.doctor.subject import Subject
 
 _SAY: Final = "safety"
 # Said better elsewhere in the report: the user is the daemon's, not the one who asks.
-SAID_ELSEWHERE: Final = frozenset(
-    {"user", "channels.sms.tokens", "channels.email.signing_keys", "server.public_url"}
-)
+SAID_ELSEWHERE: Final = frozenset({"user", "server.public_url"})
 WHY: Final = {
     "rate_limit.verified_requests": "a burst of answers to a campaign is refused with 429 and lost",
     "server.host": "messages and passwords travel readable, and no nginx stands before the daemon",
@@ -33,6 +32,7 @@ async def settings(subject: Subject) -> AsyncIterator[Finding]:
         *_of_warnings(subject),
         *_of_user(subject),
         *_of_lists(subject.settings),
+        *_of_channels(subject),
         *_of_logs(subject.settings),
     ]
     for finding in findings:
@@ -42,9 +42,10 @@ async def settings(subject: Subject) -> AsyncIterator[Finding]:
 
 
 def _of_warnings(subject: Subject) -> Iterator[Finding]:
+    secrets = {one.provider.secret.key(name) for name, one in enabled(subject).items()}
     for one in subject.examined.warnings:
         of_agent = one.subject.startswith("agents.") and one.subject.endswith(".target")
-        if one.subject not in SAID_ELSEWHERE and not of_agent:
+        if one.subject not in SAID_ELSEWHERE | secrets and not of_agent:
             yield warning(
                 _SAY,
                 f"{one.subject}: {one.what}",
@@ -71,14 +72,6 @@ def _of_lists(settings: Settings) -> Iterator[Finding]:
             'server.trusted_proxies = ["127.0.0.1", "::1"], and the addresses of your proxies',
             why="whoever is trusted as a proxy may claim any address, scheme and host",
         )
-    whatsapp = settings.channels.whatsapp
-    if whatsapp.enabled and whatsapp.secret is None and (wide := _widest(whatsapp.allowed_ips)):
-        yield wrong(
-            _SAY,
-            f"channels.whatsapp.allowed_ips lets {wide} speak as the bot, without a secret",
-            "list the bot's address alone, or set channels.whatsapp.secret",
-            why="the bot's messages command the agents",
-        )
     if wide := _widest(settings.server.metrics_allowed_ips):
         yield warning(
             _SAY,
@@ -86,6 +79,19 @@ def _of_lists(settings: Settings) -> Iterator[Finding]:
             "list the machines that collect metrics",
             why="metrics tell strangers how much comes in and what fails",
         )
+
+
+def _of_channels(subject: Subject) -> Iterator[Finding]:
+    for name, channel in enabled(subject).items():
+        wide = _widest(channel.allowed_networks or ())
+        if wide and channel.address_is_proof:
+            who = channel.provider.name
+            yield wrong(
+                _SAY,
+                f"{channel.provider.secret.key(name)} lets {wide} speak as {who}, without a secret",
+                f"list the address of {who} alone, or set channels.{name}.secret",
+                why="whoever calls from there commands the agents",
+            )
 
 
 def _widest(networks: tuple[Network, ...]) -> Network | None:

@@ -12,7 +12,7 @@ from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.tools.doctor import processes
 from berinia_webhookd.tools.doctor.probe import fetch
 from berinia_webhookd.tools.doctor.processes import Process
-from berinia_webhookd.tools.doctor.signatures import SENDS_AGAIN
+from berinia_webhookd.tools.doctor.signatures import providers
 from berinia_webhookd.tools.doctor.subject import Subject
 
 OLD_SCRIPT: Final = "run_webhook.py"
@@ -44,7 +44,7 @@ async def up(subject: Subject) -> AsyncIterator[Finding]:
         *((f"berinia-webhookd --config {other.configuration} doctor",) if other else ()),
         subject.command("start"),
         subject.look_at_log,
-        why="; ".join(("no callback is received", *SENDS_AGAIN.values())),
+        why="; ".join(("no callback is received", *(one.retries for one in providers(subject)))),
     )
 
 

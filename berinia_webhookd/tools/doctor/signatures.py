@@ -5,14 +5,13 @@ straight to the daemon, as nginx ought to pass it on.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from berinia_webhookd.addresses import LOOPBACK, in_networks
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import PROBE_FIELD, Channel, SignedRequest
-from berinia_webhookd.channels.whatsapp import WHATSAPP
+from berinia_webhookd.channels.provider import Provider
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import ChannelNotConfigured
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
@@ -24,34 +23,6 @@ from berinia_webhookd.tools.posting import Target
 _SAY: Final = "signatures"
 # What gets lost where somebody trims, recodes or decodes twice.
 DELICATE: Final = " Été  + 100 % & « 🙂 »"
-TEXT_FIELD: Final[Mapping[str, str]] = {"sms": "Body", "email": "stripped-text"}
-PROVIDER: Final[Mapping[str, str]] = {
-    "sms": "Twilio",
-    "email": "Mailgun",
-    "whatsapp": "the WhatsApp bot",
-}
-# What the providers do with what was not taken.
-SENDS_AGAIN: Final[Mapping[str, str]] = {
-    "sms": "Twilio does not send again, unless the URL in its console ends in #rc=5&rp=all",
-    "email": "Mailgun tries again for eight hours, then drops the mail",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Secret:
-    """Where a channel's secret stands."""
-
-    setting: str
-    mend: str
-
-
-SECRETS: Final[Mapping[str, Secret]] = {
-    "sms": Secret("channels.sms.tokens", "TWILIO_TOKEN=… (Twilio's console: Account, Auth Token)"),
-    "email": Secret(
-        "channels.email.signing_keys",
-        "MAILGUN_SIGNING_KEY=… (Mailgun: Send, Webhooks, HTTP webhook signing key)",
-    ),
-}
 
 
 def enabled(subject: Subject, *public_url: str) -> Mapping[ChannelName, Channel]:
@@ -60,11 +31,14 @@ def enabled(subject: Subject, *public_url: str) -> Mapping[ChannelName, Channel]
     return catalogue.build(subject.settings.channels, urls)
 
 
+def providers(subject: Subject) -> tuple[Provider, ...]:
+    """Who calls the channels that receive, each once."""
+    return tuple(dict.fromkeys(channel.provider for channel in enabled(subject).values()))
+
+
 def probe(channel: Channel, base_url: str, text: str = DELICATE, *, valid: bool) -> SignedRequest:
     """A probe of a channel as its provider would send it."""
-    fields = {PROBE_FIELD: "1"}
-    if channel.name in TEXT_FIELD:
-        fields[TEXT_FIELD[channel.name]] = text
+    fields = {PROBE_FIELD: "1", channel.provider.text_field: text}
     return channel.sign(fields, base_url=base_url, now=now(), valid=valid)
 
 
@@ -99,18 +73,16 @@ async def _channel(subject: Subject, channel: Channel) -> Finding | None:
     if subject.running is None:
         return _without_daemon(channel)
     target = Target.from_text(subject.running.address)
-    if name == WHATSAPP:
-        if not _may_ask_as_bot(subject):
-            allowed = ", ".join(map(str, subject.settings.channels.whatsapp.allowed_ips))
-            return note(_SAY, f"{name}: cannot be tried from here; only {allowed} may call")
-        request = probe(channel, target.base_url, valid=True)
-        return await _judged(subject, channel, await Sender(target, {}, NEAR_SECONDS).post(request))
-    sender = Sender(target, as_proxied(subject), NEAR_SECONDS)
+    if not _may_call(subject, channel):
+        allowed = ", ".join(map(str, channel.allowed_networks or ()))
+        return note(_SAY, f"{name}: cannot be tried from here; only {allowed} may call")
+    proxied = as_proxied(subject) if channel.provider.from_outside else {}
+    sender = Sender(target, proxied, NEAR_SECONDS)
     signable = has_secret(channel)
     if not signable and subject.as_daemon:
-        return missing_secret(name)
+        return missing_secret(channel)
     reply = await sender.post(probe(channel, target.base_url, valid=signable))
-    if not signable and reply.status == 403:  # noqa: PLR2004 - HTTP
+    if not signable and reply.status == channel.unproven_status:
         return note(
             _SAY,
             f"{name}: the daemon has a secret, which this user cannot read; nothing was proved",
@@ -119,41 +91,44 @@ async def _channel(subject: Subject, channel: Channel) -> Finding | None:
     return await _judged(subject, channel, reply)
 
 
-def _may_ask_as_bot(subject: Subject) -> bool:
-    """Whether this machine's loopback address is one the bot may call from."""
-    networks = subject.settings.channels.whatsapp.allowed_ips
+def _may_call(subject: Subject, channel: Channel) -> bool:
+    """Whether this machine's loopback address is one that the channel may be called from."""
+    if not channel.allowed_networks:
+        return True  # from anywhere, or from nowhere yet, which is said as what it is
     ipv4, ipv6 = LOOPBACK
-    return in_networks(networks, ipv6 if subject.address.startswith("[") else ipv4)
+    address = ipv6 if subject.address.startswith("[") else ipv4
+    return in_networks(channel.allowed_networks, address)
 
 
 def _without_daemon(channel: Channel) -> Finding:
     if has_secret(channel):
         return note(_SAY, f"{channel.name}: not tried, since the daemon does not run")
-    return missing_secret(channel.name)
+    return missing_secret(channel)
 
 
-def missing_secret(name: ChannelName) -> Finding:
+def missing_secret(channel: Channel) -> Finding:
     """The finding of a channel that can prove nothing."""
-    secret = SECRETS[name]
+    name, provider = channel.name, channel.provider
     return wrong(
         _SAY,
-        f"{name}: {secret.setting} is not set",
-        secret.mend,
+        f"{name}: {provider.secret.key(name)} is not set",
+        provider.secret.fix,
         f"then reload the daemon; or channels.{name}.enabled = false",
-        why=f"nothing of {PROVIDER[name]} can be proved, so all of it is answered 503",
+        why=f"nothing of {provider.name} can be proved, so all of it is answered "
+        f"{channel.later_status}",
     )
 
 
 async def _judged(subject: Subject, channel: Channel, reply: Reply) -> Finding | None:
-    name, provider = channel.name, PROVIDER[channel.name]
+    name, provider = channel.name, channel.provider.name
     if reply.seen is not None:
         return ok(_SAY, f"{name}: a request signed as {provider} does is verified")
     if reply.failure is not None:
         return None
-    if reply.status == 403:  # noqa: PLR2004 - HTTP
+    if reply.status == channel.unproven_status:
         return await _refused(subject, channel, reply)
-    if reply.status == 503 and "no secret" in reply.detail:  # noqa: PLR2004 - HTTP
-        return missing_secret(name)
+    if channel.provider.secret.key(name) in reply.detail:
+        return missing_secret(channel)
     if reply.status == 429:  # noqa: PLR2004 - HTTP
         return warning(
             _SAY,
@@ -179,5 +154,6 @@ async def _refused(subject: Subject, channel: Channel, reply: Reply) -> Finding:
         *([said] if said else []),
         *own,
         f"let it read the settings that stand there now: {subject.command('reload')}",
-        why=f"what {PROVIDER[channel.name]} signs with that secret is answered 403 and is lost",
+        why=f"what {channel.provider.name} signs with that secret is answered "
+        f"{channel.unproven_status} and is lost",
     )

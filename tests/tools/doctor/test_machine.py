@@ -63,7 +63,7 @@ def test_the_real_disk(tmp_path: Path) -> None:
 )
 def test_a_clock_that_nobody_keeps_right(state: bool | None, level: Level) -> None:
     """What the kernel says of it."""
-    assert of_synchronisation(state).level is level
+    assert of_synchronisation(state, "retries go by it").level is level
     assert machine.is_synchronised() in (True, False, None)
 
 
@@ -138,7 +138,7 @@ class TestSafety:
         ("setting", "level", "words"),
         [
             ('server.trusted_proxies = ["0.0.0.0/0"]', "wrong", "server.trusted_proxies"),
-            ('channels.whatsapp.allowed_ips = ["::/0"]', "wrong", "speak as the bot"),
+            ('channels.whatsapp.allowed_ips = ["::/0"]', "wrong", "speak as the WhatsApp bot"),
             ('server.metrics_allowed_ips = ["0.0.0.0/0"]', "warning", "metrics"),
             ('logs.personal_data = "full"', "warning", "logs.personal_data"),
             ('server.host = "0.0.0.0"', "warning", "server.host"),

@@ -100,8 +100,8 @@ def test_nginx_is_wrong_and_signatures_hang_on_it(
     [
         (
             {"path": lambda path: path + "/"},
-            "Twilio gets 404, and its signature is over the whole URL",
-            "Mailgun gets 404, tries again for eight hours, then drops the mail",
+            f"Twilio gets 404; {TWILIO_DOES_NOT}",
+            "Mailgun gets 404; Mailgun tries again for eight hours, then drops the mail",
         ),
         (
             {"answer": (502, {})},
@@ -116,7 +116,7 @@ def test_nginx_is_wrong_and_signatures_hang_on_it(
         (
             {"body": lambda body: body.replace(b"%C3%89", b"%C9")},
             "Twilio signs what it sent; messages with blanks or accents are refused",
-            "Mailgun does not sign the text of a mail, so that damage to it goes unnoticed",
+            "Mailgun does not sign the text of an e-mail: damage goes unnoticed",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_wrong_scheme_and_host_are_said_although_a_public_url_hides_them(proxied
     report.one("nginx", "warning", "sms-response", "sees https instead of http")
     report.one("nginx", "warning", "sms-response", "'backend'", "Host $http_host")
     finding = report.one("nginx", "note", "email-response", "sees https instead of http")
-    assert finding["why"] == "mail gets in all the same, since Mailgun signs no URL"
+    assert finding["why"] == "its messages get in all the same, since Mailgun signs no URL"
     assert "nginx" not in report.wrong
 
 
