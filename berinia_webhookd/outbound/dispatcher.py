@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -131,6 +132,7 @@ class Dispatcher:
     async def stop(self, grace_seconds: float) -> None:
         """Claim no more, let attempts end within the grace, give the rest back."""
         self._stopping = True
+        self.last_turn = math.inf  # the watchdog waits for no more turns
         self._woken.set()
         # What a claim under way brings is in a queue then.
         await wait_for_event(self._last_claim, LAST_CLAIM_SECONDS)

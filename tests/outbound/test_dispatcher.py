@@ -35,6 +35,7 @@ from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.dispatcher import HELD_MOST_BYTES, Dispatcher, TransportQueue
 from berinia_webhookd.outbound.late_replies import LateReplies
 from berinia_webhookd.outbound.retry_policy import RetryPolicies
+from berinia_webhookd.supervision import turns
 
 from .agent_world import make_entry
 
@@ -301,6 +302,8 @@ async def test_stopping_gives_back_what_did_not_end(world: World) -> None:
     backlog = await world.journal.backlog()
     assert backlog.entries.get(EntryState.RUNNING, 0) == 0
     assert backlog.entries[EntryState.READY] == 3
+    assert turns(dispatcher), "what need not turn any more is not stuck"
+    assert dispatcher.last_turn > asyncio.get_running_loop().time()
 
 
 class SlowAnswers(SqlJournal):
