@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from berinia_webhookd.channels import catalogue
 from berinia_webhookd.config.load import Examined
 from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.tools.agent_check import AgentFinding, check_agents
@@ -20,7 +21,6 @@ from berinia_webhookd.tools.folder_check import check_folders, foreign_logs
 from berinia_webhookd.tools.journal_check import check_journal
 from berinia_webhookd.tools.terminal import json_text
 
-RETRY_SUFFIX: Final = "#rc=5&rp=all"  # Twilio: try again five times, whatever the failure
 WHERE_AGENTS_ARE: Final = frozenset({"agents.path", "agents.python", "agents.registry"})
 
 
@@ -69,7 +69,7 @@ async def _look(examined: Examined, environ: Mapping[str, str], *, offline: bool
         examined=examined,
         problems=problems,
         warnings=tuple(warning for warning in examined.warnings if warning.subject not in wrong),
-        notes=(*notes, *_twilio_lines(settings), *foreign_logs(settings.logs.dir)),
+        notes=(*notes, *_console_lines(settings), *foreign_logs(settings, settings.logs.dir)),
         agents=agents,
         journal=journal,
         folders=tuple(folders),
@@ -85,12 +85,12 @@ async def _look_at_agents(
     return await check_agents(settings, offline=offline, left_out=left_out), []
 
 
-def _twilio_lines(settings: Settings) -> list[str]:
-    if not settings.channels.sms.enabled:
-        return []
-    bases = settings.server.public_url or ("https://your.host",)
+def _console_lines(settings: Settings) -> list[str]:
+    """What to enter where a provider does not send again by itself."""
+    channels = catalogue.build(settings.channels, settings.server.public_url)
     return [
-        "Twilio's console, where a message comes in: "
-        f"{base}{settings.channels.sms.path}{RETRY_SUFFIX} and a fallback URL"
-        for base in bases
+        f"{channel.provider.console}: {channel.provider.entered.format(url=base + channel.path)}"
+        for channel in channels.values()
+        if channel.provider.from_outside and not channel.provider.retries_by_itself
+        for base in settings.server.public_url or ("https://your.host",)
     ]

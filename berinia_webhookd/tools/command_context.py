@@ -89,3 +89,21 @@ class CommandContext:
                 err=True,
             )
         return examined.settings, running
+
+
+class ConfiguredChannel(click.ParamType[str, str]):
+    """The name of a channel that is configured, whether it is enabled or not."""
+
+    name = "channel"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name.
+
+        Raises:
+            click.BadParameter: no such channel is configured.
+        """
+        context = None if ctx is None else ctx.find_object(CommandContext)
+        known = tuple(context.examine().settings.channels) if context else ()
+        if value not in known:
+            self.fail(f"{value!r} is not one of {', '.join(known)}", param, ctx)
+        return value

@@ -26,7 +26,7 @@ from berinia_webhookd.journal.redoing import Changed, Decode
 from berinia_webhookd.logs.pipeline import LogOptions, configure
 from berinia_webhookd.model import EntryState, Event, VerifiedDelivery
 from berinia_webhookd.tools import installation
-from berinia_webhookd.tools.command_context import CommandContext
+from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.event_view import (
     list_lines,
     listed_json,
@@ -42,7 +42,6 @@ CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 STATES: Final = (*(state.value for state in EntryState), "rejected")
 REPLAYABLE: Final = ("dead", "discarded", "waiting", "rejected")
-CHANNELS: Final = ("sms", "email", "whatsapp")
 NOT_COVERED: Final = (
     "Not covered: backups, PostgreSQL's WAL, the agents' own data, logs written with"
     " logs.personal_data = full."
@@ -87,7 +86,7 @@ def _filters(command: CommandT) -> CommandT:
         ),
         click.option("--since", type=Since(), help="Received since: 30m, 2h, 3d, or ISO 8601."),
         click.option("--agent", metavar="A", help="For this agent."),
-        click.option("--channel", type=click.Choice(CHANNELS), help="Of this channel."),
+        click.option("--channel", type=ConfiguredChannel(), help="Of this channel."),
     ):
         command = option(command)
     return command

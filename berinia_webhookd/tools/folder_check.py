@@ -15,12 +15,8 @@ from typing import Final
 
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding, wrong
-from berinia_webhookd.logs.reading import log_types, tail
+from berinia_webhookd.logs.reading import NOT_OURS, log_types, tail
 
-LOG_TYPES: Final = log_types(("sms", "email", "whatsapp"))
-# Ours, as they are and as logrotate names older ones: webhook.log, webhook.log.1, sms.log-2026.gz.
-OUR_LOGS: Final = re.compile(rf"(?:{'|'.join(LOG_TYPES)})\.log(?:[.-].*)?")
-ONLY_READ: Final = "system"
 MOST_FILES_SEEN: Final = 10_000
 MOST_FILES_NAMED: Final = 10
 LINES_LOOKED_AT: Final = 50
@@ -52,7 +48,7 @@ def check_folders(settings: Settings, state: Path) -> tuple[FolderFinding, ...]:
             "logs.dir",
             settings.logs.dir,
             "written",
-            folder_problem(settings.logs.dir, makeable=True) or _closed_log(settings.logs.dir),
+            folder_problem(settings.logs.dir, makeable=True) or _closed_log(settings),
             "give the daemon's user this folder, or set logs.dir",
         ),
     ]
@@ -104,11 +100,18 @@ def _program_problem(program: Path) -> str | None:
     return None if _may(program, os.X_OK) else "cannot be executed by this user"
 
 
-def _closed_log(folder: Path) -> str | None:
+def our_logs(settings: Settings) -> re.Pattern[str]:
+    """Return what the names of our logs are like, as they are and as logrotate names older ones:
+    webhook.log, webhook.log.1, sms.log-2026.gz.
+    """
+    return re.compile(rf"(?:{'|'.join(log_types(settings.channels))})\.log(?:[.-].*)?")
+
+
+def _closed_log(settings: Settings) -> str | None:
     """One of our logs that somebody else made in a folder that is open to us."""
-    for name in LOG_TYPES:
-        file = folder / f"{name}.log"
-        if name != ONLY_READ and _mode(file) and not _may(file, os.W_OK):
+    for name in log_types(settings.channels):
+        file = settings.logs.dir / f"{name}.log"
+        if name != NOT_OURS and _mode(file) and not _may(file, os.W_OK):
             return f"holds {file.name}, which cannot be written by this user"
     return None
 
@@ -125,26 +128,25 @@ def _may(path: Path, mode: int) -> bool:
     return os.access(path, mode, effective_ids=True)
 
 
-def foreign_logs(folder: Path) -> Iterator[str]:
+def foreign_logs(settings: Settings, folder: Path) -> Iterator[str]:
     """Notes on what other programs write into the log folder; they are left alone."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in islice(entries, MOST_FILES_SEEN))
     except OSError:
         return  # absent or closed: `check_folders` says so
-    others = [name for name in names if not OUR_LOGS.fullmatch(name)]
+    ours = our_logs(settings)
+    others = [name for name in names if not ours.fullmatch(name)]
     if others:
         more = f" and {len(others) - MOST_FILES_NAMED} more" if others[MOST_FILES_NAMED:] else ""
         named = ", ".join(others[:MOST_FILES_NAMED])
         yield f"logs.dir holds files of other programs, which are left alone: {named}{more}"
-    shared = [name for name in names if _is_shared(folder, name)]
+    written = {f"{name}.log" for name in log_types(settings.channels) if name != NOT_OURS}
+    shared = [name for name in names if name in written and _is_shared(folder / name)]
     if shared:
         yield f"another program writes into our logs, too: {', '.join(shared)}"
 
 
-def _is_shared(folder: Path, name: str) -> bool:
+def _is_shared(log: Path) -> bool:
     """Whether one of the last lines of a log that only we should write is not ours."""
-    log_type, _, ending = name.partition(".")
-    if ending != "log" or log_type not in LOG_TYPES or log_type == ONLY_READ:
-        return False
-    return any(not line.startswith("{") for line in tail(folder / name, LINES_LOOKED_AT))
+    return any(not line.startswith("{") for line in tail(log, LINES_LOOKED_AT))

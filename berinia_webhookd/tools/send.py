@@ -18,7 +18,7 @@ from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.model import ChannelName
-from berinia_webhookd.tools.command_context import CommandContext
+from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.installation import Installation
 from berinia_webhookd.tools.posting import Posted, Tally, Target, post_all
 from berinia_webhookd.tools.terminal import duration, json_text, one_line
@@ -41,7 +41,7 @@ def _fields(
 
 
 @click.command("send")
-@click.argument("channel", type=click.Choice(["sms", "email", "whatsapp"]))
+@click.argument("channel", type=ConfiguredChannel())
 @click.option(
     "--to",
     metavar="URL",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Final
 
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.tools.doctor.subject import Subject
-from berinia_webhookd.tools.folder_check import MOST_FILES_SEEN, OUR_LOGS, foreign_logs
+from berinia_webhookd.tools.folder_check import MOST_FILES_SEEN, foreign_logs, our_logs
 
 _SAY: Final = "logs"
 MIB: Final = 1024 * 1024
@@ -27,12 +28,12 @@ async def folder(subject: Subject) -> AsyncIterator[Finding]:
     if not place.exists():
         yield _missing(subject, place)
         return
-    files = _files(place)
+    files = _files(place, our_logs(subject.settings))
     findings = [
         *_of_writing(subject, place, files),
         *_of_reading(place, files),
         *_of_growth(files),
-        *(note(_SAY, text) for text in foreign_logs(place)),
+        *(note(_SAY, text) for text in foreign_logs(subject.settings, place)),
     ]
     for finding in findings:
         yield finding
@@ -52,13 +53,13 @@ def _missing(subject: Subject, place: Path) -> Finding:
     )
 
 
-def _files(place: Path) -> dict[Path, os.stat_result]:
+def _files(place: Path, ours: re.Pattern[str]) -> dict[Path, os.stat_result]:
     """Our own files; none where this user may not look."""
     found = {}
     try:
         with os.scandir(place) as entries:
             for entry in islice(entries, MOST_FILES_SEEN):
-                if OUR_LOGS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                     found[Path(entry.path)] = entry.stat(follow_symlinks=False)
     except OSError:
         return {}
