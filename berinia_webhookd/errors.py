@@ -12,7 +12,7 @@ from berinia_webhookd.findings import Finding
 
 
 class WebhookdError(Exception):
-    """The root of all our errors; `hint` says what to change to make it go away."""
+    """The base of all our errors; `hint` says what to change."""
 
     exit_code = 1
 
@@ -141,4 +141,4 @@ class ChannelNotConfigured(DeliveryRejected):
 
 
 class Overloaded(DeliveryRejected):
-    """Too many connections or body bytes in flight, or the journal is slow, full or away."""
+    """Too many connections or body bytes in flight, or the journal is slow, full or unreachable."""

@@ -1,8 +1,4 @@
-"""The sockets the daemon listens on: inherited from systemd, a TCP address, or a Unix path.
-
-It opens and names them and says plainly why one cannot be had; what comes in over them is the
-receiving stage's business.
-"""
+"""The sockets the daemon listens on: inherited from systemd, a TCP address, or a Unix path."""
 
 from __future__ import annotations
 
@@ -21,15 +17,15 @@ from berinia_webhookd.supervision import inherited_sockets
 
 logger = structlog.get_logger()
 
-BACKLOG: Final = 4096  # who does not fit is not told, and tries again after seconds
+BACKLOG: Final = 4096  # beyond it callers get no answer, and try again after seconds
 
 
 def open_sockets(server: ServerSettings, environ: Mapping[str, str]) -> list[socket.socket]:
-    """The listening sockets; those of systemd win, with a warning when they differ.
+    """Open the listening sockets; those of systemd win, with a warning when they differ.
 
     Raises:
         CannotStartNow: the address is taken.
-        CannotStart: the address cannot be had at all.
+        CannotStart: the address cannot be used.
     """
     inherited = inherited_sockets(environ)
     if inherited:
@@ -41,7 +37,7 @@ def open_sockets(server: ServerSettings, environ: Mapping[str, str]) -> list[soc
 
 
 def address_of(listener: socket.socket) -> str:
-    """`127.0.0.1:8001`, `[::1]:8001` or `unix:/run/…`."""
+    """Return `127.0.0.1:8001`, `[::1]:8001` or `unix:/run/…`."""
     if listener.family == socket.AF_UNIX:
         return f"unix:{listener.getsockname()}"
     return _host_and_port(*listener.getsockname()[:2])
@@ -87,11 +83,11 @@ def _reason(error: Exception) -> str:
 
 
 def _unix_socket(path: Path) -> socket.socket:
-    _make_way(path)
+    _remove_dead(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(path))
-        # Whoever may connect counts as a trusted proxy: the group, for nginx, and nobody else.
+        # Every peer counts as a trusted proxy: the owner and the group, for nginx, and nobody else.
         path.chmod(0o660)
         listener.listen(BACKLOG)
     except OSError as error:
@@ -107,8 +103,8 @@ def _no_socket_at(path: Path, error: OSError) -> CannotStart:
     )
 
 
-def _make_way(path: Path) -> None:
-    """Remove a socket that a dead process left; one that answers is taken."""
+def _remove_dead(path: Path) -> None:
+    """Remove a socket that a dead process left; refuse a path where something else is."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -128,7 +124,7 @@ def _make_way(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except BlockingIOError:
-            pass  # alive, with more callers than it can take
+            pass  # alive, and its backlog is full
         except OSError as error:
             raise _no_socket_at(path, error) from error
     raise CannotStartNow(

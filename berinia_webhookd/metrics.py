@@ -1,5 +1,5 @@
-"""The figures of one process, in Prometheus' terms. Names and labels are part of the public
-contract; no label ever holds what a stranger chose.
+"""The Prometheus metrics of one process. Names and labels are part of the public contract; no label
+ever holds what a caller chose.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prometheus_client import (
 from berinia_webhookd import __version__
 
 PREFIX: Final = "berinia_webhookd"
-# From a single idle request to the longest a provider waits.
+# From a single request on an idle machine to the longest that a provider waits.
 ANSWER_BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
@@ -30,7 +30,7 @@ class Metrics:
     """One attribute per metric, named as the metric without its prefix."""
 
     def __init__(self) -> None:
-        # A time stamp beside every counter, which nobody was promised.
+        # Each counter would have a time stamp beside it, which is no part of the contract.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.requests_total = self._counter(

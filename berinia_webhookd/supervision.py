@@ -1,6 +1,6 @@
-"""What systemd hears from us and hands to us: sd_notify, the watchdog, inherited sockets.
+"""The interface to systemd: sd_notify, the watchdog, inherited sockets.
 
-Without systemd every function here does nothing.
+Without systemd, nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ SLOWEST_TURN_SECONDS: Final = 15.0  # with pauses and timeouts of the journal in
 
 
 class Notifier:
-    """Sends datagrams to `$NOTIFY_SOCKET`; a supervisor that is gone is no reason to fail."""
+    """Sends datagrams to `$NOTIFY_SOCKET`; an unreachable supervisor is no reason to fail."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
 
     def ready(self) -> None:
-        """The sockets listen (or a reload has ended)."""
+        """Report that the sockets listen, or that a reload has ended."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """A reload begins; `READY=1` ends it."""
+        """Report that a reload begins; `ready` ends it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """The way down has begun."""
+        """Report that stopping has begun."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
+        """Set the line that `systemctl status` shows."""
         self._send("STATUS=" + text.replace("\n", " "))
 
     def alive(self) -> None:
-        """The watchdog's sign of life."""
+        """Send the watchdog's sign of life."""
         self._send("WATCHDOG=1")
 
     def extend(self, seconds: float) -> None:
@@ -69,7 +69,7 @@ class Notifier:
 
 
 def watchdog_interval_seconds(environ: Mapping[str, str]) -> float | None:
-    """How often systemd wants a sign of life from this process; None when it does not."""
+    """Return how often systemd wants a sign of life from this process; None when it does not."""
     microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID")
     if not microseconds.isdecimal() or pid not in {None, str(os.getpid())}:
         return None
@@ -77,7 +77,7 @@ def watchdog_interval_seconds(environ: Mapping[str, str]) -> float | None:
 
 
 class Turning(Protocol):
-    """A part whose work goes round and round."""
+    """A part of the process that works in turns."""
 
     @property
     def last_turn(self) -> float:
@@ -103,14 +103,14 @@ async def watch(notifier: Notifier, interval_seconds: float, parts: Collection[T
 
 
 async def report(notifier: Notifier, status: Callable[[], Awaitable[str]]) -> None:
-    """Keep the status line fresh."""
+    """Keep the status line up to date."""
     while True:
         notifier.status(await status())
         await asyncio.sleep(STATUS_SECONDS)
 
 
 def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
-    """The listening sockets systemd opened for us, made ours; empty without socket activation.
+    """Take over the listening sockets that systemd opened; none without socket activation.
 
     Raises:
         CannotStart: what was handed over is no listening stream socket.
@@ -126,7 +126,7 @@ def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
             opened.enter_context(_inherited(descriptor))
             for descriptor in range(first, first + int(count))
         ]
-        opened.pop_all()  # all are as they should be: they stay open
+        opened.pop_all()  # all are valid: they stay open
     return sockets
 
 

@@ -1,6 +1,5 @@
-"""`serve.json`: how a running daemon tells the other commands where it is. It holds addresses and
-paths and no secret. Reading it believes nothing: garbage, or a process that is gone, is no
-installation.
+"""`serve.json`: where a running daemon writes its address and paths for the other commands, and no
+secret. A file that is invalid, or whose process is gone, counts as absent.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Installation:
 def of_settings(
     settings: Settings, *, address: str, version: str, config_file: Path | None
 ) -> Installation:
-    """What this process has to say about itself."""
+    """Describe this process."""
     return Installation(
         pid=os.getpid(),
         address=address,
@@ -55,7 +54,7 @@ def of_settings(
 
 
 def write(installation: Installation, environ: Mapping[str, str]) -> Path:
-    """Put it where the other commands look, whole or not at all; returns the file.
+    """Write the file, whole or not at all, where the other commands look; return its path.
 
     Raises:
         OSError: the folder cannot be written.
@@ -78,7 +77,7 @@ def write(installation: Installation, environ: Mapping[str, str]) -> Path:
 
 
 def announce(installation: Installation, environ: Mapping[str, str]) -> None:
-    """Write it, without which no other command would find this daemon.
+    """Write the file, without which no other command finds this daemon.
 
     Raises:
         CannotStartNow: the disk is full.
@@ -96,7 +95,7 @@ def announce(installation: Installation, environ: Mapping[str, str]) -> None:
 
 
 def remove(environ: Mapping[str, str]) -> None:
-    """Take this process's own file away; what another one wrote in the meantime stays."""
+    """Remove the file of this process; one that another process wrote meanwhile stays."""
     file = own_folder(environ) / FILE_NAME
     found = _read_file(file)
     if found is not None and found.pid == os.getpid():
@@ -110,8 +109,8 @@ def read(
     config_file: Path | None = None,
     system_folder: Path = SYSTEM_FOLDER,
 ) -> Installation | None:
-    """The running daemon, or None; the first folder with one that is alive wins. Before all of them
-    comes the folder of a configuration file that was named, where `serve --dev` writes.
+    """Find the running daemon; the first folder with one that is alive wins. The folder of a named
+    configuration file, where `serve --dev` writes, comes before all others.
     """
     beside = None if config_file is None else _beside(config_file)
     if beside is not None:
@@ -124,8 +123,8 @@ def read(
 
 
 def journal_url(settings: Settings, installation: Installation | None) -> str:
-    """Where the journal is: what the running daemon says, else what is configured. May hold a
-    password.
+    """Return where the journal is: what the running daemon says, else what is configured. May hold
+    a password.
     """
     if installation is not None and installation.journal is not None:
         return f"sqlite:///{installation.journal}"
@@ -133,12 +132,12 @@ def journal_url(settings: Settings, installation: Installation | None) -> str:
 
 
 def logs_folder(settings: Settings, installation: Installation | None) -> Path:
-    """Where the unified logs are, in the same way."""
+    """Return where the unified logs are, in the same way."""
     return settings.logs.dir if installation is None else installation.logs
 
 
 def shown_url(url: str) -> str:
-    """A journal's place without user, password and options, to be shown."""
+    """Return a journal's URL without user, password and options."""
     file = _sqlite_file(url)
     if file is not None:
         return str(file)
@@ -148,14 +147,14 @@ def shown_url(url: str) -> str:
 
 
 def own_folder(environ: Mapping[str, str]) -> Path:
-    """Where this process writes its file."""
+    """Return the folder of this process's file."""
     return _first(environ, "RUNTIME_DIRECTORY") or _state_folder(environ)
 
 
 def _beside(config_file: Path) -> Installation | None:
     file = config_file.with_name(FILE_NAME)
     try:
-        # Whoever may put files there could otherwise lead root to a journal of his own.
+        # Else any user who may put files there could lead root to a journal of his own.
         trusted = file.stat().st_uid in (0, config_file.stat().st_uid)
     except OSError:
         return None
@@ -180,7 +179,7 @@ def _state_folder(environ: Mapping[str, str]) -> Path:
 
 
 def _first(environ: Mapping[str, str], name: str) -> Path | None:
-    """The first of several: systemd puts colons between them."""
+    """Return the first of several, between which systemd puts colons."""
     first = environ.get(name, "").split(":")[0]
     return Path(first) if first else None
 
