@@ -1,16 +1,31 @@
-"""Hides the people of one event in what its agent says: prints, raises, or returns as an error."""
+"""Hides the people of one event in what its agent says: prints, raises, or returns as an error.
+
+It finds a value whole, cut short, in any letter case and as programs spell it. Where there is too
+much to look for it hides the text altogether.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
+from urllib.parse import quote, quote_plus
 
-from berinia_webhookd.logs.event_values import masker
+from berinia_webhookd.logs.personal_data import HIDDEN, LONGEST_TEXT, scrub
 from berinia_webhookd.model import Entry, Outcome
 
 LONG_BYTES: Final = 8192  # of an event as it is stored: what a longer one takes is felt by callers
+SHORTEST_VALUE: Final = 3  # shorter values are too common to look for
+ANCHOR: Final = 12  # so many characters of a value's beginning are the value, cut short
+LONGEST_IN_URL: Final = 4096  # longer values are not looked for as URLs spell them
+MOST_CHARACTERS: Final = 1 << 19  # of values are looked for; an event with more hides all
+MOST_ALIKE: Final = 8  # values with one beginning are compared; with more, the line is hidden
+_QUOTED: Final = frozenset("\"'\\")
+
+_Anchors = dict[str, list[str]]
+_Span = tuple[int, int]
 
 
 class EventMask:
@@ -48,3 +63,102 @@ class EventMask:
         parts = (event.sender, event.recipient, event.body, event.subject, event.profile_name)
         files = [attachment.file_name for attachment in event.attachments]
         return masker((*parts, event.group, files, event.raw, event.raw_multi))
+
+
+def masker(values: Iterable[object]) -> Callable[[str], str]:
+    """Return a function that masks these values, and what `scrub` masks, anywhere in a text.
+
+    Values may be nested in mappings and lists; what is no text is not looked for.
+    """
+    texts = set(_texts(values))
+    if sum(map(len, texts)) > MOST_CHARACTERS:
+        return lambda text: HIDDEN if text else text
+    anchors: _Anchors = {}
+    for spelling in {_folded(spelling) for text in texts for spelling in _spellings(text)}:
+        anchors.setdefault(spelling[:ANCHOR], []).append(spelling)
+    return lambda text: scrub(_masked(anchors, text[:LONGEST_TEXT]))
+
+
+def _texts(values: Iterable[object]) -> Iterator[str]:
+    """Yield each value trimmed, and each of its lines."""
+    for value in values:
+        if isinstance(value, Mapping):
+            yield from _texts(value.values())
+        elif isinstance(value, list | tuple):
+            yield from _texts(value)
+        elif isinstance(value, str):
+            yield value.strip()
+            yield from map(str.strip, value.splitlines())
+
+
+def _spellings(text: str) -> Iterator[str]:
+    """Yield a text as it is, and as `repr`, JSON, bytes and URLs spell it."""
+    if len(text) < SHORTEST_VALUE:
+        return
+    yield text
+    if len(text) <= LONGEST_IN_URL:
+        yield quote_plus(text, errors="replace")
+        yield quote(text, safe="", errors="replace")
+    if text.isascii() and text.isprintable() and not _QUOTED & set(text):
+        return
+    yield repr(text)[1:-1]
+    yield json.dumps(text)[1:-1]
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+    yield text.encode("unicode_escape").decode("ascii")
+    yield repr(text.encode("utf-8", "replace"))[2:-1]
+
+
+def _folded(text: str) -> str:
+    """Remove letter case, leaving each character in its place."""
+    if text.isascii():
+        return text.lower()
+    low = text.lower()
+    if len(low) == len(text) and "Σ" not in text:  # whose small form depends on what follows
+        return low
+    return "".join(low if len(low := character.lower()) == 1 else character for character in text)
+
+
+def _masked(anchors: _Anchors, text: str) -> str:
+    folded = _folded(text)
+    spans: list[_Span] = []
+    for anchor, spellings in anchors.items():
+        if anchor in folded:
+            for spelling in spellings:
+                spans += _whole(folded, spelling)
+            spans += _begun(folded, anchor, spellings)
+    parts: list[str] = []
+    done = 0
+    for start, end in sorted(spans):
+        if start > done or not parts:
+            parts += (text[done:start], HIDDEN)
+        done = max(done, end)
+    return "".join(parts) + text[done:]
+
+
+def _whole(folded: str, spelling: str) -> Iterator[_Span]:
+    start = folded.find(spelling)
+    while start >= 0:
+        yield start, start + len(spelling)
+        start = folded.find(spelling, start + len(spelling))
+
+
+def _begun(folded: str, anchor: str, spellings: list[str]) -> Iterator[_Span]:
+    """Find values that were cut short, as far as they go."""
+    start = folded.find(anchor)
+    while start >= 0:
+        if len(spellings) > MOST_ALIKE:
+            end = folded.find("\n", start)
+            end = end if end >= 0 else len(folded)
+        else:
+            end = max(_end_of_common(folded, start, spelling) for spelling in spellings)
+        yield start, end
+        start = folded.find(anchor, end)
+
+
+def _end_of_common(folded: str, start: int, spelling: str) -> int:
+    end = start
+    for character in spelling:
+        if end == len(folded) or folded[end] != character:
+            break
+        end += 1
+    return end

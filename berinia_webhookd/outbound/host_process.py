@@ -97,6 +97,23 @@ class AgentHost:
             self._answer = None
         return self._understood(request["do"], answer)
 
+    async def ask_as(
+        self, owner: OutputOwner, request: Mapping[str, Any], timeout_seconds: float
+    ) -> dict[str, Any]:
+        """Ask, log what is printed meanwhile as the owner's, and end the host at the timeout.
+
+        Raises:
+            TimeoutError, HostEnded: there is no answer.
+        """
+        await self.output.begin(owner)
+        try:
+            return await self.ask(request, timeout_seconds)
+        except TimeoutError:
+            await self.killed("timeout")
+            raise
+        finally:
+            await self.output.end()
+
     def kill(self, reason: str) -> None:
         """End the host's process group at once; its guardian sees to the descendants."""
         self.reason = self.reason or reason

@@ -132,16 +132,13 @@ class PythonAgents:
         settings = self._settings.of(agent)
         limit_seconds = max(settings.timeout_seconds, self._load_seconds)
         target = settings.target.removeprefix(PYTHON_TARGET) if settings.target else None
-        await host.output.begin(OutputOwner({"agent": agent}))
+        request = {"do": "load", "agent": agent, "target": target}
         try:
-            answer = await host.ask({"do": "load", "agent": agent, "target": target}, limit_seconds)
+            answer = await host.ask_as(OutputOwner({"agent": agent}), request, limit_seconds)
         except TimeoutError as error:
-            await host.killed("timeout")
             raise AgentUnavailable(f"not loaded within {limit_seconds:g} s") from error
         except HostEnded as error:
             raise AgentUnavailable(f"its host ended while loading it: {error}") from error
-        finally:
-            await host.output.end()
         if "failed" in answer:
             host.failed.add(agent)
             raise AgentUnavailable(str(answer["failed"])[-LONGEST_ERROR:])
@@ -154,34 +151,23 @@ class PythonAgents:
         return run_input(entry, None if channel is None else channel.provider.run_input)
 
     async def _attempt_in(self, host: AgentHost, entry: Entry, timeout_seconds: float) -> Outcome:
-        shape = await self._loaded(host, entry.agent)
-        if shape == "handle" and entry.event.attachments:
-            async with self._files.of(entry) as paths:
-                return await self._ask(host, entry, shape, paths, timeout_seconds)
-        return await self._ask(host, entry, shape, (), timeout_seconds)
+        if await self._loaded(host, entry.agent) == "run":
+            return await self._ask(host, entry, self._run_input(entry), timeout_seconds)
+        async with self._files.of(entry) as paths:
+            return await self._ask(host, entry, envelope(entry, paths), timeout_seconds)
 
     async def _ask(
-        self,
-        host: AgentHost,
-        entry: Entry,
-        shape: Shape,
-        paths: tuple[str, ...],
-        timeout_seconds: float,
+        self, host: AgentHost, entry: Entry, argument: dict[str, Any], timeout_seconds: float
     ) -> Outcome:
         mask = EventMask(entry, self._masked)
-        await mask.prepare()  # before the agent speaks
-        await host.output.begin(OutputOwner(_keys(entry), mask))
-        argument = self._run_input(entry) if shape == "run" else envelope(entry, paths)
+        await mask.prepare()  # before the agent prints
         request = {"do": "attempt", "agent": entry.agent, "argument": argument}
         try:
-            answer = await host.ask(request, timeout_seconds)
+            answer = await host.ask_as(OutputOwner(_keys(entry), mask), request, timeout_seconds)
         except TimeoutError:
-            await host.killed("timeout")
             return Outcome(OutcomeKind.TIMEOUT, error=f"no answer within {timeout_seconds:g} s")
         except HostEnded as ended:
             return Outcome(OutcomeKind.CRASH, error=f"its host ended: {ended}")
-        finally:
-            await host.output.end()
         if (lacking := answer.get("lacking")) in LACKING:
             host.reason = lacking  # what fills the host stays: replace it
         if "failed" in answer:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from berinia_webhookd.channels import catalogue
 from berinia_webhookd.config.load import load
 from berinia_webhookd.config.settings import AgentsSettings
 from berinia_webhookd.metrics import Metrics
@@ -134,6 +135,8 @@ class HostWorld:
 
     def open_with(self, settings: AgentsSettings, **options: Any) -> PythonAgents:
         """The transport with these settings."""
+        built_in = load(environ={}, working_folder=self.folder).settings.channels
+        options = {"channel_of": catalogue.build_all(built_in, ()).get, **options}
         agents = PythonAgents(settings, metrics=self.metrics, **options)
         self.opened.append(agents)
         return agents

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from berinia_webhookd.channels.catalogue import build_all
-from berinia_webhookd.config.load import load
 from berinia_webhookd.model import AgentName, Attachment, EventId, OutcomeKind
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.payload import envelope
@@ -155,8 +153,7 @@ async def test_run_gets_what_berinias_agents_read(
     hosts: HostWorld, changes: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     """BerinIA's own form of each channel, plus `event_id` and `attempt`."""
-    channels = build_all(load(environ={}, working_folder=hosts.folder).settings.channels, [])
-    agents = hosts.open({AGENT: "shapes:WithRun"}, channel_of=channels.get)
+    agents = hosts.open({AGENT: "shapes:WithRun"})
     entry = make_entry(AGENT, **changes)
     outcome = await agents.attempt(entry, timeout_seconds=60)
     assert json.loads(outcome.reply or "") == {

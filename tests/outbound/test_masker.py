@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.logs.event_values import MOST_CHARACTERS, masker
 from berinia_webhookd.logs.personal_data import HIDDEN
+from berinia_webhookd.outbound.event_mask import MOST_CHARACTERS, masker
 
 # Without what the mask itself consists of, and without lone surrogates, which are no text.
 CHARACTERS = st.characters(exclude_characters=HIDDEN, exclude_categories=["Cs"])
