@@ -25,7 +25,8 @@ class Finding:
     subject: str  # the setting, or the check
     what: str
     why: str | None = None
-    fix: tuple[str, ...] = ()  # commands and lines, in the order of use
+    fix: tuple[str, ...] = ()  # in the order of use; what is to be typed stands in backquotes,
+    # or alone where it is short
 
     def __str__(self) -> str:
         fixes = f" ({'; '.join(self.fix)})" if self.fix else ""

@@ -13,9 +13,8 @@ from aiohttp import web
 
 from berinia_webhookd.accept.reply_wait import answered
 from berinia_webhookd.accept.visit import Proven, Visit
-from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.contract import PROBE_HEADER, Channel
 
-HEADER: Final = "Berinia-Probe"
 _LONGEST: Final = 300
 
 
@@ -35,5 +34,5 @@ def probe_answer(
         "process": os.getpid(),
     }
     response = answered(channel.answer(()))
-    response.headers[HEADER] = json.dumps(seen)  # ASCII alone, whatever the host was
+    response.headers[PROBE_HEADER] = json.dumps(seen)  # ASCII alone, whatever the host was
     return response

@@ -24,6 +24,7 @@ from berinia_webhookd.model import (
 
 # Marks a signed request of `doctor`: verified and answered, never journaled.
 PROBE_FIELD: Final = "BeriniaProbe"
+PROBE_HEADER: Final = "Berinia-Probe"  # of its answer: how the request looked when it arrived
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,22 +6,40 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
 from berinia_webhookd.channels import catalogue
+from berinia_webhookd.clock import now
 from berinia_webhookd.config.load import Examined
-from berinia_webhookd.config.settings import Settings, state_folder
-from berinia_webhookd.tools.agent_check import AgentFinding, check_agents
+from berinia_webhookd.config.settings import JournalSettings, state_folder
+from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.findings import Finding, Level, note, ok, wrong
+from berinia_webhookd.journal.engine import Database
+from berinia_webhookd.journal.migrate import stored_version
+from berinia_webhookd.journal.schema import SCHEMA_VERSION
+from berinia_webhookd.status.findings.agents import of_loads
+from berinia_webhookd.status.findings.channels import console_entries
+from berinia_webhookd.status.findings.folders import (
+    file_refusal,
+    folder_refusal,
+    foreign_logs,
+    usable_folders,
+)
+from berinia_webhookd.status.findings.installation import AgentLoad
+from berinia_webhookd.tools.agent_loading import load_agents
 from berinia_webhookd.tools.command_context import CommandContext
-from berinia_webhookd.tools.config_view import Findings, document, lines
-from berinia_webhookd.tools.folder_check import check_folders, foreign_logs
-from berinia_webhookd.tools.journal_check import check_journal
+from berinia_webhookd.tools.config_view import Checked, document, lines
+from berinia_webhookd.tools.installation import configured_address, shown_url
 from berinia_webhookd.tools.terminal import json_text
 
+JOURNAL_URL: Final = "journal.url"
 WHERE_AGENTS_ARE: Final = frozenset({"agents.path", "agents.python", "agents.registry"})
+CONNECT_SECONDS: Final = 15.0
+_WORST_LAST: Final = tuple(Level)
 
 
 @click.command("check-config")
@@ -35,62 +53,98 @@ def check_config_command(context: CommandContext, /, *, as_json: bool, offline: 
 
     Loads each agent as `serve` would (so its module is imported and its instance made), opens the
     journal if there is one, and tests the folders, all as the current user: check as the user of
-    the service. Exit code 1 if there is a problem; warnings alone give 0.
+    the service. Exit code 1 if something is wrong; warnings alone give 0.
     """
-    findings = asyncio.run(_look(context.examine(), os.environ, offline=offline))
+    checked = asyncio.run(_check(context.examine(), os.environ, offline=offline))
     if as_json:
-        click.echo(json_text(document(findings)))
+        click.echo(json_text(document(checked)))
     else:
-        for line in lines(findings):
+        for line in lines(checked):
             click.echo(line)
-    click.get_current_context().exit(1 if findings.problems else 0)
+    is_wrong = any(finding.level is Level.WRONG for finding in checked.findings)
+    click.get_current_context().exit(1 if is_wrong else 0)
 
 
-async def _look(examined: Examined, environ: Mapping[str, str], *, offline: bool) -> Findings:
-    """What depends on a setting that is not valid is not looked at: its default is not meant."""
+async def _check(examined: Examined, environ: Mapping[str, str], *, offline: bool) -> Checked:
+    """What depends on a setting that is not valid is not checked: its default is not meant."""
     if not examined.complete:
-        note = "agents, journal and folders were not looked at: the settings are not all known"
-        return Findings(examined, examined.problems, (), (note,))
+        what = "agents, journal and folders were not checked: not all settings are known"
+        return Checked(examined, (note("settings", what), *examined.problems))
     settings = examined.settings
     invalid = {name for name, origin in examined.origins.items() if not origin.valid}
-    agents, notes = await _look_at_agents(settings, invalid, offline=offline)
-    journal = None
-    if "journal.url" not in invalid:
-        journal = await check_journal(settings.journal, offline=offline)
-    folders = [
-        folder
-        for folder in check_folders(settings, state_folder(environ))
-        if folder.setting not in invalid
-    ]
-    found = [one.problem for one in (*agents, journal, *folders) if one is not None]
-    problems = (*examined.problems, *(problem for problem in found if problem is not None))
-    wrong = {problem.subject for problem in problems}
-    return Findings(
-        examined=examined,
-        problems=problems,
-        warnings=tuple(warning for warning in examined.warnings if warning.subject not in wrong),
-        notes=(*notes, *_console_lines(settings), *foreign_logs(settings, settings.logs.dir)),
-        agents=agents,
-        journal=journal,
-        folders=tuple(folders),
-    )
+    unknown = sorted(WHERE_AGENTS_ARE & invalid)
+    found = list(examined.problems)
+    loads: tuple[AgentLoad, ...] = ()
+    if unknown:
+        found.append(note("agents", f"not checked: {' and '.join(unknown)} not valid"))
+    else:
+        left_out = [n for n in settings.agents.by_name if f"agents.{n}.target" in invalid]
+        loads = await load_agents(settings, offline=offline, left_out=left_out)
+        found += of_loads(settings.agents, loads)
+    if JOURNAL_URL not in invalid:
+        found.append(await _journal(settings.journal, offline=offline))
+    folders = usable_folders(settings, state_folder(environ))
+    found += [folder for folder in folders if folder.subject not in invalid]
+    found += foreign_logs(settings.logs.dir, settings.channels)
+    urls = settings.server.public_url
+    channels = catalogue.build(settings.channels, urls).values()
+    found += console_entries(channels, urls, configured_address(settings.server))
+    is_wrong = {finding.subject for finding in found if finding.level is Level.WRONG}
+    found += [caution for caution in examined.warnings if caution.subject not in is_wrong]
+    found.sort(key=lambda finding: _WORST_LAST.index(finding.level))
+    return Checked(examined, tuple(found), loads)
 
 
-async def _look_at_agents(
-    settings: Settings, invalid: Collection[str], *, offline: bool
-) -> tuple[tuple[AgentFinding, ...], list[str]]:
-    if unknown := sorted(WHERE_AGENTS_ARE.intersection(invalid)):
-        return (), [f"no agent was tried: {' and '.join(unknown)} not valid"]
-    left_out = [name for name in settings.agents.by_name if f"agents.{name}.target" in invalid]
-    return await check_agents(settings, offline=offline, left_out=left_out), []
+async def _journal(journal: JournalSettings, *, offline: bool) -> Finding:
+    """Open the journal if there is one; with `offline` connect to no database server."""
+    url = journal.url.reveal()
+    shown = shown_url(url)
+    try:
+        database = Database(url, clock=now)
+    except WebhookdError as error:
+        return _unusable(shown, str(error), error.hint)
+    try:
+        known = _without_opening(shown, database, offline=offline)
+        return await _opened(shown, database) if known is None else known
+    finally:
+        await database.close()
 
 
-def _console_lines(settings: Settings) -> list[str]:
-    """What to enter where a provider does not send again by itself."""
-    channels = catalogue.build(settings.channels, settings.server.public_url)
-    return [
-        f"{channel.provider.console}: {channel.provider.entered.format(url=base + channel.path)}"
-        for channel in channels.values()
-        if channel.provider.from_outside and not channel.provider.retries_by_itself
-        for base in settings.server.public_url or ("https://your.host",)
-    ]
+def _without_opening(shown: str, database: Database, *, offline: bool) -> Finding | None:
+    """What the file's place and modes say already; None if it is worth opening."""
+    file = database.path
+    if file is None:
+        what = f"{shown}: not connected to (--offline)"
+        return note(JOURNAL_URL, what) if offline else None
+    if os.path.lexists(file):
+        refusal = file_refusal(file)
+        return None if refusal is None else _unusable(shown, refusal)
+    if refusal := folder_refusal(file.parent, writing=True):
+        return _unusable(shown, f"does not exist and cannot be made: its folder {refusal}")
+    return note(JOURNAL_URL, f"{shown} does not exist yet; `serve` makes it")
+
+
+async def _opened(shown: str, database: Database) -> Finding:
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS), database.reading() as connection:
+            version = await connection.run_sync(stored_version)
+    except TimeoutError:
+        return _unusable(shown, f"no answer within {CONNECT_SECONDS:g} s")
+    except WebhookdError as error:
+        return _unusable(shown, str(error), error.hint)
+    except (SQLAlchemyError, OSError) as error:
+        hint = (
+            "`serve` cannot use it like that"
+            if database.is_sqlite
+            else "`serve` would answer 503 until the database can be reached"
+        )
+        return _unusable(shown, str(getattr(error, "orig", error)), hint)
+    if version is None:
+        return note(JOURNAL_URL, f"{shown}: holds no journal yet; `serve` makes it")
+    upgraded = f"; `serve` upgrades it to {SCHEMA_VERSION}" if version < SCHEMA_VERSION else ""
+    return ok(JOURNAL_URL, f"{shown}: schema {version}{upgraded}")
+
+
+def _unusable(shown: str, what: str, hint: str | None = None) -> Finding:
+    hint = hint or "give the daemon's user the file and its folder, or set another journal.url"
+    return wrong(JOURNAL_URL, f"{shown}: {what}", hint)

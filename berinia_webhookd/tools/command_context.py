@@ -14,7 +14,7 @@ from berinia_webhookd.config.load import Examined, Loaded, examine, load
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart, ConfigurationError
 from berinia_webhookd.tools import installation
-from berinia_webhookd.tools.installation import Installation
+from berinia_webhookd.tools.installation import RunningDaemon
 
 
 def working_folder() -> Path:
@@ -57,7 +57,7 @@ class CommandContext:
             environ=os.environ, working_folder=working_folder(), config_file=self.config_file
         )
 
-    def load_with_installation(self) -> tuple[Loaded, Installation | None]:
+    def load_with_installation(self) -> tuple[Loaded, RunningDaemon | None]:
         """Load the configuration, and find the running daemon that uses it, if there is one.
 
         Raises:
@@ -69,7 +69,7 @@ class CommandContext:
             return loaded, None
         return loaded, running
 
-    def look_with_installation(self) -> tuple[Settings, Installation | None]:
+    def look_with_installation(self) -> tuple[Settings, RunningDaemon | None]:
         """Do the same for commands that only read: mistakes in the settings do not matter where a
         running daemon says where its journal and logs are.
 

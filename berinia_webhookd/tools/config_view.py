@@ -9,7 +9,6 @@ import pwd
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -18,31 +17,25 @@ from berinia_webhookd import __version__
 from berinia_webhookd.config.load import Examined, Origin
 from berinia_webhookd.config.secret import REDACTED, Secret
 from berinia_webhookd.findings import Finding
-from berinia_webhookd.tools.agent_check import AgentFinding, without_secrets
-from berinia_webhookd.tools.findings_view import document as finding_document
-from berinia_webhookd.tools.folder_check import FolderFinding
+from berinia_webhookd.status.findings.installation import AgentLoad
+from berinia_webhookd.tools import findings_view
+from berinia_webhookd.tools.agent_loading import without_secrets
 from berinia_webhookd.tools.installation import shown_url
-from berinia_webhookd.tools.journal_check import JournalFinding
 from berinia_webhookd.tools.terminal import columns, json_text, printable
 
 NOT_SET: Final = "(not set)"
-NOT_VALID: Final = "(not valid: see Problems)"
+NOT_VALID: Final = "(not valid: see below)"
 JOURNAL_URL: Final = "journal.url"
 COMMAND: Final = "alerts.command"
-NOT_STARTED: Final = ("http://", "https://", "log:")  # targets of which nothing is loaded
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """Everything the check saw."""
+class Checked:
+    """Everything that was seen."""
 
     examined: Examined
-    problems: tuple[Finding, ...]
-    warnings: tuple[Finding, ...]
-    notes: tuple[str, ...]
-    agents: tuple[AgentFinding, ...] = ()
-    journal: JournalFinding | None = None
-    folders: tuple[FolderFinding, ...] = ()
+    findings: tuple[Finding, ...]
+    agents: tuple[AgentLoad, ...] = ()
 
 
 def shown_value(name: str, origin: Origin) -> Any:
@@ -85,13 +78,14 @@ def _as_text(value: Any) -> str:
 # ---- for programs
 
 
-def document(findings: Findings) -> dict[str, Any]:
-    """The whole as one JSON document."""
-    examined = findings.examined
+def document(checked: Checked) -> dict[str, Any]:
+    """Return the whole as one JSON document."""
+    examined = checked.examined
+    file = examined.config_file
     return {
         "version": __version__,
         "user": _user(),
-        "config_file": _text(examined.config_file),
+        "config_file": None if file is None else str(file),
         "settings": {
             name: {
                 "value": shown_value(name, origin) if origin.valid else None,
@@ -101,62 +95,32 @@ def document(findings: Findings) -> dict[str, Any]:
             }
             for name, origin in examined.origins.items()
         },
-        "problems": [finding_document(problem) for problem in findings.problems],
-        "warnings": [finding_document(problem) for problem in findings.warnings],
-        "notes": list(findings.notes),
         "agents": [
             {
-                "agent": agent.name,
-                "target": agent.target,
-                "loads": agent.loads,
-                "reason": agent.reason,
-                "output": list(agent.output),
+                "agent": load.agent,
+                "target": load.target,
+                "loads": load.loads,
+                "reason": load.reason,
+                "output": list(load.output),
             }
-            for agent in findings.agents
+            for load in checked.agents
         ],
-        "journal": None
-        if findings.journal is None
-        else {
-            "url": findings.journal.shown_url,
-            "state": findings.journal.state,
-            "detail": findings.journal.detail,
-        },
-        "folders": [
-            {
-                "setting": folder.setting,
-                "path": str(folder.path),
-                "need": folder.need,
-                "ok": folder.refusal is None,
-                "detail": folder.refusal,
-            }
-            for folder in findings.folders
-        ],
+        "findings": [findings_view.document(finding) for finding in checked.findings],
     }
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 # ---- for people
 
 
-def lines(findings: Findings) -> Iterator[str]:
-    """The whole as lines, what is wrong last, where a terminal stops."""
-    examined = findings.examined
+def lines(checked: Checked) -> Iterator[str]:
+    """Yield the whole as lines, what is wrong last, where a terminal stops."""
+    examined = checked.examined
     yield f"berinia-webhookd {__version__}, looked at as user {_user()}"
-    yield f"configuration file: {_shown(_text(examined.config_file) or 'none')}"
+    yield f"configuration file: {_shown(str(examined.config_file or 'none'))}"
     yield from _section("Settings", columns([_row(*item) for item in examined.origins.items()]))
-    yield from _section("Agents", _agent_lines(findings.agents))
-    if findings.journal is not None:
-        found = findings.journal
-        yield from _section("Journal", [f"{_shown(found.shown_url)}: {_shown(found.detail)}"])
-    yield from _section("Folders", _folder_lines(findings.folders))
-    yield from _section("Notes", [_shown(note) for note in findings.notes])
-    yield from _section("Warnings", _problem_lines(findings.warnings, "yellow"))
-    yield from _section("Problems", _problem_lines(findings.problems, "red"))
+    yield from _section("Agents that do not load", _agent_lines(checked.agents))
     yield ""
-    yield f"{_count(findings.problems, 'problem')}, {_count(findings.warnings, 'warning')}."
+    yield from findings_view.lines(checked.findings)
 
 
 def _section(title: str, content: Sequence[str]) -> Iterator[str]:
@@ -180,53 +144,18 @@ def _row(name: str, origin: Origin) -> tuple[str, str, str]:
     return _shown(name), _shown(where), text
 
 
-def _agent_lines(agents: Sequence[AgentFinding]) -> list[str]:
+def _agent_lines(loads: Sequence[AgentLoad]) -> list[str]:
+    """What explains why an agent does not load: its traceback, and what it printed."""
     found: list[str] = []
-    for agent in agents:
-        found.append(f"{_shown(agent.name)} ({_shown(agent.target)}): {_verdict(agent)}")
-        if agent.loads is False:
-            found += [f"    {line}" for line in printable(agent.reason or "").splitlines()]
-        if agent.output:
-            found.append("    What was printed meanwhile:")
-            found += [f"    | {printable(click.unstyle(line))}" for line in agent.output]
+    for load in loads:
+        reason = load.reason or ""
+        if load.loads is False and ("\n" in reason or load.output):
+            found.append(f"{_shown(load.agent)} ({_shown(load.target)})")
+            found += [f"    {line}" for line in printable(reason).splitlines()]
+            if load.output:
+                found.append("    Printed meanwhile:")
+                found += [f"    | {printable(click.unstyle(line))}" for line in load.output]
     return found
-
-
-def _verdict(agent: AgentFinding) -> str:
-    if agent.loads is None:
-        return click.style(agent.reason or "not tried", fg="yellow")
-    if not agent.loads:
-        return click.style("does not load", fg="red")
-    started = not agent.target.startswith(NOT_STARTED)
-    return click.style("loads" if started else "set up; used when there is a message", fg="green")
-
-
-def _folder_lines(folders: Sequence[FolderFinding]) -> list[str]:
-    rows = [
-        (
-            folder.setting,
-            _shown(str(folder.path)),
-            click.style(f"can be {folder.need}", fg="green")
-            if folder.refusal is None
-            else click.style(folder.refusal, fg="red"),
-        )
-        for folder in folders
-    ]
-    return columns(rows) if rows else []
-
-
-def _problem_lines(problems: Sequence[Finding], colour: str) -> list[str]:
-    found: list[str] = []
-    for problem in problems:
-        setting = click.style(_shown(problem.subject), fg=colour)
-        found += [f"{setting}: {_shown(problem.what)}"]
-        found += [f"    {_shown(step)}" for step in problem.fix]
-    return found
-
-
-def _count(problems: Sequence[Finding], word: str) -> str:
-    number = str(len(problems)) if problems else "no"
-    return f"{number} {word}{'' if len(problems) == 1 else 's'}"
 
 
 def _shown(text: str) -> str:

@@ -13,11 +13,10 @@ from berinia_webhookd.journal.contract import Statistics
 from berinia_webhookd.journal.listing import Listed
 from berinia_webhookd.journal.showing import Shown, ShownAttempt, ShownEntry
 from berinia_webhookd.model import EntryKind, EntryState
+from berinia_webhookd.status.durations import age, duration
 from berinia_webhookd.tools.terminal import (
-    age,
     coloured_state,
     columns,
-    duration,
     json_text,
     one_line,
     printable,

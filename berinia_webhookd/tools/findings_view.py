@@ -48,23 +48,24 @@ def lines(findings: Sequence[Finding]) -> Iterator[str]:
         yield f"{level}  {click.style(f'{subject:<{column}}', bold=True)}  {first}"
         yield from (_MARGIN + line for line in more)
         if finding.why is not None:
-            yield from _detail(click.style("why:", dim=True), finding.why, width, whole=False)
+            yield from _detail(click.style("why:", dim=True), finding.why, width)
         for step in finding.fix:
-            # A line to copy has no backquotes around it.
-            yield from _detail(click.style("fix:", fg="cyan"), step, width, whole="`" not in step)
+            yield from _detail(click.style("fix:", fg="cyan"), step, width)
     yield ""
     yield _summary(findings)
 
 
-def _detail(label: str, text: str, width: int, *, whole: bool) -> Iterator[str]:
+def _detail(label: str, text: str, width: int) -> Iterator[str]:
     margin = len(_MARGIN) + len(click.unstyle(label)) + 1
-    found = printable(text).splitlines() if whole else _wrapped(text, width, margin, margin)
+    found = _wrapped(text, width, margin, margin)
     yield f"{_MARGIN}{label} {found[0]}"
     yield from (" " * margin + line for line in found[1:])
 
 
 def _wrapped(text: str, width: int, first: int, margin: int = len(_MARGIN)) -> list[str]:
-    """Break at blanks; the first line begins in column `first`, the others in column `margin`."""
+    """Break at blanks, but not in code; the first line begins in column `first`, the others in
+    column `margin`.
+    """
     whole = _CODE.sub(lambda code: code[0].replace(" ", "\N{NO-BREAK SPACE}"), printable(text))
     found: list[str] = []
     for paragraph in whole.splitlines() or [""]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.errors import CannotStart, CannotStartNow
 
 FILE_NAME: Final = "serve.json"
@@ -24,7 +24,7 @@ SYSTEM_FOLDER: Final = Path("/run/berinia-webhookd")
 
 
 @dataclass(frozen=True, slots=True)
-class Installation:
+class RunningDaemon:
     """One running daemon."""
 
     pid: int
@@ -41,9 +41,9 @@ class Installation:
 
 def of_settings(
     settings: Settings, *, address: str, version: str, config_file: Path | None
-) -> Installation:
+) -> RunningDaemon:
     """Describe this process."""
-    return Installation(
+    return RunningDaemon(
         pid=os.getpid(),
         address=address,
         version=version,
@@ -53,7 +53,7 @@ def of_settings(
     )
 
 
-def write(installation: Installation, environ: Mapping[str, str]) -> Path:
+def write(installation: RunningDaemon, environ: Mapping[str, str]) -> Path:
     """Write the file, whole or not at all, where the other commands look; return its path.
 
     Raises:
@@ -76,7 +76,7 @@ def write(installation: Installation, environ: Mapping[str, str]) -> Path:
     return file
 
 
-def announce(installation: Installation, environ: Mapping[str, str]) -> None:
+def announce(installation: RunningDaemon, environ: Mapping[str, str]) -> None:
     """Write the file, without which no other command finds this daemon.
 
     Raises:
@@ -108,7 +108,7 @@ def read(
     *,
     config_file: Path | None = None,
     system_folder: Path = SYSTEM_FOLDER,
-) -> Installation | None:
+) -> RunningDaemon | None:
     """Find the running daemon; the first folder with one that is alive wins. The folder of a named
     configuration file, where `serve --dev` writes, comes before all others.
     """
@@ -122,7 +122,7 @@ def read(
     return None
 
 
-def journal_url(settings: Settings, installation: Installation | None) -> str:
+def journal_url(settings: Settings, installation: RunningDaemon | None) -> str:
     """Return where the journal is: what the running daemon says, else what is configured. May hold
     a password.
     """
@@ -131,7 +131,13 @@ def journal_url(settings: Settings, installation: Installation | None) -> str:
     return settings.journal.url.reveal()
 
 
-def logs_folder(settings: Settings, installation: Installation | None) -> Path:
+def configured_address(server: ServerSettings) -> str:
+    """Return where `serve` would listen, as `host:port`."""
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return f"{host}:{server.port}"
+
+
+def logs_folder(settings: Settings, installation: RunningDaemon | None) -> Path:
     """Return where the unified logs are, in the same way."""
     return settings.logs.dir if installation is None else installation.logs
 
@@ -151,7 +157,7 @@ def own_folder(environ: Mapping[str, str]) -> Path:
     return _first(environ, "RUNTIME_DIRECTORY") or _state_folder(environ)
 
 
-def _beside(config_file: Path) -> Installation | None:
+def _beside(config_file: Path) -> RunningDaemon | None:
     file = config_file.with_name(FILE_NAME)
     try:
         # Else any user who may put files there could lead root to a journal of his own.
@@ -193,7 +199,7 @@ def _sqlite_file(url: str) -> Path | None:
     return _absolute(Path(url.removeprefix(prefix))) if url.startswith(prefix) else None
 
 
-def _to_json(installation: Installation) -> dict[str, object]:
+def _to_json(installation: RunningDaemon) -> dict[str, object]:
     def text(path: Path | None) -> str | None:
         return None if path is None else str(path)
 
@@ -207,7 +213,7 @@ def _to_json(installation: Installation) -> dict[str, object]:
     }
 
 
-def _read_file(file: Path) -> Installation | None:
+def _read_file(file: Path) -> RunningDaemon | None:
     try:
         with file.open("rb") as stream:
             found = json.loads(stream.read(MAX_BYTES))
@@ -216,7 +222,7 @@ def _read_file(file: Path) -> Installation | None:
     return _from_json(found) if isinstance(found, dict) else None
 
 
-def _from_json(found: dict[str, Any]) -> Installation | None:
+def _from_json(found: dict[str, Any]) -> RunningDaemon | None:
     pid, address, version = (found.get(key) for key in ("pid", "address", "version"))
     configuration, journal, logs = (found.get(key) for key in ("configuration", "journal", "logs"))
     if type(pid) is not int or pid < 1:
@@ -225,7 +231,7 @@ def _from_json(found: dict[str, Any]) -> Installation | None:
         return None
     if not isinstance(configuration, str | None) or not isinstance(journal, str | None):
         return None
-    return Installation(
+    return RunningDaemon(
         pid=pid,
         address=address,
         version=version,

@@ -18,10 +18,11 @@ from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.model import ChannelName
+from berinia_webhookd.status.durations import duration
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
-from berinia_webhookd.tools.installation import Installation
+from berinia_webhookd.tools.installation import RunningDaemon, configured_address
 from berinia_webhookd.tools.posting import Posted, Tally, Target, post_all
-from berinia_webhookd.tools.terminal import duration, json_text, one_line
+from berinia_webhookd.tools.terminal import json_text, one_line
 
 MOST: Final = 1_000_000
 MOST_LISTED: Final = 10_000  # in the JSON document
@@ -168,9 +169,8 @@ class Report:
         )
 
 
-def _default_address(server: ServerSettings, running: Installation | None) -> str:
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    address = f"{host}:{server.port}" if running is None else running.address
+def _default_address(server: ServerSettings, running: RunningDaemon | None) -> str:
+    address = configured_address(server) if running is None else running.address
     host, _, port = address.rpartition(":")
     # Who listens everywhere listens here, too.
     loopback = {str(IPv4Address(0)): "127.0.0.1", f"[{IPv6Address(0)}]": "[::1]"}.get(host)

@@ -84,13 +84,16 @@ class Checked:
         found: dict[str, Any] = json.loads(self.text)
         return found
 
-    def settings_of(self, severity: str) -> list[str]:
-        return [problem["subject"] for problem in self.document[severity]]
+    def of(self, *levels: str) -> list[dict[str, Any]]:
+        return [one for one in self.document["findings"] if one["level"] in levels]
 
-    def problem(self, setting: str) -> dict[str, str]:
-        """The only problem of a setting."""
-        [found] = [one for one in self.document["problems"] if one["subject"] == setting]
-        return dict(found)
+    def settings_of(self, level: str) -> list[str]:
+        return [one["subject"] for one in self.of(level)]
+
+    def wrong(self, setting: str) -> dict[str, Any]:
+        """The only thing wrong with a setting."""
+        [found] = [one for one in self.of("wrong") if one["subject"] == setting]
+        return found
 
     def agent(self, name: str) -> dict[str, Any]:
         [found] = [one for one in self.document["agents"] if one["agent"] == name]
@@ -163,8 +166,9 @@ def test_all_is_well(place: Place) -> None:
     """Exit 0, and the last line says so."""
     checked = place.check_in_a_process()
     assert checked.status == 0
-    assert "no problems" in checked.text.splitlines()[-1]
-    assert "ResponseListenerAgent (python:crew:Good): loads" in checked.text
+    assert checked.text.splitlines()[-1].startswith("nothing is wrong")
+    loaded = "ResponseListenerAgent (python:crew:Good) can be loaded"
+    assert loaded in " ".join(checked.text.split())
 
 
 def test_each_setting_has_its_value_and_origin(place: Place) -> None:
@@ -236,7 +240,7 @@ def test_all_that_is_wrong_is_listed_at_once(place: Place) -> None:
     )
     checked = place.check("--json")
     assert checked.status == 1
-    assert set(checked.settings_of("problems")) == {
+    assert set(checked.settings_of("wrong")) == {
         "server.prot",
         "server.port",
         "agents.MetaAgent.target",
@@ -248,9 +252,9 @@ def test_all_that_is_wrong_is_listed_at_once(place: Place) -> None:
         "channels.email.signing_keys",
         "rate_limit.verified_requests",
         "agents.AdminInterpreterAgent.target",
-    } <= set(checked.settings_of("warnings"))
-    assert checked.problem("server.prot")["fix"][0] == "did you mean server.port?"
-    listed = checked.document["problems"] + checked.document["warnings"]
+    } <= set(checked.settings_of("warning"))
+    assert checked.wrong("server.prot")["fix"][0] == "did you mean server.port?"
+    listed = checked.of("wrong", "warning")
     assert all(one["what"] and one["fix"] for one in listed)
     port = checked.document["settings"]["server.port"]
     assert (port["valid"], port["value"], port["source"]) == (False, None, "file")
@@ -261,10 +265,10 @@ def test_people_read_the_same(place: Place) -> None:
     place.write("server.prot = 8001\nserver.port = 99999\n")
     checked = place.check_in_a_process("--offline")
     assert checked.status == 1
-    assert "server.prot: unknown setting" in checked.text
+    assert "server.prot  unknown setting" in checked.text
     assert "did you mean server.port?" in checked.text
     assert "give a whole number from 0 to 65535" in checked.text
-    assert checked.text.splitlines()[-1].startswith("2 problems, ")
+    assert checked.text.splitlines()[-1].startswith("2 things wrong, ")
 
 
 def test_warnings_alone_are_no_failure(place: Place) -> None:
@@ -272,8 +276,8 @@ def test_warnings_alone_are_no_failure(place: Place) -> None:
     place.write("")
     checked = place.check("--json")
     assert checked.status == 0
-    assert checked.document["problems"] == []
-    assert "channels.sms.tokens" in checked.settings_of("warnings")
+    assert checked.of("wrong") == []
+    assert "channels.sms.tokens" in checked.settings_of("warning")
 
 
 @pytest.mark.parametrize("text", ["server.port = ", None], ids=["broken", "missing"])
@@ -285,11 +289,10 @@ def test_without_the_file_nothing_else_is_judged(place: Place, text: str | None)
         place.write(text)
     checked = place.check("--json")
     assert checked.status == 1
-    assert checked.settings_of("problems") == [str(place.config)]
-    assert checked.document["warnings"] == []
+    assert checked.settings_of("wrong") == [str(place.config)]
     assert checked.document["agents"] == []
-    assert checked.document["journal"] is None
-    assert "not looked at" in checked.document["notes"][0]
+    [note] = checked.of("ok", "note", "warning")
+    assert "not checked" in note["what"]
 
 
 def test_what_depends_on_an_invalid_setting_is_not_judged(place: Place) -> None:
@@ -297,10 +300,10 @@ def test_what_depends_on_an_invalid_setting_is_not_judged(place: Place) -> None:
     place.environment["BERINIA_WEBHOOKD_JOURNAL__URL"] = "mysql://localhost/journal"
     place.environment["BERINIA_WEBHOOKD_AGENTS__PYTHON"] = "~nobody-of-this-name/python"
     checked = place.check("--json")
-    assert checked.settings_of("problems") == ["journal.url", "agents.python"]
-    assert checked.document["journal"] is None
+    assert checked.settings_of("wrong") == ["journal.url", "agents.python"]
     assert checked.document["agents"] == []
-    assert "agents.python" in checked.document["notes"][0]
+    assert "journal.url" not in [*checked.settings_of("ok"), *checked.settings_of("note")]
+    assert "agents.python" in checked.of("note")[0]["what"]
 
 
 class TestAgents:
@@ -315,7 +318,7 @@ class TestAgents:
         assert agent["loads"] is False
         assert "No module named 'openai_of_tomorrow'" in agent["reason"]
         assert 'broken.py", line 1' in agent["reason"]
-        problem = checked.problem("agents.ResponseListenerAgent.target")
+        problem = checked.wrong("agents.ResponseListenerAgent.target")
         assert "No module named 'openai_of_tomorrow'" in problem["what"]
 
     def test_a_constructor_that_raises(self, place: Place) -> None:
@@ -342,9 +345,7 @@ class TestAgents:
         assert said in agent["output"]
         assert said in place.check().text
         registry = [
-            one["what"]
-            for one in checked.document["problems"]
-            if one["subject"] == "agents.registry"
+            one["what"] for one in checked.of("wrong") if one["subject"] == "agents.registry"
         ]
         assert any("AdminInterpreterAgent" in message for message in registry)
 
@@ -353,8 +354,8 @@ class TestAgents:
         place.environment["BERINIA_WEBHOOKD_AGENTS__PYTHON"] = str(place.folder / "venv/bin/python")
         checked = place.check("--json")
         assert checked.status == 1
-        assert "agents.python" in checked.settings_of("problems")
-        assert "agents.python" not in checked.settings_of("warnings")
+        assert "agents.python" in checked.settings_of("wrong")
+        assert "agents.python" not in checked.settings_of("warning")
         assert "No such file" in checked.agent("ResponseListenerAgent")["reason"]
 
     def test_offline_starts_none(self, place: Place) -> None:
@@ -388,8 +389,8 @@ class TestJournal:
     def test_it_is_never_made(self, place: Place) -> None:
         """Only announced; nor is its folder."""
         checked = place.check("--json")
-        assert checked.document["journal"]["state"] == "absent"
-        assert "`serve` makes it" in checked.document["journal"]["detail"]
+        [note] = [one for one in checked.of("note") if one["subject"] == "journal.url"]
+        assert "`serve` makes it" in note["what"]
         assert not place.state.exists()
 
     def test_one_that_is_there(self, place: Place) -> None:
@@ -397,8 +398,8 @@ class TestJournal:
         make_journal(place.state / "journal.db")
         checked = place.check("--json")
         assert checked.status == 0
-        assert checked.document["journal"]["state"] == "usable"
-        assert "schema" in checked.document["journal"]["detail"]
+        [usable] = [one for one in checked.of("ok") if one["subject"] == "journal.url"]
+        assert "schema" in usable["what"]
 
     def test_one_of_a_newer_program(self, place: Place) -> None:
         """As `serve` would refuse it."""
@@ -409,7 +410,7 @@ class TestJournal:
         connection.close()
         checked = place.check("--json")
         assert checked.status == 1
-        assert "999.0" in checked.problem("journal.url")["what"]
+        assert "999.0" in checked.wrong("journal.url")["what"]
 
     def test_a_file_that_is_none(self, place: Place) -> None:
         """What it holds stays as it is."""
@@ -419,7 +420,7 @@ class TestJournal:
         before = journal.read_bytes()
         checked = place.check("--json")
         assert checked.status == 1
-        assert "not a database" in checked.problem("journal.url")["what"]
+        assert "not a database" in checked.wrong("journal.url")["what"]
         assert journal.read_bytes() == before
 
     def test_a_database_that_cannot_be_reached(self, place: Place) -> None:
@@ -428,10 +429,8 @@ class TestJournal:
         place.environment["BERINIA_WEBHOOKD_JOURNAL__URL"] = url
         checked = place.check("--json")
         assert checked.status == 1
-        assert checked.document["journal"]["state"] == "unusable"
-        assert checked.document["journal"]["url"] == "postgresql://127.0.0.1:1/berinia"
-        assert "journal.url" in checked.settings_of("problems")
-        assert place.check("--json", "--offline").document["journal"]["state"] == "not tried"
+        assert checked.wrong("journal.url")["what"].startswith("postgresql://127.0.0.1:1/berinia: ")
+        assert "journal.url" in place.check("--json", "--offline").settings_of("note")
 
 
 def make_journal(file: Path) -> None:
@@ -445,23 +444,24 @@ def make_journal(file: Path) -> None:
 
 class TestFolders:
     def test_each_is_named_with_what_it_is_needed_for(self, place: Place) -> None:
-        folders = place.check("--json", "--offline").document["folders"]
-        assert [(one["setting"], one["need"], one["ok"]) for one in folders] == [
-            ("STATE_DIRECTORY", "written", True),
-            ("logs.dir", "written", True),
-            ("agents.path", "read", True),
-            ("agents.python", "executed", True),
-        ]
+        found = place.check("--json", "--offline").of("ok")
+        needs = {one["subject"]: one["what"].split()[-1] for one in found}
+        assert {
+            "STATE_DIRECTORY": "written",
+            "logs.dir": "written",
+            "agents.path": "read",
+            "agents.python": "executed",
+        }.items() <= needs.items()
 
     def test_agents_that_are_not_there(self, place: Place) -> None:
         place.environment["BERINIA_WEBHOOKD_AGENTS__PATH"] = str(place.folder / "elsewhere")
         checked = place.check("--json", "--offline")
         assert checked.status == 1
-        assert "elsewhere" in checked.problem("agents.path")["what"]
+        assert "elsewhere" in checked.wrong("agents.path")["what"]
 
     def test_an_interpreter_that_is_a_folder(self, place: Place) -> None:
         place.environment["BERINIA_WEBHOOKD_AGENTS__PYTHON"] = str(place.folder)
-        problem = place.check("--json", "--offline").problem("agents.python")
+        problem = place.check("--json", "--offline").wrong("agents.python")
         assert "is no program" in problem["what"]
 
     def test_other_writers_of_the_log_folder_are_reported(self, place: Place) -> None:
@@ -474,7 +474,7 @@ class TestFolders:
         (logs / "agents.log").write_text('{"event":"agent.output"}\nINFO not ours\n')
         checked = place.check("--json", "--offline")
         assert checked.status == 0
-        notes = [note for note in checked.document["notes"] if "program" in note]
+        notes = [note["what"] for note in checked.of("note") if "program" in note["what"]]
         assert len(notes) == 2
         assert notes[0].endswith(": berinia.log")
         assert notes[1].endswith(": agents.log")
@@ -516,11 +516,11 @@ def test_folders_are_tested_as_the_current_user(public_place: Place) -> None:
     place.environment["STATE_DIRECTORY"] = str(shut / "state")
     checked = place.check_in_a_process("--json", "--offline", program=("-c", AS_A_STRANGER))
     assert checked.status == 1
-    assert "cannot be written" in checked.problem("STATE_DIRECTORY")["what"]
-    assert "cannot be written" in checked.problem("logs.dir")["what"]
-    assert "cannot be read" in checked.problem("agents.path")["what"]
-    assert "cannot be made" in checked.problem("journal.url")["what"]
-    assert "user" not in checked.settings_of("warnings")
+    assert "cannot be written" in checked.wrong("STATE_DIRECTORY")["what"]
+    assert "cannot be written" in checked.wrong("logs.dir")["what"]
+    assert "cannot be read" in checked.wrong("agents.path")["what"]
+    assert "cannot be made" in checked.wrong("journal.url")["what"]
+    assert "user" not in checked.settings_of("warning")
 
 
 def test_a_working_folder_that_was_deleted(tmp_path: Path) -> None:
@@ -545,7 +545,7 @@ def test_running_as_root_is_a_warning(place: Place) -> None:
     """And only that: the old unit did."""
     checked = place.check("--json", "--offline")
     assert checked.status == 0
-    assert ("user" in checked.settings_of("warnings")) is (os.geteuid() == 0)
+    assert ("user" in checked.settings_of("warning")) is (os.geteuid() == 0)
 
 
 class TestTwilio:
@@ -557,7 +557,7 @@ class TestTwilio:
         checked = place.check("--json", "--offline")
         [hint] = [
             one["fix"][0]
-            for one in checked.document["warnings"]
+            for one in checked.of("warning")
             if one["subject"] == "rate_limit.verified_requests"
         ]
         assert self.LINE in hint
@@ -569,7 +569,7 @@ class TestTwilio:
             "https://app.example.com,https://b.example.com"
         )
         checked = place.check("--json", "--offline")
-        assert "rate_limit.verified_requests" not in checked.settings_of("warnings")
-        notes = "\n".join(checked.document["notes"])
+        assert "rate_limit.verified_requests" not in checked.settings_of("warning")
+        notes = "\n".join(note["what"] for note in checked.of("note"))
         assert self.LINE in notes
         assert "https://b.example.com/webhook/sms-response#rc=5&rp=all" in notes

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from berinia_webhookd.config.load import load
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.tools import installation
-from berinia_webhookd.tools.installation import MAX_BYTES, Installation
+from berinia_webhookd.tools.installation import MAX_BYTES, RunningDaemon
 
-HERE = Installation(
+HERE = RunningDaemon(
     pid=os.getpid(),
     address="127.0.0.1:8001",
     version="1.2.3",

@@ -12,7 +12,7 @@ from twilio.request_validator import RequestValidator
 
 from berinia_webhookd.cli import main
 from berinia_webhookd.tools import installation
-from berinia_webhookd.tools.installation import Installation
+from berinia_webhookd.tools.installation import RunningDaemon
 
 from .receiver import Receiver
 
@@ -142,7 +142,7 @@ def test_by_default_the_running_daemon_gets_it(
     send: Send, receiver: Receiver, tmp_path: Path, host: str
 ) -> None:
     """Where it says it listens; one that listens everywhere listens here as well."""
-    here = Installation(
+    here = RunningDaemon(
         pid=os.getpid(),
         address=f"{host}:{receiver.port}",
         version="1",

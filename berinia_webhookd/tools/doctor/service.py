@@ -1,4 +1,6 @@
-"""Whether the daemon is up, holds its port, answers, and is the program that is installed."""
+"""Whether the daemon is up, holds its port, answers, and is the program that is installed: asked
+from outside of it.
+"""
 
 from __future__ import annotations
 
@@ -9,160 +11,160 @@ from typing import Final
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.status.findings.probe import Sender
 from berinia_webhookd.tools.doctor import processes
-from berinia_webhookd.tools.doctor.probe import fetch
+from berinia_webhookd.tools.doctor.installation import Found
 from berinia_webhookd.tools.doctor.processes import Process
-from berinia_webhookd.tools.doctor.signatures import providers
-from berinia_webhookd.tools.doctor.subject import Subject
 
 OLD_SCRIPT: Final = "run_webhook.py"
-_SERVICE: Final = "service"
-_PORT: Final = "port"
-_VERSION: Final = "version"
-_HEALTH: Final = "health"
+SERVICE: Final = "service"
+PORT: Final = "port"
+VERSION: Final = "version"
+HEALTH: Final = "health"
 
 HEALTH_HELP: Final = {
-    "journal": ("nothing can be accepted: providers get 503", "see the journal's findings below"),
-    "agents": ("their messages wait in the journal", "see the agents' findings below"),
+    "journal": ("nothing can be accepted: providers get 503", "see the findings on the journal"),
+    "agents": ("their messages wait in the journal", "see the findings on the agents"),
     "dispatcher": ("accepted messages wait in the journal", "restart the daemon, and keep its log"),
-    "disk": ("a full disk ends in 503 for every message", "df -h, then make room"),
+    "disk": ("on a full disk every message is answered 503", "`df -h`, then make room"),
 }
 
 
-async def up(subject: Subject) -> AsyncIterator[Finding]:
+async def service(found: Found) -> AsyncIterator[Finding]:
     """Whether the process is there."""
-    running = subject.running
+    installation, running, other = found.installation, found.running, found.other
     if running is not None:
-        user = "as root" if subject.user == 0 else f"as user {subject.user}"
-        yield ok(_SERVICE, f"process {running.pid} runs on {running.address}, {user}")
+        user = "root" if installation.user == 0 else f"user {installation.user}"
+        yield ok(SERVICE, f"process {running.pid} runs on {running.address}, as {user}")
         return
-    other = subject.other
+    retries = (provider.retries for provider in installation.providers)
     also = f"; process {other.pid} runs with {other.configuration}" if other else ""
     yield wrong(
-        _SERVICE,
+        SERVICE,
         f"no daemon runs with this configuration{also}",
-        *((f"berinia-webhookd --config {other.configuration} doctor",) if other else ()),
-        subject.command("start"),
-        subject.look_at_log,
-        why="; ".join(("no callback is received", *(one.retries for one in providers(subject)))),
+        *((f"`berinia-webhookd --config {other.configuration} doctor`",) if other else ()),
+        installation.commands.start,
+        installation.commands.show_log,
+        why="; ".join(("no callback is received", *retries)),
     )
 
 
-async def port(subject: Subject) -> AsyncIterator[Finding]:
+async def port(found: Found) -> AsyncIterator[Finding]:
     """Whether the port is held by the daemon, or by whom."""
-    number = processes.port_of(subject.address)
+    address = found.installation.address
+    number = processes.port_of(address)
     if number is None:
-        yield note(_PORT, f"listens on {subject.address}")
+        yield note(PORT, f"the daemon listens on {address}")
         return
     inodes = processes.listening_inodes(number)
-    for finding in _port_findings(subject, number, inodes, processes.holders(inodes)):
+    for finding in _port_findings(found, number, inodes, processes.holders(inodes)):
         yield finding
 
 
 def _port_findings(
-    subject: Subject, number: int, inodes: set[int], found: list[Process]
+    found: Found, number: int, inodes: set[int], holders: list[Process]
 ) -> Iterator[Finding]:
-    running = subject.running
-    if running is not None and running.pid in {process.pid for process in found}:
-        others = [process for process in found if process.pid not in (running.pid, 1)]
+    pid = found.installation.process
+    if pid is not None and pid in {process.pid for process in holders}:
+        others = [process for process in holders if process.pid not in (pid, 1)]
         if others:
-            yield _shared_port(number, others)
+            yield _shared_port(number, others[0])
         else:
-            yield ok(_PORT, f"{subject.address} is held by the daemon")
+            yield ok(PORT, f"{found.installation.address} is held by the daemon")
     elif not inodes:
-        yield _closed(subject, number)
-    elif found:
-        yield _taken(subject, number, found)
+        yield _closed(found, number)
+    elif holders:
+        yield _taken(found, number, holders[0])
     else:
         yield note(
-            _PORT,
+            PORT,
             f"port {number} is held by a process that this user cannot see",
             f"sudo ss -ltnp 'sport = :{number}'",
         )
 
 
-def _closed(subject: Subject, number: int) -> Finding:
-    if subject.running is None:
-        return note(_PORT, f"nobody listens on port {number}")
+def _closed(found: Found, number: int) -> Finding:
+    if found.running is None:
+        return note(PORT, f"nothing listens on port {number}")
     return wrong(
-        _PORT,
-        f"nobody listens on {subject.address}, although process {subject.running.pid} runs",
-        subject.command("restart"),
-        subject.look_at_log,
+        PORT,
+        f"nothing listens on {found.running.address}, although process {found.running.pid} runs",
+        found.installation.commands.restart,
+        found.installation.commands.show_log,
         why="no callback gets in",
     )
 
 
-def _shared_port(number: int, others: list[Process]) -> Finding:
+def _shared_port(number: int, other: Process) -> Finding:
     return warning(
-        _PORT,
-        f"port {number} is also held by {others[0]}",
-        f"stop it: kill {others[0].pid}",
+        PORT,
+        f"port {number} is also held by {other}",
+        f"stop it: `kill {other.pid}`",
         why="callbacks that reach the other process are not seen by the daemon",
     )
 
 
-def _taken(subject: Subject, number: int, found: list[Process]) -> Finding:
-    holder = found[0]
-    stop = f"stop it: kill {holder.pid}"
+def _taken(found: Found, number: int, holder: Process) -> Finding:
+    stop = f"stop it: `kill {holder.pid}`"
     if OLD_SCRIPT in holder.words:
         stop = "it is the old webhook script; stop and disable its unit"
     elif "berinia" in holder.words:
-        stop = f"it is another berinia-webhookd; stop it first: kill {holder.pid}"
+        stop = f"it is another berinia-webhookd; stop it first: `kill {holder.pid}`"
     return wrong(
-        _PORT,
+        PORT,
         f"port {number} is held by {holder}",
         f"sudo ss -ltnp 'sport = :{number}'",
-        f"{stop}, or set server.port to another port here and in nginx",
-        subject.command("start"),
+        f"{stop}; or set `server.port` to another port here and in nginx",
+        found.installation.commands.start,
         why="the daemon cannot listen, and callbacks go to the other process",
     )
 
 
-async def version(subject: Subject) -> AsyncIterator[Finding]:
+async def version(found: Found) -> AsyncIterator[Finding]:
     """Whether what runs is what is installed."""
-    running = subject.running
+    running = found.running
     if running is None:
         return
     if running.version == __version__:
-        yield ok(_VERSION, f"{__version__} runs and is installed")
+        yield ok(VERSION, f"{__version__} runs and is installed")
         return
     yield wrong(
-        _VERSION,
+        VERSION,
         f"{running.version} runs, {__version__} is installed",
-        subject.command("restart"),
-        why="an upgrade takes effect with a restart, and until then its corrections are missing",
+        found.installation.commands.restart,
+        why="an upgrade takes effect with a restart; until then its corrections are missing",
     )
 
 
-async def health(subject: Subject) -> AsyncIterator[Finding]:
+async def health(found: Found) -> AsyncIterator[Finding]:
     """Whether it answers, and what it says of itself."""
-    if subject.running is None:
+    if found.running is None:
         return
+    commands = found.installation.commands
     try:
-        page = await fetch(subject.running.address, "/health")
+        status, text = await Sender.to_daemon(found.running.address).get("/health")
     except WebhookdError as error:
         yield wrong(
-            _HEALTH,
+            HEALTH,
             f"the daemon does not answer: {error}",
-            subject.look_at_log,
-            subject.command("restart"),
+            commands.show_log,
+            commands.restart,
             why="providers get no answer either",
         )
         return
-    if page.status == 200:  # noqa: PLR2004 - as it is written everywhere
-        yield ok(_HEALTH, "answers, and is healthy")
+    if status == 200:  # noqa: PLR2004 - as it is written everywhere
+        yield ok(HEALTH, "the daemon answers, and is healthy")
         return
-    reasons = _reasons(page.text)
+    reasons = _reasons(text)
     for name, reason in reasons.items():
-        why, mend = HEALTH_HELP.get(name, ("the daemon cannot do its work", subject.look_at_log))
-        yield wrong(_HEALTH, f"{name}: {reason}", mend, why=why)
+        why, fix = HEALTH_HELP.get(name, ("the daemon cannot do its work", commands.show_log))
+        yield wrong(HEALTH, f"{name}: {reason}", fix, why=why)
     if not reasons:
         yield wrong(
-            _HEALTH,
-            f"answers {page.status} to GET /health, without reasons",
-            subject.look_at_log,
-            "let this machine read them: server.metrics_allowed_ips",
+            HEALTH,
+            f"the daemon answers {status} to GET /health, without reasons",
+            commands.show_log,
+            "let this machine read them: `server.metrics_allowed_ips`",
             why="the daemon says that it cannot do its work",
         )
 

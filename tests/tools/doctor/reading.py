@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from berinia_webhookd.tools.doctor import examine, report
-from berinia_webhookd.tools.doctor.subject import find
+from berinia_webhookd.tools.doctor.installation import find
 from berinia_webhookd.tools.terminal import json_text
 from tests.end_to_end.daemon import Daemon
 
@@ -23,7 +23,7 @@ class Report:
         return [
             finding
             for finding in self.document["findings"]
-            if finding["subject"] == check and level in (None, finding["level"])
+            if finding["subject"].partition(".")[0] == check and level in (None, finding["level"])
         ]
 
     def one(self, check: str, level: str, *words: str) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Report:
     @property
     def wrong(self) -> set[str]:
         return {
-            finding["subject"]
+            finding["subject"].partition(".")[0]
             for finding in self.document["findings"]
             if finding["level"] == "wrong"
         }
@@ -56,8 +56,8 @@ class Report:
 def doctor(daemon: Daemon, *, environment: Mapping[str, str] | None = None) -> Report:
     """What the command would say, without starting a process for it."""
     environ = {**daemon.environment, **(environment or {})}
-    subject = find(daemon.config, environ, daemon.folder)
-    said = json.loads(json_text(report(subject, asyncio.run(examine(subject)))))
+    found = find(daemon.config, environ, daemon.folder)
+    said = json.loads(json_text(report(found, asyncio.run(examine(found)))))
     return Report(0 if said["healthy"] else 1, said)
 
 

@@ -15,8 +15,15 @@ import pytest
 from berinia_webhookd.findings import Finding, Level
 from berinia_webhookd.journal.contract import Count, Statistics
 from berinia_webhookd.journal.inspecting import inspect_file
-from berinia_webhookd.tools.doctor import journal
-from berinia_webhookd.tools.doctor.subject import Subject, find
+from berinia_webhookd.status.findings.installation import Installation
+from berinia_webhookd.status.findings.journal import (
+    _of_server,
+    journal,
+    of_clock,
+    of_companions,
+    of_counts,
+)
+from berinia_webhookd.tools.doctor.installation import find
 from tests.end_to_end.daemon import Daemon
 from tests.full_disk import full_disk
 from tests.postgresql import Postgresql
@@ -26,12 +33,6 @@ from .reading import doctor
 
 NO_MODULE = "import a_module_that_is_not_there\n"
 FAILS = "class Recorder:\n    def run(self, input_data):\n        raise RuntimeError('no CRM')\n"
-
-
-class OfAnotherUser(Subject):
-    @property
-    def user(self) -> int:
-        return 12_345
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,8 @@ def journal_of(daemon: Daemon) -> Path:
     return daemon.folder / "state" / "journal.db"
 
 
-def subject_of(daemon: Daemon) -> Subject:
-    return find(daemon.config, daemon.environment, daemon.folder)
+def installation_of(daemon: Daemon) -> Installation:
+    return find(daemon.config, daemon.environment, daemon.folder).installation
 
 
 def test_all_is_well(running: Daemon) -> None:
@@ -65,7 +66,7 @@ class TestAgents:
         stopped.wait_for("agent.unavailable")
         report = doctor(stopped)
         assert report.status == 1
-        finding = report.one("agents", "wrong", "ResponseListenerAgent cannot be loaded")
+        finding = report.one("agents", "wrong", "ResponseListenerAgent could not be loaded")
         assert "check-config" in finding["fix"][0]
 
     def test_the_same_of_a_daemon_that_does_not_run(self, stopped: Daemon) -> None:
@@ -103,7 +104,7 @@ class TestJournal:
         assert stopped.run("send", "sms", "--to", text).returncode == 0
         stopped.wait_for("entry.dead")
         report = doctor(stopped)
-        finding = report.one("journal", "wrong", "1 dead", "ResponseListenerAgent")
+        finding = report.one("journal", "wrong", "1 failed for good", "ResponseListenerAgent")
         assert "events list --state dead" in finding["fix"][0]
         assert "events replay --state dead" in finding["fix"][1]
 
@@ -113,9 +114,9 @@ class TestJournal:
         old = now - timedelta(hours=3)
         counts = (Count("agent", "sms", "MetaAgent", "waiting", 7),)
         statistics = Statistics(counts, 0, {"MetaAgent": old}, 0, 0, 0)
-        (finding,) = journal._of_counts(subject_of(running), statistics, now)
+        (finding,) = of_counts(installation_of(running), statistics, now)
         assert finding.level is Level.WARNING
-        assert "MetaAgent has been waiting for 3 h; 7 wait" in finding.what
+        assert "MetaAgent has waited 3 h; 7 are waiting" in finding.what
 
     def test_a_journal_that_somebody_locks(self, running: Daemon) -> None:
         """Another program writes and does not end."""
@@ -123,7 +124,7 @@ class TestJournal:
             other.execute("BEGIN IMMEDIATE")
             report = doctor(running)
             other.execute("ROLLBACK")
-        report.one("journal", "wrong", "takes no writes", "locked", "fuser")
+        report.one("journal", "wrong", "cannot be written", "locked", "fuser")
 
     def test_a_damaged_journal(self, stopped: Daemon) -> None:
         """Pages overwritten: found, with the way to save what is left."""
@@ -149,7 +150,7 @@ class TestJournal:
     def test_no_journal_at_all(self, stopped: Daemon) -> None:
         """Before the first start that is no fault; and doctor makes none."""
         report = doctor(stopped)
-        report.one("journal", "note", "no journal")
+        report.one("journal", "note", "does not exist yet")
         assert not journal_of(stopped).exists()
 
     def test_a_journal_that_was_deleted(self, daemon: Daemon) -> None:
@@ -162,17 +163,14 @@ class TestJournal:
         journal_of(running).chmod(0o644)
         report = doctor(running)
         journal_of(running).chmod(0o600)
-        report.one("journal", "warning", "can be read by others", "chmod 600")
+        report.one("journal", "warning", "can be read by other users", "chmod 600")
 
     def test_a_journal_of_another_user(self, running: Daemon) -> None:
         """After a visit of root, say: the daemon cannot write it."""
-        of_us = subject_of(running)
-        subject = OfAnotherUser(
-            of_us.examined, of_us.running, of_us.other, of_us.environ, of_us.as_daemon
-        )
-        found = list(journal._of_files(subject, journal_of(running)))
+        of_another = replace(installation_of(running), user=12_345)
+        found = list(of_companions(of_another, journal_of(running)))
         assert found[0].level is Level.WRONG
-        assert found[0].fix[0].startswith("chown 12345 ")
+        assert found[0].fix[0].startswith("`chown 12345 ")
 
     def test_a_look_that_takes_too_long_ends(self, running: Daemon) -> None:
         """A huge file is looked at only for a while; that is no damage."""
@@ -183,9 +181,9 @@ class TestJournal:
     def test_a_clock_that_was_set_back(self) -> None:
         """The newest message came in the future."""
         now = datetime.now(UTC)
-        (finding,) = journal._of_clock(now + timedelta(hours=1), now)
+        (finding,) = of_clock(now + timedelta(hours=1), now)
         assert "set back" in finding.what
-        assert not list(journal._of_clock(now, now))
+        assert not list(of_clock(now, now))
 
 
 async def test_postgresql_without_fsync(postgresql: Postgresql, stopped: Daemon) -> None:
@@ -200,7 +198,7 @@ async def test_postgresql_without_fsync(postgresql: Postgresql, stopped: Daemon)
 
 def test_postgresql_with_fsync(running: Daemon) -> None:
     """One that keeps what it was given is fine."""
-    finding = journal._of_server(subject_of(running), {"fsync": "on", "full_page_writes": "on"})
+    finding = _of_server("there", {"fsync": "on", "full_page_writes": "on"})
     assert finding.level is Level.OK
 
 
@@ -209,17 +207,17 @@ def test_postgresql_that_is_away(stopped: Daemon, tmp_path: Path) -> None:
     url = f"postgresql://postgres:hidden-word@/berinia?host={tmp_path}"
     stopped.config.write_text(f'journal.url = "{url}"\n{stopped.config.read_text()}')
     report = doctor(stopped)
-    assert len([f for f in report.of("contents") if f["level"] == "wrong"]) == 1
+    assert len([f for f in report.of("journal") if f["level"] == "wrong"]) == 1
     assert "hidden-word" not in str(report.document)
-    assert report.of("safety")
+    assert report.of("console")
 
 
 def test_a_journal_without_a_daemon(running: Daemon) -> None:
     """The same journal is looked at in the same way."""
-    subject = replace(subject_of(running), running=None)
-    findings = asyncio.run(_of_file(subject))
+    without = replace(installation_of(running), process=None)
+    findings = asyncio.run(_of_journal(without))
     assert {finding.level for finding in findings} == {Level.OK}
 
 
-async def _of_file(subject: Subject) -> list[Finding]:
-    return [finding async for finding in journal.file(subject)]
+async def _of_journal(installation: Installation) -> list[Finding]:
+    return [finding async for finding in journal(installation)]

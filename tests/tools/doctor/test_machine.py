@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from berinia_webhookd.findings import Level
-from berinia_webhookd.tools.doctor import log_folder, machine
-from berinia_webhookd.tools.doctor.machine import MIB, Room, disk_findings, of_synchronisation
-from berinia_webhookd.tools.doctor.subject import Subject, find
+from berinia_webhookd.status.findings import machine
+from berinia_webhookd.status.findings.folders import logs
+from berinia_webhookd.status.findings.machine import MIB, Room, of_disks, of_synchronisation
+from berinia_webhookd.tools.doctor.installation import find
 from tests.end_to_end.daemon import Daemon
 
 from .conftest import make
@@ -20,12 +21,6 @@ from .proxy import Proxy, Setup
 from .reading import doctor
 
 GIB = 1024 * MIB
-
-
-class OfAnotherUser(Subject):
-    @property
-    def user(self) -> int:
-        return 12_345
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +43,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 )
 def test_room_on_the_disk(tmp_path: Path, room: Room, level: Level) -> None:
     """Bytes, and files that can still be made; what is little depends on the disk."""
-    (finding,) = disk_findings([tmp_path], lambda _: room)
+    (finding,) = of_disks([tmp_path], lambda _: room)
     assert finding.level is level
 
 
 def test_the_real_disk(tmp_path: Path) -> None:
     """A folder that is not there yet is passed over."""
     assert machine.room(tmp_path).all_bytes > 0
-    assert list(disk_findings([tmp_path / "none"])) == []
+    assert list(of_disks([tmp_path / "none"])) == []
 
 
 @pytest.mark.parametrize(
@@ -63,7 +58,7 @@ def test_the_real_disk(tmp_path: Path) -> None:
 )
 def test_a_clock_that_nobody_keeps_right(state: bool | None, level: Level) -> None:
     """What the kernel says of it."""
-    assert of_synchronisation(state, "retries go by it").level is level
+    assert of_synchronisation(state, "retries depend on it").level is level
     assert machine.is_synchronised() in (True, False, None)
 
 
@@ -80,16 +75,14 @@ def test_a_clock_that_differs_from_the_public_urls(running: Daemon) -> None:
 class TestLogs:
     async def test_a_folder_that_is_gone(self, running: Daemon, tmp_path: Path) -> None:
         """The daemon receives on, but says nothing to anybody."""
-        subject = find(running.config, running.environment, running.folder)
-        assert subject.running is not None
-        elsewhere = replace(subject.running, logs=tmp_path / "gone")
-        (finding,) = [f async for f in log_folder.folder(replace(subject, running=elsewhere))]
+        here = find(running.config, running.environment, running.folder).installation
+        (finding,) = [f async for f in logs(replace(here, logs=tmp_path / "gone"))]
         assert finding.level is Level.WRONG
-        assert finding.fix[0].startswith("install -d -m 700")
+        assert finding.fix[0].startswith("`install -d -m 700")
 
     def test_a_folder_that_never_was(self, stopped: Daemon) -> None:
         """Before the first start that is no fault."""
-        doctor(stopped).one("logs", "note", "is not there yet")
+        doctor(stopped).one("logs", "note", "does not exist yet")
 
     def test_other_programs_in_the_folder(self, running: Daemon) -> None:
         """Left alone, and said; one that writes into our files as well."""
@@ -119,18 +112,16 @@ class TestLogs:
         report = doctor(running)
         folder.chmod(0o700)
         (folder / "webhook.log").chmod(0o600)
-        report.one("logs", "warning", "open to other users", "chmod 700")
+        report.one("logs", "warning", "can be read by other users", "chmod 700")
 
     async def test_a_folder_of_another_user(self, running: Daemon) -> None:
         """The service cannot write there."""
-        of_us = find(running.config, running.environment, running.folder)
-        subject = OfAnotherUser(
-            of_us.examined, of_us.running, of_us.other, of_us.environ, of_us.as_daemon
-        )
-        found = [f for f in [f async for f in log_folder.folder(subject)] if f.level is Level.WRONG]
+        here = find(running.config, running.environment, running.folder).installation
+        of_another = replace(here, user=12_345)
+        found = [f async for f in logs(of_another) if f.level is Level.WRONG]
         assert "cannot be written by the daemon's user" in found[0].what
         assert "belongs to another user" in found[1].what
-        assert all(finding.fix[0].startswith("chown 12345 ") for finding in found)
+        assert all(finding.fix[0].startswith("`chown 12345 ") for finding in found)
 
 
 class TestSafety:
@@ -149,7 +140,7 @@ class TestSafety:
     ) -> None:
         """What it is, why it matters, and what to write instead."""
         stopped.config.write_text(f"{setting}\n{stopped.config.read_text()}")
-        finding = doctor(stopped).one("safety", level, words)
+        finding = doctor(stopped).one(setting.partition(".")[0], level, words)
         assert finding["why"]
         assert finding["fix"]
 
@@ -159,16 +150,18 @@ class TestSafety:
             'channels.whatsapp.allowed_ips = ["0.0.0.0/0"]\n'
             f'channels.whatsapp.secret = "a-long-word"\n{stopped.config.read_text()}'
         )
-        assert "safety" not in doctor(stopped).wrong
+        assert "channels" not in doctor(stopped).wrong
 
     def test_no_password_for_the_logs(self, running: Daemon) -> None:
         """Not unsafe, only of no use."""
-        doctor(running).one("safety", "note", "logs.password")
+        doctor(running).one("logs", "note", "logs.password")
 
     def test_a_settings_file_that_others_can_read(self, stopped: Daemon) -> None:
         """It holds the tokens."""
         stopped.config.chmod(0o644)
-        doctor(stopped).one("safety", "warning", "others can read it", "chmod")
+        doctor(stopped).one(
+            str(stopped.config).partition(".")[0], "warning", "others can read it", "chmod"
+        )
 
 
 def test_what_is_asked_of_the_document(running: Daemon) -> None:

@@ -77,14 +77,14 @@ def test_no_public_url(trusting: Daemon) -> None:
         ({"answer": (502, {})}, ("does not reach the daemon", "proxy_pass http://127.0.0.1:")),
         ({"answer": (413, {})}, ("too large for nginx", "client_max_body_size")),
         ({"answer": (403, {})}, ("before it reaches the daemon", "allow, deny")),
-        ({"answer": (200, {})}, ("something else than this daemon", "location =")),
+        ({"answer": (200, {})}, ("not by this daemon", "location =")),
         (
             {"answer": (301, {"Location": "https://www.example.com/"})},
-            ("is redirected to https://www.example.com", "provider's console"),
+            ("is redirected to https://www.example.com", "server.public_url"),
         ),
     ],
 )
-def test_nginx_is_wrong_and_signatures_hang_on_it(
+def test_nginx_is_wrong_and_signatures_depend_on_it(
     trusting: Daemon, change: dict[str, object], words: tuple[str, ...]
 ) -> None:
     """The daemon goes by what nginx says, and each mistake is named with the line to change."""
@@ -132,7 +132,7 @@ def test_why_it_matters_is_true_of_the_provider(
 
 
 def test_wrong_scheme_and_host_are_said_although_a_public_url_hides_them(proxied: Proxied) -> None:
-    """With `server.public_url` signatures hold all the same: a warning, with the line."""
+    """With `server.public_url` signatures are verified all the same: a warning, with the line."""
     daemon, proxy = proxied
     proxy.setup = replace(proxy.setup, scheme="https", host="backend")
     report = doctor(daemon)
@@ -168,7 +168,7 @@ def test_a_proxy_that_is_not_trusted(stopped: Daemon) -> None:
         stopped.process.send_signal(1)
         stopped.wait_for("config.reloaded")
         report = doctor(stopped)
-    report.one("nginx", "wrong", "sms-response", "is not trusted", "server.trusted_proxies")
+    report.one("nginx", "wrong", "sms-response", "is not in server.trusted_proxies")
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,12 @@ def test_a_proxy_that_is_not_trusted(stopped: Daemon) -> None:
     ],
 )
 def test_the_body_is_altered_in_transit(proxied: Proxied, alter: object) -> None:
-    """A plain message passes and one with blanks and accents does not: the body is altered."""
+    """A plain message passes and one with blanks and accents does not: the body is changed."""
     daemon, proxy = proxied
     proxy.setup = replace(proxy.setup, body=alter)  # type: ignore[arg-type]
     report = doctor(daemon)
-    report.one("nginx", "wrong", "sms-response", "the body is altered")
-    report.one("nginx", "wrong", "email-response", "the body is altered")
+    report.one("nginx", "wrong", "sms-response", "the body is changed")
+    report.one("nginx", "wrong", "email-response", "the body is changed")
 
 
 def test_trimmed_blanks_are_explained(proxied: Proxied) -> None:
@@ -195,7 +195,7 @@ def test_trimmed_blanks_are_explained(proxied: Proxied) -> None:
         return body.replace(b"Body=+", b"Body=")
 
     proxy.setup = replace(proxy.setup, body=trim)
-    finding = doctor(daemon).one("nginx", "wrong", "sms-response", "the body is altered")
+    finding = doctor(daemon).one("nginx", "wrong", "sms-response", "the body is changed")
     assert "white space of the message was trimmed" in finding["fix"][0]
 
 

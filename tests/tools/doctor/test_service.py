@@ -147,7 +147,7 @@ def test_a_daemon_that_lost_its_socket(shared: Daemon) -> None:
         port = free.getsockname()[1]
     say(shared, {"address": f"127.0.0.1:{port}"})
     report = doctor(shared)
-    report.one("port", "wrong", "nobody listens")
+    report.one("port", "wrong", "nothing listens")
     report.one("health", "wrong", "does not answer")
 
 
@@ -172,7 +172,7 @@ def test_a_daemon_with_another_configuration(shared: Daemon, tmp_path: Path) -> 
 
 
 def test_for_people(stopped: Daemon) -> None:
-    """On a terminal each finding says what, why and what mends it; no colours in a pipe."""
+    """On a terminal each finding says what, why and what fixes it; no colours in a pipe."""
     done = stopped.run("doctor", check=False)
     assert done.returncode == 1
     assert "why:" in done.stdout
@@ -185,5 +185,5 @@ def test_a_wrong_setting(stopped: Daemon) -> None:
     """The settings' own problems come first, each with its hint; the rest is looked at as well."""
     stopped.config.write_text(f"server.prot = 1\n{stopped.config.read_text()}")
     report = doctor(stopped)
-    report.one("settings", "wrong", "server.prot", "server.port")
+    report.one("server", "wrong", "server.prot", "server.port")
     assert report.of("service")

@@ -11,7 +11,7 @@ import pytest
 
 from berinia_webhookd.findings import Level
 from berinia_webhookd.tools.doctor import examine
-from berinia_webhookd.tools.doctor.subject import find
+from berinia_webhookd.tools.doctor.installation import find
 from tests.end_to_end.daemon import TOKEN, Daemon, sample_sms, signed_sms
 
 from .conftest import KEY, make
@@ -91,20 +91,22 @@ def test_the_bot_may_not_call_from_here(stopped: Daemon) -> None:
     stopped.config.write_text(f'channels.whatsapp.allowed_ips = ["192.0.2.7"]\n{text}')
     stopped.start()
     report = doctor(stopped)
-    report.one("signatures", "note", "whatsapp: cannot be tried from here", "192.0.2.7")
+    report.one("signatures", "note", "whatsapp: cannot be checked from here", "192.0.2.7")
 
 
 def test_a_user_who_may_not_see_the_daemons_settings(running: Daemon) -> None:
     """Without the credentials of the service nothing is called missing that may well be there."""
     config = running.folder / "without.toml"
     config.write_text(running.config.read_text().replace(f'["{TOKEN}"]', "[]"))
-    subject = find(running.config, running.environment, Path("/"))
-    other = find(config, running.environment, Path("/"))
-    subject = replace(subject, examined=other.examined, as_daemon=False)
-    findings = asyncio.run(examine(subject))
-    (found,) = [f for f in findings if f.subject == "signatures" and f.what.startswith("sms")]
-    assert found.level is Level.NOTE
-    assert "sudo" in found.fix[0]
+    found = find(running.config, running.environment, Path("/"))
+    other = find(config, running.environment, Path("/")).installation
+    installation = replace(
+        found.installation, channels_for=other.channels_for, knows_environment=False
+    )
+    findings = asyncio.run(examine(replace(found, installation=installation)))
+    (finding,) = [f for f in findings if f.subject == "signatures" and f.what.startswith("sms")]
+    assert finding.level is Level.NOTE
+    assert "sudo" in finding.fix[0]
     assert any(f.subject == "settings" and f.level is Level.NOTE for f in findings)
 
 
@@ -117,7 +119,7 @@ class TestRefusedLately:
         headers = {**signed[1], "Host": "app.example.com", "X-Forwarded-Proto": "https"}
         assert daemon.post_sms(signed[0], headers).status == 403
         daemon.wait_for("signature.invalid")
-        finding = doctor(daemon).one("refused", "wrong", "sms: once lately")
+        finding = doctor(daemon).one("refused", "wrong", "sms: 1 request with a bad signature")
         assert f"{URL}/webhook/sms-response/" in finding["fix"][0]
         assert "Twilio's console" in finding["fix"][0]
 
@@ -125,7 +127,7 @@ class TestRefusedLately:
         headers = {**signed[1], "Host": "app.example.com", "X-Forwarded-Proto": "https"}
         assert daemon.post_sms(signed[0], headers).status == 200
         daemon.wait_for("event.accepted")
-        doctor(daemon).one("refused", "note", "since then some held")
+        doctor(daemon).one("refused", "note", "later ones were verified")
 
     def test_forgers_are_no_fault(self, daemon: Daemon) -> None:
         """What no mistake explains comes from strangers."""
@@ -134,7 +136,7 @@ class TestRefusedLately:
         daemon.post_sms(body, sent)
         daemon.wait_for("signature.invalid")
         report = doctor(daemon)
-        report.one("refused", "note", "sms: once lately")
+        report.one("refused", "note", "sms: 1 request with a bad signature")
         assert "refused" not in report.wrong
 
     def test_a_bot_that_is_not_listed(self, stopped: Daemon) -> None:
@@ -145,5 +147,5 @@ class TestRefusedLately:
         headers = {"Content-Type": "application/json"}
         assert stopped.request("POST", "/webhook/whatsapp", b"{}", headers).status == 403
         stopped.wait_for("address.refused")
-        finding = doctor(stopped).one("refused", "warning", "last from 127.0.0.1")
+        finding = doctor(stopped).one("refused", "warning", "from 127.0.0.1")
         assert "channels.whatsapp.allowed_ips" in finding["fix"][0]

@@ -1,28 +1,24 @@
-"""The machine under it: room on the disks, and a clock that is right."""
+"""Whether the machine has room on its disks and a clock that is right."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from berinia_webhookd.channels.contract import SignedRequest
-from berinia_webhookd.channels.provider import Provider
 from berinia_webhookd.clock import now
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
-from berinia_webhookd.journal.engine import sqlite_path
-from berinia_webhookd.status.health import LEAST_FREE_BYTES, folders_of
-from berinia_webhookd.tools.doctor.probe import Sender
-from berinia_webhookd.tools.doctor.signatures import providers
-from berinia_webhookd.tools.doctor.subject import Subject
-from berinia_webhookd.tools.posting import Target
-from berinia_webhookd.tools.terminal import duration
+from berinia_webhookd.status.durations import duration
+from berinia_webhookd.status.findings.installation import Installation
+from berinia_webhookd.status.findings.probe import Sender
+from berinia_webhookd.status.health import LEAST_FREE_BYTES
 
-_DISK: Final = "disk"
-_CLOCK: Final = "clock"
+DISK: Final = "disk"
+CLOCK: Final = "clock"
 MIB: Final = 1024 * 1024
 LITTLE_BYTES: Final = 1024 * MIB
 LITTLE_SHARE: Final = 0.05
@@ -43,7 +39,7 @@ class Room:
 
 
 def room(folder: Path) -> Room:
-    """As the daemon's user has it.
+    """Measure what the daemon's user may use.
 
     Raises:
         OSError: the folder cannot be reached.
@@ -56,16 +52,16 @@ def room(folder: Path) -> Room:
     )
 
 
-async def disk(subject: Subject) -> AsyncIterator[Finding]:
+async def disk(installation: Installation) -> AsyncIterator[Finding]:
     """The disks of journal and logs."""
-    path = sqlite_path(subject.journal_url)
-    folders = {subject.logs, *(folders_of(subject.settings) if path is None else (path.parent,))}
-    for finding in disk_findings(sorted(folders)):
+    file = installation.journal.file
+    folders = {installation.logs, *(() if file is None else (file.parent,))}
+    for finding in of_disks(sorted(folders)):
         yield finding
 
 
-def disk_findings(folders: list[Path], measure: Callable[[Path], Room] = room) -> Iterator[Finding]:
-    """One for each folder that is there."""
+def of_disks(folders: list[Path], measure: Callable[[Path], Room] = room) -> Iterator[Finding]:
+    """Yield one finding for each folder that exists."""
     for folder in folders:
         try:
             left = measure(folder)
@@ -75,32 +71,40 @@ def disk_findings(folders: list[Path], measure: Callable[[Path], Room] = room) -
 
 
 def _of_room(folder: Path, left: Room) -> Finding:
-    make_room = (f"df -h {folder}", f"see what is large: du -xh {folder} | sort -h | tail")
-    text = f"{folder}: {left.free_bytes // MIB} MiB left"
+    make_room = (f"df -h {folder}", f"see what is large: `du -xh {folder} | sort -h | tail`")
+    text = f"{folder}: {left.free_bytes // MIB} MiB free"
     if left.free_bytes < LEAST_FREE_BYTES:
-        why = "with a full disk nothing can be accepted: providers get 503"
-        return wrong(_DISK, text, *make_room, why=why)
+        why = "on a full disk nothing can be accepted: providers get 503"
+        return wrong(DISK, text, *make_room, why=why)
     if left.free_files is not None and left.free_files < LEAST_FREE_FILES:
         return wrong(
-            _DISK,
-            f"{folder}: only {left.free_files} more files can be made there",
+            DISK,
+            f"{folder}: only {left.free_files} more files can be made",
             f"df -i {folder}",
             why="without inodes no file can be made, however much room there is",
         )
     if left.free_bytes < min(LITTLE_BYTES, LITTLE_SHARE * left.all_bytes):
-        return warning(_DISK, text, *make_room, why="it will be full before long")
-    return ok(_DISK, text)
+        return warning(DISK, text, *make_room, why="the disk will be full before long")
+    return ok(DISK, text)
 
 
-async def clock(subject: Subject) -> AsyncIterator[Finding]:
-    """Whether the time is right: some signatures carry it, and retries go by it."""
-    why = why_it_matters(providers(subject))
+async def clock(installation: Installation) -> AsyncIterator[Finding]:
+    """Whether the time is right: some providers sign it, and retries depend on it."""
+    why = clock_matters(installation)
     yield of_synchronisation(is_synchronised(), why)
-    for url in subject.settings.server.public_url[:1]:
+    for url in installation.settings.server.public_url[:1]:
         sent = now()
-        reply = await Sender(Target.from_text(url)).post(SignedRequest("/", {}, b""))
+        reply = await Sender(url).post(SignedRequest("/", {}, b""))
         if reply.date is not None:
-            yield _of_skew(url, (reply.date - sent).total_seconds(), why)
+            yield of_skew(url, (reply.date - sent).total_seconds(), why)
+
+
+def clock_matters(installation: Installation) -> str:
+    """Say what goes wrong with a wrong clock."""
+    signers = " and ".join(one.name for one in installation.providers if one.signs_time)
+    if signers:
+        return f"signatures of {signers} carry the time: a clock that is behind refuses them"
+    return "retries and retention depend on the clock"
 
 
 def is_synchronised() -> bool | None:
@@ -115,39 +119,29 @@ def is_synchronised() -> bool | None:
     return None if state < 0 else bool(state != _TIME_ERROR)
 
 
-def why_it_matters(providers: Iterable[Provider]) -> str:
-    """What a wrong clock does, by what the providers sign."""
-    names = [provider.name for provider in providers if provider.signs_time]
-    if not names:
-        return "retries, retention and the logs go by it"
-    return (
-        f"signatures of {' and '.join(names)} carry the time: 5 minutes behind, and every message "
-        "is refused"
-    )
-
-
 def of_synchronisation(synchronised: bool | None, why: str) -> Finding:
-    """The finding on what keeps the clock right."""
+    """Return the finding on what keeps the clock right."""
     if synchronised is None:
-        return note(_CLOCK, "the kernel does not say whether the clock is synchronised")
+        return note(CLOCK, "the kernel does not say whether the clock is synchronised")
     if synchronised:
-        return ok(_CLOCK, "is synchronised")
+        return ok(CLOCK, "is synchronised")
     return warning(
-        _CLOCK,
+        CLOCK,
         "is not synchronised with a time server",
         "timedatectl set-ntp true",
-        "timedatectl timesync-status, or chronyc tracking",
+        "`timedatectl timesync-status`, or `chronyc tracking`",
         why=why,
     )
 
 
-def _of_skew(url: str, seconds: float, why: str) -> Finding:
+def of_skew(url: str, seconds: float, why: str) -> Finding:
+    """Return the finding on how far the clock is from that of the public URL's server."""
     if abs(seconds) <= MOST_SKEW_SECONDS:
-        return ok(_CLOCK, f"agrees with {url}")
+        return ok(CLOCK, f"agrees with {url}")
     direction = "behind" if seconds > 0 else "ahead of"
     return wrong(
-        _CLOCK,
+        CLOCK,
         f"is {duration(abs(seconds))} {direction} that of {url}",
-        "timedatectl set-ntp true, on both machines",
+        "`timedatectl set-ntp true`, on both machines",
         why=why,
     )

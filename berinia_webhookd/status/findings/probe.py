@@ -14,17 +14,16 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import aiohttp
 from yarl import URL
 
-from berinia_webhookd.accept.probe import HEADER
-from berinia_webhookd.channels.contract import SignedRequest
-from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.channels.contract import PROBE_FIELD, PROBE_HEADER, Channel, SignedRequest
+from berinia_webhookd.clock import now
+from berinia_webhookd.errors import ChannelNotConfigured, WebhookdError
 from berinia_webhookd.http_client import HttpClient, read_body
 from berinia_webhookd.logs.reading import tail
-from berinia_webhookd.tools.posting import Target
 
 NEAR_SECONDS: Final = 5.0  # for the daemon itself
 FAR_SECONDS: Final = 10.0  # through what is before it
@@ -34,8 +33,8 @@ LOG_PATIENCE_SECONDS: Final = 2.0
 LOG_STEP_SECONDS: Final = 0.05
 OUR_IDS: Final = "doctor-"  # of requests, in the log
 PROBLEM: Final = "application/problem+json"
-# Nobody has this address: where it arrives as the last one, nobody has added the real one.
-FORGED_CLIENT: Final = "192.0.2.77"
+# What gets lost where somebody trims, recodes or decodes twice.
+DELICATE: Final = " Été  + 100 % & « 🙂 »"
 
 
 class Failure(StrEnum):
@@ -78,59 +77,75 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """What was read."""
-
-    status: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Sender:
-    """Sends probes to one place."""
+    """Sends requests to one place."""
 
-    target: Target
+    base_url: str
+    unix_socket: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     patience_seconds: float = FAR_SECONDS
+
+    @classmethod
+    def to_daemon(cls, address: str, headers: Mapping[str, str] | None = None) -> Self:
+        """Return one that asks the daemon itself, at `host:port` or `unix:/path`."""
+        if address.startswith("unix:"):
+            socket = address.removeprefix("unix:")
+            return cls("http://localhost", socket, headers or {}, NEAR_SECONDS)
+        return cls(f"http://{address}", None, headers or {}, NEAR_SECONDS)
 
     async def post(self, request: SignedRequest) -> Reply:
         """Send one request; never raises for what the network does."""
         request_id = OUR_IDS + secrets.token_hex(8)
         headers = {**request.headers, "X-Request-ID": request_id, **self.headers}
-        url = URL(self.target.base_url + request.path, encoded=True)
         try:
             async with (
-                HttpClient(unix_socket=self.target.unix_socket) as client,
+                HttpClient(unix_socket=self.unix_socket) as client,
                 client.request(
                     "POST",
-                    url,
+                    URL(self.base_url + request.path, encoded=True),
                     body=request.body,
                     headers=headers,
                     timeout_seconds=self.patience_seconds,
-                ) as response,
+                ) as answer,
             ):
-                text = await _text(response)
-                return _reply(request_id, response, text)
+                return _reply(request_id, answer, await _text(answer))
         except (aiohttp.ClientError, OSError) as error:
             failure, detail = _failure(error)
             return Reply(request_id, failure=failure, detail=detail)
 
+    async def get(self, path: str) -> tuple[int, str]:
+        """Return status and text of a page.
 
-async def fetch(address: str, path: str) -> Page:
-    """Read a page of the daemon.
+        Raises:
+            WebhookdError: there is no answer.
+        """
+        try:
+            async with (
+                HttpClient(unix_socket=self.unix_socket) as client,
+                client.request(
+                    "GET", self.base_url + path, timeout_seconds=self.patience_seconds
+                ) as answer,
+            ):
+                return answer.status, await _text(answer)
+        except (aiohttp.ClientError, OSError) as error:
+            raise WebhookdError(_failure(error)[1]) from error
 
-    Raises:
-        WebhookdError: it does not answer.
-    """
-    target = Target.from_text(address)
+
+def sign_probe(
+    channel: Channel, base_url: str, text: str = DELICATE, *, valid: bool = True
+) -> SignedRequest:
+    """Return a probe of a channel as its provider would send it."""
+    fields = {PROBE_FIELD: "1", channel.provider.text_field: text}
+    return channel.sign(fields, base_url=base_url, now=now(), valid=valid)
+
+
+def has_secret(channel: Channel) -> bool:
+    """Whether there is a secret here to sign with."""
     try:
-        async with (
-            HttpClient(unix_socket=target.unix_socket) as client,
-            client.request("GET", target.base_url + path, timeout_seconds=NEAR_SECONDS) as response,
-        ):
-            return Page(response.status, await _text(response))
-    except (aiohttp.ClientError, OSError) as error:
-        raise WebhookdError(_failure(error)[1]) from error
+        channel.require_secret()
+    except ChannelNotConfigured:
+        return False
+    return True
 
 
 async def diagnosis(logs: Path, request_id: str) -> tuple[bool, str | None]:
@@ -153,30 +168,23 @@ def is_readable(logs: Path) -> bool:
 
 
 def log_lines(logs: Path) -> list[dict[str, Any]]:
-    """The last lines of the daemon's log, oldest first; none where this user may not read it."""
-    found = []
-    for line in tail(logs / "webhook.log", LOG_LINES):
-        try:
-            parsed = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(parsed, dict):
-            found.append(parsed)
-    return found
+    """Return the last lines of the daemon's log, oldest first; none where they cannot be read."""
+    found = (_json(line) for line in tail(logs / "webhook.log", LOG_LINES))
+    return [line for line in found if line]
 
 
-async def _text(response: aiohttp.ClientResponse) -> str:
-    return (await read_body(response, MAX_ANSWER_BYTES)).decode("utf-8", "replace")
+async def _text(answer: aiohttp.ClientResponse) -> str:
+    return (await read_body(answer, MAX_ANSWER_BYTES)).decode("utf-8", "replace")
 
 
-def _reply(request_id: str, response: aiohttp.ClientResponse, text: str) -> Reply:
-    headers = response.headers
+def _reply(request_id: str, answer: aiohttp.ClientResponse, text: str) -> Reply:
+    headers = answer.headers
     answered_id = headers.get("X-Request-ID")
-    problem = _json(text) if response.content_type == PROBLEM else {}
-    seen = _seen(headers.get(HEADER))
+    problem = _json(text) if answer.content_type == PROBLEM else {}
+    seen = _seen(headers.get(PROBE_HEADER))
     return Reply(
         request_id=answered_id or request_id,  # nginx may give it another one on its way in
-        status=response.status,
+        status=answer.status,
         detail=str(problem.get("detail", "")),
         of_daemon=seen is not None or (answered_id is not None and "request_id" in problem),
         seen=seen,
@@ -205,6 +213,7 @@ def _seen(text: str | None) -> Seen | None:
 
 
 def _json(text: str) -> dict[str, Any]:
+    """Return the object, or an empty one where others wrote something else."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -221,12 +230,14 @@ def _date(text: str | None) -> datetime | None:
 
 
 def _failure(error: BaseException) -> tuple[Failure, str]:
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Failure.NAME, f"the name {error.host} cannot be resolved"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        return Failure.CERTIFICATE, str(error)
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return Failure.CONNECTION, error.os_error.strerror or str(error.os_error)
-    if isinstance(error, TimeoutError):
-        return Failure.TIMEOUT, "no answer in time"
-    return Failure.BROKEN, str(error) or type(error).__name__
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return Failure.NAME, f"the name {error.host} cannot be resolved"
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
+            return Failure.CERTIFICATE, str(error)
+        case aiohttp.ClientConnectorError():
+            return Failure.CONNECTION, error.os_error.strerror or str(error.os_error)
+        case TimeoutError():
+            return Failure.TIMEOUT, "no answer in time"
+        case _:
+            return Failure.BROKEN, str(error) or type(error).__name__

@@ -1,0 +1,211 @@
+"""Whether the journal takes messages, keeps them, and gets rid of them: writable, undamaged,
+flushed to disk, and with nothing in it that waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from berinia_webhookd.clock import now
+from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.journal.contract import FileState, Inspection, Statistics
+from berinia_webhookd.model import EntryKind, EntryState
+from berinia_webhookd.status.durations import duration
+from berinia_webhookd.status.findings.folders import file_refusal
+from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation
+
+JOURNAL: Final = "journal"
+MIB: Final = 1024 * 1024
+CHECK_SECONDS: Final = 10.0
+LARGE_WAL_BYTES: Final = 256 * MIB
+LONG_WAITING: Final = timedelta(minutes=10)
+CLOCK_SLACK: Final = timedelta(minutes=5)
+_OTHERS: Final = 0o077
+# Not `.recover`, which Debian 12's sqlite3 has and cannot do.
+_SAVE: Final = (
+    "stop the daemon and keep a copy of the file; then: "
+    "`sqlite3 {path} .dump | sed 's/^ROLLBACK;.*/COMMIT;/' | sqlite3 {path}.saved`, and put the "
+    "new file in its place"
+)
+
+
+async def journal(installation: Installation) -> AsyncIterator[Finding]:
+    """The SQLite file, where it is one, and what is in the journal."""
+    path = installation.journal.file
+    if path is not None:
+        if not path.exists():
+            yield _absent(installation, path)
+            return
+        if (refusal := file_refusal(path)) is not None:
+            yield note(JOURNAL, f"not checked: {path} {refusal}", AS_DAEMON)
+            return
+        state = await asyncio.to_thread(installation.journal.inspect_file, path, CHECK_SECONDS)
+        for finding in of_file(installation, path, state):
+            yield finding
+    try:
+        async with installation.journal.inspect() as inspection:
+            findings = await _contents(installation, inspection)
+    except WebhookdError as error:
+        hint = (error.hint,) if error.hint else ()
+        why = "whether messages wait or failed is not known"
+        yield wrong(JOURNAL, f"the contents could not be checked: {error}", *hint, why=why)
+        return
+    for finding in findings:
+        yield finding
+
+
+def _absent(installation: Installation, path: Path) -> Finding:
+    if installation.process is None:
+        return note(JOURNAL, f"{path} does not exist yet; `serve` makes it")
+    return wrong(
+        JOURNAL,
+        f"{path} does not exist, although the daemon runs",
+        f"put the file back, or `{installation.commands.restart}`",
+        why="what is written into a deleted file is lost when the daemon ends",
+    )
+
+
+def of_file(installation: Installation, path: Path, state: FileState) -> Iterator[Finding]:
+    """Yield what is wrong with the file and its companions, else that nothing is."""
+    findings = [*_of_state(path, state), *of_companions(installation, path)]
+    if not findings:
+        checked = "" if state.complete else f" as far as {CHECK_SECONDS:g} s allowed to check"
+        findings = [ok(JOURNAL, f"{path}: writable, integrity ok{checked}; {_size(path)}")]
+    yield from findings
+
+
+def _of_state(path: Path, state: FileState) -> Iterator[Finding]:
+    if state.damage is not None:
+        yield wrong(
+            JOURNAL,
+            f"{path} is damaged: {state.damage}",
+            _SAVE.format(path=path),
+            "check the disk: `dmesg`, `smartctl`",
+            why="accepted messages may be unreadable",
+        )
+    elif state.refusal is not None:
+        yield wrong(
+            JOURNAL,
+            f"{path} cannot be written: {state.refusal}",
+            f"see which process has it open: `fuser -v {path}`",
+            why="nothing can be accepted: providers get 503",
+        )
+
+
+def of_companions(installation: Installation, path: Path) -> Iterator[Finding]:
+    """Yield what is wrong with owners, modes and sizes of the file, its WAL and its index."""
+    wal = path.with_name(path.name + "-wal")
+    files = [one for one in (path, wal, path.with_name(path.name + "-shm")) if one.exists()]
+    user = installation.user
+    foreign = [one for one in files if installation.process and one.stat().st_uid != user]
+    if foreign and user != 0:
+        yield wrong(
+            JOURNAL,
+            f"{foreign[0]} belongs to another user than the daemon's",
+            f"`chown {user} {' '.join(map(str, foreign))}`",
+            why="the daemon cannot write it",
+        )
+    open_ones = [one for one in files if one.stat().st_mode & _OTHERS]
+    if open_ones:
+        yield warning(
+            JOURNAL,
+            f"{open_ones[0]} can be read by other users",
+            f"`chmod 600 {' '.join(map(str, open_ones))}`",
+            why="it holds phone numbers, addresses and messages",
+        )
+    if wal.exists() and wal.stat().st_size > LARGE_WAL_BYTES:
+        yield warning(
+            JOURNAL,
+            f"{wal} has grown to {wal.stat().st_size // MIB} MiB",
+            f"end the process that has been reading the journal for long: `fuser -v {path}`",
+            why="as long as a process reads an older state, this file only grows",
+        )
+
+
+def _size(path: Path) -> str:
+    wal = path.with_name(path.name + "-wal")
+    beside = f", its WAL {wal.stat().st_size / MIB:.1f} MiB" if wal.exists() else ""
+    return f"{path.stat().st_size / MIB:.1f} MiB{beside}"
+
+
+async def _contents(installation: Installation, inspection: Inspection) -> list[Finding]:
+    statistics = await inspection.stats()
+    newest = await inspection.last_received_at()
+    durable = await inspection.server_settings("fsync", "full_page_writes")
+    findings = [*of_counts(installation, statistics, now()), *of_clock(newest, now())]
+    if not findings:
+        minutes = LONG_WAITING.total_seconds() / 60
+        quiet = f"no message has waited over {minutes:g} min; none failed for good"
+        received = f"{statistics.received_last_day} received in the last 24 h"
+        findings = [ok(JOURNAL, f"{quiet}; {received}")]
+    if installation.journal.file is None:
+        findings.insert(0, _of_server(installation.journal.shown_url, durable))
+    return findings
+
+
+def _of_server(place: str, durable: dict[str, str]) -> Finding:
+    off = [name for name, value in durable.items() if value != "on"]
+    if off:
+        return wrong(
+            JOURNAL,
+            f"{place}: the server has {' and '.join(f'{name} = off' for name in off)}",
+            *(f"ALTER SYSTEM SET {name} = on;" for name in off),
+            "SELECT pg_reload_conf();",
+            why="after a crash of that machine, accepted messages are lost or damaged",
+        )
+    return ok(JOURNAL, f"{place}: reachable, and keeps what it committed (fsync = on)")
+
+
+def of_counts(
+    installation: Installation, statistics: Statistics, at: datetime
+) -> Iterator[Finding]:
+    """Yield what failed for good, waits for long, or was not understood."""
+    totals = Counter[str]()
+    for count in statistics.counts:
+        if count.kind == EntryKind.AGENT:
+            totals[count.state] += count.count
+    if dead := totals[EntryState.DEAD]:
+        agents = sorted({c.agent for c in statistics.counts if c.state == EntryState.DEAD})
+        yield wrong(
+            JOURNAL,
+            f"{dead} failed for good, after all attempts ({', '.join(agents)})",
+            "see why: `berinia-webhookd events list --state dead`",
+            "once the cause is fixed: `berinia-webhookd events replay --state dead --dry-run`, "
+            "then without `--dry-run`; or `berinia-webhookd events discard ID…`",
+            why="these messages were accepted, and their agent has not dealt with them",
+        )
+    open_entries = totals[EntryState.READY] + totals[EntryState.WAITING]
+    for agent, since in sorted(statistics.oldest_open_at.items()):
+        if (waited := at - since) > LONG_WAITING:
+            yield warning(
+                JOURNAL,
+                f"the oldest message for {agent} has waited {duration(waited.total_seconds())}; "
+                f"{open_entries} are waiting in all",
+                f"berinia-webhookd events list --agent {agent}",
+                installation.commands.show_log,
+                why="the agent fails, or is too slow for what arrives, or nothing dispatches",
+            )
+    if statistics.rejected:
+        yield note(
+            JOURNAL,
+            f"{statistics.rejected} verified requests could not be understood",
+            "berinia-webhookd events list --state rejected",
+        )
+
+
+def of_clock(newest: datetime | None, at: datetime) -> Iterator[Finding]:
+    """Yield a warning where the newest message is dated in the future."""
+    if newest is not None and newest - at > CLOCK_SLACK:
+        ahead = duration((newest - at).total_seconds())
+        yield warning(
+            JOURNAL,
+            f"the newest message is dated {ahead} in the future: the clock was set back",
+            "timedatectl",
+            why="retries and retention depend on the clock",
+        )

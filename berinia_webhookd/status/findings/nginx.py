@@ -1,0 +1,238 @@
+"""The way from the public URL to the daemon: whether nginx has the locations, passes requests on
+unchanged, and says rightly which scheme, host and address they came with. A signed probe goes
+through `server.public_url`, and the daemon says how it arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from berinia_webhookd.channels.authority import port_forms
+from berinia_webhookd.channels.contract import Channel, SignedRequest
+from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.status.findings import before_daemon
+from berinia_webhookd.status.findings.before_daemon import NGINX, RELOAD
+from berinia_webhookd.status.findings.installation import Installation
+from berinia_webhookd.status.findings.probe import (
+    Reply,
+    Seen,
+    Sender,
+    diagnosis,
+    has_secret,
+    is_readable,
+    sign_probe,
+)
+
+MOST_URLS: Final = 5
+DIAGNOSIS_PAUSE_SECONDS: Final = 1.1  # the daemon looks for a reason once a second
+# Nobody has this address: where it arrives as the last one, nobody has added the real one.
+FORGED_CLIENT: Final = "192.0.2.77"
+ADDRESS_LINE: Final = "in nginx: `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`"
+UNCHANGED: Final = (
+    "pass the body on unchanged: look for what rewrites requests there (an nginx module, a web "
+    "application firewall, another proxy)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One channel through one public URL."""
+
+    installation: Installation
+    public_url: str
+    channel: Channel
+
+    @property
+    def shown(self) -> str:
+        return self.public_url + self.channel.path
+
+    @property
+    def proxy_pass(self) -> str:
+        return f"in nginx: `proxy_pass http://{self.installation.address};`"
+
+    @property
+    def sender(self) -> Sender:
+        return Sender(self.public_url, headers={"X-Forwarded-For": FORGED_CLIENT})
+
+    def signed(self, **text: str) -> SignedRequest:
+        return sign_probe(self.channel, self.public_url, valid=has_secret(self.channel), **text)
+
+
+async def nginx(installation: Installation) -> AsyncIterator[Finding]:
+    """Every public URL with the channels whose providers call from outside."""
+    urls = installation.settings.server.public_url
+    if not urls:
+        yield note(
+            NGINX,
+            "not checked: server.public_url, the URL that providers call, is not set",
+            'server.public_url = "https://your.host"',
+            "to check only once: "
+            "`BERINIA_WEBHOOKD_SERVER__PUBLIC_URL=https://your.host berinia-webhookd doctor`",
+        )
+        return
+    if installation.process is None:
+        yield note(NGINX, "not checked: the daemon does not run")
+        return
+    for url in urls[:MOST_URLS]:
+        for channel in installation.channels_for((url,)).values():
+            if not channel.provider.from_outside:
+                continue
+            way = _Way(installation, url, channel)
+            request = way.signed()
+            reply = await way.sender.post(request)
+            async for finding in _judged(way, request, reply):
+                yield finding
+            if reply.failure is not None:
+                break  # the other channels' would be the same
+
+
+async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncIterator[Finding]:
+    channel, provider = way.channel, way.channel.provider
+    if reply.failure is not None:
+        yield before_daemon.unreachable(way.installation, way.public_url, reply)
+    elif not reply.of_daemon:
+        yield before_daemon.intercepted(way.shown, way.installation.address, channel, reply)
+    elif reply.seen is not None:
+        findings = list(_compared(way, request, reply.seen))
+        unchanged = f"{way.shown}: arrives unchanged, with its scheme, host and client address"
+        for finding in findings or [ok(NGINX, unchanged)]:
+            yield finding
+    elif reply.status == 404:  # noqa: PLR2004 - HTTP
+        yield wrong(
+            NGINX,
+            f"{way.shown}: reaches the daemon at another path than {channel.path}",
+            f"in nginx: `location = {channel.path} {{ proxy_pass http://"
+            f"{way.installation.address}; … }}`, without a path after the port",
+            why=f"{provider.name} gets 404; {provider.retries}",
+        )
+    elif reply.status == channel.unproven_status and has_secret(channel):
+        yield await _refused(way, reply)
+    elif (
+        reply.status == channel.unproven_status or provider.secret.key(channel.name) in reply.detail
+    ):
+        unknown = "without its secret, the signature could not be checked"
+        yield note(NGINX, f"{way.shown}: reaches the daemon; {unknown}")
+    else:
+        yield wrong(
+            NGINX,
+            f"{way.shown}: the daemon answers {reply.status} {reply.detail}".rstrip(),
+            way.installation.commands.show_log,
+            why=f"{provider.name} gets the same answer",
+        )
+
+
+def _compared(way: _Way, request: SignedRequest, seen: Seen) -> Iterator[Finding]:
+    """What the daemon saw beside what was sent."""
+    process = way.installation.process
+    if seen.process != process:
+        yield wrong(
+            NGINX,
+            f"{way.shown}: another daemon answers (process {seen.process}, not {process})",
+            way.proxy_pass,
+            why="callbacks do not reach this one",
+        )
+        return
+    if seen.body_sha256 != hashlib.sha256(request.body).hexdigest():
+        yield _changed(way)
+    yield from _scheme_and_host(way, seen)
+    yield from _client(way, seen)
+
+
+def _scheme_and_host(way: _Way, seen: Seen) -> Iterator[Finding]:
+    scheme, host = urlsplit(way.public_url).scheme, urlsplit(way.public_url).netloc
+    provider = way.channel.provider
+    say = warning if provider.signs_url else note
+    if seen.scheme != scheme and seen.peer_trusted:
+        yield say(
+            NGINX,
+            f"{way.shown}: the daemon sees {seen.scheme} instead of {scheme}",
+            "in nginx: `proxy_set_header X-Forwarded-Proto $scheme;`",
+            why=provider.if_url_differs,
+        )
+    if seen.host.lower() not in {urlsplit(form).netloc for form in port_forms(way.public_url)}:
+        yield say(
+            NGINX,
+            f"{way.shown}: the daemon sees the host {seen.host!r} instead of {host}",
+            "in nginx: `proxy_set_header Host $http_host;`",
+            why=provider.if_url_differs,
+        )
+
+
+def _client(way: _Way, seen: Seen) -> Iterator[Finding]:
+    provider = way.channel.provider
+    if seen.forwarded_for.rpartition(",")[2].strip() == FORGED_CLIENT:
+        yield wrong(
+            NGINX,
+            f"{way.shown}: the client address is taken from the caller's own X-Forwarded-For",
+            ADDRESS_LINE,
+            RELOAD,
+            why="anybody can claim any address: rate limits and lists of allowed addresses have no "
+            "effect",
+        )
+    elif not seen.peer_trusted:
+        yield wrong(
+            NGINX,
+            f"{way.shown}: the proxy at {seen.client} is not in server.trusted_proxies, so its "
+            "headers are ignored",
+            f'`server.trusted_proxies = ["127.0.0.1", "::1", "{seen.client}"]`',
+            why="all callers count as one address and share its rate limit"
+            + ("; without server.public_url signatures fail" if provider.signs_url else ""),
+        )
+    elif not seen.forwarded or seen.client is None:
+        yield wrong(
+            NGINX,
+            f"{way.shown}: nginx does not say which address a request came from",
+            ADDRESS_LINE,
+            RELOAD,
+            why=f"all callers share one rate limit, so that one stranger can shut out "
+            f"{provider.name}",
+        )
+
+
+def _changed(way: _Way, *said: str) -> Finding:
+    return wrong(
+        NGINX,
+        f"{way.shown}: the body is changed between the public URL and the daemon",
+        *said,
+        UNCHANGED,
+        why=way.channel.provider.if_altered,
+    )
+
+
+async def _refused(way: _Way, reply: Reply) -> Finding:
+    """The daemon takes the signature straight, but not through the proxy: what is different?"""
+    logs, provider = way.installation.logs, way.channel.provider
+    found, said = await diagnosis(logs, reply.request_id)
+    if found and said is None:
+        await asyncio.sleep(DIAGNOSIS_PAUSE_SECONDS)
+        again = await way.sender.post(way.signed())
+        found, said = await diagnosis(logs, again.request_id)
+    plain = await way.sender.post(way.signed(text="probe"))
+    remedy = (said,) if said else ()
+    if plain.seen is not None:
+        return _changed(way, *remedy)
+    if not found and is_readable(logs):
+        return wrong(
+            NGINX,
+            f"{way.shown}: a daemon refuses the signature, but it is not this one: its log has "
+            "no such request",
+            way.proxy_pass,
+            why="callbacks do not reach this daemon",
+        )
+    headers = (
+        f"in nginx: `proxy_pass http://{way.installation.address};` without a path, "
+        "`proxy_set_header Host $http_host;`, `proxy_set_header X-Forwarded-Proto $scheme;` "
+        "(contrib/nginx/berinia-webhook.conf)"
+    )
+    fixes = (*(remedy or (headers,)), RELOAD) if provider.signs_url else remedy or (UNCHANGED,)
+    return wrong(
+        NGINX,
+        f"{way.shown}: the signature does not survive the way to the daemon",
+        *fixes,
+        why=f"what {provider.name} sends is answered {reply.status}; {provider.retries}",
+    )

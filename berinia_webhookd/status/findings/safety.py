@@ -1,0 +1,103 @@
+"""Settings that work and will hurt."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Final
+
+from berinia_webhookd.addresses import Network
+from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.status.findings.installation import Installation
+
+SAFETY: Final = "safety"
+WHY: Final = {
+    "rate_limit.verified_requests": "a burst of answers to a campaign is refused with 429 and lost",
+    "server.host": "messages and passwords travel readable, and no nginx stands before the daemon",
+    "agents.python": "no Python agent can run; messages wait",
+    "agents.path": "the agents cannot be imported; messages wait",
+    "alerts.command": "nobody hears of messages that failed for good, or of a full disk",
+}
+WHY_FILES: Final = "who has the secrets can forge every message"  # the subject is a file's path
+WHY_OTHERS: Final = "it works as long as nothing unusual happens"
+WIDE: Final = {4: 8, 6: 16}  # shorter prefixes are no list of one's own machines
+
+
+async def safety(installation: Installation) -> AsyncIterator[Finding]:
+    """Whom the daemon runs as, who may read what, and who is believed."""
+    findings = [
+        *_of_cautions(installation),
+        *_of_user(installation),
+        *_of_networks(installation),
+        *_of_logs(installation.settings),
+    ]
+    for finding in findings or [ok(SAFETY, "no setting is unsafe")]:
+        yield finding
+
+
+def _of_cautions(installation: Installation) -> Iterator[Finding]:
+    """What `check-config` warns of; what other checks say better is left out."""
+    said = {"user", "server.public_url"}  # the user is the daemon's, not the one who asks
+    said |= {c.provider.secret.key(c.name) for c in installation.channels.values()}
+    for caution in installation.cautions:
+        setting = caution.subject
+        of_agent = setting.startswith("agents.") and setting.endswith(".target")
+        if setting not in said and not of_agent:
+            default = WHY_FILES if "/" in setting else WHY_OTHERS
+            yield replace(caution, why=caution.why or WHY.get(setting, default))
+
+
+def _of_user(installation: Installation) -> Iterator[Finding]:
+    if installation.process is not None and installation.user == 0:
+        yield warning(
+            SAFETY,
+            "the daemon runs as root",
+            "give it a user of its own: contrib/systemd/berinia-webhook.service",
+            why="whoever breaks into it, or into an agent, has the whole machine",
+        )
+
+
+def _of_networks(installation: Installation) -> Iterator[Finding]:
+    server = installation.settings.server
+    if wide := _widest(server.trusted_proxies):
+        yield wrong(
+            "server.trusted_proxies",
+            f"believes {wide}",
+            '`server.trusted_proxies = ["127.0.0.1", "::1"]`, and the addresses of your proxies',
+            why="whoever is trusted as a proxy may claim any address, scheme and host",
+        )
+    for name, channel in installation.channels.items():
+        if channel.address_is_proof and (wide := _widest(channel.allowed_networks or ())):
+            yield wrong(
+                f"channels.{name}.allowed_ips",
+                f"lets {wide} speak as {channel.provider.name}, without a secret",
+                f"list its address alone, or set `channels.{name}.secret`",
+                why="its messages command the agents",
+            )
+    if wide := _widest(server.metrics_allowed_ips):
+        yield warning(
+            "server.metrics_allowed_ips",
+            f"shows metrics to {wide}",
+            "list the machines that collect metrics",
+            why="metrics tell strangers how much arrives and what fails",
+        )
+
+
+def _widest(networks: tuple[Network, ...]) -> Network | None:
+    for network in networks:
+        if network.prefixlen < WIDE[network.version]:
+            return network
+    return None
+
+
+def _of_logs(settings: Settings) -> Iterator[Finding]:
+    if settings.logs.personal_data == "full":
+        yield warning(
+            "logs.personal_data",
+            "is full: phone numbers, addresses and messages stand in the logs",
+            '`logs.personal_data = "mask"`, then erase older logs',
+            why="`events erase` does not reach into logs",
+        )
+    if settings.logs.password is None:
+        yield note("logs.password", "is not set, so GET /webhook/logs is answered 503")

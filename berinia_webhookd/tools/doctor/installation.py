@@ -1,0 +1,132 @@
+"""Finds the installation that `doctor` looks at: the running daemon, if there is one, and the
+settings as that daemon has them. A shell lacks the credentials and variables of the service, so
+they are read off the daemon's own process where this user may do that; nothing of them is shown.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from berinia_webhookd.channels import catalogue
+from berinia_webhookd.config.fields import ENVIRONMENT_PREFIX
+from berinia_webhookd.config.load import Examined, examine
+from berinia_webhookd.findings import Finding, note, ok
+from berinia_webhookd.journal.engine import sqlite_path
+from berinia_webhookd.journal.inspecting import inspect_file
+from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.status.findings.installation import (
+    AS_DAEMON,
+    Commands,
+    Installation,
+    JournalAccess,
+)
+from berinia_webhookd.tools import installation
+from berinia_webhookd.tools.agent_loading import load_agents
+from berinia_webhookd.tools.doctor import processes
+from berinia_webhookd.tools.installation import RunningDaemon
+
+UNIT: Final = "berinia-webhook"
+UNIT_FOLDERS: Final = (Path("/etc/systemd/system"), Path("/lib/systemd/system"))
+SETTINGS: Final = "settings"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The installation, with what only the command line needs to know."""
+
+    installation: Installation
+    config_file: Path | None
+    running: RunningDaemon | None
+    other: RunningDaemon | None  # a daemon that runs with another configuration
+
+
+def find(config_file: Path | None, environ: Mapping[str, str], working_folder: Path) -> Found:
+    """The installation that `--config` names, else the one that is running, else the configured."""
+    running = installation.read(environ, config_file=config_file)
+    if running is not None and config_file is None:
+        config_file = running.configuration
+    borrowed = None if running is None else processes.environment_of(running.pid)
+    folder = None if running is None else processes.folder_of(running.pid)
+    knows_environment = borrowed is not None and folder is not None
+    if borrowed is not None and folder is not None:
+        # What the operator says here for this one look goes first.
+        said = {name: text for name, text in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
+        environ, working_folder = {**borrowed, **said}, folder
+    examined = examine(environ=environ, working_folder=working_folder, config_file=config_file)
+    other = None
+    if running is not None and not running.uses(examined.config_file):
+        running, other, knows_environment = None, running, False
+    return Found(
+        installation=_installation(examined, running, knows_environment=knows_environment),
+        config_file=examined.config_file,
+        running=running,
+        other=other,
+    )
+
+
+def _installation(
+    examined: Examined, running: RunningDaemon | None, *, knows_environment: bool
+) -> Installation:
+    settings = examined.settings
+    user = processes.user_of(running.pid) if running else None
+    return Installation(
+        settings=settings,
+        problems=examined.problems,
+        cautions=examined.warnings,
+        knows_environment=knows_environment,
+        process=running.pid if running else None,
+        address=running.address if running else installation.configured_address(settings.server),
+        user=os.geteuid() if user is None else user,
+        logs=installation.logs_folder(settings, running),
+        journal=_journal(installation.journal_url(settings, running)),
+        commands=_commands(running, examined.config_file),
+        channels_for=lambda urls: catalogue.build(settings.channels, urls),
+        load_agents=lambda: load_agents(settings, offline=False),
+    )
+
+
+def _journal(url: str) -> JournalAccess:
+    return JournalAccess(
+        file=sqlite_path(url),
+        shown_url=installation.shown_url(url),
+        inspect=lambda: Operations(url),
+        inspect_file=inspect_file,
+    )
+
+
+def _commands(running: RunningDaemon | None, config_file: Path | None) -> Commands:
+    unit = processes.unit_of(running.pid) if running else _installed_unit()
+    if unit is not None:
+        start, restart, reload = (f"systemctl {v} {unit}" for v in ("start", "restart", "reload"))
+        return Commands(start, restart, reload, show_log=f"journalctl -u {unit} -n 50")
+    serve = f"berinia-webhookd{f' --config {config_file}' if config_file else ''} serve"
+    restart = reload = serve
+    if running is not None:
+        restart, reload = f"kill {running.pid}; {serve}", f"kill -HUP {running.pid}"
+    return Commands(serve, restart, reload, "berinia-webhookd logs --type error -n 50")
+
+
+def _installed_unit() -> str | None:
+    there = any((folder / f"{UNIT}.service").exists() for folder in UNIT_FOLDERS)
+    return UNIT if there else None
+
+
+async def settings(found: Found) -> AsyncIterator[Finding]:
+    """Whether the settings can be used, and whether they are those of the daemon."""
+    why = "with a wrong setting the daemon neither starts nor reloads"
+    for problem in found.installation.problems:
+        yield replace(problem, why=why)
+    if found.running is not None and not found.installation.knows_environment:
+        yield note(
+            SETTINGS,
+            "this user cannot read the environment of the daemon; its credentials and variables "
+            "are unknown here",
+            AS_DAEMON,
+        )
+    if not found.installation.problems:
+        file = found.config_file
+        yield ok(SETTINGS, f"read from {file}" if file else "no file: environment and defaults")
