@@ -12,6 +12,7 @@ import click
 import pytest
 from prometheus_client import generate_latest
 
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.cli import root
 from berinia_webhookd.config.load import load
 from berinia_webhookd.metrics import Metrics
@@ -103,5 +104,5 @@ def test_the_settings_in_the_readme_are_settings(tmp_path: Path) -> None:
         file = tmp_path / f"{number}.toml"
         file.write_text(example)
         file.chmod(0o600)
-        loaded = load({}, environ={}, working_folder=tmp_path, config_file=file)
+        loaded = load({}, kinds=KINDS, environ={}, working_folder=tmp_path, config_file=file)
         assert loaded.settings.server.public_url == ("https://app.berinia.com",)

@@ -19,6 +19,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from berinia_webhookd import listening
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.load import load
 from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import CannotStart, CannotStartNow, WebhookdError
@@ -31,7 +32,9 @@ PATIENCE_SECONDS = 30
 def server(tmp_path: Path) -> ServerSettings:
     """Settings as they are by default, on a port of the kernel's choice."""
     environ = {"STATE_DIRECTORY": str(tmp_path / "state")}
-    settings = load({"server.port": 0}, environ=environ, working_folder=tmp_path, config_file=None)
+    settings = load(
+        {"server.port": 0}, kinds=KINDS, environ=environ, working_folder=tmp_path, config_file=None
+    )
     return settings.settings.server
 
 

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
 
 from berinia_webhookd.addresses import Network
 from berinia_webhookd.channels.provider import Provider
+from berinia_webhookd.config.settings import ChannelSettings, Settings
+from berinia_webhookd.findings import Finding
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
@@ -177,5 +179,12 @@ class Kind:
 
     name: str
     provider: Provider
-    settings: type[Any]
-    build: Callable[[ChannelName, Any, Sequence[str]], Channel]
+    settings: type[ChannelSettings]
+    build: Callable[[Any, Sequence[str]], Channel]  # of its settings and `server.public_url`
+
+    def cautions(
+        self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]
+    ) -> Iterator[Finding]:
+        """Yield what works and will hurt; `came_from` says of each field where its value stands."""
+        yield from self.provider.cautions(channel, settings)
+        yield from channel.cautions(came_from)

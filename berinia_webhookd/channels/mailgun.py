@@ -37,12 +37,12 @@ from berinia_webhookd.channels.form import (
 from berinia_webhookd.channels.mime import MimeMessage, parse_mime
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, Secret
+from berinia_webhookd.channels.settings import MailgunSettings
 from berinia_webhookd.channels.signatures import (
     mailgun_match,
     mailgun_signature,
     may_be_signed,
 )
-from berinia_webhookd.config.settings import EmailSettings
 from berinia_webhookd.errors import (
     ChannelNotConfigured,
     DeliveryRejected,
@@ -139,13 +139,11 @@ class MailgunChannel(Channel):
         self._max_age_seconds = max_age_seconds
 
     @classmethod
-    def from_settings(
-        cls, name: ChannelName, settings: EmailSettings, public_urls: Sequence[str]
-    ) -> MailgunChannel:
+    def from_settings(cls, settings: MailgunSettings, public_urls: Sequence[str]) -> MailgunChannel:
         """Build it as it is configured."""
         del public_urls  # Mailgun does not sign the URL
         return cls(
-            name=name,
+            name=settings.name,
             signing_keys=[key.reveal() for key in settings.signing_keys],
             max_age_seconds=settings.max_age_seconds,
             agent=settings.agent,
@@ -293,7 +291,7 @@ class MailgunChannel(Channel):
         return (content for _, _, content in _files(form, MailMessage(form.fields)))
 
 
-KIND: Final = Kind(MailgunChannel.kind, MAILGUN, EmailSettings, MailgunChannel.from_settings)
+KIND: Final = Kind(MailgunChannel.kind, MAILGUN, MailgunSettings, MailgunChannel.from_settings)
 
 
 def _signed_values(fields: Fields) -> tuple[str, str, str]:

@@ -5,10 +5,12 @@ the sentences that are the same for everybody who shares a fact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from berinia_webhookd.config.settings import ChannelSettings, Settings
+from berinia_webhookd.findings import Finding, warning
 from berinia_webhookd.model import ChannelName, Event
 
 RunInput = Callable[[Event], dict[str, Any]]
@@ -64,3 +66,27 @@ class Provider:
         if self.signs_url:
             return "signatures hold only because server.public_url is set; keep it, or fix nginx"
         return f"its messages get in all the same, since {self.name} signs no URL"
+
+    def cautions(self, channel: ChannelSettings, settings: Settings) -> Iterator[Finding]:
+        """What works and will hurt on a channel of this provider."""
+        key = self.secret.key(channel.name)
+        if not getattr(channel, self.secret.setting):
+            fix = self.secret.fix if channel.is_built_in else f"set {key}"
+            yield warning(
+                key,
+                f"not set, so {self.sample} is answered 503",
+                f"{fix}, or channels.{channel.name}.enabled = false",
+            )
+        limits = settings.rate_limit
+        lost = self.from_outside and not self.retries_by_itself
+        if lost and limits.verified_requests == limits.requests:
+            base = (
+                settings.server.public_url[0] if settings.server.public_url else "https://your.host"
+            )
+            yield warning(
+                "rate_limit.verified_requests",
+                f"equals rate_limit.requests, and {self.retries}",
+                "rate_limit.verified_requests = 6000",
+                f"in {self.console}: {self.entered.format(url=base + channel.path)}",
+                why="a burst of answers to a campaign is refused with 429 and lost",
+            )

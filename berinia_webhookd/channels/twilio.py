@@ -28,8 +28,8 @@ from berinia_webhookd.channels.form import (
 )
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, Secret
+from berinia_webhookd.channels.settings import TwilioSettings
 from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds
-from berinia_webhookd.config.settings import SmsSettings
 from berinia_webhookd.errors import (
     AccountRefused,
     ChannelNotConfigured,
@@ -182,12 +182,10 @@ class TwilioChannel(Channel):
         self._public_forms = _both_forms(public_urls)
 
     @classmethod
-    def from_settings(
-        cls, name: ChannelName, settings: SmsSettings, public_urls: Sequence[str]
-    ) -> TwilioChannel:
+    def from_settings(cls, settings: TwilioSettings, public_urls: Sequence[str]) -> TwilioChannel:
         """Build it as it is configured."""
         return cls(
-            name=name,
+            name=settings.name,
             tokens=[token.reveal() for token in settings.tokens],
             account_sids=settings.account_sids,
             public_urls=public_urls,
@@ -301,7 +299,7 @@ class TwilioChannel(Channel):
         return SignedRequest(self.path, headers, urlencode(sample).encode())
 
 
-KIND: Final = Kind(TwilioChannel.kind, TWILIO, SmsSettings, TwilioChannel.from_settings)
+KIND: Final = Kind(TwilioChannel.kind, TWILIO, TwilioSettings, TwilioChannel.from_settings)
 
 
 def _both_forms(base_urls: Iterable[str]) -> tuple[str, ...]:

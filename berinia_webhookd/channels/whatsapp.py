@@ -27,8 +27,8 @@ from berinia_webhookd.channels.contract import (
 )
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, Secret
+from berinia_webhookd.channels.settings import WhatsAppSettings
 from berinia_webhookd.channels.signatures import secret_match
-from berinia_webhookd.config.settings import WhatsAppSettings
 from berinia_webhookd.errors import (
     AddressRefused,
     ChannelNotConfigured,
@@ -121,12 +121,12 @@ class WhatsAppChannel(Channel):
 
     @classmethod
     def from_settings(
-        cls, name: ChannelName, settings: WhatsAppSettings, public_urls: Sequence[str]
+        cls, settings: WhatsAppSettings, public_urls: Sequence[str]
     ) -> WhatsAppChannel:
         """Build it as it is configured."""
         del public_urls  # the bot signs nothing
         return cls(
-            name=name,
+            name=settings.name,
             allowed_networks=settings.allowed_ips,
             secret=None if settings.secret is None else settings.secret.reveal(),
             agent=settings.agent,

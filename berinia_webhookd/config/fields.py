@@ -29,7 +29,7 @@ class Required:
     """A default: none, somebody must set it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Setting:
     """What is known of a setting beside its name and type."""
 
@@ -49,29 +49,10 @@ def setting(
     read: Reader[T],
     default: T | Callable[[Environ], T] | SameAs | type[Required],
     meaning: str,
-    *,
-    unset: str | None = None,
-    example: Any = None,
-    restart: bool = False,
-    secret: bool = False,
-    legacy: tuple[str, ...] = (),
-    flag_only: bool = False,
-    file_only: bool = False,
+    **facts: Any,
 ) -> T:
-    """Declare a field of a settings dataclass."""
-    declared = Setting(
-        read=read,
-        default=default,
-        meaning=meaning,
-        unset=unset,
-        example=example,
-        restart=restart,
-        secret=secret,
-        legacy=legacy,
-        flag_only=flag_only,
-        file_only=file_only,
-    )
-    made: T = field(metadata={_METADATA: declared})
+    """Declare a field of a settings dataclass; `facts` are the other fields of `Setting`."""
+    made: T = field(metadata={_METADATA: Setting(read, default, meaning, **facts)})
     return made
 
 

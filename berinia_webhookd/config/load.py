@@ -12,26 +12,31 @@ from urllib.parse import urlsplit
 
 from berinia_webhookd.addresses import is_loopback
 from berinia_webhookd.config import cautions
-from berinia_webhookd.config.fields import Environ, Required, SameAs, Setting, settings_of
+from berinia_webhookd.config.fields import Environ, Required, SameAs, Setting, T, settings_of
 from berinia_webhookd.config.settings import (
     DEFAULTS,
     SECTIONS,
     AgentSettings,
     AgentsSettings,
-    ChannelsSettings,
-    EmailSettings,
+    Kinds,
     Settings,
-    SmsSettings,
-    WhatsAppSettings,
 )
-from berinia_webhookd.config.sources import Given, Keys, Layer, Source, gather, read_files, readable
-from berinia_webhookd.config.values import AGENT_NAME
+from berinia_webhookd.config.sources import (
+    Given,
+    Keys,
+    Layer,
+    Source,
+    colliding,
+    gather,
+    read_files,
+    readable,
+)
+from berinia_webhookd.config.tables import Tables
 from berinia_webhookd.errors import ConfigurationError
 from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.model import AgentName
 
 PINNING: Final = ("flag", "environment", "credential")  # what a reload does not read again
-CHANNELS: Final = {"sms": SmsSettings, "email": EmailSettings, "whatsapp": WhatsAppSettings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +70,23 @@ Loaded = NewType("Loaded", Examined)  # a configuration that can be used: it has
 def load(
     flags: Mapping[str, Any] | None = None,
     *,
+    kinds: Kinds,
     environ: Environ,
     working_folder: Path,
     config_file: Path | None = None,
 ) -> Loaded:
-    """Read, check and freeze the configuration.
+    """Read, check and freeze the configuration; `kinds` are those that channels can have.
 
     Raises:
         ConfigurationError: with every problem found.
     """
-    found = examine(flags, environ=environ, working_folder=working_folder, config_file=config_file)
+    found = examine(
+        flags,
+        kinds=kinds,
+        environ=environ,
+        working_folder=working_folder,
+        config_file=config_file,
+    )
     if found.problems:
         raise ConfigurationError(found.problems)
     return Loaded(found)
@@ -83,6 +95,7 @@ def load(
 def examine(
     flags: Mapping[str, Any] | None = None,
     *,
+    kinds: Kinds,
     environ: Environ,
     working_folder: Path,
     config_file: Path | None = None,
@@ -91,71 +104,30 @@ def examine(
     problems: list[Finding] = []
     environ, broken = readable(environ)
     files = read_files(environ, working_folder, config_file, problems)
-    agents, no_agents = _agent_names(files.table)
-    problems += [
-        wrong(
-            f"agents.{name}",
-            "is no agent's name",
-            "agents' names start with a capital: [agents.ResponseListenerAgent]",
-        )
-        for name in no_agents
-    ]
-    keys = known_keys(agents)
+    tables = Tables.of(files.table, kinds)
+    keys = tables.keys()
+    problems += [*tables.refused.values(), *colliding(keys)]
     layers = gather(
         flags or {},
         environ=environ,
         broken=broken,
         files=files,
         keys=keys,
-        left_out=[f"agents.{name}" for name in no_agents],
+        left_out=tables.refused,
         problems=problems,
     )
     origins = _origins(keys, layers, environ, problems)
-    settings = _frozen({name: origin.value for name, origin in origins.items()}, agents)
-    problems += [*_unsigned(settings.agents), *cautions.errors(origins)]
+    settings = _frozen(origins, tables)
+    problems += [*_unsigned(settings.agents), *cautions.errors(settings)]
     return Examined(
         settings=settings,
         origins=origins,
         problems=tuple(problems),
-        warnings=cautions.warnings(settings, origins, files.config_file),
+        warnings=tuple(cautions.warnings(settings, origins, kinds, files.config_file)),
         config_file=files.config_file,
         complete=files.complete,
         pinned=_pinned(layers, origins),
     )
-
-
-def known_keys(agents: tuple[str, ...] = ()) -> dict[str, Setting]:
-    """Return every key that can be set, with these agents' tables."""
-    keys: dict[str, Setting] = {}
-
-    def add(prefix: str, section: Mapping[str, Setting]) -> None:
-        keys.update({f"{prefix}{name}": setting for name, setting in section.items()})
-
-    for name, section in SECTIONS.items():
-        add(f"{name}.", settings_of(section))
-    for name, section in CHANNELS.items():
-        add(f"channels.{name}.", settings_of(section))
-    add("", settings_of(Settings))
-    of_agent = settings_of(AgentSettings)
-    add(
-        f"agents.{DEFAULTS}.",
-        {name: replace(one, file_only=True) for name, one in of_agent.items()},
-    )
-    for agent in agents:
-        for name, setting in of_agent.items():
-            default = SameAs(f"agents.{DEFAULTS}.{name}")
-            keys[f"agents.{agent}.{name}"] = replace(setting, default=default, file_only=True)
-    return keys
-
-
-def _agent_names(table: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the agents' tables, and those that are no names of agents."""
-    agents = table.get("agents")
-    tables = agents if isinstance(agents, Mapping) else {}
-    names = [name for name, value in tables.items() if isinstance(value, Mapping)]
-    names = [name for name in names if name != DEFAULTS]
-    good = tuple(name for name in names if AGENT_NAME.fullmatch(name))
-    return good, tuple(name for name in names if name not in good)
 
 
 def _origins(
@@ -197,27 +169,36 @@ def _wrong(setting: Setting, given: Given) -> str:
     return f"{shown} from {given.where}"
 
 
-def _frozen(values: Mapping[str, Any], agents: tuple[str, ...]) -> Settings:
-    def of(section: type, prefix: str, **more: Any) -> Any:
-        fields = {name: values[f"{prefix}{name}"] for name in settings_of(section)}
+def _frozen(origins: Mapping[str, Origin], tables: Tables) -> Settings:
+    def of(section: type[T], prefix: str, **more: Any) -> T:
+        fields = {name: origins[f"{prefix}{name}"].value for name in settings_of(section)}
         return section(**fields, **more)
 
-    def agent(name: str) -> AgentSettings:
-        made: AgentSettings = of(AgentSettings, f"agents.{name}.", name=AgentName(name))
-        return made
+    def agent(name: AgentName) -> AgentSettings:
+        return of(AgentSettings, f"agents.{name}.", name=name)
 
-    sections = {
-        name: of(section, f"{name}.") for name, section in SECTIONS.items() if name != "agents"
+    sections: dict[str, Any] = {name: of(section, f"{name}.") for name, section in SECTIONS.items()}
+    incomplete = {
+        key.rpartition(".")[0]
+        for key, origin in origins.items()
+        if origin.setting.default is Required and origin.value is None
     }
-    sections["agents"] = of(
-        AgentsSettings,
-        "agents.",
-        defaults=agent(DEFAULTS),
-        by_name={AgentName(name): agent(name) for name in agents},
+    return of(
+        Settings,
+        "",
+        **sections,
+        agents=of(
+            AgentsSettings,
+            "agents.",
+            defaults=agent(DEFAULTS),
+            by_name={name: agent(name) for name in tables.agents},
+        ),
+        channels={
+            name: of(settings, f"channels.{name}.", name=name)
+            for name, (_, settings) in tables.channels.items()
+            if f"channels.{name}" not in incomplete
+        },
     )
-    channels = {name: of(kind, f"channels.{name}.") for name, kind in CHANNELS.items()}
-    settings: Settings = of(Settings, "", **sections, channels=ChannelsSettings(**channels))
-    return settings
 
 
 def _unsigned(agents: AgentsSettings) -> Iterator[Finding]:

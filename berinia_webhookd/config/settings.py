@@ -9,13 +9,13 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal, Protocol
 
 from berinia_webhookd.addresses import Network
 from berinia_webhookd.config import values
-from berinia_webhookd.config.fields import Environ, SameAs, setting
+from berinia_webhookd.config.fields import Environ, Required, SameAs, setting
 from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.config.values import (
     SCHEDULE,
@@ -30,12 +30,14 @@ from berinia_webhookd.config.values import (
     text,
     whole,
 )
-from berinia_webhookd.model import AgentName, OutcomeKind
+from berinia_webhookd.findings import Finding
+from berinia_webhookd.model import AgentName, ChannelName, OutcomeKind
 
 MIB: Final = 1024 * 1024
 DAY: Final = 86_400.0
 SECONDS: Final = number(0.001, DAY)
 LOOPBACK: Final = (network("127.0.0.1"), network("::1"))
+RETRY_SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0)
 DEFAULTS: Final = AgentName("defaults")  # the table of what holds for all agents
 
 
@@ -190,7 +192,7 @@ class LogSettings:
     password: Secret | None = setting(
         values.secret,
         None,
-        "its password",
+        "password of `GET /webhook/logs`",
         unset="none, and it answers 503",
         example="a long password",
         secret=True,
@@ -231,10 +233,14 @@ class AgentSettings:
     concurrency: int | None = setting(
         whole(1, 10_000), None, "attempts at once on this machine", unset="no limit", example=4
     )
-    retry_schedule_seconds: tuple[float, ...] = setting(
+    retry_schedule_seconds: tuple[float, ...] | None = setting(
         SCHEDULE,
-        (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0),
-        "pauses between attempts, ±20 %; after the last one the entry is dead",
+        None,
+        "pauses between attempts, ±20 %; after the last one the entry is dead; `[]` means never "
+        "again",
+        unset="`[5, 30, 120, 600, 3600, 10_800, 28_800]`; on channels of kind `berinia-whatsapp` "
+        "`[2, 10, 30]`",
+        example=[5, 30, 120, 600, 3600, 10_800, 28_800],
     )
     retry_on: frozenset[OutcomeKind] = setting(
         values.kinds,
@@ -299,123 +305,87 @@ class AgentsSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelSettings:
-    """What every channel has."""
+class BuiltIn:
+    """The channel of a kind that exists without being named in the file."""
 
+    name: ChannelName
+    path: str
+    agent: AgentName
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSettings:
+    """What channels of every kind have; `channels/settings.py` adds what each kind has."""
+
+    built_in: ClassVar[BuiltIn | None] = None
+    # Holds where neither the channel nor the agents say otherwise.
+    kind_retry_schedule_seconds: ClassVar[tuple[float, ...]] = RETRY_SCHEDULE
+
+    name: ChannelName
+    kind: str = setting(
+        text,
+        Required,
+        "what makes a further name a channel: `twilio`, `mailgun` or `berinia-whatsapp`",
+        unset="`sms`, `email` and `whatsapp` have theirs",
+        file_only=True,
+    )
     enabled: bool = setting(boolean, True, "whether it receives; if not, its path answers 404")
-    path: str = setting(http_path, "", "where it receives")
+    path: str = setting(http_path, Required, "where it receives", unset="`/webhook/<name>`")
     max_body_bytes: int = setting(
         whole(1024, 1024 * MIB), MIB, "larger bodies are refused with 413"
     )
     retry_schedule_seconds: tuple[float, ...] | None = setting(
         SCHEDULE,
         None,
-        "pauses between attempts",
-        unset="the agent's",
+        "pauses between attempts; `[]` means never again",
+        unset="the agent's, else the kind's",
         example=[5, 30, 120],
     )
-
-
-@dataclass(frozen=True, slots=True)
-class SmsSettings(ChannelSettings):
-    path: str = setting(http_path, "/webhook/sms-response", "where it receives")
-    agent: AgentName = setting(
-        agent_name, AgentName("ResponseListenerAgent"), "who gets the messages"
-    )
-    tokens: tuple[Secret, ...] = setting(
-        many(values.secret),
-        (),
-        "Twilio auth tokens; all are accepted, for rotation",
-        unset="none, and every SMS is answered 503",
-        example=["your auth token"],
-        secret=True,
-        legacy=("TWILIO_TOKEN",),
-    )
-    account_sids: tuple[str, ...] = setting(
-        many(text),
-        (),
-        "when set, requests of other accounts are refused",
-        example=["AC00000000000000000000000000000000"],
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class EmailSettings(ChannelSettings):
-    path: str = setting(http_path, "/webhook/email-response", "where it receives")
-    max_body_bytes: int = setting(
-        whole(1024, 1024 * MIB), 40 * MIB, "larger bodies are refused with 413"
-    )
-    agent: AgentName = setting(agent_name, AgentName("ResponseListenerAgent"), "who gets the mails")
-    signing_keys: tuple[Secret, ...] = setting(
-        many(values.secret),
-        (),
-        "Mailgun HTTP webhook signing keys; all are accepted, for rotation",
-        unset="none, and every e-mail is answered 503",
-        example=["your signing key"],
-        secret=True,
-        legacy=("MAILGUN_SIGNING_KEY", "MAILGUN_API_KEY"),
-    )
-    max_age_seconds: float = setting(
-        number(60, 30 * DAY),
-        43_200.0,
-        "older signatures are refused; Mailgun retries for eight hours",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class WhatsAppSettings(ChannelSettings):
-    path: str = setting(http_path, "/webhook/whatsapp", "where it receives")
-    retry_schedule_seconds: tuple[float, ...] | None = setting(
-        SCHEDULE, (2.0, 10.0, 30.0), "pauses between attempts: somebody waits in the chat"
-    )
-    agent: AgentName = setting(
-        agent_name,
-        AgentName("MetaAgent"),
-        "who gets what no group matches, direct messages among it",
-    )
-    allowed_ips: tuple[Network, ...] = setting(
-        many(network), LOOPBACK, "addresses or networks the bot may call from"
-    )
-    secret: Secret | None = setting(
-        values.secret,
+    agent: AgentName = setting(agent_name, Required, "who gets what arrives")
+    ack_timeout_seconds: float | None = setting(
+        SECONDS,
         None,
-        "bearer token that the bot must send as well",
-        example="a long random text",
-        secret=True,
+        "from the complete body to the commit",
+        unset="`server.ack_timeout_seconds`",
+        example=5,
     )
-    groups: Mapping[str, AgentName] = setting(
-        values.groups,
-        {
-            "Support IA / Chatbot": AgentName("AdminInterpreterAgent"),
-            "Discussion libre": AgentName("AdminInterpreterAgent"),
-        },
-        "group name → agent; compared without emoji, letter case and blanks around; a table here "
-        "replaces the default one",
-        file_only=True,
+    later_status: int = setting(
+        whole(400, 599), 503, "the answer that makes the provider try again"
     )
-    reply_wait_seconds: float = setting(
-        number(0, 3600), 30.0, "how long the bot's request waits for the agent's reply"
+    unproven_status: int = setting(
+        whole(400, 599), 403, "the answer to a request that cannot be proved"
     )
-    late_reply_url: str | None = setting(
-        values.web_url,
-        None,
-        "the bot's `POST /send`, where later replies go",
-        unset="none, and later replies go nowhere",
-        example="http://127.0.0.1:3000/send",
-        secret=True,
-    )
-    late_reply_max_age_seconds: float = setting(number(1, DAY), 900.0, "older replies are dropped")
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it exists without being named in the file."""
+        return self.built_in is not None and self.built_in.name == self.name
+
+    @property
+    def agents(self) -> frozenset[AgentName]:
+        """Every agent that a message can go to."""
+        return frozenset({self.agent})
+
+    def cautions(self, came_from: Mapping[str, str]) -> Iterator[Finding]:
+        """Yield what works and will hurt; `came_from` says of each field where its value stands."""
+        del came_from
+        return iter(())
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelsSettings:
-    sms: SmsSettings
-    email: EmailSettings
-    whatsapp: WhatsAppSettings
+class Kind(Protocol):
+    """What the loader knows of a kind of channel."""
 
-    def __iter__(self) -> Iterator[str]:
-        """Yield the channels' names."""
-        return iter(field.name for field in fields(self))
+    @property
+    def settings(self) -> type[ChannelSettings]:
+        """The dataclass of its channels' settings."""
+
+    def cautions(
+        self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]
+    ) -> Iterator[Finding]:
+        """Yield what works and will hurt; `came_from` says of each field where its value stands."""
+
+
+Kinds = Mapping[str, Kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,18 +398,17 @@ class Settings:
     logs: LogSettings
     alerts: AlertSettings
     agents: AgentsSettings
-    channels: ChannelsSettings
+    channels: Mapping[ChannelName, ChannelSettings]
     debug: bool = setting(
         boolean, False, "log more", restart=True, legacy=("DEBUG",), flag_only=True
     )
     dev: bool = setting(boolean, False, "throw-away secrets", restart=True, flag_only=True)
 
 
-SECTIONS: Final[Mapping[str, type]] = {
+SECTIONS: Final[Mapping[str, type]] = {  # beside the tables of agents and channels
     "server": ServerSettings,
     "rate_limit": RateLimitSettings,
     "journal": JournalSettings,
     "logs": LogSettings,
     "alerts": AlertSettings,
-    "agents": AgentsSettings,
 }

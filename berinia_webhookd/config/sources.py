@@ -123,6 +123,16 @@ def gather(
     return layers
 
 
+def colliding(keys: Keys) -> Iterator[Finding]:
+    """Two settings that one environment variable would set."""
+    seen: dict[str, str] = {}
+    for key, setting in keys.items():
+        other = seen.setdefault(variable_of(key), key)
+        if other != key and _anywhere(setting) and _anywhere(keys[other]):
+            hint = "give one of the two channels another name"
+            yield wrong(key, f"has the same variable as {other}: {variable_of(key)}", hint)
+
+
 def _flag(key: str) -> str:
     return "--" + key.rpartition(".")[2].replace("_", "-")
 

@@ -10,9 +10,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from berinia_webhookd.channels.contract import ChannelOf, no_channel
-from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.config.settings import AgentSettings, ChannelSettings, Settings
 from berinia_webhookd.model import (
     AgentName,
+    ChannelName,
     Entry,
     EntryKind,
     EntryState,
@@ -79,11 +80,7 @@ class RetryPolicies:
     def __init__(self, settings: Settings, channel_of: ChannelOf = no_channel) -> None:
         self._agents = settings.agents
         self._channel_of = channel_of
-        self._schedules = {
-            "sms": settings.channels.sms.retry_schedule_seconds,
-            "email": settings.channels.email.retry_schedule_seconds,
-            "whatsapp": settings.channels.whatsapp.retry_schedule_seconds,
-        }
+        self._channels = settings.channels
 
     def concurrency_of(self, agent: AgentName) -> int | None:
         """Return how many attempts of this agent may run at once here; None: what there is room
@@ -92,11 +89,9 @@ class RetryPolicies:
         return self._agents.of(agent).concurrency
 
     def of(self, entry: Entry) -> RetryPolicy:
-        """Return the policy of one entry. A schedule of its channel wins over its agent's."""
+        """Return the policy of one entry."""
         agent = self._agents.of(entry.agent)
-        schedule = self._schedules.get(entry.event.channel)
-        if schedule is None:
-            schedule = agent.retry_schedule_seconds
+        schedule = self._schedule(entry.event.channel, agent)
         if entry.kind is EntryKind.REPLY:
             # Posting is not idempotent: only what cannot have been sent is tried again.
             return RetryPolicy(
@@ -117,3 +112,11 @@ class RetryPolicies:
             and replies.late_url is not None,
             error_to_caller=replies is not None,
         )
+
+    def _schedule(self, name: ChannelName, agent: AgentSettings) -> tuple[float, ...]:
+        """The channel's, else the agent's, else that of the channel's kind."""
+        channel = self._channels.get(name)
+        for configured in (channel, agent):
+            if configured is not None and configured.retry_schedule_seconds is not None:
+                return configured.retry_schedule_seconds
+        return (channel or ChannelSettings).kind_retry_schedule_seconds

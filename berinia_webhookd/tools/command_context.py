@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.load import Examined, Loaded, examine, load
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart, ConfigurationError
@@ -46,6 +47,7 @@ class CommandContext:
         """
         return load(
             flags or {},
+            kinds=KINDS,
             environ=os.environ,
             working_folder=working_folder(),
             config_file=self.config_file,
@@ -54,7 +56,10 @@ class CommandContext:
     def examine(self) -> Examined:
         """Load the configuration together with everything that is wrong with it."""
         return examine(
-            environ=os.environ, working_folder=working_folder(), config_file=self.config_file
+            kinds=KINDS,
+            environ=os.environ,
+            working_folder=working_folder(),
+            config_file=self.config_file,
         )
 
     def load_with_installation(self) -> tuple[Loaded, RunningDaemon | None]:
@@ -103,7 +108,7 @@ class ConfiguredChannel(click.ParamType[str, str]):
             click.BadParameter: no such channel is configured.
         """
         context = None if ctx is None else ctx.find_object(CommandContext)
-        known = tuple(context.examine().settings.channels) if context else ()
+        known = tuple((context or CommandContext(None)).examine().settings.channels)
         if value not in known:
             self.fail(f"{value!r} is not one of {', '.join(known)}", param, ctx)
         return value

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from berinia_webhookd.accept.door import Door
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.load import load
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.metrics import Metrics
@@ -16,7 +17,7 @@ from .world import GOOD, PAGES, SMS_PATH, FakeChannel, FakeInbox, World
 def settings(folder: Path, **environ: str) -> Settings:
     """Defaults, and what these variables say."""
     given = {f"BERINIA_WEBHOOKD_{name}": value for name, value in environ.items()}
-    return load(environ={"HOME": str(folder), **given}, working_folder=folder).settings
+    return load(kinds=KINDS, environ={"HOME": str(folder), **given}, working_folder=folder).settings
 
 
 def door(loaded: Settings, **parts: Any) -> Door:

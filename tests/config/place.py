@@ -7,9 +7,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from berinia_webhookd.channels.catalogue import KINDS
+from berinia_webhookd.channels.settings import TwilioSettings, WhatsAppSettings
 from berinia_webhookd.config.load import Loaded, Origin, load
+from berinia_webhookd.config.settings import Kinds, Settings
+from berinia_webhookd.config.tables import Tables
 from berinia_webhookd.errors import ConfigurationError
 from berinia_webhookd.findings import Finding
+from berinia_webhookd.model import ChannelName
+
+KEYS = Tables.of({}, KINDS).keys()
+
+
+def sms(settings: Settings) -> TwilioSettings:
+    channel = settings.channels[ChannelName("sms")]
+    assert isinstance(channel, TwilioSettings)
+    return channel
+
+
+def whatsapp(settings: Settings) -> WhatsAppSettings:
+    channel = settings.channels[ChannelName("whatsapp")]
+    assert isinstance(channel, WhatsAppSettings)
+    return channel
 
 
 @dataclass
@@ -17,6 +36,7 @@ class Place:
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
     config_file: Path | None = None
+    kinds: Kinds = field(default_factory=lambda: KINDS)
 
     def toml(self, text: str) -> Path:
         """Write the file of the working folder, readable and writable by us alone."""
@@ -39,6 +59,7 @@ class Place:
     def load(self, flags: Mapping[str, Any] | None = None) -> Loaded:
         return load(
             flags,
+            kinds=self.kinds,
             environ=self.environ,
             working_folder=self.folder,
             config_file=self.config_file,

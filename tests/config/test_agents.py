@@ -7,7 +7,7 @@ import pytest
 from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.model import AgentName, OutcomeKind
 
-from .place import Place
+from .place import Place, whatsapp
 
 META = AgentName("MetaAgent")
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -28,7 +28,6 @@ def test_what_an_agent_does_not_say_comes_from_the_defaults(place: Place) -> Non
     agent = place.load().settings.agents.of(META)
     assert agent.target == "python:agents.meta:MetaAgent"
     assert (agent.timeout_seconds, agent.concurrency) == (90, 2)
-    assert agent.retry_schedule_seconds == (5, 30, 120, 600, 3600, 10_800, 28_800)
     assert agent.order_hold_seconds == 300
 
 
@@ -141,7 +140,7 @@ class TestSigningSecret:
 
 class TestGroups:
     def test_the_defaults(self, place: Place) -> None:
-        assert place.load().settings.channels.whatsapp.groups == {
+        assert whatsapp(place.load().settings).groups == {
             "Support IA / Chatbot": "AdminInterpreterAgent",
             "Discussion libre": "AdminInterpreterAgent",
         }
@@ -155,7 +154,7 @@ class TestGroups:
             "v2.0" = "MetaAgent"
             """
         )
-        assert place.load().settings.channels.whatsapp.groups == {
+        assert whatsapp(place.load().settings).groups == {
             "🧠 Tactiques & Tests": "PivotStrategyAgent",
             "v2.0": "MetaAgent",
         }

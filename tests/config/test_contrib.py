@@ -4,59 +4,38 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from berinia_webhookd.config.fields import SameAs, Setting
-from berinia_webhookd.config.load import known_keys
+import pytest
 
-from .place import Place
+from . import reference
+from .place import KEYS, Place
 
 CONTRIB = Path(__file__).parents[2] / "contrib" / "config"
-FILE = CONTRIB / "berinia-webhookd.toml"
-TABLE = re.compile(r"#?\[([A-Za-z_.]+)\]")
-SETTING = re.compile(r'(#?)([a-z_]+|"[^"]+") = (.+)')
 GROUPS = "channels.whatsapp.groups"
 
 
-@dataclass(frozen=True)
-class Line:
-    """One setting as it stands in the file."""
-
-    name: str
-    value: Any
-    commented: bool
-    comment: str  # the text above it
+def test_the_file_says_what_the_settings_are() -> None:
+    """Each key once in its table, commented out at its default."""
+    assert reference.FILE.read_text() == reference.file(), "python -m tests.config.reference"
 
 
-def lines() -> Iterator[Line]:
-    """Every setting, commented out or not, but those of the groups' tables."""
-    table, comment = "", ""
-    for text in FILE.read_text().splitlines():
-        if found := TABLE.fullmatch(text):
-            table = found[1]
-        elif found := SETTING.fullmatch(text):
-            value = tomllib.loads(f"value = {found[3]}")["value"]
-            if table != GROUPS:
-                yield Line(f"{table}.{found[2]}", value, bool(found[1]), comment)
-        elif text.startswith("# ") or text == "#":
-            comment += text + "\n"
-            continue
-        elif text:
-            raise AssertionError(f"neither table, setting nor comment: {text}")
-        if not text:
-            comment = ""
+def test_the_table_of_the_readme_says_what_the_settings_are() -> None:
+    assert reference.README.read_text() == reference.readme(), "python -m tests.config.reference"
 
 
-def known() -> dict[str, Setting]:
-    return {key: setting for key, setting in known_keys().items() if not setting.flag_only}
+@pytest.mark.parametrize("key", [key for key, one in KEYS.items() if not one.flag_only])
+def test_every_setting_has_something_to_write_down(key: str) -> None:
+    """Its default, or an example that is read as a value."""
+    setting = KEYS[key]
+    assert setting.meaning
+    if not reference.has_value(setting):
+        setting.read(setting.example)
 
 
 def test_it_is_a_valid_configuration_without_a_warning_about_limits(place: Place) -> None:
     """As it stands."""
-    place.config_file = FILE
+    place.config_file = reference.FILE
     loaded = place.load()
     assert loaded.settings.rate_limit.verified_requests == 6000
     assert "rate_limit.verified_requests" not in {one.subject for one in loaded.warnings}
@@ -64,46 +43,28 @@ def test_it_is_a_valid_configuration_without_a_warning_about_limits(place: Place
 
 def test_only_the_limit_differs_from_the_defaults(place: Place) -> None:
     """Whoever copies the file gets what is documented."""
-    place.config_file = FILE
+    place.config_file = reference.FILE
     set_there = [name for name, origin in place.load().origins.items() if origin.source == "file"]
     assert set_there == ["rate_limit.verified_requests"]
 
 
-def test_it_holds_every_key_and_no_other() -> None:
-    """Each once, in its table."""
-    names = [line.name for line in lines() if "Agent." not in line.name]
-    assert sorted(names) == sorted(known().keys() - {GROUPS})
-    assert f"[{GROUPS}]" in FILE.read_text()
-
-
-def test_every_commented_value_is_the_real_default() -> None:
-    """Where there is none to write down, the comment says what holds, after `Default:`."""
-    keys = known()
-    for line in lines():
-        key = keys.get(line.name)
-        if key is None or not line.commented:
-            continue
-        default = key.default
-        if callable(default) or isinstance(default, SameAs) or default in (None, ()):
-            assert "efault:" in line.comment, line.name
-        else:
-            assert key.read(line.value) == default, line.name
-
-
-def test_every_example_is_a_valid_value() -> None:
-    """Also where it is not the default."""
-    for line in lines():
-        of_agent = f"agents.defaults.{line.name.rpartition('.')[2]}"
-        key = known().get(line.name) or known()[of_agent]
-        key.read(line.value)
+def test_with_every_line_in_use_only_further_channels_and_agents_come_to_it(place: Place) -> None:
+    """Each commented line is a setting."""
+    text = re.sub(r"(?m)^#(?! |$)", "", reference.FILE.read_text())
+    first, _, rest = text.partition("# All groups")
+    place.toml(first + rest[rest.index("# Any other name") :])
+    set_there = {key for key, origin in place.load().origins.items() if origin.source == "file"}
+    assert {key for key, one in KEYS.items() if not one.flag_only} - set_there == {
+        f"channels.{name}.kind" for name in ("sms", "email", "whatsapp")
+    }
 
 
 def test_the_first_table_of_groups_is_the_default_and_the_second_holds_all() -> None:
     """BerinIA's longer map is a comment to take over."""
-    default = known()[GROUPS].default
+    default = KEYS[GROUPS].default
     first, second = (
         tomllib.loads(re.sub(r"(?m)^#", "", part.split("\n\n")[0]))
-        for part in FILE.read_text().split(f"#[{GROUPS}]\n")[1:]
+        for part in reference.FILE.read_text().split(f"#[{GROUPS}]\n")[1:]
     )
     assert first == default
     assert second.items() >= first.items()

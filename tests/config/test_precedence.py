@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from berinia_webhookd.config import sources
-from berinia_webhookd.config.load import known_keys
 from berinia_webhookd.config.secret import Secret
 
-from .place import Place
+from .place import KEYS, Place, sms
 
 PORT = "server.port"
 PORT_VARIABLE = "BERINIA_WEBHOOKD_SERVER__PORT"
@@ -54,8 +53,8 @@ def test_an_empty_variable_is_unset(place: Place) -> None:
     assert place.origin(PORT).value == 1001
 
 
-ANYWHERE = [key for key, one in known_keys().items() if not one.flag_only and not one.file_only]
-FILE_ONLY = [key for key, one in known_keys().items() if one.file_only]
+ANYWHERE = [key for key, one in KEYS.items() if not one.flag_only and not one.file_only]
+FILE_ONLY = [key for key, one in KEYS.items() if one.file_only]
 
 
 def variable(key: str) -> str:
@@ -132,7 +131,7 @@ class TestNamesOfTheOlderInstallation:
     def test_twilio_token_holds_several_tokens(self, place: Place) -> None:
         """With commas between them all are accepted, for rotation; blanks are a slip."""
         place.environ["TWILIO_TOKEN"] = "one, two,three "
-        assert place.load().settings.channels.sms.tokens == (
+        assert sms(place.load().settings).tokens == (
             Secret("one"),
             Secret("two"),
             Secret("three"),

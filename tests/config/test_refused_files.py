@@ -143,6 +143,7 @@ class TestUnreadable:
 LOAD_AS_A_STRANGER = """
 import os, sys
 from pathlib import Path
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config import sources
 from berinia_webhookd.config.load import load
 from berinia_webhookd.errors import ConfigurationError
@@ -155,7 +156,7 @@ if os.getuid() == 0:
     os.setuid(54321)
 sources.SYSTEM_FILE = closed / "config.toml"
 try:
-    load(environ={"HOME": str(folder)}, working_folder=working_folder)
+    load(kinds=KINDS, environ={"HOME": str(folder)}, working_folder=working_folder)
 except ConfigurationError as error:
     print(*error.findings, sep="\\n")
 """

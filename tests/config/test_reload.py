@@ -8,7 +8,7 @@ from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import Changes, changes
 from berinia_webhookd.model import AgentName
 
-from .place import Place
+from .place import Place, sms, whatsapp
 
 
 def reloaded(place: Place, old: Loaded) -> Changes:
@@ -48,8 +48,8 @@ def test_secrets_agents_groups_limits_and_levels_change_at_once(place: Place) ->
     settings = changed.effective
     assert settings.rate_limit.requests == 7
     assert settings.logs.level == "debug"
-    assert settings.channels.sms.tokens[0].reveal() == "new"
-    assert settings.channels.whatsapp.groups == {"Support": "MetaAgent"}
+    assert sms(settings).tokens[0].reveal() == "new"
+    assert whatsapp(settings).groups == {"Support": "MetaAgent"}
     assert settings.agents.of(AgentName("MetaAgent")).timeout_seconds == 5
 
 
@@ -60,7 +60,7 @@ def test_a_token_rotated_in_dotenv(place: Place) -> None:
     place.dotenv("TWILIO_TOKEN=old,new\n")
     changed = reloaded(place, old)
     assert changed.applied == ("channels.sms.tokens",)
-    assert len(changed.effective.channels.sms.tokens) == 2
+    assert len(sms(changed.effective).tokens) == 2
 
 
 def test_an_agent_that_went(place: Place) -> None:

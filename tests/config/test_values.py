@@ -11,7 +11,7 @@ import pytest
 
 from berinia_webhookd.config.secret import Secret
 
-from .place import Place
+from .place import Place, sms
 
 PROXIES = "server.trusted_proxies"
 PROXIES_VARIABLE = "BERINIA_WEBHOOKD_SERVER__TRUSTED_PROXIES"
@@ -50,7 +50,7 @@ class TestLists:
 
     def test_a_schedule_in_a_variable(self, place: Place) -> None:
         place.environ["BERINIA_WEBHOOKD_CHANNELS__SMS__RETRY_SCHEDULE_SECONDS"] = "1, 2.5"
-        assert place.load().settings.channels.sms.retry_schedule_seconds == (1.0, 2.5)
+        assert sms(place.load().settings).retry_schedule_seconds == (1.0, 2.5)
 
     def test_an_endless_list_is_refused(self, place: Place) -> None:
         place.environ[PROXIES_VARIABLE] = "10.0.0.1," * 1001
@@ -129,7 +129,7 @@ def _toml(value: Any) -> str:
 )
 def test_words_for_true_and_false(place: Place, text: str, expected: bool) -> None:
     place.environ["BERINIA_WEBHOOKD_CHANNELS__SMS__ENABLED"] = text
-    assert place.load().settings.channels.sms.enabled is expected
+    assert sms(place.load().settings).enabled is expected
 
 
 def test_blanks_around_a_secret_are_a_slip(place: Place) -> None:
@@ -195,6 +195,24 @@ class TestWarnings:
         place.toml("channels.sms.enabled = false\nchannels.email.enabled = false")
         assert not {"channels.sms.tokens", "channels.email.signing_keys"} & warned(place)
 
+    @pytest.mark.parametrize(
+        ("source", "value", "likely"),
+        [
+            ("MAILGUN_API_KEY", "0123456789abcdef", True),
+            ("MAILGUN_SIGNING_KEY", "0123456789abcdef", False),
+            ("MAILGUN_SIGNING_KEY", "key-0123456789abcdef", True),
+        ],
+    )
+    def test_a_key_that_is_likely_another_one(
+        self, place: Place, source: str, value: str, likely: bool
+    ) -> None:
+        """Mailgun's sending key signs nothing; its value is not shown."""
+        place.environ[source] = value
+        warnings = place.load().warnings
+        subjects = {warning.subject for warning in warnings}
+        assert ("channels.email.signing_keys" in subjects) is likely
+        assert value not in "".join(map(str, warnings))
+
     def test_equal_limits(self, place: Place) -> None:
         """Twilio does not retry after 429 by default."""
         assert "rate_limit.verified_requests" in warned(place)
@@ -203,7 +221,7 @@ class TestWarnings:
 
     def test_the_line_for_twilios_console(self, place: Place) -> None:
         place.toml('server.public_url = "https://app.example.com"')
-        hints = [warning.fix[0] for warning in place.load().warnings]
+        hints = [fix for warning in place.load().warnings for fix in warning.fix]
         line = "https://app.example.com/webhook/sms-response#rc=5&rp=all"
         assert any(line in hint for hint in hints)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import uvloop
 
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.load import load
 from berinia_webhookd.logs.pipeline import LogOptions
 from tests.accept.world import PAGES, SMS_PATH, World
@@ -17,7 +18,7 @@ async def test_a_new_level_holds_for_requests_too(logs: Logs, tmp_path: Path) ->
     """Silenced by a reload, and back with the next one, over the same connections."""
     files = logs.start(level="info")
     settings = load(
-        {}, environ={"STATE_DIRECTORY": str(tmp_path)}, working_folder=tmp_path
+        {}, kinds=KINDS, environ={"STATE_DIRECTORY": str(tmp_path)}, working_folder=tmp_path
     ).settings
     world = World()
     await world.start()

@@ -39,7 +39,9 @@ def agents_settings(folder: Path, text: str) -> AgentsSettings:
     """The agents' settings out of TOML lines."""
     file = folder / f"settings-{next(_numbers)}.toml"
     file.write_text(text)
-    return load(environ={}, working_folder=folder, config_file=file).settings.agents
+    return load(
+        kinds=catalogue.KINDS, environ={}, working_folder=folder, config_file=file
+    ).settings.agents
 
 
 def make_entry(
@@ -135,7 +137,9 @@ class HostWorld:
 
     def open_with(self, settings: AgentsSettings, **options: Any) -> PythonAgents:
         """The transport with these settings."""
-        built_in = load(environ={}, working_folder=self.folder).settings.channels
+        built_in = load(
+            kinds=catalogue.KINDS, environ={}, working_folder=self.folder
+        ).settings.channels
         options = {"channel_of": catalogue.build_all(built_in, ()).get, **options}
         agents = PythonAgents(settings, metrics=self.metrics, **options)
         self.opened.append(agents)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.channels.contract import no_channel
 from berinia_webhookd.config.load import load
 from berinia_webhookd.journal.contract import Claimed, Lane
@@ -100,7 +101,7 @@ class World:
     def start(self) -> Dispatcher:
         file = self.folder / "settings.toml"
         file.write_text(self.settings)
-        loaded = load(environ={}, working_folder=self.folder, config_file=file)
+        loaded = load(kinds=KINDS, environ={}, working_folder=self.folder, config_file=file)
         metrics = Metrics()
         dispatcher = Dispatcher(
             outbox=self.journal,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.load import load
 from berinia_webhookd.model import (
     AgentName,
@@ -35,12 +36,12 @@ POLICY = RetryPolicy(
 )
 
 
-def entry(*, retries: int = 0, hold_until: datetime | None = None) -> Entry:
-    sms = ChannelName("sms")
+def entry(*, retries: int = 0, hold_until: datetime | None = None, channel: str = "sms") -> Entry:
+    name = ChannelName(channel)
     event = Event(
-        channel=sms,
+        channel=name,
         agent=AgentName("Agent"),
-        conversation=Conversation(sms, "1", "2"),
+        conversation=Conversation(name, "1", "2"),
         digest=bytes(32),
         received_at=NOW,
         sender="1",
@@ -148,7 +149,32 @@ def test_the_channels_schedule_wins_over_the_agents(
     tmp_path: Path, text: str, schedule: tuple[float, ...]
 ) -> None:
     """Then the agent's, the one of all agents, the kind's; an empty one means never again."""
-    file = tmp_path / "settings.toml"
+    assert schedule_of(entry(), tmp_path, text) == schedule
+
+
+BOT = '[channels.bot]\nkind = "berinia-whatsapp"\nagent = "Agent"\n'
+
+
+@pytest.mark.parametrize(
+    ("channel", "text", "schedule"),
+    [
+        ("whatsapp", "", (2, 10, 30)),
+        ("bot", BOT, (2, 10, 30)),
+        ("whatsapp", "agents.defaults.retry_schedule_seconds = [1]", (1,)),
+        ("whatsapp", "agents.defaults.retry_schedule_seconds = []", ()),
+        ("bot", f"{BOT}retry_schedule_seconds = []", ()),
+        ("removed", "", (5, 30, 120, 600, 3600, 10_800, 28_800)),
+    ],
+)
+def test_the_kinds_schedule_comes_last(
+    tmp_path: Path, channel: str, text: str, schedule: tuple[float, ...]
+) -> None:
+    """Somebody waits in the chat; entries of a channel that is configured no more wait long."""
+    assert schedule_of(entry(channel=channel), tmp_path, text) == schedule
+
+
+def schedule_of(one: Entry, folder: Path, text: str) -> tuple[float, ...]:
+    file = folder / "settings.toml"
     file.write_text(text)
-    settings = load(environ={}, working_folder=tmp_path, config_file=file).settings
-    assert RetryPolicies(settings).of(entry()).schedule_seconds == schedule
+    loaded = load(kinds=KINDS, environ={}, working_folder=folder, config_file=file)
+    return RetryPolicies(loaded.settings).of(one).schedule_seconds

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import encode_basic_auth
 
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.load import load
 from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.config.settings import Settings
@@ -26,7 +27,7 @@ def page(tmp_path: Path) -> LogsPage:
 
 
 def settings(folder: Path, password: Secret | None) -> Settings:
-    plain = load(environ={}, working_folder=folder).settings
+    plain = load(kinds=KINDS, environ={}, working_folder=folder).settings
     return replace(plain, logs=replace(plain.logs, dir=folder, password=password))
 
 

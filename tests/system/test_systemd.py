@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from berinia_webhookd.config.load import known_keys
+from berinia_webhookd.channels.catalogue import KINDS
+from berinia_webhookd.config.tables import Tables
 
+KEYS = Tables.of({}, KINDS).keys()
 pytestmark = pytest.mark.system
 
 CONTRIB = Path(__file__).parents[2] / "contrib" / "systemd"
@@ -95,12 +97,12 @@ def test_the_unit_keeps_its_promises() -> None:
 
 def test_stopping_has_time_for_the_grace() -> None:
     """Systemd waits longer than the daemon does before it kills."""
-    grace = known_keys()["server.shutdown_grace_seconds"].default
+    grace = KEYS["server.shutdown_grace_seconds"].default
     assert float(settings_of(SERVICE)["TimeoutStopSec"][0].removesuffix("s")) >= grace + 10
 
 
 def test_the_socket_is_where_the_daemon_would_listen() -> None:
-    host, port = (known_keys()[f"server.{name}"].default for name in ("host", "port"))
+    host, port = (KEYS[f"server.{name}"].default for name in ("host", "port"))
     assert settings_of(SOCKET)["ListenStream"] == [f"{host}:{port}"]
     assert settings_of(SERVICE)["ExecStart"] == [f"{INSTALLED} serve --port {port}"]
 

@@ -556,7 +556,7 @@ class TestTwilio:
         place.write(ALL_GOOD.replace("verified_requests = 6000", ""))
         checked = place.check("--json", "--offline")
         [hint] = [
-            one["fix"][0]
+            "\n".join(one["fix"])
             for one in checked.of("warning")
             if one["subject"] == "rate_limit.verified_requests"
         ]

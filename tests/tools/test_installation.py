@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.load import load
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.tools import installation
@@ -49,7 +50,9 @@ def nowhere(tmp_path: Path) -> Path:
 def settings_with(tmp_path: Path, **flags: object) -> Settings:
     given_flags = {name.replace("__", "."): value for name, value in flags.items()}
     environ = {"STATE_DIRECTORY": str(tmp_path / "state")}
-    return load(given_flags, environ=environ, working_folder=tmp_path, config_file=None).settings
+    return load(
+        given_flags, kinds=KINDS, environ=environ, working_folder=tmp_path, config_file=None
+    ).settings
 
 
 def dead_pid() -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from berinia_webhookd.channels import catalogue
+from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.fields import ENVIRONMENT_PREFIX
 from berinia_webhookd.config.load import Examined, examine
 from berinia_webhookd.findings import Finding, note, ok
@@ -56,7 +57,9 @@ def find(config_file: Path | None, environ: Mapping[str, str], working_folder: P
         # What the operator says here for this one look goes first.
         said = {name: text for name, text in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
         environ, working_folder = {**borrowed, **said}, folder
-    examined = examine(environ=environ, working_folder=working_folder, config_file=config_file)
+    examined = examine(
+        kinds=KINDS, environ=environ, working_folder=working_folder, config_file=config_file
+    )
     other = None
     if running is not None and not running.uses(examined.config_file):
         running, other, knows_environment = None, running, False

@@ -1,0 +1,121 @@
+"""Which settings there are: those of the fixed sections, and those of the tables that a file has
+for agents and channels.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from berinia_webhookd.config.fields import SameAs, Setting, settings_of
+from berinia_webhookd.config.settings import (
+    DEFAULTS,
+    SECTIONS,
+    AgentSettings,
+    AgentsSettings,
+    ChannelSettings,
+    Kinds,
+    Settings,
+)
+from berinia_webhookd.config.values import AGENT_NAME, one_of
+from berinia_webhookd.findings import Finding, wrong
+from berinia_webhookd.model import AgentName, ChannelName
+
+CHANNEL_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The agents and channels that have settings of their own."""
+
+    agents: tuple[AgentName, ...]
+    channels: Mapping[ChannelName, tuple[str, type[ChannelSettings]]]  # the kind, its settings
+    refused: Mapping[str, Finding]  # tables of neither, by key
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any], kinds: Kinds) -> Tables:
+        """Find them in a file's content; channels that are built in need not stand there."""
+        agents = [name for name in _tables(table, "agents") if name != DEFAULTS]
+        channels = {
+            kind.settings.built_in.name: (name, kind.settings)
+            for name, kind in kinds.items()
+            if kind.settings.built_in is not None
+        }
+        refused = {
+            f"agents.{name}": wrong(
+                f"agents.{name}",
+                "is no agent's name",
+                "agents' names start with a capital: [agents.ResponseListenerAgent]",
+            )
+            for name in agents
+            if not AGENT_NAME.fullmatch(name)
+        }
+        for name, content in _tables(table, "channels").items():
+            kind = content.get("kind")
+            if name in channels:
+                continue
+            if isinstance(kind, str) and kind in kinds and CHANNEL_NAME.fullmatch(name):
+                channels[ChannelName(name)] = (kind, kinds[kind].settings)
+            else:
+                refused[f"channels.{name}"] = _refused(name, kind, kinds, [*channels])
+        named = tuple(AgentName(name) for name in agents if f"agents.{name}" not in refused)
+        return cls(named, channels, refused)
+
+    def keys(self) -> dict[str, Setting]:
+        """Return every key that can be set."""
+        keys = {
+            f"{name}.{field}": setting
+            for name, section in (*SECTIONS.items(), ("agents", AgentsSettings))
+            for field, setting in settings_of(section).items()
+        }
+        for field, setting in settings_of(AgentSettings).items():
+            keys[f"agents.{DEFAULTS}.{field}"] = replace(setting, file_only=True)
+        for agent in self.agents:
+            for field, setting in settings_of(AgentSettings).items():
+                default = SameAs(f"agents.{DEFAULTS}.{field}")
+                keys[f"agents.{agent}.{field}"] = replace(setting, default=default, file_only=True)
+        for channel, (kind, settings) in self.channels.items():
+            for field, setting in _of_channel(channel, kind, settings):
+                keys[f"channels.{channel}.{field}"] = setting
+        return keys | settings_of(Settings)
+
+
+def _tables(table: Mapping[str, Any], section: str) -> dict[str, Mapping[str, Any]]:
+    found = table.get(section)
+    inside = found.items() if isinstance(found, Mapping) else ()
+    return {name: content for name, content in inside if isinstance(content, Mapping)}
+
+
+def _refused(name: str, kind: Any, kinds: Kinds, known: list[str]) -> Finding:
+    """Why a table is no channel's."""
+    key, choices = f"channels.{name}", " or ".join(f'kind = "{one}"' for one in kinds)
+    if not CHANNEL_NAME.fullmatch(name):
+        return wrong(key, "is no channel's name", "use small letters, digits and -: [channels.crm]")
+    if kind is not None:
+        return wrong(f"{key}.kind", "is no kind of channel", f"give {choices}")
+    nearest = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean channels.{nearest[0]}? If not: " if nearest else ""
+    return wrong(key, "is a channel without a kind", f"{meant}give it {choices}")
+
+
+def _of_channel(
+    name: ChannelName, kind: str, settings: type[ChannelSettings]
+) -> Iterator[tuple[str, Setting]]:
+    """A channel's settings: its name decides its path, and whether older variables are its own."""
+    defaults: dict[str, Any] = {"kind": kind, "path": f"/webhook/{name}"}
+    built_in = settings.built_in if settings.built_in and settings.built_in.name == name else None
+    if built_in is not None:
+        defaults |= {"path": built_in.path, "agent": built_in.agent}
+    for field, setting in settings_of(settings).items():
+        yield (
+            field,
+            replace(
+                setting,
+                read=one_of(kind) if field == "kind" else setting.read,
+                default=defaults.get(field, setting.default),
+                legacy=setting.legacy if built_in else (),
+            ),
+        )
