@@ -24,8 +24,8 @@ METRIC: Final = "berinia_webhookd_agent_available"
 LOADED_UNSEEN: Final = ("http://", "https://", "log:")  # of these nothing is loaded
 _WHY: Final = "its messages are accepted, and wait in the journal until it can be loaded"
 _FIXES: Final = (
-    "`berinia-webhookd check-config` loads each agent and shows its exception",
-    "run it as the user of the service, who must be able to read the agents' files",
+    "read the whole exception: `berinia-webhookd check-config`",
+    "as the user of the service, who must be able to read the agents' files",
 )
 
 
@@ -69,7 +69,7 @@ def of_loads(settings: AgentsSettings, loads: Iterable[AgentLoad]) -> Iterator[F
             what = "is set up; used when there is a message" if unseen else "can be loaded"
             yield ok(subject, f"{load.agent} ({load.target}) {what}")
         elif not _is_nowhere(settings, load.agent):
-            hint = load.hint or "fix the exception; `berinia-webhookd check-config` shows all of it"
+            hint = load.hint or "read the whole exception: `berinia-webhookd check-config`"
             what = f"{load.agent} cannot be loaded: {_last_line(load.reason or '')}"
             yield wrong(subject, what, hint, why=_WHY)
 
