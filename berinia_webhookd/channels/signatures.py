@@ -17,7 +17,11 @@ from urllib.parse import parse_qsl
 
 from twilio.request_validator import RequestValidator
 
+from berinia_webhookd.addresses import split_port
+
 _BODY_DIGEST = "bodySHA256"
+# Also no user-info, path or query: they would become parts of a URL that is believed.
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
 # From either end, because the text of a mail may hold the same words.
 _OCCURRENCES: Final = 32
@@ -26,6 +30,27 @@ _NAMES: Final = ("timestamp", "token", "signature")
 _VALUES: Final = {"timestamp": b"[0-9]{10}", "token": b"[0-9A-Za-z]{50}", "signature": b"[^&\r\n]+"}
 _LONGEST_BYTES: Final = 2000  # of a part's head and the value
 _PART_HEAD: Final = rb'"?[^\n]*\n(?:[^\r\n]+\r?\n)*\r?\n'
+
+
+def port_forms(base_url: str) -> tuple[str, str]:
+    """Return `scheme://host[:port]` without user-info, as written and in its other port form.
+
+    Nothing is normalised: letters, brackets and unusual ports are signed as they were written.
+
+    Without a port the other form has the scheme's default port; with any port it has none.
+    """
+    scheme, separator, authority = base_url.rstrip("/").partition("://")
+    authority = authority.rpartition("@")[2]
+    host, port = split_port(authority)
+    if port is None:
+        port = "443" if scheme.lower() == "https" else "80"
+        host = f"{host}:{port}"
+    return f"{scheme}{separator}{authority}", f"{scheme}{separator}{host}"
+
+
+def is_plain(authority: str) -> bool:
+    """Whether a `Host` header is a host name or address, with or without a port."""
+    return _PLAIN.fullmatch(authority) is not None
 
 
 class TwilioKeys:

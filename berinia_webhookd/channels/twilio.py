@@ -18,7 +18,6 @@ from urllib.parse import urlencode
 
 from berinia_webhookd.channels import twilio_diagnosis
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
-from berinia_webhookd.channels.authority import is_plain, port_forms
 from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, Kind, SignedRequest
 from berinia_webhookd.channels.form import (
     URLENCODED,
@@ -29,7 +28,7 @@ from berinia_webhookd.channels.form import (
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, Secret
 from berinia_webhookd.channels.settings import TwilioSettings
-from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds
+from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds, is_plain, port_forms
 from berinia_webhookd.errors import (
     AccountRefused,
     ChannelNotConfigured,

@@ -12,9 +12,8 @@ from itertools import product
 from typing import Any, Final, Generic, TypeVar
 
 from berinia_webhookd.addresses import is_loopback, split_port
-from berinia_webhookd.channels.authority import port_forms
 from berinia_webhookd.channels.form import Fields, decode_urlencoded
-from berinia_webhookd.channels.signatures import TwilioKeys
+from berinia_webhookd.channels.signatures import TwilioKeys, port_forms
 from berinia_webhookd.errors import DeliveryRejected
 from berinia_webhookd.model import ChannelName, RawDelivery
 

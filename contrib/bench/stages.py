@@ -27,7 +27,7 @@ PY_SPY = Path(sys.prefix) / "bin" / "py-spy"
 _STAGES = (
     ("HTTP: parse the request, write the answer", r"accept/(server|site)\.py"),
     ("access log and request id", r"accept/access_log\.py"),
-    ("signature", r"accept/signature_check\.py|channels/(signatures|authority|sms_bound)|verify"),
+    ("signature", r"accept/signature_check\.py|channels/signatures|verify"),
     ("decode and validate", r"channels/|model\.py"),
     ("proxy headers, limits, body, answer", r"accept/"),
     ("log lines", r"logs/"),

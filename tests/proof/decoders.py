@@ -11,7 +11,7 @@ from ipaddress import ip_network
 import orjson
 
 from berinia_webhookd import addresses
-from berinia_webhookd.channels import addresses_of_people, authority, opt_out, twilio
+from berinia_webhookd.channels import addresses_of_people, opt_out, signatures, twilio
 from berinia_webhookd.channels.content import decode_json_object, text_of
 from berinia_webhookd.channels.contract import Channel, Replies
 from berinia_webhookd.channels.form import decode_form, raw_fields
@@ -122,7 +122,7 @@ def names(body: bytes) -> None:
     addresses_of_people.event_digest(WHATSAPP, text, None)
     opt_out.opt_out_of(text)
     addresses.is_loopback(text)
-    authority.port_forms(text)
+    signatures.port_forms(text)
     scrub(text)
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from berinia_webhookd.channels.authority import port_forms
 from berinia_webhookd.channels.contract import Channel, SignedRequest
+from berinia_webhookd.channels.signatures import port_forms
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.status.findings import before_daemon
 from berinia_webhookd.status.findings.before_daemon import NGINX, RELOAD

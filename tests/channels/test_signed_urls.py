@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.authority import is_plain, port_forms
+from berinia_webhookd.channels.signatures import is_plain, port_forms
 
 
 @pytest.mark.parametrize(
