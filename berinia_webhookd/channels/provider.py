@@ -64,7 +64,7 @@ class Provider:
     def if_url_differs(self) -> str:
         """What a wrong scheme or host means while `server.public_url` is set."""
         if self.signs_url:
-            return "signatures are verified only because server.public_url is set; keep it, or fix nginx"
+            return "signatures match only because server.public_url is set: keep it, or fix nginx"
         return f"its messages get in all the same, since {self.name} signs no URL"
 
     def cautions(self, channel: ChannelSettings, settings: Settings) -> Iterator[Finding]:
