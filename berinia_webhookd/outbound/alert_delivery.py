@@ -1,7 +1,6 @@
-"""How an alert leaves: to a command's standard input, and to a URL.
+"""The delivery of an alert: to a command's standard input, and to a URL.
 
-Both are given a bounded time and none of the daemon's secrets; how it went is said in the log, and
-raised to nobody.
+Both are given a bounded time and none of the daemon's secrets. How it went is logged, not raised.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ POST_SECONDS: Final = 10.0
 
 
 async def deliver(settings: AlertSettings, kind: str, document: bytes) -> None:
-    """Hand one alert, a JSON document, to everything that is set."""
+    """Deliver one alert, a JSON document, to everything that is set."""
     ways = []
     if settings.command is not None:
-        ways.append(_say(kind, "alerts.command", run_command(settings.command, document)))
+        ways.append(_log_result(kind, "alerts.command", run_command(settings.command, document)))
     if settings.url is not None:
-        ways.append(_say(kind, "alerts.url", post(settings.url, document)))
+        ways.append(_log_result(kind, "alerts.url", post(settings.url, document)))
     await asyncio.gather(*ways)
 
 
-async def _say(kind: str, setting: str, way: Coroutine[None, None, str | None]) -> None:
+async def _log_result(kind: str, setting: str, way: Coroutine[None, None, str | None]) -> None:
     failure = await way
     if failure is None:
         logger.info("alert.sent", kind=kind, setting=setting)
@@ -49,7 +48,7 @@ async def _say(kind: str, setting: str, way: Coroutine[None, None, str | None]) 
 async def run_command(
     command: str, document: bytes, *, limit_seconds: float = COMMAND_SECONDS
 ) -> str | None:
-    """Run the command, split as a shell would but without one; what went wrong, or None.
+    """Run the command, split as a shell would but without one; return what went wrong, or None.
 
     What it prints goes nowhere; past the limit it is killed with its process group.
     """
@@ -78,7 +77,7 @@ async def run_command(
 
 
 async def post(url: str, document: bytes, *, limit_seconds: float = POST_SECONDS) -> str | None:
-    """Post the document; what went wrong, or None. The URL may hold a token: it is not told."""
+    """Post the document; return what went wrong, or None, without the URL: it may hold a token."""
     try:
         async with (
             HttpClient() as client,

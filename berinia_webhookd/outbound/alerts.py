@@ -25,7 +25,7 @@ from berinia_webhookd.model import AgentName, Entry, Outcome
 from berinia_webhookd.outbound.alert_delivery import deliver
 
 PAUSE_SECONDS: Final = 300.0
-LOOK_SECONDS: Final = 5.0
+CHECK_SECONDS: Final = 5.0
 SERVICE: Final = "berinia-webhookd"
 BURST: Final = 10  # refused signatures …
 BURST_SECONDS: Final = 300.0  # … within this time
@@ -55,7 +55,7 @@ LOOK: Final = {
 
 @dataclass(slots=True)
 class _Pending:
-    """What is to be told of one kind: the last of it, and how often it happened."""
+    """What the next alert of one kind will say: the last of it, and how often it happened."""
 
     summary: str
     at: datetime
@@ -65,10 +65,10 @@ class _Pending:
 
 @dataclass
 class Alerts:
-    """Sounds alerts while `run` runs.
+    """Sends alerts while `run` runs.
 
-    `conditions` are looked at every `look_seconds`, and alert when they begin to hold; what happens
-    at an instant is told to `sound`. `clock` gives the time of day.
+    `conditions` are checked every `check_seconds`, and alert when they begin to hold; `sound` is
+    for what happens at an instant. `clock` gives the time of day.
     """
 
     settings: AlertSettings
@@ -76,14 +76,14 @@ class Alerts:
     clock: Callable[[], datetime]
     conditions: Mapping[AlertKind, Condition]
     pause_seconds: float = PAUSE_SECONDS
-    look_seconds: float = LOOK_SECONDS
+    check_seconds: float = CHECK_SECONDS
     _pending: dict[AlertKind, _Pending] = field(default_factory=dict, init=False)
-    _told_at: dict[AlertKind, float] = field(default_factory=dict, init=False)
+    _sent_at: dict[AlertKind, float] = field(default_factory=dict, init=False)
     _holding: dict[AlertKind, frozenset[str]] = field(default_factory=dict, init=False)
-    _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def sound(self, kind: AlertKind, summary: str, **facts: str) -> None:
-        """Tell of this as soon as may be; never waits, never fails.
+        """Send an alert as soon as its kind's pause allows; never waits, never fails.
 
         `summary` is one plain sentence; `facts` (such as `agent`, `event_id`) go into the JSON.
         """
@@ -92,10 +92,10 @@ class Alerts:
         before = self._pending.get(kind)
         count = before.count + 1 if before else 1
         self._pending[kind] = _Pending(summary, self.clock(), facts, count)
-        self._news.set()
+        self._changed.set()
 
     def entry_dead(self, entry: Entry, outcome: Outcome) -> None:
-        """Sound for one entry; what the agent said is in `events show`, not in the alert."""
+        """Alert of an entry that failed for good; what the agent said is in `events show` alone."""
         self.sound(
             AlertKind.ENTRY_DEAD,
             f"{entry.agent} failed on an event ({outcome.kind.value}), and it is not tried again",
@@ -105,7 +105,7 @@ class Alerts:
         )
 
     def lost_for_good(self, lost: LostForGood) -> None:
-        """Sound for one entry whose process ended time and again while it ran."""
+        """Alert of an entry whose process ended time and again while it ran."""
         self.sound(
             AlertKind.ENTRY_DEAD,
             f"the daemon ended time and again while {lost.agent} ran on an event, "
@@ -116,12 +116,12 @@ class Alerts:
         )
 
     async def run(self) -> None:
-        """Look at the conditions, and deliver, for ever."""
+        """Check the conditions and deliver alerts, for ever."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._look_around())
+            group.create_task(self._check_conditions())
             group.create_task(self._deliver())
 
-    async def _look_around(self) -> None:
+    async def _check_conditions(self) -> None:
         while True:
             for kind, condition in self.conditions.items():
                 holding = await condition()
@@ -129,26 +129,26 @@ class Alerts:
                 if begun:
                     self.sound(kind, "; ".join(holding[about] for about in sorted(begun)))
                 self._holding[kind] = frozenset(holding)
-            await asyncio.sleep(self.look_seconds)
+            await asyncio.sleep(self.check_seconds)
 
     async def _deliver(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            self._news.clear()
+            self._changed.clear()
             now = loop.time()
             allowed = {
-                kind: self._told_at.get(kind, -self.pause_seconds) + self.pause_seconds
+                kind: self._sent_at.get(kind, -self.pause_seconds) + self.pause_seconds
                 for kind in self._pending
             }
             due = [kind for kind, at in allowed.items() if at <= now]
             if due:
-                self._told_at |= dict.fromkeys(due, now)
-                await asyncio.gather(*(self._tell(kind, self._pending.pop(kind)) for kind in due))
+                self._sent_at |= dict.fromkeys(due, now)
+                await asyncio.gather(*(self._send(kind, self._pending.pop(kind)) for kind in due))
                 continue
             next_at = min(allowed.values(), default=None)
-            await wait_for_event(self._news, None if next_at is None else next_at - now)
+            await wait_for_event(self._changed, None if next_at is None else next_at - now)
 
-    async def _tell(self, kind: AlertKind, pending: _Pending) -> None:
+    async def _send(self, kind: AlertKind, pending: _Pending) -> None:
         document = {
             "service": SERVICE,
             "node": self.node,
@@ -192,29 +192,29 @@ def daemon_conditions(
 
 
 class RefusedSignatures:
-    """Holds for a channel while it refused `BURST` signatures within `BURST_SECONDS`: a provider
-    whose secret was changed, or somebody who tries his luck.
+    """The condition of a channel that refused `BURST` signatures within `BURST_SECONDS`: its secret
+    was changed at the provider, or somebody forges requests.
     """
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
         """`clock` gives seconds that never go back."""
         self._counter = metrics.signature_failures_total
         self._clock = clock
-        # When we looked, and how many there had been by then, by channel.
-        self._looks: deque[tuple[float, Mapping[str, float]]] = deque([(clock(), {})])
+        # When it was counted, and how many there had been by then, by channel.
+        self._counts: deque[tuple[float, Mapping[str, float]]] = deque([(clock(), {})])
 
     async def __call__(self) -> Mapping[str, str]:
-        """A sentence for each such channel."""
+        """Return a sentence for each such channel."""
         now, totals = self._clock(), self._totals()
-        self._looks.append((now, totals))
-        while self._looks[0][0] < now - BURST_SECONDS:
-            self._looks.popleft()
-        before = self._looks[0][1]
-        lately = {channel: total - before.get(channel, 0) for channel, total in totals.items()}
+        self._counts.append((now, totals))
+        while self._counts[0][0] < now - BURST_SECONDS:
+            self._counts.popleft()
+        before = self._counts[0][1]
+        recent = {channel: total - before.get(channel, 0) for channel, total in totals.items()}
         return {
             channel: f"{count:.0f} requests to {channel} with an invalid signature were refused "
             f"within {BURST_SECONDS / 60:.0f} minutes"
-            for channel, count in lately.items()
+            for channel, count in recent.items()
             if count >= BURST
         }
 

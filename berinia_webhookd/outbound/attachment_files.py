@@ -1,6 +1,6 @@
-"""The files of an e-mail's attachments, for the length of one attempt.
+"""The files of an event's attachments, which exist for the length of one attempt.
 
-They lie in a private folder under names of our choosing; what the mail calls them is never a path.
+They lie in a private folder under names of ours; what the sender calls them is never a path.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PREFIX: Final = "berinia-webhookd-attachments-"
 
 
 async def no_attachments(event_id: EventId) -> Iterable[bytes]:
-    """For who has no raw deliveries at hand."""
+    """Return none; for transports without access to raw deliveries."""
     del event_id
     return ()
 
@@ -35,7 +35,7 @@ class AttachmentFiles:
 
     @contextlib.asynccontextmanager
     async def of(self, entry: Entry) -> AsyncIterator[tuple[str, ...]]:
-        """The paths, in the order of `Event.attachments`; none once the delivery was erased."""
+        """Yield the paths, in the order of `Event.attachments`; none once that is erased."""
         contents = tuple(await self._fetch(entry.event_id)) if entry.event.attachments else ()
         if len(contents) != len(entry.event.attachments) or not contents:
             yield ()
@@ -61,7 +61,7 @@ def _write(folder: Path, contents: Iterable[bytes]) -> tuple[str, ...]:
 
 
 def _sweep() -> None:
-    """Remove what a killed daemon of this user left behind."""
+    """Remove the folders that a killed daemon of this user left behind."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         pid = folder.name.removeprefix(PREFIX).partition("-")[0]
         abandoned = not Path("/proc", pid).exists()

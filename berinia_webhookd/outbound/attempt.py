@@ -21,7 +21,7 @@ OnDead = Callable[[Entry, Outcome], None]
 
 
 async def make_attempt(transport: Transport, entry: Entry, timeout_seconds: float) -> Outcome:
-    """One attempt, which cannot raise but by being cancelled."""
+    """Make one attempt; whatever breaks in the daemon is an outcome, too."""
     try:
         return await transport.attempt(entry, timeout_seconds=timeout_seconds)
     except Exception as error:
@@ -30,47 +30,47 @@ async def make_attempt(transport: Transport, entry: Entry, timeout_seconds: floa
 
 
 class AttemptLog:
-    """The log lines and figures of attempts, in the words of section 8 of the contract."""
+    """The log lines and metrics of attempts."""
 
     def __init__(self, metrics: Metrics, on_dead: OnDead) -> None:
-        """`on_dead` hears of each entry that nobody will try again."""
+        """`on_dead` gets each entry that failed for good."""
         self._metrics = metrics
         self._on_dead = on_dead
 
     def started(self, entry: Entry) -> None:
-        """An attempt begins."""
-        logger.info("attempt.started", **_who(entry))
+        """Log that an attempt begins."""
+        logger.info("attempt.started", **_log_fields(entry))
 
     def ended(self, settlement: Settlement, settled: Settled) -> None:
-        """An attempt is settled, or its settlement was refused."""
+        """Log and count an attempt that is settled, or whose settlement was refused."""
         entry, outcome = settlement.entry, settlement.outcome
         seconds = (settlement.ended_at - settlement.started_at).total_seconds()
         if entry.kind is EntryKind.AGENT:
             self._metrics.attempts_total.labels(entry.agent, outcome.kind.value).inc()
             self._metrics.attempt_seconds.labels(entry.agent).observe(max(0.0, seconds))
-        said = {**_who(entry), "duration_ms": round(seconds * 1000, 1)}
+        fields = {**_log_fields(entry), "duration_ms": round(seconds * 1000, 1)}
         if not settled.kept:
-            said["note"] = "the lease was lost, so another run of this entry decides"
+            fields["note"] = "the lease was lost, so another run of this entry decides"
         if outcome.kind is OutcomeKind.SUCCESS:
-            logger.info("attempt.succeeded", **said)
+            logger.info("attempt.succeeded", **fields)
         else:
             due = settlement.due_at.isoformat() if settlement.due_at else None
             logger.warning(
                 "attempt.failed",
-                **said,
+                **fields,
                 outcome=outcome.kind.value,
                 error=outcome.error,
                 due_at=due,
             )
         if settled.kept and settlement.state is EntryState.DEAD:
-            logger.error("entry.dead", **_who(entry), outcome=outcome.kind.value)
+            logger.error("entry.dead", **_log_fields(entry), outcome=outcome.kind.value)
             self._on_dead(entry, outcome)
         dead_reply = entry.kind is EntryKind.REPLY and settlement.state is EntryState.DEAD
         if dead_reply or settled.reply is ReplyRoute.UNDELIVERABLE:
-            logger.warning("reply.undeliverable", **_who(entry))
+            logger.warning("reply.undeliverable", **_log_fields(entry))
 
 
-def _who(entry: Entry) -> dict[str, object]:
+def _log_fields(entry: Entry) -> dict[str, object]:
     return {
         "event_id": entry.event_id,
         "channel": entry.event.channel,

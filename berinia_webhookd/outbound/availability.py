@@ -1,6 +1,6 @@
-"""Which agents can take attempts: loads them at start, and again and again while they fail.
+"""The availability of agents: loads them at start, and again and again while that fails.
 
-The entries of an agent that is not there wait, with the reason written on them.
+The entries of an agent that cannot be loaded wait, with the reason written on them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ logger = structlog.get_logger()
 
 FIRST_RETRY_SECONDS: Final = 5.0
 LONGEST_RETRY_SECONDS: Final = 300.0
-LOOK_FOR_STRANGERS_SECONDS: Final = 60.0
+UNROUTED_AGENTS_SECONDS: Final = 60.0  # between looks for entries of agents without a channel
 
 
 class TransportDirectory(Protocol):
-    """Which transport reaches an agent."""
+    """Finds the transport of an agent."""
 
     def of(self, agent: AgentName) -> Transport:
-        """The transport by the agent's target."""
+        """Return the transport by the agent's target."""
 
 
 class Availability:
@@ -48,39 +48,34 @@ class Availability:
         self._routed = frozenset(routed)
         self._metrics = metrics
         self._loading: dict[AgentName, asyncio.Task[None]] = {}
-        self._loaded: set[AgentName] = set()
+        self.loaded: frozenset[AgentName] = frozenset()  # the agents that a claim may name
         self._reasons: dict[AgentName, str] = {}
         self._reload = asyncio.Event()
 
     @property
-    def loaded(self) -> frozenset[AgentName]:
-        """The agents a claim may name."""
-        return frozenset(self._loaded)
-
-    @property
     def reasons(self) -> dict[AgentName, str]:
-        """Why each agent that is not there is not there."""
+        """Why each agent that is not loaded is not."""
         return dict(self._reasons)
 
     def reconfigure(self, routed: Iterable[AgentName]) -> None:
-        """Look at every agent again, at once: their code or settings changed, so none is loaded."""
+        """Load every agent again, at once: its code or settings may have changed."""
         self._routed = frozenset(routed)
-        self._loaded.clear()
+        self.loaded = frozenset()
         self._reload.set()
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Keep every agent that is needed loaded; calls `changed` when one becomes loaded."""
+        """Keep every agent that is needed loaded; call `changed` when one becomes loaded."""
         async with asyncio.TaskGroup() as group:
             while True:
                 for agent in await self._needed():
                     if agent not in self._loading:
                         self._loading[agent] = group.create_task(self._load(agent, changed))
-                if await wait_for_event(self._reload, LOOK_FOR_STRANGERS_SECONDS):
+                if await wait_for_event(self._reload, UNROUTED_AGENTS_SECONDS):
                     self._reload.clear()
                     await self._start_over()
 
     async def _needed(self) -> frozenset[AgentName]:
-        """Those the channels route to, and those that older entries wait for."""
+        """Return the agents that channels route to, and those that older entries wait for."""
         try:
             return self._routed | await self._outbox.agents_waiting()
         except JournalUnavailable:
@@ -92,7 +87,7 @@ class Availability:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._loading.clear()
-        self._loaded.clear()
+        self.loaded = frozenset()
 
     async def _load(self, agent: AgentName, changed: Callable[[], None]) -> None:
         for pause in doubling_pauses(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS):
@@ -108,7 +103,7 @@ class Availability:
 
     async def _unavailable(self, agent: AgentName, reason: str, hint: str | None) -> None:
         self._metrics.agent_available.labels(agent=agent).set(0)
-        self._loaded.discard(agent)
+        self.loaded -= {agent}
         if self._reasons.get(agent) != reason:
             self._reasons[agent] = reason
             logger.error("agent.unavailable", agent=agent, error=reason, hint=hint)
@@ -116,7 +111,7 @@ class Availability:
 
     async def _available(self, agent: AgentName) -> None:
         self._metrics.agent_available.labels(agent=agent).set(1)
-        self._loaded.add(agent)
+        self.loaded |= {agent}
         if self._reasons.pop(agent, None) is not None:
             logger.info("agent.available", agent=agent)
         await self._note(agent, None)

@@ -1,7 +1,7 @@
-"""What a transport is to the dispatcher: it makes one attempt and says how that ended.
+"""The contract of a transport: it makes one attempt and returns how that ended.
 
-A transport never raises for what an agent does: every end is an `Outcome`. What raises here is a
-bug of ours, which the attempt boundary logs with its traceback.
+A transport never raises for what an agent does: every end is an `Outcome`. What it raises is a bug
+of ours, which the attempt boundary logs with its traceback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hides the people of one event in what its agent says: prints, raises, or returns as an error.
+"""Hides the people of one event in what its agent prints, raises, or returns as an error.
 
 It finds a value whole, cut short, in any letter case and as programs spell it. Where there is too
 much to look for it hides the text altogether.
@@ -29,8 +29,8 @@ _Span = tuple[int, int]
 
 
 class EventMask:
-    """Made ready only when something is said, that of a long event by `prepare`; `wanted` tells
-    whether people are hidden at all.
+    """The mask of one event, made at the first text, or by `prepare` where the event is long;
+    `wanted` tells whether people are hidden at all.
     """
 
     def __init__(self, entry: Entry, wanted: Callable[[], bool]) -> None:
@@ -39,7 +39,7 @@ class EventMask:
         self._hide: Callable[[str], str] | None = None
 
     def __call__(self, text: str) -> str:
-        """The text without the event's values."""
+        """Return the text without the event's values."""
         if not text or not self._wanted():
             return text
         if self._hide is None:
@@ -47,12 +47,12 @@ class EventMask:
         return self._hide(text)
 
     async def prepare(self) -> None:
-        """Make that of a long event ready in a thread: it has thousands of lines to look for."""
+        """Make the mask of a long event in a thread: there are thousands of lines to look for."""
         if self._entry.size_bytes > LONG_BYTES and self._wanted():
             self._hide = await asyncio.to_thread(self._made)
 
     async def outcome(self, outcome: Outcome) -> Outcome:
-        """The outcome, its error without the event's values; a reply is for whoever wrote."""
+        """Return the outcome with its error masked; the reply goes to the one who wrote."""
         if outcome.error is None:
             return outcome
         await self.prepare()

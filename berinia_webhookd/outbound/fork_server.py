@@ -1,4 +1,4 @@
-"""The fork server as the daemon sees it: it has the agents' interpreter ready, and makes hosts.
+"""The daemon's side of the fork server, which has the agents' interpreter ready and forks hosts.
 
 Starting an interpreter takes tens of milliseconds of CPU; where agents crash all the time, that
 would be taken from answering providers. A fork takes one or two, at the priority of agents.
@@ -24,7 +24,7 @@ WITHHELD_PREFIXES: Final = ("BERINIA_WEBHOOKD_", "MAILGUN_", "WATCHDOG_", "LISTE
 
 
 def agents_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment that agents inherit: all but what is the daemon's own."""
+    """Return the environment that agents inherit: all but what is the daemon's own."""
     return {
         name: value
         for name, value in environment.items()
@@ -33,7 +33,7 @@ def agents_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
-    """A pipe from them to us; each stack closes its end."""
+    """Open a pipe from them to us; each stack closes its end."""
     read, write = os.pipe()
     ours.callback(os.close, read)
     theirs.callback(os.close, write)
@@ -51,7 +51,7 @@ class ForkServer:
         self._output: HostOutput | None = None
 
     def fork(self, fds: Sequence[int]) -> None:
-        """Have a host made that gets copies of its end of: requests, life-line, stdout, stderr.
+        """Fork a host that gets copies of its ends of: requests, life-line, stdout, stderr.
 
         Raises:
             OSError: the interpreter cannot be started, or takes no more requests.
@@ -67,7 +67,7 @@ class ForkServer:
                 socket.send_fds(self._control, [b"\0"], fds)
 
     async def last_line(self) -> str:
-        """What it said last on its own account, as an interpreter does that cannot start."""
+        """Return the last line of its own stderr: why an interpreter cannot start."""
         if (output := self._output) is None:
             return ""
         await output.drain()
@@ -92,7 +92,7 @@ class ForkServer:
             self._let_go()
 
     async def close(self) -> None:
-        """Let it end after its last host; do not wait for ever."""
+        """Let it end after its last host; kill it after a grace."""
         process = self._process
         if process is None:
             return

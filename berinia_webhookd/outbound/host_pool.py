@@ -40,7 +40,7 @@ HARMLESS_ENDS: Final = NORMAL_ENDS | {"load"}
 
 
 class HostPool:
-    """At most `max_hosts` hosts; whoever acquires one releases it."""
+    """At most `max_hosts` hosts; each `acquire` is paired with a `release`."""
 
     def __init__(
         self, settings: AgentsSettings, *, metrics: Metrics, idle_seconds: float = IDLE_SECONDS
@@ -52,7 +52,7 @@ class HostPool:
         self._fork_server = ForkServer(settings.python)
         self._starts = AsyncLimiter(STARTS_PER_SECOND, 1.0)
         self._watches: dict[AgentHost, asyncio.Task[None]] = {}  # of all hosts that are not gone
-        self._endings: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._idle: dict[AgentHost, asyncio.TimerHandle] = {}  # least recently used first
         self._served: OrderedDict[str, AgentHost] = OrderedDict()  # conversation → its last host
         self._harmful: set[AgentName] = set()  # took its last host down
@@ -67,7 +67,7 @@ class HostPool:
         memory_limit_bytes: int | None,
         conversation_id: str | None = None,
     ) -> AgentHost:
-        """A host for one attempt (or for loading); waits while all are busy.
+        """Return a host for one attempt (or for loading); wait while all are busy.
 
         Raises:
             AgentUnavailable: no host can be started.
@@ -86,7 +86,7 @@ class HostPool:
                 if self._starts.has_capacity():
                     await self._starts.acquire()  # at once, so nobody comes in between
                     return await self._start(agent, memory_limit_bytes, conversation_id)
-                self._look_again_soon()
+                self._wake_at_next_start()
             elif self._idle:
                 self._stop(next(iter(self._idle)), "room")
             self._changed.clear()
@@ -119,13 +119,11 @@ class HostPool:
         self._changed.set()
 
     def start_afresh(self) -> None:
-        """The next host gets a new interpreter: this one knows only what was installed when it
-        started.
-        """
+        """Give the next host a new interpreter, which sees what was installed meanwhile."""
         self._retire_fork_server()
 
     async def close(self) -> None:
-        """End all hosts; what runs is killed."""
+        """End all hosts; kill what runs."""
         self._closed = True
         self._changed.set()
         for host in list(self._idle):
@@ -134,10 +132,10 @@ class HostPool:
             if host.reason is None:
                 host.kill("stopping")
         # With the fork server: one that hangs keeps the ends of hosts that it has yet to make.
-        await asyncio.gather(self._fork_server.close(), *self._endings, *self._watches.values())
+        await asyncio.gather(self._fork_server.close(), *self._background, *self._watches.values())
 
-    def _look_again_soon(self) -> None:
-        """One timer for all that wait: each wakes them all."""
+    def _wake_at_next_start(self) -> None:
+        """Set one timer for all that wait, which wakes them all."""
         if self._next_start is None:
             loop = asyncio.get_running_loop()
             self._next_start = loop.call_later(1 / STARTS_PER_SECOND, self._may_start)
@@ -230,11 +228,11 @@ class HostPool:
 
     def _in_background(self, ending: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(ending)
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _watch(self, host: AgentHost) -> None:
-        """From start to end of one host; its end may come at any time."""
+        """Wait for the end of one host, which may come at any time, and account for it."""
         await asyncio.wait([host.gone])
         if (timer := self._idle.pop(host, None)) is not None:
             timer.cancel()

@@ -1,6 +1,6 @@
-"""One agent host as the daemon sees it: starts the process, asks it things, ends it for certain.
+"""The daemon's side of one agent host: starts the process, sends it requests, ends it for certain.
 
-It knows nothing of entries or of when a host is wanted: that is `host_pool` and `python_agent`.
+It knows nothing of entries or of when a host is wanted: that is `python_agent` and `host_pool`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from berinia_webhookd.outbound.host_output import HostOutput, OutputOwner
 from berinia_webhookd.outbound.host_socket import HostSocket
 from berinia_webhookd.outbound.payload import Shape
 
-GONE_SECONDS: Final = 5.0  # a killed host is waited for this long; its guardian goes on killing
-LAST_WORDS_SECONDS: Final = 1.0
-DISTURBED: Final = "the agent wrote into the socket to the daemon, so it was killed"
+GONE_SECONDS: Final = 5.0  # we wait this long for a killed host; its guardian goes on killing
+LAST_ANSWER_SECONDS: Final = 1.0
+FORGED: Final = "the agent wrote into the socket to the daemon, so it was killed"
 
 _serials = itertools.count(1)
 
@@ -56,13 +56,13 @@ class AgentHost:
         self.gone: asyncio.Future[None] = loop.create_future()
         self._answer: asyncio.Future[bytes] | None = None
         self._connected = 2
-        self._words: str | None = None
+        self._how: str | None = None
         self._finishing: asyncio.Task[None] | None = None
 
     @property
     def how(self) -> str:
         """How it ended, once it is gone."""
-        return self._words or "ended without a word"
+        return self._how or "ended for a reason unknown"
 
     def connect(self, requests: socket.socket, lifeline: socket.socket) -> None:
         """Take the daemon's ends of the two sockets."""
@@ -70,20 +70,20 @@ class AgentHost:
             requests,
             on_message=self._answered,
             on_lost=self._host_lost,
-            on_nonsense=self._disturbed,
+            on_nonsense=self._forged,
         )
         self._lifeline = HostSocket(
             lifeline,
-            on_message=self._guardian_says,
+            on_message=self._guardian_reports,
             on_lost=self._guardian_lost,
-            on_nonsense=self._disturbed,
+            on_nonsense=self._forged,
         )
 
     async def ask(self, request: Mapping[str, Any], timeout_seconds: float) -> dict[str, Any]:
-        """One question at a time.
+        """Send a request and return its answer; one at a time.
 
         Raises:
-            TimeoutError: no answer yet; the host is in an unknown state, so kill it.
+            TimeoutError: no answer yet; the host is in an unknown state and must be killed.
             HostEnded: it is gone.
         """
         if self.gone.done():
@@ -100,7 +100,7 @@ class AgentHost:
     async def ask_as(
         self, owner: OutputOwner, request: Mapping[str, Any], timeout_seconds: float
     ) -> dict[str, Any]:
-        """Ask, log what is printed meanwhile as the owner's, and end the host at the timeout.
+        """Ask, log what is printed meanwhile as the owner's, and kill the host at the timeout.
 
         Raises:
             TimeoutError, HostEnded: there is no answer.
@@ -115,7 +115,7 @@ class AgentHost:
             await self.output.end()
 
     def kill(self, reason: str) -> None:
-        """End the host's process group at once; its guardian sees to the descendants."""
+        """Kill the host's process group at once; its guardian kills the descendants."""
         self.reason = self.reason or reason
         if self.gone.done():
             return
@@ -141,7 +141,7 @@ class AgentHost:
 
     def _answered(self, message: bytes) -> None:
         if self._answer is None or self._answer.done():
-            self._disturbed()  # nobody asked
+            self._forged()  # there was no request
         else:
             self._answer.set_result(message)
 
@@ -152,28 +152,28 @@ class AgentHost:
             answer = None
         if isinstance(answer, dict) and _answers(asked, answer):
             return answer
-        self._disturbed()
+        self._forged()
         raise HostEnded(self.how)
 
-    def _disturbed(self) -> None:
-        """An agent writes into our sockets: nothing that comes through them can be believed."""
-        self._words = DISTURBED
+    def _forged(self) -> None:
+        """End a host whose agent writes into our sockets: no answer of it can be believed."""
+        self._how = FORGED
         self.kill("crash")
 
-    def _guardian_says(self, message: bytes) -> None:
+    def _guardian_reports(self, message: bytes) -> None:
         said = orjson.loads(message)
         if "host" in said:
             self.host_pid, self.guardian_pid = said["host"], said["guardian"]
             self.ready.set_result(None)
         else:
             how = _how_it_ended(said["exit_code"], said["signal"], by_us=bool(self.reason))
-            self._words = self._words or how
+            self._how = self._how or how
 
     def _guardian_lost(self) -> None:
-        if self._words is None:
-            self.kill("crash")  # it was killed itself, so nobody else ends the group
+        if self._how is None:
+            self.kill("crash")  # it was killed itself, so the group is ours to end
         # An answer sent just before the end is still in the other socket.
-        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._finish)
+        asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._finish)
         self._lost()
 
     def _host_lost(self) -> None:
@@ -181,7 +181,7 @@ class AgentHost:
         self._lost()
 
     def _wake_guardian(self) -> None:
-        """An agent may have stopped it; only a running one tidies up and says how it ended."""
+        """Continue the guardian, which an agent may have stopped: it cleans up and reports."""
         if self.guardian_pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self.guardian_pid, signal.SIGCONT)
@@ -195,10 +195,10 @@ class AgentHost:
         if self._finishing is None:
             self._requests.close()
             self._lifeline.close()
-            self._finishing = asyncio.create_task(self._hear_out())
+            self._finishing = asyncio.create_task(self._read_last_output())
 
-    async def _hear_out(self) -> None:
-        """Its last words are logged before it counts as gone."""
+    async def _read_last_output(self) -> None:
+        """Log its last output before it counts as gone."""
         try:
             await self.output.close()
         finally:
@@ -208,13 +208,13 @@ class AgentHost:
         self.gone.set_result(None)
         if not self.ready.done():
             self.ready.set_exception(HostEnded(self.how))
-            self.ready.exception()  # seen, whether or not somebody waits
+            self.ready.exception()  # retrieved, for there may be no waiter
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(HostEnded(self.how))
 
 
 def start(fork_server: ForkServer, memory_limit_bytes: int | None, generation: int) -> AgentHost:
-    """Start a host; it is usable once `ready`.
+    """Start a host, which is usable once `ready`.
 
     Raises:
         OSError: the interpreter cannot be started, or there are no descriptors left.
@@ -241,7 +241,7 @@ def start(fork_server: ForkServer, memory_limit_bytes: int | None, generation: i
 
 
 def _answers(asked: str, answer: dict[str, Any]) -> bool:
-    """Whether this can be what a host says to a question."""
+    """Return whether this can be a host's answer to the request."""
     if "failed" in answer:
         return isinstance(answer["failed"], str)
     if asked == "load":

@@ -1,4 +1,4 @@
-"""The daemon's end of a socket to an agent host: length-prefixed messages, never blocking."""
+"""The daemon's end of a socket to an agent host: length-prefixed messages, without blocking."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADER_BYTES: Final = 4
 
 class HostSocket:
     """Calls `on_message` for each message and `on_lost` once, when the other side is gone; before
-    that `on_nonsense`, if what came is no message.
+    that `on_nonsense`, if what came breaks the protocol.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class HostSocket:
             self._loop.add_writer(self._socket.fileno(), self._writable)
 
     def finish_sending(self) -> None:
-        """Let the other side read an end; it may still answer."""
+        """Shut down our side; the other one may still answer."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Let go, without calling `on_lost`."""
+        """Close the socket, without calling `on_lost`."""
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
@@ -65,7 +65,7 @@ class HostSocket:
         except BlockingIOError:
             return 0
         except OSError:
-            return len(data)  # nobody reads it: the lost connection is noticed by reading
+            return len(data)  # the lost connection is noticed by reading
 
     def _writable(self) -> None:
         del self._unsent[: self._send(self._unsent)]
@@ -88,7 +88,7 @@ class HostSocket:
         self._on_lost()
 
     def _take(self, data: bytes) -> bool:
-        """False when the other side does not keep to the protocol."""
+        """Return whether the other side keeps to the protocol."""
         self._received += data
         while len(self._received) >= HEADER_BYTES:
             end = HEADER_BYTES + int.from_bytes(self._received[:HEADER_BYTES], "big")

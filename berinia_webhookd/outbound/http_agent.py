@@ -41,7 +41,7 @@ HEADERS: Final = {
 
 
 def signing_key(secret: str) -> bytes:
-    """The key of a Standard Webhooks secret, with or without its prefix and padding.
+    """Return the key of a Standard Webhooks secret, with or without its prefix and padding.
 
     Raises:
         ValueError: it is not base64, or empty.
@@ -54,7 +54,7 @@ def signing_key(secret: str) -> bytes:
 
 
 def signature_headers(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """What a receiver verifies: the id stays the same over retries, the time is the attempt's."""
+    """Return the headers that a receiver verifies: one id for all retries, each attempt's time."""
     signed = f"{message_id}.{timestamp}.".encode() + body
     signature = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
     return {
@@ -65,7 +65,7 @@ def signature_headers(key: bytes, message_id: str, timestamp: int, body: bytes) 
 
 
 def retry_after_seconds(header: str | None, now: float) -> float | None:
-    """Seconds or an HTTP date, as seconds from now; None if it says neither."""
+    """Return the seconds from now that a Retry-After asks for; None if it is ill-formed."""
     if header is None:
         return None
     text = header.strip()
@@ -103,7 +103,7 @@ class HttpAgents:
         self._settings = settings
 
     async def load(self, agent: AgentName) -> None:
-        """Whether the settings allow to send; the agent itself is asked when there is an event."""
+        """Check that the settings allow to send; the agent itself is not called."""
         _address_and_key(self._settings.of(agent))
 
     async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
@@ -165,7 +165,7 @@ def _address_and_key(agent: AgentSettings) -> tuple[str, bytes | None]:
         return url, signing_key(agent.signing_secret.reveal())
     except (ValueError, binascii.Error) as error:
         raise AgentUnavailable(
-            "its signing secret is not whsec_ and base64", hint=f"mend {setting}.signing_secret"
+            "its signing secret is not whsec_ and base64", hint=f"fix {setting}.signing_secret"
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""The transport of late replies: posts what an agent said after its caller had stopped waiting back
-into the chat. The bot's `POST /send` is not idempotent, so only what certainly was not sent is
-`unreachable`, the one kind that is tried again; anything past its maximum age is dropped.
+"""The transport of late replies: posts an agent's reply into the chat when its caller no longer
+waits. The bot's `POST /send` is not idempotent, so only what certainly was not sent is
+`unreachable`, the one kind that is tried again; a reply past its maximum age is dropped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LateReplies:
         self._client = HttpClient()
 
     async def load(self, agent: AgentName) -> None:
-        """Nothing to load: the bot is asked when there is something to say."""
+        """Do nothing: there is nothing to load."""
 
     async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
         """Post one reply."""

@@ -1,4 +1,4 @@
-"""The transport of `log:` agents: logs that there was an event, and is content with it."""
+"""The transport of `log:` agents, which log the event and always succeed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ logger = structlog.get_logger()
 
 
 class LogAgents:
-    """Every attempt is a line of the log and a success."""
+    """Agents that log each event."""
 
     capacity: Final = 16
 
     async def load(self, agent: AgentName) -> None:
-        """There is nothing to load."""
+        """Do nothing: there is nothing to load."""
 
     async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
         """Log the event; personal data is masked like in every line."""
@@ -37,4 +37,4 @@ class LogAgents:
         return Outcome(OutcomeKind.SUCCESS)
 
     async def close(self) -> None:
-        """Nothing was opened."""
+        """Do nothing: nothing was opened."""

@@ -1,6 +1,6 @@
 """The transport of Python agents: one attempt is one request to an agent host.
 
-Whatever an agent does ends as an outcome here; a host that hangs is killed as a group, and the next
+Whatever an agent does ends as an outcome; a host that hangs is killed as a group, and the next
 attempt gets a new one.
 """
 
@@ -96,7 +96,7 @@ class PythonAgents:
             self._pool.release(host)
 
     async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
-        """One attempt; loading the agent in a new host does not count against its timeout."""
+        """Make one attempt; loading the agent in a new host does not count against its timeout."""
         limit = self._settings.of(entry.agent).memory_limit_bytes
         try:
             host = await self._pool.acquire(
@@ -125,7 +125,7 @@ class PythonAgents:
             raise AgentUnavailable("it is no Python agent any more")  # the next attempt goes there
 
     async def _loaded(self, host: AgentHost, agent: AgentName) -> Shape:
-        """The agent's shape, after loading it in this host if need be."""
+        """Return the agent's shape, after loading it in this host if need be."""
         if (shape := host.shapes.get(agent)) is not None:
             return shape
         self._require_target(agent)  # a reload may have come while the attempt waited for its host

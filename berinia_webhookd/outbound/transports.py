@@ -1,4 +1,4 @@
-"""Which transport reaches an agent, by its target."""
+"""The transports of a process, found by an agent's target."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Transports:
         self._log = LogAgents()
 
     def of(self, agent: AgentName) -> Transport:
-        """The transport by the agent's target; without one, the registry's."""
+        """Return the transport by the agent's target; without one, the registry's."""
         target = self._settings.of(agent).target or ""
         if target.startswith(HTTP_TARGETS):
             return self._http

@@ -62,7 +62,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @asynccontextmanager
 async def running(receiver: Receiver, **options: Any) -> AsyncIterator[Alerts]:
-    options = {"conditions": {}, "look_seconds": 0.01, **options}
+    options = {"conditions": {}, "check_seconds": 0.01, **options}
     alerts = Alerts(AlertSettings(None, receiver.url), node="here", clock=now, **options)
     task = asyncio.create_task(alerts.run())
     yield alerts

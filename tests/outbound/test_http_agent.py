@@ -322,7 +322,7 @@ async def test_a_secret_that_is_none_makes_the_agent_unavailable(remote: Remote)
         with pytest.raises(AgentUnavailable) as raised:
             await agents.load(AGENT)
         outcome = await agents.attempt(make_entry(AGENT), timeout_seconds=20)
-    assert raised.value.hint == "mend agents.Remote.signing_secret"
+    assert raised.value.hint == "fix agents.Remote.signing_secret"
     assert outcome.kind is OutcomeKind.UNREACHABLE
     assert remote.received == []
 
