@@ -6,11 +6,18 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 with warnings.catch_warnings():
     # On a machine without XDG_RUNTIME_DIR the package warns when it is imported.
     warnings.simplefilter("ignore")
     from .postgresql import Postgresql
+
+# How long an example takes says more about the machine than about us.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

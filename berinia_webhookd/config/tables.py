@@ -22,9 +22,12 @@ from berinia_webhookd.config.settings import (
 )
 from berinia_webhookd.config.values import AGENT_NAME, one_of
 from berinia_webhookd.findings import Finding, wrong
+from berinia_webhookd.logs.reading import OTHER_THAN_CHANNELS
 from berinia_webhookd.model import AgentName, ChannelName
 
 CHANNEL_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+# What logs and metrics call something else by the name of a channel.
+TAKEN_NAMES: Final = OTHER_THAN_CHANNELS | {"health", "logs", "other"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Tables:
             kind = content.get("kind")
             if name in channels:
                 continue
-            if isinstance(kind, str) and kind in kinds and CHANNEL_NAME.fullmatch(name):
+            if isinstance(kind, str) and kind in kinds and _may_be_called(name):
                 channels[ChannelName(name)] = (kind, kinds[kind].settings)
             else:
                 refused[f"channels.{name}"] = _refused(name, kind, kinds, [*channels])
@@ -89,11 +92,17 @@ def _tables(table: Mapping[str, Any], section: str) -> dict[str, Mapping[str, An
     return {name: content for name, content in inside if isinstance(content, Mapping)}
 
 
+def _may_be_called(name: str) -> bool:
+    return CHANNEL_NAME.fullmatch(name) is not None and name not in TAKEN_NAMES
+
+
 def _refused(name: str, kind: Any, kinds: Kinds, known: list[str]) -> Finding:
     """Why a table is no channel's."""
     key, choices = f"channels.{name}", " or ".join(f'kind = "{one}"' for one in kinds)
-    if not CHANNEL_NAME.fullmatch(name):
-        return wrong(key, "is no channel's name", "use small letters, digits and -: [channels.crm]")
+    if not _may_be_called(name):
+        taken = f"; {', '.join(sorted(TAKEN_NAMES))} are taken"
+        fix = f"use small letters, digits and -: [channels.crm]{taken}"
+        return wrong(key, "is no channel's name", fix)
     if kind is not None:
         return wrong(f"{key}.kind", "is no kind of channel", f"give {choices}")
     nearest = difflib.get_close_matches(name, known, n=1)

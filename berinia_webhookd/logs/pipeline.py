@@ -24,11 +24,11 @@ from berinia_webhookd import json_text
 from berinia_webhookd.logs.control_characters import escape_controls, escape_controls_in_json
 from berinia_webhookd.logs.files import Draft, Line, LogWriter, to_stderr
 from berinia_webhookd.logs.personal_data import hide, scrub, text_of, trace
-from berinia_webhookd.logs.reading import EVERYTHING
+from berinia_webhookd.logs.reading import ERRORS, EVERYTHING, OF_AGENTS
 
 # structlog's names of the methods that are not levels themselves.
 LEVELS: Final = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
-OF_AGENTS: Final = ("attempt.", "agent.", "agent_host.", "entry.", "reply.")
+EVENTS_OF_AGENTS: Final = ("attempt.", "agent.", "agent_host.", "entry.", "reply.")
 LONGEST_VALUE: Final = 4096
 LONGEST_TRACE: Final = 12_288
 LONGEST_NAME: Final = 128
@@ -255,10 +255,10 @@ def _files_of(event: str, level: str, channel: str | None) -> tuple[str, ...]:
     files = [EVERYTHING]
     if channel is not None:
         files.append(channel)
-    if event.startswith(OF_AGENTS):
-        files.append("agents")
+    if event.startswith(EVENTS_OF_AGENTS):
+        files.append(OF_AGENTS)
     if level in ("error", "critical"):
-        files.append("error")
+        files.append(ERRORS)
     return tuple(files)
 
 

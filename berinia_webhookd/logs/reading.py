@@ -16,6 +16,9 @@ from typing import Final, Self
 
 EVERYTHING: Final = "webhook"
 NOT_OURS: Final = "system"  # another program's, which we only read
+ERRORS: Final = "error"
+OF_AGENTS: Final = "agents"
+OTHER_THAN_CHANNELS: Final = frozenset({EVERYTHING, NOT_OURS, ERRORS, OF_AGENTS})
 MAX_READ_BYTES: Final = 16 * 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
 BLOCK_BYTES: Final = 64 * 1024
@@ -25,7 +28,7 @@ _ROTATED: Final = ".1"  # added to the name of the newest rotated file, which is
 
 def log_types(channels: Iterable[str]) -> tuple[str, ...]:
     """Return the names of all logs: everything, each channel's, and what else can be read."""
-    return (EVERYTHING, *channels, NOT_OURS, "error", "agents")
+    return (EVERYTHING, *channels, NOT_OURS, ERRORS, OF_AGENTS)
 
 
 def log_file(folder: Path, log_type: str) -> Path:

@@ -91,7 +91,7 @@ class TestRefused:
         assert problem.subject == "channels.fax.kind"
         assert 'kind = "twilio"' in problem.fix[0]
 
-    @pytest.mark.parametrize("name", ["Sales", "2nd", "a_b", "a" * 33, '"a.b"'])
+    @pytest.mark.parametrize("name", ["Sales", "2nd", "a_b", "a" * 33, '"a.b"', "agents", "logs"])
     def test_by_a_name_that_is_none(self, place: Place, name: str) -> None:
         place.toml(f'[channels.{name}]\nkind = "twilio"\nagent = "SalesAgent"')
         problem = place.problem()
