@@ -22,14 +22,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
 
 from berinia_webhookd import __version__, listening
-from berinia_webhookd.accept.application import build_handler
-from berinia_webhookd.accept.door import Door
-from berinia_webhookd.accept.server import make_runner
-from berinia_webhookd.accept.site import ListeningSite
-from berinia_webhookd.accept.visit import Page
+from berinia_webhookd.accept.application import Receiver
+from berinia_webhookd.accept.request_context import Endpoint
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
@@ -50,7 +46,7 @@ from berinia_webhookd.outbound.late_replies import LateReplies
 from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.status.backlog import BacklogReader
-from berinia_webhookd.status.greeting import greeting_page
+from berinia_webhookd.status.greeting import greeting
 from berinia_webhookd.status.health import (
     HealthPage,
     agents_check,
@@ -172,13 +168,13 @@ class Pages:
     metrics: MetricsPage
     logs: LogsPage
 
-    def by_path(self) -> dict[str, Page]:
+    def by_path(self) -> dict[str, Endpoint]:
         """Where each is."""
         return {
-            "/": Page(greeting_page, "other", limited=False),
-            "/health": Page(self.health, "health", limited=False),
-            "/metrics": Page(self.metrics, "other", limited=False),
-            "/webhook/logs": Page(self.logs, "logs", limited=True),
+            "/": Endpoint(greeting, "other"),
+            "/health": Endpoint(self.health.handle, "health"),
+            "/metrics": Endpoint(self.metrics.handle, "other"),
+            "/webhook/logs": Endpoint(self.logs.handle, "logs", limited=True),
         }
 
     def reconfigure(self, settings: Settings) -> None:
@@ -200,7 +196,7 @@ class Parts:
     outbound: Outbound
     backlog: BacklogReader
     pages: Pages
-    door: Door
+    receiver: Receiver
 
     def reconfigure(self, settings: Settings) -> None:
         """Put new settings in place; connections, events and attempts go on."""
@@ -208,8 +204,10 @@ class Parts:
         self.channels.reconfigure(settings)
         self.outbound.reconfigure(settings, self.channels)
         self.pages.reconfigure(settings)
-        self.door.reconfigure(
-            settings, channels=self.channels.received_by(self.role), pages=self.pages.by_path()
+        self.receiver.reconfigure(
+            settings.server,
+            settings.rate_limit,
+            channels=self.channels.received_by(self.role).values(),
         )
 
     @property
@@ -275,15 +273,16 @@ async def opened(
         pages = build_pages(
             settings, role, metrics=metrics, journal=journal, backlog=backlog, outbound=outbound
         )
-        door = Door.from_settings(
-            settings,
+        receiver = Receiver(
+            settings.server,
+            settings.rate_limit,
             inbox=journal,
             metrics=metrics,
-            channels=channels.received_by(role),
+            channels=channels.received_by(role).values(),
             pages=pages.by_path(),
+            shutdown_seconds=FINISH_SECONDS,
         )
-        stack.push_async_callback(door.close)
-        yield Parts(role, logs, sockets, journal, channels, outbound, backlog, pages, door)
+        yield Parts(role, logs, sockets, journal, channels, outbound, backlog, pages, receiver)
 
 
 def build_outbound(
@@ -352,18 +351,13 @@ def build_pages(
 
 
 @contextlib.asynccontextmanager
-async def serving(parts: Parts) -> AsyncIterator[web.BaseRunner]:
+async def serving(parts: Parts) -> AsyncIterator[None]:
     """Requests are answered inside; at the end those under way are finished."""
-    runner = make_runner(
-        build_handler(parts.door), parts.door, shutdown_timeout_seconds=FINISH_SECONDS
-    )
     try:
-        await runner.setup()
-        for listener in parts.sockets:
-            await ListeningSite(runner, listener).start()
-        yield runner
+        await parts.receiver.start(parts.sockets)
+        yield
     finally:
-        await runner.cleanup()
+        await parts.receiver.stop()
 
 
 class Process:
@@ -429,7 +423,7 @@ class Process:
         logger.info("server.stopping", running=outbound.dispatcher.running, grace_seconds=grace)
         self._notifier.stopping()
         self._notifier.extend(grace + 10)
-        self._parts.door.stopping.set()
+        self._parts.receiver.stopping.set()
         if self._parts.role.dispatches:
             await outbound.dispatcher.stop(grace)
         await outbound.transports.close()

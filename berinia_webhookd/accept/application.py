@@ -1,56 +1,164 @@
-"""The receiving application: one handler for all paths, in which every step of a request stands in
-its order, from the outermost in.
+"""The receiving application: every middleware and every route of a request on its way in.
 
-Paths are compared byte for byte as they came, so that no two spellings share a page; what lies on
-which path is the door's business and may change while running. aiohttp's router would do neither,
-and costs every request as much as checking a signature.
+Paths are compared byte for byte as they came, so that no two spellings share an endpoint; what lies
+on which path may change while running.
 """
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from yarl import URL
 
-from berinia_webhookd.accept.access_log import access_log
-from berinia_webhookd.accept.door import Door
+from berinia_webhookd.accept.aiohttp_limits import HttpServer
 from berinia_webhookd.accept.problems import problems
-from berinia_webhookd.accept.reply_wait import answered
-from berinia_webhookd.accept.signature_check import signature_check
-from berinia_webhookd.accept.visit import Step, Visit
-from berinia_webhookd.accept.webhook import receive
-from berinia_webhookd.channels.contract import Answer
-from berinia_webhookd.errors import MalformedDelivery, MethodNotAllowed, UnknownPath
+from berinia_webhookd.accept.proxy_headers import ProxyHeaders
+from berinia_webhookd.accept.rate_limit import RateLimit
+from berinia_webhookd.accept.receive import Commits, endpoint
+from berinia_webhookd.accept.request_context import (
+    Endpoint,
+    EndpointRoute,
+    RequestContexts,
+    path_of,
+)
+from berinia_webhookd.accept.signature_check import SignatureCheck
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.config.settings import RateLimitSettings, ServerSettings
+from berinia_webhookd.errors import MalformedDelivery, UnknownPath
+from berinia_webhookd.journal.contract import Inbox
+from berinia_webhookd.metrics import Metrics
 
 
-def build_handler(door: Door) -> Handler:
-    """The whole application as one handler; run it with `server.make_runner`."""
-    return access_log(door, problems(door, _answer(door)))
+class Receiver:
+    """The receiving stage of one process.
+
+    Args:
+        channels: the enabled ones that this process receives on.
+        pages: by path; what else can be read.
+        shutdown_seconds: requests have at most thrice as long to finish when stopping.
+    """
+
+    def __init__(
+        self,
+        server: ServerSettings,
+        rate_limit: RateLimitSettings,
+        *,
+        inbox: Inbox,
+        metrics: Metrics,
+        channels: Iterable[Channel],
+        pages: Mapping[str, Endpoint],
+        shutdown_seconds: float = 1.0,
+    ) -> None:
+        self.stopping = asyncio.Event()  # set: wait for no reply, and keep no connection
+        self.request_context = RequestContexts(metrics, self.stopping)
+        self.proxy_headers = ProxyHeaders(server.trusted_proxies)
+        self.rate_limit = RateLimit(rate_limit, metrics)
+        self.signature_check = SignatureCheck(server, self.rate_limit, metrics)
+        self.commits = Commits(server, inbox, metrics, self.stopping)
+        self.paths = Paths()
+        self._pages = pages
+        self._route(channels)
+        self.application = web.Application(
+            middlewares=[
+                self.request_context.middleware,
+                problems,
+                self.proxy_headers.middleware,
+                self.rate_limit.middleware,
+                self.signature_check.middleware,
+            ]
+        )
+        self.application.router.register_resource(self.paths)
+        self.http = HttpServer(
+            self.application,
+            metrics,
+            max_connections=server.max_connections,
+            shutdown_seconds=shutdown_seconds,
+        )
+
+    def reconfigure(
+        self,
+        server: ServerSettings,
+        rate_limit: RateLimitSettings,
+        *,
+        channels: Iterable[Channel],
+    ) -> None:
+        """Take new settings from the next request on; buckets are kept unless their limits
+        changed.
+        """
+        self.request_context.reconfigure()
+        self.proxy_headers.reconfigure(server.trusted_proxies)
+        self.rate_limit.reconfigure(rate_limit)
+        self.signature_check.reconfigure(server)
+        self.commits.reconfigure(server)
+        self.http.max_connections = server.max_connections
+        self._route(channels)
+
+    async def start(self, listeners: Iterable[socket.socket]) -> None:
+        """Receive on these sockets."""
+        await self.http.start(listeners)
+
+    async def stop(self) -> None:
+        """Let requests finish and what outlives them; call it before the journal closes."""
+        await self.http.stop()
+        await self.commits.close()
+
+    def _route(self, channels: Iterable[Channel]) -> None:
+        found = {channel.path: endpoint(channel, self.commits) for channel in channels}
+        self.paths.replace({**self._pages, **found})
 
 
-def _answer(door: Door) -> Step:
-    async def answer(request: web.Request, visit: Visit) -> web.StreamResponse:
-        if not request.raw_path.startswith("/"):
-            raise MalformedDelivery("The request target must begin with a slash.")
-        visit.comes_from(door.proxy_headers.caller(request))
-        channel = visit.channel
-        if channel is None:
-            return await _read(request, door, visit)
-        with door.budget.reservation(visit.key) as reservation:
-            proven = await signature_check(request, door, visit, channel, reservation)
-            await door.limiter.take_verified(visit.key)
-            if isinstance(proven, Answer):  # a handshake: what it repeats is no page of ours
-                return answered(proven, {"X-Content-Type-Options": "nosniff"})
-            return await receive(request, door, visit, channel, proven)
+class Paths(web.AbstractResource):
+    """Routes compared byte for byte, all replaced at once by a reload."""
 
-    return answer
+    def __init__(self) -> None:
+        super().__init__(name="paths")
+        self._nothing = EndpointRoute(Endpoint(nothing, "other", methods=None), self)
+        self._routes: Mapping[str, EndpointRoute] = {}
+
+    def replace(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Have these endpoints from the next request on."""
+        self._routes = {path: EndpointRoute(found, self) for path, found in endpoints.items()}
+
+    async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo, set[str]]:
+        """Find the route of a request; there is always one."""
+        return web.UrlMappingMatchInfo({}, self._routes.get(path_of(request), self._nothing)), set()
+
+    # What follows is asked by nobody here, but belongs to a resource.
+
+    @property
+    def canonical(self) -> str:
+        """The path under which the router looks for it: it has all."""
+        return "/"
+
+    def url_for(self, **kwargs: str) -> URL:
+        """Refuse: endpoints are known by their paths."""
+        raise NotImplementedError
+
+    def add_prefix(self, prefix: str) -> None:
+        """Refuse: this is no sub-application."""
+        raise NotImplementedError
+
+    def get_info(self) -> Any:
+        """Describe it for introspection."""
+        return {"path": self.canonical}
+
+    def raw_match(self, path: str) -> bool:
+        """Whether something lies on a path."""
+        return path in self._routes
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def __iter__(self) -> Iterator[web.AbstractRoute]:
+        return iter(self._routes.values())
 
 
-async def _read(request: web.Request, door: Door, visit: Visit) -> web.StreamResponse:
-    page = visit.page
-    if page is None:
-        raise UnknownPath("There is nothing here.")
-    if page.limited:
-        await door.limiter.take_reading(visit.key)
-    if request.method not in ("GET", "HEAD"):
-        raise MethodNotAllowed("This can only be read.", allowed=("GET", "HEAD"))
-    return await page.handler(request, visit.caller)
+async def nothing(request: web.Request) -> web.StreamResponse:
+    """Refuse what nothing lies on."""
+    if not request.raw_path.startswith("/"):
+        raise MalformedDelivery("The request target must begin with a slash.")
+    raise UnknownPath("There is nothing here.")

@@ -1,6 +1,6 @@
-"""Reads the body of a request nobody has verified yet, under four bounds: the channel's size, the
-time without progress (and overall), the bytes in flight of all requests, and a quarter of those for
-one client. It refuses to decompress, so that what was counted is what is held.
+"""Reads the body of a request that nobody has verified yet, under four bounds: the channel's size,
+the time without progress (and overall), the bytes in flight of all requests, and a quarter of those
+for one client. It refuses to decompress, so that what was counted is what is held.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import io
-from collections import defaultdict
+from collections import defaultdict, deque
 from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import HttpVersion11, StreamReader, web
 
-from berinia_webhookd.accept.turns import Turns
 from berinia_webhookd.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -45,12 +44,54 @@ def give_back_large_bodies() -> None:
         mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 
+class ByteSemaphore:
+    """A semaphore over bytes of large bodies: what becomes of one (text, fields, JSON, each a copy,
+    and each up to four bytes wide for a character) weighs many times the body, so only so many are
+    worked on at once. First come, first served; one alone is always let in.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.free_bytes = limit_bytes
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, size_bytes: int) -> int:
+        """Wait for room; return how much to `give` back."""
+        weight = min(size_bytes, self.limit_bytes)
+        if not self._waiting and weight <= self.free_bytes:
+            self.free_bytes -= weight
+            return weight
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((weight, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give(weight)
+            else:
+                self._waiting.remove((weight, turn))
+                self._let_in()
+            raise
+        return weight
+
+    def give(self, weight: int) -> None:
+        """Give back what was taken."""
+        self.free_bytes += weight
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self.free_bytes:
+            weight, turn = self._waiting.popleft()
+            self.free_bytes -= weight
+            turn.set_result(None)
+
+
 class BodyBudget:
     """The bytes of bodies held in memory, of all requests."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self.turns = Turns(_WORKED_ON_BYTES)
+        self.semaphore = ByteSemaphore(_WORKED_ON_BYTES)
         self.used_bytes = 0
         self.unverified_bytes: defaultdict[bytes, int] = defaultdict(int)
 
@@ -102,14 +143,14 @@ class Reservation:
             return
         try:
             async with asyncio.timeout(timeout_seconds):
-                self._worked_on_bytes = await self._budget.turns.take(size_bytes)
+                self._worked_on_bytes = await self._budget.semaphore.take(size_bytes)
         except TimeoutError:
             raise Overloaded("Too many large messages at once; please retry.") from None
 
     def end_work(self) -> None:
         """Let the next large body have its turn."""
         if self._worked_on_bytes:
-            self._budget.turns.give(self._worked_on_bytes)
+            self._budget.semaphore.give(self._worked_on_bytes)
             self._worked_on_bytes = 0
 
     def verified(self) -> None:

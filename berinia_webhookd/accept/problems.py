@@ -1,4 +1,4 @@
-"""The one table from errors to answers, as problem documents (RFC 9457).
+"""Middleware, and the one table from errors to answers, as problem documents (RFC 9457).
 
 It refuses to say more than the table and the error's own message for the caller: no traceback, no
 word on why a signature failed, nothing about the journal's state.
@@ -14,9 +14,9 @@ from typing import Final
 import orjson
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from berinia_webhookd.accept.door import Door
-from berinia_webhookd.accept.visit import Step, Visit
+from berinia_webhookd.accept.request_context import CONTEXT
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import (
     AccountRefused,
@@ -112,31 +112,21 @@ def document(status: int, members: Mapping[str, object], request_id: str) -> byt
     return _encoded(Row(status), members, request_id)
 
 
-def problems(door: Door, inner: Step) -> Step:
-    """Turns what the inner steps raise into answers."""
-
-    async def step(request: web.Request, visit: Visit) -> web.StreamResponse:
-        try:
-            return await inner(request, visit)
-        except (DeliveryRejected, JournalUnavailable, web.HTTPException) as error:
-            if isinstance(error, RateLimited):
-                _note_rate_limited(door, visit, error)
-            response = problem(error, visit.request_id, visit.channel)
-        except Exception as error:  # noqa: BLE001 the outermost boundary: a bug of ours
-            _log.exception("request.failed", request_id=visit.request_id, channel=visit.label)
-            response = problem(error, visit.request_id, visit.channel)
-        if not request.content.is_eof():
-            response.force_close()  # the rest of its body is not wanted
-        return response
-
-    return step
-
-
-def _note_rate_limited(door: Door, visit: Visit, error: RateLimited) -> None:
-    door.metrics.rate_limited_total.labels(channel=visit.label).inc()
-    if door.flood_pace.due():
-        skipped = door.flood_pace.take_skipped()
-        _log.warning("rate_limit.exceeded", **visit.whose, bucket=error.policy, skipped=skipped)
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what was raised further in into an answer."""
+    context = request[CONTEXT]
+    endpoint = context.endpoint
+    try:
+        return await handler(request)
+    except (DeliveryRejected, JournalUnavailable, web.HTTPException) as error:
+        response = problem(error, context.request_id, endpoint.channel)
+    except Exception as error:  # noqa: BLE001 the outermost boundary: a bug of ours
+        _log.exception("request.failed", request_id=context.request_id, channel=endpoint.label)
+        response = problem(error, context.request_id, endpoint.channel)
+    if not request.content.is_eof():
+        response.force_close()  # the rest of its body is not wanted
+    return response
 
 
 def _as_said_to(channel: Channel, row: Row, error: Exception) -> Row:

@@ -1,5 +1,6 @@
-"""Two token buckets per client address, asked and never waited for: one is emptied by requests
-that fail verification or authentication (and by reading), one by requests that verified. Each is an
+"""Middleware: two token buckets per client address, asked and never waited for. One is emptied by
+requests that fail verification or authentication (and by reading) and is asked before a body is
+read; one is emptied by requests that verified, which `signature_check` takes from. Each is an
 `AsyncLimiter` of aiolimiter, by its public methods alone.
 
 An IPv6 client is its /64 network. The table is bounded; when it is full, the bucket that is full
@@ -13,13 +14,23 @@ import math
 from heapq import heappop, heappush, heapreplace
 from typing import Final
 
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
 from aiolimiter import AsyncLimiter
 
+from berinia_webhookd.accept.request_context import CONTEXT, whose
 from berinia_webhookd.addresses import believed_addresses, unmapped
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import RateLimited
+from berinia_webhookd.http_request import CALLER
+from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Caller, IPAddress
 
+_log = structlog.get_logger()
+
+# Whose buckets a request takes from, and whose share of the memory.
+CLIENT: Final[web.RequestKey[bytes]] = web.RequestKey("client", bytes)
 MAX_BUCKETS: Final = 50_000
 _STEPS_PER_ARRIVAL: Final = 16  # bounds the work of finding a bucket to drop
 _HALVINGS: Final = 7  # a level is found to 1/128
@@ -114,12 +125,18 @@ def _seconds_until(limiter: AsyncLimiter, tokens: float) -> float:
     return (tokens - there) * limiter.time_period / limiter.max_rate
 
 
-class RateLimiter:
-    """The buckets of all clients. Every method that raises, raises `RateLimited`."""
+class RateLimit:
+    """The buckets of all clients, and the middleware that asks them. Every method that raises,
+    raises `RateLimited`.
+    """
 
-    def __init__(self, settings: RateLimitSettings, *, max_buckets: int = MAX_BUCKETS) -> None:
+    def __init__(
+        self, settings: RateLimitSettings, metrics: Metrics, *, max_buckets: int = MAX_BUCKETS
+    ) -> None:
         self._most = max_buckets // 2
         self._settings = settings
+        self._rate_limited_total = metrics.rate_limited_total
+        self._throttle = Throttle()
         self._fill()
 
     def reconfigure(self, settings: RateLimitSettings) -> None:
@@ -128,8 +145,25 @@ class RateLimiter:
             self._settings = settings
             self._fill()
 
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn away who failed too often, and who reads too much; note and count all who are
+        refused further in as well.
+        """
+        client = request[CLIENT] = caller_key(request[CALLER])
+        endpoint = request[CONTEXT].endpoint
+        try:
+            if endpoint.channel is not None:
+                self.require_no_flood(client)
+            elif endpoint.limited:
+                await self.take_reading(client)
+            return await handler(request)
+        except RateLimited as error:
+            self._note(request, error)
+            raise
+
     def require_no_flood(self, client: bytes) -> None:
-        """Raise if this client's bucket of failures is empty; asked before a body is read."""
+        """Raise if this client's bucket of failures is empty; takes nothing."""
         self._failures.require_token(client)
 
     async def count_failure(self, client: bytes) -> None:
@@ -155,3 +189,34 @@ class RateLimiter:
         window = settings.per_seconds
         self._failures = _Buckets("unverified", settings.requests, window, self._most)
         self._verified = _Buckets("verified", settings.verified_requests, window, self._most)
+
+    def _note(self, request: web.Request, error: RateLimited) -> None:
+        said = whose(request)
+        self._rate_limited_total.labels(channel=said["channel"]).inc()
+        if self._throttle.due():
+            skipped = self._throttle.take_skipped()
+            _log.warning("rate_limit.exceeded", **said, bucket=error.policy, skipped=skipped)
+
+
+class Throttle:
+    """A throttle: at most one yes per interval; it counts the others."""
+
+    def __init__(self, interval_seconds: float = 1.0) -> None:
+        self._interval_seconds = interval_seconds
+        self._clock = asyncio.get_running_loop().time
+        self._next = 0.0
+        self._skipped = 0
+
+    def due(self) -> bool:
+        """Whether it is time again."""
+        now = self._clock()
+        if now < self._next:
+            self._skipped += 1
+            return False
+        self._next = now + self._interval_seconds
+        return True
+
+    def take_skipped(self) -> int:
+        """Return how many were told no since this was last asked."""
+        skipped, self._skipped = self._skipped, 0
+        return skipped

@@ -1,18 +1,26 @@
-"""Where a stranger's request becomes a verified delivery, or ends. The order is from cheap to dear:
-method, secret, bucket of failures, media type, size, then the body, then the proof.
+"""Middleware: where a stranger's request becomes a verified delivery, or ends. The order is from
+cheap to dear: method, secret, media type, size, then the body, then the proof, then the bucket of
+verified requests. A page needs no proof here; whoever may read it is its own business.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from berinia_webhookd.accept.body import LONG_BODY_BYTES, Reservation, receive_body
-from berinia_webhookd.accept.door import Door
-from berinia_webhookd.accept.visit import Proven, Visit
+from berinia_webhookd.accept.body import LONG_BODY_BYTES, BodyBudget, Reservation, receive_body
+from berinia_webhookd.accept.rate_limit import CLIENT, RateLimit, Throttle
+from berinia_webhookd.accept.request_context import CONTEXT, Endpoint, whose
 from berinia_webhookd.channels.contract import Answer, Channel
+from berinia_webhookd.clock import now
+from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import (
     AddressRefused,
     BodyTooLarge,
@@ -22,11 +30,14 @@ from berinia_webhookd.errors import (
     MethodNotAllowed,
     SignatureInvalid,
 )
-from berinia_webhookd.model import RawDelivery
+from berinia_webhookd.http_request import CALLER
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import RawDelivery, VerifiedDelivery
 
 _log = structlog.get_logger()
 
-_UNPROVEN = (
+# What proves nothing, and counts against whoever sent it.
+_UNPROVEN: Final = (
     SignatureInvalid,
     AddressRefused,
     MalformedDelivery,
@@ -36,86 +47,148 @@ _UNPROVEN = (
 )
 
 
-async def signature_check(
-    request: web.Request, door: Door, visit: Visit, channel: Channel, reservation: Reservation
-) -> Proven | Answer:
-    """The verified delivery, or the answer to a handshake.
-
-    Raises:
-        DeliveryRejected: it is none. What proves nothing counts against its caller.
+@dataclass(frozen=True, slots=True)
+class VerifiedRequest:
+    """A verified delivery, when its body was complete (on the event loop's clock), and the memory
+    set aside for it.
     """
-    if request.method not in channel.methods:
-        allowed = tuple(sorted(channel.methods))
-        raise MethodNotAllowed(f"Only {' and '.join(allowed)} is possible here.", allowed=allowed)
-    channel.require_secret()
-    door.limiter.require_no_flood(visit.key)
-    try:
-        return await _prove(request, door, visit, channel, reservation)
-    except _UNPROVEN:
-        await door.limiter.count_failure(visit.key)
-        raise
+
+    delivery: VerifiedDelivery
+    complete_at: float
+    reservation: Reservation
 
 
-async def _prove(
-    request: web.Request, door: Door, visit: Visit, channel: Channel, reservation: Reservation
-) -> Proven | Answer:
-    content_type_header = request.headers.get("Content-Type", "")
-    content_type = content_type_header.partition(";")[0].strip().lower()
-    if request.method != "GET" and content_type not in channel.media_types:
-        raise MediaTypeUnsupported(f"Send {' or '.join(sorted(channel.media_types))}.")
-    body = await receive_body(
-        request,
-        reservation,
-        max_bytes=channel.max_body_bytes,
-        timeout_seconds=door.body_timeout_seconds,
-    )
-    complete_at = door.loop.time()
-    long = len(body) > LONG_BODY_BYTES
-    if long:
-        seconds = channel.ack_timeout_seconds or door.ack_timeout_seconds
-        await reservation.begin_work(len(body), seconds)
-    delivery = RawDelivery(
-        channel=channel.name,
-        caller=visit.caller,
-        target=request.raw_path,
-        headers=request.headers,
-        content_type=content_type,
-        content_type_header=content_type_header,
-        body=body,
-        received_at=door.clock(),
-        method=request.method,
-    )
-    try:
-        answer = channel.handshake(delivery)
-        if answer is not None:
-            door.metrics.handshakes_total.labels(channel=visit.label).inc()
-            door.log.info("handshake.answered", **visit.whose)
-            return answer
+VERIFIED: Final[web.RequestKey[VerifiedRequest]] = web.RequestKey("verified", VerifiedRequest)
+
+
+class SignatureCheck:
+    """The middleware: a channel's handler finds `request[VERIFIED]`, or is not reached."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        rate_limit: RateLimit,
+        metrics: Metrics,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
+        self.budget = BodyBudget(settings.max_body_bytes_in_flight)
+        self._rate_limit = rate_limit
+        self._metrics = metrics
+        self._clock = clock
+        self._time = asyncio.get_running_loop().time
+        self._throttle = Throttle()
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: ServerSettings) -> None:
+        """Take new bounds from the next request on."""
+        self.budget.limit_bytes = settings.max_body_bytes_in_flight
+        self.ack_timeout_seconds = settings.ack_timeout_seconds
+        self.body_timeout_seconds = settings.body_timeout_seconds
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let pass what is verified, and who reads a page by a method that it has."""
+        endpoint = request[CONTEXT].endpoint
+        _require_method(request, endpoint)
+        channel = endpoint.channel
+        if channel is None:
+            return await handler(request)
+        channel.require_secret()
+        client = request[CLIENT]
+        with self.budget.reservation(client) as reservation:
+            try:
+                delivery = await self._received(request, channel, reservation)
+                complete_at = self._time()
+                proven = await self._prove(request, channel, delivery, reservation)
+            except _UNPROVEN:
+                await self._rate_limit.count_failure(client)
+                raise
+            await self._rate_limit.take_verified(client)
+            if isinstance(proven, Answer):
+                return self._shake_hands(request, proven)
+            reservation.verified()
+            request[VERIFIED] = VerifiedRequest(proven, complete_at, reservation)
+            return await handler(request)
+
+    async def _received(
+        self, request: web.Request, channel: Channel, reservation: Reservation
+    ) -> RawDelivery:
+        content_type_header = request.headers.get("Content-Type", "")
+        content_type = content_type_header.partition(";")[0].strip().lower()
+        if request.method != "GET" and content_type not in channel.media_types:
+            raise MediaTypeUnsupported(f"Send {' or '.join(sorted(channel.media_types))}.")
+        body = await receive_body(
+            request,
+            reservation,
+            max_bytes=channel.max_body_bytes,
+            timeout_seconds=self.body_timeout_seconds,
+        )
+        return RawDelivery(
+            channel=channel.name,
+            caller=request[CALLER],
+            target=request.raw_path,
+            headers=request.headers,
+            content_type=content_type,
+            content_type_header=content_type_header,
+            body=body,
+            received_at=self._clock(),
+            method=request.method,
+        )
+
+    async def _prove(
+        self,
+        request: web.Request,
+        channel: Channel,
+        delivery: RawDelivery,
+        reservation: Reservation,
+    ) -> VerifiedDelivery | Answer:
+        """The verified delivery, or the answer to a handshake; of large ones a few at a time."""
+        long = len(delivery.body) > LONG_BODY_BYTES
         if long:
-            verified = await asyncio.to_thread(channel.verify, delivery)
-        else:
-            verified = channel.verify(delivery)
-    except SignatureInvalid as error:
-        diagnosis = await _diagnosis(door, channel, delivery)
-        note_invalid_signature(door, visit, str(error), diagnosis)
-        raise
-    except AddressRefused:
-        _log.warning("address.refused", **visit.whose)
-        raise
-    reservation.verified()
-    return Proven(verified, complete_at, reservation)
+            seconds = channel.ack_timeout_seconds or self.ack_timeout_seconds
+            await reservation.begin_work(len(delivery.body), seconds)
+        try:
+            answer = channel.handshake(delivery)
+            if answer is not None:
+                return answer
+            if long:
+                return await asyncio.to_thread(channel.verify, delivery)
+            return channel.verify(delivery)
+        except SignatureInvalid as error:
+            diagnosis = await self._diagnosis(channel, delivery)
+            note_invalid_signature(self._metrics, whose(request), str(error), diagnosis)
+            raise
+        except AddressRefused:
+            _log.warning("address.refused", **whose(request))
+            raise
+
+    def _shake_hands(self, request: web.Request, answer: Answer) -> web.Response:
+        context = request[CONTEXT]
+        self._metrics.handshakes_total.labels(channel=context.endpoint.label).inc()
+        context.log.info("handshake.answered", **whose(request))
+        # What it repeats is no page of ours.
+        headers = {"Content-Type": answer.content_type, "X-Content-Type-Options": "nosniff"}
+        return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+    async def _diagnosis(self, channel: Channel, delivery: RawDelivery) -> str | None:
+        """Looking for the likely mistakes is dear: once a second for all callers together."""
+        if not self._throttle.due():
+            return None
+        if len(delivery.body) > LONG_BODY_BYTES:
+            return await asyncio.to_thread(channel.diagnose, delivery)
+        return channel.diagnose(delivery)
 
 
-async def _diagnosis(door: Door, channel: Channel, delivery: RawDelivery) -> str | None:
-    """Looking for the likely mistakes is dear: once a second for all callers together."""
-    if not door.diagnosis_pace.due():
-        return None
-    if len(delivery.body) > LONG_BODY_BYTES:
-        return await asyncio.to_thread(channel.diagnose, delivery)
-    return channel.diagnose(delivery)
-
-
-def note_invalid_signature(door: Door, visit: Visit, reason: str, diagnosis: str | None) -> None:
+def note_invalid_signature(
+    metrics: Metrics, whose: dict[str, str | None], reason: str, diagnosis: str | None
+) -> None:
     """Count and log a signature that proves nothing."""
-    door.metrics.signature_failures_total.labels(channel=visit.label).inc()
-    _log.warning("signature.invalid", **visit.whose, reason=reason, diagnosis=diagnosis)
+    metrics.signature_failures_total.labels(channel=whose["channel"]).inc()
+    _log.warning("signature.invalid", **whose, reason=reason, diagnosis=diagnosis)
+
+
+def _require_method(request: web.Request, endpoint: Endpoint) -> None:
+    methods = endpoint.methods
+    if methods is not None and request.method not in methods:
+        allowed = tuple(sorted(methods))
+        raise MethodNotAllowed(f"Only {' and '.join(allowed)} is possible here.", allowed=allowed)

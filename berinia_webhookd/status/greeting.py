@@ -7,12 +7,10 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from berinia_webhookd.model import Caller
-
 _BODY: Final = orjson.dumps({"status": "ok", "service": "berinia-webhookd"})
 
 
-async def greeting_page(request: web.Request, caller: Caller) -> web.StreamResponse:
+async def greeting(request: web.Request) -> web.StreamResponse:
     """Answers `GET /`."""
-    del request, caller
+    del request
     return web.Response(body=_BODY, headers={"Content-Type": "application/json"})

@@ -17,7 +17,8 @@ from aiohttp import web
 from berinia_webhookd.addresses import Network, is_allowed
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.model import AgentName, Caller
+from berinia_webhookd.http_request import CALLER
+from berinia_webhookd.model import AgentName
 from berinia_webhookd.status.backlog import BacklogReader
 from berinia_webhookd.supervision import Turning, turns
 
@@ -54,12 +55,11 @@ class HealthPage:
         self._note(reasons)
         return reasons
 
-    async def __call__(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """200 or 503."""
-        del request
         reasons = await self.reasons()
         body = _UNHEALTHY if reasons else _HEALTHY
-        if reasons and is_allowed(self._allowed, caller):
+        if reasons and is_allowed(self._allowed, request[CALLER]):
             body = orjson.dumps({"status": "unhealthy", "reasons": reasons})
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
         return web.Response(status=503 if reasons else 200, body=body, headers=headers)

@@ -12,8 +12,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from berinia_webhookd.addresses import Network, is_allowed
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import AddressRefused, JournalUnavailable
+from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import Caller, EntryState
+from berinia_webhookd.model import EntryState
 from berinia_webhookd.status.backlog import BacklogReader
 
 
@@ -36,14 +37,13 @@ class MetricsPage:
         """Take effect from the next request on."""
         self._allowed = settings.server.metrics_allowed_ips
 
-    async def __call__(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """All metrics, the gauges as of now.
 
         Raises:
             AddressRefused: the caller is not among those who may read them.
         """
-        del request
-        if not is_allowed(self._allowed, caller):
+        if not is_allowed(self._allowed, request[CALLER]):
             raise AddressRefused("This address may not read the metrics.")
         await self.refresh()
         text = generate_latest(self._metrics.registry)

@@ -25,8 +25,8 @@ PY_SPY = Path(sys.prefix) / "bin" / "py-spy"
 
 # The first that a frame, spelled `module.py function`, matches.
 _STAGES = (
-    ("HTTP: parse the request, write the answer", r"accept/(server|site)\.py"),
-    ("access log and request id", r"accept/access_log\.py"),
+    ("HTTP: parse the request, write the answer", r"accept/aiohttp_limits\.py"),
+    ("request id, log line and metrics of a request", r"accept/request_context\.py"),
     ("signature", r"accept/signature_check\.py|channels/signatures|verify"),
     ("decode and validate", r"channels/|model\.py"),
     ("proxy headers, limits, body, answer", r"accept/"),

@@ -1,4 +1,4 @@
-"""Fixtures: a running door, and what was logged."""
+"""Fixtures: a receiver, and what was logged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import structlog
+from pytest_aiohttp.plugin import AiohttpClient
 
 from .world import World
 
@@ -23,8 +24,8 @@ def logged() -> Iterator[Logged]:
 
 @pytest.fixture
 async def quiet_world() -> AsyncIterator[World]:
-    """A door that the test sets up further and starts itself; nothing may reach the event loop's
-    exception handler.
+    """A receiver that the test sets up further and starts itself; nothing may reach the event
+    loop's exception handler.
     """
     failures: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
@@ -35,7 +36,14 @@ async def quiet_world() -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def world(quiet_world: World) -> World:
-    """A running door."""
+async def world(quiet_world: World, aiohttp_client: AiohttpClient) -> World:
+    """The application behind a test client: what its middlewares and handlers do."""
+    quiet_world.served_by(await aiohttp_client(quiet_world.receiver.application))
+    return quiet_world
+
+
+@pytest.fixture
+async def served(quiet_world: World) -> World:
+    """A receiver on a port of its own: what its connections do as well."""
     await quiet_world.start()
     return quiet_world

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from berinia_webhookd.accept.visit import UNKNOWN_CALLER
 from berinia_webhookd.channels.contract import Answer
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import JournalUnavailable, SignatureInvalid
-from berinia_webhookd.model import RawDelivery
+from berinia_webhookd.model import Caller, RawDelivery
 
 from .world import GOOD, SMS_PATH, FakeChannel, World
 
@@ -34,7 +33,7 @@ class Subscribed(FakeChannel):
 def subscribed(world: World) -> Subscribed:
     """The channel of SMS_PATH, asked before anything is sent."""
     channel = Subscribed("sms", SMS_PATH)
-    world.door.channels = {SMS_PATH: channel}
+    world.have(channel)
     return channel
 
 
@@ -73,7 +72,7 @@ async def test_other_methods_are_named(world: World) -> None:
     """405 with `Allow`: POST alone, unless the channel has others."""
     async with world.client.get(SMS_PATH) as response:
         assert (response.status, response.headers["Allow"]) == (405, "POST")
-    world.door.channels = {SMS_PATH: Subscribed("sms", SMS_PATH)}
+    world.have(Subscribed("sms", SMS_PATH))
     for method in ("HEAD", "PUT"):
         async with world.client.request(method, SMS_PATH) as response:
             assert (response.status, response.headers["Allow"]) == (405, "GET, POST")
@@ -90,7 +89,7 @@ async def test_a_provider_hears_what_makes_it_come_again(world: World) -> None:
     world.sms.configured = False
     assert (await world.post())[0] == 429
     world.sms.configured, world.sms.later_status = True, 503
-    world.door.limiter.reconfigure(RateLimitSettings(100, 60, 1))
+    world.receiver.rate_limit.reconfigure(RateLimitSettings(100, 60, 1))
     world.inbox.failure = None
     assert [(await world.post())[0] for _ in range(2)] == [200, 429]
 
@@ -101,7 +100,7 @@ async def test_a_channel_has_a_deadline_of_its_own(world: World) -> None:
     world.inbox.gate.clear()
     assert (await world.post())[0] == 503
     world.inbox.gate.set()
-    await world.door.close()
+    await world.receiver.commits.close()
     assert len(world.inbox.committed) == 1
 
 
@@ -113,7 +112,7 @@ def test_a_delivery_keeps_its_target_and_the_headers_of_its_channel() -> None:
     verified = channel.verify(
         RawDelivery(
             channel=channel.name,
-            caller=UNKNOWN_CALLER,
+            caller=Caller(None, None, "http", "", forwarded=False, peer_trusted=False),
             target=f"{SMS_PATH}?a=b",
             headers=headers,
             content_type="",

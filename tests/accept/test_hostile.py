@@ -55,9 +55,10 @@ async def send(data: bytes) -> tuple[bytes, list[dict[str, Any]]]:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     with structlog.testing.capture_logs() as lines:
         world = World()
-        world.head_timeout_seconds = world.door.body_timeout_seconds = 0.02
+        world.receiver.http.head_timeout_seconds = 0.02
+        world.receiver.signature_check.body_timeout_seconds = 0.02
         world.chat.replies = Replies(wait_seconds=0.0)
-        world.keep_alive_seconds = 0.05
+        world.receiver.http.keep_alive_seconds = 0.05
         await world.start()
         try:
             reply = await world.raw(data)

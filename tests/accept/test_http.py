@@ -71,16 +71,16 @@ def assert_no_traceback(logged: Logged) -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-async def test_what_is_not_http_gets_a_bare_400(world: World, data: bytes, logged: Logged) -> None:
+async def test_what_is_not_http_gets_a_bare_400(served: World, data: bytes, logged: Logged) -> None:
     """400 without a word, one harmless line in the log, and the connection is closed."""
-    head, _, body = (await world.raw(data)).partition(b"\r\n\r\n")
+    head, _, body = (await served.raw(data)).partition(b"\r\n\r\n")
     assert statuses(head) == [400]
     assert body == b""
     assert b"X-Request-ID: " in head
     assert_no_traceback(logged)
     (line,) = logged
     assert line["status"] == 400
-    assert world.count("requests_total", channel="other", status="400") == 1
+    assert served.count("requests_total", channel="other", status="400") == 1
 
 
 @pytest.mark.parametrize(
@@ -97,49 +97,49 @@ async def test_what_is_not_http_gets_a_bare_400(world: World, data: bytes, logge
     ],
 )
 async def test_a_target_that_is_no_path_is_refused(
-    world: World, target: str, logged: Logged
+    served: World, target: str, logged: Logged
 ) -> None:
     """400 for absolute forms and others; what they name is not believed."""
-    reply = await world.raw(request(target=target))
+    reply = await served.raw(request(target=target))
     assert statuses(reply) == [400]
-    assert not world.sms.seen
+    assert not served.sms.seen
     assert_no_traceback(logged)
 
 
-async def test_connect_is_refused(world: World, logged: Logged) -> None:
+async def test_connect_is_refused(served: World, logged: Logged) -> None:
     """This is no proxy."""
-    reply = await world.raw(
+    reply = await served.raw(
         b"CONNECT evil.example:80 HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n"
     )
     assert statuses(reply) == [400]
     assert_no_traceback(logged)
 
 
-async def test_an_upgrade_is_not_made(world: World) -> None:
+async def test_an_upgrade_is_not_made(served: World) -> None:
     """A websocket is not what lives here."""
-    reply = await world.raw(request(Connection="close, Upgrade", Upgrade="websocket"))
+    reply = await served.raw(request(Connection="close, Upgrade", Upgrade="websocket"))
     assert statuses(reply) == [200]
 
 
-async def test_pipelined_requests_are_answered_in_order(world: World) -> None:
+async def test_pipelined_requests_are_answered_in_order(served: World) -> None:
     """Each request of one connection gets its own answer."""
     three = [request(b"id=1", Connection=""), b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"]
-    reply = await world.raw(b"".join(three) + request(b"id=2"))
+    reply = await served.raw(b"".join(three) + request(b"id=2"))
     assert statuses(reply) == [200, 404, 200]
-    assert list(world.inbox.committed) == [b"1", b"2"]
+    assert list(served.inbox.committed) == [b"1", b"2"]
 
 
-async def test_garbage_after_a_good_request_does_not_hurt_it(world: World) -> None:
+async def test_garbage_after_a_good_request_does_not_hurt_it(served: World) -> None:
     """The first is answered, the rest refused."""
-    reply = await world.raw(request(b"id=1", Connection="") + b"\x00\x01\r\n\r\n")
+    reply = await served.raw(request(b"id=1", Connection="") + b"\x00\x01\r\n\r\n")
     assert statuses(reply) in ([200, 400], [400])
 
 
-async def test_a_chunked_body_is_read(world: World) -> None:
+async def test_a_chunked_body_is_read(served: World) -> None:
     """Chunks and trailers are HTTP, not part of the body."""
     body = b"2\r\nid\r\n2;x=y\r\n=9\r\n0\r\nX-Test-Signature: bad\r\n\r\n"
-    assert statuses(await world.raw(chunked(body))) == [200]
-    assert list(world.inbox.committed) == [b"9"]
+    assert statuses(await served.raw(chunked(body))) == [200]
+    assert list(served.inbox.committed) == [b"9"]
 
 
 @pytest.mark.parametrize(
@@ -147,62 +147,62 @@ async def test_a_chunked_body_is_read(world: World) -> None:
 )
 @pytest.mark.parametrize("apart", [False, True])
 async def test_a_broken_chunked_body_is_refused_at_once(
-    world: World, body: bytes, apart: bool, logged: Logged
+    served: World, body: bytes, apart: bool, logged: Logged
 ) -> None:
     """400, whether it comes with the head or after it; nobody waits for its end."""
     data = chunked(body)
     if not apart:
-        assert 400 in statuses(await world.raw(data))
+        assert 400 in statuses(await served.raw(data))
     else:
-        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         writer.write(data[: -len(body)])
-        await world.get("/health")
+        await served.get("/health")
         writer.write(body)
         async with asyncio.timeout(2):
             assert statuses(await reader.read())[0] == 400
         writer.close()
-    assert not world.inbox.committed
+    assert not served.inbox.committed
     assert_no_traceback(logged)
 
 
-async def test_an_endless_chunked_body_is_cut_off(world: World) -> None:
+async def test_an_endless_chunked_body_is_cut_off(served: World) -> None:
     """413 as soon as it is larger than the channel takes."""
-    reply = await world.raw(chunked(b"1000\r\n" + b"x" * 0x1000 + b"\r\n"))
+    reply = await served.raw(chunked(b"1000\r\n" + b"x" * 0x1000 + b"\r\n"))
     assert statuses(reply) == [413]
 
 
-async def test_a_body_too_large_is_refused_unread(world: World) -> None:
+async def test_a_body_too_large_is_refused_unread(served: World) -> None:
     """413 on the promise alone."""
-    assert statuses(await world.raw(request(b"", length=1001))) == [413]
+    assert statuses(await served.raw(request(b"", length=1001))) == [413]
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity", "x"])
-async def test_compressed_bodies_are_refused(world: World, encoding: str) -> None:
+async def test_compressed_bodies_are_refused(served: World, encoding: str) -> None:
     """415, and nothing is decompressed."""
     bomb = gzip.compress(bytes(10_000_000))
     assert len(bomb) > 1000
     assert statuses(
-        await world.raw(request(zlib.compress(b"id=1"), Content_Encoding=encoding))
+        await served.raw(request(zlib.compress(b"id=1"), Content_Encoding=encoding))
     ) == [415]
-    assert not world.sms.seen
+    assert not served.sms.seen
 
 
-async def test_identity_is_no_compression(world: World) -> None:
+async def test_identity_is_no_compression(served: World) -> None:
     """An explicit `identity` is fine."""
-    assert statuses(await world.raw(request(Content_Encoding="identity"))) == [200]
+    assert statuses(await served.raw(request(Content_Encoding="identity"))) == [200]
 
 
 async def test_a_body_that_stalls_is_given_up(quiet_world: World) -> None:
     """408 when nothing comes for the configured time."""
-    quiet_world.door.body_timeout_seconds = 0.1
+    quiet_world.receiver.signature_check.body_timeout_seconds = 0.1
     await quiet_world.start()
     assert statuses(await quiet_world.raw(request(b"id", length=4))) == [408]
-    assert quiet_world.door.budget.used_bytes == 0
+    assert quiet_world.budget.used_bytes == 0
 
 
 async def test_a_body_that_trickles_is_given_up(quiet_world: World) -> None:
     """A byte now and then is progress, but not for ever."""
-    quiet_world.door.body_timeout_seconds = 0.1
+    quiet_world.receiver.signature_check.body_timeout_seconds = 0.1
     await quiet_world.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", quiet_world.port)
     writer.write(request(b"", length=900))
@@ -216,7 +216,7 @@ async def test_a_body_that_trickles_is_given_up(quiet_world: World) -> None:
 
 async def test_a_head_that_does_not_come_is_cut_off(quiet_world: World, logged: Logged) -> None:
     """Connections that say nothing, or begin and go on too slowly, are closed."""
-    quiet_world.head_timeout_seconds = 0.1
+    quiet_world.receiver.http.head_timeout_seconds = 0.1
     await quiet_world.start()
     assert await quiet_world.raw(b"") == b""
     assert await quiet_world.raw(b"GET / HTTP/1.1\r\nHost: x\r\nA: ") == b""
@@ -229,29 +229,29 @@ async def test_a_head_that_does_not_come_is_cut_off(quiet_world: World, logged: 
     assert_no_traceback(logged)
 
 
-async def test_continue_is_said_only_when_the_body_is_wanted(world: World) -> None:
+async def test_continue_is_said_only_when_the_body_is_wanted(served: World) -> None:
     """A held-back body is asked for after the cheap checks, and not for a refused request."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(request(b"", length=4, Expect="100-continue"))
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(b"id=1")
     assert statuses(await reader.read()) == [200]
     writer.close()
     refused = request(b"", length=4, Expect="100-continue", Content_Type="text/plain")
-    assert statuses(await world.raw(refused)) == [415]
+    assert statuses(await served.raw(refused)) == [415]
 
 
-async def test_a_refusal_does_not_lose_its_answer_to_unread_bytes(world: World) -> None:
+async def test_a_refusal_does_not_lose_its_answer_to_unread_bytes(served: World) -> None:
     """Whoever is still sending can read why it was refused."""
     for _ in range(20):
-        reply = await world.raw(request(b"x" * 300_000))
+        reply = await served.raw(request(b"x" * 300_000))
         assert statuses(reply) == [413]
 
 
 async def test_too_many_connections_are_told_so(quiet_world: World, logged: Logged) -> None:
     """503 with Retry-After before anything is read; freed connections can be used again."""
     world = quiet_world
-    world.door.max_connections = 2
+    world.receiver.http.max_connections = 2
     await world.start()
     held = [await asyncio.open_connection("127.0.0.1", world.port) for _ in range(2)]
     for _, writer in held:
@@ -271,57 +271,57 @@ async def test_too_many_connections_are_told_so(quiet_world: World, logged: Logg
     assert statuses(await world.raw(request())) == [200]
 
 
-async def test_bytes_in_flight_are_bounded(world: World) -> None:
+async def test_bytes_in_flight_are_bounded(served: World) -> None:
     """503 with Retry-After before reading; one client holds a quarter at most."""
-    world.door.budget.limit_bytes = 4000
-    world.sms.max_body_bytes = 10_000
-    first = await asyncio.open_connection("127.0.0.1", world.port)
+    served.budget.limit_bytes = 4000
+    served.sms.max_body_bytes = 10_000
+    first = await asyncio.open_connection("127.0.0.1", served.port)
     first[1].write(request(b"", length=900))
-    await world.get("/health")
-    assert world.door.budget.used_bytes == 900
-    reply = await world.raw(request(b"id=" + b"1" * 100))
+    await served.get("/health")
+    assert served.budget.used_bytes == 900
+    reply = await served.raw(request(b"id=" + b"1" * 100))
     assert statuses(reply) == [503]
     assert b"Retry-After" in reply
-    elsewhere = await world.raw(request(b"id=" + b"1" * 100, X_Forwarded_For="203.0.113.9"))
+    elsewhere = await served.raw(request(b"id=" + b"1" * 100, X_Forwarded_For="203.0.113.9"))
     assert statuses(elsewhere) == [200]
     first[1].write(b"x" * 900)
     assert statuses(await first[0].read()) == [400]
     first[1].close()
-    assert world.door.budget.used_bytes == 0
-    assert not world.door.budget.unverified_bytes
-    assert statuses(await world.raw(request())) == [200]
+    assert served.budget.used_bytes == 0
+    assert not served.budget.unverified_bytes
+    assert statuses(await served.raw(request())) == [200]
 
 
-async def test_verified_bytes_do_not_count_against_their_client(world: World) -> None:
+async def test_verified_bytes_do_not_count_against_their_client(served: World) -> None:
     """While a big message of a client is being stored, its next one is received."""
-    world.door.budget.limit_bytes = 4000
-    world.inbox.gate.clear()
-    first = asyncio.create_task(world.raw(request(b"id=1&text=" + b"x" * 890)))
-    await world.inbox.pending(1)
-    second = asyncio.create_task(world.raw(request(b"id=2&text=" + b"x" * 890)))
-    await world.inbox.pending(2)
-    world.inbox.gate.set()
+    served.budget.limit_bytes = 4000
+    served.inbox.gate.clear()
+    first = asyncio.create_task(served.raw(request(b"id=1&text=" + b"x" * 890)))
+    await served.inbox.pending(1)
+    second = asyncio.create_task(served.raw(request(b"id=2&text=" + b"x" * 890)))
+    await served.inbox.pending(2)
+    served.inbox.gate.set()
     assert statuses(await first) == statuses(await second) == [200]
 
 
-async def test_a_flood_of_bad_signatures_is_turned_away_unread(world: World) -> None:
+async def test_a_flood_of_bad_signatures_is_turned_away_unread(served: World) -> None:
     """After a hundred failures an address gets 429 on the head alone; others do not."""
-    world.door.limiter.reconfigure(SLOWLY)
+    served.receiver.rate_limit.reconfigure(SLOWLY)
     bad = {**GOOD, "X-Test-Signature": "bad"}
     for _ in range(100):
-        assert (await world.post(headers=bad))[0] == 403
-    assert statuses(await world.raw(request(b"", length=900, Host="localhost"))) == [429]
-    assert (await world.get("/webhook/logs"))[0] == 429
-    assert (await world.get("/health"))[0] == 200
+        assert (await served.post(headers=bad))[0] == 403
+    assert statuses(await served.raw(request(b"", length=900, Host="localhost"))) == [429]
+    assert (await served.get("/webhook/logs"))[0] == 429
+    assert (await served.get("/health"))[0] == 200
     other = {**GOOD, "X-Forwarded-For": "203.0.113.9"}
-    assert (await world.post(headers=other))[0] == 200
-    assert world.count("rate_limited_total", channel="sms") == 1
-    assert world.count("rate_limited_total", channel="logs") == 1
+    assert (await served.post(headers=other))[0] == 200
+    assert served.count("rate_limited_total", channel="sms") == 1
+    assert served.count("rate_limited_total", channel="logs") == 1
 
 
 async def test_reading_is_limited_and_health_is_free(world: World) -> None:
     """Each reading of the logs takes a token; health takes none."""
-    world.door.limiter.reconfigure(SLOWLY)
+    world.receiver.rate_limit.reconfigure(SLOWLY)
     for _ in range(100):
         assert (await world.get("/webhook/logs"))[0] == 401
     status, _, headers = await world.get("/webhook/logs", {"Authorization": "open"})

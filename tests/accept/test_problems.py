@@ -92,9 +92,11 @@ async def test_reading_a_channel(world: World, path: str) -> None:
     "path",
     ["/webhook", f"{SMS_PATH}/", "/nothing", "/webhook/sms%2Dresponse", "//", "/%00", "/%ff"],
 )
-async def test_unknown_path(world: World, path: str) -> None:
+async def test_unknown_path(served: World, path: str) -> None:
     """404, also for other spellings of a known path."""
-    reply = await world.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    reply = await served.raw(
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    )
     assert reply.startswith(b"HTTP/1.1 404 ")
     assert b"application/problem+json" in reply
 
@@ -118,7 +120,7 @@ async def test_channel_without_secret(world: World, path: str) -> None:
 @BOTH_CHANNELS
 async def test_rate_limit(world: World, path: str) -> None:
     """429 with Retry-After and the headers of the IETF draft, for verified requests."""
-    world.door.limiter.reconfigure(RateLimitSettings(100, 60, 2))
+    world.receiver.rate_limit.reconfigure(RateLimitSettings(100, 60, 2))
     world.chat.replies = Replies(wait_seconds=0)
     for _ in range(2):
         assert (await world.post(path=path))[0] in (200, 202)
@@ -164,8 +166,8 @@ def test_an_error_without_a_row_is_answered_like_its_parent() -> None:
     assert problem(Special("why"), "id").status == 403
 
 
-async def test_the_server_does_not_say_what_it_runs_on(world: World) -> None:
+async def test_the_server_does_not_say_what_it_runs_on(served: World) -> None:
     """No version of Python or aiohttp in any answer."""
-    for headers in ((await world.get("/health"))[2], (await world.get("/nothing"))[2]):
+    for headers in ((await served.get("/health"))[2], (await served.get("/nothing"))[2]):
         assert headers["Server"] == "berinia-webhookd"
-    assert b"aiohttp" not in await world.raw(b"nonsense\r\n\r\n")
+    assert b"aiohttp" not in await served.raw(b"nonsense\r\n\r\n")

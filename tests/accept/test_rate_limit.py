@@ -9,9 +9,10 @@ from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from berinia_webhookd.accept.rate_limit import MAX_BUCKETS, RateLimiter, client_key
+from berinia_webhookd.accept.rate_limit import MAX_BUCKETS, RateLimit, client_key
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import RateLimited
+from berinia_webhookd.metrics import Metrics
 
 ALICE = client_key(ip_address("203.0.113.1"))
 BOB = client_key(ip_address("203.0.113.2"))
@@ -32,8 +33,8 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def limiter(requests: int = 3, per: float = 60, verified: int = 5, most: int = 10) -> RateLimiter:
-    return RateLimiter(RateLimitSettings(requests, per, verified), max_buckets=most)
+def limiter(requests: int = 3, per: float = 60, verified: int = 5, most: int = 10) -> RateLimit:
+    return RateLimit(RateLimitSettings(requests, per, verified), Metrics(), max_buckets=most)
 
 
 async def refused(
@@ -157,7 +158,7 @@ async def test_the_bucket_nearest_to_full_goes_when_none_is(clock: Clock) -> Non
 
 async def test_a_flood_of_addresses_stays_within_the_table() -> None:
     """With the real clock and size: never more buckets than allowed."""
-    buckets = RateLimiter(RateLimitSettings(100, 60, 100))
+    buckets = RateLimit(RateLimitSettings(100, 60, 100), Metrics())
     for number in range(60_000):
         key = number.to_bytes(4)
         await buckets.count_failure(key)

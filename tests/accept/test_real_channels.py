@@ -1,4 +1,4 @@
-"""The door with the channels it is built for: signed samples, forged ones, and garbage."""
+"""The receiver with the channels it is built for: signed samples, forged ones, and garbage."""
 
 from __future__ import annotations
 
@@ -51,10 +51,13 @@ def real_channels() -> dict[str, Channel]:
     return {channel.path: channel for channel in channels}
 
 
+CHANNELS = real_channels()
+
+
 @pytest.fixture
 async def real(quiet_world: World) -> World:
-    """A running door with the real channels."""
-    quiet_world.door.channels = real_channels()
+    """A running receiver with the real channels."""
+    quiet_world.have(*CHANNELS.values())
     await quiet_world.start()
     return quiet_world
 
@@ -68,16 +71,14 @@ async def send(
     valid: bool = True,
 ) -> tuple[int, Any]:
     """Status and body of a sample that its provider would send to `base_url`."""
-    sample = world.door.channels[path].sign(
-        {}, base_url=base_url, now=datetime.now(UTC), valid=valid
-    )
+    sample = CHANNELS[path].sign({}, base_url=base_url, now=datetime.now(UTC), valid=valid)
     status, body, _ = await world.post(
         sample.body, sample.path, {**sample.headers, **(headers or {})}
     )
     return status, body
 
 
-PATHS = pytest.mark.parametrize("path", sorted(real_channels()))
+PATHS = pytest.mark.parametrize("path", sorted(CHANNELS))
 
 
 @PATHS
@@ -179,11 +180,11 @@ async def post_all(bodies: list[tuple[str, bytes]]) -> list[int]:
     statuses = []
     with structlog.testing.capture_logs() as lines:
         world = World()
-        world.door.channels = real_channels()
+        world.have(*CHANNELS.values())
         world.chat.replies = Replies(wait_seconds=0)
         await world.start()
         for media_type, body in bodies:
-            for path in world.door.channels:
+            for path in CHANNELS:
                 headers = {"Content-Type": media_type}
                 statuses.append((await world.post(body, path, headers))[0])
         await world.stop()

@@ -56,15 +56,15 @@ async def test_the_same_message_again_is_answered_as_the_first_time(
     assert world.count("duplicates_total", channel="sms") == 1
 
 
-async def test_the_channel_sees_the_request_as_it_came(world: World) -> None:
+async def test_the_channel_sees_the_request_as_it_came(served: World) -> None:
     """Target and body byte for byte, media type in lower case without parameters."""
     target = f"{SMS_PATH}?a=%20b&c"
     headers = {**GOOD, "Content-Type": "Application/X-WWW-Form-Urlencoded; charset=UTF-8"}
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     body = b" id=1 \n"
     request = f"POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}Content-Length: 7"
-    await world.raw(request.encode() + b"\r\n\r\n" + body)
-    (delivery,) = world.sms.seen
+    await served.raw(request.encode() + b"\r\n\r\n" + body)
+    (delivery,) = served.sms.seen
     assert delivery.target == target
     assert delivery.body == body
     assert delivery.content_type == "application/x-www-form-urlencoded"
@@ -130,44 +130,44 @@ async def test_a_late_commit_is_refused_to_the_caller_and_kept(
 ) -> None:
     """503 past the deadline; the commit goes on, and is logged when it comes."""
     world = quiet_world
-    world.door.ack_timeout_seconds = 0.05
+    world.receiver.commits.ack_timeout_seconds = 0.05
     await world.start()
     world.inbox.gate.clear()
     status, _, headers = await world.post()
     assert status == 503
     assert "Retry-After" in headers
     assert not world.inbox.committed
-    assert world.door.budget.used_bytes > len(b"id=1")
+    assert world.budget.used_bytes > len(b"id=1")
     world.inbox.gate.set()
-    await world.door.close()
-    assert world.door.budget.used_bytes == 0
+    await world.receiver.commits.close()
+    assert world.budget.used_bytes == 0
     assert list(world.inbox.committed) == [b"1"]
     assert len(named(logged, "event.accepted")) == 1
 
 
-async def test_a_caller_that_hangs_up_does_not_take_its_commit_back(world: World) -> None:
+async def test_a_caller_that_hangs_up_does_not_take_its_commit_back(served: World) -> None:
     """The message of a caller that is gone is stored all the same."""
-    world.inbox.gate.clear()
+    served.inbox.gate.clear()
     body = b"id=gone"
     head = "".join(f"{name}: {value}\r\n" for name, value in GOOD.items())
     request = f"POST {SMS_PATH} HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n"
-    _, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(request.encode() + body)
-    await world.inbox.pending(1)
+    await served.inbox.pending(1)
     writer.close()
     await writer.wait_closed()
-    await world.get("/health")
-    assert world.count("requests_total", channel="sms", status="499") == 1
-    world.inbox.gate.set()
-    await world.door.close()
-    assert list(world.inbox.committed) == [b"gone"]
+    await served.get("/health")
+    assert served.count("requests_total", channel="sms", status="499") == 1
+    served.inbox.gate.set()
+    await served.receiver.commits.close()
+    assert list(served.inbox.committed) == [b"gone"]
 
 
 async def test_commits_that_do_not_end_leave_no_room_for_more(quiet_world: World) -> None:
     """While the journal hangs, memory stays bounded: further requests are refused at once."""
     world = quiet_world
-    world.door.ack_timeout_seconds = 0.01
-    world.door.budget.limit_bytes = 40_000
+    world.receiver.commits.ack_timeout_seconds = 0.01
+    world.budget.limit_bytes = 40_000
     await world.start()
     world.inbox.gate.clear()
     for _ in range(5):
@@ -175,14 +175,14 @@ async def test_commits_that_do_not_end_leave_no_room_for_more(quiet_world: World
     assert world.inbox.arrivals == 3
 
 
-async def test_stopping_lets_requests_finish(world: World) -> None:
+async def test_stopping_lets_requests_finish(served: World) -> None:
     """A request under way when the server stops gets its answer; the connection is closed."""
-    world.inbox.gate.clear()
-    posting = asyncio.create_task(world.post())
-    await world.inbox.pending(1)
-    stopping = asyncio.create_task(world.shut())
+    served.inbox.gate.clear()
+    posting = asyncio.create_task(served.post())
+    await served.inbox.pending(1)
+    stopping = asyncio.create_task(served.shut())
     await asyncio.sleep(0)
-    world.inbox.gate.set()
+    served.inbox.gate.set()
     assert (await posting)[0] == 200
     await stopping
 

@@ -46,7 +46,7 @@ async def test_without_a_reply_in_time_it_is_accepted(world: World) -> None:
     status, body, _ = await world.post(path=CHAT_PATH)
     assert (status, body) == (202, {"status": "accepted", "event_id": "event-0"})
     assert world.inbox.stopped == [("event-0", False)]
-    assert not world.door.waiting
+    assert not world.receiver.commits.callers.waiting
 
 
 async def test_a_reply_decided_at_the_last_moment_is_still_given(world: World) -> None:
@@ -67,7 +67,7 @@ async def test_an_event_without_a_reply_is_accepted_at_once(world: World) -> Non
 async def test_stopping_ends_the_waiting(world: World) -> None:
     """202 to all who wait when the daemon begins to stop, and to those who come after."""
     posting = await waiting(world)
-    world.door.stopping.set()
+    world.receiver.stopping.set()
     assert (await posting)[0] == 202
     assert world.inbox.stopped == [("event-0", False)]
     assert (await world.post(b"id=2", CHAT_PATH))[0] == 202
@@ -89,32 +89,32 @@ async def hang_up(world: World, body: bytes = b"id=1") -> asyncio.StreamWriter:
     return writer
 
 
-async def test_a_caller_that_hangs_up_makes_the_reply_late(world: World) -> None:
+async def test_a_caller_that_hangs_up_makes_the_reply_late(served: World) -> None:
     """The journal is told as soon as the connection is gone."""
-    writer = await hang_up(world)
-    await world.inbox.waited_for.wait()
+    writer = await hang_up(served)
+    await served.inbox.waited_for.wait()
     writer.close()
-    await world.inbox.told.wait()
-    assert world.inbox.stopped == [("event-0", True)]
-    assert not world.door.waiting
+    await served.inbox.told.wait()
+    assert served.inbox.stopped == [("event-0", True)]
+    assert not served.receiver.commits.callers.waiting
 
 
-async def test_a_caller_that_hangs_up_before_the_commit_makes_the_reply_late(world: World) -> None:
+async def test_a_caller_that_hangs_up_before_the_commit_makes_the_reply_late(served: World) -> None:
     """The commit is kept, and nobody waits for its reply."""
-    world.inbox.gate.clear()
-    writer = await hang_up(world)
-    await world.inbox.pending(1)
+    served.inbox.gate.clear()
+    writer = await hang_up(served)
+    await served.inbox.pending(1)
     writer.close()
     await writer.wait_closed()
-    await world.get("/health")
-    world.inbox.gate.set()
-    await world.inbox.told.wait()
-    assert world.inbox.stopped == [("event-0", True)]
+    await served.get("/health")
+    served.inbox.gate.set()
+    await served.inbox.told.wait()
+    assert served.inbox.stopped == [("event-0", True)]
 
 
 async def test_a_late_commit_makes_the_reply_late(world: World) -> None:
     """503 past the deadline; when the event is stored after all, nobody waits for its reply."""
-    world.door.ack_timeout_seconds = 0.05
+    world.receiver.commits.ack_timeout_seconds = 0.05
     world.inbox.gate.clear()
     assert (await world.post(path=CHAT_PATH))[0] == 503
     world.inbox.gate.set()
@@ -132,23 +132,23 @@ async def test_a_repeated_message_waits_with_the_first(world: World) -> None:
     assert not world.inbox.stopped
 
 
-async def test_one_that_hangs_up_does_not_speak_for_the_other(world: World) -> None:
+async def test_one_that_hangs_up_does_not_speak_for_the_other(served: World) -> None:
     """While another request waits for the same event, its reply stays inline."""
-    writer = await hang_up(world)
-    await world.inbox.waited_for.wait()
-    world.inbox.waited_for.clear()
-    posting = await waiting(world)
+    writer = await hang_up(served)
+    await served.inbox.waited_for.wait()
+    served.inbox.waited_for.clear()
+    posting = await waiting(served)
     writer.close()
     await writer.wait_closed()
-    await world.get("/health")
-    assert world.door.waiting == {"event-0": 1}
-    world.inbox.reply("event-0", "for you")
+    await served.get("/health")
+    assert served.receiver.commits.callers.waiting == {"event-0": 1}
+    served.inbox.reply("event-0", "for you")
     assert (await posting)[1]["response"] == "for you"
-    assert not world.inbox.stopped
+    assert not served.inbox.stopped
 
 
 async def test_hanging_up_over_the_last_chance_makes_the_reply_late(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    served: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reply decided inline for a caller that is gone by then is given back."""
     asked, answered = asyncio.Event(), asyncio.Event()
@@ -157,21 +157,21 @@ async def test_hanging_up_over_the_last_chance_makes_the_reply_late(
     async def stop_waiting(event_id: str, *, hung_up: bool) -> Reply | None:
         if hung_up:
             told.append(answered.is_set())
-            world.inbox.told.set()
+            served.inbox.told.set()
             return None
         asked.set()
         await answered.wait()
         return Reply("for nobody", failed=False)
 
-    monkeypatch.setattr(world.inbox, "stop_waiting", stop_waiting)
-    world.chat.replies = Replies(wait_seconds=0.05)
-    writer = await hang_up(world)
+    monkeypatch.setattr(served.inbox, "stop_waiting", stop_waiting)
+    served.chat.replies = Replies(wait_seconds=0.05)
+    writer = await hang_up(served)
     await asked.wait()
     writer.close()
     await writer.wait_closed()
-    await world.get("/health")
+    await served.get("/health")
     answered.set()
-    await world.inbox.told.wait()
+    await served.inbox.told.wait()
     assert told == [True]
 
 

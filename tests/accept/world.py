@@ -1,10 +1,11 @@
-"""The whole world of a test of the receiving stage: a door on a free port, a channel whose
+"""The whole world of a test of the receiving stage: a receiver on a free port, a channel whose
 signature is a word, and an inbox in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,17 +15,14 @@ from urllib.parse import parse_qsl, urlencode
 
 import orjson
 from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestClient
 
-from berinia_webhookd.accept.application import build_handler
+from berinia_webhookd.accept.application import Receiver
 from berinia_webhookd.accept.body import BodyBudget
-from berinia_webhookd.accept.door import Door
-from berinia_webhookd.accept.proxy_headers import ProxyHeaders
-from berinia_webhookd.accept.rate_limit import RateLimiter
-from berinia_webhookd.accept.server import make_runner
-from berinia_webhookd.accept.visit import Page
+from berinia_webhookd.accept.request_context import Endpoint
 from berinia_webhookd.channels.contract import Answer, Channel, Replies, SignedRequest
 from berinia_webhookd.channels.provider import Provider, Secret
-from berinia_webhookd.config.settings import RateLimitSettings
+from berinia_webhookd.config.settings import RateLimitSettings, ServerSettings
 from berinia_webhookd.errors import (
     AccountRefused,
     AddressRefused,
@@ -34,11 +32,11 @@ from berinia_webhookd.errors import (
     SignatureInvalid,
     Unauthorized,
 )
+from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.journal.contract import ReplayedSignature, Reply
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
     AgentName,
-    Caller,
     ChannelName,
     Conversation,
     Decoded,
@@ -209,88 +207,108 @@ class FakeInbox:
         self.replies[EventId(event_id)].set_result(Reply(text, failed))
 
 
-async def _locked_page(request: web.Request, caller: Caller) -> web.StreamResponse:
+async def _locked_page(request: web.Request) -> web.StreamResponse:
     if request.headers.get("Authorization") != "open":
         raise Unauthorized("The password is missing or wrong.")
-    return web.json_response({"client": str(caller.client)})
+    return web.json_response({"client": str(request[CALLER].client)})
 
 
-async def _open_page(request: web.Request, caller: Caller) -> web.StreamResponse:
+async def _open_page(_: web.Request) -> web.StreamResponse:
     return web.json_response({"status": "ok"})
 
 
-async def _broken_page(request: web.Request, caller: Caller) -> web.StreamResponse:
+async def _broken_page(_: web.Request) -> web.StreamResponse:
     raise RuntimeError("the secret of the house")
 
 
 PAGES = {
-    "/": Page(_open_page, "other", limited=True),
-    "/health": Page(_open_page, "health", limited=False),
-    "/webhook/logs": Page(_locked_page, "logs", limited=True),
-    "/broken": Page(_broken_page, "other", limited=False),
+    "/": Endpoint(_open_page, "other", limited=True),
+    "/health": Endpoint(_open_page, "health"),
+    "/webhook/logs": Endpoint(_locked_page, "logs", limited=True),
+    "/broken": Endpoint(_broken_page, "other"),
 }
+SERVER = ServerSettings(
+    host="127.0.0.1",
+    port=0,
+    uds=None,
+    public_url=(),
+    metrics_allowed_ips=(),
+    shutdown_grace_seconds=0,
+    trusted_proxies=(ip_network("127.0.0.1"), ip_network("::1")),
+    max_connections=50,
+    max_body_bytes_in_flight=1_000_000,
+    ack_timeout_seconds=5,
+    body_timeout_seconds=5,
+)
+RATE_LIMIT = RateLimitSettings(100, 60, 1000)
 
 
 class World:
-    """A running door."""
+    """A receiver that listens on a free port, or whose application a test client serves."""
 
     def __init__(self) -> None:
         self.sms = FakeChannel("sms", SMS_PATH)
-        self.chat = FakeChannel("whatsapp", CHAT_PATH, replies=Replies(wait_seconds=5))
+        self.chat = FakeChannel("whatsapp", CHAT_PATH, replies=Replies(5))
         self.inbox = FakeInbox()
         self.metrics = Metrics()
-        self.door = Door(
+        self.receiver = Receiver(
+            SERVER,
+            RATE_LIMIT,
             inbox=self.inbox,
             metrics=self.metrics,
-            channels={SMS_PATH: self.sms, CHAT_PATH: self.chat},
+            channels=(self.sms, self.chat),
             pages=PAGES,
-            proxy_headers=ProxyHeaders([ip_network("127.0.0.1"), ip_network("::1")]),
-            limiter=RateLimiter(RateLimitSettings(100, 60, 1000)),
-            budget=BodyBudget(1_000_000),
-            max_connections=50,
-            ack_timeout_seconds=5,
-            body_timeout_seconds=5,
+            shutdown_seconds=0.2,
         )
-        self.head_timeout_seconds = 5.0
-        self.keep_alive_seconds = 5.0
-        self._runner: web.BaseRunner | None = None
-        self._session: ClientSession | None = None
+        self.receiver.http.head_timeout_seconds = 5.0
+        self.receiver.http.keep_alive_seconds = 5.0
+        self._client: ClientSession | TestClient[web.Request, web.Application] | None = None
         self.port = 0
+
+    def have(self, *channels: Channel) -> None:
+        """Receive on these channels instead."""
+        self.receiver.reconfigure(SERVER, RATE_LIMIT, channels=channels)
+
+    @property
+    def budget(self) -> BodyBudget:
+        """The memory for bodies."""
+        return self.receiver.signature_check.budget
 
     async def start(self) -> None:
         """Listen on a free port."""
-        self._runner = make_runner(
-            build_handler(self.door),
-            self.door,
-            head_timeout_seconds=self.head_timeout_seconds,
-            keep_alive_seconds=self.keep_alive_seconds,
-            shutdown_timeout_seconds=0.2,
-        )
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = site.port
-        self._session = ClientSession(f"http://127.0.0.1:{self.port}")
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1000)
+        self.port = listener.getsockname()[1]
+        await self.receiver.start([listener])
+        self._client = ClientSession(f"http://127.0.0.1:{self.port}")
+
+    def served_by(self, client: TestClient[web.Request, web.Application]) -> None:
+        """Have this client serve the application; it has a port and connections of its own."""
+        self._client = client
 
     async def shut(self) -> None:
         """Stop listening, and let requests finish."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self.receiver.http.stop()
 
     async def stop(self) -> None:
         """Stop as the daemon does."""
         self.inbox.gate.set()
-        if self._session is not None:
-            await self._session.close()
-        await self.shut()
-        await self.door.close()
+        if self._client is not None:
+            await self._client.close()
+        await self.receiver.stop()
 
     @property
-    def client(self) -> ClientSession:
-        """A client of this door."""
-        assert self._session is not None
-        return self._session
+    def client(self) -> ClientSession | TestClient[web.Request, web.Application]:
+        """A client of this receiver."""
+        assert self._client is not None
+        return self._client
+
+    def wait_for_no_reply(self) -> None:
+        """Have the chat's requests answered right after the commit."""
+        self.wait_for_replies(0)
+
+    def wait_for_replies(self, seconds: float) -> None:
+        """Have the chat's requests wait so long."""
+        self.chat.replies = Replies(seconds)
 
     async def post(
         self,
@@ -312,7 +330,7 @@ class World:
             return response.status, orjson.loads(await response.read()), response.headers
 
     async def raw(self, data: bytes, *, then_close: bool = False) -> bytes:
-        """All that comes back on a connection of its own, until the door closes it."""
+        """All that comes back on a connection of its own, until the server closes it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(data)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import uvloop
 
-from berinia_webhookd.channels.catalogue import KINDS
-from berinia_webhookd.config.load import load
 from berinia_webhookd.logs.pipeline import LogOptions
-from tests.accept.world import PAGES, SMS_PATH, World
+from tests.accept.world import World
 
 from .conftest import Logs
 
 
-async def test_a_new_level_holds_for_requests_too(logs: Logs, tmp_path: Path) -> None:
+async def test_a_new_level_holds_for_requests_too(logs: Logs) -> None:
     """Silenced by a reload, and back with the next one, over the same connections."""
     files = logs.start(level="info")
-    settings = load(
-        {}, kinds=KINDS, environ={"STATE_DIRECTORY": str(tmp_path)}, working_folder=tmp_path
-    ).settings
     world = World()
     await world.start()
     try:
         for number, level in enumerate(("info", "warning", "info")):
             files.reconfigure(LogOptions(level))
-            world.door.reconfigure(settings, channels={SMS_PATH: world.sms}, pages=PAGES)
+            world.have(world.sms)
             status, _, _ = await world.post(b"id=%d" % number)
             assert status == 200
     finally:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from berinia_webhookd.accept.rate_limit import MAX_BUCKETS, RateLimiter, client_key
+from berinia_webhookd.accept.rate_limit import MAX_BUCKETS, RateLimit, client_key
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import RateLimited
+from berinia_webhookd.metrics import Metrics
 
 from .conftest import Say
 
@@ -26,7 +27,7 @@ def memory_kib() -> int:
 
 async def test_a_million_addresses_stay_within_the_table(say: Say) -> None:
     """Never more buckets than allowed; who has used up his own is not forgotten for the crowd."""
-    limiter = RateLimiter(RateLimitSettings(100, 3600, 100))
+    limiter = RateLimit(RateLimitSettings(100, 3600, 100), Metrics())
     before = memory_kib()
     for number in range(ADDRESSES):
         await limiter.count_failure(number.to_bytes(4))

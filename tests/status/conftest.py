@@ -20,12 +20,13 @@ from berinia_webhookd.errors import (
     MalformedDelivery,
     Unauthorized,
 )
+from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.journal.contract import Backlog
 from berinia_webhookd.model import Caller
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LOOPBACK = ip_address("127.0.0.1")
-Page = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Answer = tuple[int, Any, dict[str, str]]
 _STATUS: dict[type[Exception], int] = {
     MalformedDelivery: 400,
@@ -90,7 +91,8 @@ def get(aiohttp_client: AiohttpClient) -> Get:
     ) -> Answer:
         async def handler(request: web.Request) -> web.StreamResponse:
             try:
-                return await page(request, by or caller())
+                request[CALLER] = by or caller()
+                return await page(request)
             except tuple(_STATUS) as error:
                 body = orjson.dumps(getattr(error, "invalid", ()))
                 return web.Response(status=_STATUS[type(error)], body=body)

@@ -16,7 +16,7 @@ from berinia_webhookd.journal.contract import Backlog
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Caller, EntryState
 from berinia_webhookd.status.backlog import BacklogReader
-from berinia_webhookd.status.greeting import greeting_page
+from berinia_webhookd.status.greeting import greeting
 from berinia_webhookd.status.health import (
     HealthPage,
     agents_check,
@@ -53,7 +53,7 @@ READERS = [
 
 async def test_everybody_may_greet(get: Get) -> None:
     """`GET /` names the service."""
-    status, body, _ = await get(greeting_page)
+    status, body, _ = await get(greeting)
     assert (status, body) == (200, {"status": "ok", "service": "berinia-webhookd"})
 
 
@@ -65,7 +65,7 @@ async def test_healthy(get: Get, tmp_path: Path) -> None:
         "agents": agents_check(backlog, lambda: [AGENT], lambda: NOW),
         "disk": disk_check([tmp_path, tmp_path / "absent"], least_free_bytes=1),
     }
-    status, body, _ = await get(HealthPage(checks, ALLOWED))
+    status, body, _ = await get(HealthPage(checks, ALLOWED).handle)
     assert (status, body) == (200, {"status": "healthy"})
 
 
@@ -74,7 +74,7 @@ async def test_reasons_are_for_those_allowed(get: Get, by: Caller, allowed: bool
     """503 for everybody, the reasons only for those who may read the metrics."""
     upkeep = FakeUpkeep(failure=JournalUnavailable("postgresql://secret"))
     page = HealthPage({"journal": journal_check(BacklogReader(upkeep), lambda: True)}, ALLOWED)
-    status, body, _ = await get(page, by=by)
+    status, body, _ = await get(page.handle, by=by)
     assert status == 503
     assert body["status"] == "unhealthy"
     assert body.get("reasons") == ({"journal": "the journal does not answer"} if allowed else None)
@@ -143,7 +143,7 @@ async def test_the_journal_is_asked_once_for_many_readers() -> None:
 async def test_metrics_are_for_those_allowed(get: Get, by: Caller, allowed: bool) -> None:
     """Prometheus text for the allowed addresses, 403 for all others."""
     page = MetricsPage(Metrics(), BacklogReader(FakeUpkeep()), ALLOWED, lambda: NOW)
-    status, _, headers = await get(page, by=by)
+    status, _, headers = await get(page.handle, by=by)
     assert status == (200 if allowed else 403)
     if allowed:
         assert headers["Content-Type"].startswith("text/plain; version=0.0.4")

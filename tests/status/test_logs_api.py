@@ -33,7 +33,7 @@ def settings(folder: Path, password: Secret | None) -> Settings:
 
 async def test_the_last_fifty_lines_of_the_webhook_log(page: LogsPage, get: Get) -> None:
     """Without parameters: 50 lines of webhook.log, newest last, not to be cached."""
-    status, body, headers = await get(page, **RIGHT)
+    status, body, headers = await get(page.handle, **RIGHT)
     assert status == 200
     assert body == {
         "status": "success",
@@ -46,7 +46,7 @@ async def test_the_last_fifty_lines_of_the_webhook_log(page: LogsPage, get: Get)
 @pytest.mark.parametrize("lines", [1, 50, 1000])
 async def test_as_many_lines_as_asked_for(page: LogsPage, get: Get, lines: int) -> None:
     """From 1 to 1000 lines."""
-    _, body, _ = await get(page, f"?lines={lines}", **RIGHT)
+    _, body, _ = await get(page.handle, f"?lines={lines}", **RIGHT)
     assert len(body["lines"]) == lines
 
 
@@ -58,13 +58,13 @@ async def test_each_log_has_its_name(
 ) -> None:
     """`type` chooses the file of that name."""
     (tmp_path / f"{log_type}.log").write_text(f"{log_type}\n")
-    _, body, _ = await get(page, f"?type={log_type}", **RIGHT)
+    _, body, _ = await get(page.handle, f"?type={log_type}", **RIGHT)
     assert (body["log_type"], body["lines"]) == (log_type, [log_type])
 
 
 async def test_a_log_that_does_not_exist_is_empty(page: LogsPage, get: Get) -> None:
     """200 and an empty list."""
-    status, body, _ = await get(page, "?type=email", **RIGHT)
+    status, body, _ = await get(page.handle, "?type=email", **RIGHT)
     assert (status, body["lines"]) == (200, [])
 
 
@@ -92,7 +92,7 @@ async def test_anything_else_is_refused(
     page: LogsPage, get: Get, query: str, invalid: list[str]
 ) -> None:
     """400 names what is wrong."""
-    status, body, _ = await get(page, query, **RIGHT)
+    status, body, _ = await get(page.handle, query, **RIGHT)
     assert (status, body) == (400, invalid)
 
 
@@ -114,7 +114,7 @@ async def test_nobody_reads_without_the_password(
     page: LogsPage, get: Get, authorization: str
 ) -> None:
     """401 whatever is wrong with the credentials, before the parameters are looked at."""
-    status, _, _ = await get(page, "?lines=0", Authorization=authorization)
+    status, _, _ = await get(page.handle, "?lines=0", Authorization=authorization)
     assert status == 401
 
 
@@ -125,4 +125,4 @@ async def test_without_a_password_nobody_reads(
     """503 when no password is configured, also for an empty one."""
     page.reconfigure(settings(tmp_path, password))
     empty = {"Authorization": encode_basic_auth("berinia", "", "utf-8")}
-    assert (await get(page, **empty))[0] == 503
+    assert (await get(page.handle, **empty))[0] == 503

@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from berinia_webhookd.accept.body import LONG_BODY_BYTES, BodyBudget
-from berinia_webhookd.accept.turns import Turns
+from berinia_webhookd.accept.body import LONG_BODY_BYTES, BodyBudget, ByteSemaphore
 from berinia_webhookd.errors import Overloaded
 
 
@@ -19,58 +18,58 @@ async def settle() -> None:
 
 async def test_what_fits_is_let_in_at_once() -> None:
     """Up to the limit, and again when it was given back."""
-    turns = Turns(10)
-    assert [await turns.take(4), await turns.take(6)] == [4, 6]
-    turns.give(4)
-    assert await turns.take(3) == 3
+    semaphore = ByteSemaphore(10)
+    assert [await semaphore.take(4), await semaphore.take(6)] == [4, 6]
+    semaphore.give(4)
+    assert await semaphore.take(3) == 3
 
 
 async def test_first_come_first_served() -> None:
     """A small one that would fit does not overtake a large one, which would wait for ever."""
-    turns, order = Turns(10), []
+    semaphore, order = ByteSemaphore(10), []
 
     async def work(name: str, size: int) -> None:
-        taken = await turns.take(size)
+        taken = await semaphore.take(size)
         order.append(name)
-        turns.give(taken)
+        semaphore.give(taken)
 
-    held = await turns.take(5)
+    held = await semaphore.take(5)
     async with asyncio.TaskGroup() as group:
         group.create_task(work("large", 8))
         group.create_task(work("small", 1))
         await settle()
         assert order == []
-        turns.give(held)
+        semaphore.give(held)
     assert order == ["large", "small"]
 
 
 async def test_one_beyond_the_limit_is_let_in_alone() -> None:
     """It weighs as much as there is."""
-    turns = Turns(10)
-    assert await turns.take(50) == 10
-    assert turns.free_bytes == 0
+    semaphore = ByteSemaphore(10)
+    assert await semaphore.take(50) == 10
+    assert semaphore.free_bytes == 0
 
 
 async def test_who_gives_up_makes_room() -> None:
     """Whether the turn had come by then or not."""
-    turns = Turns(10)
-    held = await turns.take(10)
-    waiting = [asyncio.create_task(turns.take(size)) for size in (7, 6, 3)]
+    semaphore = ByteSemaphore(10)
+    held = await semaphore.take(10)
+    waiting = [asyncio.create_task(semaphore.take(size)) for size in (7, 6, 3)]
     await settle()
     waiting[0].cancel()
     await settle()
-    turns.give(held)
+    semaphore.give(held)
     waiting[1].cancel()  # let in at this very moment
     await asyncio.gather(*waiting, return_exceptions=True)
     assert waiting[2].result() == 3
-    turns.give(3)
-    assert turns.free_bytes == 10
+    semaphore.give(3)
+    assert semaphore.free_bytes == 10
 
 
 async def test_a_large_body_waits_no_longer_than_it_may() -> None:
     """Then it is refused for now; a short one never waits."""
     budget = BodyBudget(1 << 30)
-    budget.turns.limit_bytes = budget.turns.free_bytes = LONG_BODY_BYTES + 1
+    budget.semaphore.limit_bytes = budget.semaphore.free_bytes = LONG_BODY_BYTES + 1
     with budget.reservation(b"a") as first, budget.reservation(b"b") as second:
         await first.begin_work(LONG_BODY_BYTES + 1, 1)
         await second.begin_work(LONG_BODY_BYTES, 0)
@@ -78,7 +77,7 @@ async def test_a_large_body_waits_no_longer_than_it_may() -> None:
             await second.begin_work(LONG_BODY_BYTES + 1, 0)
         first.end_work()
         await second.begin_work(LONG_BODY_BYTES + 1, 1)
-    assert budget.turns.free_bytes == LONG_BODY_BYTES + 1
+    assert budget.semaphore.free_bytes == LONG_BODY_BYTES + 1
 
 
 async def test_a_late_commit_keeps_its_turn() -> None:
@@ -87,8 +86,8 @@ async def test_a_late_commit_keeps_its_turn() -> None:
     with budget.reservation(b"a") as reservation:
         await reservation.begin_work(LONG_BODY_BYTES + 1, 1)
         kept = reservation.hand_over()
-    free = budget.turns.free_bytes
-    assert free == budget.turns.limit_bytes - LONG_BODY_BYTES - 1
+    free = budget.semaphore.free_bytes
+    assert free == budget.semaphore.limit_bytes - LONG_BODY_BYTES - 1
     with kept:
         pass
-    assert budget.turns.free_bytes == budget.turns.limit_bytes
+    assert budget.semaphore.free_bytes == budget.semaphore.limit_bytes

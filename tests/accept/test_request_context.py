@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, UnixConnector, web
+from aiohttp import ClientSession, UnixConnector
 
 from berinia_webhookd.accept import signature_check
-from berinia_webhookd.accept.access_log import shown_path
-from berinia_webhookd.accept.application import build_handler
-from berinia_webhookd.accept.server import make_runner
+from berinia_webhookd.accept.request_context import shown_path
 from berinia_webhookd.model import RawDelivery, VerifiedDelivery
 
 from .world import GOOD, SMS_PATH, World
@@ -85,10 +84,11 @@ def test_paths_are_harmless_to_look_at(path: str, shown: str) -> None:
 async def test_a_unix_socket_names_the_client(quiet_world: World, tmp_path: Path) -> None:
     """What nginx says over a Unix socket is believed."""
     world = quiet_world
-    runner = make_runner(build_handler(world.door), world.door)
-    await runner.setup()
-    path = str(tmp_path / "door.sock")
-    await web.UnixSite(runner, path).start()
+    path = str(tmp_path / "daemon.sock")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen()
+    await world.receiver.start([listener])
     forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
     async with (
         ClientSession(connector=UnixConnector(path)) as client,
@@ -97,7 +97,6 @@ async def test_a_unix_socket_names_the_client(quiet_world: World, tmp_path: Path
         ) as response,
     ):
         assert response.status == 200
-    await runner.cleanup()
     (delivery,) = world.sms.seen
     assert delivery.caller.peer is None
     assert delivery.caller.peer_trusted

@@ -1,0 +1,369 @@
+"""The HTTP server under the application: what it adds to aiohttp's are bounds and silence. HTTP
+that cannot be parsed gets a bare 400 and one line in the log, never a traceback; a head that does
+not come is cut off; connections over the limit get a 503 before anything of theirs is read.
+
+The server is the one that an `AppRunner` makes; ours are the connections given to it and the loop
+that accepts them. Public by name but documented nowhere, and read in aiohttp 3.14.5:
+`Server.request_factory`, `RequestHandler(manager, loop=…)`, its `finish_response`, `handle_error`
+and `log_exception`. One private name is needed, in `_Connection.end_broken_bodies` and where a head
+is awaited: `_messages`, the queue of parsed requests, because nothing public says that the bytes
+after a head could not be parsed, and whoever reads the body would wait for its timeout. Tests in
+`tests/accept/test_aiohttp_limits.py` fail when an upgrade changes any of these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import StreamReader
+from yarl import URL
+
+from berinia_webhookd.accept.body import give_back_large_bodies
+from berinia_webhookd.accept.problems import problem
+from berinia_webhookd.accept.request_context import SERVER, new_request_id
+from berinia_webhookd.clock import wait_for_event
+from berinia_webhookd.errors import Overloaded
+from berinia_webhookd.metrics import Metrics
+
+_log = structlog.get_logger()
+
+KEEP_ALIVE_SECONDS: Final = 75.0  # longer than nginx keeps its side
+HEAD_TIMEOUT_SECONDS: Final = 15.0
+_REFUSAL_SECONDS: Final = 1.0  # for a refused caller to read why
+_MOST_REFUSALS: Final = 1024  # being told at once; those above are simply cut off
+_MOST_ACCEPTED_A_TURN: Final = 256  # so that those who are in are served, too
+_PAUSE_SECONDS: Final = 1.0  # when the machine has no descriptor or memory left for a connection
+_LIMITS: Final[dict[str, Any]] = {
+    "max_line_size": 8190,
+    "max_field_size": 8190,
+    "max_headers": 100,
+    "read_bufsize": 65_536,
+    "lingering_time": 1.0,
+    "auto_decompress": False,
+    "access_log": None,
+}
+_ROOT: Final = URL("/")
+
+
+class HttpServer:
+    """Serves an application on listening sockets.
+
+    Args:
+        max_connections: at once; may be changed while running.
+        shutdown_seconds: requests have at most thrice as long to finish when stopping.
+    """
+
+    def __init__(
+        self,
+        application: web.Application,
+        metrics: Metrics,
+        *,
+        max_connections: int,
+        shutdown_seconds: float = 1.0,
+        head_timeout_seconds: float = HEAD_TIMEOUT_SECONDS,
+        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+    ) -> None:
+        self.max_connections = max_connections
+        self.head_timeout_seconds = head_timeout_seconds
+        self.keep_alive_seconds = keep_alive_seconds
+        self.metrics = metrics
+        self.loop = asyncio.get_running_loop()
+        self.open_connections = 0
+        self.refused_connections = 0
+        self.changed = asyncio.Event()  # a request or a connection has ended
+        self._shutdown_seconds = shutdown_seconds
+        self._accept_loops: list[AcceptLoop] = []
+        self._runner = web.AppRunner(
+            application,
+            handler_cancellation=True,  # a caller that hangs up is noticed
+            shutdown_timeout=shutdown_seconds,
+        )
+
+    async def start(self, listeners: Iterable[socket.socket]) -> None:
+        """Begin to accept; the sockets are closed by `stop`."""
+        give_back_large_bodies()
+        await self._runner.setup()
+        self._server = cast(web.Server, self._runner.server)
+        self._make_request = self._server.request_factory
+        self._server.request_factory = self._request
+        for listener in listeners:
+            accept_loop = AcceptLoop(self, listener)
+            self._accept_loops.append(accept_loop)
+            accept_loop.start()
+
+    async def stop(self) -> None:
+        """Stop accepting, hear out those who have just come, then close."""
+        accept_loops, self._accept_loops = self._accept_loops, []
+        for accept_loop in accept_loops:
+            await accept_loop.stop()
+        if accept_loops:
+            await self._hear_out(self._shutdown_seconds)
+        await self._runner.cleanup()
+
+    def connection(self) -> _Connection:
+        """Make the protocol of a new connection."""
+        return _Connection(self, self._server)
+
+    def note_unreadable(self, reason: str) -> None:
+        """Count and log what is no HTTP."""
+        self.metrics.requests_total.labels(channel="other", status="400").inc()
+        _log.info("request.finished", channel="other", status=400, reason=reason)
+
+    async def _hear_out(self, seconds: float) -> None:
+        """Wait for requests under way, and for callers who came or spoke within that time: what
+        they send may be on its way, and closing would lose it without an answer.
+        """
+        deadline = self.loop.time() + seconds
+        while (left := min(deadline, self._quiet_at(seconds)) - self.loop.time()) > 0:
+            self.changed.clear()
+            await wait_for_event(self.changed, left)
+
+    def _quiet_at(self, seconds: float) -> float:
+        connections = cast(list[_Connection], self._server.connections)
+        if any(connection.is_busy for connection in connections):
+            return math.inf
+        return max((connection.heard_at for connection in connections), default=0.0) + seconds
+
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        """A target that is no path keeps its text, which the application refuses, but not its
+        URL, which aiohttp would believe (host and scheme) or stumble over.
+        """
+        cast(_Connection, protocol).begin(payload)
+        if message.method == "CONNECT" or not message.path.startswith("/"):
+            message = message._replace(url=_ROOT, should_close=True)
+        return self._make_request(message, payload, protocol, writer, task)
+
+
+class _Connection(web.RequestHandler):
+    """One connection."""
+
+    __slots__ = ("body", "bounds", "head_timer", "heard_at", "is_busy", "refused")
+
+    def __init__(self, bounds: HttpServer, server: web.Server) -> None:
+        super().__init__(
+            server, loop=bounds.loop, keepalive_timeout=bounds.keep_alive_seconds, **_LIMITS
+        )
+        self.bounds = bounds
+        self.refused = False
+        self.head_timer: asyncio.TimerHandle | None = None
+        self.heard_at = bounds.loop.time()
+        self.is_busy = False  # whether a request is being answered
+        self.body: StreamReader | None = None  # of that request
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self.bounds.open_connections >= self.bounds.max_connections:
+            self.refuse(cast(asyncio.Transport, transport))
+            return
+        self.bounds.open_connections += 1
+        super().connection_made(transport)
+        self.await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.stop_head_timer()
+        if self.refused:
+            self.bounds.refused_connections -= 1
+            return
+        self.bounds.open_connections -= 1
+        super().connection_lost(exc)
+        self.bounds.changed.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self.refused:
+            return
+        self.heard_at = self.bounds.loop.time()
+        try:
+            super().data_received(data)
+        except ValueError:  # what the parser's URL and header handling raises past its own errors
+            self.bounds.note_unreadable("unreadable target or header")
+            self.force_close()
+            return
+        if self._messages:
+            self.stop_head_timer()
+            self.end_broken_bodies()
+        elif self.head_timer is None and not self.is_busy:
+            self.await_head()
+
+    def begin(self, body: StreamReader) -> None:
+        """Note that a request is being answered."""
+        self.is_busy, self.body = True, body
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self.is_busy, self.body = False, None
+            self.bounds.changed.set()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 would be shown to the caller
+    ) -> web.StreamResponse:
+        """The last resort: unreadable HTTP (400), or what escaped the application."""
+        request_id = new_request_id()
+        if status == web.HTTPBadRequest.status_code:
+            self.bounds.note_unreadable(type(exc).__name__)
+            response = web.Response(status=status)
+        else:
+            if not isinstance(exc, ConnectionError):
+                _log.error("request.failed", request_id=request_id, exc_info=exc)
+            response = problem(RuntimeError(), request_id)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun")
+        response.headers["Server"] = SERVER
+        response.headers["X-Request-ID"] = request_id
+        response.force_close()
+        return response
+
+    def log_exception(self, *_: Any, **kwargs: Any) -> None:
+        """What happens to a connection besides its answers is the caller's doing, mostly."""
+        error = kwargs.get("exc_info")
+        if isinstance(error, web.RequestPayloadError | ConnectionError):
+            _log.debug("connection.failed", reason=type(error).__name__)
+        else:
+            _log.error("connection.failed", exc_info=error)
+
+    def end_broken_bodies(self) -> None:
+        """After unparsable bytes no body can be completed: whoever reads one is told at once."""
+        if isinstance(self._messages[-1][0], RawRequestMessage):
+            return
+        bodies = [payload for _, payload in self._messages]
+        if self.body is not None:
+            bodies.append(self.body)
+        for body in bodies:
+            if not body.is_eof():
+                body.set_exception(web.RequestPayloadError("the body is not valid HTTP"))
+
+    def await_head(self) -> None:
+        """Give the caller its time to send a head."""
+        self.head_timer = self.bounds.loop.call_later(
+            self.bounds.head_timeout_seconds, self.give_up_on_head
+        )
+
+    def give_up_on_head(self) -> None:
+        """Close, unless a request is under way."""
+        self.head_timer = None
+        if not self.is_busy:
+            self.force_close()
+
+    def stop_head_timer(self) -> None:
+        """The head is here, or nobody is left to send it."""
+        if self.head_timer is not None:
+            self.head_timer.cancel()
+            self.head_timer = None
+
+    def refuse(self, transport: asyncio.Transport) -> None:
+        """Say why, then close. What the caller sends is read and dropped meanwhile, because closing
+        over unread bytes would take the answer away from it.
+        """
+        bounds = self.bounds
+        self.refused = True
+        bounds.refused_connections += 1
+        bounds.metrics.requests_total.labels(channel="other", status="503").inc()
+        if bounds.refused_connections > _MOST_REFUSALS:
+            transport.abort()
+            return
+        transport.write(_too_many_connections())
+        if transport.can_write_eof():
+            transport.write_eof()
+        bounds.loop.call_later(_REFUSAL_SECONDS, transport.abort)
+
+
+class AcceptLoop:
+    """Takes in the connections of one listening socket. An event loop on libuv accepts one a turn,
+    and under load a turn takes long: callers would wait in the kernel's queue for many seconds,
+    where no deadline of ours reaches them. Here each turn takes in whoever waits.
+
+    Args:
+        listener: bound and listening; `stop` closes it.
+    """
+
+    def __init__(self, server: HttpServer, listener: socket.socket) -> None:
+        self._server = server
+        self._listener = listener
+        self._event_loop = server.loop
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._stopping = False
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._listener.setblocking(False)
+        self._event_loop.add_reader(self._listener, self._accept)
+
+    async def stop(self) -> None:
+        """Take in who has come by now, whom closing would cut off without a word; then nobody."""
+        self._stopping = True
+        if self._pause is not None:
+            self._pause.cancel()
+        self._event_loop.remove_reader(self._listener)
+        self._accept()
+        self._listener.close()
+        if self._beginning:
+            await asyncio.wait(self._beginning)
+
+    def _accept(self) -> None:
+        for _ in range(_MOST_ACCEPTED_A_TURN):
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                continue  # gone while it waited
+            except OSError as error:
+                self._wait_for_better_times(error)
+                return
+            connection.setblocking(False)
+            task = self._event_loop.create_task(self._begin(connection))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
+
+    async def _begin(self, connection: socket.socket) -> None:
+        try:
+            await self._event_loop.connect_accepted_socket(self._server.connection, connection)
+        except OSError as error:
+            connection.close()
+            _log.debug("connection.failed", reason=type(error).__name__)
+
+    def _wait_for_better_times(self, error: OSError) -> None:
+        _log.error("connection.failed", reason=error.strerror or str(error))
+        self._event_loop.remove_reader(self._listener)
+        if self._stopping:
+            return
+        self._pause = self._event_loop.call_later(
+            _PAUSE_SECONDS, self._event_loop.add_reader, self._listener, self._accept
+        )
+
+
+def _too_many_connections() -> bytes:
+    request_id = new_request_id()
+    answer = problem(Overloaded("Too many connections; please retry."), request_id)
+    body = cast(bytes, answer.body)
+    headers = {
+        **answer.headers,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        "Server": SERVER,
+        "X-Request-ID": request_id,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body

@@ -1,0 +1,273 @@
+"""One handler per channel: a verified delivery is decoded, committed, and answered. A 2xx leaves
+only after the journal's word that the event is on disk; what it cannot store in time it refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import structlog
+from aiohttp import web
+
+from berinia_webhookd.accept.body import LONG_BODY_BYTES
+from berinia_webhookd.accept.replies import WaitingCallers, with_reply
+from berinia_webhookd.accept.request_context import CONTEXT, Endpoint, whose
+from berinia_webhookd.accept.signature_check import (
+    VERIFIED,
+    VerifiedRequest,
+    note_invalid_signature,
+)
+from berinia_webhookd.channels.contract import PROBE_HEADER, Answer, Channel
+from berinia_webhookd.clock import now
+from berinia_webhookd.config.settings import ServerSettings
+from berinia_webhookd.errors import (
+    AccountRefused,
+    JournalUnavailable,
+    MalformedDelivery,
+    SignatureInvalid,
+)
+from berinia_webhookd.http_request import CALLER
+from berinia_webhookd.journal.contract import Inbox, ReplayedSignature
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import Event, Receipt
+
+_LONGEST_SHOWN: Final = 300
+
+_log = structlog.get_logger()
+_T = TypeVar("_T")
+
+
+class Commits:
+    """What the handlers share: the journal's promise in time, and what goes on without a request.
+
+    Args:
+        stopping: once set, no caller waits for a reply.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, inbox: Inbox, metrics: Metrics, stopping: asyncio.Event
+    ) -> None:
+        self.callers = WaitingCallers(inbox, self.finish_later, stopping)
+        self.stopping = stopping
+        self._inbox = inbox
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._unfinished: set[asyncio.Task[None]] = set()
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: ServerSettings) -> None:
+        """Take a new deadline from the next request on."""
+        self.ack_timeout_seconds = settings.ack_timeout_seconds
+
+    async def accept(
+        self,
+        request: web.Request,
+        channel: Channel,
+        event: Event,
+        *,
+        waiting_until: datetime | None = None,
+    ) -> Receipt:
+        """Return the journal's word that the event is on disk.
+
+        Raises:
+            SignatureInvalid: its signature was used before with another message.
+            JournalUnavailable: it is not on disk in time; if it gets there later, it is kept.
+        """
+        verified, log, said = request[VERIFIED], request[CONTEXT].log, whose(request)
+
+        def note(receipt: Receipt) -> None:
+            if receipt.duplicate:
+                self._metrics.duplicates_total.labels(channel=channel.name).inc()
+            name = "event.duplicate" if receipt.duplicate else "event.accepted"
+            log.info(name, **said, event_id=receipt.event_id, agent=receipt.agent)
+
+        async def late(receipt: Receipt) -> None:
+            note(receipt)
+            if waiting_until is not None:
+                await self.callers.hang_up(receipt.event_id)
+
+        accepting = self._inbox.accept(verified.delivery, event, waiting_until=waiting_until)
+        try:
+            receipt = await self._in_time(accepting, verified, channel, late)
+        except ReplayedSignature:
+            reason = "used before with another message"
+            note_invalid_signature(self._metrics, said, reason, diagnosis=None)
+            raise SignatureInvalid(reason) from None
+        verified.reservation.end_work()
+        note(receipt)
+        return receipt
+
+    async def keep_rejected(
+        self, request: web.Request, channel: Channel, error: MalformedDelivery | AccountRefused
+    ) -> None:
+        """Store a verified delivery that cannot be taken in, so that it can be replayed."""
+        reason: dict[str, object] = {"kind": type(error).__name__, "detail": str(error)}
+        if isinstance(error, MalformedDelivery):
+            reason |= {"missing": list(error.missing), "invalid": list(error.invalid)}
+        self._metrics.rejected_total.labels(channel=channel.name).inc()
+        _log.warning("delivery.rejected", **whose(request), reason=reason)
+
+        async def late(_: None) -> None:
+            return None
+
+        verified = request[VERIFIED]
+        await self._in_time(self._inbox.reject(verified.delivery, reason), verified, channel, late)
+
+    async def _in_time(
+        self,
+        work: Awaitable[_T],
+        verified: VerifiedRequest,
+        channel: Channel,
+        late: Callable[[_T], Awaitable[None]],
+    ) -> _T:
+        """The result of `work`, which goes on when the deadline is over or the caller hangs up:
+        what the journal has begun to write is not taken back.
+        """
+        latest = verified.complete_at + (channel.ack_timeout_seconds or self.ack_timeout_seconds)
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((task,), timeout=latest - self._loop.time())
+        except asyncio.CancelledError:
+            self._finish_late(task, verified, late)
+            raise
+        if task.done():
+            return task.result()
+        self._finish_late(task, verified, late)
+        raise JournalUnavailable("The journal did not commit in time.")
+
+    def _finish_late(
+        self,
+        task: asyncio.Future[_T],
+        verified: VerifiedRequest,
+        late: Callable[[_T], Awaitable[None]],
+    ) -> None:
+        async def finish() -> None:
+            with memory:
+                try:
+                    result = await task
+                except (JournalUnavailable, ReplayedSignature):
+                    return  # the caller was told so, or is gone and will send it again
+                await late(result)
+
+        memory = verified.reservation.hand_over()
+        self.finish_later(finish())
+
+    def finish_later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let something end that its request no longer waits for, such as a late commit."""
+        task = self._loop.create_task(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+
+    async def close(self) -> None:
+        """Wait for what goes on without a request; call it after the server stopped, before the
+        journal closes.
+        """
+        while self._unfinished:
+            await asyncio.wait(self._unfinished)
+
+
+class ChannelHandler:
+    """Answers a channel's provider once its message is on disk."""
+
+    def __init__(self, channel: Channel, commits: Commits) -> None:
+        self.channel = channel
+        self.commits = commits
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Take in one verified delivery.
+
+        Raises:
+            MalformedDelivery, AccountRefused: it was kept as rejected.
+            SignatureInvalid, JournalUnavailable: see `Commits.accept`.
+        """
+        delivery = request[VERIFIED].delivery
+        if self.channel.is_probe(delivery):
+            return self._probe_answer(request)
+        try:
+            if len(delivery.body) > LONG_BODY_BYTES:
+                decoded = await asyncio.to_thread(self.channel.decode, delivery)
+            else:
+                decoded = self.channel.decode(delivery)
+        except (MalformedDelivery, AccountRefused) as error:
+            await self.commits.keep_rejected(request, self.channel, error)
+            raise
+        (event,) = decoded.events  # as many as the journal takes at once
+        return await self.answer(request, event)
+
+    async def answer(self, request: web.Request, event: Event) -> web.Response:
+        """Commit, then answer as the channel says."""
+        receipt = await self.commits.accept(request, self.channel, event)
+        return answered(self.channel.answer((receipt,)))
+
+    def _probe_answer(self, request: web.Request) -> web.Response:
+        """The channel's answer, and in a header how the request looked when it arrived. Only who
+        holds the provider's secret (or calls from an allowed address) is told, and only about the
+        own request.
+        """
+        caller = request[CALLER]
+        seen = {
+            "scheme": caller.scheme,
+            "host": caller.host[:_LONGEST_SHOWN],
+            "client": None if caller.client is None else str(caller.client),
+            "forwarded": caller.forwarded,
+            "forwarded_for": ",".join(request.headers.getall("X-Forwarded-For", ()))[
+                -_LONGEST_SHOWN:
+            ],
+            "peer_trusted": caller.peer_trusted,
+            "body_sha256": hashlib.sha256(request[VERIFIED].delivery.body).hexdigest(),
+            "process": os.getpid(),
+        }
+        response = answered(self.channel.answer(()))
+        response.headers[PROBE_HEADER] = json.dumps(seen)  # ASCII alone, whatever the host was
+        return response
+
+
+class TwilioHandler(ChannelHandler):
+    """SMS: 200 and a TwiML response without a message, as soon as the commit."""
+
+
+class MailgunHandler(ChannelHandler):
+    """E-mail: 200 and the event's id, as soon as the commit."""
+
+
+class WhatsAppHandler(ChannelHandler):
+    """The WhatsApp bot: 200 with the agent's reply, or 202 when there is none in time."""
+
+    async def answer(self, request: web.Request, event: Event) -> web.Response:
+        """Commit, then wait for the agent."""
+        until = self._waiting_until()
+        receipt = await self.commits.accept(request, self.channel, event, waiting_until=until)
+        if until is not None:
+            reply = await self.commits.callers.reply(request, receipt.event_id, until)
+            if reply is not None:
+                return with_reply(receipt, reply)
+        return answered(self.channel.answer((receipt,)))
+
+    def _waiting_until(self) -> datetime | None:
+        """Until when the caller waits, if it does."""
+        replies = self.channel.replies
+        if replies is None or not replies.wait_seconds or self.commits.stopping.is_set():
+            return None
+        return now() + timedelta(seconds=replies.wait_seconds)
+
+
+def endpoint(channel: Channel, commits: Commits) -> Endpoint:
+    """Return a channel's endpoint, by what is special about its kind."""
+    kinds = {"twilio": TwilioHandler, "mailgun": MailgunHandler}
+    handler = WhatsAppHandler if channel.replies else kinds.get(channel.kind, ChannelHandler)
+    return Endpoint(
+        handler(channel, commits).handle, channel.name, channel.methods, channel=channel
+    )
+
+
+def answered(answer: Answer) -> web.Response:
+    """Return a channel's answer over HTTP."""
+    return web.Response(
+        status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type}
+    )

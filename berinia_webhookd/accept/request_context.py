@@ -1,0 +1,151 @@
+"""Outermost middleware: gives each request its id, finds the endpoint that it asks for, and writes
+its one log line and its metrics when it is over. Nothing of a query string, a header or a body gets
+into that line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from time import perf_counter
+from typing import Final, cast
+
+import structlog
+import uuid_utils
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from structlog.typing import FilteringBoundLogger
+
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.http_request import CALLER
+from berinia_webhookd.metrics import Metrics
+
+SERVER: Final = "berinia-webhookd"
+READING: Final = frozenset({"GET", "HEAD"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_HUNG_UP: Final = 499  # as nginx writes it
+_SHOWN_PATH_CHARACTERS: Final = 200
+_CACHED_CHILDREN: Final = 256
+
+_shown = lru_cache(4096)(str)  # an address as text; most requests come from a few
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What lies on a path."""
+
+    handle: Handler
+    label: str  # the channel's name, or logs, health, other: the `channel` of its metrics
+    methods: frozenset[str] | None = READING  # None: any
+    limited: bool = False  # whether each reading takes a token from the bucket of failures
+    channel: Channel | None = None  # None: a page
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What is known of a request from the first middleware on."""
+
+    request_id: str
+    path: str  # of the request target, without the query, byte for byte
+    endpoint: Endpoint
+    # What every request says: structlog's own proxy would put a logger together for each line.
+    log: FilteringBoundLogger
+
+
+CONTEXT: Final[web.RequestKey[RequestContext]] = web.RequestKey("context", RequestContext)
+
+
+class EndpointRoute(web.ResourceRoute):
+    """The route to an endpoint, by any method."""
+
+    def __init__(self, endpoint: Endpoint, resource: web.AbstractResource) -> None:
+        super().__init__("*", endpoint.handle, resource, expect_handler=_not_yet)
+        self.endpoint = endpoint
+
+
+async def _not_yet(_: web.Request) -> None:
+    """Say no `100 Continue` before the middlewares: `body.receive_body` does when it reads."""
+
+
+class RequestContexts:
+    """The middleware; `stopping` makes each answer the last on its connection."""
+
+    def __init__(self, metrics: Metrics, stopping: asyncio.Event) -> None:
+        self._stopping = stopping
+        self._requests_total = lru_cache(_CACHED_CHILDREN)(
+            lambda label, status: metrics.requests_total.labels(channel=label, status=str(status))
+        )
+        self._answer_seconds = lru_cache(_CACHED_CHILDREN)(
+            lambda label: metrics.answer_seconds.labels(channel=label)
+        )
+        self.reconfigure()
+
+    def reconfigure(self) -> None:
+        """Take the logger anew: its level may be another one."""
+        self._log: FilteringBoundLogger = structlog.get_logger().bind()
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer with the request's id, whatever happens; then log and count."""
+        begun = perf_counter()  # the loop's clock counts whole milliseconds
+        context = request[CONTEXT] = self._context(request)
+        status = _HUNG_UP
+        try:
+            response = await handler(request)
+            status = response.status
+            response.headers["X-Request-ID"] = context.request_id
+            response.headers["Server"] = SERVER
+            if self._stopping.is_set():
+                response.force_close()  # the next request is another process's
+            return response
+        finally:
+            seconds = perf_counter() - begun
+            label = context.endpoint.label
+            self._requests_total(label, status).inc()
+            self._answer_seconds(label).observe(seconds)
+            self._log.info(
+                "request.finished",
+                **whose(request),
+                method=request.method,
+                path=shown_path(context.path),
+                status=status,
+                duration_ms=round(seconds * 1000, 1),
+            )
+
+    def _context(self, request: web.Request) -> RequestContext:
+        wanted = request.headers.get("X-Request-ID")
+        if wanted is None or not _REQUEST_ID.fullmatch(wanted):
+            wanted = new_request_id()
+        endpoint = cast(EndpointRoute, request.match_info.route).endpoint
+        return RequestContext(wanted, path_of(request), endpoint, self._log)
+
+
+def path_of(request: web.Request) -> str:
+    """Return the path of the request target as it came."""
+    return request.raw_path.partition("?")[0]
+
+
+def whose(request: web.Request) -> dict[str, str | None]:
+    """Return what every log line about a request says."""
+    context, caller = request[CONTEXT], request.get(CALLER)
+    client = None if caller is None else caller.client
+    return {
+        "request_id": context.request_id,
+        "channel": context.endpoint.label,
+        "client": None if client is None else _shown(client),
+    }
+
+
+def new_request_id() -> str:
+    """Return an id that is unique, and unguessable enough not to be taken for somebody else's."""
+    return uuid_utils.uuid4().hex
+
+
+def shown_path(path: str) -> str:
+    """Return a path for people's eyes: bounded, and without anything a terminal would act on."""
+    shown = path[:_SHOWN_PATH_CHARACTERS]
+    if shown.isascii() and shown.isprintable():
+        return shown if len(path) <= _SHOWN_PATH_CHARACTERS else shown + "..."
+    return ascii(shown)[1:-1]
