@@ -10,14 +10,8 @@ from berinia_webhookd.addresses import Network
 from berinia_webhookd.config import values
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.config.settings import (
-    DAY,
-    LOOPBACK,
-    MIB,
-    BuiltIn,
-    ChannelSettings,
-)
-from berinia_webhookd.config.values import many, network, number, text, whole
+from berinia_webhookd.config.settings import BYTES, DAY, LOOPBACK, MIB, BuiltIn, ChannelSettings
+from berinia_webhookd.config.values import many, network, number, text
 from berinia_webhookd.findings import Finding, warning
 from berinia_webhookd.model import AgentName, ChannelName
 
@@ -56,9 +50,7 @@ class MailgunSettings(ChannelSettings):
         ChannelName("email"), "/webhook/email-response", AgentName("ResponseListenerAgent")
     )
 
-    max_body_bytes: int = setting(
-        whole(1024, 1024 * MIB), 40 * MIB, "larger bodies are refused with 413"
-    )
+    max_body_bytes: int = setting(BYTES, 40 * MIB, "larger bodies are refused with 413")
     signing_keys: tuple[Secret, ...] = setting(
         many(values.secret),
         (),

@@ -81,11 +81,7 @@ def load(
         ConfigurationError: with every problem found.
     """
     found = examine(
-        flags,
-        kinds=kinds,
-        environ=environ,
-        working_folder=working_folder,
-        config_file=config_file,
+        flags, kinds=kinds, environ=environ, working_folder=working_folder, config_file=config_file
     )
     if found.problems:
         raise ConfigurationError(found.problems)
@@ -101,12 +97,11 @@ def examine(
     config_file: Path | None = None,
 ) -> Examined:
     """Read and check the configuration without refusing it: for `check-config`."""
-    problems: list[Finding] = []
     environ, broken = readable(environ)
-    files = read_files(environ, working_folder, config_file, problems)
+    files = read_files(environ, working_folder, config_file)
     tables = Tables.of(files.table, kinds)
     keys = tables.keys()
-    problems += [*tables.refused.values(), *colliding(keys)]
+    problems = [*files.problems, *tables.refused.values(), *colliding(keys)]
     layers = gather(
         flags or {},
         environ=environ,
@@ -125,7 +120,7 @@ def examine(
         problems=tuple(problems),
         warnings=tuple(cautions.warnings(settings, origins, kinds, files.config_file)),
         config_file=files.config_file,
-        complete=files.complete,
+        complete=not files.problems,
         pinned=_pinned(layers, origins),
     )
 

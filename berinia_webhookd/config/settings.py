@@ -36,8 +36,12 @@ from berinia_webhookd.model import AgentName, ChannelName, OutcomeKind
 MIB: Final = 1024 * 1024
 DAY: Final = 86_400.0
 SECONDS: Final = number(0.001, DAY)
+DAYS: Final = number(0.01, 36_500)
+BYTES: Final = whole(1024, 1024 * MIB)  # of a body
+STATUS: Final = whole(400, 599)
 LOOPBACK: Final = (network("127.0.0.1"), network("::1"))
 RETRY_SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0)
+LEVELS: Final = ("debug", "info", "warning", "error")
 DEFAULTS: Final = AgentName("defaults")  # the table of what holds for all agents
 
 
@@ -61,18 +65,13 @@ def _logs_folder(environ: Environ) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    host: str = setting(text, "127.0.0.1", "address to listen on", restart=True)
-    port: int = setting(
-        whole(0, 65_535),
-        8001,
-        "port to listen on; sockets inherited from systemd win over both",
-        restart=True,
+    host: str = setting(
+        text, "127.0.0.1", "address to listen on; sockets that systemd hands over win", restart=True
     )
+    port: int = setting(whole(0, 65_535), 8001, "port to listen on, likewise", restart=True)
     uds: Path | None = setting(folder, None, "Unix socket", restart=True, flag_only=True)
     trusted_proxies: tuple[Network, ...] = setting(
-        many(network),
-        LOOPBACK,
-        "addresses or networks whose X-Forwarded-For, X-Forwarded-Proto and Host are believed",
+        many(network), LOOPBACK, "addresses or networks whose forwarded headers are believed"
     )
     public_url: tuple[str, ...] = setting(
         many(values.origin),
@@ -95,15 +94,13 @@ class ServerSettings:
     shutdown_grace_seconds: float = setting(
         number(0, 3600),
         30.0,
-        "for running attempts when stopping; `TimeoutStopSec=` of the unit must be longer",
+        "for running attempts when stopping; the unit's `TimeoutStopSec=` must be longer",
     )
     max_connections: int = setting(
         whole(1, 1_000_000), 1024, "connections at once; over it 503 before reading"
     )
     max_body_bytes_in_flight: int = setting(
-        whole(MIB, 1024 * 1024 * MIB),
-        256 * MIB,
-        "bytes of bodies being received at once; over it 503 before reading",
+        whole(MIB, 2**40), 256 * MIB, "bytes of bodies at once; over it 503 before reading"
     )
 
 
@@ -135,28 +132,19 @@ class JournalSettings:
         restart=True,
     )
     lease_seconds: float = setting(
-        number(1, 3600),
-        15.0,
-        "how long an entry belongs to the process that runs it; renewed at a third",
-        restart=True,
+        number(1, 3600), 15.0, "how long a claim holds; renewed at a third of it", restart=True
     )
     retention_days: float = setting(
-        number(0.01, 36_500),
-        30.0,
-        "how long finished entries are kept; dead ones for ever",
-        restart=True,
+        DAYS, 30.0, "how long finished entries are kept; dead ones for ever", restart=True
     )
     dedupe_days: float = setting(
-        number(0.01, 36_500), 400.0, "how long an event is recognised as seen", restart=True
+        DAYS, 400.0, "how long an event is recognised as seen", restart=True
     )
     rejected_max: int = setting(
         whole(0, 10**7), 10_000, "how many rejected deliveries are kept", restart=True
     )
     pool_size: int = setting(
-        whole(3, 1000),
-        5,
-        "PostgreSQL only: connections that one process has at most",
-        restart=True,
+        whole(3, 1000), 5, "PostgreSQL only: connections that one process has at most", restart=True
     )
     node: str = setting(
         text,
@@ -178,11 +166,7 @@ class LogSettings:
         example="/var/log/berinia-webhookd",
         restart=True,
     )
-    level: str = setting(
-        one_of("debug", "info", "warning", "error"),
-        "info",
-        "least level written: `debug`, `info`, `warning` or `error`",
-    )
+    level: str = setting(one_of(*LEVELS), "info", f"least level written: {', '.join(LEVELS)}")
     personal_data: Literal["mask", "full"] = setting(
         one_of("mask", "full"),
         "mask",
@@ -210,8 +194,8 @@ class AlertSettings:
     url: str | None = setting(
         values.web_url,
         None,
-        "alerts are posted there as JSON",
-        example="https://alerts.example.com/hook",
+        "gets alerts as JSON",
+        example="https://example.com/alert",
         secret=True,
     )
 
@@ -224,8 +208,7 @@ class AgentSettings:
     target: str | None = setting(
         values.target,
         None,
-        "`python:module:Name` (class, instance or function), `https://…` (`http://` to this "
-        "machine only), or `log:` (only logs the event)",
+        "`python:module:Name`, `https://…` (`http://` to this machine only) or `log:`",
         unset="the registry finds the agent",
         example="python:agents.example:Example",
     )
@@ -236,33 +219,23 @@ class AgentSettings:
     retry_schedule_seconds: tuple[float, ...] | None = setting(
         SCHEDULE,
         None,
-        "pauses between attempts, ±20 %; after the last one the entry is dead; `[]` means never "
-        "again",
-        unset="`[5, 30, 120, 600, 3600, 10_800, 28_800]`; on channels of kind `berinia-whatsapp` "
-        "`[2, 10, 30]`",
-        example=[5, 30, 120, 600, 3600, 10_800, 28_800],
+        "pauses between attempts, ±20 %; after the last the entry is dead; `[]` means never again",
+        unset=f"`{list(map(int, RETRY_SCHEDULE))}`, `[2, 10, 30]` for kind `berinia-whatsapp`",
+        example=RETRY_SCHEDULE,
     )
     retry_on: frozenset[OutcomeKind] = setting(
-        values.kinds,
-        values.RETRIABLE,
-        "kinds of failure that are tried again; others are dead at once",
+        values.kinds, values.RETRIABLE, "failures that are tried again; others are dead at once"
     )
     order_hold_seconds: float = setting(
-        number(0, 30 * DAY),
-        300.0,
-        "how long an entry that waits for its retry holds back later ones of its conversation",
+        number(0, 30 * DAY), 300.0, "how long a waiting retry holds back its conversation"
     )
     memory_limit_bytes: int | None = setting(
-        whole(16 * MIB, 2**50),
-        None,
-        "memory of the agent's host",
-        unset="no limit",
-        example=1024 * MIB,
+        whole(16 * MIB, 2**50), None, "memory of its host", unset="no limit", example=2**30
     )
     signing_secret: Secret | None = setting(
         values.secret,
         None,
-        "Standard Webhooks secret of an HTTP agent, which an agent on another machine must have",
+        "Standard Webhooks secret; an HTTP agent on another machine must have one",
         example="whsec_…",
         secret=True,
     )
@@ -275,7 +248,7 @@ class AgentsSettings:
     path: Path | None = setting(
         folder,
         None,
-        "folder put first on the agents' import path, and their working folder",
+        "first on the agents' import path, and their working folder",
         example="/srv/berinia/infra-ia",
     )
     python: Path = setting(
@@ -323,38 +296,20 @@ class ChannelSettings:
 
     name: ChannelName
     kind: str = setting(
-        text,
-        Required,
-        "what makes a further name a channel: `twilio`, `mailgun` or `berinia-whatsapp`",
-        unset="`sms`, `email` and `whatsapp` have theirs",
-        file_only=True,
+        text, Required, "its kind", unset="must be set on further channels", file_only=True
     )
     enabled: bool = setting(boolean, True, "whether it receives; if not, its path answers 404")
     path: str = setting(http_path, Required, "where it receives", unset="`/webhook/<name>`")
-    max_body_bytes: int = setting(
-        whole(1024, 1024 * MIB), MIB, "larger bodies are refused with 413"
-    )
+    max_body_bytes: int = setting(BYTES, MIB, "larger bodies are refused with 413")
     retry_schedule_seconds: tuple[float, ...] | None = setting(
-        SCHEDULE,
-        None,
-        "pauses between attempts; `[]` means never again",
-        unset="the agent's, else the kind's",
-        example=[5, 30, 120],
+        SCHEDULE, None, "pauses between attempts", unset="the agent's, else the kind's", example=[5]
     )
     agent: AgentName = setting(agent_name, Required, "who gets what arrives")
     ack_timeout_seconds: float | None = setting(
-        SECONDS,
-        None,
-        "from the complete body to the commit",
-        unset="`server.ack_timeout_seconds`",
-        example=5,
+        SECONDS, None, "from body to commit", unset="`server.ack_timeout_seconds`", example=5
     )
-    later_status: int = setting(
-        whole(400, 599), 503, "the answer that makes the provider try again"
-    )
-    unproven_status: int = setting(
-        whole(400, 599), 403, "the answer to a request that cannot be proved"
-    )
+    later_status: int = setting(STATUS, 503, "the answer that makes the provider try again")
+    unproven_status: int = setting(STATUS, 403, "the answer to a request that proves nothing")
 
     @property
     def is_built_in(self) -> bool:

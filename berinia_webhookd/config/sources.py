@@ -10,7 +10,7 @@ import io
 import os
 import stat
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,19 +18,15 @@ from typing import Any, Final, Literal
 from dotenv import dotenv_values
 
 from berinia_webhookd.config.fields import ENVIRONMENT_PREFIX, Environ, Setting, variable_of
+from berinia_webhookd.errors import ConfigurationError
 from berinia_webhookd.findings import Finding, wrong
 
 SYSTEM_FILE: Final = Path("/etc/berinia-webhookd/config.toml")
 LOCAL_FILE: Final = "berinia-webhookd.toml"
 CONFIG_VARIABLE: Final = ENVIRONMENT_PREFIX + "CONFIG"
 LARGEST_FILE_BYTES: Final = 1024 * 1024
-FOLDER_VARIABLES: Final = (
-    "STATE_DIRECTORY",
-    "LOGS_DIRECTORY",
-    "RUNTIME_DIRECTORY",
-    "CREDENTIALS_DIRECTORY",
-    "HOME",
-)
+FOLDERS: Final = ("STATE", "LOGS", "RUNTIME", "CREDENTIALS")
+FOLDER_VARIABLES: Final = ("HOME", *(f"{name}_DIRECTORY" for name in FOLDERS))
 SEE: Final = "see contrib/config/berinia-webhookd.toml"
 WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
@@ -58,36 +54,32 @@ class Files:
     table: Mapping[str, Any]
     dotenv: Mapping[str, str]
     config_file: Path | None
-    complete: bool  # whether both, where they are, could be read
+    problems: tuple[Finding, ...]  # of the files themselves: nothing of such a file is known
 
 
 def readable(environ: Environ) -> tuple[Environ, frozenset[str]]:
     """Return the environment without what is no text, for it can name nothing; and its names."""
-    broken = frozenset(name for name, value in environ.items() if not _is_text(value))
+    broken = frozenset(
+        name for name, value in environ.items() if value.encode(errors="replace").decode() != value
+    )
     return {name: value for name, value in environ.items() if name not in broken}, broken
 
 
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def read_files(
-    environ: Environ, working_folder: Path, config_file: Path | None, problems: list[Finding]
-) -> Files:
+def read_files(environ: Environ, working_folder: Path, config_file: Path | None) -> Files:
     """Read the TOML file and `.env`; nothing here raises for what is in them."""
-    dotenv = _dotenv(working_folder / ".env", problems)
-    file = _which_file(environ, working_folder, config_file)
-    table = _toml(file, problems) if file else {}
-    return Files(
-        table=table or {},
-        dotenv=dotenv or {},
-        config_file=file.path if file else None,
-        complete=dotenv is not None and table is not None,
-    )
+    problems: list[Finding] = []
+
+    def content(of: Callable[[Path, bool], Mapping[str, Any]], path: Path, found_here: bool) -> Any:
+        try:
+            return of(path, found_here)
+        except ConfigurationError as error:
+            problems.extend(error.findings)
+            return {}
+
+    dotenv = content(_dotenv, working_folder / ".env", True)
+    file, found_here = _which_file(environ, working_folder, config_file)
+    table = content(_toml, file, found_here) if file else {}
+    return Files(table, dotenv, file, tuple(problems))
 
 
 def gather(
@@ -181,32 +173,27 @@ def _credentials(
         path = Path(directory) / key
         if setting.flag_only or not _is_there(path):
             continue
-        text = _text(path, key, problems)
-        if text is None or not text.strip():
+        try:
+            text = _text(path, key).strip()
+        except ConfigurationError as error:
+            problems.extend(error.findings)
             continue
-        if setting.file_only:
+        if text and setting.file_only:
             problems.append(_misplaced(key, setting, key, "as a credential"))
-        else:
-            yield key, Given(text.strip(), "credential", str(path))
+        elif text:
+            yield key, Given(text, "credential", str(path))
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: Path
-    named: bool  # by the operator: it must exist, and may lie anywhere
-    found_here: bool  # in the working folder: others must not be able to write it
-
-
-def _which_file(environ: Environ, working_folder: Path, config_file: Path | None) -> _File | None:
-    if config_file is not None:
-        return _File(config_file, named=True, found_here=False)
-    if variable := environ.get(CONFIG_VARIABLE):
-        return _File(Path(variable), named=True, found_here=False)
+def _which_file(
+    environ: Environ, working_folder: Path, config_file: Path | None
+) -> tuple[Path | None, bool]:
+    """The TOML file, and whether it was found in the working folder, where others may put one."""
+    if named := config_file or environ.get(CONFIG_VARIABLE):
+        return Path(named), False
     if _is_there(SYSTEM_FILE):
-        return _File(SYSTEM_FILE, named=False, found_here=False)
-    if _is_there(working_folder / LOCAL_FILE):
-        return _File(working_folder / LOCAL_FILE, named=False, found_here=True)
-    return None
+        return SYSTEM_FILE, False
+    local = working_folder / LOCAL_FILE
+    return (local, True) if _is_there(local) else (None, False)
 
 
 def _is_there(path: Path) -> bool:
@@ -220,80 +207,66 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _is_folder(path: Path) -> bool:
+def _toml(path: Path, found_here: bool) -> Mapping[str, Any]:
     try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except OSError:
-        return False
-
-
-def _toml(file: _File, problems: list[Finding]) -> Mapping[str, Any] | None:
-    text = _text(file.path, str(file.path), problems, only_ours=file.found_here)
-    if text is None:
-        return None
-    try:
-        return tomllib.loads(text)
+        return tomllib.loads(_text(path, str(path), only_ours=found_here))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        hint = "correct the TOML there; see contrib/config/berinia-webhookd.toml"
         # The error quotes at most one character of the file.
-        problems.append(wrong(str(file.path), f"is not valid TOML: {error}"[:300], hint))
-        return None
+        raise _unusable(str(path), f"is not valid TOML: {error}"[:300], "correct it") from error
 
 
-def _dotenv(path: Path, problems: list[Finding]) -> Mapping[str, str] | None:
-    if not _is_there(path) or _is_folder(path):  # some name their virtual environment so
-        return {}
-    text = _text(path, str(path), problems, only_ours=True)
-    if text is None:
-        return None
+def _dotenv(path: Path, found_here: bool) -> Mapping[str, str]:
+    if not _is_there(path) or os.path.isdir(path):  # noqa: PTH112 - that of Path may raise
+        return {}  # some name their virtual environment so
+    text = _text(path, str(path), only_ours=found_here)
     read = dotenv_values(stream=io.StringIO(text), interpolate=False)
     return {name: value for name, value in read.items() if value is not None}
 
 
-def _text(
-    path: Path, setting: str, problems: list[Finding], *, only_ours: bool = False
-) -> str | None:
-    """A file's text, looked at through one open descriptor; None when it cannot be used."""
-    opener = _at_once if only_ours else None
+def _text(path: Path, setting: str, *, only_ours: bool = False) -> str:
+    """A file's text, looked at through one open descriptor.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
     try:
-        with open(path, "rb", opener=opener) as file:
-            found = os.fstat(file.fileno())
-            if only_ours and (refusal := _not_ours(found)):
-                hint = f"chown it to root or yourself and chmod go-w {path}"
-                if not stat.S_ISREG(found.st_mode):
-                    hint = f"put a file in the place of {path}"
-                problems.append(wrong(setting, refusal, hint))
-                return None
+        with open(path, "rb", opener=_at_once) as file:
+            _require_safe(os.fstat(file.fileno()), path, setting, only_ours=only_ours)
             content = file.read(LARGEST_FILE_BYTES + 1)
     except OSError as error:
         hint = "name a file that this user can read"
         if only_ours and not os.access(path.parent, os.X_OK):
             hint = "go to a folder that this user may enter, for example: cd /"
-        problems.append(wrong(setting, f"cannot be read: {error.strerror}", hint))
-        return None
+        raise _unusable(setting, f"cannot be read: {error.strerror}", hint) from error
     if len(content) > LARGEST_FILE_BYTES:
-        problems.append(wrong(setting, "is larger than 1 MiB", "that is no settings file"))
-        return None
+        raise _unusable(setting, "is larger than 1 MiB", "that is no settings file")
     try:
         return content.decode("utf-8")
-    except UnicodeDecodeError:
-        problems.append(wrong(setting, "is not UTF-8 text", "save it as UTF-8"))
-        return None
+    except UnicodeDecodeError as error:
+        raise _unusable(setting, "is not UTF-8 text", "save it as UTF-8") from error
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Opening a pipe that nobody writes to would wait for ever; the operator may name one."""
+    """Opening a pipe that nobody writes to would wait for ever."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _not_ours(found: os.stat_result) -> str | None:
+def _require_safe(found: os.stat_result, path: Path, setting: str, *, only_ours: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
-        return "is no ordinary file, so it is not read"
-    if found.st_uid not in (0, os.getuid()):
-        return "belongs to another user, so it is not read"
-    if found.st_mode & WRITABLE_BY_OTHERS:
-        return "can be written by others, so it is not read"
-    return None
+        hint = f"put a file in the place of {path}"
+        raise _unusable(setting, "is no ordinary file, so it is not read", hint)
+    refusal = None
+    if only_ours and found.st_uid not in (0, os.getuid()):
+        refusal = "belongs to another user, so it is not read"
+    elif only_ours and found.st_mode & WRITABLE_BY_OTHERS:
+        refusal = "can be written by others, so it is not read"
+    if refusal is not None:
+        hint = f"chown it to root or yourself and chmod go-w {path}"
+        raise _unusable(setting, refusal, hint)
+
+
+def _unusable(setting: str, what: str, hint: str) -> ConfigurationError:
+    return ConfigurationError((wrong(setting, what, hint),))
 
 
 def _of_file(

@@ -1,6 +1,6 @@
-"""How values are read: each parser takes what TOML or a text source gave, returns the typed value,
-or raises `ValueError` with what would be right. No parser repeats what it was given, since it does
-not know whether that is a secret.
+"""Readers of values: each takes what TOML or a text source gave and returns the typed value, or
+raises `ValueError` with what would be right. None repeats what it was given, since it does not know
+whether that is a secret.
 """
 
 from __future__ import annotations
@@ -23,28 +23,21 @@ Word = TypeVar("Word", bound=str)
 AGENT_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9_-]{0,99}")
 DOTTED: Final = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 PYTHON_TARGET: Final = re.compile(rf"python:{DOTTED}:{DOTTED}")
-REGISTRY: Final = re.compile(rf"{DOTTED}:{DOTTED}")
 LONGEST_LIST: Final = 1000
 RETRIABLE: Final = frozenset(
-    {
-        OutcomeKind.ERROR,
-        OutcomeKind.EXCEPTION,
-        OutcomeKind.TIMEOUT,
-        OutcomeKind.CRASH,
-        OutcomeKind.UNREACHABLE,
-    }
+    map(OutcomeKind, ("error", "exception", "timeout", "crash", "unreachable"))
 )
 
 
 def text(raw: Any) -> str:
-    """Text that is not blank."""
+    """Read a text that is not blank."""
     if not isinstance(raw, str) or not raw.strip() or "\0" in raw:
         raise ValueError("give a text that is not empty")
     return raw
 
 
 def command(raw: Any) -> str:
-    """A command line, with quotes as in a shell."""
+    """Read a command line, with quotes as in a shell."""
     try:
         shlex.split(text(raw))
     except ValueError as error:
@@ -53,12 +46,12 @@ def command(raw: Any) -> str:
 
 
 def secret(raw: Any) -> Secret:
-    """A secret text; blanks around it are a slip of copying."""
+    """Read a secret; blanks around it are a slip of copying."""
     return Secret(text(raw).strip())
 
 
 def boolean(raw: Any) -> bool:
-    """True or false, or the words for them in text sources."""
+    """Read true or false, or the words for them in text sources."""
     words = {"1": True, "true": True, "yes": True, "on": True}
     words |= {"0": False, "false": False, "no": False, "off": False}
     if isinstance(raw, bool):
@@ -69,9 +62,9 @@ def boolean(raw: Any) -> bool:
 
 
 def whole(least: int, most: int) -> Reader[int]:
-    """A whole number within bounds, both included."""
+    """Return a reader of whole numbers within bounds, both included."""
 
-    def parse(raw: Any) -> int:
+    def read(raw: Any) -> int:
         value = raw
         if isinstance(raw, str) and re.fullmatch(r"\s*\d{1,18}\s*", raw, re.ASCII):
             value = int(raw)
@@ -79,13 +72,13 @@ def whole(least: int, most: int) -> Reader[int]:
             raise ValueError(f"give a whole number from {least} to {most}")
         return value
 
-    return parse
+    return read
 
 
 def number(least: float, most: float) -> Reader[float]:
-    """A number within bounds, both included."""
+    """Return a reader of numbers within bounds, both included."""
 
-    def parse(raw: Any) -> float:
+    def read(raw: Any) -> float:
         try:
             value = float(raw) if isinstance(raw, str | int | float) else None
         except (ValueError, OverflowError):
@@ -94,26 +87,39 @@ def number(least: float, most: float) -> Reader[float]:
             raise ValueError(f"give a number from {least:g} to {most:g}")
         return value
 
-    return parse
+    return read
 
 
 def one_of(*choices: Word) -> Reader[Word]:
-    """One of a few words."""
+    """Return a reader of one of a few words."""
 
-    def parse(raw: Any) -> Word:
+    def read(raw: Any) -> Word:
         word = raw.strip().lower() if isinstance(raw, str) else None
         for choice in choices:
             if choice == word:
                 return choice
         raise ValueError(f"give one of {', '.join(choices)}")
 
-    return parse
+    return read
+
+
+def matching(pattern: str, hint: str) -> Reader[str]:
+    """Return a reader of texts of one form."""
+
+    def read(raw: Any) -> str:
+        if not isinstance(raw, str) or not re.fullmatch(pattern, raw):
+            raise ValueError(hint)
+        return raw
+
+    return read
 
 
 def many(item: Reader[T]) -> Reader[tuple[T, ...]]:
-    """A list; in text sources as JSON or separated by commas. A single value is a list of one."""
+    """Return a reader of lists; in text sources as JSON or separated by commas. A single value is a
+    list of one.
+    """
 
-    def parse(raw: Any) -> tuple[T, ...]:
+    def read(raw: Any) -> tuple[T, ...]:
         items = raw
         if isinstance(raw, str):
             items = _from_text(raw)
@@ -125,28 +131,26 @@ def many(item: Reader[T]) -> Reader[tuple[T, ...]]:
             raise ValueError(f"give at most {LONGEST_LIST} values")
         return tuple(item(value) for value in items)
 
-    return parse
+    return read
 
 
 def _from_text(raw: str) -> list[Any]:
-    if raw.strip().startswith("["):
-        try:
-            items = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise ValueError("give a list as JSON, or values separated by commas") from error
-        if not isinstance(items, list):
-            raise ValueError("give a list as JSON, or values separated by commas")
-        return items
-    return [part.strip() for part in raw.split(",") if part.strip()]
+    if not raw.strip().startswith("["):
+        return [part.strip() for part in raw.split(",") if part.strip()]
+    try:
+        items: list[Any] = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("give a list as JSON, or values separated by commas") from error
+    return items
 
 
 def network(raw: Any) -> Network:
-    """An address or a network."""
+    """Read an address or a network."""
     return parse_network(text(raw).strip())
 
 
 def folder(raw: Any) -> Path:
-    """A path, made absolute."""
+    """Read a path and make it absolute."""
     path = raw if isinstance(raw, Path) else Path(text(raw))
     try:
         return path.expanduser().absolute()
@@ -155,14 +159,14 @@ def folder(raw: Any) -> Path:
 
 
 def agent_name(raw: Any) -> AgentName:
-    """A name that starts with a capital."""
+    """Read a name that starts with a capital."""
     if not isinstance(raw, str) or not AGENT_NAME.fullmatch(raw):
         raise ValueError("give an agent's name: a capital, then letters, digits, _ or -")
     return AgentName(raw)
 
 
 def origin(raw: Any) -> str:
-    """Scheme and host of a URL, such as https://app.example.com."""
+    """Read scheme and host of a URL, such as https://app.example.com."""
     hint = "give scheme and host alone, such as https://app.example.com"
     parts = _split(raw, hint)
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
@@ -171,7 +175,7 @@ def origin(raw: Any) -> str:
 
 
 def web_url(raw: Any) -> str:
-    """A whole http or https URL."""
+    """Read a whole http or https URL."""
     hint = "give a URL such as https://example.com/path"
     _split(raw, hint)
     return str(raw)
@@ -189,7 +193,7 @@ def _split(raw: Any, hint: str) -> Any:
 
 
 def journal_url(raw: Any) -> Secret:
-    """sqlite:///path or postgresql://…; as a secret, for it may hold a password."""
+    """Read sqlite:///path or postgresql://…; as a secret, for it may hold a password."""
     url = text(raw)
     if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///")).expanduser().absolute()
@@ -207,15 +211,8 @@ def _has_sound_host(url: str) -> bool:
         return False
 
 
-def http_path(raw: Any) -> str:
-    """A path of this server."""
-    if not isinstance(raw, str) or not re.fullmatch(r"/[A-Za-z0-9._~/-]{0,200}", raw):
-        raise ValueError("give a path such as /webhook/sms-response")
-    return raw
-
-
 def target(raw: Any) -> str:
-    """Where an agent is: python:module:Name, https://… (http:// to loopback only) or log:."""
+    """Read where an agent is: python:module:Name, https://… (http:// to loopback only) or log:."""
     hint = "give python:module:Name, https://…, http:// to a loopback address, or log:"
     if not isinstance(raw, str):
         raise ValueError(hint)
@@ -229,34 +226,22 @@ def target(raw: Any) -> str:
     return raw
 
 
-def registry(raw: Any) -> str:
-    """module:object."""
-    if not isinstance(raw, str) or not REGISTRY.fullmatch(raw):
-        raise ValueError("give module:object, such as core.registry:registry")
-    return raw
-
-
-def failure_kind(raw: Any) -> OutcomeKind:
-    """One of the kinds of failure that can be retried."""
-    try:
-        kind = OutcomeKind(raw)
-    except ValueError:
-        kind = None
-    if kind not in RETRIABLE:
-        raise ValueError(f"give some of {', '.join(sorted(RETRIABLE))}")
-    return kind
-
-
 def kinds(raw: Any) -> frozenset[OutcomeKind]:
-    """A set of kinds of failure."""
-    return frozenset(many(failure_kind)(raw))
+    """Read a set of kinds of failure."""
+    return frozenset(many(one_of(*sorted(RETRIABLE)))(raw))
 
 
 def groups(raw: Any) -> Mapping[str, AgentName]:
-    """A table from group names to agents."""
+    """Read a table from group names to agents."""
     if not isinstance(raw, Mapping) or len(raw) > LONGEST_LIST:
         raise ValueError('give a table such as { "Support" = "SupportAgent" }')
     return {str(group): agent_name(agent) for group, agent in raw.items()}
 
 
+http_path: Final = matching(
+    r"/[A-Za-z0-9._~/-]{0,200}", "give a path such as /webhook/sms-response"
+)
+registry: Final = matching(
+    rf"{DOTTED}:{DOTTED}", "give module:object, such as core.registry:registry"
+)
 SCHEDULE: Final = many(number(0, 30 * 86_400))

@@ -196,6 +196,15 @@ def test_a_pipe_in_the_working_folder_holds_nobody_up(place: Place, name: str) -
     assert "no ordinary file" in problem.what
 
 
+def test_a_named_pipe_is_refused_too(place: Place) -> None:
+    """A reload would wait for its writer."""
+    place.config_file = place.folder / "pipe.toml"
+    os.mkfifo(place.config_file, 0o600)
+    problem = place.problem()
+    assert problem.subject == str(place.config_file)
+    assert "no ordinary file" in problem.what
+
+
 @pytest.mark.parametrize(
     "name", ["STATE_DIRECTORY", "LOGS_DIRECTORY", "TWILIO_TOKEN", "BERINIA_WEBHOOKD_JOURNAL__NODE"]
 )
