@@ -151,10 +151,12 @@ class PythonAgents:
         return run_input(entry, None if channel is None else channel.provider.run_input)
 
     async def _attempt_in(self, host: AgentHost, entry: Entry, timeout_seconds: float) -> Outcome:
-        if await self._loaded(host, entry.agent) == "run":
-            return await self._ask(host, entry, self._run_input(entry), timeout_seconds)
-        async with self._files.of(entry) as paths:
-            return await self._ask(host, entry, envelope(entry, paths), timeout_seconds)
+        shape = await self._loaded(host, entry.agent)
+        if shape == "handle" and entry.event.attachments:
+            async with self._files.of(entry) as paths:
+                return await self._ask(host, entry, envelope(entry, paths), timeout_seconds)
+        argument = self._run_input(entry) if shape == "run" else envelope(entry)
+        return await self._ask(host, entry, argument, timeout_seconds)
 
     async def _ask(
         self, host: AgentHost, entry: Entry, argument: dict[str, Any], timeout_seconds: float
