@@ -82,7 +82,7 @@ class SignatureInvalid(DeliveryRejected):
 
 
 class AccountRefused(DeliveryRejected):
-    """A verified request of an account that is not in `channels.sms.account_sids`."""
+    """A verified request of an account that its channel does not list."""
 
 
 class AddressRefused(DeliveryRejected):

@@ -228,16 +228,10 @@ class ChannelHandler:
         return response
 
 
-class TwilioHandler(ChannelHandler):
-    """SMS: 200 and a TwiML response without a message, as soon as the commit."""
-
-
-class MailgunHandler(ChannelHandler):
-    """E-mail: 200 and the event's id, as soon as the commit."""
-
-
-class WhatsAppHandler(ChannelHandler):
-    """The WhatsApp bot: 200 with the agent's reply, or 202 when there is none in time."""
+class ReplyingHandler(ChannelHandler):
+    """Answers a caller that waits for the agent: with its reply, or as the channel says when there
+    is none in time.
+    """
 
     async def answer(self, request: web.Request, event: Event) -> web.Response:
         """Commit, then wait for the agent."""
@@ -258,9 +252,8 @@ class WhatsAppHandler(ChannelHandler):
 
 
 def endpoint(channel: Channel, commits: Commits) -> Endpoint:
-    """Return a channel's endpoint, by what is special about its kind."""
-    kinds = {"twilio": TwilioHandler, "mailgun": MailgunHandler}
-    handler = WhatsAppHandler if channel.replies else kinds.get(channel.kind, ChannelHandler)
+    """Return a channel's endpoint."""
+    handler = ReplyingHandler if channel.replies else ChannelHandler
     return Endpoint(
         handler(channel, commits).handle, channel.name, channel.methods, channel=channel
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from berinia_webhookd.accept.receive import MailgunHandler, TwilioHandler, WhatsAppHandler, endpoint
+from berinia_webhookd.accept.receive import ChannelHandler, ReplyingHandler, endpoint
 from berinia_webhookd.config.settings import RateLimitSettings
 
 from .test_real_channels import CHANNELS
@@ -26,12 +26,12 @@ async def test_the_middlewares_stand_in_their_order(world: World) -> None:
     ]
 
 
-async def test_each_kind_of_channel_has_its_handler(world: World) -> None:
+async def test_a_channel_whose_caller_waits_has_another_handler(world: World) -> None:
     """Registered as the bound method of an object that has the channel."""
     handlers = {
-        "/webhook/sms-response": TwilioHandler,
-        "/webhook/email-response": MailgunHandler,
-        "/webhook/whatsapp": WhatsAppHandler,
+        "/webhook/sms-response": ChannelHandler,
+        "/webhook/email-response": ChannelHandler,
+        "/webhook/whatsapp": ReplyingHandler,
     }
     for path, channel in CHANNELS.items():
         found = endpoint(channel, world.receiver.commits)
