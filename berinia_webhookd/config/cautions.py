@@ -24,7 +24,7 @@ PAGES: Final = ("/", "/health", "/metrics", "/webhook/logs")
 
 
 def errors(settings: Settings) -> Iterator[Finding]:
-    """Yield what is valid alone and not together."""
+    """Yield settings that are valid alone and not together."""
     if settings.dev and not is_loopback(settings.server.host):
         hint = "leave --host away, or run without --dev and with secrets of your own"
         yield wrong("server.host", "--dev listens on loopback addresses only", hint)
@@ -40,7 +40,7 @@ def errors(settings: Settings) -> Iterator[Finding]:
 def warnings(
     settings: Settings, origins: Mapping[str, Origin], kinds: Kinds, config_file: Path | None
 ) -> Iterator[Finding]:
-    """Yield what an operator should know before the night."""
+    """Yield settings that work and will cause trouble."""
     for name, channel in settings.channels.items():
         fields = settings_of(type(channel))
         came_from = {field: origins[f"channels.{name}.{field}"].where for field in fields}
@@ -53,7 +53,7 @@ def warnings(
         yield warning(
             str(config_file),
             "holds secrets, and others can read it",
-            _closing(config_file),
+            _right_mode(config_file),
             why="who has the secrets can forge every message",
         )
 
@@ -110,17 +110,17 @@ def _about_this_machine(settings: Settings) -> Iterator[Finding]:
 
 
 def _others_read(file: Path) -> bool:
-    """Root's file is opened to one group on purpose: the daemon's, which could not read it else."""
+    """Whether too many can read it; root's file is open to the daemon's group on purpose."""
     try:
         found = file.stat()
     except OSError:
-        return False  # that it cannot be read is a problem, and said as one
+        return False  # then reading it failed, which is said as an error
     too_open = stat.S_IROTH if found.st_uid == 0 else stat.S_IROTH | stat.S_IRGRP
     return bool(found.st_mode & too_open)
 
 
-def _closing(file: Path) -> str:
-    """How to close it without locking the daemon out."""
+def _right_mode(file: Path) -> str:
+    """Return the command that closes it to others and not to the daemon."""
     if file.stat().st_uid == 0:
         return f"chgrp berinia-webhook {file} && chmod 640 {file} (the group of the daemon's user)"
     return f"chmod 600 {file}"

@@ -1,4 +1,4 @@
-"""How a setting is declared: as one field of a frozen dataclass, by `setting(...)`.
+"""Declarations of settings: each is one field of a frozen dataclass, made by `setting(...)`.
 
 Its key, environment variable and credential, the list of `check-config`, the commented file in
 contrib and the table of the README derive from that one line.
@@ -20,18 +20,18 @@ Reader = Callable[[Any], T]
 
 @dataclass(frozen=True, slots=True)
 class SameAs:
-    """A default: the value of another setting, and where that came from."""
+    """As a default: the value of another setting, and where that came from."""
 
     key: str
 
 
 class Required:
-    """A default: none, somebody must set it."""
+    """As a default: there is none, and it must be set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is known of a setting beside its name and type."""
+    """A setting's facts beside its name and type."""
 
     read: Reader[Any]
     default: Any  # the value, a function of the environment, `SameAs` or `Required`

@@ -1,5 +1,5 @@
-"""From raw values to frozen settings: every value read, every rule between values checked, all
-problems reported at once. Nothing secret appears in what is reported.
+"""The loader: reads every value, checks every rule between values, and reports everything that is
+wrong at once. Nothing secret appears in what it reports.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What can be said of a configuration, usable or not; a value in error shows its default."""
+    """A configuration, usable or not; a value that is not valid has its default."""
 
     settings: Settings
     origins: Mapping[str, Origin]
@@ -96,7 +96,7 @@ def examine(
     working_folder: Path,
     config_file: Path | None = None,
 ) -> Examined:
-    """Read and check the configuration without refusing it: for `check-config`."""
+    """Read and check the configuration without refusing it, for `check-config` and `doctor`."""
     environ, broken = readable(environ)
     files = read_files(environ, working_folder, config_file)
     tables = Tables.of(files.table, kinds)
@@ -158,7 +158,7 @@ def _default(setting: Setting, origins: Mapping[str, Origin], environ: Environ) 
 
 
 def _wrong(setting: Setting, given: Given) -> str:
-    """How a wrong value is shown: by its place if it may be a secret."""
+    """Show a wrong value; if it may be a secret, by its place alone."""
     may_be_secret = setting.secret or "://" in str(given.raw)  # a URL may hold a password
     shown = "the value" if may_be_secret else repr(given.raw)[:80]
     return f"{shown} from {given.where}"
@@ -197,7 +197,7 @@ def _frozen(origins: Mapping[str, Origin], tables: Tables) -> Settings:
 
 
 def _unsigned(agents: AgentsSettings) -> Iterator[Finding]:
-    """An agent that is reached over a network must be able to tell us from others."""
+    """Yield HTTP agents on other machines that could not tell us from others."""
     for agent in (agents.defaults, *agents.by_name.values()):
         if agent.target is None or not agent.target.startswith("http"):
             continue

@@ -1,4 +1,4 @@
-"""What a reload changes: most keys at once, some only with a restart."""
+"""Changes by a reload: most keys at once, some only with a restart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from berinia_webhookd.config.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The names of what changed, and the settings that hold from now on."""
+    """The keys that changed, and the settings from now on."""
 
     effective: Settings
     applied: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Every setting: its type, how it is read, its default, its meaning, whether it needs a restart.
+"""The settings: type, reader, default and meaning of each, and whether it needs a restart.
 
 Where a value may come from stands in `config/sources.py`.
 """

@@ -1,4 +1,4 @@
-"""Where settings come from, highest first: flag, environment, `.env` in the working folder, systemd
+"""Sources of settings, highest first: flag, environment, `.env` in the working folder, systemd
 credential, TOML file. It gathers raw values with their origin and refuses files that others may
 write; what the values mean is `load.py`'s business.
 """
@@ -58,7 +58,7 @@ class Files:
 
 
 def readable(environ: Environ) -> tuple[Environ, frozenset[str]]:
-    """Return the environment without what is no text, for it can name nothing; and its names."""
+    """Return the environment without values that are no UTF-8 text, and the names of those."""
     broken = frozenset(
         name for name, value in environ.items() if value.encode(errors="replace").decode() != value
     )
@@ -116,7 +116,7 @@ def gather(
 
 
 def colliding(keys: Keys) -> Iterator[Finding]:
-    """Two settings that one environment variable would set."""
+    """Yield a finding for each two settings that one environment variable would set."""
     seen: dict[str, str] = {}
     for key, setting in keys.items():
         other = seen.setdefault(variable_of(key), key)
@@ -130,7 +130,7 @@ def _flag(key: str) -> str:
 
 
 def _first_name_wins(layers: list[Layer], key: str, legacy: tuple[str, ...]) -> None:
-    """Of several older names the first is the better one, also where its source is a lower one."""
+    """Drop what later ones of several older names set, also in a higher source than the first."""
     given = {layer[key].where for layer in layers if key in layer}
     worse = legacy[1:] if legacy and legacy[0] in given else ()
     for number, layer in enumerate(layers):
@@ -141,7 +141,7 @@ def _first_name_wins(layers: list[Layer], key: str, legacy: tuple[str, ...]) -> 
 def _variables(
     variables: Mapping[str, str], source: Source, keys: Keys, problems: list[Finding]
 ) -> Iterator[tuple[str, Given]]:
-    """Ours by their prefix, and the names of the older installation; empty ones count as unset."""
+    """Yield what variables set, by our prefix or an older name; an empty one counts as unset."""
     for key, setting in keys.items():
         for name in reversed(setting.legacy):
             if variables.get(name):
@@ -153,7 +153,7 @@ def _variables(
         if (found := ours.get(name)) is None:
             known = (one for one, of in ours.items() if _anywhere(keys[of]))
             problems.append(_unknown(name, known, f"in the {source}"))
-        elif not _anywhere(keys[found]):
+        elif value and not _anywhere(keys[found]):
             problems.append(_misplaced(found, keys[found], name, f"in the {source}"))
         elif value:
             yield found, Given(value, source, name)
@@ -187,7 +187,7 @@ def _credentials(
 def _which_file(
     environ: Environ, working_folder: Path, config_file: Path | None
 ) -> tuple[Path | None, bool]:
-    """The TOML file, and whether it was found in the working folder, where others may put one."""
+    """Find the TOML file, and say whether it is in the working folder, where others may put one."""
     if named := config_file or environ.get(CONFIG_VARIABLE):
         return Path(named), False
     if _is_there(SYSTEM_FILE):
@@ -197,7 +197,7 @@ def _which_file(
 
 
 def _is_there(path: Path) -> bool:
-    """Also where it cannot be looked at: reading it then says why, and nothing is passed over."""
+    """Whether it exists. If that cannot be known it does: reading it then says why."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -224,7 +224,7 @@ def _dotenv(path: Path, found_here: bool) -> Mapping[str, str]:
 
 
 def _text(path: Path, setting: str, *, only_ours: bool = False) -> str:
-    """A file's text, looked at through one open descriptor.
+    """Return a file's text, checked and read through one descriptor.
 
     Raises:
         ConfigurationError: it cannot be used.
@@ -247,7 +247,7 @@ def _text(path: Path, setting: str, *, only_ours: bool = False) -> str:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Opening a pipe that nobody writes to would wait for ever."""
+    """Open without waiting: opening a pipe that nobody writes to would block for ever."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -1,5 +1,5 @@
-"""Which settings there are: those of the fixed sections, and those of the tables that a file has
-for agents and channels.
+"""The keys that can be set: those of the fixed sections, and of the tables that a file has for
+agents and for channels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tables:
 
     @classmethod
     def of(cls, table: Mapping[str, Any], kinds: Kinds) -> Tables:
-        """Find them in a file's content; channels that are built in need not stand there."""
+        """Find them in a file's content; built-in channels need not stand there."""
         agents = [name for name in _tables(table, "agents") if name != DEFAULTS]
         channels = {
             kind.settings.built_in.name: (name, kind.settings)
@@ -97,7 +97,7 @@ def _may_be_called(name: str) -> bool:
 
 
 def _refused(name: str, kind: Any, kinds: Kinds, known: list[str]) -> Finding:
-    """Why a table is no channel's."""
+    """Say why a table is no channel's."""
     key, choices = f"channels.{name}", " or ".join(f'kind = "{one}"' for one in kinds)
     if not _may_be_called(name):
         taken = f"; {', '.join(sorted(TAKEN_NAMES))} are taken"
@@ -113,7 +113,7 @@ def _refused(name: str, kind: Any, kinds: Kinds, known: list[str]) -> Finding:
 def _of_channel(
     name: ChannelName, kind: str, settings: type[ChannelSettings]
 ) -> Iterator[tuple[str, Setting]]:
-    """A channel's settings: its name decides its path, and whether older variables are its own."""
+    """Yield a channel's settings; its name decides its path and whether it has older variables."""
     defaults: dict[str, Any] = {"kind": kind, "path": f"/webhook/{name}"}
     built_in = settings.built_in if settings.built_in and settings.built_in.name == name else None
     if built_in is not None:

@@ -135,7 +135,7 @@ def _row(name: str, origin: Origin) -> tuple[str, str, str]:
     value = shown_value(name, origin)
     if not origin.valid:
         text = click.style(NOT_VALID, fg="red")
-    elif value is None or value == []:
+    elif value is None or (value == [] and origin.source == "default"):
         text = NOT_SET
     else:
         text = _shown(value if isinstance(value, str) else json_text(value, indent=None))

@@ -271,6 +271,15 @@ def test_people_read_the_same(place: Place) -> None:
     assert checked.text.splitlines()[-1].startswith("2 things wrong, ")
 
 
+def test_an_empty_list_is_no_unset_one(place: Place) -> None:
+    """People see `[]`, which means never again, no proxy."""
+    place.write(ALL_GOOD + "\n[agents.defaults]\nretry_schedule_seconds = []\n")
+    lines = place.check("--offline").text.splitlines()
+    said = {words[0]: words[1:] for line in lines if (words := line.split())}
+    assert said["agents.defaults.retry_schedule_seconds"] == ["file", "[]"]
+    assert said["channels.sms.account_sids"] == ["default", "(not", "set)"]
+
+
 def test_warnings_alone_are_no_failure(place: Place) -> None:
     """The daemon would start."""
     place.write("")
