@@ -1,17 +1,17 @@
-"""The composition root: builds the parts of one process, lets them work in its role, reconfigures
-them, and takes them down in order. Here alone adapters are built and handed to stages that know
-them by contract; every long-lived task belongs to the one task group in `Process.work`.
+"""The composition root: builds the parts of one process, runs them in its role, reconfigures them,
+and closes them in order. Here alone adapters are built, and handed to stages that know their
+contract; every long-lived task belongs to the one task group in `Process.work`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 from collections.abc import (
     AsyncIterator,
     Callable,
+    Collection,
     Coroutine,
     Iterable,
     Iterator,
@@ -47,18 +47,12 @@ from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.status.backlog import BacklogReader
 from berinia_webhookd.status.greeting import greeting
-from berinia_webhookd.status.health import (
-    HealthPage,
-    agents_check,
-    disk_check,
-    dispatcher_check,
-    folders_of,
-    journal_check,
-)
+from berinia_webhookd.status.health import HealthPage, checks, disk_check, folders_of
 from berinia_webhookd.status.logs_api import LogsPage
 from berinia_webhookd.status.metrics_page import MetricsPage
 from berinia_webhookd.supervision import (
     Notifier,
+    Signals,
     Turning,
     report,
     watch,
@@ -87,50 +81,31 @@ class Role:
     listens: bool  # if it does not receive, for the pages alone
 
 
-class Signals:
-    """What the operator asks of the process."""
-
-    def __init__(self) -> None:
-        self.stop = asyncio.Event()
-        self.reload = asyncio.Event()
-        # A reload that is asked for while starting comes after it; see `serve` on what is earlier.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-
-    def take_stops(self) -> None:
-        """Until now they end the process at once, as there is nothing to finish."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self.stop.set)
-
-
 class Channels:
-    """The channels as they are configured now."""
+    """The channels as they are configured now; requests under way keep theirs at a reload."""
 
     def __init__(self, settings: Settings) -> None:
+        self._by_name: Mapping[ChannelName, Channel] = {}
+        self.enabled: Collection[Channel] = ()
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
-        """Build them anew; requests under way keep theirs."""
-        public_urls = settings.server.public_url
-        self.by_name = catalogue.build_all(settings.channels, public_urls)
-        enabled = catalogue.build(settings.channels, public_urls)
-        self.by_path = {channel.path: channel for channel in enabled.values()}
+        """Build them anew."""
+        channels, public_urls = settings.channels, settings.server.public_url
+        self._by_name = catalogue.build_all(channels, public_urls)
+        self.enabled = catalogue.build(channels, public_urls).values()
 
     @property
     def agents(self) -> frozenset[AgentName]:
         """Every agent that a message can be routed to."""
-        return frozenset(agent for channel in self.by_path.values() for agent in channel.agents)
-
-    def received_by(self, role: Role) -> Mapping[str, Channel]:
-        """Those that a process in this role receives on, by path."""
-        return self.by_path if role.receives else {}
+        return frozenset(agent for channel in self.enabled for agent in channel.agents)
 
     def of(self, name: ChannelName) -> Channel | None:
-        """The channel that received an event; None where it is configured no more."""
-        return self.by_name.get(name)
+        """Return the channel of an event; None where it is configured no more."""
+        return self._by_name.get(name)
 
     def attachments_in(self, journal: SqlJournal) -> FetchAttachments:
-        """A function from an event to the contents of its attachments, out of its raw delivery."""
+        """Return a function from an event to its attachments' contents, read from its delivery."""
 
         async def fetch(event_id: EventId) -> Iterable[bytes]:
             delivery = await journal.delivery_of(event_id)
@@ -144,7 +119,7 @@ class Channels:
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """Everything that brings entries to agents."""
+    """The parts that bring entries to agents."""
 
     transports: Transports
     late_replies: LateReplies
@@ -153,35 +128,11 @@ class Outbound:
     dispatcher: Dispatcher
 
     def reconfigure(self, settings: Settings, channels: Channels) -> None:
-        """From the next attempt on."""
+        """Take effect from the next attempt on."""
         self.transports.reconfigure(settings.agents)
         self.alerts.settings = settings.alerts
         self.dispatcher.policies = RetryPolicies(settings, channels.of)
         self.availability.reconfigure(channels.agents)
-
-
-@dataclass(frozen=True, slots=True)
-class Pages:
-    """Everything that can be read over HTTP."""
-
-    health: HealthPage
-    metrics: MetricsPage
-    logs: LogsPage
-
-    def by_path(self) -> dict[str, Endpoint]:
-        """Where each is."""
-        return {
-            "/": Endpoint(greeting, "other"),
-            "/health": Endpoint(self.health.handle, "health"),
-            "/metrics": Endpoint(self.metrics.handle, "other"),
-            "/webhook/logs": Endpoint(self.logs.handle, "logs", limited=True),
-        }
-
-    def reconfigure(self, settings: Settings) -> None:
-        """From the next request on."""
-        self.health.reconfigure(settings)
-        self.metrics.reconfigure(settings)
-        self.logs.reconfigure(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +146,7 @@ class Parts:
     channels: Channels
     outbound: Outbound
     backlog: BacklogReader
-    pages: Pages
+    pages: tuple[HealthPage, MetricsPage, LogsPage]
     receiver: Receiver
 
     def reconfigure(self, settings: Settings) -> None:
@@ -203,17 +154,21 @@ class Parts:
         self.logs.reconfigure(log_options(settings))
         self.channels.reconfigure(settings)
         self.outbound.reconfigure(settings, self.channels)
-        self.pages.reconfigure(settings)
+        for page in self.pages:
+            page.reconfigure(settings)
         self.receiver.reconfigure(
-            settings.server,
-            settings.rate_limit,
-            channels=self.channels.received_by(self.role).values(),
+            settings.server, settings.rate_limit, channels=received(self.channels, self.role)
         )
 
     @property
     def turning(self) -> Sequence[Turning]:
-        """What the watchdog looks at."""
+        """The parts that the watchdog looks at."""
         return (self.journal, self.outbound.dispatcher) if self.role.dispatches else (self.journal,)
+
+
+def received(channels: Channels, role: Role) -> Collection[Channel]:
+    """Return the channels that a process in this role receives on."""
+    return channels.enabled if role.receives else ()
 
 
 async def run(
@@ -235,7 +190,7 @@ async def run(
     signals = Signals()
     async with opened(loaded.settings, role, environ) as parts:
         async with serving(parts):
-            signals.take_stops()
+            signals.handle_stop()
             process = Process(parts, loaded, reread, Notifier(environ), signals)
             process.say_started(on_started)
             await process.work(watchdog_interval_seconds(environ))
@@ -246,7 +201,7 @@ async def run(
 async def opened(
     settings: Settings, role: Role, environ: Mapping[str, str]
 ) -> AsyncIterator[Parts]:
-    """The parts, opened from the first to the last and closed from the last to the first."""
+    """Open the parts from the first to the last, and close them from the last to the first."""
     if not role.receives and sqlite_path(settings.journal.url.reveal()) is not None:
         raise CannotStart(
             "a worker shares the journal with other processes, and journal.url is a SQLite "
@@ -270,25 +225,50 @@ async def opened(
         stack.push_async_callback(outbound.transports.close)
         stack.push_async_callback(outbound.late_replies.close)
         backlog = BacklogReader(journal)
-        pages = build_pages(
-            settings, role, metrics=metrics, journal=journal, backlog=backlog, outbound=outbound
+        allowed = settings.server.metrics_allowed_ips
+        health = HealthPage(
+            checks(
+                backlog,
+                journal_up=lambda: journal.up,
+                unavailable=lambda: outbound.availability.reasons,
+                folders=folders_of(settings),
+                dispatcher=outbound.dispatcher if role.dispatches else None,
+            ),
+            allowed,
         )
+        metrics_page = MetricsPage(metrics, backlog, allowed, now)
+        logs_page = LogsPage(settings)
         receiver = Receiver(
             settings.server,
             settings.rate_limit,
             inbox=journal,
             metrics=metrics,
-            channels=channels.received_by(role).values(),
-            pages=pages.by_path(),
+            channels=received(channels, role),
+            pages={
+                "/": Endpoint(greeting, "other"),
+                "/health": Endpoint(health.handle, "health"),
+                "/metrics": Endpoint(metrics_page.handle, "other"),
+                "/webhook/logs": Endpoint(logs_page.handle, "logs", limited=True),
+            },
             shutdown_seconds=FINISH_SECONDS,
         )
-        yield Parts(role, logs, sockets, journal, channels, outbound, backlog, pages, receiver)
+        yield Parts(
+            role=role,
+            logs=logs,
+            sockets=sockets,
+            journal=journal,
+            channels=channels,
+            outbound=outbound,
+            backlog=backlog,
+            pages=(health, metrics_page, logs_page),
+            receiver=receiver,
+        )
 
 
 def build_outbound(
     settings: Settings, metrics: Metrics, logs: LogFiles, journal: SqlJournal, channels: Channels
 ) -> Outbound:
-    """The dispatching side, at rest."""
+    """Build the dispatching side; nothing runs yet."""
     transports = Transports(
         settings.agents,
         metrics=metrics,
@@ -325,34 +305,9 @@ def build_outbound(
     return Outbound(transports, late_replies, availability, alerts, dispatcher)
 
 
-def build_pages(
-    settings: Settings,
-    role: Role,
-    *,
-    metrics: Metrics,
-    journal: SqlJournal,
-    backlog: BacklogReader,
-    outbound: Outbound,
-) -> Pages:
-    """The pages, and what `/health` looks at in this role."""
-    checks = {
-        "journal": journal_check(backlog, lambda: journal.up),
-        "agents": agents_check(backlog, lambda: outbound.availability.reasons, now),
-        "disk": disk_check(folders_of(settings)),
-    }
-    if role.dispatches:
-        checks["dispatcher"] = dispatcher_check(outbound.dispatcher)
-    allowed = settings.server.metrics_allowed_ips
-    return Pages(
-        HealthPage(checks, allowed),
-        MetricsPage(metrics, backlog, allowed, now),
-        LogsPage(settings),
-    )
-
-
 @contextlib.asynccontextmanager
 async def serving(parts: Parts) -> AsyncIterator[None]:
-    """Requests are answered inside; at the end those under way are finished."""
+    """Answer requests inside; at the end, finish those under way."""
     try:
         await parts.receiver.start(parts.sockets)
         yield
@@ -361,7 +316,7 @@ async def serving(parts: Parts) -> AsyncIterator[None]:
 
 
 class Process:
-    """The parts at work."""
+    """The parts at work: what runs for long, reloads, and the way down."""
 
     def __init__(
         self,
@@ -379,7 +334,7 @@ class Process:
         self._signals = signals
 
     def say_started(self, on_started: Callable[[str], None]) -> None:
-        """Tell the log, the caller of `run` and systemd."""
+        """Report the start to the log, the caller of `run` and systemd."""
         for finding in self._loaded.warnings:
             logger.warning("config.warning", setting=finding.subject, detail=finding.what)
         addresses = [listening.address_of(listener) for listener in self._parts.sockets]
@@ -451,7 +406,7 @@ class Process:
 
 
 async def purge(journal: SqlJournal) -> None:
-    """Delete what is past its retention, for ever, in steps that keep nobody waiting."""
+    """Delete what is past its retention, for ever, in steps that delay nobody."""
     while True:
         try:
             gone = await journal.purge()
@@ -461,8 +416,8 @@ async def purge(journal: SqlJournal) -> None:
 
 
 async def recover(journal: SqlJournal, pause_seconds: float, alerts: Alerts) -> None:
-    """Give back what processes on other nodes were running when they died, for ever; and tell of
-    what took its process down too often, this one's before its start included.
+    """Give back, for ever, what processes on other nodes were running when they died; and report
+    entries that were running too often when a process died, before this one's start included.
     """
     while True:
         for lost in journal.take_lost_for_good():

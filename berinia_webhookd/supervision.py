@@ -1,6 +1,6 @@
-"""The interface to systemd: sd_notify, the watchdog, inherited sockets.
+"""The interface to the supervisor: signals, sd_notify, the watchdog, inherited sockets.
 
-Without systemd, nothing here has an effect.
+Without systemd, only the signals have an effect.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -23,6 +24,22 @@ FIRST_INHERITED_DESCRIPTOR: Final = 3  # SD_LISTEN_FDS_START
 MICROSECONDS: Final = 1_000_000
 STATUS_SECONDS: Final = 5.0
 SLOWEST_TURN_SECONDS: Final = 15.0  # with pauses and timeouts of the journal in it
+
+
+class Signals:
+    """The signals of the operator and of systemd, as events."""
+
+    def __init__(self) -> None:
+        """A SIGHUP that comes while starting is handled after it; `serve` blocks earlier ones."""
+        self.stop = asyncio.Event()
+        self.reload = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+    def handle_stop(self) -> None:
+        """Handle SIGTERM and SIGINT, which until now end the process at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.stop.set)
 
 
 class Notifier:

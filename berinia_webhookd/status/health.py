@@ -1,4 +1,4 @@
-"""`GET /health`: whether the daemon can do its work. Everybody may know yes or no; the reasons are
+"""`GET /health`: whether the daemon can do its work. Everybody may read yes or no; the reasons are
 for `server.metrics_allowed_ips` and the log. Each reason comes from a check, a plain function.
 """
 
@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from berinia_webhookd.addresses import Network, is_allowed
+from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.http_request import CALLER
@@ -73,6 +74,23 @@ class HealthPage:
             _log.warning("health.unhealthy", reasons=reasons)
         else:
             _log.info("health.healthy")
+
+
+def checks(
+    backlog: BacklogReader,
+    *,
+    journal_up: Callable[[], bool],
+    unavailable: Callable[[], Collection[AgentName]],
+    folders: Collection[Path],
+    dispatcher: Turning | None,
+) -> Mapping[str, Check]:
+    """Return all checks of one daemon; `dispatcher` is None where it does not dispatch."""
+    found = {
+        "journal": journal_check(backlog, journal_up),
+        "agents": agents_check(backlog, unavailable, now),
+        "disk": disk_check(folders),
+    }
+    return found if dispatcher is None else {**found, "dispatcher": dispatcher_check(dispatcher)}
 
 
 def journal_check(backlog: BacklogReader, takes_writes: Callable[[], bool]) -> Check:
