@@ -9,7 +9,6 @@ import contextlib
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -19,6 +18,7 @@ from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.transports import Transports
+from berinia_webhookd.status.findings.agents import is_nowhere, shown_target
 from berinia_webhookd.status.findings.installation import AgentLoad
 
 LINES_KEPT: Final = 40  # of what an agent printed while it was loaded: the last ones explain most
@@ -54,30 +54,20 @@ async def _load(
 ) -> AgentLoad:
     target = shown_target(agents, name)
     transport = transports.of(name)
-    absent = agents.of(name).target is None and agents.registry is None
-    if transport is transports.python and offline and not absent:
-        return AgentLoad(name, target, None, "not tried (--offline)")
+    if transport is transports.python and offline and not is_nowhere(agents, name):
+        return AgentLoad(name, target, loads=None, reason="not tried (--offline)")
     try:
         await transport.load(name)
     except AgentUnavailable as error:
-        return AgentLoad(name, target, False, str(error), error.hint, tuple(said[name]))
-    return AgentLoad(name, target, True)
-
-
-def shown_target(agents: AgentsSettings, name: AgentName) -> str:
-    """Return where an agent is looked for, without user, password and query of a URL."""
-    target = agents.of(name).target
-    if target is None:
-        return f"registry {agents.registry}" if agents.registry else "no target"
-    return without_secrets(target)
-
-
-def without_secrets(url: str) -> str:
-    """Return a URL as it may be shown; what is none stays as it is."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return AgentLoad(
+            name,
+            target,
+            loads=False,
+            reason=str(error),
+            hint=error.hint,
+            output=tuple(said[name]),
+        )
+    return AgentLoad(name, target, loads=True)
 
 
 @contextlib.contextmanager

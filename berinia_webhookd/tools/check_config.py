@@ -21,7 +21,7 @@ from berinia_webhookd.findings import Finding, Level, note, ok, wrong
 from berinia_webhookd.journal.engine import Database
 from berinia_webhookd.journal.migrate import stored_version
 from berinia_webhookd.journal.schema import SCHEMA_VERSION
-from berinia_webhookd.status.findings.agents import of_loads
+from berinia_webhookd.status.findings.agents import is_nowhere, of_load
 from berinia_webhookd.status.findings.channels import console_entries
 from berinia_webhookd.status.findings.folders import (
     file_refusal,
@@ -80,7 +80,12 @@ async def _check(examined: Examined, environ: Mapping[str, str], *, offline: boo
     else:
         left_out = [n for n in settings.agents.by_name if f"agents.{n}.target" in invalid]
         loads = await load_agents(settings, offline=offline, left_out=left_out)
-        found += of_loads(settings.agents, loads)
+        # One without a target is a warning on the settings.
+        found += [
+            of_load(settings.agents, load)
+            for load in loads
+            if not is_nowhere(settings.agents, load.agent)
+        ]
     if JOURNAL_URL not in invalid:
         found.append(await _journal(settings.journal, offline=offline))
     folders = usable_folders(settings, state_folder(environ))

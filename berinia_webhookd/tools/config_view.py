@@ -17,9 +17,9 @@ from berinia_webhookd import __version__
 from berinia_webhookd.config.load import Examined, Origin
 from berinia_webhookd.config.secret import REDACTED, Secret
 from berinia_webhookd.findings import Finding
+from berinia_webhookd.status.findings.agents import without_secrets
 from berinia_webhookd.status.findings.installation import AgentLoad
 from berinia_webhookd.tools import findings_view
-from berinia_webhookd.tools.agent_loading import without_secrets
 from berinia_webhookd.tools.installation import shown_url
 from berinia_webhookd.tools.terminal import columns, json_text, printable
 

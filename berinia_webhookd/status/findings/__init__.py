@@ -1,1 +1,58 @@
-"""Checks of an installation that need no command line."""
+"""The checks that need no command line, in order: each looks at an installation and yields
+findings. They change nothing, and construct neither channel nor journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final, TypeVar
+
+from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.findings import Finding, wrong
+from berinia_webhookd.status.findings import (
+    agents,
+    before_daemon,
+    channels,
+    folders,
+    journal,
+    machine,
+    nginx,
+    safety,
+)
+from berinia_webhookd.status.findings.installation import Installation
+
+T = TypeVar("T")
+Check = Callable[[T], AsyncIterator[Finding]]
+
+# In the order in which somebody would look: each one's findings make sense after those before.
+CHECKS: Final[Mapping[str, Check[Installation]]] = {
+    "signatures": channels.signatures,
+    "nginx": nginx.nginx,
+    "outside": before_daemon.outside,
+    "refused": channels.refused,
+    "agents": agents.agents,
+    "journal": journal.journal,
+    "disk": machine.disk,
+    "clock": machine.clock,
+    "logs": folders.logs,
+    "safety": safety.safety,
+    "console": channels.console,
+}
+CHECK_SECONDS: Final = 120.0
+
+
+async def findings_of(checks: Mapping[str, Check[T]], examined: T) -> list[Finding]:
+    """Run the checks one after another; one that fails does not keep the others from it."""
+    findings: list[Finding] = []
+    for name, check in checks.items():
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                async for finding in check(examined):
+                    findings.append(finding)  # noqa: PERF401 - kept when the next one fails
+        except (WebhookdError, OSError) as error:
+            text = str(error) or f"no end within {CHECK_SECONDS:g} s"
+            hint = (error.hint,) if isinstance(error, WebhookdError) and error.hint else ()
+            why = "whether it works is not known"
+            findings.append(wrong(name, f"could not be checked: {text}", *hint, why=why))
+    return findings

@@ -4,8 +4,9 @@ otherwise by an attempt.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator
 from typing import Final
+from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -32,46 +33,73 @@ _FIXES: Final = (
 async def agents(installation: Installation) -> AsyncIterator[Finding]:
     """Each agent that messages are routed to."""
     settings = installation.settings.agents
-    if installation.process is None:
-        if installation.problems:
-            yield note(AGENTS, "not checked: the settings are wrong")
-            return
-        loads = await installation.load_agents()
-        for finding in of_loads(settings, loads):
-            yield finding
-        for load in loads:
-            if _is_nowhere(settings, load.agent):
-                yield _missing(settings, load.agent, None)
+    if installation.process is None and installation.problems:
+        yield note(AGENTS, "not checked: the settings are wrong")
         return
-    available = await _available(installation)
-    missing = await _noted_missing(installation)
-    absent = sorted({*(name for name, there in available.items() if not there), *missing})
-    for name in absent:
-        yield _missing(settings, AgentName(name), missing.get(name))
-    if not available:
+    if installation.process is None:
+        loads = await installation.load_agents()
+    else:
+        loads = await _loaded_by_daemon(installation)
+    for load in loads:
+        yield _nowhere(load.agent) if is_nowhere(settings, load.agent) else of_load(settings, load)
+    if not loads:
         yield note(
             AGENTS,
             "the daemon does not say which agents it has loaded: it does not dispatch, or "
             "server.metrics_allowed_ips leaves this machine out",
         )
-    elif not absent:
-        yield ok(AGENTS, f"loaded: {', '.join(sorted(available))}")
 
 
-def of_loads(settings: AgentsSettings, loads: Iterable[AgentLoad]) -> Iterator[Finding]:
-    """Yield a finding for each attempt; an agent without a target is the settings' finding."""
-    for load in loads:
-        subject = _setting(settings, load.agent)
-        if load.loads is None:
-            yield note(subject, f"{load.agent} ({load.target}): {load.reason}")
-        elif load.loads:
-            unseen = load.target.startswith(LOADED_UNSEEN)
-            what = "is set up; used when there is a message" if unseen else "can be loaded"
-            yield ok(subject, f"{load.agent} ({load.target}) {what}")
-        elif not _is_nowhere(settings, load.agent):
-            hint = load.hint or "read the whole exception: `berinia-webhookd check-config`"
-            what = f"{load.agent} cannot be loaded: {_last_line(load.reason or '')}"
-            yield wrong(subject, what, hint, why=_WHY)
+def of_load(settings: AgentsSettings, load: AgentLoad) -> Finding:
+    """Return the finding on an attempt to load an agent."""
+    own = settings.of(load.agent).target is not None or settings.registry is None
+    subject = f"agents.{load.agent}.target" if own else "agents.registry"
+    if load.loads is None:
+        return note(subject, f"{load.agent} ({load.target}): {load.reason}")
+    if load.loads:
+        unseen = load.target.startswith(LOADED_UNSEEN)
+        how = "is set up; used when there is a message" if unseen else "can be loaded"
+        return ok(subject, f"{load.agent} ({load.target}) {how}")
+    # The last line of a traceback names the exception.
+    exception = (load.reason or "").strip().rpartition("\n")[2]
+    what = f"{load.agent} cannot be loaded{load.where}" + (f": {exception}" if exception else "")
+    return wrong(subject, what, *((load.hint,) if load.hint else _FIXES), why=_WHY)
+
+
+def is_nowhere(settings: AgentsSettings, agent: AgentName) -> bool:
+    """Whether nothing says where an agent is found."""
+    return settings.of(agent).target is None and settings.registry is None
+
+
+def _nowhere(agent: AgentName) -> Finding:
+    return wrong(
+        f"agents.{agent}.target",
+        f"{agent} has no target, and there is no registry",
+        f'`agents.{agent}.target = "python:module:Name"`',
+        'or `agents.registry = "module:object"`',
+        why=_WHY,
+    )
+
+
+async def _loaded_by_daemon(installation: Installation) -> list[AgentLoad]:
+    """What the daemon says in its metrics, and who failed to load wrote into the journal."""
+    settings = installation.settings.agents
+    available = await _available(installation)
+    missing = await _noted_missing(installation)
+    loads = []
+    for name in sorted({*available, *missing}):
+        noted = missing.get(name)
+        where = f" on {noted.node}, tried {age(noted.since, now())}" if noted else ""
+        loads.append(
+            AgentLoad(
+                agent=AgentName(name),
+                target=shown_target(settings, AgentName(name)),
+                loads=noted is None and available.get(name, False),
+                where=where,
+                reason=noted.reason if noted else None,
+            )
+        )
+    return loads
 
 
 async def _available(installation: Installation) -> dict[str, bool]:
@@ -99,32 +127,17 @@ async def _noted_missing(installation: Installation) -> dict[str, MissingAgent]:
         return {}  # the check of the journal says why
 
 
-def _missing(settings: AgentsSettings, name: AgentName, missing: MissingAgent | None) -> Finding:
-    subject = _setting(settings, name)
-    if _is_nowhere(settings, name):
-        return wrong(
-            subject,
-            f"{name} has no target, and there is no registry",
-            f'`agents.{name}.target = "python:module:Name"`',
-            'or `agents.registry = "module:object"`',
-            why=_WHY,
-        )
-    if missing is None:
-        return wrong(subject, f"{name} cannot be loaded", *_FIXES, why=_WHY)
-    since = age(missing.since, now())
-    what = f"{name} could not be loaded on {missing.node} {since}: {_last_line(missing.reason)}"
-    return wrong(subject, what, *_FIXES, why=_WHY)
+def shown_target(agents: AgentsSettings, name: AgentName) -> str:
+    """Return where an agent is looked for, without user, password and query of a URL."""
+    target = agents.of(name).target
+    if target is None:
+        return f"registry {agents.registry}" if agents.registry else "no target"
+    return without_secrets(target)
 
 
-def _setting(settings: AgentsSettings, name: AgentName) -> str:
-    own = settings.of(name).target is not None or settings.registry is None
-    return f"agents.{name}.target" if own else "agents.registry"
-
-
-def _is_nowhere(settings: AgentsSettings, name: AgentName) -> bool:
-    return settings.of(name).target is None and settings.registry is None
-
-
-def _last_line(reason: str) -> str:
-    """The last line of a traceback names the exception."""
-    return (reason.strip().splitlines() or [""])[-1]
+def without_secrets(url: str) -> str:
+    """Return a URL as it may be shown; what is none stays as it is."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -46,6 +46,7 @@ class AgentLoad:
     agent: AgentName
     target: str  # as it may be shown: without what may be secret in a URL
     loads: bool | None
+    where: str = ""  # and when, if not here and now
     reason: str | None = None  # why it does not load: a traceback where there is one
     hint: str | None = None
     output: tuple[str, ...] = ()  # what it printed meanwhile, where it does not load

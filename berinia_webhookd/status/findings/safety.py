@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from typing import Final
 
 from berinia_webhookd.addresses import Network
@@ -12,15 +11,6 @@ from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.status.findings.installation import Installation
 
 SAFETY: Final = "safety"
-WHY: Final = {
-    "rate_limit.verified_requests": "a burst of answers to a campaign is refused with 429 and lost",
-    "server.host": "messages and passwords travel readable, and no nginx stands before the daemon",
-    "agents.python": "no Python agent can run; messages wait",
-    "agents.path": "the agents cannot be imported; messages wait",
-    "alerts.command": "nobody hears of messages that failed for good, or of a full disk",
-}
-WHY_FILES: Final = "who has the secrets can forge every message"  # the subject is a file's path
-WHY_OTHERS: Final = "it works as long as nothing unusual happens"
 WIDE: Final = {4: 8, 6: 16}  # shorter prefixes are no list of one's own machines
 
 
@@ -44,8 +34,7 @@ def _of_cautions(installation: Installation) -> Iterator[Finding]:
         setting = caution.subject
         of_agent = setting.startswith("agents.") and setting.endswith(".target")
         if setting not in said and not of_agent:
-            default = WHY_FILES if "/" in setting else WHY_OTHERS
-            yield replace(caution, why=caution.why or WHY.get(setting, default))
+            yield caution
 
 
 def _of_user(installation: Installation) -> Iterator[Finding]:

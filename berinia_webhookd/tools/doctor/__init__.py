@@ -13,7 +13,7 @@ import click
 
 from berinia_webhookd import __version__
 from berinia_webhookd.findings import Finding, Level
-from berinia_webhookd.status.findings.checks import CHECKS, Check, findings_of
+from berinia_webhookd.status.findings import CHECKS, Check, findings_of
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
 from berinia_webhookd.tools.doctor.installation import Found, find, settings
 from berinia_webhookd.tools.doctor.service import health, port, service, version

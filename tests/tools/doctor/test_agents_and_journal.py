@@ -66,7 +66,7 @@ class TestAgents:
         stopped.wait_for("agent.unavailable")
         report = doctor(stopped)
         assert report.status == 1
-        finding = report.one("agents", "wrong", "ResponseListenerAgent could not be loaded")
+        finding = report.one("agents", "wrong", "ResponseListenerAgent cannot be loaded on")
         assert "check-config" in finding["fix"][0]
 
     def test_the_same_of_a_daemon_that_does_not_run(self, stopped: Daemon) -> None:
