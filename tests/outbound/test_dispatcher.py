@@ -38,7 +38,7 @@ from berinia_webhookd.outbound.late_replies import LateReplies
 from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.supervision import turns
 
-from .agent_world import make_entry
+from .agent_world import PATIENCE_SECONDS, make_entry
 
 AGENT = AgentName("ResponseListenerAgent")
 SUCCESS = Outcome(OutcomeKind.SUCCESS)
@@ -83,7 +83,7 @@ class Scripted:
         pass
 
     async def until(self, done: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not done():
                 await self.news.wait()
                 self.news.clear()
@@ -134,7 +134,7 @@ class World:
         return (await self.journal.accept(delivery, event)).event_id
 
     async def settled(self, state: EntryState, count: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (await self.journal.backlog()).entries.get(state, 0) < count:
                 await self.journal.wait_for_work(now())
                 await asyncio.sleep(0)

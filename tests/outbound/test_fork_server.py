@@ -128,6 +128,7 @@ async def test_no_descriptor_is_lost_where_there_are_too_few(hosts: HostWorld) -
     agents = hosts.open({AGENT: "friendly:pid"})
     await attempt(agents, AGENT)  # what is opened once and kept
     agents.reconfigure(hosts.settings({AGENT: "friendly:pid"}))
+    await hosts.restarted("reload")  # its descriptors are closed by then
     await until(lambda: not hosts.processes() and not fork_servers(hosts))
     for free in range(16):
         before = descriptors()
