@@ -1,5 +1,5 @@
-"""What `/proc` says: who listens on a port, as whom a process runs, and with which environment. It
-only reads; what this user may not see counts as unknown.
+"""Reads `/proc`: which process listens on a port, as which user and with which environment it runs.
+What this user may not see counts as unknown.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _SHOWN_CHARACTERS: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process, for people."""
+    """A process, as it is shown."""
 
     pid: int
-    words: str  # program and script, no options: those may hold secrets
+    name: str  # program and script, no options: those may hold secrets
 
     def __str__(self) -> str:
-        return f"process {self.pid} ({self.words})"
+        return f"process {self.pid} ({self.name})"
 
 
 def listening_inodes(port: int, *, proc: Path = PROC) -> set[int]:
-    """The sockets that listen on a TCP port, whatever the address."""
+    """Return the inodes of the sockets that listen on a TCP port, at any address."""
     found = set()
     for table in ("net/tcp", "net/tcp6"):
         for line in _text(proc / table).splitlines()[1:]:
@@ -44,30 +44,30 @@ def listening_inodes(port: int, *, proc: Path = PROC) -> set[int]:
 
 
 def holders(inodes: set[int], *, proc: Path = PROC) -> list[Process]:
-    """The processes with one of these sockets, as far as this user can see."""
+    """Return the processes that hold one of these sockets, as far as this user can see."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
     return [describe(pid, proc=proc) for pid in _pids(proc) if wanted & set(_sockets(pid, proc))]
 
 
 def describe(pid: int, *, proc: Path = PROC) -> Process:
-    """A process by its name and script."""
+    """Describe a process by its program and script."""
     arguments = _text(proc / str(pid) / "cmdline").split("\0")
-    words = [Path(arguments[0]).name] if arguments[0] else [_text(proc / str(pid) / "comm").strip()]
+    names = [Path(arguments[0]).name] if arguments[0] else [_text(proc / str(pid) / "comm").strip()]
     for argument in arguments[1:3]:
         if not re.fullmatch(r"-m|[\w./][\w./@+:-]{0,254}", argument):
             break
-        words.append(Path(argument).name)
-    return Process(pid, " ".join(words)[:_SHOWN_CHARACTERS] or "?")
+        names.append(Path(argument).name)
+    return Process(pid, " ".join(names)[:_SHOWN_CHARACTERS] or "?")
 
 
 def user_of(pid: int, *, proc: Path = PROC) -> int | None:
-    """The effective user id of a process."""
+    """Return the effective user id of a process."""
     found = re.search(r"^Uid:\s+\d+\s+(\d+)", _text(proc / str(pid) / "status"), re.MULTILINE)
     return int(found[1]) if found else None
 
 
 def unit_of(pid: int, *, proc: Path = PROC) -> str | None:
-    """The systemd service that started a process; None for one that was started by hand, also
+    """Return the systemd service that started a process; None for one started by hand, also
     from a shell that is itself part of a service.
     """
     environment = environment_of(pid, proc=proc)
@@ -79,7 +79,7 @@ def unit_of(pid: int, *, proc: Path = PROC) -> str | None:
 
 
 def environment_of(pid: int, *, proc: Path = PROC) -> dict[str, str] | None:
-    """The environment a process was started with; None where this user may not see it."""
+    """Return the environment that a process was started with; None where it cannot be read."""
     try:
         raw = (proc / str(pid) / "environ").read_bytes()
     except OSError:
@@ -89,7 +89,7 @@ def environment_of(pid: int, *, proc: Path = PROC) -> dict[str, str] | None:
 
 
 def folder_of(pid: int, *, proc: Path = PROC) -> Path | None:
-    """The working folder of a process; None where this user may not see it."""
+    """Return the working folder of a process; None where it cannot be read."""
     try:
         return (proc / str(pid) / "cwd").readlink()
     except OSError:
@@ -97,7 +97,7 @@ def folder_of(pid: int, *, proc: Path = PROC) -> Path | None:
 
 
 def port_of(address: str) -> int | None:
-    """The port of `host:port`; None for `unix:/path`."""
+    """Return the port of `host:port`; None for `unix:/path`."""
     port = address.rpartition(":")[2]
     return int(port) if port.isdigit() and not address.startswith("unix:") else None
 

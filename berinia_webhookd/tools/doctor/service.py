@@ -106,9 +106,9 @@ def _shared_port(number: int, other: Process) -> Finding:
 
 def _taken(found: Found, number: int, holder: Process) -> Finding:
     stop = f"stop it: `kill {holder.pid}`"
-    if OLD_SCRIPT in holder.words:
+    if OLD_SCRIPT in holder.name:
         stop = "it is the old webhook script; stop and disable its unit"
-    elif "berinia" in holder.words:
+    elif "berinia" in holder.name:
         stop = f"it is another berinia-webhookd; stop it first: `kill {holder.pid}`"
     return wrong(
         PORT,

@@ -54,7 +54,7 @@ def test_who_holds_a_port(proc: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cmdline", "words"),
+    ("cmdline", "name"),
     [
         (b"/opt/x/bin/python\0-m\0berinia_webhookd\0serve\0", "python -m berinia_webhookd"),
         (b"app\0--token\0hidden\0", "app"),
@@ -62,11 +62,11 @@ def test_who_holds_a_port(proc: Path) -> None:
         (b"", "kthread"),
     ],
 )
-def test_a_process_is_named_without_its_options(proc: Path, cmdline: bytes, words: str) -> None:
+def test_a_process_is_named_without_its_options(proc: Path, cmdline: bytes, name: str) -> None:
     """Options may hold secrets."""
     (proc / "7/cmdline").write_bytes(cmdline)
     (proc / "7/comm").write_text("kthread\n")
-    assert describe(7, proc=proc).words == words
+    assert describe(7, proc=proc).name == name
 
 
 def test_what_a_process_runs_with(proc: Path) -> None:
