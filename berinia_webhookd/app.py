@@ -125,13 +125,14 @@ class Outbound:
     late_replies: LateReplies
     availability: Availability
     alerts: Alerts
+    policies: RetryPolicies
     dispatcher: Dispatcher
 
     def reconfigure(self, settings: Settings, channels: Channels) -> None:
         """Take effect from the next attempt on."""
         self.transports.reconfigure(settings.agents)
-        self.alerts.settings = settings.alerts
-        self.dispatcher.policies = RetryPolicies(settings, channels.of)
+        self.alerts.reconfigure(settings.alerts)
+        self.policies.reconfigure(settings)
         self.availability.reconfigure(channels.agents)
 
 
@@ -291,18 +292,19 @@ def build_outbound(
             disk=disk_check(folders_of(settings)),
         ),
     )
+    policies = RetryPolicies(settings, channels.of)
     dispatcher = Dispatcher(
         outbox=journal,
         transports=transports,
         late_replies=late_replies,
         availability=availability,
-        policies=RetryPolicies(settings, channels.of),
+        policies=policies,
         lease_seconds=settings.journal.lease_seconds,
         clock=now,
         metrics=metrics,
         on_dead=alerts.entry_dead,
     )
-    return Outbound(transports, late_replies, availability, alerts, dispatcher)
+    return Outbound(transports, late_replies, availability, alerts, policies, dispatcher)
 
 
 @contextlib.asynccontextmanager

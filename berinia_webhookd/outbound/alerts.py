@@ -82,6 +82,10 @@ class Alerts:
     _holding: dict[AlertKind, frozenset[str]] = field(default_factory=dict, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
+    def reconfigure(self, settings: AlertSettings) -> None:
+        """Take effect from the next alert on."""
+        self.settings = settings
+
     def sound(self, kind: AlertKind, summary: str, **facts: str) -> None:
         """Send an alert as soon as its kind's pause allows; never waits, never fails.
 

@@ -104,7 +104,7 @@ class Dispatcher:
         self._transports = transports
         self._late_replies = late_replies
         self.availability = availability
-        self.policies = policies
+        self._policies = policies
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._log = AttemptLog(metrics, on_dead)
@@ -181,7 +181,7 @@ class Dispatcher:
         shared: dict[TransportQueue, set[AgentName]] = {}
         for agent in self.availability.loaded:
             queue = self._queue(self._transports.of(agent))
-            limit = self.policies.concurrency_of(agent)
+            limit = self._policies.concurrency_of(agent)
             if limit is None:
                 shared.setdefault(queue, set()).add(agent)
             elif (room := min(queue.room, limit - self._busy[agent])) > 0:
@@ -230,7 +230,7 @@ class Dispatcher:
             # It was claimed before a reload: it waits for its agent, at no cost to its schedule.
             await _until_recorded(lambda: self._outbox.release([entry]))
             return
-        policy = self.policies.of(entry)
+        policy = self._policies.of(entry)
         started_at = self._clock()
         self._log.started(entry)
         transport = self._queue_of(entry).transport  # a reload may have changed the target

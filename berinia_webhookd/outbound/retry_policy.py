@@ -75,11 +75,16 @@ class RetryPolicy:
 
 
 class RetryPolicies:
-    """The policies as configured now; replaced as a whole at a reload."""
+    """The policies as configured now."""
 
     def __init__(self, settings: Settings, channel_of: ChannelOf = no_channel) -> None:
         self._agents = settings.agents
         self._channel_of = channel_of
+        self._channels = settings.channels
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take effect from the next attempt on."""
+        self._agents = settings.agents
         self._channels = settings.channels
 
     def concurrency_of(self, agent: AgentName) -> int | None:

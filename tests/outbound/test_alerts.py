@@ -225,9 +225,9 @@ async def test_nobody_there_and_no_answer(receiver: Receiver, unused_tcp_port: i
 async def test_nothing_is_kept_where_nobody_listens(receiver: Receiver) -> None:
     """Without a command and a URL nothing waits to be told later."""
     async with running(receiver) as alerts:
-        alerts.settings = AlertSettings(None, None)
+        alerts.reconfigure(AlertSettings(None, None))
         alerts.sound(AlertKind.ENTRY_DEAD, "unheard")
-        alerts.settings = AlertSettings(None, receiver.url)
+        alerts.reconfigure(AlertSettings(None, receiver.url))
         alerts.sound(AlertKind.DISK_LOW, "heard")
         await until(lambda: bool(receiver.alerts))
     assert receiver.kinds() == ["disk_low"]
