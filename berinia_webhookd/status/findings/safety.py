@@ -9,6 +9,7 @@ from berinia_webhookd.addresses import Network
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.status.findings.installation import Installation
+from berinia_webhookd.status.findings.probe import has_secret
 
 SAFETY: Final = "safety"
 WIDE: Final = {4: 8, 6: 16}  # shorter prefixes are no list of one's own machines
@@ -29,7 +30,11 @@ async def safety(installation: Installation) -> AsyncIterator[Finding]:
 def _of_cautions(installation: Installation) -> Iterator[Finding]:
     """What `check-config` warns of; what other checks say better is left out."""
     said = {"user", "server.public_url"}  # the user is the daemon's, not the one who asks
-    said |= {c.provider.secret.key(c.name) for c in installation.channels.values()}
+    said |= {
+        channel.provider.secret.key(channel.name)
+        for channel in installation.channels.values()
+        if not has_secret(channel)
+    }
     for caution in installation.cautions:
         setting = caution.subject
         of_agent = setting.startswith("agents.") and setting.endswith(".target")

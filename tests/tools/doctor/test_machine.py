@@ -152,6 +152,11 @@ class TestSafety:
         )
         assert "channels" not in doctor(stopped).wrong
 
+    def test_a_signing_key_that_looks_like_another_one(self, stopped: Daemon) -> None:
+        """It is set, so no probe of ours finds that Mailgun signs with another."""
+        finding = doctor(stopped).one("channels", "warning", "channels.email.signing_keys")
+        assert "every e-mail is refused" in finding["why"]
+
     def test_no_password_for_the_logs(self, running: Daemon) -> None:
         """Not unsafe, only of no use."""
         doctor(running).one("logs", "note", "logs.password")
