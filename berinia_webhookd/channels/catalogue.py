@@ -7,13 +7,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from berinia_webhookd.channels import mailgun, twilio, whatsapp
 from berinia_webhookd.channels.contract import Channel, Kind
+from berinia_webhookd.channels.mailgun import MailgunChannel
+from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings, WhatsAppSettings
+from berinia_webhookd.channels.twilio import TwilioChannel
+from berinia_webhookd.channels.whatsapp import WhatsAppChannel
 from berinia_webhookd.config.settings import ChannelSettings
 from berinia_webhookd.model import ChannelName
 
 KINDS: Final[dict[str, Kind]] = {
-    kind.name: kind for kind in (twilio.KIND, mailgun.KIND, whatsapp.KIND)
+    kind.channel.kind: kind
+    for kind in (
+        Kind(TwilioChannel, TwilioSettings),
+        Kind(MailgunChannel, MailgunSettings),
+        Kind(WhatsAppChannel, WhatsAppSettings),
+    )
 }
 
 
@@ -29,12 +37,7 @@ def build_all(
     settings: Mapping[ChannelName, ChannelSettings], public_urls: Sequence[str]
 ) -> Mapping[ChannelName, Channel]:
     """All configured channels: what one received may be there when it receives no more."""
-    return {name: _built(channel, public_urls) for name, channel in settings.items()}
-
-
-def _built(settings: ChannelSettings, public_urls: Sequence[str]) -> Channel:
-    channel = KINDS[settings.kind].build(settings, public_urls)
-    channel.ack_timeout_seconds = settings.ack_timeout_seconds
-    channel.later_status = settings.later_status
-    channel.unproven_status = settings.unproven_status
-    return channel
+    return {
+        name: KINDS[channel.kind].channel(channel, public_urls)
+        for name, channel in settings.items()
+    }

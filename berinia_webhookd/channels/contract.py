@@ -5,18 +5,17 @@ in as arguments; nothing here opens a socket, reads a clock, logs or looks a set
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import ClassVar, Final
 
 from berinia_webhookd.addresses import Network
 from berinia_webhookd.channels.provider import Provider
 from berinia_webhookd.config.settings import ChannelSettings, Settings
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.model import (
-    AgentName,
     ChannelName,
     Decoded,
     RawDelivery,
@@ -57,32 +56,31 @@ class Replies:
     late_max_age_seconds: float = math.inf  # older ones are dropped
 
 
-class Channel(Protocol):
-    """One configured way in: a provider, a path, a secret. A class that inherits from this one has
-    the defaults below; they are what most providers want.
-    """
+class Channel(ABC):
+    """One configured way in: a provider, a path, a secret. The defaults are what most want."""
 
-    name: ChannelName
-    kind: str
-    provider: Provider
-    path: str
-    max_body_bytes: int
-    media_types: frozenset[str]  # of bodies; a GET has none
+    kind: ClassVar[str]
+    provider: ClassVar[Provider]
+    media_types: ClassVar[frozenset[str]]  # of bodies; a GET has none
     methods: frozenset[str] = frozenset({"POST"})
     kept_headers: frozenset[str] = frozenset()  # lower case; `decode` finds them in the delivery
     allowed_networks: tuple[Network, ...] | None = None  # whence it may be called; None: anywhere
     address_is_proof: bool = False  # whether nothing but the address proves the caller
-    # A 2xx that comes later than this crosses the provider's next try; None: the server's timeout.
-    ack_timeout_seconds: float | None = None
-    # What makes this provider try again: in place of 503, 429 and 408, unless it is 503.
-    later_status: int = 503
-    unproven_status: int = 403
     replies: Replies | None = None  # None: an agent's answer goes nowhere
 
-    @property
-    @abstractmethod
-    def agents(self) -> frozenset[AgentName]:
-        """Every agent this channel can route to."""
+    def __init__(self, settings: ChannelSettings, public_urls: Sequence[str] = ()) -> None:
+        """`public_urls` is `server.public_url`: scheme and host that signatures are over."""
+        del public_urls
+        self.name = settings.name
+        self.path = settings.path
+        self.max_body_bytes = settings.max_body_bytes
+        self.agent = settings.agent
+        self.agents = settings.agents  # all that a message can go to
+        # A 2xx that comes later crosses the provider's next try; None: the server's timeout.
+        self.ack_timeout_seconds = settings.ack_timeout_seconds
+        # What makes the provider try again: in place of 503, 429 and 408, unless it is 503.
+        self.later_status = settings.later_status
+        self.unproven_status = settings.unproven_status
 
     @abstractmethod
     def require_secret(self) -> None:
@@ -175,16 +173,14 @@ def no_channel(name: ChannelName) -> Channel | None:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a kind of channel is made of: the facts, the settings, and what builds it of them."""
+    """A class of channels, and what can be set on them."""
 
-    name: str
-    provider: Provider
+    channel: type[Channel]
     settings: type[ChannelSettings]
-    build: Callable[[Any, Sequence[str]], Channel]  # of its settings and `server.public_url`
 
     def cautions(
         self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]
     ) -> Iterator[Finding]:
         """Yield what works and will hurt; `came_from` says of each field where its value stands."""
-        yield from self.provider.cautions(channel, settings)
+        yield from self.channel.provider.cautions(channel, settings)
         yield from channel.cautions(came_from)

@@ -22,7 +22,7 @@ import orjson
 
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.content import text_of
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, Kind, SignedRequest
+from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
 from berinia_webhookd.channels.form import (
     MULTIPART,
     URLENCODED,
@@ -36,7 +36,7 @@ from berinia_webhookd.channels.form import (
 )
 from berinia_webhookd.channels.mime import MimeMessage, parse_mime
 from berinia_webhookd.channels.opt_out import opt_out_of
-from berinia_webhookd.channels.provider import Provider, Secret
+from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import MailgunSettings
 from berinia_webhookd.channels.signatures import (
     mailgun_match,
@@ -50,17 +50,13 @@ from berinia_webhookd.errors import (
     SignatureInvalid,
 )
 from berinia_webhookd.model import (
-    AgentName,
     Attachment,
-    ChannelName,
     Decoded,
     Event,
     RawDelivery,
     Receipts,
     VerifiedDelivery,
 )
-
-EMAIL: Final = ChannelName("email")
 
 # Time stamp and token are signed without a separator: a character moved from one to the other
 # keeps the signature, but makes a token that was never seen.
@@ -95,7 +91,7 @@ def _run_input(event: Event) -> dict[str, Any]:
 MAILGUN: Final = Provider(
     name="Mailgun",
     console="Mailgun, Receiving, Routes, forward()",
-    secret=Secret(
+    secret=SecretSetting(
         "signing_keys", "MAILGUN_SIGNING_KEY=… (Mailgun: Send, Webhooks, HTTP webhook signing key)"
     ),
     text_field="stripped-text",
@@ -109,52 +105,18 @@ MAILGUN: Final = Provider(
 
 
 class MailgunChannel(Channel):
-    """Mailgun behind one path.
-
-    Args:
-        signing_keys: HTTP webhook signing keys (not API keys), any of which may have signed.
-        max_age_seconds: how old a signature may be; Mailgun's retries go on for eight hours, and
-            its documentation leaves open whether they are signed anew.
-    """
+    """Mailgun behind one path."""
 
     kind = "mailgun"
     provider = MAILGUN
     media_types = frozenset({URLENCODED, MULTIPART})
 
-    def __init__(
-        self,
-        *,
-        name: ChannelName = EMAIL,
-        signing_keys: Sequence[str],
-        max_age_seconds: float,
-        agent: AgentName,
-        path: str,
-        max_body_bytes: int,
-    ) -> None:
-        self.name = name
-        self.path = path
-        self.max_body_bytes = max_body_bytes
-        self._agent = agent
-        self._keys = tuple(signing_keys)
-        self._max_age_seconds = max_age_seconds
-
-    @classmethod
-    def from_settings(cls, settings: MailgunSettings, public_urls: Sequence[str]) -> MailgunChannel:
-        """Build it as it is configured."""
-        del public_urls  # Mailgun does not sign the URL
-        return cls(
-            name=settings.name,
-            signing_keys=[key.reveal() for key in settings.signing_keys],
-            max_age_seconds=settings.max_age_seconds,
-            agent=settings.agent,
-            path=settings.path,
-            max_body_bytes=settings.max_body_bytes,
-        )
-
-    @property
-    def agents(self) -> frozenset[AgentName]:
-        """The one agent that gets every mail."""
-        return frozenset({self._agent})
+    def __init__(self, settings: MailgunSettings, public_urls: Sequence[str] = ()) -> None:
+        super().__init__(settings, public_urls)
+        self._keys = [key.reveal() for key in settings.signing_keys]
+        # How old a signature may be: Mailgun's retries go on for eight hours, and its documentation
+        # leaves open whether they are signed anew.
+        self._max_age_seconds = settings.max_age_seconds
 
     def require_secret(self) -> None:
         """Raise `ChannelNotConfigured` without any signing key."""
@@ -199,7 +161,7 @@ class MailgunChannel(Channel):
         raw, raw_multi = raw_fields(form.fields)
         event = Event(
             channel=self.name,
-            agent=self._agent,
+            agent=self.agent,
             conversation=conversation(self.name, sender, recipient),
             digest=event_digest(
                 self.name,
@@ -289,9 +251,6 @@ class MailgunChannel(Channel):
         """Read out of the stored body again."""
         form = decode_form(delivery.content_type_header, delivery.body)
         return (content for _, _, content in _files(form, MailMessage(form.fields)))
-
-
-KIND: Final = Kind(MailgunChannel.kind, MAILGUN, MailgunSettings, MailgunChannel.from_settings)
 
 
 def _signed_values(fields: Fields) -> tuple[str, str, str]:

@@ -17,7 +17,7 @@ RunInput = Callable[[Event], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
+class SecretSetting:
     """Where an operator puts what proves the provider."""
 
     setting: str  # of the channel: tokens
@@ -34,7 +34,7 @@ class Provider:
 
     name: str
     console: str  # where our URL is entered
-    secret: Secret
+    secret: SecretSetting
     text_field: str  # of a sample: the name of the message's text
     sample: str  # what `send` sends, such as "an SMS"
     retries: str  # what becomes of a request that was not answered 2xx: a main clause

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from berinia_webhookd.channels import twilio_diagnosis
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, Kind, SignedRequest
+from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
 from berinia_webhookd.channels.form import (
     URLENCODED,
     Fields,
@@ -26,7 +26,7 @@ from berinia_webhookd.channels.form import (
     raw_fields,
 )
 from berinia_webhookd.channels.opt_out import opt_out_of
-from berinia_webhookd.channels.provider import Provider, Secret
+from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import TwilioSettings
 from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds, is_plain, port_forms
 from berinia_webhookd.errors import (
@@ -36,8 +36,6 @@ from berinia_webhookd.errors import (
     SignatureInvalid,
 )
 from berinia_webhookd.model import (
-    AgentName,
-    ChannelName,
     Decoded,
     Event,
     OptOut,
@@ -46,7 +44,6 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
-SMS: Final = ChannelName("sms")
 SIGNATURE_HEADER: Final = "X-Twilio-Signature"
 
 REQUIRED: Final = ("From", "To", "Body", "MessageSid")
@@ -134,7 +131,7 @@ def _run_input(event: Event) -> dict[str, Any]:
 TWILIO: Final = Provider(
     name="Twilio",
     console="Twilio's console, Phone Numbers, Messaging, A message comes in (HTTP POST)",
-    secret=Secret("tokens", "TWILIO_TOKEN=… (Twilio's console: Account, Auth Token)"),
+    secret=SecretSetting("tokens", "TWILIO_TOKEN=… (Twilio's console: Account, Auth Token)"),
     text_field="Body",
     sample="an SMS",
     # https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
@@ -147,56 +144,20 @@ TWILIO: Final = Provider(
 
 
 class TwilioChannel(Channel):
-    """Twilio behind one path.
-
-    Args:
-        tokens: Auth Tokens, any of which may have signed; the account's primary one signs.
-        account_sids: the only accounts taken, when not empty.
-        public_urls: `scheme://host[:port]` as Twilio calls us; empty: what the request says.
-    """
+    """Twilio behind one path."""
 
     kind = "twilio"
     provider = TWILIO
     media_types = frozenset({URLENCODED})
 
-    def __init__(
-        self,
-        *,
-        name: ChannelName = SMS,
-        tokens: Sequence[str],
-        account_sids: Iterable[str] = (),
-        public_urls: Sequence[str] = (),
-        agent: AgentName,
-        path: str,
-        max_body_bytes: int,
-    ) -> None:
-        self.name = name
-        self.path = path
-        self.max_body_bytes = max_body_bytes
-        self._agent = agent
-        self._tokens = tuple(tokens)
-        self._keys = TwilioKeys(tokens)
-        self._account_sids = frozenset(account_sids)
+    def __init__(self, settings: TwilioSettings, public_urls: Sequence[str] = ()) -> None:
+        """Without `public_urls` the URL that was called is what the request says."""
+        super().__init__(settings)
+        self._tokens = [token.reveal() for token in settings.tokens]  # the primary one signs
+        self._keys = TwilioKeys(self._tokens)
+        self._account_sids = frozenset(settings.account_sids)
         self._public_urls = tuple(public_urls)
         self._public_forms = _both_forms(public_urls)
-
-    @classmethod
-    def from_settings(cls, settings: TwilioSettings, public_urls: Sequence[str]) -> TwilioChannel:
-        """Build it as it is configured."""
-        return cls(
-            name=settings.name,
-            tokens=[token.reveal() for token in settings.tokens],
-            account_sids=settings.account_sids,
-            public_urls=public_urls,
-            agent=settings.agent,
-            path=settings.path,
-            max_body_bytes=settings.max_body_bytes,
-        )
-
-    @property
-    def agents(self) -> frozenset[AgentName]:
-        """The one agent that gets every message."""
-        return frozenset({self._agent})
 
     def require_secret(self) -> None:
         """Raise `ChannelNotConfigured` without any Auth Token."""
@@ -233,7 +194,7 @@ class TwilioChannel(Channel):
         raw, raw_multi = raw_fields(fields)
         event = Event(
             channel=self.name,
-            agent=self._agent,
+            agent=self.agent,
             conversation=conversation(self.name, values["From"], values["To"]),
             digest=event_digest(self.name, values["MessageSid"]),
             received_at=delivery.received_at,
@@ -296,9 +257,6 @@ class TwilioChannel(Channel):
             signature = self._keys.signature(url, sample.items())
         headers = {"Content-Type": URLENCODED, SIGNATURE_HEADER: signature}
         return SignedRequest(self.path, headers, urlencode(sample).encode())
-
-
-KIND: Final = Kind(TwilioChannel.kind, TWILIO, TwilioSettings, TwilioChannel.from_settings)
 
 
 def _both_forms(base_urls: Iterable[str]) -> tuple[str, ...]:

@@ -14,19 +14,18 @@ from typing import Any, Final
 
 import orjson
 
-from berinia_webhookd.addresses import Network, is_allowed
+from berinia_webhookd.addresses import is_allowed
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest, normal_group
 from berinia_webhookd.channels.content import decode_json_object
 from berinia_webhookd.channels.contract import (
     PROBE_FIELD,
     Answer,
     Channel,
-    Kind,
     Replies,
     SignedRequest,
 )
 from berinia_webhookd.channels.opt_out import opt_out_of
-from berinia_webhookd.channels.provider import Provider, Secret
+from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import WhatsAppSettings
 from berinia_webhookd.channels.signatures import secret_match
 from berinia_webhookd.errors import (
@@ -37,8 +36,6 @@ from berinia_webhookd.errors import (
 )
 from berinia_webhookd.model import (
     DIRECT_MESSAGE,
-    AgentName,
-    ChannelName,
     Decoded,
     Event,
     RawDelivery,
@@ -46,7 +43,6 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
-WHATSAPP: Final = ChannelName("whatsapp")
 RECIPIENT: Final = "BerinIA"
 MEDIA_TYPE: Final = "application/json"
 
@@ -72,7 +68,7 @@ def _run_input(event: Event) -> dict[str, Any]:
 BOT: Final = Provider(
     name="the WhatsApp bot",
     console="the WhatsApp bot's webhook URL",
-    secret=Secret("allowed_ips", 'allowed_ips = ["127.0.0.1", "::1"]'),
+    secret=SecretSetting("allowed_ips", 'allowed_ips = ["127.0.0.1", "::1"]'),
     text_field="content",
     sample="a WhatsApp message",
     retries="the bot does not send again",
@@ -84,66 +80,23 @@ BOT: Final = Provider(
 
 
 class WhatsAppChannel(Channel):
-    """The bot behind one path.
-
-    Args:
-        allowed_networks: where the bot may call from.
-        secret: a bearer token that is required as well; None: the address is enough.
-        agent: who gets what no group claims.
-        groups: group name → agent, compared without emoji, letter case and surrounding blanks.
-    """
+    """The bot behind one path; a group decides which agent is meant."""
 
     kind = "berinia-whatsapp"
     provider = BOT
     media_types = frozenset({MEDIA_TYPE})
 
-    def __init__(
-        self,
-        *,
-        name: ChannelName = WHATSAPP,
-        allowed_networks: Sequence[Network],
-        secret: str | None = None,
-        agent: AgentName,
-        groups: Mapping[str, AgentName],
-        path: str,
-        max_body_bytes: int,
-        replies: Replies,
-    ) -> None:
-        self.name = name
-        self.path = path
-        self.max_body_bytes = max_body_bytes
-        self.replies = replies
-        self.allowed_networks = tuple(allowed_networks)
-        self.address_is_proof = secret is None
-        self._secret = secret
-        self._agent = agent
-        self._groups = {normal_group(group): agent for group, agent in groups.items()}
-
-    @classmethod
-    def from_settings(
-        cls, settings: WhatsAppSettings, public_urls: Sequence[str]
-    ) -> WhatsAppChannel:
-        """Build it as it is configured."""
-        del public_urls  # the bot signs nothing
-        return cls(
-            name=settings.name,
-            allowed_networks=settings.allowed_ips,
-            secret=None if settings.secret is None else settings.secret.reveal(),
-            agent=settings.agent,
-            groups=settings.groups,
-            path=settings.path,
-            max_body_bytes=settings.max_body_bytes,
-            replies=Replies(
-                wait_seconds=settings.reply_wait_seconds,
-                late_url=settings.late_reply_url,
-                late_max_age_seconds=settings.late_reply_max_age_seconds,
-            ),
+    def __init__(self, settings: WhatsAppSettings, public_urls: Sequence[str] = ()) -> None:
+        super().__init__(settings, public_urls)
+        self.replies = Replies(
+            wait_seconds=settings.reply_wait_seconds,
+            late_url=settings.late_reply_url,
+            late_max_age_seconds=settings.late_reply_max_age_seconds,
         )
-
-    @property
-    def agents(self) -> frozenset[AgentName]:
-        """The agents of all groups, and the one for the rest."""
-        return frozenset({self._agent, *self._groups.values()})
+        self.allowed_networks = settings.allowed_ips
+        self.address_is_proof = settings.secret is None
+        self._secret = None if settings.secret is None else settings.secret.reveal()
+        self._groups = {normal_group(group): agent for group, agent in settings.groups.items()}
 
     def require_secret(self) -> None:
         """Raise `ChannelNotConfigured` where nobody may call."""
@@ -221,7 +174,7 @@ class WhatsAppChannel(Channel):
         message_id: str | None,
         profile_name: str | None,
     ) -> Event:
-        agent = self._agent
+        agent = self.agent
         if group is not None:
             agent = self._groups.get(normal_group(group), agent)
         return Event(
@@ -290,9 +243,6 @@ class WhatsAppChannel(Channel):
         elif not valid:  # the one thing that can be wrong is where it comes from
             headers["X-Forwarded-For"] = "192.0.2.1"
         return SignedRequest(self.path, headers, orjson.dumps(document))
-
-
-KIND: Final = Kind(WhatsAppChannel.kind, BOT, WhatsAppSettings, WhatsAppChannel.from_settings)
 
 
 def _require_well_formed(document: Mapping[str, Any]) -> None:

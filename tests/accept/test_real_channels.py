@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from berinia_webhookd.channels.contract import Channel, Replies
 from berinia_webhookd.channels.mailgun import MailgunChannel
+from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings, WhatsAppSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.channels.whatsapp import WhatsAppChannel
+from tests.channels.deliveries import secrets_of, settings_for
 
 from .world import AGENT, World
 
@@ -28,24 +30,14 @@ FORM = "application/x-www-form-urlencoded"
 
 def real_channels() -> dict[str, Channel]:
     """All three, by path."""
+    few = {"agent": AGENT, "max_body_bytes": 5000}
     channels: list[Channel] = [
-        TwilioChannel(
-            tokens=["0" * 32], agent=AGENT, path="/webhook/sms-response", max_body_bytes=5000
-        ),
-        MailgunChannel(
-            signing_keys=["key-1"],
-            max_age_seconds=43200,
-            agent=AGENT,
-            path="/webhook/email-response",
-            max_body_bytes=5000,
-        ),
+        TwilioChannel(settings_for(TwilioSettings, tokens=secrets_of(["0" * 32]), **few)),
+        MailgunChannel(settings_for(MailgunSettings, signing_keys=secrets_of(["key-1"]), **few)),
         WhatsAppChannel(
-            allowed_networks=BOTS,
-            agent=AGENT,
-            groups={},
-            path="/webhook/whatsapp",
-            max_body_bytes=5000,
-            replies=Replies(wait_seconds=0),
+            settings_for(
+                WhatsAppSettings, allowed_ips=BOTS, groups={}, reply_wait_seconds=0.0, **few
+            )
         ),
     ]
     return {channel.path: channel for channel in channels}

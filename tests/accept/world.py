@@ -21,8 +21,8 @@ from berinia_webhookd.accept.application import Receiver
 from berinia_webhookd.accept.body import BodyBudget
 from berinia_webhookd.accept.request_context import Endpoint
 from berinia_webhookd.channels.contract import Answer, Channel, Replies, SignedRequest
-from berinia_webhookd.channels.provider import Provider, Secret
-from berinia_webhookd.config.settings import RateLimitSettings, ServerSettings
+from berinia_webhookd.channels.provider import Provider, SecretSetting
+from berinia_webhookd.config.settings import ChannelSettings, RateLimitSettings, ServerSettings
 from berinia_webhookd.errors import (
     AccountRefused,
     AddressRefused,
@@ -62,7 +62,7 @@ class FakeChannel(Channel):
     provider = Provider(
         name="Fake",
         console="Fake's console",
-        secret=Secret("secret", "secret = …"),
+        secret=SecretSetting("secret", "secret = …"),
         text_field="text",
         sample="a message",
         retries="Fake does not send again",
@@ -70,17 +70,24 @@ class FakeChannel(Channel):
     media_types = frozenset({FORM})
 
     def __init__(self, name: str, path: str, *, replies: Replies | None = None) -> None:
-        self.name = ChannelName(name)
-        self.path = path
+        super().__init__(
+            ChannelSettings(
+                name=ChannelName(name),
+                kind=self.kind,
+                enabled=True,
+                path=path,
+                max_body_bytes=1000,
+                retry_schedule_seconds=None,
+                agent=AGENT,
+                ack_timeout_seconds=None,
+                later_status=503,
+                unproven_status=403,
+            )
+        )
         self.replies = replies
-        self.max_body_bytes = 1000
         self.configured = True
         self.diagnoses = 0
         self.seen: list[RawDelivery] = []
-
-    @property
-    def agents(self) -> frozenset[AgentName]:
-        return frozenset({AGENT})
 
     def require_secret(self) -> None:
         if not self.configured:

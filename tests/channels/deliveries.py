@@ -5,16 +5,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from multidict import CIMultiDict
 from twilio.request_validator import RequestValidator
 
 from berinia_webhookd.channels.contract import Channel, SignedRequest
-from berinia_webhookd.channels.mailgun import EMAIL, MailgunChannel
-from berinia_webhookd.channels.twilio import SMS, TwilioChannel
+from berinia_webhookd.channels.mailgun import MailgunChannel
+from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings
+from berinia_webhookd.channels.twilio import TwilioChannel
+from berinia_webhookd.config.fields import settings_of
+from berinia_webhookd.config.secret import Secret
+from berinia_webhookd.config.settings import ChannelSettings
 from berinia_webhookd.model import (
     AgentName,
     Caller,
@@ -24,6 +30,9 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
+SettingsT = TypeVar("SettingsT", bound=ChannelSettings)
+
+SMS, EMAIL, WHATSAPP = ChannelName("sms"), ChannelName("email"), ChannelName("whatsapp")
 AGENT = AgentName("ResponseListenerAgent")
 NOW = datetime(2026, 11, 24, 9, 30, 0, 123456, tzinfo=UTC)
 FORM = "application/x-www-form-urlencoded"
@@ -113,20 +122,29 @@ def arrived(
     )
 
 
+def settings_for(section: type[SettingsT], **changes: Any) -> SettingsT:
+    """What can be set on a channel of this kind, at its defaults, with these changes."""
+    assert section.built_in is not None
+    defaults = {name: one.default for name, one in settings_of(section).items()}
+    named = {one.name: getattr(section.built_in, one.name) for one in fields(section.built_in)}
+    return section(**{**defaults, "kind": "", **named, **changes})
+
+
+def secrets_of(texts: Iterable[str]) -> tuple[Secret, ...]:
+    """As settings hold them."""
+    return tuple(Secret(text) for text in texts)
+
+
 def sms_channel(
     *,
     tokens: Sequence[str] = (TOKEN,),
     account_sids: Sequence[str] = (),
     public_urls: Sequence[str] = (),
 ) -> TwilioChannel:
-    return TwilioChannel(
-        tokens=tokens,
-        account_sids=account_sids,
-        public_urls=public_urls,
-        agent=AGENT,
-        path=SMS_PATH,
-        max_body_bytes=1 << 20,
+    given = settings_for(
+        TwilioSettings, tokens=secrets_of(tokens), account_sids=tuple(account_sids)
     )
+    return TwilioChannel(given, public_urls)
 
 
 class Repeated(dict[str, list[str]]):
@@ -189,13 +207,10 @@ MAIL_FIELDS = {
 def email_channel(
     *, keys: Sequence[str] = (MAILGUN_KEY,), max_age_seconds: float = 43_200
 ) -> MailgunChannel:
-    return MailgunChannel(
-        signing_keys=keys,
-        max_age_seconds=max_age_seconds,
-        agent=AGENT,
-        path=EMAIL_PATH,
-        max_body_bytes=40 << 20,
+    given = settings_for(
+        MailgunSettings, signing_keys=secrets_of(keys), max_age_seconds=max_age_seconds
     )
+    return MailgunChannel(given)
 
 
 def mailgun_signs(

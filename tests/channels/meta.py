@@ -21,8 +21,7 @@ import orjson
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.content import decode_json_object
 from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, Kind, SignedRequest
-from berinia_webhookd.channels.provider import Provider
-from berinia_webhookd.channels.provider import Secret as Proof
+from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.signatures import secret_match
 from berinia_webhookd.config import values
 from berinia_webhookd.config.fields import setting
@@ -30,7 +29,6 @@ from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.config.settings import ChannelSettings
 from berinia_webhookd.errors import ChannelNotConfigured, MalformedDelivery, SignatureInvalid
 from berinia_webhookd.model import (
-    AgentName,
     Decoded,
     Event,
     EventKind,
@@ -46,7 +44,9 @@ JSON: Final = "application/json"
 META: Final = Provider(
     name="Meta",
     console="Meta's app dashboard, WhatsApp, Configuration, Callback URL",
-    secret=Proof("app_secrets", 'app_secrets = ["…"] (Meta\'s app dashboard: Settings, Basic)'),
+    secret=SecretSetting(
+        "app_secrets", 'app_secrets = ["…"] (Meta\'s app dashboard: Settings, Basic)'
+    ),
     text_field="body",
     sample="a message of the Cloud API",
     retries="Meta tries again for seven days, ever more seldom",
@@ -73,18 +73,10 @@ class MetaChannel(Channel):
     media_types = frozenset({JSON})
     methods = frozenset({"GET", "POST"})
 
-    def __init__(self, settings: MetaSettings, public_urls: Sequence[str]) -> None:
-        del public_urls  # Meta does not sign the URL
-        self.name = settings.name
-        self.path = settings.path
-        self.max_body_bytes = settings.max_body_bytes
-        self._agent = settings.agent
+    def __init__(self, settings: MetaSettings, public_urls: Sequence[str] = ()) -> None:
+        super().__init__(settings, public_urls)
         self._secrets = [secret.reveal().encode() for secret in settings.app_secrets]
         self._verify_token = settings.verify_token
-
-    @property
-    def agents(self) -> frozenset[AgentName]:
-        return frozenset({self._agent})
 
     def require_secret(self) -> None:
         if not self._secrets:
@@ -139,7 +131,7 @@ class MetaChannel(Channel):
         sender, number = str(item["from"]), str(value["metadata"]["phone_number_id"])
         return Event(
             channel=self.name,
-            agent=self._agent,
+            agent=self.agent,
             conversation=conversation(self.name, sender, number),
             digest=event_digest(self.name, str(item["id"])),
             received_at=delivery.received_at,
@@ -155,7 +147,7 @@ class MetaChannel(Channel):
         recipient, number = str(item["recipient_id"]), str(value["metadata"]["phone_number_id"])
         return Event(
             channel=self.name,
-            agent=self._agent,
+            agent=self.agent,
             conversation=conversation(self.name, recipient, number),
             digest=event_digest(self.name, id_, status, when),
             received_at=delivery.received_at,
@@ -202,7 +194,7 @@ class MetaChannel(Channel):
         return SignedRequest(self.path, headers, body)
 
 
-KIND: Final = Kind(MetaChannel.kind, META, MetaSettings, MetaChannel)
+KIND: Final = Kind(MetaChannel, MetaSettings)
 
 
 def _signature(secret: bytes, body: bytes) -> bytes:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.channels.form import MAX_FIELDS
-from berinia_webhookd.channels.mailgun import EMAIL
 from berinia_webhookd.errors import (
     ChannelNotConfigured,
     DeliveryRejected,
@@ -33,6 +32,7 @@ from berinia_webhookd.model import (
 
 from .deliveries import (
     AGENT,
+    EMAIL,
     EMAIL_PATH,
     FORM,
     MAIL_FIELDS,

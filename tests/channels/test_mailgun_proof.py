@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.mailgun import EMAIL
 from berinia_webhookd.channels.signatures import may_be_signed
 from berinia_webhookd.errors import MalformedDelivery, SignatureInvalid
 
 from .deliveries import (
+    EMAIL,
     EMAIL_PATH,
     FORM,
     MAIL_FIELDS,

@@ -76,7 +76,7 @@ def test_a_sample_has_its_text_where_the_provider_says(channel: Channel) -> None
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_the_secret_is_a_setting_of_the_kind(kind: Any) -> None:
     """So that what `check-config` and `doctor` ask for can be set."""
-    assert kind.provider.secret.setting in kind.settings.__dataclass_fields__
+    assert kind.channel.provider.secret.setting in kind.settings.__dataclass_fields__
 
 
 def test_sentences_follow_from_the_facts() -> None:

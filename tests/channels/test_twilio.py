@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.channels.twilio import SMS
 from berinia_webhookd.errors import (
     AccountRefused,
     ChannelNotConfigured,
@@ -30,6 +29,7 @@ from .deliveries import (
     NOW,
     OLD_TOKEN,
     PUBLIC_URL,
+    SMS,
     SMS_FIELDS,
     SMS_PATH,
     TOKEN,

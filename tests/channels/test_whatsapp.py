@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.contract import Channel, Replies
-from berinia_webhookd.channels.whatsapp import WHATSAPP, WhatsAppChannel
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.channels.settings import WhatsAppSettings
+from berinia_webhookd.channels.whatsapp import WhatsAppChannel
+from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.errors import (
     AddressRefused,
     ChannelNotConfigured,
@@ -32,7 +34,7 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
-from .deliveries import NOW, arrived, caller, event_of, raw_delivery
+from .deliveries import NOW, WHATSAPP, arrived, caller, event_of, raw_delivery, settings_for
 
 META = AgentName("MetaAgent")
 ADMIN = AgentName("AdminInterpreterAgent")
@@ -60,13 +62,11 @@ def whatsapp_channel(
     *, allowed: Sequence[str] = LOOPBACK, secret: str | None = None
 ) -> WhatsAppChannel:
     return WhatsAppChannel(
-        allowed_networks=[ip_network(network) for network in allowed],
-        secret=secret,
-        agent=META,
-        groups={"Support IA / Chatbot": ADMIN, "Discussion libre": ADMIN},
-        path="/webhook/whatsapp",
-        max_body_bytes=1 << 20,
-        replies=Replies(wait_seconds=30),
+        settings_for(
+            WhatsAppSettings,
+            allowed_ips=tuple(ip_network(network) for network in allowed),
+            secret=None if secret is None else Secret(secret),
+        )
     )
 
 

@@ -176,7 +176,7 @@ class TestCheckConfig:
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kind in this process, which looks as `doctor` does."""
-    monkeypatch.setitem(catalogue.KINDS, meta.KIND.name, meta.KIND)
+    monkeypatch.setitem(catalogue.KINDS, meta.MetaChannel.kind, meta.KIND)
 
 
 class TestDoctor:

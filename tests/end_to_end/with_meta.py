@@ -6,7 +6,7 @@ from berinia_webhookd.channels import catalogue
 from berinia_webhookd.cli import main
 from tests.channels import meta
 
-catalogue.KINDS[meta.KIND.name] = meta.KIND
+catalogue.KINDS[meta.MetaChannel.kind] = meta.KIND
 
 if __name__ == "__main__":
     main()

@@ -6,39 +6,34 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from ipaddress import ip_network
 
 import orjson
 
 from berinia_webhookd import addresses
 from berinia_webhookd.channels import addresses_of_people, opt_out, signatures, twilio
 from berinia_webhookd.channels.content import decode_json_object, text_of
-from berinia_webhookd.channels.contract import Channel, Replies
+from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.channels.form import decode_form, raw_fields
 from berinia_webhookd.channels.mime import parse_mime
-from berinia_webhookd.channels.whatsapp import WHATSAPP, WhatsAppChannel
+from berinia_webhookd.channels.settings import WhatsAppSettings
+from berinia_webhookd.channels.whatsapp import WhatsAppChannel
 from berinia_webhookd.errors import DeliveryRejected
 from berinia_webhookd.journal import event_text
 from berinia_webhookd.logs.personal_data import scrub
-from berinia_webhookd.model import AgentName, ChannelName, VerifiedDelivery
+from berinia_webhookd.model import ChannelName, VerifiedDelivery
 from tests.channels.deliveries import (
     FORM,
     NOW,
+    WHATSAPP,
     email_channel,
     event_of,
     raw_delivery,
+    settings_for,
     sms_channel,
 )
 
 MULTIPART = "multipart/form-data; boundary=x"
-CHAT = WhatsAppChannel(
-    allowed_networks=[ip_network("127.0.0.1")],
-    agent=AgentName("MetaAgent"),
-    groups={"Support IA / Chatbot": AgentName("AdminInterpreterAgent")},
-    path="/webhook/whatsapp",
-    max_body_bytes=1 << 20,
-    replies=Replies(wait_seconds=30),
-)
+CHAT = WhatsAppChannel(settings_for(WhatsAppSettings))
 SMS_CHANNEL, EMAIL_CHANNEL = sms_channel(), email_channel()
 
 
