@@ -1,5 +1,5 @@
 """The command line: the list of commands, and how errors leave the process. Each command stands in
-a module of its own in `tools/`.
+`tools/`, and is imported when it is called, so that each starts quickly.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import click
 
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import ConfigurationError, WebhookdError
-from berinia_webhookd.tools.command_context import CommandContext
 
 
 class Commands(click.Group):
-    """A group that imports a command's module when it is called, so that each starts quickly."""
+    """A group that imports a command's module when it is called."""
 
     modules: ClassVar[dict[str, tuple[str, str]]] = {
         "serve": ("berinia_webhookd.tools.serve", "serve"),
@@ -67,6 +66,8 @@ def root(ctx: click.Context, config_file: Path | None) -> None:
     Exit codes: 0 done; 1 the check found a problem, or what was asked for does not exist; 2 usage;
     3 cannot start and will not by itself; 4 cannot start now.
     """
+    from berinia_webhookd.tools.command_context import CommandContext  # noqa: PLC0415 - see above
+
     ctx.obj = CommandContext(config_file)
 
 
