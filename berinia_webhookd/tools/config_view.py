@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
@@ -85,7 +85,7 @@ def document(checked: Checked) -> dict[str, Any]:
     return {
         "version": __version__,
         "user": _user(),
-        "config_file": None if file is None else str(file),
+        "configuration": None if file is None else str(file),
         "settings": {
             name: {
                 "value": shown_value(name, origin) if origin.valid else None,
@@ -95,17 +95,8 @@ def document(checked: Checked) -> dict[str, Any]:
             }
             for name, origin in examined.origins.items()
         },
-        "agents": [
-            {
-                "agent": load.agent,
-                "target": load.target,
-                "loads": load.loads,
-                "reason": load.reason,
-                "output": list(load.output),
-            }
-            for load in checked.agents
-        ],
-        "findings": [findings_view.document(finding) for finding in checked.findings],
+        "agents": [asdict(load) for load in checked.agents],
+        "findings": [asdict(finding) for finding in checked.findings],
     }
 
 
@@ -115,7 +106,7 @@ def document(checked: Checked) -> dict[str, Any]:
 def lines(checked: Checked) -> Iterator[str]:
     """Yield the whole as lines, what is wrong last, where a terminal stops."""
     examined = checked.examined
-    yield f"berinia-webhookd {__version__}, looked at as user {_user()}"
+    yield f"berinia-webhookd {__version__}, checked as user {_user()}"
     yield f"configuration file: {_shown(str(examined.config_file or 'none'))}"
     yield from _section("Settings", columns([_row(*item) for item in examined.origins.items()]))
     yield from _section("Agents that do not load", _agent_lines(checked.agents))

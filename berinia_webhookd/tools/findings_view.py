@@ -1,4 +1,4 @@
-"""How `doctor` and `check-config` show findings, to people and to programs."""
+"""How `doctor` and `check-config` show findings to people; programs get their fields."""
 
 from __future__ import annotations
 
@@ -23,17 +23,6 @@ _WIDTH: Final = max(map(len, Level))
 _LONGEST_SUBJECT: Final = 12  # longer ones do not move the others' column
 _MARGIN: Final = " " * (_WIDTH + 2)
 _CODE: Final = re.compile(r"`[^`\n]+`")
-
-
-def document(finding: Finding) -> dict[str, object]:
-    """Return a finding as JSON can hold it."""
-    return {
-        "level": finding.level.value,
-        "subject": finding.subject,
-        "what": finding.what,
-        "why": finding.why,
-        "fix": list(finding.fix),
-    }
 
 
 def lines(findings: Sequence[Finding]) -> Iterator[str]:

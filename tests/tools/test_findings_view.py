@@ -6,7 +6,7 @@ import click
 import pytest
 
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
-from berinia_webhookd.tools.findings_view import document, lines
+from berinia_webhookd.tools.findings_view import lines
 
 FINDINGS = [
     ok("service", "process 7 runs on 127.0.0.1:8001, as user 999"),
@@ -67,14 +67,3 @@ def test_lines_of_others_stay_in_their_place() -> None:
     (first, second, *_) = shown(wrong("agents", "cannot be loaded: first\x1b[2J\nsecond"))
     assert first == "wrong    agents  cannot be loaded: first\\x1b[2J"
     assert second == "         second"
-
-
-def test_for_programs() -> None:
-    """One shape, whatever the level."""
-    assert document(FINDINGS[0]) == {
-        "level": "ok",
-        "subject": "service",
-        "what": "process 7 runs on 127.0.0.1:8001, as user 999",
-        "why": None,
-        "fix": [],
-    }

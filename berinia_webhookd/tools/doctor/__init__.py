@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Final
 
 import click
@@ -17,7 +18,7 @@ from berinia_webhookd.status.findings import CHECKS, Check, findings_of
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
 from berinia_webhookd.tools.doctor.installation import Found, find, settings
 from berinia_webhookd.tools.doctor.service import health, port, service, version
-from berinia_webhookd.tools.findings_view import document, lines
+from berinia_webhookd.tools.findings_view import lines
 from berinia_webhookd.tools.terminal import json_text
 
 # Come before those that need no command line.
@@ -69,7 +70,7 @@ def report(found: Found, findings: list[Finding]) -> dict[str, object]:
         "configuration": found.config_file,
         "journal": installation.journal.shown_url,
         "logs": installation.logs,
-        "findings": [document(finding) for finding in findings],
+        "findings": [asdict(finding) for finding in findings],
     }
 
 
