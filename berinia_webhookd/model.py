@@ -19,7 +19,7 @@ IPAddress = IPv4Address | IPv6Address
 EventId = NewType("EventId", str)  # UUIDv7, canonical text
 EntryId = NewType("EntryId", str)  # UUIDv7, canonical text
 DeliveryId = NewType("DeliveryId", str)  # UUIDv7, canonical text
-ChannelName = NewType("ChannelName", str)  # sms, email, whatsapp
+ChannelName = NewType("ChannelName", str)  # [a-z][a-z0-9-]*: sms, email, whatsapp and others
 AgentName = NewType("AgentName", str)  # starts with a capital
 
 DIRECT_MESSAGE = "Direct Message"

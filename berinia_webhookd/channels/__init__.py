@@ -1,1 +1,1 @@
-"""Meaning, without I/O: verify, decode, validate, normalise; one file a provider."""
+"""Channels: what providers send is verified, decoded, validated and normalised, without I/O."""

@@ -1,5 +1,5 @@
-"""When two things are the same: the normal forms in which parties and groups are compared, and the
-digest by which an event is recognised as seen. What agents get to read is never normalised.
+"""Normal forms of the addresses of people and groups, for comparison alone, and the digest by which
+an event is recognised as seen. What agents read is never normalised.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from berinia_webhookd.model import ChannelName, Conversation
 
 # The longest e-mail address (RFC 5321); names of groups and senders are shorter.
 _MAX_PARTY_LENGTH: Final = 320
-# More than a name and an address; what is longer is nobody's, and not worth the time.
+# More than a name and an address; a longer one is no address, and takes long to normalise.
 _MAX_SPELLING_LENGTH: Final = 1000
 # Short codes have at most 8 digits: more, and no leading zero, is a number without its plus.
 _MIN_INTERNATIONAL_DIGITS: Final = 9
@@ -30,7 +30,7 @@ _EMOJI_PARTS = re.compile("[\ufe00-\ufe0f\u20e3\U0001f3fb-\U0001f3ff]")
 
 
 def normal_party(text: str) -> str:
-    """One form for all spellings of a sender, recipient or group.
+    """Return the normal form of a sender, recipient or group, the same for all its spellings.
 
     `+33 6 39 98 00 01`, `33639980001@c.us` and `whatsapp:+33639980001` become `+33639980001`;
     letter case, surrounding blanks and a display name around an e-mail address are dropped.
@@ -58,7 +58,7 @@ def _normal_phone(international: str | None, rest: str) -> str:
 
 
 def normal_group(name: str) -> str:
-    """A group's name without emoji, letter case and surrounding blanks."""
+    """Return a group's name without emoji, letter case and surrounding blanks."""
     name = name[:_MAX_SPELLING_LENGTH]
     folded = _EMOJI_PARTS.sub("", unicodedata.normalize("NFKC", name).casefold())
     kept = "".join(c for c in folded if unicodedata.category(c) not in _EMOJI_CATEGORIES)
@@ -67,12 +67,12 @@ def normal_group(name: str) -> str:
 
 
 def conversation(channel: ChannelName, sender: str, party: str) -> Conversation:
-    """The unit of order, in normal form."""
+    """Return the unit of order, both parties in normal form."""
     return Conversation(channel, normal_party(sender), normal_party(party))
 
 
 def event_digest(channel: ChannelName, *parts: str | None) -> bytes:
-    """SHA-256 over the channel and what makes its events unique.
+    """Return the SHA-256 over the channel and what makes its events unique.
 
     Each part stands with its length, and nothing is not the same as empty: no two lists of parts
     give the same bytes.

@@ -36,7 +36,7 @@ def build(
 def build_all(
     settings: Mapping[ChannelName, ChannelSettings], public_urls: Sequence[str]
 ) -> Mapping[ChannelName, Channel]:
-    """All configured channels: what one received may be there when it receives no more."""
+    """Return all configured channels: a disabled one may have events in the journal."""
     return {
         name: KINDS[channel.kind].channel(channel, public_urls)
         for name, channel in settings.items()

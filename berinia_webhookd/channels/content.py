@@ -39,8 +39,8 @@ _BLOCK = re.compile(
 
 
 def text_of(document: str) -> str:
-    """What a reader would see, with a line for each block; blank for no text at all. Only the first
-    `MAX_LENGTH` characters are read.
+    """Return the text that a reader would see, a line for each block, of the first `MAX_LENGTH`
+    characters; blank where there is none.
     """
     text = "".join(_pieces(document[:MAX_LENGTH]))
     lines = (line.strip() for line in text.split("\n"))
@@ -71,7 +71,7 @@ def _pieces(document: str) -> Iterator[str]:
 
 
 def _end_of_tag(document: str, start: int) -> int:
-    """Just behind the tag or comment; the end of the document where it is never closed."""
+    """Return the position behind the tag or comment; of one that is never closed, the end."""
     closing = "-->" if document.startswith("<!--", start) else ">"
     end = document.find(closing, start)
     return len(document) if end < 0 else end + len(closing)
@@ -82,7 +82,7 @@ def _unescaped(text: str) -> str:
 
 
 def decode_json_object(body: bytes) -> dict[str, Any]:
-    """The object in a body.
+    """Return the JSON object of a body.
 
     Raises:
         MalformedDelivery: it is not JSON (RFC 8259), not an object, or beyond the bounds above.
@@ -128,7 +128,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 def _require_shallow(document: Any) -> None:
-    """Bounds the depth; text with lone surrogates cannot be encoded and raises as well."""
+    """Raise on too many levels; text with lone surrogates cannot be encoded and raises, too."""
     level = [document]
     for _ in range(_MAX_DEPTH):
         below: list[Any] = []

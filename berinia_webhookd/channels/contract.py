@@ -1,5 +1,5 @@
-"""What a channel is to the rest of the daemon. It refuses to do I/O: time, secrets and bytes come
-in as arguments; nothing here opens a socket, reads a clock, logs or looks a setting up.
+"""The contract of a channel with the rest of the daemon. Channels refuse to do I/O: time, secrets
+and bytes come in as arguments; none opens a socket, reads a clock, logs or looks a setting up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROBE_HEADER: Final = "Berinia-Probe"  # of its answer: how the request looked w
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the provider gets to read."""
+    """An HTTP answer, as the provider reads it."""
 
     status: int
     content_type: str
@@ -39,7 +39,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """A sample callback as the provider would send it: what `send`, tests and benchmarks use."""
+    """A sample callback, as the provider would send it."""
 
     path: str  # request target
     headers: Mapping[str, str]
@@ -48,7 +48,7 @@ class SignedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """How an agent's answer gets back to who sent the message."""
+    """The ways of an agent's answer back to who sent the message."""
 
     wait_seconds: float  # the request waits that long; 0: not at all
     # Where later ones are posted, which may hold a password; None: nowhere.
@@ -87,11 +87,11 @@ class Channel(ABC):
         """Raise `ChannelNotConfigured` while nothing can be proved on this channel."""
 
     def handshake(self, delivery: RawDelivery) -> Answer | None:
-        """The answer to a question that the provider asks before it sends anything; None where this
-        is none. Asked before `verify`: who asks must prove itself here.
+        """Return the answer to a question that the provider asks before it sends anything, or None
+        where this is none. It is called before `verify`, so the caller must be proved here.
 
         Raises:
-            SignatureInvalid: it does not.
+            SignatureInvalid: the caller is not.
         """
         del delivery
         return None
@@ -112,7 +112,7 @@ class Channel(ABC):
         replay_key: bytes | None = None,
         fields: tuple[tuple[str, str], ...] | None = None,
     ) -> VerifiedDelivery:
-        """What `verify` returns at its end."""
+        """Build what `verify` returns."""
         headers = delivery.headers
         return VerifiedDelivery(
             channel=self.name,
@@ -127,8 +127,8 @@ class Channel(ABC):
 
     @abstractmethod
     def decode(self, delivery: VerifiedDelivery) -> Decoded:
-        """Read, validate and normalise: none to many events, and the items that could not be read;
-        also used again when a rejected delivery is replayed.
+        """Read, validate and normalise: none to many events, and the items that cannot be read.
+        A rejected delivery that is replayed is decoded again.
 
         Raises:
             MalformedDelivery: nothing in it can be read.
@@ -137,15 +137,15 @@ class Channel(ABC):
 
     @abstractmethod
     def is_probe(self, delivery: VerifiedDelivery) -> bool:
-        """Whether this is `doctor` asking: verified and answered, never journaled."""
+        """Whether this is a probe of `doctor`: verified and answered, never journaled."""
 
     @abstractmethod
     def answer(self, receipts: Receipts) -> Answer:
-        """What the provider expects once the events are on disk (none: a probe)."""
+        """Return what the provider expects once the events (of a probe, none) are on disk."""
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
-        """Which likely mistake explains a failed signature, and the setting or nginx line to
-        change; None when there is no idea. Never accepts, never shows a signature.
+        """Return the likely mistake behind a failed signature and the setting or nginx line to
+        change, or None. It accepts nothing, and shows no signature.
         """
         del delivery
         return None
@@ -154,10 +154,10 @@ class Channel(ABC):
     def sign(
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
     ) -> SignedRequest:
-        """A sample callback with the given fields laid over the sample's own."""
+        """Return a sample callback with the given fields laid over the sample's own."""
 
     def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
-        """The contents of the events' attachments, in the order of `Event.attachments`."""
+        """Return the contents of the attachments, in the order of `Event.attachments`."""
         del delivery
         return ()
 
@@ -166,7 +166,7 @@ ChannelOf = Callable[[ChannelName], Channel | None]  # None: it is configured no
 
 
 def no_channel(name: ChannelName) -> Channel | None:
-    """Where nothing is configured."""
+    """Return None: nothing is configured."""
     del name
     return None
 

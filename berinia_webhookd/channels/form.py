@@ -1,7 +1,7 @@
-"""Forms as bytes, read into fields: urlencoded and `multipart/form-data`. Nothing is trimmed,
-merged or dropped, because signatures are over what was sent, and it refuses what is not a form or
-has too many fields. Bytes that are not UTF-8 become lone surrogates: they can be turned back, and
-cannot pass for something else.
+"""Forms, urlencoded and `multipart/form-data`, decoded into fields. Nothing is trimmed, merged or
+dropped, because signatures are over what was sent. Bytes that are not UTF-8 become lone surrogates,
+which can be turned back and are taken for nothing else. What is no form, or has too many fields, is
+refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MAX_BROKEN_ESCAPES: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A part that is no text field. Its name is what the sender says, never a path of ours."""
+    """A part that is no text field. Its name is the sender's, never used as a path."""
 
     field: str
     file_name: str
@@ -45,14 +45,14 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Everything in a form, in the order it came."""
+    """The fields and files of a form, in the order of sending."""
 
     fields: Fields
     files: tuple[File, ...] = ()
 
 
 def decode_form(content_type_header: str, body: bytes) -> Form:
-    """A form of either kind.
+    """Decode a form of either kind.
 
     Raises:
         MalformedDelivery: it is not one, is cut off, or has more than `MAX_FIELDS` parts.
@@ -63,7 +63,7 @@ def decode_form(content_type_header: str, body: bytes) -> Form:
 
 
 def decode_urlencoded(body: bytes) -> Fields:
-    """All pairs in order: blank values kept, `+` a space, nothing trimmed.
+    """Return all pairs in order: blank values kept, `+` a space, nothing trimmed.
 
     Raises:
         MalformedDelivery: more than `MAX_FIELDS`.
@@ -85,8 +85,8 @@ def _unquoted(text: str) -> str:
 
 
 def _percent_decoded(text: bytes) -> bytes:
-    """What `urllib.parse.unquote_to_bytes` does, in C: that takes half a minute and 7 GB for the
-    largest mail. Quoted-printable is the same code with another sign.
+    """Decode as `urllib.parse.unquote_to_bytes` does, which takes half a minute and 7 GB for the
+    largest mail, but in C: quoted-printable is the same code with another sign.
 
     Raises:
         MalformedDelivery: a percent sign without its digits stands for itself, but not endlessly.
@@ -99,17 +99,17 @@ def _percent_decoded(text: bytes) -> bytes:
 
 
 def as_text(content: bytes) -> str:
-    """UTF-8, with lone surrogates for the bytes that are none."""
+    """Decode UTF-8, with lone surrogates for the bytes that are none."""
     return content.decode("utf-8", "surrogateescape")
 
 
 def as_bytes(text: str) -> bytes:
-    """The bytes that `as_text` read."""
+    """Return the bytes that `as_text` decoded."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def readable(text: str) -> str:
-    """The same text without lone surrogates, which neither JSON nor a database can hold."""
+    """Return the text without lone surrogates, which neither JSON nor a database can hold."""
     if text.isascii():
         return text
     try:
@@ -120,7 +120,7 @@ def readable(text: str) -> str:
 
 
 def raw_fields(fields: Fields) -> tuple[dict[str, str], dict[str, list[Any]]]:
-    """Name → last value, and the names that repeat → all their values."""
+    """Return name → last value, and for the names that repeat name → all values."""
     if not all([name.isascii() and value.isascii() for name, value in fields]):  # noqa: C419 - faster
         fields = tuple([(readable(name), readable(value)) for name, value in fields])
     last = dict(fields)
@@ -133,12 +133,12 @@ def raw_fields(fields: Fields) -> tuple[dict[str, str], dict[str, list[Any]]]:
 
 
 def first_values(fields: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Name → first value."""
+    """Return name → first value."""
     return dict(reversed(fields))
 
 
 def decode_multipart(content_type_header: str, body: bytes) -> Form:
-    """Text fields and files of a `multipart/form-data` body.
+    """Decode the text fields and files of a `multipart/form-data` body.
 
     Raises:
         MalformedDelivery: no boundary, not well-formed, cut off, or too many parts.
@@ -178,7 +178,7 @@ def _parts(content_type_header: str, body: bytes) -> Iterator[tuple[MultipartSeg
 
 
 def _is_file(segment: MultipartSegment) -> bool:
-    """A part with a file name, even an empty one, or of a type that is no text."""
+    """Whether a part is a file: it has a file name, even an empty one, or is no text."""
     if segment.filename is not None or "filename*" in _disposition(segment):
         return True
     return not (segment.content_type or "text/plain").startswith("text/")

@@ -75,7 +75,7 @@ _REPORTS = ("multipart/report", "message/delivery-status")
 
 
 def _run_input(event: Event) -> dict[str, Any]:
-    """What BerinIA's agents read of a mail."""
+    """Return what BerinIA's agents read of a mail."""
     data = {
         "sender": event.sender,
         "recipient": event.recipient,
@@ -126,7 +126,7 @@ class MailgunChannel(Channel):
             )
 
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
-        """Prove that Mailgun signed this lately. The body is not covered by the signature, so it
+        """Prove that Mailgun signed this, and when. The signature does not cover the body, so it
         may be used for one message only: that is what `replay_key` is for.
         """
         self.require_secret()
@@ -199,7 +199,7 @@ class MailgunChannel(Channel):
         return Answer(200, "application/json", body)
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
-        """A wrong clock, or a key that was pasted with blanks or quotes."""
+        """Find a wrong clock, or a key that was pasted with blanks or quotes."""
         try:
             form = decode_form(delivery.content_type_header, delivery.body)
         except DeliveryRejected:
@@ -223,7 +223,7 @@ class MailgunChannel(Channel):
     def sign(
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
     ) -> SignedRequest:
-        """An incoming mail without attachments as Mailgun would post it at `now`."""
+        """Return an incoming mail without attachments, as Mailgun would post it at `now`."""
         del base_url  # Mailgun does not sign the URL
         text = "Bonjour, je suis intéressé."
         timestamp = fields.get("timestamp", str(int(now.timestamp())))
@@ -248,14 +248,14 @@ class MailgunChannel(Channel):
         return SignedRequest(self.path, {"Content-Type": URLENCODED}, body)
 
     def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
-        """Read out of the stored body again."""
+        """Read the files out of the stored body again."""
         form = decode_form(delivery.content_type_header, delivery.body)
         return (content for _, _, content in _files(form, MailMessage(form.fields)))
 
 
 def _signed_values(fields: Fields) -> tuple[str, str, str]:
-    """The last value of each: an outgoing message's user variables come back as fields of the same
-    name, before Mailgun's own (django-anymail, anymail/webhooks/mailgun.py).
+    """Return the last value of each: an outgoing message's user variables come back as fields of the
+    same name, before Mailgun's own (django-anymail, anymail/webhooks/mailgun.py).
     """
     last = dict(fields)
     return last.get("timestamp", ""), last.get("token", ""), last.get("signature", "")
@@ -266,7 +266,7 @@ def _may_have_files(content_type_header: str) -> bool:
 
 
 def _form_of(delivery: VerifiedDelivery) -> Form:
-    """Files are not kept beside the fields, so a form that may have some is read once more."""
+    """Return the form; one that may have files, which `verify` does not keep, is read again."""
     if delivery.fields is None:
         return decode_form(delivery.content_type_header, delivery.body)
     return Form(delivery.fields)
@@ -283,7 +283,7 @@ def _require_well_formed(message: MailMessage) -> None:
 
 
 def _files(form: Form, message: MailMessage) -> Iterator[tuple[str, str, bytes]]:
-    """Name, type and content: what arrived counts, not what `attachment-count` says."""
+    """Yield name, type and content of what arrived, whatever `attachment-count` says."""
     for part in form.files:
         yield part.file_name, part.content_type, part.content
     for file in message.mime.files if message.mime is not None else ():
@@ -296,7 +296,7 @@ def _attachment(file_name: str, content_type: str, content: bytes) -> Attachment
 
 
 class MailMessage:
-    """One mail, read from the fields of a form as far as it is asked about.
+    """A mail, read from the fields of a form as far as it is needed.
 
     User variables of an outgoing message come back as fields of the same name, before or after
     Mailgun's own: its documentation leaves the order open, django-anymail takes the first of each,
@@ -308,7 +308,7 @@ class MailMessage:
         self._values = first_values(fields)
 
     def field(self, name: str) -> str | None:
-        """A field's first value; None where there is none."""
+        """Return a field's first value, or None."""
         value = self._values.get(name)
         return None if value is None else readable(value)
 
@@ -323,7 +323,7 @@ class MailMessage:
         return None if content is None else parse_mime(as_bytes(content))
 
     def header(self, name: str) -> str | None:
-        """A header line in any letter case, where it is not blank."""
+        """Return a header by its name in any letter case, or None where it is blank."""
         return next((value for value in self._headers.get(name.lower(), ()) if value.strip()), None)
 
     @cached_property
@@ -342,7 +342,7 @@ class MailMessage:
 
     @property
     def body(self) -> str:
-        """The first text that is not blank, else the first there is."""
+        """The first text that is not blank, else the first one."""
         first: str | None = None
         for text in self._texts():
             if text.strip():
@@ -379,13 +379,13 @@ class MailMessage:
 
 
 def _word(value: str | None) -> str:
-    """A header's value without parameters and letter case."""
+    """Return a header's value without parameters, in lower case."""
     return (value or "").partition(";")[0].strip().lower()
 
 
 def _listed_headers(text: str) -> Iterable[tuple[str, str]]:
-    """`message-headers`: a JSON list of pairs. A value can be a list itself, as of Content-Type;
-    what is anything else is left out, because agents get the field itself anyway.
+    """Yield the pairs of `message-headers`, a JSON list. A value can be a list itself, as that of
+    Content-Type; anything else is left out, since agents get the field itself.
     """
     try:
         pairs: Any = orjson.loads(readable(text))

@@ -46,7 +46,7 @@ class _ShortHeaders(Compat32):
 
 @dataclass(frozen=True, slots=True)
 class MimeFile:
-    """A part of a message that is not its text."""
+    """A file in a message."""
 
     file_name: str
     content_type: str
@@ -55,7 +55,7 @@ class MimeFile:
 
 @dataclass(frozen=True, slots=True)
 class MimeMessage:
-    """What we read of a message."""
+    """What is read of a message."""
 
     headers: tuple[tuple[str, str], ...]
     plain_text: str | None  # the first text/plain part
@@ -64,7 +64,7 @@ class MimeMessage:
 
 
 def parse_mime(content: bytes) -> MimeMessage:
-    """Headers, text and attachments of a message.
+    """Parse a message into headers, text and attachments.
 
     Raises:
         MalformedDelivery: it is beyond the bounds, or cannot be read.
@@ -107,7 +107,7 @@ def _read(message: _Message) -> MimeMessage:
 
 
 def _leaves(message: _Message) -> Iterator[_Message]:
-    """Parts that hold something, in order; an attached message is one, whatever it holds."""
+    """Yield the parts that are no containers, in order; an attached message is one part."""
     waiting = [message]
     while waiting:
         part = waiting.pop()
@@ -144,7 +144,7 @@ def _text(part: _Message) -> str:
 
 
 def _header(value: Any) -> str:
-    """A header line as people read it, RFC 2047 words decoded where they can be."""
+    """Return a header as people read it: RFC 2047 words are decoded where they can be."""
     text = str(value)
     if text.count("=?") > _MAX_WORDS:
         return readable(text)

@@ -17,6 +17,6 @@ _LONGEST = max(map(len, _BY_WORD))
 
 
 def opt_out_of(message: str) -> OptOut | None:
-    """What a message asks for if it consists of one such word, in any letter case."""
+    """Return what a message asks for that consists of one such word, in any letter case."""
     word = message.strip()
     return _BY_WORD.get(word.upper()) if len(word) <= _LONGEST else None

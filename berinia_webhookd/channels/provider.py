@@ -1,6 +1,6 @@
-"""What is said of a provider, once. A channel's class carries one `Provider`; `send`, `doctor`,
-`check-config` and the `run` agents ask it, so that none of them has a list of channels. Facts, and
-the sentences that are the same for everybody who shares a fact.
+"""The facts of a provider, said once: each class of channels has a `Provider`, which `send`, `doctor`,
+`check-config` and `run` agents ask. What people read about it is made of its facts, so that every
+provider has the sentences.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ RunInput = Callable[[Event], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class SecretSetting:
-    """Where an operator puts what proves the provider."""
+    """The setting that holds what proves the provider."""
 
     setting: str  # of the channel: tokens
     fix: str  # the line to write, and where its value is found
 
     def key(self, channel: ChannelName) -> str:
-        """The setting's whole name."""
+        """Return the setting's whole name."""
         return f"channels.{channel}.{self.setting}"
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One provider, as people know it and as it behaves."""
+    """A provider, as people know it and as it behaves."""
 
     name: str
     console: str  # where our URL is entered

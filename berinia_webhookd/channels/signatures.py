@@ -1,7 +1,7 @@
 """The signatures of the providers: computed as they publish it, compared in constant time.
 
-Whether a request may be believed is for the channels to say: neither scheme has separators between
-what it signs, and Mailgun's does not cover the body, so a matching signature is not yet a proof.
+A matching signature is not yet a proof, which is for the channels to decide: neither scheme has
+separators between what it signs, and Mailgun's does not cover the body.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class TwilioKeys:
         return bool(self._keyed)
 
     def signature(self, url: str, fields: Iterable[tuple[str, str]]) -> str:
-        """What Twilio sends along with these form fields, by the first token."""
+        """Return the signature of these form fields by the first token."""
         values = _Values()
         for name, value in fields:
             values.setdefault(name, []).append(value)
@@ -103,13 +103,13 @@ class TwilioKeys:
 
 
 def _in_signing_order(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Sorting pairs sorts names, then values; a pair that repeats is signed once."""
+    """Return the pairs sorted by name, then value; a pair that repeats is signed once."""
     repeats = len(dict(fields)) < len(fields)
     return sorted(set(fields) if repeats else fields)
 
 
 class _Values(dict[str, list[str]]):
-    """Names to values in the shape that twilio's validator expects of a web framework."""
+    """Fields in the shape that twilio's validator expects of a web framework."""
 
     def getall(self, name: str) -> list[str]:
         return self[name]
@@ -131,7 +131,7 @@ def body_digest_holds(target: str, body: bytes) -> bool:
 
 
 def mailgun_signature(key: str, timestamp: str, token: str) -> str:
-    """HMAC-SHA256 over timestamp and token, lower-case hex; the body is not covered.
+    """Return the HMAC-SHA256 over timestamp and token in lower-case hex; no body is covered.
 
     https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks
     """
@@ -163,7 +163,7 @@ def may_be_signed(keys: Sequence[str], body: bytes, *, multipart: bool) -> bool:
 
 
 def _candidates(body: bytes, name: str, *, multipart: bool) -> list[str]:
-    """Values that a field of this name may have; the outermost ones where there are many."""
+    """Return the values that a field of this name may have: where there are many, the outermost."""
     between = _PART_HEAD if multipart else b""
     value = re.compile(between + b"(" + _VALUES[name] + b")(?![0-9A-Za-z])")
     needle = f"name={name}" if multipart else f"{name}="
@@ -185,7 +185,7 @@ def _candidates(body: bytes, name: str, *, multipart: bool) -> list[str]:
 
 
 def _occurrences(body: bytes, needle: bytes) -> Iterator[int]:
-    """Where it ends, the first ones and the last ones."""
+    """Yield the ends of the first and of the last occurrences."""
     first = list(_search(body, needle))
     yield from first
     if len(first) == _OCCURRENCES:
@@ -216,5 +216,5 @@ def secret_match(secret: str, presented: str) -> bool:
 
 
 def _presented(text: str) -> bytes:
-    """What a stranger sent, as bytes to compare: `compare_digest` raises on text beyond ASCII."""
+    """Encode what was presented: `compare_digest` raises on text beyond ASCII."""
     return text.encode("utf-8", "surrogatepass")

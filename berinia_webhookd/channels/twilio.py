@@ -116,7 +116,7 @@ _EMPTY_TWIML = Answer(200, "text/xml", b'<?xml version="1.0" encoding="UTF-8"?><
 
 
 def _run_input(event: Event) -> dict[str, Any]:
-    """What BerinIA's agents read of an SMS."""
+    """Return what BerinIA's agents read of an SMS."""
     data = {
         "sender": event.sender,
         "recipient": event.recipient,
@@ -214,12 +214,12 @@ class TwilioChannel(Channel):
         return PROBE_FIELD in dict(_fields_of(delivery))
 
     def answer(self, receipts: Receipts) -> Answer:
-        """An empty TwiML document: no reply from us."""
+        """Return an empty TwiML document, which sends nothing to the person."""
         del receipts  # Twilio reads nothing but TwiML
         return _EMPTY_TWIML
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
-        """Which likely mistake explains the failed signature, and what to change."""
+        """Try the likely mistakes of an installation."""
         return twilio_diagnosis.diagnose(
             delivery,
             channel=self.name,
@@ -231,7 +231,7 @@ class TwilioChannel(Channel):
     def sign(
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
     ) -> SignedRequest:
-        """An incoming SMS as Twilio would send it to `base_url`, or to the public URL if set."""
+        """Return an incoming SMS, as Twilio would send it to `base_url` or the public URL."""
         del now  # Twilio's requests carry no time
         sid = fields.get("MessageSid", f"SM{secrets.token_hex(16)}")
         account = min(self._account_sids, default="AC" + "0" * 32)
@@ -260,7 +260,7 @@ class TwilioChannel(Channel):
 
 
 def _both_forms(base_urls: Iterable[str]) -> tuple[str, ...]:
-    """As written first: messaging callbacks keep the port of the configured URL, other products
+    """Return both port forms, as written first: messaging callbacks keep the port of the configured URL, other products
     drop or add it, https://www.twilio.com/docs/usage/security.
     """
     forms = [port_forms(url) for url in base_urls]
@@ -291,7 +291,7 @@ def _require_well_formed(fields: Fields, values: Mapping[str, str]) -> None:
 
 
 def _repeated(fields: Fields) -> set[str]:
-    """The names that stand there more often than Twilio sends them."""
+    """Return the names that Twilio sends once, and that repeat."""
     counts = Counter(name for name, _ in fields)
     return {
         name
@@ -305,7 +305,7 @@ def _is_single(name: str) -> bool:
 
 
 def _opt_out(values: Mapping[str, str]) -> OptOut | None:
-    """Twilio's word on it (Advanced Opt-Out only), else our own reading of the message."""
+    """Return what Twilio says (with Advanced Opt-Out only), else what the message says."""
     stated = values.get("OptOutType")
     return OptOut(stated.upper()) if stated else opt_out_of(values["Body"])
 
@@ -345,7 +345,7 @@ def _missing(names: Set[str]) -> tuple[str, ...]:
 
 
 def reaches_into_url(target: str, fields: Sequence[tuple[str, str]]) -> bool:
-    """Whether the query took in what was the first field in the order of signing."""
+    """Whether the first field, in the order of signing, was moved into the query."""
     query = target.partition("?")[2]
     if not query or not fields:
         return False

@@ -1,5 +1,5 @@
-"""Why a Twilio signature failed: tries the likely mistakes of an installation, one or two at a
-time, and names the setting or nginx line to change. It never accepts anything, and shows neither a
+"""Diagnosis of a failed Twilio signature: the likely mistakes of an installation are tried, one or two
+at a time, and the setting or nginx line to change is named. It accepts nothing, and shows neither a
 signature nor a value of the request.
 """
 
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class _Guess(Generic[_T]):
-    """What may have been signed, and what to change if it was; None for what came."""
+    """What may have been signed, and what to change if it was; None for what arrived."""
 
     value: _T
     remedy: str | None = None
@@ -47,7 +47,7 @@ def diagnose(
     tokens: Sequence[str],
     public_urls: Sequence[str],
 ) -> str | None:
-    """One line: which URL and fields would have verified, and what to change."""
+    """Return which URL and fields would have verified and what to change, in one line."""
     if not _SHAPE.fullmatch(signature) or len(delivery.body) > _MAX_BODY_BYTES:
         return None
     try:
@@ -69,13 +69,13 @@ def diagnose(
 
 
 def _mistakes(*guesses: _Guess[Any]) -> int:
-    """How many mistakes that makes; one that is tried alone counts as all there may be."""
+    """Count the mistakes; one that is tried alone counts as the most that are tried together."""
     weights = (_MAX_MISTAKES if guess.alone else 1 for guess in guesses if guess.remedy is not None)
     return sum(weights)
 
 
 def _bases(delivery: RawDelivery, public_urls: Sequence[str]) -> Iterator[_Guess[str]]:
-    """Scheme and host: as taken, then as the request's other headers would have them."""
+    """Yield scheme and host: as taken, then as the request's other headers have them."""
     caller = delivery.caller
     taken = list(public_urls) or [f"{caller.scheme}://{caller.host}"]
     yield from (_Guess(port_forms(url)[0]) for url in taken)
@@ -131,7 +131,7 @@ def _scheme_remedy(delivery: RawDelivery, url: str, *, public_url_is_set: bool) 
 
 
 def _other_hosts(delivery: RawDelivery) -> Iterator[str]:
-    """What a proxy says in headers that are never trusted, but may explain."""
+    """Yield hosts out of headers of a proxy that are never trusted, but may explain."""
     headers, host = delivery.headers, delivery.caller.host
     forwarded = headers.get("X-Forwarded-Host", "").partition(",")[0].strip()
     for name in filter(None, (host, forwarded)):
@@ -144,7 +144,7 @@ def _other_hosts(delivery: RawDelivery) -> Iterator[str]:
 
 
 def _targets(delivery: RawDelivery) -> Iterator[_Guess[str]]:
-    """The request target: as it came, with or without a trailing slash, with a prefix cut off."""
+    """Yield the request target: as it arrived, with or without a trailing slash, with a prefix cut off."""
     target = delivery.target
     yield _Guess(target)
     path, question_mark, query = target.partition("?")
@@ -162,7 +162,7 @@ def _targets(delivery: RawDelivery) -> Iterator[_Guess[str]]:
 
 
 def _fields(fields: Fields) -> Iterator[_Guess[Fields]]:
-    """The form: as it came, and with the blanks that something may have trimmed or added."""
+    """Yield the form: as it arrived, and with blanks that were trimmed or added on the way."""
     yield _Guess(fields)
     trimmed = (
         "white space of the message was trimmed between Twilio and here: pass the body on untouched"
@@ -189,7 +189,7 @@ def _tokens(channel: ChannelName, tokens: Sequence[str]) -> Iterator[_Guess[Sequ
 
 
 def _unproven(delivery: RawDelivery, public_urls: Sequence[str]) -> str | None:
-    """A host that nobody on the internet can have called: the proxy passes nothing on."""
+    """Explain a loopback host, which no provider can have called: the proxy passes none on."""
     if public_urls or not is_loopback(delivery.caller.host):
         return None
     return (

@@ -1,7 +1,7 @@
-"""What the BerinIA WhatsApp bot posts: a program on the same machine, built on whatsapp-web.js.
+"""Messages of the BerinIA WhatsApp bot, a program on the same machine, built on whatsapp-web.js.
 
 The bot signs nothing, waits for the answer, writes its `response` into the chat, and never retries.
-So trust is where a request comes from (and a shared secret, if set), and a group decides which
+Its proof is the address that it calls from (and a shared secret, if set); a group decides which
 agent is meant. Ids are those of https://docs.wwebjs.dev/Message.html: `336…@c.us` for people.
 """
 
@@ -51,7 +51,7 @@ _NOT_BLANK = ("author", "messageId")
 
 
 def _run_input(event: Event) -> dict[str, Any]:
-    """What BerinIA's agents read of a chat."""
+    """Return what BerinIA's agents read of a chat."""
     return {
         "message": event.body,
         "content": event.body,
@@ -106,7 +106,7 @@ class WhatsAppChannel(Channel):
             )
 
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
-        """Let pass who calls from an allowed address and, with a secret, presents it."""
+        """Require an allowed address and, if set, the secret."""
         self.require_secret()
         if not is_allowed(self.allowed_networks or (), delivery.caller):
             raise AddressRefused("This address is not allowed here.")
@@ -137,7 +137,7 @@ class WhatsAppChannel(Channel):
         return Decoded((event,))
 
     def _older_event(self, document: dict[str, Any], delivery: VerifiedDelivery) -> Event:
-        """`{"sender", "profile_name", "message": {"text"}}`, as the bot's first version sent it."""
+        """Read `{"sender", "profile_name", "message": {"text"}}` of the bot's first version."""
         text = document["message"].get("text")
         sender = document.get("sender")
         missing = tuple(
@@ -203,13 +203,13 @@ class WhatsAppChannel(Channel):
             return False
 
     def answer(self, receipts: Receipts) -> Answer:
-        """202: no reply in time. A probe gets 200."""
+        """Return 202, for no reply in time; of a probe 200."""
         event_id = receipts[0].event_id if receipts else None
         body = orjson.dumps({"status": "accepted", "event_id": event_id})
         return Answer(202 if receipts else 200, MEDIA_TYPE, body)
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
-        """A missing or oddly spelled bearer token."""
+        """Find a missing or oddly spelled bearer token."""
         if self._secret is None:
             return None
         if not delivery.headers.get("Authorization"):
@@ -222,7 +222,7 @@ class WhatsAppChannel(Channel):
     def sign(
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
     ) -> SignedRequest:
-        """A message in a group, as the bot posts it at `now`; `group=` makes it a direct one."""
+        """Return a message in a group, as the bot posts it; `group=` makes it a direct one."""
         del base_url  # nothing here depends on the URL
         document = {
             "source": "whatsapp",
@@ -261,7 +261,7 @@ def _require_well_formed(document: Mapping[str, Any]) -> None:
 
 
 def _invalid_options(document: Mapping[str, Any]) -> list[str]:
-    """Ill-formed fields that both forms have."""
+    """Return the ill-formed ones of the fields that both forms have."""
     invalid = []
     group = document.get("group")
     if not isinstance(group, str | None):
@@ -279,7 +279,7 @@ def _malformed(missing: Sequence[str], invalid: Sequence[str]) -> MalformedDeliv
 
 
 def _group(document: Mapping[str, Any]) -> str | None:
-    """Exactly as received; None for a direct message, however it says so."""
+    """Return the group exactly as received; None for a direct message, in either spelling."""
     group = _optional_text(document, "group")
     if document.get("type") == "direct" or group in ("", DIRECT_MESSAGE):
         return None

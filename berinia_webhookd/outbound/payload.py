@@ -1,6 +1,6 @@
-"""What goes to an agent, and what its answer means. Pure: an entry in, plain JSON out, and back.
+"""The payload of an agent and the outcome of its answer. Pure: an entry in, plain JSON out, and back.
 
-Two shapes go out: the CloudEvents 1.0 envelope for `handle` and HTTP agents, and the input that
+There are two shapes: the CloudEvents 1.0 envelope for `handle` and HTTP agents, and the input that
 BerinIA's own agents take in `run`. Providers' values stay untouched.
 """
 
@@ -26,7 +26,7 @@ ERROR_KEYS: Final = ("error", *REPLY_KEYS)
 
 
 def envelope(entry: Entry, paths: Sequence[str] = ()) -> dict[str, Any]:
-    """The CloudEvents envelope. A bounce has no sender, and `subject` must not be empty."""
+    """Return the CloudEvents envelope. A bounce has no sender, and `subject` must not be empty."""
     event = entry.event
     subject = {"subject": event.sender} if event.sender else {}
     return {
@@ -76,12 +76,12 @@ def _attachment(known: Attachment, path: str | None) -> dict[str, Any]:
 
 
 def conversation_text(conversation: Conversation) -> str:
-    """The same text for every message of a conversation, fit to key an agent's memory by."""
+    """Return the same text for every message of a conversation, a key for an agent's memory."""
     return f"{conversation.channel}:{conversation.sender}:{conversation.party}"
 
 
 def run_input(entry: Entry, shape: RunInput | None) -> dict[str, Any]:
-    """What an agent reads in `run`: its provider's shape, else the envelope's data, flat; plus
+    """Return the input of `run`: the provider's shape, else the envelope's data, flat; with
     `event_id` and `attempt`.
     """
     if shape is None:
@@ -92,7 +92,7 @@ def run_input(entry: Entry, shape: RunInput | None) -> dict[str, Any]:
 
 
 def outcome_of(returned: object) -> Outcome:
-    """What an agent's return value, or the JSON of an HTTP agent's 2xx, means."""
+    """Return the outcome that an agent's return value, or the JSON of its 2xx, stands for."""
     if not isinstance(returned, Mapping):
         return Outcome(OutcomeKind.SUCCESS)
     match returned.get("status"):

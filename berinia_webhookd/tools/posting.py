@@ -1,5 +1,5 @@
-"""Posting signed requests one after another or at a rate, and how long each answer took. It follows
-no redirect, uses no proxy, and reads no more of an answer than a person would.
+"""Signed requests posted one after another or at a rate, with the time that each answer took. No
+redirect is followed, no proxy used, and no more of an answer read than a person would.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIMEOUT_SECONDS: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to post to: a TCP address, or a Unix socket on this machine."""
+    """The server to post to: a TCP address, or a Unix socket on this machine."""
 
     base_url: str  # scheme://host[:port]
     unix_socket: str | None = None
@@ -57,7 +57,7 @@ class Target:
         return cls(f"{parts.scheme}://{parts.netloc}")
 
     def is_loopback(self) -> bool:
-        """Whether every address behind the name is this very machine.
+        """Whether every address of the name is a loopback address.
 
         Raises:
             WebhookdError: the name cannot be resolved.
@@ -77,7 +77,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """One answer."""
+    """The answer to one request."""
 
     number: int  # from 1, in the order of sending
     status: int
@@ -88,7 +88,7 @@ class Posted:
 
 @dataclass
 class Tally:
-    """What came of all of them."""
+    """The answers to all requests, counted."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -96,7 +96,7 @@ class Tally:
 
     @property
     def sent(self) -> int:
-        """How many were answered."""
+        """The number of answers."""
         return len(self._latencies)
 
     def add(self, posted: Posted) -> None:
@@ -105,7 +105,7 @@ class Tally:
         self._latencies.append(posted.latency_seconds)
 
     def latencies(self) -> dict[str, float]:
-        """In seconds: the smallest, the median, the 95th in a hundred, the largest."""
+        """Return the smallest, the median, the 95th percentile and the largest, in seconds."""
         ordered = sorted(self._latencies)
         last = len(ordered) - 1
         places = {"min": 0, "median": last // 2, "p95": round(last * 0.95), "max": last}

@@ -1,5 +1,5 @@
-"""`send`: correctly signed sample callbacks, as the provider would send them, to try things out. It
-refuses to send to anything but this very machine unless told twice.
+"""`send`: correctly signed sample callbacks, as the provider would send them. It refuses to send to
+another machine without `--really`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def send(
 
 @dataclass(frozen=True)
 class Sample:
-    """What to sign, and as whom."""
+    """A sample callback of a channel."""
 
     channel: Channel
     fields: Mapping[str, str]
@@ -113,12 +113,12 @@ class Sample:
     valid: bool
 
     def sign(self) -> SignedRequest:
-        """A new message, signed now."""
+        """Return a new message, signed now."""
         return self.channel.sign(self.fields, base_url=self.base_url, now=now(), valid=self.valid)
 
 
 class Report:
-    """Prints each answer as it comes, and counts those that were not as they should be."""
+    """The report of `send`: each answer as it comes, and a count of the unexpected ones."""
 
     def __init__(self, *, bad_signature: bool, as_json: bool, most: int) -> None:
         self.unexpected = 0
@@ -128,7 +128,7 @@ class Report:
         self._listed: list[dict[str, object]] = []
 
     def posted(self, posted: Posted) -> None:
-        """Take one answer."""
+        """Report one answer."""
         good = self._is_expected(posted.status)
         self.unexpected += not good
         if not self._as_json:
@@ -149,7 +149,7 @@ class Report:
         return status == 403 if self._bad_signature else 200 <= status < 300  # noqa: PLR2004
 
     def finish(self, channel: str, target: Target, tally: Tally) -> None:
-        """The summary."""
+        """Print the summary."""
         figures = tally.latencies()
         if self._as_json:
             summary = {
