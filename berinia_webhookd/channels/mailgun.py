@@ -254,8 +254,8 @@ class MailgunChannel(Channel):
 
 
 def _signed_values(fields: Fields) -> tuple[str, str, str]:
-    """Return the last value of each: an outgoing message's user variables come back as fields of the
-    same name, before Mailgun's own (django-anymail, anymail/webhooks/mailgun.py).
+    """Return the last value of each: user variables of an outgoing message come back as fields of
+    the same name, before Mailgun's own (django-anymail, anymail/webhooks/mailgun.py).
     """
     last = dict(fields)
     return last.get("timestamp", ""), last.get("token", ""), last.get("signature", "")
