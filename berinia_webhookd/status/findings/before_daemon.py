@@ -118,7 +118,7 @@ async def outside(installation: Installation) -> AsyncIterator[Finding]:
 
 
 def _stranger(channel: Channel, url: str) -> SignedRequest:
-    """Without the bearer token, which a stranger lacks and which must not travel out there."""
+    """Return a probe without the bearer token, which must not leave this machine."""
     request = sign_probe(channel, url)
     headers = {name: text for name, text in request.headers.items() if name != "Authorization"}
     return SignedRequest(request.path, headers, request.body)
@@ -130,7 +130,7 @@ def _of_local(shown: str, channel: Channel, reply: Reply) -> Finding:
     if reply.seen is not None and not reply.seen.forwarded:
         return wrong(
             OUTSIDE,
-            f"{shown}: whoever calls this from outside counts as {provider}",
+            f"{shown}: requests from outside are taken for those of {provider}",
             close,
             RELOAD,
             why="the proxy hides where requests come from, so strangers can command the agents",

@@ -217,7 +217,7 @@ def _of_signatures(channel: Channel, refused: _Refusals) -> Finding:
     what = f"{channel.name}: {refused.when('with a bad signature')}"
     provider = channel.provider
     if refused.diagnosis is None:
-        why = "no mistake of this installation explains it: strangers send such requests"
+        why = "no mistake of this installation explains it; strangers send such requests"
         return note(REFUSED, what, why=why)
     if refused.accepted_since:
         return note(REFUSED, f"{what}; later ones were verified", refused.diagnosis)

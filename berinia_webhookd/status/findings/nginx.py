@@ -30,7 +30,7 @@ from berinia_webhookd.status.findings.probe import (
 
 MOST_URLS: Final = 5
 DIAGNOSIS_PAUSE_SECONDS: Final = 1.1  # the daemon looks for a reason once a second
-# Nobody has this address: where it arrives as the last one, nobody has added the real one.
+# An address that is never assigned: where it arrives as the last one, no proxy added the real one.
 FORGED_CLIENT: Final = "192.0.2.77"
 ADDRESS_LINE: Final = "in nginx: `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`"
 UNCHANGED: Final = (
@@ -186,11 +186,10 @@ def _client(way: _Way, seen: Seen) -> Iterator[Finding]:
     elif not seen.forwarded or seen.client is None:
         yield wrong(
             NGINX,
-            f"{way.shown}: nginx does not say which address a request came from",
+            f"{way.shown}: nginx does not pass on the address that a request came from",
             ADDRESS_LINE,
             RELOAD,
-            why=f"all callers share one rate limit, so that one stranger can shut out "
-            f"{provider.name}",
+            why=f"all callers share one rate limit, so that one of them can block {provider.name}",
         )
 
 
@@ -232,7 +231,7 @@ async def _refused(way: _Way, reply: Reply) -> Finding:
     fixes = (*(remedy or (headers,)), RELOAD) if provider.signs_url else remedy or (UNCHANGED,)
     return wrong(
         NGINX,
-        f"{way.shown}: the signature does not survive the way to the daemon",
+        f"{way.shown}: the signature no longer matches where the request reaches the daemon",
         *fixes,
         why=f"what {provider.name} sends is answered {reply.status}; {provider.retries}",
     )

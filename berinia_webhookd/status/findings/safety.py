@@ -48,7 +48,7 @@ def _of_user(installation: Installation) -> Iterator[Finding]:
             SAFETY,
             "the daemon runs as root",
             "give it a user of its own: contrib/systemd/berinia-webhook.service",
-            why="whoever breaks into it, or into an agent, has the whole machine",
+            why="an attacker who breaks into it, or into an agent, has the whole machine",
         )
 
 
@@ -57,15 +57,15 @@ def _of_networks(installation: Installation) -> Iterator[Finding]:
     if wide := _widest(server.trusted_proxies):
         yield wrong(
             "server.trusted_proxies",
-            f"believes {wide}",
+            f"trusts {wide}",
             '`server.trusted_proxies = ["127.0.0.1", "::1"]`, and the addresses of your proxies',
-            why="whoever is trusted as a proxy may claim any address, scheme and host",
+            why="a trusted proxy may claim any address, scheme and host",
         )
     for name, channel in installation.channels.items():
         if channel.address_is_proof and (wide := _widest(channel.allowed_networks or ())):
             yield wrong(
                 f"channels.{name}.allowed_ips",
-                f"lets {wide} speak as {channel.provider.name}, without a secret",
+                f"accepts {wide} as {channel.provider.name}, without a secret",
                 f"list its address alone, or set `channels.{name}.secret`",
                 why="its messages command the agents",
             )

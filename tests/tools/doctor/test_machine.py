@@ -129,7 +129,11 @@ class TestSafety:
         ("setting", "level", "words"),
         [
             ('server.trusted_proxies = ["0.0.0.0/0"]', "wrong", "server.trusted_proxies"),
-            ('channels.whatsapp.allowed_ips = ["::/0"]', "wrong", "speak as the WhatsApp bot"),
+            (
+                'channels.whatsapp.allowed_ips = ["::/0"]',
+                "wrong",
+                "as the WhatsApp bot, without a secret",
+            ),
             ('server.metrics_allowed_ips = ["0.0.0.0/0"]', "warning", "metrics"),
             ('logs.personal_data = "full"', "warning", "logs.personal_data"),
             ('server.host = "0.0.0.0"', "warning", "server.host"),

@@ -145,7 +145,7 @@ def test_wrong_scheme_and_host_are_said_although_a_public_url_hides_them(proxied
 
 @pytest.mark.parametrize(
     ("forwarded_for", "words"),
-    [("drop", "does not say which address"), ("pass", "caller's own X-Forwarded-For")],
+    [("drop", "does not pass on the address"), ("pass", "caller's own X-Forwarded-For")],
 )
 def test_the_client_address_is_not_passed_on(
     proxied: Proxied, forwarded_for: str, words: str
