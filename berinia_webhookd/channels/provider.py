@@ -1,6 +1,6 @@
-"""The facts of a provider, said once: each class of channels has a `Provider`, which `send`, `doctor`,
-`check-config` and `run` agents ask. What people read about it is made of its facts, so that every
-provider has the sentences.
+"""The facts of a provider, said once: each class of channels has a `Provider`, which `send`,
+`doctor`, `check-config` and `run` agents ask. What people read about it is made of its facts, so
+that every provider has the sentences.
 """
 
 from __future__ import annotations

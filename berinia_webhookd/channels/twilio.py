@@ -260,8 +260,8 @@ class TwilioChannel(Channel):
 
 
 def _both_forms(base_urls: Iterable[str]) -> tuple[str, ...]:
-    """Return both port forms, as written first: messaging callbacks keep the port of the configured URL, other products
-    drop or add it, https://www.twilio.com/docs/usage/security.
+    """Return both port forms, as written first: messaging callbacks keep the port of the configured
+    URL, other products drop or add it, https://www.twilio.com/docs/usage/security.
     """
     forms = [port_forms(url) for url in base_urls]
     return tuple(dict.fromkeys([*(form[0] for form in forms), *(form[1] for form in forms)]))

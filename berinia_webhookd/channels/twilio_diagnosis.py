@@ -1,6 +1,6 @@
-"""Diagnosis of a failed Twilio signature: the likely mistakes of an installation are tried, one or two
-at a time, and the setting or nginx line to change is named. It accepts nothing, and shows neither a
-signature nor a value of the request.
+"""Diagnosis of a failed Twilio signature: the likely mistakes of an installation are tried, one or
+two at a time, and the setting or nginx line to change is named. It accepts nothing, and shows
+neither a signature nor a value of the request.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _other_hosts(delivery: RawDelivery) -> Iterator[str]:
 
 
 def _targets(delivery: RawDelivery) -> Iterator[_Guess[str]]:
-    """Yield the request target: as it arrived, with or without a trailing slash, with a prefix cut off."""
+    """Yield the request target: as it arrived, with or without a last slash, with a prefix."""
     target = delivery.target
     yield _Guess(target)
     path, question_mark, query = target.partition("?")

@@ -1,4 +1,4 @@
-"""The payload of an agent and the outcome of its answer. Pure: an entry in, plain JSON out, and back.
+"""The payload of an agent and the outcome of its answer. Pure: entry to plain JSON, and back.
 
 There are two shapes: the CloudEvents 1.0 envelope for `handle` and HTTP agents, and the input that
 BerinIA's own agents take in `run`. Providers' values stay untouched.
