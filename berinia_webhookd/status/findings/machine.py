@@ -103,7 +103,9 @@ def clock_matters(installation: Installation) -> str:
     """Say what goes wrong with a wrong clock."""
     signers = " and ".join(one.name for one in installation.providers if one.signs_time)
     if signers:
-        return f"signatures of {signers} carry the time: a clock that is behind refuses them"
+        return (
+            f"signatures of {signers} carry the time: while this clock is behind, they are refused"
+        )
     return "retries and retention depend on the clock"
 
 
