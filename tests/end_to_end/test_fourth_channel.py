@@ -148,6 +148,26 @@ def test_a_retry_by_the_channels_own_schedule(tmp_path: Path) -> None:
         assert (daemon.agents / "tries").read_text() == "1\n2\n"
 
 
+def test_a_reload_adds_it_and_takes_it_away(tmp_path: Path) -> None:
+    """Without a restart; what it received goes on, in the neutral shape."""
+    with closing(DaemonWithMeta(tmp_path)) as daemon:
+        daemon.start()
+        assert daemon.request("POST", PATH).status == 404
+        without = daemon.config.read_text()
+        daemon.config.write_text(without + CHANNEL)
+        daemon.reload()
+        (daemon.agents / "hold").touch()
+        assert "2 × 200" in daemon.run("send", "leads", "--count", "2").stdout
+        daemon.wait_until_seen(1)
+        daemon.config.write_text(without)
+        daemon.reload(count=2)
+        (daemon.agents / "hold").unlink()
+        assert [one["action"] for one in daemon.wait_until_seen(2)] == ["process_event"] * 2
+        assert daemon.request("POST", PATH).status == 404
+        assert len(report_of(daemon, "events list")) == 2
+        assert "event.accepted" in (tmp_path / "state/unified_logs/leads.log").read_text()
+
+
 class TestCheckConfig:
     def test_it_is_listed(self, running: DaemonWithMeta) -> None:
         """With its settings, and without its secrets."""
