@@ -110,9 +110,13 @@ async def _available(installation: Installation) -> dict[str, bool]:
         return {}  # the check of health says that it does not answer
     if status != 200:  # noqa: PLR2004 - HTTP
         return {}
+    try:
+        families = list(text_string_to_metric_families(text))
+    except ValueError:
+        return {}  # another program's page; the check of the port says so
     return {
         sample.labels["agent"]: sample.value > 0
-        for family in text_string_to_metric_families(text)
+        for family in families
         if family.name == METRIC
         for sample in family.samples
     }

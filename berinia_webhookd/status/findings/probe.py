@@ -109,7 +109,7 @@ class Sender:
                 ) as answer,
             ):
                 return _reply(request_id, answer, await _text(answer))
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             failure, detail = _failure(error)
             return Reply(request_id, failure=failure, detail=detail)
 
@@ -127,7 +127,7 @@ class Sender:
                 ) as answer,
             ):
                 return answer.status, await _text(answer)
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise WebhookdError(_failure(error)[1]) from error
 
 

@@ -141,6 +141,35 @@ def test_what_an_ill_service_says_of_itself(shared: Daemon) -> None:
     assert finding["fix"]
 
 
+class _Another(_Ill):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>{ of another program }</html>")
+
+    do_POST = do_GET  # noqa: N815 - the server's names
+
+
+def test_another_program_where_the_daemon_should_listen(shared: Daemon) -> None:
+    """What it answers is taken for nothing of ours, and nothing ends in a traceback."""
+    with HTTPServer(("127.0.0.1", 0), _Another) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        say(shared, {"address": f"127.0.0.1:{server.server_port}"})
+        report = doctor(shared)
+        server.shutdown()
+        thread.join()
+    report.one("port", "wrong", "is held by")
+    assert report.of("signatures", "wrong")
+    report.one("agents", "note", "does not say")
+
+
+def test_an_address_that_is_none(shared: Daemon) -> None:
+    """`serve.json` may hold anything."""
+    say(shared, {"address": "no address [at all"})
+    doctor(shared).one("health", "wrong", "does not answer")
+
+
 def test_a_daemon_that_lost_its_socket(shared: Daemon) -> None:
     """A process that runs where nobody listens is no service."""
     with socket.create_server(("127.0.0.1", 0)) as free:
