@@ -145,11 +145,12 @@ async def _contents(installation: Installation, inspection: Inspection) -> list[
         received = f"{statistics.received_last_day} received in the last 24 h"
         findings = [ok(JOURNAL, f"{quiet}; {received}")]
     if installation.journal.file is None:
-        findings.insert(0, _of_server(installation.journal.shown_url, durable))
+        findings.insert(0, of_server(installation.journal.shown_url, durable))
     return findings
 
 
-def _of_server(place: str, durable: dict[str, str]) -> Finding:
+def of_server(place: str, durable: dict[str, str]) -> Finding:
+    """Return the finding on a PostgreSQL server, by its settings for what is committed."""
     off = [name for name, value in durable.items() if value != "on"]
     if off:
         return wrong(

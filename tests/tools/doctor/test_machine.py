@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from berinia_webhookd.findings import Level
-from berinia_webhookd.status.findings import machine
 from berinia_webhookd.status.findings.folders import logs
-from berinia_webhookd.status.findings.machine import MIB, Room, of_disks, of_synchronisation
 from berinia_webhookd.tools.doctor.installation import find
 from tests.end_to_end.daemon import Daemon
 
@@ -20,7 +18,7 @@ from .conftest import make
 from .proxy import Proxy, Setup
 from .reading import doctor
 
-GIB = 1024 * MIB
+GIB = 1024**3
 
 
 @pytest.fixture(scope="module")
@@ -28,38 +26,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     daemon = make(tmp_path_factory.mktemp("running")).start()
     yield daemon
     daemon.close()
-
-
-@pytest.mark.parametrize(
-    ("room", "level"),
-    [
-        (Room(500 * GIB, 1000 * GIB, None), Level.OK),
-        (Room(2 * GIB, 1000 * GIB, 10**6), Level.OK),
-        (Room(800 * MIB, 1000 * GIB, 10**6), Level.WARNING),
-        (Room(200 * MIB, 300 * MIB, 10**6), Level.OK),  # a small disk that is mostly free
-        (Room(99 * MIB, 1000 * GIB, 10**6), Level.WRONG),
-        (Room(500 * GIB, 1000 * GIB, 10), Level.WRONG),
-    ],
-)
-def test_room_on_the_disk(tmp_path: Path, room: Room, level: Level) -> None:
-    """Bytes, and files that can still be made; what is little depends on the disk."""
-    (finding,) = of_disks([tmp_path], lambda _: room)
-    assert finding.level is level
-
-
-def test_the_real_disk(tmp_path: Path) -> None:
-    """A folder that is not there yet is passed over."""
-    assert machine.room(tmp_path).all_bytes > 0
-    assert list(of_disks([tmp_path / "none"])) == []
-
-
-@pytest.mark.parametrize(
-    ("state", "level"), [(True, Level.OK), (False, Level.WARNING), (None, Level.NOTE)]
-)
-def test_a_clock_that_nobody_keeps_right(state: bool | None, level: Level) -> None:
-    """What the kernel says of it."""
-    assert of_synchronisation(state, "retries depend on it").level is level
-    assert machine.is_synchronised() in (True, False, None)
 
 
 def test_a_clock_that_differs_from_the_public_urls(running: Daemon) -> None:
