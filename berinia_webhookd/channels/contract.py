@@ -76,6 +76,7 @@ class Channel(ABC):
         self.max_body_bytes = settings.max_body_bytes
         self.agent = settings.agent
         self.agents = settings.agents  # all that a message can go to
+        self.secret_line = self.provider.secret.line(settings)  # what to write where it is missing
         # A 2xx that comes later crosses the provider's next try; None: the server's timeout.
         self.ack_timeout_seconds = settings.ack_timeout_seconds
         # What makes the provider try again: in place of 503, 429 and 408, unless it is 503.

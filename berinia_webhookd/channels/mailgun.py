@@ -92,7 +92,7 @@ MAILGUN: Final = Provider(
     name="Mailgun",
     console="Mailgun, Receiving, Routes, forward()",
     secret=SecretSetting(
-        "signing_keys", "MAILGUN_SIGNING_KEY=… (Mailgun: Send, Webhooks, HTTP webhook signing key)"
+        "signing_keys", "Mailgun: Send, Webhooks, HTTP webhook signing key", "MAILGUN_SIGNING_KEY"
     ),
     text_field="stripped-text",
     sample="an e-mail",

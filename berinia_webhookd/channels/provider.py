@@ -21,11 +21,17 @@ class SecretSetting:
     """The setting that holds what proves the provider."""
 
     setting: str  # of the channel: tokens
-    fix: str  # the line to write, and where its value is found
+    found: str  # where an operator finds the value
+    variable: str | None = None  # of the environment, for the channel that exists by itself
 
     def key(self, channel: ChannelName) -> str:
         """Return the setting's whole name."""
         return f"channels.{channel}.{self.setting}"
+
+    def line(self, channel: ChannelSettings) -> str:
+        """Return the line to write, and where its value is found."""
+        variable = self.variable if channel.is_built_in else None
+        return f"{variable or self.key(channel.name)}=… ({self.found})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +77,10 @@ class Provider:
         """What works and will hurt on a channel of this provider."""
         key = self.secret.key(channel.name)
         if not getattr(channel, self.secret.setting):
-            fix = self.secret.fix if channel.is_built_in else f"set {key}"
             yield warning(
                 key,
-                f"not set, so {self.sample} is answered 503",
-                f"{fix}, or channels.{channel.name}.enabled = false",
+                f"not set, so {self.sample} is answered {channel.later_status}",
+                f"{self.secret.line(channel)}, or channels.{channel.name}.enabled = false",
             )
         limits = settings.rate_limit
         lost = self.from_outside and not self.retries_by_itself

@@ -131,7 +131,7 @@ def _run_input(event: Event) -> dict[str, Any]:
 TWILIO: Final = Provider(
     name="Twilio",
     console="Twilio's console, Phone Numbers, Messaging, A message comes in (HTTP POST)",
-    secret=SecretSetting("tokens", "TWILIO_TOKEN=… (Twilio's console: Account, Auth Token)"),
+    secret=SecretSetting("tokens", "Twilio's console: Account, Auth Token", "TWILIO_TOKEN"),
     text_field="Body",
     sample="an SMS",
     # https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides

@@ -68,7 +68,7 @@ def _run_input(event: Event) -> dict[str, Any]:
 BOT: Final = Provider(
     name="the WhatsApp bot",
     console="the WhatsApp bot's webhook URL",
-    secret=SecretSetting("allowed_ips", 'allowed_ips = ["127.0.0.1", "::1"]'),
+    secret=SecretSetting("allowed_ips", "the addresses of the bot, such as 127.0.0.1"),
     text_field="content",
     sample="a WhatsApp message",
     retries="the bot does not send again",

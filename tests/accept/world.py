@@ -62,7 +62,7 @@ class FakeChannel(Channel):
     provider = Provider(
         name="Fake",
         console="Fake's console",
-        secret=SecretSetting("secret", "secret = …"),
+        secret=SecretSetting("secret", "nowhere"),
         text_field="text",
         sample="a message",
         retries="Fake does not send again",

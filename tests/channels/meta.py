@@ -44,9 +44,7 @@ JSON: Final = "application/json"
 META: Final = Provider(
     name="Meta",
     console="Meta's app dashboard, WhatsApp, Configuration, Callback URL",
-    secret=SecretSetting(
-        "app_secrets", 'app_secrets = ["…"] (Meta\'s app dashboard: Settings, Basic)'
-    ),
+    secret=SecretSetting("app_secrets", "Meta's app dashboard: Settings, Basic"),
     text_field="body",
     sample="a message of the Cloud API",
     retries="Meta tries again for seven days, ever more seldom",

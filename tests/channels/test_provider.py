@@ -14,9 +14,20 @@ import berinia_webhookd
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.channels.mailgun import MAILGUN
+from berinia_webhookd.channels.settings import TwilioSettings
 from berinia_webhookd.channels.twilio import TWILIO
+from berinia_webhookd.model import ChannelName
 
-from .deliveries import NOW, PUBLIC_URL, arrived, caller, email_channel, event_of, sms_channel
+from .deliveries import (
+    NOW,
+    PUBLIC_URL,
+    arrived,
+    caller,
+    email_channel,
+    event_of,
+    settings_for,
+    sms_channel,
+)
 from .test_whatsapp import whatsapp_channel
 
 PACKAGE = Path(berinia_webhookd.__file__).parent
@@ -87,3 +98,11 @@ def test_sentences_follow_from_the_facts() -> None:
     assert "Meta signs no URL" in other.if_url_differs
     assert other.if_altered.startswith("Meta signs what it sent")
     assert MAILGUN.if_altered.startswith("Mailgun does not sign the text of an e-mail")
+
+
+def test_a_variable_belongs_to_the_channel_that_exists_by_itself() -> None:
+    """A second number with the first one's token would be told so by nobody."""
+    sms = settings_for(TwilioSettings)
+    assert TWILIO.secret.line(sms).startswith("TWILIO_TOKEN=… (Twilio's console")
+    second = replace(sms, name=ChannelName("second"))
+    assert TWILIO.secret.line(second).startswith("channels.second.tokens=… (Twilio's console")

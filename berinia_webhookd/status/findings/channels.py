@@ -94,7 +94,7 @@ def missing_secret(channel: Channel) -> Finding:
     return wrong(
         SIGNATURES,
         f"{channel.name}: {provider.secret.key(channel.name)} is not set",
-        provider.secret.fix,
+        channel.secret_line,
         f"then reload the daemon; or set `channels.{channel.name}.enabled = false`",
         why=f"no request of {provider.name} can be verified, so each is answered "
         f"{channel.later_status}",
