@@ -33,7 +33,7 @@ from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart, ConfigurationError, JournalUnavailable
-from berinia_webhookd.journal.engine import sqlite_path
+from berinia_webhookd.journal.database import path_of
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
 from berinia_webhookd.metrics import Metrics
@@ -203,7 +203,7 @@ async def opened(
     settings: Settings, role: Role, environ: Mapping[str, str]
 ) -> AsyncIterator[Parts]:
     """Open the parts from the first to the last, and close them from the last to the first."""
-    if not role.receives and sqlite_path(settings.journal.url.reveal()) is not None:
+    if not role.receives and path_of(settings.journal.url.reveal()) is not None:
         raise CannotStart(
             "a worker shares the journal with other processes, and journal.url is a SQLite "
             "file, which only one can have",
@@ -237,7 +237,7 @@ async def opened(
             ),
             allowed,
         )
-        metrics_page = MetricsPage(metrics, backlog, allowed, now)
+        metrics_page = MetricsPage(metrics, backlog, allowed)
         logs_page = LogsPage(settings)
         receiver = Receiver(
             settings.server,
@@ -300,7 +300,6 @@ def build_outbound(
         availability=availability,
         policies=policies,
         lease_seconds=settings.journal.lease_seconds,
-        clock=now,
         metrics=metrics,
         on_dead=alerts.entry_dead,
     )
@@ -367,7 +366,7 @@ class Process:
         yield recover(
             parts.journal, self._settings.journal.lease_seconds / 3, parts.outbound.alerts
         )
-        yield report(self._notifier, lambda: parts.backlog.in_one_line(now()))
+        yield report(self._notifier, parts.backlog.in_one_line)
         yield parts.outbound.alerts.run()
         if parts.role.dispatches:
             yield parts.outbound.dispatcher.run()

@@ -12,27 +12,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, NewType, TypeVar, dataclass_transform
+from typing import Any, NewType
 
 IPAddress = IPv4Address | IPv6Address
 
 EventId = NewType("EventId", str)  # UUIDv7, canonical text
-EntryId = NewType("EntryId", str)  # UUIDv7, canonical text
-DeliveryId = NewType("DeliveryId", str)  # UUIDv7, canonical text
+EntryId = NewType("EntryId", int)  # its place in the order
 ChannelName = NewType("ChannelName", str)  # [a-z][a-z0-9-]*: sms, email, whatsapp and others
 AgentName = NewType("AgentName", str)  # starts with a capital
 
 DIRECT_MESSAGE = "Direct Message"
-
-_T = TypeVar("_T")
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def record(kind: type[_T]) -> type[_T]:
-    """A dataclass that nobody changes. The type checker sees to it: at run time each field of a
-    frozen one would be set through `object.__setattr__`, which every message pays some forty times.
-    """
-    return dataclass(slots=True, unsafe_hash=True)(kind)
 
 
 class EntryState(StrEnum):
@@ -211,10 +200,8 @@ class Entry:
     kind: EntryKind
     agent: AgentName
     conversation_id: str
-    place: int
     attempt: int  # the number of the attempt this lease is for; 1 is the first ever
     retries: int  # how many steps of the retry schedule are used up
-    hold_until: datetime | None  # until when its failures hold back its conversation
     event: Event
     reply_text: str | None = None  # kind reply only
     replied_at: datetime | None = None  # kind reply only: when the agent's reply was ready
@@ -233,15 +220,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What the journal shall record at the end of an attempt."""
+    """What the journal shall record at the end of an attempt, counted from now."""
 
     entry: Entry
     outcome: Outcome
-    started_at: datetime
-    ended_at: datetime
+    took_seconds: float
     state: EntryState  # done, dead, waiting or ready
-    due_at: datetime | None = None  # waiting only
-    hold_until: datetime | None = None
+    due_in_seconds: float | None = None  # waiting only
+    # For how long its failures hold back its conversation; counts from the first of them.
+    hold_seconds: float | None = None
     retries: int = 0
     # Where a reply may go: the journal decides in the same transaction. `late` says a reply that
     # nobody waits for can be posted; with `error_to_caller` an error's text ends the entry (dead,

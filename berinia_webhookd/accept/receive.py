@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -24,7 +23,6 @@ from berinia_webhookd.accept.signature_check import (
     note_invalid_signature,
 )
 from berinia_webhookd.channels.contract import PROBE_HEADER, Answer, Channel
-from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import (
     AccountRefused,
@@ -35,7 +33,7 @@ from berinia_webhookd.errors import (
 from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.journal.contract import Inbox, ReplayedSignature
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import Event, Receipt
+from berinia_webhookd.model import Decoded, Receipts
 
 _LONGEST_SHOWN: Final = 300
 
@@ -69,11 +67,11 @@ class Commits:
         self,
         request: web.Request,
         channel: Channel,
-        event: Event,
+        decoded: Decoded,
         *,
-        waiting_until: datetime | None = None,
-    ) -> Receipt:
-        """Return the journal's word that the event is on disk.
+        wait_seconds: float | None = None,
+    ) -> Receipts:
+        """Return the journal's word that all events of a delivery are on disk.
 
         Raises:
             SignatureInvalid: its signature was used before with another message.
@@ -81,27 +79,29 @@ class Commits:
         """
         verified, log, said = request[VERIFIED], request[CONTEXT].log, whose(request)
 
-        def note(receipt: Receipt) -> None:
-            if receipt.duplicate:
-                self._metrics.duplicates_total.labels(channel=channel.name).inc()
-            name = "event.duplicate" if receipt.duplicate else "event.accepted"
-            log.info(name, **said, event_id=receipt.event_id, agent=receipt.agent)
+        def note(receipts: Receipts) -> None:
+            for receipt in receipts:
+                if receipt.duplicate:
+                    self._metrics.duplicates_total.labels(channel=channel.name).inc()
+                name = "event.duplicate" if receipt.duplicate else "event.accepted"
+                log.info(name, **said, event_id=receipt.event_id, agent=receipt.agent)
 
-        async def late(receipt: Receipt) -> None:
-            note(receipt)
-            if waiting_until is not None:
-                await self.callers.hang_up(receipt.event_id)
+        async def late(receipts: Receipts) -> None:
+            note(receipts)
+            if wait_seconds is not None:
+                for receipt in receipts:
+                    await self.callers.hang_up(receipt.event_id)
 
-        accepting = self._inbox.accept(verified.delivery, event, waiting_until=waiting_until)
+        accepting = self._inbox.accept(verified.delivery, decoded, wait_seconds=wait_seconds)
         try:
-            receipt = await self._in_time(accepting, verified, channel, late)
+            receipts = await self._in_time(accepting, verified, channel, late)
         except ReplayedSignature:
             reason = "used before with another message"
             note_invalid_signature(self._metrics, said, reason, diagnosis=None)
             raise SignatureInvalid(reason) from None
         verified.reservation.end_work()
-        note(receipt)
-        return receipt
+        note(receipts)
+        return receipts
 
     async def keep_rejected(
         self, request: web.Request, channel: Channel, error: MalformedDelivery | AccountRefused
@@ -197,13 +197,13 @@ class ChannelHandler:
         except (MalformedDelivery, AccountRefused) as error:
             await self.commits.keep_rejected(request, self.channel, error)
             raise
-        (event,) = decoded.events  # as many as the journal takes at once
-        return await self.answer(request, event)
+        return await self.answer(request, decoded)
 
-    async def answer(self, request: web.Request, event: Event) -> web.Response:
+    async def answer(self, request: web.Request, decoded: Decoded) -> web.Response:
         """Commit, then answer as the channel says."""
-        receipt = await self.commits.accept(request, self.channel, event)
-        return answered(self.channel.answer((receipt,)))
+        return answered(
+            self.channel.answer(await self.commits.accept(request, self.channel, decoded))
+        )
 
     def _probe_answer(self, request: web.Request) -> web.Response:
         """The channel's answer, and in a header how the request looked when it arrived. Only who
@@ -233,22 +233,25 @@ class ReplyingHandler(ChannelHandler):
     is none in time.
     """
 
-    async def answer(self, request: web.Request, event: Event) -> web.Response:
-        """Commit, then wait for the agent."""
-        until = self._waiting_until()
-        receipt = await self.commits.accept(request, self.channel, event, waiting_until=until)
-        if until is not None:
-            reply = await self.commits.callers.reply(request, receipt.event_id, until)
+    async def answer(self, request: web.Request, decoded: Decoded) -> web.Response:
+        """Commit, then wait for the agent: for its reply to the one event of a message."""
+        seconds = self._wait_seconds()
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        receipts = await self.commits.accept(request, self.channel, decoded, wait_seconds=seconds)
+        if seconds is not None and len(receipts) == 1:
+            left = begun + seconds - loop.time()
+            reply = await self.commits.callers.reply(request, receipts[0].event_id, left)
             if reply is not None:
-                return with_reply(receipt, reply)
-        return answered(self.channel.answer((receipt,)))
+                return with_reply(receipts[0], reply)
+        return answered(self.channel.answer(receipts))
 
-    def _waiting_until(self) -> datetime | None:
-        """Until when the caller waits, if it does."""
+    def _wait_seconds(self) -> float | None:
+        """For how long the caller waits, if it does."""
         replies = self.channel.replies
         if replies is None or not replies.wait_seconds or self.commits.stopping.is_set():
             return None
-        return now() + timedelta(seconds=replies.wait_seconds)
+        return replies.wait_seconds
 
 
 def endpoint(channel: Channel, commits: Commits) -> Endpoint:

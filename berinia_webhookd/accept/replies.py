@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from datetime import datetime
 from typing import Any
 
 import orjson
@@ -39,11 +38,11 @@ class WaitingCallers:
         self._stopping = stopping
         self.waiting: Counter[EventId] = Counter()
 
-    async def reply(self, request: web.Request, event_id: EventId, until: datetime) -> Reply | None:
+    async def reply(self, request: web.Request, event_id: EventId, seconds: float) -> Reply | None:
         """The reply for this caller; None when none comes in time, or while this process lives."""
         self.waiting[event_id] += 1
         try:
-            reply = await self._inline(event_id, until)
+            reply = await self._inline(event_id, seconds)
         except asyncio.CancelledError:
             if self._leave(event_id):
                 self._finish_later(self.hang_up(event_id))
@@ -63,9 +62,9 @@ class WaitingCallers:
         except JournalUnavailable:
             return  # it finds out when the caller's time is over
 
-    async def _inline(self, event_id: EventId, until: datetime) -> Reply | None:
+    async def _inline(self, event_id: EventId, seconds: float) -> Reply | None:
         loop = asyncio.get_running_loop()
-        waiting = loop.create_task(self._inbox.wait_for_reply(event_id, until))
+        waiting = loop.create_task(self._inbox.wait_for_reply(event_id, seconds))
         stopping = loop.create_task(self._stopping.wait())
         try:
             await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)

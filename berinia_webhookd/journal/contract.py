@@ -1,7 +1,8 @@
 """What the journal promises the other stages: on disk before we say yes, and each event once.
 
-Every method may raise `JournalUnavailable`. Implemented once, in `journal/store.py`, for SQLite and
-PostgreSQL; `berinia_webhookd.testing` has a fake in memory for tests of the other stages.
+Every method may raise `JournalUnavailable`. Durations cross this border, not instants: the database
+adds them to its own clock. Implemented once, in `journal/store.py`, for SQLite and PostgreSQL; what
+operators do with a journal is in `journal/operations.py`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Protocol
 
 from berinia_webhookd.model import (
     AgentName,
+    Decoded,
     Entry,
     EntryKind,
     EntryState,
-    Event,
     EventId,
-    Receipt,
+    Receipts,
     Settlement,
     VerifiedDelivery,
 )
@@ -30,7 +31,7 @@ class ReplayedSignature(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class ClaimRequest:
     """What a dispatcher can start now: up to `limit` entries of a kind for any of these agents."""
 
     kind: EntryKind
@@ -40,10 +41,10 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The entries leased, and when the next entry that is waiting for its retry falls due."""
+    """The entries leased, and in how long the next one that waits for its retry falls due."""
 
     entries: Sequence[Entry]
-    next_due_at: datetime | None
+    next_due_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Backlog:
     """What `/metrics`, `/health` and the systemd status line say about the entries."""
 
     entries: Mapping[EntryState, int]
-    oldest_ready_at: Mapping[AgentName, datetime]
+    oldest_ready_seconds: Mapping[AgentName, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +139,14 @@ class Inbox(Protocol):
     def accept(
         self,
         delivery: VerifiedDelivery,
-        event: Event,
+        decoded: Decoded,
         *,
-        waiting_until: datetime | None = None,
-    ) -> Awaitable[Receipt]:
-        """Commit a new event, or find the one it repeats. It begins at once, and is over only when
-        the data is flushed.
+        wait_seconds: float | None = None,
+    ) -> Awaitable[Receipts]:
+        """Commit all that is new of a delivery, or nothing; what was seen before gets the receipt
+        of the first time. It begins at once, and is over only when the data is flushed.
 
-        With `waiting_until` a caller waits for the reply until then (see `stop_waiting`).
+        With `wait_seconds` a caller waits so long for the reply (see `stop_waiting`).
 
         Raises:
             ReplayedSignature: `delivery.replay_key` was used with another message.
@@ -154,9 +155,9 @@ class Inbox(Protocol):
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
         """Keep a verified delivery that fails validation: once per signature or body, capped."""
 
-    async def wait_for_reply(self, event_id: EventId, until: datetime) -> Reply | None:
-        """The inline (or already stored) reply as soon as there is one; None when `until` is past,
-        or when the event ended without a reply.
+    async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
+        """Return the inline (or already stored) reply as soon as there is one; None when the time
+        is over, or when the event ended without a reply.
         """
 
     async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
@@ -169,15 +170,15 @@ class Inbox(Protocol):
 class Outbox(Protocol):
     """The dispatching side."""
 
-    async def claim(self, lanes: Sequence[Lane]) -> Claimed:
+    async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
         """Lease what may start now, in the order of places; the order rule holds in here."""
 
     async def settle(self, settlement: Settlement) -> Settled:
         """Record an attempt and the entry's next state, if the lease is still ours."""
 
-    async def wait_for_work(self, until: datetime | None) -> None:
+    async def wait_for_work(self, seconds: float | None) -> None:
         """Sleep until there may be something new to claim (an arrival, an outcome, another
-        process' change), or until the given instant.
+        process' change), or until the time is over.
         """
 
     async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
@@ -230,7 +231,3 @@ class Inspection(Protocol):
 
     async def server_settings(self, *names: str) -> dict[str, str]:
         """Return settings of the PostgreSQL server; none on SQLite."""
-
-
-class Journal(Inbox, Outbox, Upkeep, Protocol):
-    """All three sides; only `app` and `tools` hold one of these."""

@@ -6,72 +6,67 @@ journal that holds anything else is refused rather than mixed with.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Table,
-    func,
-    insert,
-    literal,
-    not_,
-    select,
-    text,
-    true,
-    tuple_,
-)
-from sqlalchemy.exc import SQLAlchemyError
-
+from berinia_webhookd.clock import now
 from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable, NotFound
-from berinia_webhookd.journal.engine import Database, prepare_file
-from berinia_webhookd.journal.lock import OwnerLock
-from berinia_webhookd.journal.migrate import migrate, stored_version
-from berinia_webhookd.journal.operations import utc_now
-from berinia_webhookd.journal.schema import (
-    SCHEMA_VERSION,
-    attempts,
-    conversations,
-    deliveries,
-    delivery_bodies,
-    entries,
-    events,
-    replies,
-    seen,
+from berinia_webhookd.journal import sql
+from berinia_webhookd.journal.database import (
+    Database,
+    DatabaseError,
+    Row,
+    Transaction,
+    open_database,
+    path_of,
 )
+from berinia_webhookd.journal.lock import OwnerLock
+from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
 
 PAGE_ROWS: Final = 500
 PAGE_BYTES: Final = 8 * 1024 * 1024
 
-# What points to others comes after them. Counts are kept by triggers; why an agent is away is
-# found out anew.
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that is copied."""
+
+    name: str
+    before: Mapping[str, Any]  # its key, with values that come before all others
+    large: str = "''"  # what may be long in it
+
+    def statement(self, name: str, columns: Sequence[str] = ()) -> str:
+        """One of the statements for all tables, filled in for this one."""
+        return sql.text_of("sqlite", name).format(
+            table=self.name,
+            large=self.large,
+            key=", ".join(self.before),
+            backwards=", ".join(f"{column} DESC" for column in self.before),
+            last=", ".join(f":last_{column}" for column in self.before),
+            end=", ".join(f":end_{column}" for column in self.before),
+            columns=", ".join(columns),
+            values=", ".join(f":{column}" for column in columns),
+        )
+
+    def parameters(self, name: str, key: Sequence[Any]) -> dict[str, Any]:
+        """A key as parameters, `last` or `end`."""
+        return {f"{name}_{column}": value for column, value in zip(self.before, key, strict=True)}
+
+
+# What points to others comes after them. Counts are made anew; logins, and why an agent cannot be
+# loaded, are left behind.
 TABLES: Final = (
-    deliveries,
-    delivery_bodies,
-    conversations,
-    events,
-    entries,
-    attempts,
-    replies,
-    seen,
-)
-# What may be large in a table.
-LARGE: Final[dict[str, Column[Any]]] = {
-    delivery_bodies.name: delivery_bodies.c.body,
-    events.name: events.c.data,
-    replies.name: replies.c.text,
-}
-SEQUENCES: Final = (
-    "SELECT setval(pg_get_serial_sequence('conversations', 'id'), max(id)) FROM conversations",
-    "SELECT setval('entry_places', greatest(max(place), 1)) FROM entries",
-)
-IN_USE: Final = text(
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-    "AND pid <> pg_backend_pid() AND application_name = 'berinia-webhookd'"
+    Table("deliveries", {"number": 0}, "body"),
+    Table("conversations", {"id": 0}),
+    Table("events", {"number": 0}, "data"),
+    Table("entries", {"place": 0}),
+    Table("attempts", {"entry": 0, "number": 0}, "error"),
+    Table("replies", {"event": 0}, "text"),
+    Table("seen", {"digest": b""}),
+    Table("consents", {"address": "", "channel": ""}),
+    Table("actions", {"number": 0}),
 )
 
 
@@ -107,80 +102,72 @@ async def copy_journal(
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(_alone(source_url))
         await _require_journal(source)
-        if not dry_run or await _is_there(target_url):
+        path, target = path_of(target_url), None
+        if not dry_run or path is None or path.exists():
             target = await stack.enter_async_context(_alone(target_url, make=not dry_run))
+            target = target if await _version(target) is not None else None
+        if target is not None:
             for table in TABLES:
                 await _require_beginning(source, target, table)
                 if not dry_run:
                     await _copy(source, target, table, progress)
-            if not dry_run:
-                await _go_on_counting(target)
-            return [await _compare(source, target, table) for table in TABLES]
-        return [Copied(table.name, await _count(source, table), 0) for table in TABLES]
+        if target is not None and not dry_run:
+            with _explained():
+                await target.write(_finish)
+        return [
+            Copied(table.name, await _count(source, table), await _count(target, table))
+            for table in TABLES
+        ]
 
 
 @contextlib.asynccontextmanager
 async def _alone(url: str, *, make: bool = False) -> AsyncIterator[Database]:
     """One journal that nobody else uses; made, or brought up to date, if wanted."""
-    database = Database(url, clock=utc_now, pool_size=1, patient=True)
-    lock = OwnerLock(database.path) if database.path is not None else None
-    try:
-        if database.path is not None:
-            if make:
-                prepare_file(database.path)
-            elif not database.path.exists():
-                raise NotFound(f"there is no journal at {database.path}")
-        if lock is not None:
+    database = open_database(url, clock=now, pool_size=3, patient=True)
+    path = path_of(url)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        if path is not None and not make:
+            if not path.exists():
+                raise NotFound(f"there is no journal at {path}")
+            lock = OwnerLock(path)
             lock.take()
+            stack.callback(lock.release)
         with _explained():
-            if make:
-                await migrate(database)
-            if not database.is_sqlite and await _read(database, _sessions):
+            if database.shared and await _first(database, "other_sessions"):
                 raise CannotStartNow(
                     "the journal's database is used by other processes of ours",
                     hint="stop every `serve` and `worker` first",
                 )
+            if make:
+                await database.own()
+                await database.prepare()
         yield database
-    finally:
-        await database.close()
-        if lock is not None:
-            lock.release()
 
 
-async def _is_there(url: str) -> bool:
-    database = Database(url, clock=utc_now, pool_size=1, patient=True)
-    try:
-        if database.path is not None and not database.path.exists():
-            return False
-        with _explained():
-            return await _read(database, stored_version) is not None
-    finally:
-        await database.close()
+async def _version(database: Database) -> int | None:
+    with _explained():
+        return await database.read(stored_version)
 
 
 async def _require_journal(source: Database) -> None:
-    with _explained():
-        version = await _read(source, stored_version)
+    version = await _version(source)
     if version is None:
         raise NotFound("there is no journal in what is to be copied")
-    if version > SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         raise CannotStart(
-            "the journal to be copied was made by a newer version of this program",
-            hint="copy it with that version",
-        )
-    if version < SCHEMA_VERSION:
-        raise CannotStart(
-            "the journal to be copied has another schema than this program's",
-            hint="start `serve` of this version on it once, and stop it again",
+            f"the journal to be copied has schema {version}, and this program {SCHEMA_VERSION}",
+            hint="copy it with the newer program; `serve` of that one upgrades an older journal",
         )
 
 
 async def _require_beginning(source: Database, target: Database, table: Table) -> None:
     """What the target has of a table must be the beginning of what the source has."""
-    last = await _last_key(target, table)
-    if last is None:
-        return
-    if await _count(target, table) != await _count(source, table, not_(_behind(table, last))):
+    last = table.parameters("last", await _last_key(target, table))
+    row = table.statement("table_row", await _columns(source, table))
+    ends = [[dict(one) for one in await _rows(side, row, **last)] for side in (source, target)]
+    there = await _first(source, table.statement("table_count_until"), **last)
+    if ends[0] != ends[1] or there != await _count(target, table):
         raise CannotStart(
             "the target holds a journal of its own, which a copy would mix with another",
             hint="give an empty database, or drop the schema berinia_webhookd in it",
@@ -190,94 +177,75 @@ async def _require_beginning(source: Database, target: Database, table: Table) -
 async def _copy(
     source: Database, target: Database, table: Table, progress: Callable[[str, int], None]
 ) -> None:
+    columns = await _columns(source, table)
+    insert = table.statement("table_insert", columns)
     last = await _last_key(target, table)
-    while rows := await _page(source, table, last):
+    while rows := await _page(source, table, columns, last):
+
+        async def write(transaction: Transaction, rows: Sequence[Row] = rows) -> None:
+            await transaction.many(insert, [dict(row) for row in rows])
+
         with _explained():
-            async with target.writing() as connection:
-                await connection.execute(insert(table), rows)
-        last = tuple(rows[-1][column.name] for column in table.primary_key)
+            await target.write(write)
+        last = [rows[-1][column] for column in table.before]
         progress(table.name, len(rows))
 
 
-async def _page(source: Database, table: Table, last: Sequence[Any] | None) -> list[dict[str, Any]]:
+async def _page(
+    source: Database, table: Table, columns: Sequence[str], last: Sequence[Any]
+) -> Sequence[Row]:
     """The next rows behind a key, as many as are not too large together."""
-    behind = true() if last is None else _behind(table, last)
-    size = func.length(LARGE[table.name]) if table.name in LARGE else literal(0)
-    sizes = (
-        select(*table.primary_key, func.coalesce(size, 0))
-        .where(behind)
-        .order_by(*table.primary_key)
-        .limit(PAGE_ROWS)
-    )
-    found = await _rows(source, sizes)
+    behind = table.parameters("last", last)
+    sizes = await _rows(source, table.statement("table_sizes"), **behind, most=PAGE_ROWS)
     total, end = 0, None
-    for *key, length in found:
-        total += length
+    for *key, size in sizes:
+        total += size
         if end is not None and total > PAGE_BYTES:
             break
         end = key
     if end is None:
         return []
-    page = select(table).where(behind, not_(_behind(table, end))).order_by(*table.primary_key)
-    return [dict(row._mapping) for row in await _rows(source, page)]
+    until = table.parameters("end", end)
+    return await _rows(source, table.statement("table_page", columns), **behind, **until)
 
 
-async def _go_on_counting(target: Database) -> None:
-    """New ids and places begin behind those that were copied."""
-    if target.is_sqlite:
-        return  # it looks at what is there
+async def _finish(transaction: Transaction) -> None:
+    """Count what was copied, and begin new numbers behind it."""
+    await transaction.execute("forget_tallies")
+    await transaction.execute("recount")
+    if transaction.shared:  # a file's numbers follow from what is there
+        await transaction.execute("continue_numbers")
+        await transaction.execute("continue_conversations")
+
+
+async def _columns(database: Database, table: Table) -> list[str]:
+    return [name for (name,) in await _rows(database, "table_columns", table=table.name)]
+
+
+async def _count(database: Database | None, table: Table) -> int:
+    return 0 if database is None else int(await _first(database, table.statement("table_count")))
+
+
+async def _last_key(database: Database, table: Table) -> Sequence[Any]:
+    found = await _rows(database, table.statement("table_last_key"))
+    return tuple(found[0] if found else table.before.values())
+
+
+async def _first(database: Database, statement: str, **values: Any) -> Any:
+    return (await _rows(database, statement, **values))[0][0]
+
+
+async def _rows(database: Database, statement: str, **values: Any) -> Sequence[Row]:
     with _explained():
-        async with target.writing() as connection:
-            for statement in SEQUENCES:
-                await connection.execute(text(statement))
-
-
-async def _compare(source: Database, target: Database, table: Table) -> Copied:
-    return Copied(table.name, await _count(source, table), await _count(target, table))
-
-
-async def _count(database: Database, table: Table, where: ColumnElement[bool] | None = None) -> int:
-    statement = select(func.count()).select_from(table)
-    (row,) = await _rows(database, statement if where is None else statement.where(where))
-    return int(row[0])
-
-
-async def _last_key(database: Database, table: Table) -> Sequence[Any] | None:
-    backwards = [column.desc() for column in table.primary_key]
-    rows = await _rows(database, select(*table.primary_key).order_by(*backwards).limit(1))
-    return rows[0] if rows else None
-
-
-def _behind(table: Table, key: Sequence[Any]) -> ColumnElement[bool]:
-    """The rows that come after this key."""
-    columns = list(table.primary_key)
-    values = [literal(value, column.type) for value, column in zip(key, columns, strict=True)]
-    if len(columns) == 1:
-        return columns[0] > values[0]
-    return tuple_(*columns) > tuple_(*values)
-
-
-def _sessions(connection: Connection) -> int:
-    return int(connection.execute(IN_USE).scalar_one())
-
-
-async def _rows(database: Database, statement: Any) -> Sequence[Any]:
-    with _explained():
-        async with database.reading() as connection:
-            return (await connection.execute(statement)).all()
-
-
-async def _read(database: Database, look: Callable[[Connection], Any]) -> Any:
-    async with database.reading() as connection:
-        return await connection.run_sync(look)
+        return await database.read(lambda transaction: transaction.execute(statement, **values))
 
 
 @contextlib.contextmanager
-def _explained() -> Any:
+def _explained() -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, OSError) as error:
+    except DatabaseError as error:
         raise JournalUnavailable(
-            f"a journal cannot be used: {getattr(error, 'orig', error)}",
+            f"a journal cannot be used: {error}",
             hint="run the same copy again: it goes on where it was broken off",
         ) from error

@@ -9,14 +9,14 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
-import orjson
-
+from berinia_webhookd import json_text
 from berinia_webhookd.model import (
     AgentName,
     Attachment,
     ChannelName,
     Conversation,
     Event,
+    EventKind,
     OptOut,
 )
 
@@ -42,6 +42,7 @@ def encode(event: Event) -> str:
         "opt_out": event.opt_out,
         "auto_submitted": event.auto_submitted,
         "attachments": [asdict(file) for file in event.attachments],
+        "kind": event.kind,
         "raw": dict(event.raw),
         "raw_multi": dict(event.raw_multi),
     }
@@ -50,7 +51,7 @@ def encode(event: Event) -> str:
 
 def decode(text: str) -> Event:
     """The event that `encode` was given."""
-    fields: dict[str, Any] = from_text(text)
+    fields: dict[str, Any] = json_text.decode(text)
     channel = ChannelName(fields["channel"])
     sender, party = fields["conversation"]
     return Event(
@@ -69,6 +70,7 @@ def decode(text: str) -> Event:
         opt_out=OptOut(fields["opt_out"]) if fields["opt_out"] else None,
         auto_submitted=fields["auto_submitted"],
         attachments=tuple(Attachment(**file) for file in fields["attachments"]),
+        kind=EventKind(fields["kind"]),
         raw=fields["raw"],
         raw_multi=fields["raw_multi"],
     )
@@ -76,22 +78,10 @@ def decode(text: str) -> Event:
 
 def to_text(value: object) -> str:
     """JSON text that every database can hold."""
-    try:
-        encoded = orjson.dumps(value)
-    except TypeError:
-        # orjson refuses lone surrogates and large integers; the standard library does neither.
-        return json.dumps(value)
+    encoded = json_text.encode(value)
     if len(encoded) > _LONG and not encoded.isascii():
         return json.dumps(value)
     return encoded.decode()
-
-
-def from_text(text: str) -> Any:
-    """What `to_text` was given."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text)
 
 
 def storable(text: str) -> str:

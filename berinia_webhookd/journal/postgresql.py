@@ -1,29 +1,62 @@
-"""PostgreSQL below the level of statements: how sessions are opened, what bounds them in time, and
-what its errors mean. No statement waits without end, so that a lock, a slow disk or a cable that
-was pulled out is known within one `server.ack_timeout_seconds`.
+"""PostgreSQL through asyncpg: connections and their limits, what its errors mean, the locks that
+keep nodes out of each other's way, and the notifications by which they wake one another.
+
+Nothing here waits for ever: a server, a network or another session that says nothing costs an
+attempt so many seconds, and no more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
-from sqlalchemy import Connection, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+import orjson
 
+from berinia_webhookd.clock import doubling_pauses, wait_for_event
 from berinia_webhookd.errors import CannotStart
+from berinia_webhookd.journal import sql
+from berinia_webhookd.journal.database import (
+    Changes,
+    Conflict,
+    Database,
+    DatabaseError,
+    Outage,
+    ResultT,
+    Row,
+    Step,
+    Transaction,
+    Unstorable,
+)
+from berinia_webhookd.journal.migrate import SCHEMA_VERSION, migrate, stored_version
+from berinia_webhookd.model import EventId
+
+try:
+    import asyncpg
+except ModuleNotFoundError as _missing:
+    raise CannotStart(
+        "journal.url is PostgreSQL's, and its driver is not installed",
+        hint="pip install 'berinia-webhookd[postgresql]', or use a sqlite:/// journal.url",
+    ) from _missing
 
 NAMESPACE: Final = "berinia_webhookd"  # the PostgreSQL schema that holds our tables
+CHANNEL: Final = "berinia_webhookd"  # of notifications
 
 CONNECT_SECONDS: Final = 4.0
 CLOSE_SECONDS: Final = 0.5
 LOCK_SECONDS: Final = 3
 STATEMENT_SECONDS: Final = 5
 COMMAND_SECONDS: Final = 6.0  # measured here, for a server that says nothing any more
-POOL_SECONDS: Final = 5.0
 PATIENT_SECONDS: Final = 600  # for upgrades, and for what an operator asks
+HEARTBEAT_SECONDS: Final = 5.0  # a connection that died without a word is noticed within two
+FIRST_PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 5.0
+SHARDS: Final = 128  # of tallies: sessions that share one wait for each other's commits
+MOST_REPLIES: Final = 100  # named in one notification, which may have 8,000 bytes
 
 # What the database's or the role's own settings must not change.
 SESSION: Final = {
@@ -35,13 +68,8 @@ SESSION: Final = {
     "jit": "off",  # compiling takes longer than any statement of ours
 }
 
-# Kinds of periodic work, which one node does at a time.
-PURGING: Final = 1
-RECOVERING: Final = 2
-TAKE_TURN: Final = text(f"SELECT pg_try_advisory_xact_lock(hashtext('{NAMESPACE}'), :work)")
-
 # The first two or all five characters of an SQLSTATE.
-AWAY: Final = (
+UNREACHABLE: Final = (
     "08",  # connection lost
     "25006",  # read only: a standby
     "28",  # refused to let us in
@@ -55,110 +83,337 @@ AWAY: Final = (
     "58",  # the server's own files
     "XX",
 )
-CANNOT_WRITE: Final = ("53", "58", "XX")  # of these, what a server says that is there
-NEVER_BY_ITSELF: Final = ("28", "3D000", "42501")
-CONFLICT: Final = ("40",)  # deadlock, serialization
+CONFLICT: Final = ("23", "40")  # another node inserted it, deadlock, serialization
+HINTS: Final = {
+    "28": "see the user and the password in journal.url, and the server's pg_hba.conf",
+    "3D": "make the database that journal.url names, or name another one",
+    "42": f"make the schema: CREATE SCHEMA {NAMESPACE} AUTHORIZATION the user of journal.url",
+}
+OPTIONS_HINT: Final = "see the options in journal.url"
+
+NOW: Final = "(extract(epoch FROM now()) * 1000000)::bigint"
+NUMBERS: Final = "SELECT nextval('numbers') FROM generate_series(1, $1)"
+TABLES: Final = "SELECT tablename FROM pg_tables WHERE schemaname = $1"
+TAKE_TURN: Final = "SELECT pg_try_advisory_xact_lock(hashtext($1), hashtext($2))"
+WAIT_FOR_TURN: Final = "SELECT pg_advisory_xact_lock(hashtext($1), hashtext($2))"
 
 
-def make_engine(url: str, *, pool_size: int, patient: bool = False) -> AsyncEngine:
-    """Connections to one database; everything libpq knows may stand in the URL, TLS included.
+class Prepared:
+    """A statement as asyncpg takes it: numbered parameters, and the names of their values."""
 
-    Raises:
-        CannotStart: the driver is not installed.
+    def __init__(self, name: str) -> None:
+        self.names: list[str] = []
+        self.text = sql.PARAMETER.sub(self._numbered, sql.text_of("postgresql", name))
+
+    def _numbered(self, match: Any) -> str:
+        name = match["list"] or match["name"]
+        if name == "now":
+            return NOW
+        if name not in self.names:
+            self.names.append(name)
+        number = f"${self.names.index(name) + 1}"
+        return f"= ANY({number})" if match["list"] else number
+
+    def pick(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """The values in their order."""
+        return [values[name] for name in self.names]
+
+
+@cache
+def prepared(name: str) -> Prepared:
+    """The statement of this name, prepared once."""
+    return Prepared(name)
+
+
+class PostgresqlTransaction(Transaction):
+    """One transaction of a connection."""
+
+    shared = True
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    async def execute(self, name: str, **values: Any) -> Sequence[Row]:
+        """See `Transaction`."""
+        statement = prepared(name)
+        found: Sequence[Row] = await self._connection.fetch(statement.text, *statement.pick(values))
+        return found
+
+    async def many(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Sequence[Row]:
+        """See `Transaction`."""
+        statement = prepared(name)
+        values = list(map(statement.pick, rows))
+        found: Sequence[Row] = ()
+        if len(values) == 1:
+            found = await self._connection.fetch(statement.text, *values[0])
+        elif values:
+            found = await self._connection.fetchmany(statement.text, values)
+        return found
+
+    async def numbers(self, count: int) -> Sequence[int]:
+        """See `Transaction`."""
+        return [number for (number,) in await self._connection.fetch(NUMBERS, count)]
+
+    async def take_turn(self, work: str) -> bool:
+        """See `Transaction`."""
+        return bool(await self._connection.fetchval(TAKE_TURN, NAMESPACE, work))
+
+    async def wait_for_turn(self, work: str) -> None:
+        """Wait until no other process does this kind of work; ours until the end."""
+        await self._connection.fetchval(WAIT_FOR_TURN, NAMESPACE, work)
+
+    async def tables(self) -> set[str]:
+        """See `Transaction`."""
+        return {name for (name,) in await self._connection.fetch(TABLES, NAMESPACE)}
+
+    async def script(self, text: str) -> None:
+        """See `Transaction`: keys are large, and texts are compared byte by byte, whatever the
+        database's language.
+        """
+        script = sql.plain("postgresql", text)
+        for ours, theirs in {
+            "INTEGER PRIMARY KEY AUTOINCREMENT": "BIGINT GENERATED BY DEFAULT AS IDENTITY KEY",
+            "INTEGER PRIMARY KEY": "BIGINT PRIMARY KEY",
+            "IDENTITY KEY": "IDENTITY PRIMARY KEY",
+            " TEXT": ' TEXT COLLATE "C"',
+        }.items():
+            script = script.replace(ours, theirs)
+        await self._connection.execute(script)
+
+    async def announce(self, by: str) -> None:
+        """Tell the other processes, once this is committed; `by` is who need not hear."""
+        changes = self.changes
+        if not changes.work and not changes.replies:
+            return
+        many = len(changes.replies) > MOST_REPLIES
+        said = {
+            "by": by,
+            "work": changes.work,
+            "replies": None if many else sorted(changes.replies),
+        }
+        payload = orjson.dumps(said).decode()
+        await self._connection.fetchval("SELECT pg_notify($1, $2)", CHANNEL, payload)
+
+
+class PostgresqlDatabase(Database):
+    """A journal that any number of processes share.
+
+    Three lasting connections, or as many as are allowed: one writes, one listens, and the others
+    read.
+    """
+
+    shared = True
+
+    def __init__(self, url: str, *, pool_size: int, patient: bool) -> None:
+        self._url = url
+        self._patient = patient
+        self._instance = uuid4().hex  # tells this process from the others
+        self._writer: asyncpg.Connection | None = None
+        self._readers = asyncio.Semaphore(max(1, pool_size - 2))
+        self._idle: list[asyncpg.Connection] = []
+
+    async def own(self) -> None:
+        """See `Database`: nobody owns it alone."""
+
+    async def prepare(self) -> None:
+        """See `Database`."""
+        try:
+            if (await self._version() or 0) < SCHEMA_VERSION:
+                await self._migrate()
+        except Outage as error:
+            if error.hint is not None:
+                raise CannotStart(
+                    f"the journal's database refuses us: {error}", hint=error.hint
+                ) from error
+            raise
+
+    async def _version(self) -> int | None:
+        return await self.read(stored_version)
+
+    async def _migrate(self) -> None:
+        with _translated():
+            connection = await self._connect(patient=True)
+            try:
+                async with connection.transaction():
+                    transaction = PostgresqlTransaction(connection)
+                    await transaction.wait_for_turn("migrate")
+                    # Looked at first: a role that may not make it can still use one that an
+                    # operator made.
+                    there = await connection.fetchval("SELECT to_regnamespace($1)", NAMESPACE)
+                    if there is None:
+                        await connection.execute(f"CREATE SCHEMA {NAMESPACE}")
+                    await migrate(transaction)
+            finally:
+                await _close(connection)
+
+    async def write(self, step: Step[ResultT]) -> ResultT:
+        """See `Database`."""
+        with _translated():
+            if self._writer is None:
+                self._writer = await self._connect()
+            connection = self._writer
+            async with connection.transaction():
+                transaction = PostgresqlTransaction(connection)
+                result = await step(transaction)
+                if transaction.counts:
+                    await transaction.write_counts(connection.get_server_pid() % SHARDS)
+                await transaction.announce(self._instance)
+                return result
+
+    async def read(self, step: Step[ResultT]) -> ResultT:
+        """See `Database`."""
+        with _translated():
+            async with (
+                self._readers,
+                self._reader() as connection,
+                connection.transaction(readonly=True),
+            ):
+                return await step(PostgresqlTransaction(connection))
+
+    async def look_around(self) -> bool:
+        """See `Database`: what others wrote is heard, or may be anything."""
+        await self.write(_present)
+        return True
+
+    async def listen(self, heard: Callable[[Changes], None], lost: Callable[[], None]) -> None:
+        """See `Database`. Nothing rests on being heard: whoever sleeps also looks by itself, often
+        while nobody can be heard, and now and then in any case.
+        """
+        for pause in doubling_pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS):
+            try:
+                with _translated():
+                    connection = await self._connect()
+                    try:
+                        await self._listen(connection, heard)
+                    finally:
+                        self.listening = False
+                        await _close(connection)
+            except DatabaseError:
+                pass  # the writer says `journal.degraded`; until we hear again, everybody looks
+            lost()
+            await asyncio.sleep(pause)
+
+    async def _listen(
+        self, connection: asyncpg.Connection, heard: Callable[[Changes], None]
+    ) -> None:
+        def on_notification(_connection: Any, _pid: int, _channel: str, payload: str) -> None:
+            changes = understood(payload, myself=self._instance)
+            if changes is not None:
+                heard(changes)
+
+        closed = asyncio.Event()
+        connection.add_termination_listener(lambda _: closed.set())
+        await connection.add_listener(CHANNEL, on_notification)
+        self.listening = True
+        heard(Changes(work=True, all_replies=True))  # what was said while nobody listened
+        while not closed.is_set():
+            if not await wait_for_event(closed, HEARTBEAT_SECONDS):
+                await connection.execute("SELECT 1")
+
+    async def truncate_wal(self) -> bool:
+        """See `Database`: the files are the server's."""
+        return True
+
+    async def disconnect(self) -> None:
+        """See `Database`."""
+        idle, self._idle = self._idle, []
+        writer, self._writer = self._writer, None
+        for connection in (*idle, writer):
+            if connection is not None:
+                await _close(connection)
+
+    async def close(self) -> None:
+        """See `Database`."""
+        await self.disconnect()
+
+    @contextlib.asynccontextmanager
+    async def _reader(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection that nobody else uses; one that failed is not used again."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                break
+        else:
+            connection = await self._connect()
+        try:
+            yield connection
+        except BaseException:
+            await _close(connection)
+            raise
+        self._idle.append(connection)
+
+    async def _connect(self, *, patient: bool = False) -> asyncpg.Connection:
+        """Connect; everything libpq knows may stand in the URL, TLS included."""
+        patient = patient or self._patient
+        own = parse_qs(urlsplit(self._url).query)
+        limits = {
+            "lock_timeout": f"{PATIENT_SECONDS if patient else LOCK_SECONDS}s",
+            "statement_timeout": f"{PATIENT_SECONDS if patient else STATEMENT_SECONDS}s",
+        }
+        settings = {key: value for key, value in {**SESSION, **limits}.items() if key not in own}
+        try:
+            return await asyncpg.connect(
+                self._url,
+                timeout=CONNECT_SECONDS,
+                command_timeout=PATIENT_SECONDS if patient else COMMAND_SECONDS,
+                server_settings=settings,
+            )
+        except ValueError as error:
+            raise Outage(str(error), passing=False, hint=OPTIONS_HINT) from error
+
+
+def understood(payload: str, *, myself: str) -> Changes | None:
+    """What was announced; None for our own words. An unreadable payload counts as: everything
+    changed.
     """
     try:
-        import asyncpg  # noqa: PLC0415 - only installed where it is needed
-    except ModuleNotFoundError as error:
-        raise CannotStart(
-            "journal.url is PostgreSQL's, and its driver is not installed",
-            hint="pip install 'berinia-webhookd[postgresql]', or use a sqlite:/// journal.url",
-        ) from error
-    own = frozenset(make_url(url).query)
-    limits = {
-        "lock_timeout": f"{PATIENT_SECONDS if patient else LOCK_SECONDS}s",
-        "statement_timeout": f"{PATIENT_SECONDS if patient else STATEMENT_SECONDS}s",
-    }
-    session = {key: value for key, value in {**SESSION, **limits}.items() if key not in own}
-
-    class Connection(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
-        """One that is let go at once: asyncpg would wait for a server that says nothing any more,
-        also for the news that its own cancelling was heard.
-        """
-
-        async def close(self, **_: object) -> None:
-            try:
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await super().close()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                self.terminate()
-
-    async def connect() -> Any:
-        # The URL goes to the driver as it is: SQLAlchemy's reading of it knows no `sslmode`.
-        return await asyncpg.connect(
-            url,
-            connection_class=Connection,
-            timeout=CONNECT_SECONDS,
-            command_timeout=PATIENT_SECONDS if patient else COMMAND_SECONDS,
-            server_settings=session,
+        said = orjson.loads(payload)
+        if said["by"] == myself:
+            return None
+        replies = said["replies"]
+        return Changes(
+            bool(said["work"]), {EventId(str(id_)) for id_ in replies or ()}, not replies
         )
-
-    return create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=connect,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=POOL_SECONDS,
-        pool_pre_ping=True,
-        hide_parameters=True,  # an error's message must not hold what was to be stored
-    )
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return Changes(work=True, all_replies=True)
 
 
-def take_turn(connection: Connection, work: int) -> bool:
-    """Whether nobody else does this kind of periodic work just now; ours until the commit."""
-    return bool(connection.execute(TAKE_TURN, {"work": work}).scalar_one())
+async def _present(transaction: Transaction) -> int:
+    ((now,),) = await transaction.execute("present")
+    return int(now)
 
 
-def sqlstate(error: BaseException) -> str:
-    """The five characters by which PostgreSQL names an error; empty for any other error."""
-    return str(getattr(getattr(error, "orig", error), "sqlstate", None) or "")
+async def _close(connection: asyncpg.Connection) -> None:
+    """Let it go at once: the driver would wait for a server that says nothing any more, also for
+    the news that its own cancelling was heard.
+    """
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.close()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
 
 
-def is_away(error: BaseException) -> bool:
-    """Whether the database, and not what was to be written, is why it failed."""
-    code = sqlstate(error)
-    if code:
-        return code.startswith(AWAY)
-    # Without a code it is the driver's own word: a connection that is closed, or a value that
-    # does not fit, which it says by a ValueError.
-    cause = getattr(getattr(error, "orig", None), "__cause__", None)
-    return not isinstance(cause, ValueError)
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Errors of the server and the driver as what they mean to us."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise _meaning(error, str(error.sqlstate or "")) from error
+    except asyncpg.DataError as error:
+        raise Unstorable(type(error).__name__) from error
+    except (asyncpg.InterfaceError, OSError) as error:
+        text = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        raise Outage(text or type(error).__name__) from error
+    except ArithmeticError as error:
+        raise Unstorable(type(error).__name__) from error
 
 
-def cannot_write(error: BaseException) -> bool:
-    """Whether the server is there and lacks what it needs to write: as a rule, room on its disk."""
-    return sqlstate(error).startswith(CANNOT_WRITE)
-
-
-def is_conflict(error: BaseException) -> bool:
-    """Whether another node was faster; trying again then sees what it did."""
-    if isinstance(error, DBAPIError):
-        return isinstance(error, IntegrityError) or sqlstate(error).startswith(CONFLICT)
-    return False
-
-
-def hint_for(error: BaseException) -> str:
-    """What an operator can do about being refused."""
-    code = sqlstate(error)
-    if code.startswith("28"):
-        return "see the user and the password in journal.url, and the server's pg_hba.conf"
-    if code == "3D000":
-        return "make the database that journal.url names, or name another one"
-    if code == "42501":
-        return f"make the schema: CREATE SCHEMA {NAMESPACE} AUTHORIZATION the user of journal.url"
-    return "see the options in journal.url"
-
-
-def refuses_for_good(error: BaseException) -> bool:
-    """Whether nobody but an operator can change that we are not let in."""
-    cause = getattr(getattr(error, "orig", error), "__cause__", None) or error
-    return sqlstate(error).startswith(NEVER_BY_ITSELF) or isinstance(cause, ValueError)
+def _meaning(error: Exception, code: str) -> DatabaseError:
+    said = str(getattr(error, "message", "") or type(error).__name__)  # without the values
+    if code.startswith(UNREACHABLE):
+        for_good = code.startswith(("28", "3D000", "42501"))
+        return Outage(said, passing=not for_good, hint=HINTS[code[:2]] if for_good else None)
+    return Conflict(said) if code.startswith(CONFLICT) else Unstorable(said)

@@ -1,27 +1,19 @@
-"""What is read while others write: replies, deliveries, and the figures of the status pages."""
+"""What the daemon reads while others write: deliveries, and the counts of the status pages. And
+what it notes about agents that cannot be loaded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from sqlalchemy import Connection, bindparam, func, select
-
-from berinia_webhookd.journal.claiming import agents_with_open
-from berinia_webhookd.journal.contract import Backlog, Reply, ReplyRoute
-from berinia_webhookd.journal.replying import OF_EVENT, found_reply
-from berinia_webhookd.journal.schema import (
-    deliveries,
-    delivery_bodies,
-    entries,
-    events,
-    state_is,
-    tallies,
-)
+from berinia_webhookd import json_text
+from berinia_webhookd.journal.contract import Backlog
+from berinia_webhookd.journal.database import SECOND, Row, Transaction, instant
+from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
-    EntryKind,
     EntryState,
     EventId,
     VerifiedDelivery,
@@ -29,72 +21,55 @@ from berinia_webhookd.model import (
 
 
 @dataclass(frozen=True, slots=True)
-class FoundReply:
-    """The reply of an event's agent as far as it is known; `over` when nothing more will come."""
+class Unavailable:
+    """Why an agent cannot be loaded on a node; None: it can again."""
 
-    reply: Reply | None
-    inline: bool
-    over: bool
-
-
-COUNTS: Final = select(
-    tallies.c.agent, tallies.c.kind, tallies.c.state, func.sum(tallies.c.total).label("total")
-).group_by(tallies.c.agent, tallies.c.kind, tallies.c.state)
-OLDEST_READY: Final = (
-    select(entries.c.created_at)
-    .where(entries.c.agent == bindparam("of_agent"), state_is(EntryState.READY))
-    .order_by(entries.c.place)
-    .limit(1)
-)
-DELIVERY_OF: Final = (
-    select(deliveries, delivery_bodies.c.body)
-    .join_from(deliveries, delivery_bodies, delivery_bodies.c.delivery == deliveries.c.id)
-    .join(events, events.c.delivery == deliveries.c.id)
-    .where(events.c.id == bindparam("of_event"))
-)
+    agent: AgentName
+    node: str
+    reason: str | None
 
 
-def reply_to(connection: Connection, event_id: EventId) -> FoundReply:
-    """What is known of an event's reply."""
-    row = connection.execute(OF_EVENT, {"of_event": event_id}).one_or_none()
-    if row is None:
-        return FoundReply(None, inline=False, over=True)
-    reply = found_reply(row)
-    over = reply is not None or row.finished_at is not None
-    return FoundReply(reply, inline=row.route == ReplyRoute.INLINE.value, over=over)
+async def delivery_of(transaction: Transaction, event_id: EventId) -> VerifiedDelivery | None:
+    """Return the delivery an event came with, as it was verified then."""
+    rows = await transaction.execute("delivery_of", event=event_id)
+    return restored(rows[0]) if rows else None
 
 
-def delivery_of(connection: Connection, event_id: EventId) -> VerifiedDelivery | None:
-    """The delivery an event came with, as it was verified then."""
-    row = connection.execute(DELIVERY_OF, {"of_event": event_id}).one_or_none()
-    if row is None:
-        return None
+def restored(row: Row) -> VerifiedDelivery:
+    """The delivery of a row that was verified when it came."""
     return VerifiedDelivery(
-        channel=ChannelName(row.channel),
-        content_type_header=row.content_type,
-        body=bytes(row.body),
-        received_at=row.received_at,
-        replay_key=row.replay_key,
+        channel=ChannelName(row["channel"]),
+        content_type_header=row["content_type"],
+        body=bytes(row["body"]),
+        received_at=instant(row["received_at"]),
+        replay_key=row["replay_key"],
+        target=row["target"],
+        headers=json_text.decode(row["headers"]) if row["headers"] else {},
     )
 
 
-def agents_waiting(connection: Connection) -> frozenset[AgentName]:
-    """The agents that have open entries of their own."""
-    return frozenset(map(AgentName, agents_with_open(connection, EntryKind.AGENT)))
-
-
-def backlog(connection: Connection) -> Backlog:
-    """How many entries are in each state, and since when each agent's oldest is ready."""
+async def backlog(transaction: Transaction) -> Backlog:
+    """Return how many entries are in each state, and how long each agent's oldest is ready."""
     counts = dict.fromkeys(EntryState, 0)
     agents: set[str] = set()
-    for row in connection.execute(COUNTS):
-        state = EntryState(row.state)
-        counts[state] += int(row.total)
-        if row.total > 0 and state is EntryState.READY:
-            agents.add(row.agent)
-    oldest = {
-        AgentName(agent): since
-        for agent in sorted(agents)
-        if (since := connection.execute(OLDEST_READY, {"of_agent": agent}).scalar()) is not None
-    }
-    return Backlog(entries=counts, oldest_ready_at=oldest)
+    for agent, state, total in await transaction.execute("counts"):
+        counts[EntryState(state)] += total
+        if total > 0 and state == EntryState.READY:
+            agents.add(agent)
+    oldest: dict[AgentName, float] = {}
+    for agent in sorted(agents):
+        for (age,) in await transaction.execute("oldest_ready", agent=agent):
+            oldest[AgentName(agent)] = age / SECOND
+    return Backlog(entries=counts, oldest_ready_seconds=oldest)
+
+
+async def note_unavailable(transaction: Transaction, notes: Sequence[Unavailable]) -> list[None]:
+    """Keep the latest reason per agent and node."""
+    for note in notes:
+        about = {"agent": note.agent, "node": note.node}
+        if note.reason is None:
+            await transaction.execute("forget_unavailable", **about)
+        else:
+            row = {**about, "reason": storable(note.reason)}
+            await transaction.many("note_unavailable", [row])
+    return [None] * len(notes)

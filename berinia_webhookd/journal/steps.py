@@ -7,46 +7,46 @@ from __future__ import annotations
 from typing import Final
 
 from berinia_webhookd.journal import (
-    arriving,
-    claiming,
-    recovering,
-    refusing,
-    replying,
-    settling,
-    upkeep,
+    accept,
+    claim,
+    purge,
+    reading,
+    recover,
+    rejected,
+    replies,
+    settle,
 )
 from berinia_webhookd.journal.contract import Claimed, Reply, Settled
-from berinia_webhookd.journal.group_commit import Step
-from berinia_webhookd.model import Entry, Receipt
+from berinia_webhookd.journal.group_commit import BatchStep
+from berinia_webhookd.model import Entry, Receipts
 
-ACCEPT: Final[Step[arriving.Arrival, Receipt]] = Step(
-    "accept", 0, arriving.accept, bounded=True, touches=arriving.touched
+ACCEPT: Final[BatchStep[accept.Arrival, Receipts]] = BatchStep(
+    "accept", 0, accept.accept, bounded=True, touches=accept.touched
 )
-REJECT: Final[Step[refusing.Refusal, None]] = Step("reject", 1, refusing.reject, bounded=True)
-SETTLE: Final[Step[settling.Ending, Settled]] = Step(
-    "settle", 2, settling.settle, touches=settling.touched
+REJECT: Final[BatchStep[rejected.Rejection, None]] = BatchStep(
+    "reject", 1, rejected.reject, bounded=True
 )
-STOP_WAITING: Final[Step[replying.Departure, Reply | None]] = Step(
-    "stop_waiting", 3, replying.stop_waiting, touches=replying.touched
+SETTLE: Final[BatchStep[settle.Ended, Settled]] = BatchStep(
+    "settle", 2, settle.settle, touches=settle.touched
 )
-RELEASE: Final[Step[claiming.Held, None]] = Step(
-    "release", 4, claiming.release, touches=claiming.touched
+STOP_WAITING: Final[BatchStep[replies.Departure, Reply | None]] = BatchStep(
+    "stop_waiting", 3, replies.stop_waiting, touches=replies.touched
 )
-RECOVER: Final[Step[recovering.Recovery, recovering.Recovered]] = Step(
-    "recover", 5, recovering.recover, touches=recovering.touched
+RELEASE: Final[BatchStep[claim.Held, None]] = BatchStep(
+    "release", 4, claim.release, touches=claim.touched
 )
-GIVE_BACK_LEFTOVERS: Final[Step[recovering.Leftovers, None]] = Step(
-    "give_back_leftovers",
-    5,
-    recovering.give_back_leftovers,
-    touches=recovering.leftovers_touched,
+RECOVER: Final[BatchStep[recover.Recovery, recover.Recovered]] = BatchStep(
+    "recover", 5, recover.recover, touches=recover.touched
 )
-RENEW: Final[Step[claiming.Held, list[Entry]]] = Step("renew", 6, claiming.renew)
-NOTE_UNAVAILABLE: Final[Step[upkeep.Unavailable, None]] = Step(
-    "note_unavailable", 7, upkeep.note_unavailable
+GIVE_BACK_LEFTOVERS: Final[BatchStep[recover.Leftovers, None]] = BatchStep(
+    "give_back_leftovers", 5, recover.give_back_leftovers, touches=recover.leftovers_touched
 )
-PURGE: Final[Step[upkeep.Retention, int]] = Step("purge", 8, upkeep.purge)
-CLAIM: Final[Step[claiming.Claim, Claimed]] = Step("claim", 9, claiming.claim)
+RENEW: Final[BatchStep[claim.Held, list[Entry]]] = BatchStep("renew", 6, claim.renew)
+NOTE_UNAVAILABLE: Final[BatchStep[reading.Unavailable, None]] = BatchStep(
+    "note_unavailable", 7, reading.note_unavailable
+)
+PURGE: Final[BatchStep[purge.Retention, int]] = BatchStep("purge", 8, purge.purge)
+CLAIM: Final[BatchStep[claim.Claim, Claimed]] = BatchStep("claim", 9, claim.claim)
 
 # After these there may be something new to claim.
 BRING_WORK: Final = frozenset(

@@ -7,9 +7,11 @@ broken entry cannot stop the dispatcher.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import structlog
 
+from berinia_webhookd.clock import now
 from berinia_webhookd.journal.contract import ReplyRoute, Settled
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Entry, EntryKind, EntryState, Outcome, OutcomeKind, Settlement
@@ -44,17 +46,18 @@ class AttemptLog:
     def ended(self, settlement: Settlement, settled: Settled) -> None:
         """Log and count an attempt that is settled, or whose settlement was refused."""
         entry, outcome = settlement.entry, settlement.outcome
-        seconds = (settlement.ended_at - settlement.started_at).total_seconds()
+        seconds = settlement.took_seconds
         if entry.kind is EntryKind.AGENT:
             self._metrics.attempts_total.labels(entry.agent, outcome.kind.value).inc()
-            self._metrics.attempt_seconds.labels(entry.agent).observe(max(0.0, seconds))
+            self._metrics.attempt_seconds.labels(entry.agent).observe(seconds)
         fields = {**_log_fields(entry), "duration_ms": round(seconds * 1000, 1)}
         if not settled.kept:
             fields["note"] = "the lease was lost, so another run of this entry decides"
         if outcome.kind is OutcomeKind.SUCCESS:
             logger.info("attempt.succeeded", **fields)
         else:
-            due = settlement.due_at.isoformat() if settlement.due_at else None
+            due_in = settlement.due_in_seconds
+            due = None if due_in is None else (now() + timedelta(seconds=due_in)).isoformat()
             logger.warning(
                 "attempt.failed",
                 **fields,

@@ -14,7 +14,6 @@ import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, TypeVar
 
@@ -22,7 +21,7 @@ import structlog
 
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.journal.contract import Claimed, Lane, Outbox
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Outbox
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Entry, EntryKind
 from berinia_webhookd.outbound.attempt import AttemptLog, OnDead, make_attempt
@@ -95,7 +94,6 @@ class Dispatcher:
         availability: Availability,
         policies: RetryPolicies,
         lease_seconds: float,
-        clock: Callable[[], datetime],
         metrics: Metrics,
         on_dead: OnDead = lambda *_: None,
     ) -> None:
@@ -106,7 +104,6 @@ class Dispatcher:
         self.availability = availability
         self._policies = policies
         self._lease_seconds = lease_seconds
-        self._clock = clock
         self._log = AttemptLog(metrics, on_dead)
         self._queues: dict[Transport, TransportQueue] = {}
         self._busy: Counter[AgentName] = Counter()
@@ -163,21 +160,20 @@ class Dispatcher:
             self._busy[entry.agent] += entry.kind is EntryKind.AGENT
             self._start_what_fits(queue)
         if not claimed.entries:
-            await self._sleep(claimed.next_due_at)
+            await self._sleep(claimed.next_due_seconds)
 
     async def _claim(self) -> Claimed:
-        lanes = self._lanes()
-        if not lanes:
-            return Claimed(entries=(), next_due_at=None)
+        requests = self._requests()
+        if not requests:
+            return Claimed(entries=(), next_due_seconds=None)
         try:
-            return await self._outbox.claim(lanes)
+            return await self._outbox.claim(requests)
         except JournalUnavailable:
             # The journal itself says `journal.degraded`.
-            soon = self._clock() + timedelta(seconds=JOURNAL_RETRY_SECONDS)
-            return Claimed(entries=(), next_due_at=soon)
+            return Claimed(entries=(), next_due_seconds=JOURNAL_RETRY_SECONDS)
 
-    def _lanes(self) -> list[Lane]:
-        lanes: list[Lane] = []
+    def _requests(self) -> list[ClaimRequest]:
+        requests: list[ClaimRequest] = []
         shared: dict[TransportQueue, set[AgentName]] = {}
         for agent in self.availability.loaded:
             queue = self._queue(self._transports.of(agent))
@@ -185,13 +181,13 @@ class Dispatcher:
             if limit is None:
                 shared.setdefault(queue, set()).add(agent)
             elif (room := min(queue.room, limit - self._busy[agent])) > 0:
-                lanes.append(Lane(EntryKind.AGENT, frozenset({agent}), room))
+                requests.append(ClaimRequest(EntryKind.AGENT, frozenset({agent}), room))
         for queue, agents in shared.items():
             if (room := queue.room) > 0:
-                lanes.append(Lane(EntryKind.AGENT, frozenset(agents), room))
+                requests.append(ClaimRequest(EntryKind.AGENT, frozenset(agents), room))
         if (room := self._queue(self._late_replies).room) > 0:
-            lanes.append(Lane(EntryKind.REPLY, None, room))
-        return lanes
+            requests.append(ClaimRequest(EntryKind.REPLY, None, room))
+        return requests
 
     def _queue(self, transport: Transport) -> TransportQueue:
         return self._queues.setdefault(transport, TransportQueue(transport))
@@ -231,18 +227,17 @@ class Dispatcher:
             await _until_recorded(lambda: self._outbox.release([entry]))
             return
         policy = self._policies.of(entry)
-        started_at = self._clock()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         self._log.started(entry)
         transport = self._queue_of(entry).transport  # a reload may have changed the target
         outcome = await make_attempt(transport, entry, policy.timeout_seconds)
-        ended_at = self._clock()
-        queue.observe((ended_at - started_at).total_seconds())
+        took_seconds = loop.time() - started
+        queue.observe(took_seconds)
         if (task := asyncio.current_task()) is not None:
             queue.settling[task] = entry
             self._make_room(queue, task)
-        settlement = policy.settle(
-            entry, outcome, started_at=started_at, ended_at=ended_at, random=random.random
-        )
+        settlement = policy.settle(entry, outcome, took_seconds, random=random.random)
         settled = await _until_recorded(lambda: self._outbox.settle(settlement))
         self._log.ended(settlement, settled)
 
@@ -273,12 +268,11 @@ class Dispatcher:
             # They come back by themselves: their leases end, or the next start gives them back.
             logger.warning("journal.degraded", detail=str(error))
 
-    async def _sleep(self, next_due_at: datetime | None) -> None:
+    async def _sleep(self, next_due_seconds: float | None) -> None:
         """Sleep until there is work or room, or an entry is due."""
-        latest = self._clock() + timedelta(seconds=TURN_SECONDS)
-        until = latest if next_due_at is None else min(latest, next_due_at)
+        seconds = TURN_SECONDS if next_due_seconds is None else min(TURN_SECONDS, next_due_seconds)
         waits = [
-            asyncio.create_task(self._outbox.wait_for_work(until)),
+            asyncio.create_task(self._outbox.wait_for_work(seconds)),
             asyncio.create_task(self._woken.wait()),
         ]
         try:

@@ -1,12 +1,11 @@
 """The retry policy: how long an attempt may take, and what becomes of its entry: done, another try,
-or dead. Pure arithmetic; the dispatcher brings the clock and the dice.
+or dead. Pure arithmetic; the dispatcher brings the dice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Final
 
 from berinia_webhookd.channels.contract import ChannelOf, no_channel
@@ -43,13 +42,13 @@ class RetryPolicy:
         self,
         entry: Entry,
         outcome: Outcome,
+        took_seconds: float,
         *,
-        started_at: datetime,
-        ended_at: datetime,
         random: Callable[[], float],
     ) -> Settlement:
         """Return the settlement of one attempt; `random` gives numbers in [0, 1)."""
-        state, retries, due_at, hold_until = EntryState.DEAD, entry.retries, None, entry.hold_until
+        state, retries = EntryState.DEAD, entry.retries
+        due_in_seconds = hold_seconds = None
         if outcome.kind is OutcomeKind.SUCCESS:
             state = EntryState.DONE
         elif outcome.kind in self.retry_on and retries < len(self.schedule_seconds):
@@ -57,18 +56,15 @@ class RetryPolicy:
             if outcome.retry_after_seconds is not None:
                 delay = max(delay, min(outcome.retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS))
             state, retries = EntryState.WAITING, retries + 1
-            due_at = ended_at + timedelta(seconds=delay)
-            # Counted from the first failure, so that no schedule holds a conversation for longer.
-            hold_until = hold_until or ended_at + timedelta(seconds=self.order_hold_seconds)
+            due_in_seconds, hold_seconds = delay, self.order_hold_seconds
         return Settlement(
             entry=entry,
             outcome=outcome,
-            started_at=started_at,
-            ended_at=ended_at,
+            took_seconds=took_seconds,
             state=state,
             retries=retries,
-            due_at=due_at,
-            hold_until=hold_until,
+            due_in_seconds=due_in_seconds,
+            hold_seconds=hold_seconds,
             late=self.late_replies,
             error_to_caller=self.error_to_caller and outcome.kind is OutcomeKind.ERROR,
         )

@@ -5,7 +5,6 @@ readers together, and never waited for long.
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 from typing import Final
 
 from berinia_webhookd.errors import JournalUnavailable
@@ -42,15 +41,15 @@ class BacklogReader:
             raise JournalUnavailable(str(answer))
         return answer
 
-    async def in_one_line(self, now: datetime) -> str:
+    async def in_one_line(self) -> str:
         """How much there is to do, for `systemctl status`."""
         try:
             backlog = await self.read()
         except JournalUnavailable as error:
             return f"degraded: {error}"
         depth = sum(backlog.entries.get(state, 0) for state in OPEN_STATES)
-        oldest = min(backlog.oldest_ready_at.values(), default=None)
-        age = f", oldest {(now - oldest).total_seconds():.0f} s" if oldest else ""
+        oldest = max(backlog.oldest_ready_seconds.values(), default=None)
+        age = "" if oldest is None else f", oldest {oldest:.0f} s"
         return f"{depth} entries open{age}"
 
     async def _ask(self) -> Backlog | JournalUnavailable:

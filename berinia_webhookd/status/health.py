@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,6 @@ import structlog
 from aiohttp import web
 
 from berinia_webhookd.addresses import Network, is_allowed
-from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.http_request import CALLER
@@ -87,7 +85,7 @@ def checks(
     """Return all checks of one daemon; `dispatcher` is None where it does not dispatch."""
     found = {
         "journal": journal_check(backlog, journal_up),
-        "agents": agents_check(backlog, unavailable, now),
+        "agents": agents_check(backlog, unavailable),
         "disk": disk_check(folders),
     }
     return found if dispatcher is None else {**found, "dispatcher": dispatcher_check(dispatcher)}
@@ -118,7 +116,6 @@ def dispatcher_check(dispatcher: Turning) -> Check:
 def agents_check(
     backlog: BacklogReader,
     unavailable: Callable[[], Collection[AgentName]],
-    clock: Callable[[], datetime],
 ) -> Check:
     """Complains of agents that cannot be loaded while messages have been waiting for them for
     `AGENT_PATIENCE_SECONDS`; an agent that nobody writes to is only a warning at the start.
@@ -126,14 +123,13 @@ def agents_check(
 
     async def check() -> str | None:
         try:
-            waiting = (await backlog.read()).oldest_ready_at
+            waiting = (await backlog.read()).oldest_ready_seconds
         except JournalUnavailable:
             return None  # the journal's own check says so
-        now = clock()
         stuck = [
             agent
             for agent in sorted(unavailable())
-            if agent in waiting and (now - waiting[agent]).total_seconds() >= AGENT_PATIENCE_SECONDS
+            if waiting.get(agent, 0.0) >= AGENT_PATIENCE_SECONDS
         ]
         return f"cannot be loaded: {', '.join(stuck)}" if stuck else None
 

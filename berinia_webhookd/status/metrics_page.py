@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-
 from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -26,12 +23,10 @@ class MetricsPage:
         metrics: Metrics,
         backlog: BacklogReader,
         allowed: tuple[Network, ...],
-        clock: Callable[[], datetime],
     ) -> None:
         self._allowed = allowed
         self._metrics = metrics
         self._backlog = backlog
-        self._clock = clock
 
     def reconfigure(self, settings: Settings) -> None:
         """Take effect from the next request on."""
@@ -61,7 +56,5 @@ class MetricsPage:
         for state in EntryState:
             metrics.entries.labels(state=state).set(backlog.entries.get(state, 0))
         metrics.oldest_ready_seconds.clear()
-        now = self._clock()
-        for agent, since in backlog.oldest_ready_at.items():
-            age = max(0.0, (now - since).total_seconds())
+        for agent, age in backlog.oldest_ready_seconds.items():
             metrics.oldest_ready_seconds.labels(agent=agent).set(age)

@@ -7,10 +7,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.clock import now
@@ -18,9 +18,13 @@ from berinia_webhookd.config.load import Examined
 from berinia_webhookd.config.settings import JournalSettings, state_folder
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, Level, note, ok, wrong
-from berinia_webhookd.journal.engine import Database
-from berinia_webhookd.journal.migrate import stored_version
-from berinia_webhookd.journal.schema import SCHEMA_VERSION
+from berinia_webhookd.journal.database import (
+    Database,
+    DatabaseError,
+    open_database,
+    path_of,
+)
+from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
 from berinia_webhookd.status.findings.agents import is_nowhere, of_load
 from berinia_webhookd.status.findings.channels import console_entries
 from berinia_webhookd.status.findings.folders import (
@@ -105,19 +109,19 @@ async def _journal(journal: JournalSettings, *, offline: bool) -> Finding:
     url = journal.url.reveal()
     shown = shown_url(url)
     try:
-        database = Database(url, clock=now)
+        file = path_of(url)
+        database = open_database(url, clock=now)
     except WebhookdError as error:
         return _unusable(shown, str(error), error.hint)
     try:
-        known = _without_opening(shown, database, offline=offline)
+        known = _without_opening(shown, file, offline=offline)
         return await _opened(shown, database) if known is None else known
     finally:
         await database.close()
 
 
-def _without_opening(shown: str, database: Database, *, offline: bool) -> Finding | None:
+def _without_opening(shown: str, file: Path | None, *, offline: bool) -> Finding | None:
     """What the file's place and modes say already; None if it is worth opening."""
-    file = database.path
     if file is None:
         what = f"{shown}: not connected to (--offline)"
         return note(JOURNAL_URL, what) if offline else None
@@ -131,19 +135,19 @@ def _without_opening(shown: str, database: Database, *, offline: bool) -> Findin
 
 async def _opened(shown: str, database: Database) -> Finding:
     try:
-        async with asyncio.timeout(CONNECT_SECONDS), database.reading() as connection:
-            version = await connection.run_sync(stored_version)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            version = await database.read(stored_version)
     except TimeoutError:
         return _unusable(shown, f"no answer within {CONNECT_SECONDS:g} s")
     except WebhookdError as error:
         return _unusable(shown, str(error), error.hint)
-    except (SQLAlchemyError, OSError) as error:
+    except DatabaseError as error:
         hint = (
-            "`serve` cannot use it like that"
-            if database.is_sqlite
-            else "`serve` would answer 503 until the database can be reached"
+            "`serve` would answer 503 until the database can be reached"
+            if database.shared
+            else "`serve` cannot use it like that"
         )
-        return _unusable(shown, str(getattr(error, "orig", error)), hint)
+        return _unusable(shown, str(error), hint)
     if version is None:
         return note(JOURNAL_URL, f"{shown}: holds no journal yet; `serve` makes it")
     upgraded = f"; `serve` upgrades it to {SCHEMA_VERSION}" if version < SCHEMA_VERSION else ""

@@ -10,8 +10,8 @@ from typing import Any, Final
 import click
 
 from berinia_webhookd.journal.contract import Statistics
-from berinia_webhookd.journal.listing import Listed
-from berinia_webhookd.journal.showing import Shown, ShownAttempt, ShownEntry
+from berinia_webhookd.journal.queries import Listed
+from berinia_webhookd.journal.show import Shown, ShownAttempt, ShownEntry
 from berinia_webhookd.model import EntryKind, EntryState
 from berinia_webhookd.status.durations import age, duration
 from berinia_webhookd.tools.terminal import (
@@ -42,6 +42,7 @@ def listed_json(listed: Listed) -> dict[str, Any]:
         "received_at": listed.received_at,
         "attempts": listed.attempts,
         "kind": listed.kind,
+        "entry": listed.entry,
     }
 
 
@@ -67,7 +68,7 @@ _HEADINGS: Final = ("ID", "STATE", "CHANNEL", "AGENT", "RECEIVED", "ATTEMPTS")
 
 def _agent_of(listed: Listed) -> str:
     name = printable(listed.agent or "-")
-    return f"{name} (late reply)" if listed.kind == EntryKind.REPLY else name
+    return f"{name} (late reply)" if listed.entry == EntryKind.REPLY else name
 
 
 def shown_json(shown: Shown) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def shown_json(shown: Shown) -> dict[str, Any]:
         "state": shown.state,
         "channel": shown.channel,
         "agent": shown.agent,
+        "kind": shown.kind,
         "received_at": shown.received_at,
         "node": shown.node,
         "content_type": shown.content_type,
@@ -94,7 +96,7 @@ def shown_json(shown: Shown) -> dict[str, Any]:
 
 def _entry_json(entry: ShownEntry) -> dict[str, Any]:
     plain = asdict(entry)
-    for known in ("id", "kind", "agent", "state", "node"):
+    for known in ("kind", "agent", "state", "node"):
         del plain[known]
     return {**plain, "attempts": [_attempt_json(attempt) for attempt in entry.attempts]}
 
@@ -124,6 +126,8 @@ def show_lines(shown: Shown, now: datetime) -> Iterator[str]:
 
 
 def _why_rejected(rejection: Mapping[str, Any]) -> str:
+    if items := rejection.get("items"):
+        return "; ".join(f"{item['path']}: {item['reason']}" for item in items)
     detail = rejection.get("detail", rejection.get("kind", ""))
     named = [
         f"{kind}: {', '.join(map(str, names))}"

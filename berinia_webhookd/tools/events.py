@@ -19,12 +19,12 @@ from berinia_webhookd.channels.addresses_of_people import normal_party
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import ChannelNotConfigured
-from berinia_webhookd.journal.erasing import Erasure
-from berinia_webhookd.journal.listing import Filters, ListedState
+from berinia_webhookd.journal.erase import Erasure
 from berinia_webhookd.journal.operations import Operations
-from berinia_webhookd.journal.redoing import Changed, Decode
+from berinia_webhookd.journal.queries import Filters, ListedState
+from berinia_webhookd.journal.replay import Changed, Decode
 from berinia_webhookd.logs.pipeline import LogOptions, configure
-from berinia_webhookd.model import EntryState, Event, VerifiedDelivery
+from berinia_webhookd.model import Decoded, EntryState, VerifiedDelivery
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.event_view import (
@@ -240,12 +240,11 @@ def decoder(settings: Settings) -> Decode:
     """How a rejected delivery is read again."""
     channels = catalogue.build(settings.channels, settings.server.public_url)
 
-    def decode(delivery: VerifiedDelivery) -> Event:
+    def decode(delivery: VerifiedDelivery) -> Decoded:
         channel = channels.get(delivery.channel)
         if channel is None:
             raise ChannelNotConfigured(f"The channel {delivery.channel} is not enabled.")
-        (event,) = channel.decode(delivery).events
-        return event
+        return channel.decode(delivery)
 
     return decode
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 from typing import Final
+from urllib.parse import parse_qs, urlsplit
 
 import click
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from berinia_webhookd.config import values
 from berinia_webhookd.journal.copying import Copied, copy_journal
@@ -67,10 +66,10 @@ def _journal_url(option: str, given: str | None, configured: str) -> str:
         return configured
     try:
         url = values.journal_url(given).reveal()
-        parsed = make_url(url)
-    except (ValueError, ArgumentError) as error:
+        parsed = urlsplit(url)
+    except ValueError as error:
         raise click.UsageError(f"{option}: give sqlite:///… or postgresql://…") from error
-    if parsed.password is not None or {"password", "sslpassword"} & set(parsed.query):
+    if parsed.password is not None or {"password", "sslpassword"} & set(parse_qs(parsed.query)):
         raise click.UsageError(f"{option}: {SEEN_BY_ALL}")
     return str(url)
 

@@ -15,7 +15,7 @@ from typing import Any
 from peers import OLD_DESIGN_PYTHON
 
 # Whose versions say what was compared.
-LIBRARIES = ("aiohttp", "sqlalchemy", "uvloop", "twilio")
+LIBRARIES = ("aiohttp", "asyncpg", "uvloop", "twilio")
 OLD_LIBRARIES = ("fastapi", "uvicorn", "slowapi")
 
 

@@ -8,7 +8,7 @@ import asyncio
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -166,16 +166,19 @@ class FakeInbox:
     async def accept(
         self,
         delivery: VerifiedDelivery,
-        event: Event,
+        decoded: Decoded,
         *,
-        waiting_until: datetime | None = None,
-    ) -> Receipt:
+        wait_seconds: float | None = None,
+    ) -> Receipts:
         async with self.arrived:
             self.arrivals += 1
             self.arrived.notify_all()
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
+        return tuple(map(self._receipt, decoded.events))
+
+    def _receipt(self, event: Event) -> Receipt:
         known = self.committed.get(event.digest)
         if known is not None:
             return Receipt(known.event_id, known.agent, duplicate=True)
@@ -194,12 +197,11 @@ class FakeInbox:
             raise self.failure
         self.rejected.append((delivery, reason))
 
-    async def wait_for_reply(self, event_id: EventId, until: datetime) -> Reply | None:
+    async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
         self.waited_for.set()
         future = self.replies.setdefault(event_id, asyncio.get_running_loop().create_future())
-        left = (until - datetime.now(UTC)).total_seconds()
         try:
-            async with asyncio.timeout(max(0.0, left)):
+            async with asyncio.timeout(max(0.0, seconds)):
                 return await asyncio.shield(future)
         except TimeoutError:
             return None

@@ -10,29 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import berinia_webhookd
-from berinia_webhookd.journal.schema import SCHEMA_VERSION
+from berinia_webhookd.journal.migrate import SCHEMA_VERSION
 
 OLDER_VERSION = berinia_webhookd.__version__
 NEWER_VERSION = "99.1.0"
 STEP = SCHEMA_VERSION + 1
 
 # By the rule: it only adds.
-MIGRATION = f'''
-from alembic import op
-from sqlalchemy import Column, Text
-
-revision = "{STEP:04d}"
-down_revision = "{SCHEMA_VERSION:04d}"
-
-
-def upgrade() -> None:
-    op.add_column("entries", Column("remark", Text))
-    op.create_index("entries_remark", "entries", ["remark"])
-    op.create_table("remarks", Column("remark", Text, primary_key=True))
-    op.execute("UPDATE schema SET version = {STEP}")
-'''
-# And uses it: what it inserts on PostgreSQL has a remark, what we insert has none.
-NEWER_COLUMN = '    Column("remark", Text, default="newer"),\n'
+MIGRATION = f"""
+ALTER TABLE entries ADD COLUMN remark TEXT;
+CREATE INDEX entries_remark ON entries (remark);
+CREATE TABLE remarks (remark TEXT PRIMARY KEY);
+UPDATE schema SET version = {STEP};
+"""
 
 
 @dataclass(frozen=True)
@@ -53,11 +43,12 @@ def newer_program(folder: Path) -> Program:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(berinia_webhookd.__file__).parent, package, ignore=ignored)
     _change(package / "__init__.py", r'(?m)^__version__ = ".*"', f'__version__ = "{NEWER_VERSION}"')
-    tables = package / "journal" / "schema.py"
-    _change(tables, r"(?m)^(SCHEMA_VERSION: Final =) \d+", rf"\1 {STEP}")
-    _change(tables, r"(?s)(\nentries = Table\(\n.*?)(?=\n\)\n)", rf"\1\n{NEWER_COLUMN.rstrip()}")
-    versions = package / "journal" / "migrations" / "versions"
-    (versions / f"v{STEP:04d}_remarks.py").write_text(MIGRATION)
+    statements = package / "journal" / "sql"
+    (statements / f"{STEP:04d}.sql").write_text(MIGRATION)
+    # And uses it: what it inserts has a remark, what we insert has none.
+    accept = statements / "accept.sql"
+    _change(accept, r"(?s)(INSERT INTO entries\n.*?created_at)\)", r"\1, remark)")
+    _change(accept, r"(?s)(INSERT INTO entries\n.*?:now)\);", r"\1, 'newer');")
     return Program(folder)
 
 

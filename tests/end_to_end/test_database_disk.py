@@ -30,8 +30,9 @@ MOST_RECOVERIES = 5  # the server itself may free a little, and that be enough f
 
 # A table that every event goes into becomes larger than a segment of WAL.
 ENLARGE = f"""
-INSERT INTO berinia_webhookd.seen (key, event, seen_at)
-SELECT sha256(n::text::bytea), repeat('x', 100), extract(epoch FROM clock_timestamp()) * 1000000
+INSERT INTO berinia_webhookd.deliveries
+    (number, id, channel, target, content_type, node, received_at, state, body)
+SELECT -n, n::text, 'sms', '/', 'text/plain', 'here', 0, 'accepted', repeat('x', 100)::bytea
 FROM generate_series(1, {SEGMENT_BYTES // 150}) AS n
 """
 WRITE_WAL = f"SELECT pg_logical_emit_message(false, 'test', repeat('x', {SEGMENT_BYTES // 2}))"

@@ -8,7 +8,7 @@ import pytest
 
 from berinia_webhookd.journal.contract import ReplayedSignature
 
-from .world import World, a_delivery, an_event
+from .world import World, an_event
 
 
 async def test_an_event_is_there_after_a_restart(world: World) -> None:
@@ -24,7 +24,7 @@ async def test_an_event_is_there_after_a_restart(world: World) -> None:
 async def test_provider_values_are_kept_exactly(world: World, text: str) -> None:
     """Values that are no valid Unicode come out as they went in."""
     event = an_event(text, sender=text, raw={text: text, "big": 2**70})
-    await world.journal.accept(a_delivery(event), event)
+    await world.accept_event(event)
     (entry,) = await world.claim()
     assert entry.event == event
 
@@ -32,9 +32,7 @@ async def test_provider_values_are_kept_exactly(world: World, text: str) -> None
 async def test_the_same_event_is_kept_once(world: World) -> None:
     """However close together the copies arrive, all get the same receipt, one is new."""
     events = [an_event("same") for _ in range(50)] + [an_event("other")]
-    receipts = await asyncio.gather(
-        *(world.journal.accept(a_delivery(event), event) for event in events)
-    )
+    receipts = await asyncio.gather(*(world.accept_event(event) for event in events))
     assert len({receipt.event_id for receipt in receipts}) == 2
     assert [receipt.duplicate for receipt in receipts].count(False) == 2
     assert len(await world.claim()) == 1  # they are one conversation
@@ -58,12 +56,12 @@ async def test_a_used_signature_with_another_message_is_refused(world: World) ->
     """The replay key belongs to one message; with that one it is answered as before."""
     first, second = an_event("one"), an_event("two")
     key = b"k" * 32
-    receipt = await world.journal.accept(a_delivery(first, replay_key=key), first)
-    again = await world.journal.accept(a_delivery(first, replay_key=key), first)
+    receipt = await world.accept_event(first, replay_key=key)
+    again = await world.accept_event(first, replay_key=key)
     assert (again.event_id, again.duplicate) == (receipt.event_id, True)
     with pytest.raises(ReplayedSignature):
-        await world.journal.accept(a_delivery(second, replay_key=key), second)
-    accepted = await world.journal.accept(a_delivery(second, replay_key=b"l" * 32), second)
+        await world.accept_event(second, replay_key=key)
+    accepted = await world.accept_event(second, replay_key=b"l" * 32)
     assert not accepted.duplicate
 
 
@@ -71,10 +69,10 @@ async def test_used_signatures_are_seen_within_one_batch(world: World) -> None:
     """Copies that arrive together are judged in their order, and refuse nobody else."""
     one, two = an_event("one"), an_event("two")
     results = await asyncio.gather(
-        world.journal.accept(a_delivery(one, replay_key=b"1" * 32), one),
-        world.journal.accept(a_delivery(two, replay_key=b"1" * 32), two),
-        world.journal.accept(a_delivery(two, replay_key=b"2" * 32), two),
-        world.journal.accept(a_delivery(one, replay_key=b"1" * 32), one),
+        world.accept_event(one, replay_key=b"1" * 32),
+        world.accept_event(two, replay_key=b"1" * 32),
+        world.accept_event(two, replay_key=b"2" * 32),
+        world.accept_event(one, replay_key=b"1" * 32),
         return_exceptions=True,
     )
     assert isinstance(results[1], ReplayedSignature)

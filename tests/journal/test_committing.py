@@ -7,42 +7,24 @@ import contextlib
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from sqlalchemy import Engine, event
 
 from berinia_webhookd.errors import (
     CannotStart,
     CannotStartNow,
     JournalUnavailable,
 )
-from berinia_webhookd.journal import arriving, group_commit, steps, store
+from berinia_webhookd.journal import accept, group_commit, sqlite, steps, store
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import ChannelName
 
-from .world import SqliteWorld, World, a_delivery, an_event, on_sqlite
-
-Listening = Callable[[object, str, Callable[..., None]], None]
-
-
-@pytest.fixture
-def listening() -> Iterator[Listening]:
-    """Hears what every connection does, until the test is over."""
-    heard: list[tuple[object, str, Callable[..., None]]] = []
-
-    def listen(target: object, name: str, hear: Callable[..., None]) -> None:
-        event.listen(target, name, hear)
-        heard.append((target, name, hear))
-
-    yield listen
-    for one in heard:
-        event.remove(*one)
+from .world import SqliteWorld, World, an_event, on_sqlite
 
 
 async def accept_until_refused(world: World, size: int) -> None:
@@ -81,7 +63,7 @@ async def test_an_item_that_cannot_be_stored_fails_alone(world: World) -> None:
     with structlog.testing.capture_logs() as logged:
         results = await asyncio.gather(
             world.accept("one"),
-            world.journal.accept(a_delivery(poison), poison),
+            world.accept_event(poison),
             world.accept("two", sender="+33639980002"),
             return_exceptions=True,
         )
@@ -138,14 +120,14 @@ async def test_a_large_body_waits_by_itself(world: World, monkeypatch: pytest.Mo
     """A large mail is a transaction of its own, in turn with the small ones."""
     sizes: list[int] = []
 
-    def note_and_accept(transaction: Any, arrivals: Any) -> Any:
+    async def note_and_accept(transaction: Any, arrivals: Any) -> Any:
         sizes.append(len(arrivals))
-        return arriving.accept(transaction, arrivals)
+        return await accept.accept(transaction, arrivals)
 
     monkeypatch.setattr(store, "ACCEPT", replace(steps.ACCEPT, apply=note_and_accept))
     big = [an_event(f"{n}" + "x" * 300_000) for n in range(3)]
     await asyncio.gather(
-        *(world.journal.accept(a_delivery(e), e) for e in big),
+        *(world.accept_event(e) for e in big),
         *(world.accept(f"m{n}") for n in range(20)),
     )
     assert sorted(sizes) == [1, 1, 1, 20]
@@ -154,23 +136,19 @@ async def test_a_large_body_waits_by_itself(world: World, monkeypatch: pytest.Mo
 
 @on_sqlite
 async def test_a_full_disk_is_said_and_recovered_from(
-    world: SqliteWorld, listening: Listening
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No receipt without the disk; once there is room again, everything works by itself."""
     await world.accept("before")
-    limit = 60
-
-    def full(connection: Any, _: object) -> None:
-        connection.cursor().execute(f"PRAGMA max_page_count = {limit}")
-
-    listening(Engine, "connect", full)
+    roomy = sqlite.PRAGMAS
+    monkeypatch.setattr(sqlite, "PRAGMAS", (*roomy, "PRAGMA max_page_count = 100"))
     await world.reopen()
     with structlog.testing.capture_logs() as logged:
         await accept_until_refused(world, 5000)
         assert not world.journal.up
         with pytest.raises(JournalUnavailable):
             await world.accept("refused at once")
-        limit = 1_000_000
+        monkeypatch.setattr(sqlite, "PRAGMAS", roomy)
         await wait_until_up(world)
     await world.accept("after")
     said = [line["event"] for line in logged if line["event"].startswith("journal.")]
@@ -276,9 +254,8 @@ async def test_other_urls_are_refused(closed_world: World, url: str) -> None:
 @on_sqlite
 async def test_every_commit_is_flushed(world: SqliteWorld) -> None:
     """The settings that durability and erasure rest on are in force."""
-    async with world.journal._database.reading() as connection:
-        found = {
-            pragma: (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one()
-            for pragma in ("journal_mode", "synchronous", "secure_delete", "foreign_keys")
-        }
+    connection = sqlite.connect(world.file)
+    pragmas = ("journal_mode", "synchronous", "secure_delete", "foreign_keys")
+    found = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas}
+    connection.close()
     assert found == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "foreign_keys": 1}

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable, NotFound
 from berinia_webhookd.journal import copying
+from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.copying import copy_journal
-from berinia_webhookd.journal.listing import Filters
 from berinia_webhookd.journal.operations import Operations
-from berinia_webhookd.journal.showing import Shown
+from berinia_webhookd.journal.queries import Filters
+from berinia_webhookd.journal.show import Shown
 from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
 
 from ..postgresql import Postgresql
 from ..proxy import Proxy
+from .batches import a_batch, decode, decode_more, message
 from .world import PostgresqlWorld, SqliteWorld, World, a_delivery, an_event
+
+KEY = b"k" * 32
+PEOPLE = [f"+336399820{number:02}" for number in range(30)]
+BATCH = a_batch(
+    *(message(one, f"of {one}") for one in PEOPLE), {"from": "+33639982099", "txt": "x"}
+)
 
 
 @pytest.fixture
@@ -44,14 +53,19 @@ async def database(postgresql: Postgresql) -> AsyncIterator[PostgresqlWorld]:
 
 
 async def live(world: World) -> None:
-    """Entries in every state, a reply, a rejected delivery."""
+    """Entries in every state, a reply, deliveries that were rejected or have many events, digests
+    of what is gone.
+    """
+    await world.accept_event(an_event("gone"), replay_key=KEY)
+    await world.settle((await world.claim())[0])
+    world.clock.move(31 * 86_400)
+    await world.journal.purge()
     for number in range(40):
         await world.accept(f"done {number}", sender=f"+3363998{number:04d}")
     for entry in await world.claim():
         await world.settle(entry)
     event = an_event("\ud83d half", channel=ChannelName("whatsapp"), group="Support")
-    until = world.clock.now + timedelta(seconds=30)
-    await world.journal.accept(a_delivery(event), event, waiting_until=until)
+    await world.accept_event(event, wait_seconds=30)
     (entry,) = await world.claim()
     await world.settle(entry, outcome=Outcome(OutcomeKind.SUCCESS, reply="said"), late=True)
     await world.accept("failed")
@@ -62,6 +76,7 @@ async def live(world: World) -> None:
     await world.accept("second", sender="+33639981002")
     refused = replace(a_delivery(event), body=b"no form at all")
     await world.journal.reject(refused, {"kind": "MalformedDelivery"})
+    await world.journal.accept(BATCH, decode(BATCH))
 
 
 async def everything(url: str) -> tuple[list[Shown], list[object], list[object]]:
@@ -78,7 +93,7 @@ async def test_all_of_it_arrives_and_goes_on_there(
     """Events, entries, attempts, replies, bodies and digests; and the order goes on."""
     tables = await copy_journal(file.url, database.plain_url)
     assert all(table.complete for table in tables)
-    assert {table.table: table.source for table in tables}["entries"] == 45
+    assert {table.table: table.source for table in tables}["entries"] == 75
     assert await everything(database.plain_url) == await everything(file.url)
     database.clock = file.clock
     await database.open(database.plain_url)
@@ -91,6 +106,27 @@ async def test_all_of_it_arrives_and_goes_on_there(
     assert heard == ["first", "second", "third"]
     await database.accept("new", sender="+33639981003")
     assert len(await database.claim()) == 1
+
+
+async def test_what_was_seen_or_rejected_is_known_there(
+    file: SqliteWorld, database: PostgresqlWorld
+) -> None:
+    """Digests and signatures of what is gone, and a delivery of many events, one item rejected."""
+    await copy_journal(file.url, database.plain_url)
+    database.clock = file.clock
+    await database.open(database.plain_url)
+    assert (await database.accept("gone")).duplicate
+    with pytest.raises(ReplayedSignature):
+        await database.accept_event(an_event("another"), replay_key=KEY)
+    again = await database.journal.accept(BATCH, decode_more(BATCH))
+    assert [one.duplicate for one in again] == [True] * 30 + [False]
+    async with Operations(database.plain_url) as desk:
+        (changed,) = [
+            one
+            for one in await desk.replay_matching(Filters("rejected"), decode=decode_more)
+            if one.event_id is not None
+        ]
+    assert changed.refused == f"it was received again as {again[-1].event_id}"
 
 
 async def test_it_goes_back_as_well(
@@ -111,7 +147,7 @@ async def test_a_copy_that_was_broken_off_goes_on(
     monkeypatch.setattr(copying, "PAGE_ROWS", 7)
     monkeypatch.setattr(copying, "PAGE_BYTES", 300)
     moved: list[str] = []
-    for table in ("delivery_bodies", "entries", "seen"):
+    for table in ("deliveries", "events", "entries"):
         proxy = Proxy(database.server.socket_folder / ".s.PGSQL.5432")
         url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database.database}?sslmode=disable"
         insertion = f"INSERT INTO {table}".encode()
@@ -163,7 +199,10 @@ async def test_a_dry_run_makes_nothing(
     """It counts, on both sides where there are two."""
     for target in (database.plain_url, f"sqlite:///{tmp_path / 'none.db'}"):
         tables = await copy_journal(file.url, target, dry_run=True)
-        assert {(t.table, t.source, t.target) for t in tables} > {("entries", 45, 0)}
+        assert {(t.table, t.source, t.target) for t in tables} > {
+            ("entries", 75, 0),
+            ("seen", 2, 0),
+        }
     assert not (tmp_path / "none.db").exists()
     assert await database.execute("SELECT to_regnamespace('berinia_webhookd')::text") == [(None,)]
 
@@ -174,3 +213,13 @@ async def test_there_must_be_something_to_copy(database: PostgresqlWorld, tmp_pa
         with pytest.raises(NotFound):
             await copy_journal(source, f"sqlite:///{tmp_path / 'new.db'}")
     assert not (tmp_path / "new.db").exists()
+
+
+@pytest.mark.usefixtures("file")
+def test_no_table_is_forgotten(tmp_path: Path) -> None:
+    """All are copied but those that are made anew."""
+    with closing(sqlite3.connect(tmp_path / "file" / "journal.db")) as journal:
+        found = journal.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    tables = {name for (name,) in found if not name.startswith("sqlite_")}
+    anew = {"schema", "tallies", "unavailable_agents", "sessions"}
+    assert {table.name for table in copying.TABLES} == tables - anew

@@ -6,19 +6,18 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
-from berinia_webhookd.journal.erasing import names
-from berinia_webhookd.journal.listing import Filters
+from berinia_webhookd.journal.erase import names
 from berinia_webhookd.journal.operations import Operations
-from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
+from berinia_webhookd.model import ChannelName, Decoded, EntryState, Outcome, OutcomeKind
 
-from .world import PostgresqlWorld, SqliteWorld, World, a_delivery, an_event, on_sqlite
+from .world import SqliteWorld, World, a_delivery, an_event, on_sqlite, traces
 
 PERSON = "+33639980077"
 OTHER = "+33639980088"
+DAY = 86_400
 
 
 @pytest.fixture
@@ -27,30 +26,14 @@ async def desk(world: World) -> AsyncIterator[Operations]:
         yield operations
 
 
-async def traces(world: World, *needles: bytes) -> list[str]:
-    """Where in the journal something can be found: in its files, byte for byte, or its tables."""
-    if isinstance(world, PostgresqlWorld):
-        dump = await world.dump()
-        return [repr(needle) for needle in needles if needle in dump]
-    assert isinstance(world, SqliteWorld)
-    return [
-        f"{needle!r} in {file.name}"
-        for file in world.folder.iterdir()
-        for needle in needles
-        if needle in file.read_bytes()
-    ]
-
-
 async def live(world: World, sender: str, secret: str) -> None:
     """A life that leaves data in every column there is."""
     event = an_event(f"{secret} body", sender=sender, channel=ChannelName("whatsapp"))
-    receipt = await world.journal.accept(
-        a_delivery(event), event, waiting_until=world.clock.now + timedelta(seconds=30)
-    )
+    receipt = await world.accept_event(event, wait_seconds=30)
     (entry,) = await world.claim()
     error = Outcome(OutcomeKind.EXCEPTION, error=f"{secret} error")
-    due = world.clock.now
-    await world.settle(entry, outcome=error, state=EntryState.WAITING, due_at=due, hold_until=due)
+    state = EntryState.WAITING
+    await world.settle(entry, outcome=error, state=state, due_in_seconds=0, hold_seconds=0)
     (entry,) = await world.claim()
     said = Outcome(OutcomeKind.SUCCESS, reply=f"{secret} reply")
     await world.settle(entry, outcome=said, late=True)
@@ -114,7 +97,7 @@ async def test_the_erased_are_recognised_but_not_replayed(world: World, desk: Op
     await desk.erase(PERSON)
     again = await world.accept("once", sender=PERSON)
     assert (again.event_id, again.duplicate) == (receipt.event_id, True)
-    (refused,) = await desk.replay([receipt.event_id], decode=lambda _: an_event())
+    (refused,) = await desk.replay([receipt.event_id], decode=lambda _: Decoded(()))
     assert refused.refused is not None
     shown = await desk.show(receipt.event_id)
     assert (shown.state, shown.data, shown.body_bytes) == ("erased", None, None)
@@ -122,6 +105,25 @@ async def test_the_erased_are_recognised_but_not_replayed(world: World, desk: Op
     assert await world.claim() == []
     await world.accept("anew", sender=PERSON)
     assert (await desk.erase(PERSON)).events == 1
+
+
+async def test_the_erased_are_recognised_for_as_long_as_others(
+    world: World, desk: Operations
+) -> None:
+    """Counted from their receipt, also after what was left of them is purged."""
+    receipt = await world.accept("once", sender=PERSON)
+    world.clock.move(10 * DAY)
+    await desk.erase(PERSON)
+    world.clock.move(31 * DAY)
+    assert await world.journal.purge() == 1
+    assert await world.states() == {}
+    world.clock.move(358 * DAY)
+    assert await world.journal.purge() == 0
+    again = await world.accept("once", sender=PERSON)
+    assert (again.event_id, again.duplicate) == (receipt.event_id, True)
+    world.clock.move(2 * DAY)
+    assert await world.journal.purge() == 1
+    assert not (await world.accept("once", sender=PERSON)).duplicate
 
 
 @pytest.mark.parametrize(
@@ -138,27 +140,3 @@ async def test_a_sender_is_found_in_bodies_nobody_could_decode(body: bytes, send
     """In every spelling the normal form stands for."""
     assert names(body, sender)
     assert not names(b"From=%2B33639980099", sender)
-
-
-async def test_old_data_goes_and_the_dead_stay(world: World, desk: Operations) -> None:
-    """What is finished goes after its retention, what is dead or open never, digests later."""
-    await world.reopen(retention_days=30, dedupe_days=400)
-    await world.accept("done", sender="+33639980001")
-    await world.accept("dead", sender="+33639980002")
-    for entry in await world.claim():
-        await world.settle(entry, state=EntryState(entry.event.body))
-    await world.accept("discarded", sender="+33639980003")
-    await desk.discard([one.id for one in await desk.list_events(Filters(state=EntryState.READY))])
-    await world.accept("open", sender="+33639980004")
-    await world.journal.reject(a_delivery(an_event("x")), {"kind": "MalformedDelivery"})
-    world.clock.move(30 * 86400)
-    assert await world.journal.purge() == 0
-    world.clock.move(1)
-    assert await world.journal.purge() == 3
-    assert await world.journal.purge() == 0
-    assert await world.states() == {"dead": 1, "ready": 1}
-    assert await desk.list_events(Filters(state="rejected")) == []
-    assert (await world.accept("done", sender="+33639980001")).duplicate
-    world.clock.move(371 * 86400)
-    assert await world.journal.purge() == 4
-    assert not (await world.accept("done", sender="+33639980001")).duplicate

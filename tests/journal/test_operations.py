@@ -11,28 +11,28 @@ from datetime import timedelta
 import pytest
 
 from berinia_webhookd.errors import CannotStart, MalformedDelivery, NotFound
-from berinia_webhookd.journal.listing import Filters
 from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
+    Decoded,
     EntryState,
-    Event,
     Outcome,
     OutcomeKind,
     VerifiedDelivery,
 )
 
-from .world import AGENT, SqliteWorld, World, a_delivery, an_event, on_sqlite
+from .world import AGENT, START, SqliteWorld, World, a_delivery, an_event, on_sqlite
 
 DEAD = Outcome(OutcomeKind.EXCEPTION, error="broken")
 
 
-def decode(delivery: VerifiedDelivery) -> Event:
+def decode(delivery: VerifiedDelivery) -> Decoded:
     """What a channel does: here a body is a sender and a text."""
     if delivery.body.startswith(b"bad"):
         raise MalformedDelivery("still no text", missing=("Body",))
-    return an_event(delivery.body.decode(), received_at=delivery.received_at)
+    return Decoded((an_event(delivery.body.decode(), received_at=delivery.received_at),))
 
 
 @pytest.fixture
@@ -254,17 +254,21 @@ async def test_everything_is_exported_oldest_first(world: World, desk: Operation
     assert some == []
 
 
-async def test_statistics_count_age_and_rate(world: World) -> None:
-    """By the ids' own times, so the clock here is the real one."""
+async def test_statistics_count_age_and_rate(world: World, desk: Operations) -> None:
+    """By the times of receipt and outcome."""
+    await world.accept("long ago", sender="+33639980009", received_at=START - timedelta(days=3))
+    await world.settle((await world.claim())[0])
+    world.clock.move(2 * 3600)
     await bury(world, "one")
-    await world.accept("two")
-    async with Operations(world.url) as desk:
-        stats = await desk.stats()
+    await world.accept("two", received_at=world.clock.now)
+    stats = await desk.stats()
     assert {(c.agent, c.state): c.count for c in stats.counts} == {
         (AGENT, "dead"): 1,
+        (AGENT, "done"): 1,
         (AGENT, "ready"): 1,
     }
-    assert (stats.received_last_hour, stats.received_last_day) == (2, 2)
+    assert (stats.received_last_hour, stats.received_last_day) == (1, 2)
+    assert (stats.finished_last_hour, stats.rejected) == (0, 0)
     assert stats.oldest_open_at == {AGENT: world.clock.now}
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berinia_webhookd.journal.operations import Operations
-from berinia_webhookd.model import Entry, EntryState, Event, OptOut, VerifiedDelivery
+from berinia_webhookd.model import Decoded, Entry, EntryState, OptOut, VerifiedDelivery
 
 from .world import SqliteWorld, World
 
@@ -131,7 +131,8 @@ async def do_claim(world: World, rule: Rule, limit: int) -> None:
             if e.state == "waiting" and at is not None and at > now
         ]
         first = next((at for at in sorted(upcoming) if rule.startable_senders(at)), None)
-        assert claimed.next_due_at == first
+        expected = None if first is None else (first - now).total_seconds()
+        assert claimed.next_due_seconds == expected
 
 
 async def do_done(world: World, rule: Rule, index: int) -> None:
@@ -142,11 +143,10 @@ async def do_done(world: World, rule: Rule, index: int) -> None:
 
 async def do_fail(world: World, rule: Rule, index: int, retry_in: float) -> None:
     if (kept := running(rule, index)) and kept.entry:
-        hold = timedelta(seconds=100)
-        assert (await world.fail(kept.entry, retry_in=retry_in, hold=hold)).kept
+        assert (await world.fail(kept.entry, retry_in=retry_in, hold=100)).kept
         kept.state = "waiting"
         kept.due_at = world.clock.now + timedelta(seconds=retry_in)
-        kept.hold_until = kept.hold_until or world.clock.now + hold
+        kept.hold_until = kept.hold_until or world.clock.now + timedelta(seconds=100)
 
 
 async def do_give_up(world: World, rule: Rule, index: int) -> None:
@@ -168,7 +168,7 @@ async def do_replay(world: World, rule: Rule, index: int) -> None:
         kept.due_at = kept.hold_until = None
 
 
-def nothing_to_decode(_: VerifiedDelivery) -> Event:
+def nothing_to_decode(_: VerifiedDelivery) -> Decoded:
     raise AssertionError("no delivery was rejected")
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import structlog
 
 from berinia_webhookd.errors import CannotStart, JournalUnavailable
-from berinia_webhookd.journal import group_commit
 from berinia_webhookd.journal import postgresql as limits
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.store import SqlJournal
@@ -151,7 +151,7 @@ async def test_a_claim_whose_answer_is_lost_costs_nothing(
 ) -> None:
     """Nobody works on such an entry, so it is given back at once, and not as a loss."""
     await behind.accept("one")
-    proxy.cut_after(b"UPDATE entries SET state", b"COMMIT")
+    proxy.cut_after(b"UPDATE entries SET state = 'running'", b"COMMIT")
     with pytest.raises(JournalUnavailable):
         await behind.claim()
     assert proxy.cuts == 1
@@ -188,28 +188,29 @@ async def test_a_full_disk_is_said_and_recovered_from(world: PostgresqlWorld) ->
     await world.accept("after")
 
 
-async def test_what_can_never_be_written_keeps_nothing_else_out_for_ever(
-    world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is tried a few times before the journal is said to be back; then others have their turn,
-    and it is not in the journal.
-    """
-    monkeypatch.setattr(group_commit, "REHEARSALS", 3)
-    await world.accept("before")
-    await world.execute(FULL)
+BROKEN = """
+CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'invalid page in block 7' USING ERRCODE = 'XX001'; END $$
+"""
+
+
+async def test_what_can_never_be_written_keeps_nothing_else_out(world: PostgresqlWorld) -> None:
+    """One event that meets a broken place on the server's disk is refused, and others are kept."""
+    await world.execute(BROKEN)
     await world.execute(
-        "CREATE TRIGGER full_disk BEFORE INSERT ON deliveries EXECUTE FUNCTION full_disk()"
+        "CREATE TRIGGER broken BEFORE INSERT ON events FOR EACH ROW WHEN (new.data LIKE '%never%')"
+        " EXECUTE FUNCTION broken()"
     )
     try:
         with structlog.testing.capture_logs() as logged:
             with pytest.raises(JournalUnavailable):
                 await world.accept("never")
-            (entry,) = await claim_when_up(world)
-            await world.settle(entry)
+            assert await claim_when_up(world) == []
+            await world.accept("after")
     finally:
-        await world.execute("DROP FUNCTION full_disk() CASCADE")
+        await world.execute("DROP FUNCTION broken() CASCADE")
     assert journal_events(logged) == ["journal.degraded", "journal.recovered"]
-    assert await world.states() == {"done": 1}
+    assert await world.states() == {"ready": 1}
 
 
 async def test_a_lock_that_somebody_keeps_is_not_waited_for(
@@ -227,6 +228,12 @@ async def test_a_lock_that_somebody_keeps_is_not_waited_for(
         assert len(await claim_when_up(closed_world)) == 1
 
 
+async def shown(transaction: Any) -> list[str]:
+    """Settings as they are in force in a transaction of the journal."""
+    names = ("synchronous_commit", "transaction_isolation", "lock_timeout")
+    return [await transaction._connection.fetchval(f"SHOW {name}") for name in names]
+
+
 async def test_settings_of_the_database_do_not_weaken_a_commit(
     closed_world: PostgresqlWorld,
 ) -> None:
@@ -235,12 +242,11 @@ async def test_settings_of_the_database_do_not_weaken_a_commit(
     for setting in ("synchronous_commit = off", "default_transaction_isolation = serializable"):
         await closed_world.execute(f"ALTER DATABASE {name} SET {setting}")
     journal = await closed_world.open()
-    async with journal._database.reading() as connection:
-        found = [
-            (await connection.exec_driver_sql(f"SHOW {setting}")).scalar_one()
-            for setting in ("synchronous_commit", "transaction_isolation", "lock_timeout")
-        ]
+    async with closed_world.connected() as connection:
+        weak = await connection.fetchval("SHOW synchronous_commit")
+    found = await journal._database.read(shown)
     await closed_world.execute(f"ALTER DATABASE {name} RESET ALL")
+    assert weak == "off"
     assert found == ["on", "read committed", f"{limits.LOCK_SECONDS}s"]
 
 

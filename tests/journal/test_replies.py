@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 import structlog
 
-from berinia_webhookd.journal.contract import Lane, Reply, ReplyRoute, Settled
+from berinia_webhookd.journal.contract import ClaimRequest, Reply, ReplyRoute, Settled
 from berinia_webhookd.model import (
     ChannelName,
     Entry,
@@ -21,21 +20,17 @@ from berinia_webhookd.model import (
     Receipt,
 )
 
-from .world import SqliteWorld, World, a_delivery, an_event, on_sqlite
+from .world import SqliteWorld, World, an_event, on_sqlite
 
 WHATSAPP = ChannelName("whatsapp")
-REPLIES = [Lane(EntryKind.REPLY, None, 9)]
+REPLIES = [ClaimRequest(EntryKind.REPLY, None, 9)]
 SAID = Outcome(OutcomeKind.SUCCESS, reply="said")
-
-
-def soon(world: World) -> datetime:
-    return world.clock.now + timedelta(seconds=30)
 
 
 async def ask(world: World, text: str = "question") -> tuple[Receipt, Entry]:
     """A message whose sender waits half a minute for the answer, with the attempt begun."""
     event = an_event(text, channel=WHATSAPP, group="Support IA")
-    receipt = await world.journal.accept(a_delivery(event), event, waiting_until=soon(world))
+    receipt = await world.accept_event(event, wait_seconds=30)
     (entry,) = await world.claim()
     return receipt, entry
 
@@ -51,7 +46,7 @@ async def late_ones(world: World) -> list[str | None]:
 async def test_a_waiting_caller_gets_the_reply(world: World) -> None:
     """Inline, as soon as the outcome is on disk, and nothing is posted late."""
     receipt, entry = await ask(world)
-    waiting = asyncio.create_task(world.journal.wait_for_reply(receipt.event_id, soon(world)))
+    waiting = asyncio.create_task(world.journal.wait_for_reply(receipt.event_id, 30))
     assert (await answer(world, entry)).reply is ReplyRoute.INLINE
     assert await waiting == Reply("said", failed=False)
     assert await late_ones(world) == []
@@ -61,16 +56,15 @@ async def test_a_repeated_message_gets_the_same_reply(world: World) -> None:
     """At once if it is stored, and with the first one if it is not."""
     receipt, entry = await ask(world)
     event = an_event("question", channel=WHATSAPP, group="Support IA")
-    again = await world.journal.accept(a_delivery(event), event, waiting_until=soon(world))
+    again = await world.accept_event(event, wait_seconds=30)
     assert again == Receipt(receipt.event_id, receipt.agent, duplicate=True)
     both = [
-        asyncio.create_task(world.journal.wait_for_reply(receipt.event_id, soon(world)))
-        for _ in range(2)
+        asyncio.create_task(world.journal.wait_for_reply(receipt.event_id, 30)) for _ in range(2)
     ]
     await answer(world, entry)
     assert await asyncio.gather(*both) == [Reply("said", failed=False)] * 2
     world.clock.move(3600)
-    stored = await world.journal.wait_for_reply(receipt.event_id, world.clock.now)
+    stored = await world.journal.wait_for_reply(receipt.event_id, 0)
     assert stored == Reply("said", failed=False)
 
 
@@ -79,7 +73,7 @@ async def test_a_repeated_message_waits_longer(world: World) -> None:
     _, entry = await ask(world)
     world.clock.move(29)
     event = an_event("question", channel=WHATSAPP, group="Support IA")
-    await world.journal.accept(a_delivery(event), event, waiting_until=soon(world))
+    await world.accept_event(event, wait_seconds=30)
     world.clock.move(10)
     assert (await answer(world, entry)).reply is ReplyRoute.INLINE
 
@@ -90,7 +84,7 @@ async def test_a_reply_nobody_waits_for_is_posted_late(world: World, left: str) 
     receipt, entry = await ask(world)
     if left == "the time was over":
         world.clock.move(31)
-        assert await world.journal.wait_for_reply(receipt.event_id, world.clock.now) is None
+        assert await world.journal.wait_for_reply(receipt.event_id, 0) is None
     else:
         gone = await world.journal.stop_waiting(receipt.event_id, hung_up=left == "hung up")
         assert gone is None
@@ -153,13 +147,13 @@ async def test_an_error_with_a_text_is_an_answer_to_whoever_waits(world: World) 
         entry,
         outcome=failed,
         state=EntryState.WAITING,
-        due_at=soon(world),
+        due_in_seconds=30,
         late=True,
         error_to_caller=True,
     )
     assert settled.reply is ReplyRoute.INLINE
     assert await world.states() == {"dead": 1}
-    reply = await world.journal.wait_for_reply(receipt.event_id, soon(world))
+    reply = await world.journal.wait_for_reply(receipt.event_id, 30)
     assert reply == Reply("sorry", failed=True)
 
 
@@ -171,8 +165,8 @@ async def test_an_errors_text_is_nothing_when_nobody_waits(world: World) -> None
         entry,
         outcome=Outcome(OutcomeKind.ERROR, reply="sorry"),
         state=EntryState.WAITING,
-        due_at=soon(world),
-        hold_until=soon(world),
+        due_in_seconds=30,
+        hold_seconds=30,
         late=True,
         error_to_caller=True,
     )
@@ -184,7 +178,7 @@ async def test_an_errors_text_is_nothing_when_nobody_waits(world: World) -> None
 async def test_a_retry_keeps_the_caller_waiting(world: World) -> None:
     """An attempt that failed is no end; the next one's reply is still inline."""
     receipt, entry = await ask(world)
-    waiting = asyncio.create_task(world.journal.wait_for_reply(receipt.event_id, soon(world)))
+    waiting = asyncio.create_task(world.journal.wait_for_reply(receipt.event_id, 30))
     await world.fail(entry, retry_in=2)
     world.clock.move(2)
     (entry,) = await world.claim()
@@ -196,7 +190,7 @@ async def test_a_retry_keeps_the_caller_waiting(world: World) -> None:
 async def test_an_end_without_a_reply_is_told_at_once(world: World, reply: str | None) -> None:
     """Nobody waits for what will not come."""
     receipt, entry = await ask(world)
-    waiting = asyncio.create_task(world.journal.wait_for_reply(receipt.event_id, soon(world)))
+    waiting = asyncio.create_task(world.journal.wait_for_reply(receipt.event_id, 30))
     await world.settle(entry, outcome=Outcome(OutcomeKind.SUCCESS, reply=reply), late=True)
     assert await waiting is None
 
@@ -220,5 +214,5 @@ async def test_channels_without_replies_have_none(world: World) -> None:
 async def test_an_unknown_event_has_no_reply(world: World) -> None:
     """Asking for it neither waits nor fails."""
     event_id = EventId("00000000-0000-7000-8000-000000000000")
-    assert await world.journal.wait_for_reply(event_id, soon(world)) is None
+    assert await world.journal.wait_for_reply(event_id, 30) is None
     assert await world.journal.stop_waiting(event_id, hung_up=True) is None

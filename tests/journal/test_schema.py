@@ -2,100 +2,144 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import sqlite3
-from collections.abc import Iterable
 from contextlib import closing
-from typing import Any
 
 import pytest
-from sqlalchemy import Connection, inspect
 
-from berinia_webhookd.errors import SchemaTooNew
-from berinia_webhookd.journal.engine import Database
-from berinia_webhookd.journal.migrate import migrate
-from berinia_webhookd.journal.schema import metadata, tallies
+from berinia_webhookd.errors import CannotStart, SchemaTooNew
+from berinia_webhookd.journal import sql
 from berinia_webhookd.journal.store import SqlJournal
 
-from .world import PostgresqlWorld, SqliteWorld, World
-
-# Alembic's own, and what is a view on PostgreSQL.
-NOT_COMPARED = {"alembic_version", "tally_shards", tallies.name}
+from .world import PostgresqlWorld, SqliteWorld, World, on_sqlite
 
 
-def described(connection: Connection) -> dict[str, Any]:
-    """What is in the database, by table."""
-    found = inspect(connection)
-    return {
-        table: {
-            "columns": by_name(found.get_columns(table)),
-            "key": found.get_pk_constraint(table)["constrained_columns"],
-            "foreign": in_order(found.get_foreign_keys(table)),
-            "unique": in_order(found.get_unique_constraints(table)),
-            "indexes": in_order(map(readable, found.get_indexes(table))),
-        }
-        for table in found.get_table_names()
-        if table not in NOT_COMPARED
-    }
-
-
-def by_name(columns: Iterable[Any]) -> dict[str, str]:
-    """Their order is that of the steps."""
-    return {column["name"]: repr({**column, "name": ""}) for column in columns}
-
-
-def readable(index: Any) -> object:
-    options = index.get("dialect_options", {})
-    return {**index, "dialect_options": {name: str(value) for name, value in options.items()}}
-
-
-def in_order(things: Iterable[object]) -> list[str]:
-    return sorted(map(repr, things))
-
-
-async def new_database(world: World, name: str) -> Database:
+async def url_of_empty(world: World) -> str:
+    """A journal that nobody has made yet."""
     if isinstance(world, PostgresqlWorld):
-        url = world.server.url(await world.server.new_database())
+        return world.server.url(await world.server.new_database())
+    return world.url
+
+
+async def execute(world: World, url: str, *statements: str) -> None:
+    """Change a journal that nobody has open."""
+    if isinstance(world, PostgresqlWorld):
+        name = url.partition("@/")[2].partition("?")[0]
+        await world.server.execute(name, *statements)
     else:
         assert isinstance(world, SqliteWorld)
-        file = world.folder / name
-        file.touch()
-        url = f"sqlite:///{file}"
-    return Database(url, clock=lambda: world.clock.now)
+        with closing(sqlite3.connect(world.file)) as other, other:
+            for statement in statements:
+                other.execute(statement)
 
 
-async def test_the_steps_make_what_the_program_works_with(closed_world: World) -> None:
-    """All of them together make the tables and indexes that the queries are written for."""
-    by_steps = await new_database(closed_world, "steps.db")
-    at_once = await new_database(closed_world, "at_once.db")
-    try:
-        await migrate(by_steps)
-        async with at_once.writing() as connection:
-            if not at_once.is_sqlite:
-                await connection.exec_driver_sql("CREATE SCHEMA berinia_webhookd")
-            await connection.run_sync(metadata.create_all)
-            expected = await connection.run_sync(described)
-        async with by_steps.reading() as connection:
-            assert await connection.run_sync(described) == expected
-    finally:
-        await by_steps.close()
-        await at_once.close()
-    assert set(expected) == set(metadata.tables) - NOT_COMPARED
+def table(world: World, name: str) -> str:
+    return f"berinia_webhookd.{name}" if isinstance(world, PostgresqlWorld) else name
 
 
 async def test_a_newer_programs_schema_is_refused_if_it_says_so(closed_world: World) -> None:
     """Nothing is touched, and the version that is needed is named."""
-    excluded = "UPDATE {}schema SET oldest_program = '99.0'"
-    if isinstance(closed_world, PostgresqlWorld):
-        name = await closed_world.server.new_database()
-        url = closed_world.server.url(name)
-        await closed_world.open(url)
-        await closed_world.server.execute(name, excluded.format("berinia_webhookd."))
-    else:
-        assert isinstance(closed_world, SqliteWorld)
-        url = closed_world.url
-        await closed_world.open(url)
-        await closed_world.journals.pop().close()
-        with closing(sqlite3.connect(closed_world.file)) as other, other:
-            other.execute(excluded.format(""))
+    url = await url_of_empty(closed_world)
+    await closed_world.open(url)
+    await closed_world.journals.pop().close()
+    excluded = f"UPDATE {table(closed_world, 'schema')} SET oldest_program = '99.0'"
+    await execute(closed_world, url, excluded)
     with pytest.raises(SchemaTooNew, match=r"99\.0"):
         await SqlJournal(url, node="here", clock=closed_world.clock).open()
+
+
+async def test_an_older_program_works_with_a_newer_schema(closed_world: World) -> None:
+    """What a newer one added does not disturb it, also while it works."""
+    url = await url_of_empty(closed_world)
+    await closed_world.open(url)
+    await closed_world.accept("before")
+    if not isinstance(closed_world, PostgresqlWorld):
+        await closed_world.journals.pop().close()
+    await execute(
+        closed_world,
+        url,
+        *(
+            f"ALTER TABLE {table(closed_world, name)} ADD COLUMN later TEXT DEFAULT 'new'"
+            for name in ("deliveries", "events", "entries", "conversations", "attempts", "schema")
+        ),
+        f"UPDATE {table(closed_world, 'schema')} SET version = version + 1",
+    )
+    if not closed_world.journals:
+        await closed_world.open(url)
+    await closed_world.accept("after", sender="+33639980002")
+    before, after = await closed_world.claim()
+    assert (await closed_world.settle(before)).kept
+    await closed_world.fail(after, retry_in=5)
+    assert await closed_world.states() == {"done": 1, "waiting": 1}
+
+
+async def test_two_that_start_on_an_empty_database_make_one_journal(closed_world: World) -> None:
+    """The schema is made once, and completely; on a file, the second is told who has it."""
+    url = await url_of_empty(closed_world)
+    both = [SqlJournal(url, node=node, clock=closed_world.clock) for node in ("here", "there")]
+    opened = await asyncio.gather(*(one.open() for one in both), return_exceptions=True)
+    working = [one for one, failed in zip(both, opened, strict=True) if failed is None]
+    closed_world.journals += working
+    assert len(working) == (2 if isinstance(closed_world, PostgresqlWorld) else 1)
+    for number, one in enumerate(working):
+        closed_world.journals.append(one)
+        await closed_world.accept(f"m{number}")
+        closed_world.journals.pop()
+    assert await closed_world.states() == {"ready": len(working)}
+
+
+EARLIER = (
+    "CREATE TABLE {alembic} (version_num TEXT)",
+    "CREATE TABLE {bodies} (delivery TEXT, body TEXT)",
+    "INSERT INTO {bodies} VALUES ('one', 'kept')",
+)
+
+
+async def test_an_earlier_layout_is_refused_and_left_alone(closed_world: World) -> None:
+    """Exit 3, with the line that exports it; not a byte of it is changed."""
+    url = await url_of_empty(closed_world)
+    names = {
+        "alembic": table(closed_world, "alembic_version"),
+        "bodies": table(closed_world, "delivery_bodies"),
+    }
+    if isinstance(closed_world, PostgresqlWorld):
+        await execute(closed_world, url, "CREATE SCHEMA berinia_webhookd")
+    await execute(closed_world, url, *(statement.format(**names) for statement in EARLIER))
+    journal = SqlJournal(url, node="here", clock=closed_world.clock)
+    with pytest.raises(CannotStart) as refused:
+        await journal.open()
+    assert refused.value.exit_code == 3
+    assert "events export" in str(refused.value.hint)
+    await execute(closed_world, url, f"UPDATE {names['bodies']} SET body = 'still there'")
+
+
+@on_sqlite
+async def test_an_earlier_file_keeps_its_bytes(closed_world: SqliteWorld) -> None:
+    """Also where it is a file."""
+    made = EARLIER[0].format(alembic="alembic_version")
+    await execute(closed_world, closed_world.url, "PRAGMA journal_mode = WAL", made)
+    before = closed_world.file.read_bytes()
+    with pytest.raises(CannotStart):
+        await SqlJournal(closed_world.url, node="here", clock=closed_world.clock).open()
+    assert closed_world.file.read_bytes() == before
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+def test_statements_name_their_columns(engine: str) -> None:
+    """A node goes on working when a newer one adds a column to a table it reads."""
+    for name, text in sql.statements(engine).items():
+        assert not re.search(r"SELECT\s+(\w+\.)?\*|RETURNING\s+\*", text), name
+        assert re.match("SELECT|INSERT INTO [a-z_{}]+ \\(|UPDATE|DELETE|WITH", text), name
+
+
+def test_no_two_statements_have_one_name() -> None:
+    """Whatever files they stand in."""
+    names = [
+        name
+        for file in sql.FOLDER.glob("[a-z]*.sql")
+        for name in re.findall(r"^-- name: (\w+)$", file.read_text(), re.MULTILINE)
+    ]
+    assert sorted(set(names)) == sorted(names)
+    assert set(names) == set(sql.statements("sqlite"))

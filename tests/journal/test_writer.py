@@ -1,25 +1,46 @@
-"""The thread that writes to SQLite, at its end."""
+"""The threads that write to SQLite and read from it, at their end."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
-from berinia_webhookd.journal.engine import Database, prepare_file
+from berinia_webhookd import clock
+from berinia_webhookd.journal.database import Outage, Transaction
+from berinia_webhookd.journal.sqlite import ConnectionThread, prepare_file
 
 
-async def test_nobody_waits_for_a_closed_writer(tmp_path: Path) -> None:
+async def count_tables(transaction: Transaction) -> int:
+    return len(await transaction.tables())
+
+
+async def test_nobody_waits_for_a_closed_connection(tmp_path: Path) -> None:
     """What is asked of it after its end fails at once, as where a connection was lost."""
     path = tmp_path / "journal.db"
     prepare_file(path)
-    database = Database(f"sqlite:///{path}", clock=lambda: datetime.now(UTC))
-    writer = await database.open_writer()
-    assert await writer.transact(lambda connection: connection.scalar(text("SELECT 1"))) == 1
+    writer = ConnectionThread(path, "BEGIN IMMEDIATE", clock.now)
+    assert await writer.transact(count_tables) == 0
     await writer.close()
     await writer.close()
-    with pytest.raises(ConnectionError):
-        await writer.transact(lambda connection: connection.scalar(text("SELECT 1")))
-    await database.close()
+    with pytest.raises(Outage):
+        await writer.transact(count_tables)
+
+
+async def test_a_step_that_waits_is_a_mistake_that_is_said(tmp_path: Path) -> None:
+    """Steps run to their end in the thread: nothing but their transaction may be waited for."""
+    path = tmp_path / "journal.db"
+    prepare_file(path)
+    writer = ConnectionThread(path, "BEGIN", clock.now)
+
+    class Never:
+        def __await__(self):  # type: ignore[no-untyped-def]
+            yield
+
+    async def wait(_: Transaction) -> None:
+        await Never()
+
+    with pytest.raises(AssertionError, match="waited"):
+        await writer.transact(wait)
+    assert await writer.transact(count_tables) == 0
+    await writer.close()

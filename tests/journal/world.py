@@ -15,12 +15,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from berinia_webhookd.journal.contract import Claimed, Lane, Settled
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Settled
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
     Conversation,
+    Decoded,
     Entry,
     EntryKind,
     EntryState,
@@ -28,6 +29,7 @@ from berinia_webhookd.model import (
     Outcome,
     OutcomeKind,
     Receipt,
+    Receipts,
     Settlement,
     VerifiedDelivery,
 )
@@ -38,7 +40,7 @@ from ..proxy import Proxy
 AGENT = AgentName("ResponseListenerAgent")
 SMS = ChannelName("sms")
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-HOLD = timedelta(seconds=300)
+HOLD_SECONDS = 300.0
 LEASE_SECONDS = 15
 
 # The function that tests turn comes before the system's.
@@ -46,7 +48,7 @@ SEARCH_PATH = "berinia_webhookd,public,pg_catalog"
 EMPTY = """
 DO $$ DECLARE found text; BEGIN
     SELECT string_agg(format('%I', tablename), ',') INTO found FROM pg_tables
-    WHERE schemaname = 'berinia_webhookd' AND tablename NOT IN ('schema', 'alembic_version');
+    WHERE schemaname = 'berinia_webhookd' AND tablename <> 'schema';
     IF found IS NOT NULL THEN EXECUTE 'TRUNCATE ' || found || ' RESTART IDENTITY'; END IF;
 END $$
 """
@@ -140,15 +142,35 @@ class World(abc.ABC):
         return self.journals[-1]
 
     async def accept(self, text: str = "", **changes: Any) -> Receipt:
-        event = an_event(text, **changes)
-        return await self.journal.accept(a_delivery(event), event)
+        return await self.accept_event(an_event(text, **changes))
+
+    async def accept_event(
+        self,
+        event: Event,
+        *,
+        replay_key: bytes | None = None,
+        wait_seconds: float | None = None,
+        journal: SqlJournal | None = None,
+    ) -> Receipt:
+        """Accept the one event of a delivery."""
+        delivery = a_delivery(event, replay_key=replay_key)
+        taken = (journal or self.journal).accept(
+            delivery, Decoded((event,)), wait_seconds=wait_seconds
+        )
+        (receipt,) = await taken
+        return receipt
+
+    async def accept_events(self, *events: Event, **changes: Any) -> Receipts:
+        """Accept several events of one delivery."""
+        delivery = replace(a_delivery(events[0]), body=repr(events).encode())
+        return await self.journal.accept(delivery, Decoded(events, **changes))
 
     async def claim(self, limit: int = 100, *agents: AgentName) -> Sequence[Entry]:
         return (await self.claimed(limit, *agents)).entries
 
     async def claimed(self, limit: int = 100, *agents: AgentName) -> Claimed:
-        lane = Lane(EntryKind.AGENT, frozenset(agents or (AGENT,)), limit)
-        return await self.journal.claim([lane])
+        request = ClaimRequest(EntryKind.AGENT, frozenset(agents or (AGENT,)), limit)
+        return await self.journal.claim([request])
 
     async def claim_bodies(self, limit: int = 100) -> list[str]:
         return [entry.event.body for entry in await self.claim(limit)]
@@ -163,21 +185,20 @@ class World(abc.ABC):
         plain = Settlement(
             entry=entry,
             outcome=Outcome(OutcomeKind.SUCCESS),
-            started_at=self.clock.now,
-            ended_at=self.clock.now,
+            took_seconds=0.0,
             state=EntryState.DONE,
         )
         return replace(plain, **changes)
 
-    async def fail(self, entry: Entry, *, retry_in: float, hold: timedelta = HOLD) -> Settled:
+    async def fail(self, entry: Entry, *, retry_in: float, hold: float = HOLD_SECONDS) -> Settled:
         """An attempt that failed, to be tried again."""
         return await self.settle(
             entry,
             outcome=Outcome(OutcomeKind.EXCEPTION, error="broken"),
             state=EntryState.WAITING,
             retries=entry.retries + 1,
-            due_at=self.clock.now + timedelta(seconds=retry_in),
-            hold_until=entry.hold_until or self.clock.now + hold,
+            due_in_seconds=retry_in,
+            hold_seconds=hold,
         )
 
     async def states(self) -> dict[str, int]:
@@ -267,3 +288,17 @@ class PostgresqlWorld(World):
         )
         rows = [await self.execute(f"SELECT * FROM {name}") for (name,) in tables]
         return repr(rows).encode()
+
+
+async def traces(world: World, *needles: bytes) -> list[str]:
+    """Where in the journal something can be found: in its files, byte for byte, or its tables."""
+    if isinstance(world, PostgresqlWorld):
+        dump = await world.dump()
+        return [repr(needle) for needle in needles if needle in dump]
+    assert isinstance(world, SqliteWorld)
+    return [
+        f"{needle!r} in {file.name}"
+        for file in world.folder.iterdir()
+        for needle in needles
+        if needle in file.read_bytes()
+    ]

@@ -67,15 +67,13 @@ def make_entry(
         **{"recipient": "+33639980002", "raw": {"Body": body}, **changes},
     )
     return Entry(
-        id=EntryId(f"entry-{number}"),
+        id=EntryId(number),
         event_id=EventId(f"0190a000-0000-7000-8000-{number:012d}"),
         kind=EntryKind.AGENT,
         agent=AgentName(agent),
         conversation_id=f"{channel}:{sender}",
-        place=number,
         attempt=attempt,
         retries=attempt - 1,
-        hold_until=None,
         event=event,
     )
 

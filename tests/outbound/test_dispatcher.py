@@ -16,13 +16,14 @@ import pytest
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.channels.contract import no_channel
 from berinia_webhookd.config.load import load
-from berinia_webhookd.journal.contract import Claimed, Lane
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
     Conversation,
+    Decoded,
     Entry,
     EntryState,
     Event,
@@ -112,7 +113,6 @@ class World:
             ),
             policies=RetryPolicies(loaded.settings),
             lease_seconds=self.lease_seconds,
-            clock=now,
             metrics=metrics,
         )
         self.tasks.append(asyncio.create_task(dispatcher.run()))
@@ -131,12 +131,13 @@ class World:
             body=body,
         )
         delivery = VerifiedDelivery(channel, "text/plain", body.encode(), now())
-        return (await self.journal.accept(delivery, event)).event_id
+        (receipt,) = await self.journal.accept(delivery, Decoded((event,)))
+        return receipt.event_id
 
     async def settled(self, state: EntryState, count: int) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while (await self.journal.backlog()).entries.get(state, 0) < count:
-                await self.journal.wait_for_work(now())
+                await self.journal.wait_for_work(0)
                 await asyncio.sleep(0)
 
 
@@ -312,7 +313,7 @@ class SlowAnswers(SqlJournal):
 
     claimed, answer = asyncio.Event(), asyncio.Event()
 
-    async def claim(self, lanes: Sequence[Lane]) -> Claimed:
+    async def claim(self, lanes: Sequence[ClaimRequest]) -> Claimed:
         result = await super().claim(lanes)
         if result.entries:
             self.claimed.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ POLICY = RetryPolicy(
 )
 
 
-def entry(*, retries: int = 0, hold_until: datetime | None = None, channel: str = "sms") -> Entry:
+def entry(*, retries: int = 0, channel: str = "sms") -> Entry:
     name = ChannelName(channel)
     event = Event(
         channel=name,
@@ -49,29 +49,19 @@ def entry(*, retries: int = 0, hold_until: datetime | None = None, channel: str 
         body="",
     )
     return Entry(
-        id=EntryId("e"),
+        id=EntryId(1),
         event_id=EventId("v"),
         kind=EntryKind.AGENT,
         agent=event.agent,
         conversation_id="c",
-        place=1,
         attempt=retries + 1,
         retries=retries,
-        hold_until=hold_until,
         event=event,
     )
 
 
-def settlement(
-    outcome: Outcome, *, retries: int = 0, hold_until: datetime | None = None
-) -> Settlement:
-    return POLICY.settle(
-        entry(retries=retries, hold_until=hold_until),
-        outcome,
-        started_at=NOW,
-        ended_at=NOW,
-        random=lambda: 0.5,
-    )
+def settlement(outcome: Outcome, *, retries: int = 0) -> Settlement:
+    return POLICY.settle(entry(retries=retries), outcome, 0.1, random=lambda: 0.5)
 
 
 def test_success_is_done() -> None:
@@ -85,7 +75,7 @@ def test_a_failure_waits_for_its_step_of_the_schedule(retries: int) -> None:
     done = settlement(Outcome(OutcomeKind.ERROR), retries=retries)
     assert done.state is EntryState.WAITING
     assert done.retries == retries + 1
-    assert done.due_at == NOW + timedelta(seconds=POLICY.schedule_seconds[retries])
+    assert done.due_in_seconds == POLICY.schedule_seconds[retries]
 
 
 def test_after_the_last_step_it_is_dead() -> None:
@@ -102,32 +92,25 @@ def test_a_kind_that_is_not_retried_is_dead_at_once(kind: OutcomeKind) -> None:
 def test_retry_after_is_honoured_up_to_an_hour() -> None:
     """An agent that asks for time gets it, within reason, and never less than the schedule."""
     asked = [
-        settlement(Outcome(OutcomeKind.ERROR, retry_after_seconds=seconds)).due_at
+        settlement(Outcome(OutcomeKind.ERROR, retry_after_seconds=seconds)).due_in_seconds
         for seconds in (1, 600, 1e9)
     ]
-    assert asked == [NOW + timedelta(seconds=seconds) for seconds in (5, 600, 3600)]
+    assert asked == [5, 600, 3600]
 
 
-def test_the_hold_counts_from_the_first_failure() -> None:
-    """Later failures do not extend how long a conversation is held back."""
-    first = settlement(Outcome(OutcomeKind.ERROR))
-    assert first.hold_until == NOW + timedelta(seconds=300)
-    earlier = NOW - timedelta(seconds=100)
-    assert settlement(Outcome(OutcomeKind.ERROR), hold_until=earlier).hold_until == earlier
+def test_only_a_failure_that_is_tried_again_holds_its_conversation_back() -> None:
+    """For as long as is configured; the journal counts it from the first failure."""
+    assert settlement(Outcome(OutcomeKind.ERROR)).hold_seconds == 300
+    assert settlement(Outcome(OutcomeKind.SUCCESS)).hold_seconds is None
+    assert settlement(Outcome(OutcomeKind.ERROR), retries=3).hold_seconds is None
 
 
 @given(st.floats(0, 1, exclude_max=True))
 def test_jitter_stays_within_a_fifth(dice: float) -> None:
     """Retries are spread by at most 20 % to either side."""
-    done = POLICY.settle(
-        entry(),
-        Outcome(OutcomeKind.ERROR),
-        started_at=NOW,
-        ended_at=NOW,
-        random=lambda: dice,
-    )
-    assert done.due_at is not None
-    assert timedelta(seconds=4) <= done.due_at - NOW <= timedelta(seconds=6)
+    done = POLICY.settle(entry(), Outcome(OutcomeKind.ERROR), 0.1, random=lambda: dice)
+    assert done.due_in_seconds is not None
+    assert 4 <= done.due_in_seconds <= 6
 
 
 @pytest.mark.parametrize(

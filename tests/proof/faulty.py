@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from berinia_webhookd import app, cli
-from berinia_webhookd.journal.group_commit import GroupCommit
+from berinia_webhookd.journal.database import Outage
+from berinia_webhookd.journal.sqlite import SqliteDatabase
 
 FAULTS = Path(os.environ["PROOF_FAULTS"])
 CRAWL_SECONDS = 0.3
 
-_transact = GroupCommit._transact
+_write = SqliteDatabase.write
 _said: dict[str, str] = {}
 
 
@@ -35,19 +36,20 @@ def stepped_clock() -> datetime:
     return datetime.now(UTC) + timedelta(seconds=float(wanted("clock") or 0))
 
 
-async def faulty_transact(self: GroupCommit, batch: list[Any]) -> None:
+async def faulty_write(self: SqliteDatabase, step: Any) -> Any:
     """Fails before the commit, after it (it is on disk, and nobody knows), or takes its time."""
     how = wanted("commits")
     if how == "fail":
-        raise OSError("input/output error, injected")
+        raise Outage("input/output error, injected")
     if how == "crawl":
         await asyncio.sleep(CRAWL_SECONDS)
-    await _transact(self, batch)
+    result = await _write(self, step)
     if how == "fail afterwards":
-        raise OSError("input/output error after the commit, injected")
+        raise Outage("input/output error after the commit, injected")
+    return result
 
 
 if __name__ == "__main__":
     app.now = stepped_clock  # type: ignore[attr-defined]
-    GroupCommit._transact = faulty_transact  # type: ignore[method-assign]
+    SqliteDatabase.write = faulty_write  # type: ignore[method-assign]
     cli.main()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from berinia_webhookd.status.health import (
 from berinia_webhookd.status.metrics_page import MetricsPage
 from berinia_webhookd.supervision import SLOWEST_TURN_SECONDS
 
-from .conftest import NOW, FakeUpkeep, Get, caller
+from .conftest import FakeUpkeep, Get, caller
 
 ALLOWED = (ip_network("127.0.0.1"), ip_network("10.1.0.0/16"))
 AGENT = AgentName("MetaAgent")
@@ -62,7 +61,7 @@ async def test_healthy(get: Get, tmp_path: Path) -> None:
     backlog = BacklogReader(FakeUpkeep())
     checks = {
         "journal": journal_check(backlog, lambda: True),
-        "agents": agents_check(backlog, lambda: [AGENT], lambda: NOW),
+        "agents": agents_check(backlog, lambda: [AGENT]),
         "disk": disk_check([tmp_path, tmp_path / "absent"], least_free_bytes=1),
     }
     status, body, _ = await get(HealthPage(checks, ALLOWED).handle)
@@ -118,9 +117,8 @@ async def test_a_dispatcher_that_does_not_turn_is_a_reason() -> None:
 @pytest.mark.parametrize(("seconds", "stuck"), [(59, False), (60, True)])
 async def test_an_agent_is_a_reason_once_messages_wait_for_it(seconds: int, stuck: bool) -> None:
     """An agent that cannot be loaded counts when messages have waited a minute for it."""
-    since = NOW - timedelta(seconds=seconds)
-    upkeep = FakeUpkeep(Backlog({}, {AGENT: since, AgentName("Other"): since}))
-    check = agents_check(BacklogReader(upkeep), lambda: [AGENT], lambda: NOW)
+    upkeep = FakeUpkeep(Backlog({}, {AGENT: seconds, AgentName("Other"): seconds}))
+    check = agents_check(BacklogReader(upkeep), lambda: [AGENT])
     assert await check() == ("cannot be loaded: MetaAgent" if stuck else None)
 
 
@@ -142,7 +140,7 @@ async def test_the_journal_is_asked_once_for_many_readers() -> None:
 @pytest.mark.parametrize(("by", "allowed"), READERS)
 async def test_metrics_are_for_those_allowed(get: Get, by: Caller, allowed: bool) -> None:
     """Prometheus text for the allowed addresses, 403 for all others."""
-    page = MetricsPage(Metrics(), BacklogReader(FakeUpkeep()), ALLOWED, lambda: NOW)
+    page = MetricsPage(Metrics(), BacklogReader(FakeUpkeep()), ALLOWED)
     status, _, headers = await get(page.handle, by=by)
     assert status == (200 if allowed else 403)
     if allowed:
@@ -151,17 +149,17 @@ async def test_metrics_are_for_those_allowed(get: Get, by: Caller, allowed: bool
 
 async def test_gauges_mirror_the_journal() -> None:
     """Entries by state, the age of what waits longest, and whether the journal is there."""
-    upkeep = FakeUpkeep(Backlog({EntryState.READY: 3}, {AGENT: NOW - timedelta(seconds=90)}))
+    upkeep = FakeUpkeep(Backlog({EntryState.READY: 3}, {AGENT: 90}))
     metrics = Metrics()
     value = metrics.registry.get_sample_value
-    await MetricsPage(metrics, BacklogReader(upkeep), ALLOWED, lambda: NOW).refresh()
+    await MetricsPage(metrics, BacklogReader(upkeep), ALLOWED).refresh()
     assert value("berinia_webhookd_entries", {"state": "ready"}) == 3
     assert value("berinia_webhookd_entries", {"state": "dead"}) == 0
     assert value("berinia_webhookd_oldest_ready_seconds", {"agent": "MetaAgent"}) == 90
     assert value("berinia_webhookd_journal_up") == 1
     away = FakeUpkeep(failure=JournalUnavailable("away"))
-    await MetricsPage(metrics, BacklogReader(away), ALLOWED, lambda: NOW).refresh()
+    await MetricsPage(metrics, BacklogReader(away), ALLOWED).refresh()
     assert value("berinia_webhookd_journal_up") == 0
     gone = FakeUpkeep()
-    await MetricsPage(metrics, BacklogReader(gone), ALLOWED, lambda: NOW).refresh()
+    await MetricsPage(metrics, BacklogReader(gone), ALLOWED).refresh()
     assert value("berinia_webhookd_oldest_ready_seconds", {"agent": "MetaAgent"}) is None

@@ -491,8 +491,7 @@ class TestFolders:
 
 AS_A_STRANGER = f"""
 import os, sys
-import aiosqlite
-import sqlalchemy.dialects.sqlite.aiosqlite
+import berinia_webhookd.journal.sqlite
 import berinia_webhookd.tools.check_config
 from berinia_webhookd.cli import main
 if os.getuid() == 0:

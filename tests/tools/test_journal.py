@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from berinia_webhookd.journal.store import SqlJournal
+from berinia_webhookd.model import Decoded
 
 from ..end_to_end.daemon import Daemon
 from ..journal.world import a_delivery, an_event
@@ -24,7 +25,7 @@ def source(tmp_path: Path) -> str:
         journal = SqlJournal(url, node="here", clock=lambda: datetime.now(UTC))
         await journal.open()
         event = an_event("one")
-        await journal.accept(a_delivery(event), event)
+        await journal.accept(a_delivery(event), Decoded((event,)))
         await journal.close()
 
     asyncio.run(make())

@@ -16,7 +16,7 @@ from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.fields import ENVIRONMENT_PREFIX
 from berinia_webhookd.config.load import Examined, examine
 from berinia_webhookd.findings import Finding, note, ok
-from berinia_webhookd.journal.engine import sqlite_path
+from berinia_webhookd.journal.database import path_of
 from berinia_webhookd.journal.inspecting import inspect_file
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.status.findings.installation import (
@@ -94,7 +94,7 @@ def _installation(
 
 def _journal(url: str) -> JournalAccess:
     return JournalAccess(
-        file=sqlite_path(url),
+        file=path_of(url),
         shown_url=installation.shown_url(url),
         inspect=lambda: Operations(url),
         inspect_file=inspect_file,

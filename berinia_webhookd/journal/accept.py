@@ -1,0 +1,430 @@
+"""Deliveries that arrive: committed once each, all of one or nothing, however often and close
+together they come.
+
+A step of the group commit, so that a burst costs a handful of statements. Events are inserted
+first, and asked about afterwards: so nothing that another process does meanwhile lets one in twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import uuid_utils
+
+from berinia_webhookd.journal import event_text, order
+from berinia_webhookd.journal.contract import ReplayedSignature
+from berinia_webhookd.journal.database import Conflict, Row, Transaction, microseconds, stored
+from berinia_webhookd.journal.event_text import storable, to_text
+from berinia_webhookd.journal.rejected_items import as_items, rejection_text
+from berinia_webhookd.model import (
+    AgentName,
+    Conversation,
+    Decoded,
+    EntryKind,
+    EntryState,
+    Event,
+    EventId,
+    Receipt,
+    Receipts,
+    RejectedItem,
+    VerifiedDelivery,
+)
+
+Parties = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewEvent:
+    """One event, with the id it gets if it is new, and as it is stored."""
+
+    id: EventId
+    event: Event
+    data: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """One delivery to accept. It has a number already where it is replayed."""
+
+    delivery: VerifiedDelivery
+    events: tuple[NewEvent, ...]
+    node: str
+    rejected: tuple[RejectedItem, ...] = ()
+    wait_seconds: float | None = None
+    number: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        delivery: VerifiedDelivery,
+        decoded: Decoded,
+        *,
+        node: str,
+        wait_seconds: float | None = None,
+        number: int | None = None,
+    ) -> Arrival:
+        """What a delivery is decoded to, ready to be stored."""
+        events = tuple(
+            NewEvent(EventId(new_id()), event, event_text.encode(event)) for event in decoded.events
+        )
+        return cls(delivery, events, node, decoded.rejected, wait_seconds, number)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is to be stored."""
+        return len(self.delivery.body) + sum(len(new.data) for new in self.events)
+
+
+def new_id() -> str:
+    """A UUIDv7: unique, and in the order of time for people."""
+    return str(uuid_utils.uuid7())
+
+
+def key_digest(replay_key: bytes) -> bytes:
+    """What stands for a used replay key in `seen`; no event's digest can be the same."""
+    return hashlib.sha256(b"signature\0" + replay_key).digest()
+
+
+async def accept(
+    transaction: Transaction, arrivals: Sequence[Arrival]
+) -> list[Receipts | ReplayedSignature]:
+    """Store what is new; what was seen before gets the receipts of the first time."""
+    arrivals = await _with_new_items(transaction, arrivals)
+    parties = [_parties(new.event.conversation) for one in arrivals for new in one.events]
+    conversations, made = await _conversation_ids(transaction, parties)
+    used = await _used_keys(transaction, arrivals)
+    first = _first_ones(arrivals, used)
+    inserted = await _insert(transaction, first, conversations)
+    known = await _known(transaction, arrivals, used)
+    kept = await _without_repeated(transaction, inserted, known)
+    await _insert_entries(transaction, kept, made)
+    return await _receipts(transaction, arrivals, known, used, kept)
+
+
+async def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iterable[int]:
+    """Return the conversations that these events will come into, as far as there are any yet."""
+    wanted = {_parties(new.event.conversation) for one in arrivals for new in one.events}
+    return (await _find_conversations(transaction, sorted(wanted))).values()
+
+
+async def _with_new_items(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Arrival]:
+    """The arrivals, each without rejected items that are kept already: of the same body."""
+    keys = {id(one): once_key(one.delivery) for one in arrivals if one.rejected}
+    if not keys:
+        return [*arrivals]
+    kept = {key for (key,) in await transaction.execute("kept_once", keys=list(keys.values()))}
+    result: list[Arrival] = []
+    for one in arrivals:
+        key = keys.get(id(one))
+        result.append(replace(one, rejected=()) if key in kept and one.number is None else one)
+        if key is not None:
+            kept.add(key)
+    return result
+
+
+async def _conversation_ids(
+    transaction: Transaction, parties: Iterable[Parties]
+) -> tuple[dict[Parties, int], set[int]]:
+    """The ids of conversations, made where they are new; on PostgreSQL, held until the commit.
+    Then those that nothing can be in, because they are new and nobody else writes meanwhile.
+    """
+    wanted = sorted(set(parties))
+    ids = await _find_conversations(transaction, wanted)
+    made: set[int] = set()
+    while True:
+        if missing := [_as_row(names) for names in wanted if names not in ids]:
+            fresh = _by_parties(await transaction.many("make_conversations", missing))
+            ids |= fresh
+            made.update(fresh.values())
+        if not transaction.shared:
+            return ids, made
+        if transaction.held.issuperset(ids.values()) and len(ids) == len(wanted):
+            return ids, set()
+        # Looked for again afterwards: one may just have been erased, or made by another node.
+        await order.hold(transaction, ids.values())
+        ids = await _find_conversations(transaction, wanted)
+
+
+async def _find_conversations(
+    transaction: Transaction, parties: Sequence[Parties]
+) -> dict[Parties, int]:
+    rows = list(map(_as_row, parties))
+    return _by_parties(await transaction.many("find_conversations", rows))
+
+
+def _parties(conversation: Conversation) -> Parties:
+    return (conversation.channel, storable(conversation.sender), storable(conversation.party))
+
+
+def _as_row(parties: Parties) -> dict[str, str]:
+    return dict(zip(("channel", "sender", "party"), parties, strict=True))
+
+
+def _by_parties(rows: Iterable[Row]) -> dict[Parties, int]:
+    return {(row["channel"], row["sender"], row["party"]): row["id"] for row in rows}
+
+
+async def _used_keys(
+    transaction: Transaction, arrivals: Sequence[Arrival]
+) -> dict[bytes, set[str]]:
+    """By replay key, the events that came with it; a delivery that is replayed uses its own."""
+    numbers = {
+        one.delivery.replay_key: one.number
+        for one in arrivals
+        if one.delivery.replay_key is not None
+    }
+    if not numbers:
+        return {}
+    keys = {key_digest(key): key for key in numbers}
+    found = await transaction.execute("used_keys", keys=list(numbers), digests=list(keys))
+    used: dict[bytes, set[str]] = {}
+    for key, delivery, event in found:
+        replay_key = keys.get(key, key)
+        if delivery != numbers[replay_key]:
+            used.setdefault(replay_key, set()).add(event)
+    return used
+
+
+def _first_ones(
+    arrivals: Sequence[Arrival], used: Mapping[bytes, object]
+) -> list[tuple[Arrival, list[NewEvent]]]:
+    """The arrivals whose events are new as far as this batch goes, with these events. With a key
+    that was used, or is used by an earlier one of the batch, there is nothing new.
+    """
+    keys, digests = set(used), set[bytes]()
+    first: list[tuple[Arrival, list[NewEvent]]] = []
+    for one in arrivals:
+        key = one.delivery.replay_key
+        if key in keys:
+            continue
+        if key is not None:
+            keys.add(key)
+        fresh: list[NewEvent] = []
+        for new in one.events:
+            if new.event.digest not in digests:
+                digests.add(new.event.digest)
+                fresh.append(new)
+        if fresh or one.rejected:
+            first.append((one, fresh))
+    return first
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """An event that was inserted, unless it was there."""
+
+    arrival: Arrival
+    new: NewEvent
+    number: int
+    delivery: int
+    conversation: int
+    place: int
+
+
+async def _insert(
+    transaction: Transaction,
+    first: Sequence[tuple[Arrival, Sequence[NewEvent]]],
+    conversations: Mapping[Parties, int],
+) -> list[Inserted]:
+    """Insert deliveries and events. The places of their entries are drawn here, where their
+    conversations are held.
+    """
+    total = len(first) + 2 * sum(len(fresh) for _, fresh in first)
+    numbers = iter(await transaction.numbers(total) if total else ())
+    deliveries: list[dict[str, Any]] = []
+    inserted: list[Inserted] = []
+    for one, fresh in first:
+        number = next(numbers)
+        if one.number is None:
+            deliveries.append(_delivery(one, number))
+        for new in fresh:
+            conversation = conversations[_parties(new.event.conversation)]
+            delivery = number if one.number is None else one.number
+            event = next(numbers)
+            inserted.append(Inserted(one, new, event, delivery, conversation, next(numbers)))
+    await transaction.many("insert_delivery", deliveries)
+    # In one order on every node, so that two of them never wait for each other.
+    rows = sorted(map(_event, inserted), key=lambda row: bytes(row["digest"]))
+    await transaction.many("insert_event", rows)
+    return inserted
+
+
+def _delivery(arrival: Arrival, number: int) -> dict[str, Any]:
+    return {
+        **delivery_row(arrival.delivery, node=arrival.node),
+        "number": number,
+        "state": "accepted",
+        "rejection": rejection_text(as_items(arrival.rejected)),
+        "once_key": once_key(arrival.delivery) if arrival.rejected else None,
+    }
+
+
+def once_key(delivery: VerifiedDelivery) -> bytes:
+    """What makes a delivery, of which something was rejected, the same as another."""
+    if delivery.replay_key is not None:
+        return key_digest(delivery.replay_key)
+    return hashlib.sha256(delivery.channel.encode() + b"\0" + delivery.body).digest()
+
+
+def delivery_row(delivery: VerifiedDelivery, *, node: str) -> dict[str, Any]:
+    """What of a delivery's row is the same whatever becomes of it."""
+    return {
+        "id": new_id(),
+        "channel": delivery.channel,
+        "target": storable(delivery.target),
+        "headers": to_text(dict(delivery.headers)) if delivery.headers else None,
+        "content_type": storable(delivery.content_type_header),
+        "node": node,
+        "received_at": stored(delivery.received_at),
+        "replay_key": delivery.replay_key,
+        "body": delivery.body,
+    }
+
+
+def _event(one: Inserted) -> dict[str, Any]:
+    event = one.new.event
+    return {
+        "number": one.number,
+        "id": one.new.id,
+        "delivery": one.delivery,
+        "kind": event.kind.value,
+        "conversation": one.conversation,
+        "digest": event.digest,
+        "opt_out": event.opt_out,
+        "data_in_body": 0,
+        "data": one.new.data,
+    }
+
+
+async def _known(
+    transaction: Transaction, arrivals: Sequence[Arrival], used: Mapping[bytes, object]
+) -> dict[bytes, EventId]:
+    """By digest, the event that has it or had it. What was seen before wins over what was inserted
+    just now.
+    """
+    digests = {new.event.digest for one in arrivals for new in one.events}
+    keys = {key_digest(key) for one in arrivals if (key := one.delivery.replay_key) is not None}
+    unused = keys - {key_digest(key) for key in used}
+    found = await transaction.execute("already_seen", digests=[*digests, *unused])
+    known: dict[bytes, EventId] = {}
+    for digest, event, gone in found:
+        if digest in unused:
+            raise Conflict("a used signature was purged meanwhile")
+        if gone or digest not in known:
+            known[digest] = event
+    return known
+
+
+async def _without_repeated(
+    transaction: Transaction, inserted: Sequence[Inserted], known: Mapping[bytes, EventId]
+) -> list[Inserted]:
+    """Take back what is here already, or was, and deliveries of nothing else."""
+    kept = [one for one in inserted if known[one.new.event.digest] == one.new.id]
+    if len(kept) < len(inserted):
+        kept_deliveries = {one.delivery for one in kept}
+        repeated = [one for one in inserted if known[one.new.event.digest] != one.new.id]
+        await transaction.execute("delete_events", numbers=[one.number for one in repeated])
+        empty = {
+            one.delivery
+            for one in repeated
+            if one.arrival.number is None and not one.arrival.rejected
+        }
+        await transaction.execute("delete_deliveries", numbers=list(empty - kept_deliveries))
+    return kept
+
+
+async def _insert_entries(
+    transaction: Transaction, kept: Sequence[Inserted], empty: set[int]
+) -> None:
+    rows = [_entry(one) for one in kept]
+    changed = await order.begin(transaction, rows, empty)
+    await transaction.many("insert_entry", rows)
+    await order.advance(transaction, changed)
+    for one in kept:
+        event = one.new.event
+        transaction.count(EntryKind.AGENT.value, event.channel, event.agent, EntryState.READY.value)
+
+
+def _entry(one: Inserted) -> dict[str, Any]:
+    event = one.new.event
+    return {
+        "place": one.place,
+        "event": one.number,
+        "kind": EntryKind.AGENT.value,
+        "agent": event.agent,
+        "conversation": one.conversation,
+        "opt_out": int(event.opt_out is not None),
+        "startable_at": None,
+        "wait": microseconds(one.arrival.wait_seconds),
+    }
+
+
+async def _receipts(
+    transaction: Transaction,
+    arrivals: Sequence[Arrival],
+    known: Mapping[bytes, EventId],
+    used: dict[bytes, set[str]],
+    kept: Sequence[Inserted],
+) -> list[Receipts | ReplayedSignature]:
+    """What everybody is told. Keys that came with what is not new are remembered, and whoever waits
+    for what was here before waits with the others.
+    """
+    new_keys = {one.arrival.delivery.replay_key for one in kept}
+    results: list[Receipts | ReplayedSignature] = []
+    repeated: list[tuple[Arrival, EventId]] = []
+    for one in arrivals:
+        key, ids = one.delivery.replay_key, {known.get(new.event.digest) for new in one.events}
+        if key is not None and (None in ids or ids.isdisjoint(used.get(key, ids))):
+            results.append(ReplayedSignature("the signature was used with another message"))
+            continue
+        receipts = tuple(
+            Receipt(known[new.event.digest], new.event.agent, known[new.event.digest] != new.id)
+            for new in one.events
+        )
+        if key is not None and key not in used:
+            used[key] = {receipt.event_id for receipt in receipts}
+            if key not in new_keys:
+                await _remember_key(transaction, one, receipts[0].event_id)
+        repeated += [(one, receipt.event_id) for receipt in receipts if receipt.duplicate]
+        results.append(receipts)
+    return await _of_the_first_time(transaction, results, repeated) if repeated else results
+
+
+async def _remember_key(transaction: Transaction, arrival: Arrival, event: str) -> None:
+    key = arrival.delivery.replay_key
+    row = {
+        "digest": key_digest(key or b""),
+        "event": event,
+        "received_at": stored(arrival.delivery.received_at),
+    }
+    await transaction.many("remember", [row])
+
+
+async def _of_the_first_time(
+    transaction: Transaction,
+    results: Sequence[Receipts | ReplayedSignature],
+    repeated: Sequence[tuple[Arrival, EventId]],
+) -> list[Receipts | ReplayedSignature]:
+    """The receipts with the agents the events went to; who waits now, waits for their replies."""
+    found = await transaction.execute(
+        "agents_of_events", events=list({event for _, event in repeated})
+    )
+    agents = {row["event"]: AgentName(row["agent"]) for row in found}
+    waiting = [
+        {"event": event, "wait": microseconds(arrival.wait_seconds)}
+        for arrival, event in repeated
+        if arrival.wait_seconds is not None
+    ]
+    await transaction.many("wait_with", waiting)
+    return [
+        result
+        if isinstance(result, ReplayedSignature)
+        else tuple(
+            Receipt(one.event_id, agents.get(one.event_id, one.agent), one.duplicate)
+            for one in result
+        )
+        for result in results
+    ]

@@ -1,0 +1,180 @@
+"""Leases: claiming what may start now, extending it, and giving it back.
+
+Which entry of a conversation is next was decided when it last changed (`order.py`); here the next
+ones of all conversations are handed out in the order of their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from berinia_webhookd.journal import event_text, order
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest
+from berinia_webhookd.journal.database import SECOND, Row, Transaction, instant
+from berinia_webhookd.model import (
+    AgentName,
+    Entry,
+    EntryId,
+    EntryKind,
+    EntryState,
+    EventId,
+)
+
+# One claim brings no more of large events into memory, but for one that is larger alone.
+CLAIM_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """This process as a holder of leases."""
+
+    name: str  # unique to the process
+    node: str
+    lease_seconds: float
+
+    @property
+    def lease(self) -> int:
+        """As it is stored."""
+        return round(self.lease_seconds * SECOND)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claim:
+    """What one dispatcher can start."""
+
+    holder: Holder
+    requests: Sequence[ClaimRequest]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Leases that somebody says are theirs."""
+
+    holder: Holder
+    entries: Sequence[Entry]
+
+
+async def claim(transaction: Transaction, claims: Sequence[Claim]) -> list[Claimed]:
+    """Lease to each what may start now."""
+    return [await _claim(transaction, asked) for asked in claims]
+
+
+async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
+    chosen: dict[int, str] = {}  # places, with the state until now
+    upcoming: list[int] = []
+    for request in asked.requests:
+        found: dict[int, str] = {}
+        for agent in await _agents_of(transaction, request):
+            about = {"kind": request.kind.value, "agent": agent}
+            most = request.limit + len(chosen)
+            found |= dict(await transaction.execute("startable", **about, most=most))
+            ((due_in,),) = await transaction.execute("next_startable", **about)
+            if due_in is not None:
+                upcoming.append(due_in)
+        in_order = sorted(found.keys() - chosen.keys())
+        chosen |= {place: found[place] for place in in_order[: request.limit]}
+        if transaction.shared and len(in_order) > request.limit:
+            # Other nodes passed over what is locked and left: they look again after the commit.
+            transaction.changes.work = True
+    next_due_seconds = min(upcoming) / SECOND if upcoming else None
+    places = await _within_memory(transaction, list(chosen))
+    entries = await _lease(transaction, asked.holder, places)
+    for entry in entries:
+        kind, channel, agent = entry.kind.value, entry.event.channel, entry.agent
+        transaction.count(kind, channel, agent, chosen[entry.id], -1)
+        transaction.count(kind, channel, agent, EntryState.RUNNING.value)
+    return Claimed(entries, next_due_seconds)
+
+
+async def _within_memory(transaction: Transaction, places: list[int]) -> list[int]:
+    """Without those whose events would be too large together: they are claimed later."""
+    if len(places) <= 1:
+        return places
+    sizes = dict(await transaction.execute("sizes", places=places))
+    kept: list[int] = []
+    room_bytes = CLAIM_BYTES
+    for place in places:
+        size_bytes = sizes.get(place) or 0
+        if size_bytes <= room_bytes or not kept:
+            kept.append(place)
+            room_bytes -= size_bytes
+    return kept
+
+
+async def _agents_of(transaction: Transaction, request: ClaimRequest) -> Iterable[str]:
+    if request.agents is not None:
+        return sorted(request.agents)
+    return await agents_with_open(transaction, request.kind)
+
+
+async def agents_with_open(transaction: Transaction, kind: EntryKind) -> list[str]:
+    """Return the agents that have open entries."""
+    rows = await transaction.execute("agents_with_open", kind=kind.value)
+    return [row["agent"] for row in rows]
+
+
+async def _lease(transaction: Transaction, holder: Holder, places: list[int]) -> list[Entry]:
+    if not places:
+        return []
+    await transaction.execute(
+        "lease", places=places, lease=holder.lease, holder=holder.name, node=holder.node
+    )
+    return [_entry(row) for row in await transaction.execute("leased", places=places)]
+
+
+def _entry(row: Row) -> Entry:
+    replied_at = row["replied_at"]
+    return Entry(
+        id=EntryId(row["place"]),
+        event_id=EventId(row["event"]),
+        kind=EntryKind(row["kind"]),
+        agent=AgentName(row["agent"]),
+        conversation_id=str(row["conversation"]),
+        attempt=row["attempts"],
+        retries=row["retries"],
+        event=event_text.decode(row["data"]),
+        size_bytes=len(row["data"]),
+        reply_text=row["reply_text"],
+        replied_at=None if replied_at is None else instant(replied_at),
+    )
+
+
+async def still_held(
+    transaction: Transaction, holder: Holder, leases: Iterable[Entry]
+) -> dict[EntryId, Row]:
+    """Return those of the leases that are still this holder's, and for the same attempt."""
+    numbers: dict[Any, int] = {entry.id: entry.attempt for entry in leases}
+    found = await transaction.execute("held", places=list(numbers), holder=holder.name)
+    return {row["place"]: row for row in found if numbers[row["place"]] == row["attempts"]}
+
+
+async def renew(transaction: Transaction, wanted: Sequence[Held]) -> list[list[Entry]]:
+    """Extend leases; says which were lost already."""
+    lost: list[list[Entry]] = []
+    for held in wanted:
+        ours = await still_held(transaction, held.holder, held.entries)
+        await transaction.execute("extend", places=list(ours), lease=held.holder.lease)
+        lost.append([entry for entry in held.entries if entry.id not in ours])
+    return lost
+
+
+async def touched(_: Transaction, wanted: Sequence[Held]) -> Iterable[int]:
+    """Return the conversations of these leases."""
+    return [int(entry.conversation_id) for held in wanted for entry in held.entries]
+
+
+async def release(transaction: Transaction, wanted: Sequence[Held]) -> list[None]:
+    """Give leases back as if they had never been taken."""
+    await order.hold(transaction, await touched(transaction, wanted))
+    for held in wanted:
+        ours = await still_held(transaction, held.holder, held.entries)
+        await transaction.execute("give_back", places=list(ours))
+        await order.advance(transaction, map(order.queue_of, ours.values()))
+        for entry in held.entries:
+            if entry.id in ours:
+                kind, channel = entry.kind.value, entry.event.channel
+                transaction.count(kind, channel, entry.agent, EntryState.RUNNING.value, -1)
+                transaction.count(kind, channel, entry.agent, EntryState.READY.value)
+    return [None] * len(wanted)

@@ -1,0 +1,148 @@
+"""Deleting a person's data: from every column and raw body, from the SQLite file and from its WAL.
+
+What stays is that an event was there: its digest, its times and outcomes. A person is found by the
+normal form of the sender, so every spelling is met. Of a delivery with several people only that
+person's part goes: the shared body is blanked, and everybody else's part has its own data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_plus
+
+from berinia_webhookd import json_text
+from berinia_webhookd.journal import order, rejected_items
+from berinia_webhookd.journal.database import Row, Transaction
+from berinia_webhookd.journal.event_text import storable, to_text
+from berinia_webhookd.journal.rejected_items import Item
+from berinia_webhookd.model import EntryState
+
+BATCH: Final = 200
+BODIES: Final = 20  # read at once
+PHONE: Final = re.compile(r"\+\d{6,}")
+SEPARATORS: Final = re.compile(r"[\s().\-/]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is of a person."""
+
+    conversations: tuple[int, ...]
+    events: int
+    running: tuple[str, ...]  # events with an attempt under way: not to be erased now
+    rejected: tuple[int, ...]  # deliveries that were rejected, at least in part
+
+    def as_erasure(self) -> Erasure:
+        """What erasing it all would do."""
+        return Erasure(
+            *(self.events, len(self.conversations), len(self.rejected), self.running),
+            files_clean=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What `events erase` did, or with a dry run would do."""
+
+    events: int
+    conversations: int
+    rejected: int
+    running: tuple[str, ...]  # events left, because an attempt is under way
+    files_clean: bool  # False: the WAL could not be truncated yet; run it again
+
+
+async def find(transaction: Transaction, sender: str, rejected: Sequence[int]) -> Found:
+    """Everything of a sender, given in normal form; the rejected deliveries were found before."""
+    rows = await transaction.execute("conversations_of_sender", sender=storable(sender))
+    ids = tuple(id_ for (id_,) in rows)
+    counted = await transaction.execute("count_with_data", conversations=ids)
+    running = await transaction.execute("running_events", conversations=ids)
+    total = sum(count for (count,) in counted)
+    return Found(ids, total, tuple(id_ for (id_,) in running), tuple(rejected))
+
+
+async def find_rejected(
+    transaction: Transaction, sender: str, *, after: str
+) -> tuple[str | None, list[int]]:
+    """Of the next rejected deliveries behind `after`, the last id, and those that name the sender.
+
+    They could not be read, so they are searched: what only mentions the sender counts.
+    """
+    page = await transaction.execute("rejected_bodies", after=after, most=BODIES)
+    return (page[-1]["id"] if page else None), [
+        row["number"] for row in page if _concerns(row, sender)
+    ]
+
+
+def _concerns(row: Row, sender: str) -> bool:
+    if row["state"] == "rejected":
+        return names(bytes(row["body"]), sender)
+    return any(_is_of(item, sender) for item in _items(row))
+
+
+def _items(row: Row) -> list[Item]:
+    return rejected_items.items_of(row["rejection"], row["body"]) if row["rejection"] else []
+
+
+def _is_of(item: Item, sender: str) -> bool:
+    return names(to_text(item).encode(), sender)
+
+
+def names(text: bytes, sender: str) -> bool:
+    """Whether raw bytes hold this sender, in any spelling that its normal form stands for."""
+    plain = unquote_plus(text.decode("utf-8", "replace")).casefold()
+    if PHONE.fullmatch(sender):
+        return sender[1:] in SEPARATORS.sub("", plain)
+    return sender.casefold() in plain
+
+
+async def erase_events(transaction: Transaction, sender: str, conversations: Sequence[int]) -> int:
+    """Blank one batch of events that are not running; returns how many. At the end, the parties."""
+    await order.hold(transaction, conversations)
+    chosen = await transaction.execute("erasable_events", conversations=conversations, most=BATCH)
+    if not chosen:
+        await transaction.execute("erase_parties", conversations=conversations)
+        return 0
+    events = [row["number"] for row in chosen]
+    entries = await transaction.execute("entries_to_erase", events=events)
+    for name in ("erase_attempts", "erase_entries", "erase_replies", "erase_events"):
+        await transaction.execute(name, events=events)
+    for row in entries:
+        transaction.moved(row, EntryState.ERASED.value)
+    await order.advance(transaction, map(order.queue_of, entries))
+    await erase_deliveries(transaction, sender, sorted({row["delivery"] for row in chosen}))
+    return len(chosen)
+
+
+async def erase_deliveries(
+    transaction: Transaction, sender: str, deliveries: Sequence[int]
+) -> None:
+    """Blank what deliveries hold of a person beside the events; delete rejected ones."""
+    rows = await transaction.execute("deliveries_to_erase", deliveries=deliveries)
+    rejected = [row["number"] for row in rows if row["state"] == "rejected"]
+    await transaction.execute("delete_deliveries", numbers=rejected)
+    left = [_left_of(row, sender) for row in rows if row["state"] != "rejected"]
+    await transaction.many("erase_delivery", left)
+
+
+def _left_of(row: Row, sender: str) -> dict[str, object]:
+    """What stays of a delivery: with nobody else in it, nothing."""
+    items = [
+        item for item in _items(row) if rejected_items.ITEM in item and not _is_of(item, sender)
+    ]
+    shared = bool(items or row["shared"])
+    headers = {
+        name: value
+        for name, value in (json_text.decode(row["headers"]) if row["headers"] else {}).items()
+        if shared and not names(value.encode("utf-8", "replace"), sender)
+    }
+    target = row["target"] if shared and not names(row["target"].encode(), sender) else ""
+    return {
+        "number": row["number"],
+        "target": target,
+        "headers": to_text(headers) if headers else None,
+        "rejection": rejected_items.rejection_text(items),
+    }

@@ -1,0 +1,89 @@
+"""The order of delivery. A queue is what waits in one conversation for one agent (late replies have
+queues of their own); this module alone decides which entry of a queue is next, and from when.
+
+The answer is written on that entry as `startable_at`, which no other of its queue has. Whoever
+changes an entry calls `advance` for its queue in the same transaction, so claiming never has to
+look behind entries that may not start.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence, Set
+from typing import Any, Final, NamedTuple
+
+from berinia_webhookd.journal.database import Row, Transaction
+from berinia_webhookd.model import EntryState
+
+AT_ONCE: Final = 0  # the `startable_at` of what waits for no instant
+
+
+class Queue(NamedTuple):
+    """One conversation's entries of one kind for one agent."""
+
+    conversation: int
+    kind: str
+    agent: str
+
+
+def queue_of(row: Row) -> Queue:
+    """The queue of an entry's row."""
+    return Queue(row["conversation"], row["kind"], row["agent"])
+
+
+async def begin(
+    transaction: Transaction, rows: Sequence[dict[str, Any]], empty: Set[int]
+) -> list[Queue]:
+    """Mark new entries that may start at once because nothing else waits in their queues; returns
+    the queues that are to be advanced when the rows are inserted: behind one that runs or is ready,
+    a plain one changes nothing. In the conversations that are `empty` nothing was until now.
+    """
+    heads: dict[Queue, str] = {}
+    if ids := {row["conversation"] for row in rows} - empty:
+        found = await transaction.execute("heads", conversations=sorted(ids))
+        heads = {queue_of(row): row["state"] for row in found}
+    changed: list[Queue] = []
+    for row in rows:
+        queue = queue_of(row)
+        head = heads.get(queue)
+        if head is None:
+            heads[queue] = EntryState.READY
+            row["startable_at"] = AT_ONCE
+            transaction.changes.work = True
+        elif head == EntryState.WAITING or (head == EntryState.READY and row["opt_out"]):
+            changed.append(queue)
+    return changed
+
+
+async def advance(transaction: Transaction, queues: Iterable[Queue]) -> None:
+    """Write down which entry of each queue is next. Call it after the last change of a queue."""
+    rows = [queue._asdict() for queue in sorted(set(queues))]
+    if rows:
+        transaction.changes.work = True
+        await transaction.many("clear_next", rows)
+        await transaction.many("set_next", rows)
+
+
+async def advance_open(transaction: Transaction, queues: Collection[Queue]) -> None:
+    """The same where what changed was running, and so was not marked as next: only a queue in
+    which something is left has a next one.
+    """
+    ids: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for queue in queues:
+        ids[queue.kind, queue.agent].append(queue.conversation)
+    left: list[Queue] = []
+    for (kind, agent), some in ids.items():
+        found = await transaction.execute("left_in", conversations=some, kind=kind, agent=agent)
+        left += [Queue(row["id"], kind, agent) for row in found]
+    await advance(transaction, left)
+
+
+async def hold(transaction: Transaction, conversation_ids: Iterable[int]) -> None:
+    """Keep others out of these conversations until the commit, so that no two transactions each
+    miss what the other put into a queue. Call it before reading a queue's entries.
+    """
+    if not transaction.shared:
+        return  # one writer has the whole file
+    if ids := sorted(set(conversation_ids) - transaction.held):
+        await transaction.execute("hold_conversations", ids=ids)
+        transaction.held.update(ids)

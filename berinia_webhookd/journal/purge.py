@@ -1,0 +1,99 @@
+"""Deleting what is past its retention, in batches small enough that nobody waits for them.
+
+What is deleted is remembered in the same transaction: an event is recognised by its digest for as
+long as was promised, counted from its receipt.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from berinia_webhookd.journal.accept import key_digest
+from berinia_webhookd.journal.database import DAY, SECOND, Transaction
+
+PURGE_ROWS: Final = 500
+NOTES_KEPT: Final = 3600 * SECOND
+TURN: Final = "purge"  # one node does it at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long finished entries are kept, and how long an event is recognised."""
+
+    entries_days: float
+    seen_days: float
+
+
+async def purge(transaction: Transaction, wanted: Sequence[Retention]) -> list[int]:
+    """Delete one batch of each kind; what belongs to a delivery goes with it."""
+    return [await _purge(transaction, retention) for retention in wanted]
+
+
+async def _purge(transaction: Transaction, retention: Retention) -> int:
+    if not await transaction.take_turn(TURN):
+        return 0  # another node sees to it
+    keep = round(retention.entries_days * DAY)
+    conversations = await _conversations_of(transaction, await _purgeable(transaction, keep))
+    ids = {id_ for some in conversations.values() for id_ in some}
+    free = {id_ for (id_,) in await transaction.execute("free_conversations", ids=sorted(ids))}
+    if transaction.shared:  # they may have changed until they were locked
+        still = await _purgeable(transaction, keep)
+        conversations = {key: some for key, some in conversations.items() if key in still}
+    accepted = [key for key, some in conversations.items() if some <= free]
+    rejected = await transaction.execute("purgeable_rejected", keep=keep, most=PURGE_ROWS)
+    await _delete(transaction, [*accepted, *(number for (number,) in rejected)])
+    await transaction.execute("delete_empty_conversations", ids=sorted(free))
+    await transaction.execute("forget_old_notes", keep=NOTES_KEPT)
+    seen_keep = round(retention.seen_days * DAY)
+    forgotten = await transaction.execute("forget_seen", keep=seen_keep, most=PURGE_ROWS)
+    return len(accepted) + len(rejected) + len(forgotten)
+
+
+async def _purgeable(transaction: Transaction, keep: int) -> set[int]:
+    """The next deliveries of which everything finished long enough ago. Others may stand before
+    them, each of which is looked at a few times, however many events it has.
+    """
+    found: set[int] = set()
+    entries, finished_at, place = 0, 0, 0
+    while entries < PURGE_ROWS:
+        page = await transaction.execute(
+            "finished", keep=keep, finished_at=finished_at, place=place, most=PURGE_ROWS
+        )
+        if not page:
+            break
+        finished_at, place, _ = page[-1]
+        deliveries = sorted({row["delivery"] for row in page})
+        kept = await transaction.execute("kept_deliveries", deliveries=deliveries, keep=keep)
+        found |= set(deliveries) - {delivery for (delivery,) in kept}
+        entries += sum(row["delivery"] in found for row in page)
+    return found
+
+
+async def _conversations_of(transaction: Transaction, deliveries: set[int]) -> dict[int, set[int]]:
+    found: defaultdict[int, set[int]] = defaultdict(set)
+    rows = await transaction.execute("conversations_of_deliveries", deliveries=sorted(deliveries))
+    for delivery, conversation in rows:
+        found[delivery].add(conversation)
+    return found
+
+
+async def _delete(transaction: Transaction, deliveries: Sequence[int]) -> None:
+    """Delete deliveries with all that belongs to them, and remember what is recognised by."""
+    if not deliveries:
+        return
+    await transaction.execute("remember_digests", deliveries=deliveries)
+    keys = await transaction.execute("replay_keys_of", deliveries=deliveries)
+    await transaction.many(
+        "remember",
+        [
+            {"digest": key_digest(key), "event": event, "received_at": received_at}
+            for key, event, received_at in keys
+        ],
+    )
+    for row in await transaction.execute("entries_of_deliveries", deliveries=deliveries):
+        kind, channel, agent, state, total = row
+        transaction.count(kind, channel, agent, state, -total)
+    await transaction.execute("delete_deliveries", numbers=deliveries)

@@ -1,0 +1,204 @@
+"""What people and status pages ask of a journal: lists, ids, counts, ages, rates. It only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from berinia_webhookd.errors import NotFound
+from berinia_webhookd.journal.contract import Count, MissingAgent, Statistics
+from berinia_webhookd.journal.database import DAY, SECOND, Transaction, instant, stored
+from berinia_webhookd.journal.event_text import storable
+from berinia_webhookd.model import EntryState
+
+ListedState = EntryState | Literal["rejected"]
+UNFINISHED: Final = {EntryState.READY, EntryState.RUNNING, EntryState.WAITING, EntryState.DEAD}
+REPLAYABLE: Final[set[ListedState]] = {EntryState.DEAD, EntryState.DISCARDED}
+NEVER_BY_FILTER: Final[set[ListedState]] = {EntryState.DONE, EntryState.ERASED}
+ID_CHARACTERS: Final = frozenset("0123456789abcdef-")
+MOST_COUNTED: Final = 1000
+ALL: Final = 2**62
+CLOCK_SLACK: Final = timedelta(hours=1)  # between nodes, and of one that was set
+HOUR: Final = 3600 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which entries (or rejected deliveries) are meant; all that is None does not matter."""
+
+    state: ListedState | None = None
+    channel: str | None = None
+    agent: str | None = None
+    since: datetime | None = None
+    sender: str | None = None  # in normal form
+
+    @property
+    def few(self) -> bool:
+        """Whether an index finds them however many others there are."""
+        return self.sender is not None or self.state in UNFINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One row of a list: an entry, or a delivery that was rejected, at least in part."""
+
+    id: str  # of the event, or of the delivery
+    state: str
+    channel: str
+    agent: str | None  # None for a delivery, as what follows
+    kind: str | None  # of the event: message, receipt, other
+    entry: str | None  # of the entry: agent, reply
+    received_at: datetime
+    attempts: int
+    place: int = 0
+    event: int = 0
+
+
+async def list_entries(
+    transaction: Transaction,
+    filters: Filters,
+    *,
+    first: int = 0,
+    end: int = ALL,
+    limit: int = ALL,
+) -> list[Listed]:
+    """The entries that the filters mean, of events in a range of numbers, newest first."""
+    name, values = "list_entries", _values(filters)
+    if filters.since is not None:
+        first = max(first, await _first_since(transaction, filters.since - CLOCK_SLACK))
+    if filters.sender is not None:
+        name, values["sender"] = "list_of_sender", storable(filters.sender)
+    elif filters.state in UNFINISHED:
+        name = "list_unfinished"
+    rows = await transaction.execute(name, **values, first=first, end=end, most=limit)
+    return [
+        Listed(
+            *(row["id"], row["state"], row["channel"], row["agent"], row["event_kind"]),
+            *(row["kind"], instant(row["received_at"]), row["attempts_made"]),
+            *(row["place"], row["event"]),
+        )
+        for row in rows
+    ]
+
+
+async def replayable(transaction: Transaction, filters: Filters) -> list[int]:
+    """The places of the entries that a replay by these filters is about, in their order; without a
+    state those that are dead or discarded, and never what is done or erased.
+    """
+    states = REPLAYABLE if filters.state is None else {filters.state} - NEVER_BY_FILTER
+    found = [
+        await list_entries(transaction, replace(filters, state=state)) for state in sorted(states)
+    ]
+    return sorted(one.place for some in found for one in some)
+
+
+async def list_rejected(
+    transaction: Transaction, filters: Filters, *, limit: int = ALL
+) -> list[Listed]:
+    """The rejected deliveries that the filters mean, newest first; they have neither agent nor
+    known sender.
+    """
+    values = _values(filters)
+    rows = await transaction.execute("list_rejected", **values, most=limit)
+    return [
+        Listed(id_, "rejected", channel, None, None, None, instant(received_at), 0)
+        for id_, channel, received_at in rows
+    ]
+
+
+def _values(filters: Filters) -> dict[str, Any]:
+    return {
+        "state": filters.state,
+        "channel": filters.channel,
+        "agent": filters.agent,
+        "since": 0 if filters.since is None else stored(filters.since),
+    }
+
+
+async def _first_since(transaction: Transaction, since: datetime) -> int:
+    """The number of the first delivery received since an instant; deliveries are numbered in the
+    order of arrival, so it is found by halves.
+    """
+    low, high = 0, await last_number(transaction) + 1
+    while low < high:
+        middle = (low + high) // 2
+        found = await transaction.execute("first_delivery_from", number=middle)
+        if found and found[0]["received_at"] < stored(since):
+            low = found[0]["number"] + 1
+        else:
+            high = middle
+    return low
+
+
+async def last_number(transaction: Transaction) -> int:
+    """The number of the newest event; 0 if there is none."""
+    ((number,),) = await transaction.execute("last_number")
+    return int(number)
+
+
+async def find(transaction: Transaction, prefix: str) -> tuple[str, str]:
+    """The id of the one event or rejected delivery that begins like this, and which of both it is.
+
+    Raises:
+        NotFound: there is none, or more than one.
+    """
+    wanted = prefix.strip().lower()
+    if not wanted or not ID_CHARACTERS.issuperset(wanted):
+        raise NotFound(f"{prefix!r} is no id", hint="`events list` shows ids")
+    end = wanted + "~"  # sorts behind every character of an id
+    rows = await transaction.execute("ids_between", first=wanted, end=end, most=MOST_COUNTED)
+    if not rows:
+        raise NotFound(f"no event has an id that begins with {wanted}", hint="see `events list`")
+    if len(rows) > 1:
+        count = f"{len(rows)}" if len(rows) < MOST_COUNTED else f"{MOST_COUNTED} or more"
+        raise NotFound(f"{count} ids begin with {wanted}", hint="give more characters of the id")
+    return rows[0]["id"], rows[0]["what"]
+
+
+async def statistics(transaction: Transaction) -> Statistics:
+    """Counts, ages and rates."""
+    ((now,),) = await transaction.execute("present")
+    since = now - DAY
+    first = await _first_since(transaction, instant(since) - CLOCK_SLACK)
+    ((last_day, last_hour),) = await transaction.execute(
+        "received_since", first=first, since=since, later=now - HOUR
+    )
+    ((finished,),) = await transaction.execute("finished_since", since=now - HOUR)
+    ((rejected,),) = await transaction.execute("count_rejected")
+    oldest: dict[str, datetime] = {}
+    for agent, at in await transaction.execute("oldest_open"):
+        oldest[agent] = min(instant(at), oldest.get(agent, instant(at)))
+    return Statistics(
+        counts=tuple(Count(*row) for row in await transaction.execute("count_by_state")),
+        rejected=rejected,
+        oldest_open_at=dict(sorted(oldest.items())),
+        received_last_hour=last_hour,
+        received_last_day=last_day,
+        finished_last_hour=finished,
+    )
+
+
+async def missing_agents(transaction: Transaction) -> list[MissingAgent]:
+    """Which agents cannot be loaded, where, and why."""
+    return [
+        MissingAgent(agent, node, reason, instant(since))
+        for agent, node, reason, since in await transaction.execute("unavailable_agents")
+    ]
+
+
+async def last_received_at(transaction: Transaction) -> datetime | None:
+    """When the newest delivery came, by the clock of the node that took it."""
+    found = await transaction.execute("last_received_at")
+    return instant(found[0]["received_at"]) if found else None
+
+
+async def server_settings(transaction: Transaction, names: Sequence[str]) -> dict[str, str]:
+    """Settings of the PostgreSQL server, as this connection has them; none on SQLite."""
+    if not transaction.shared:
+        return {}
+    return {
+        row["name"]: row["setting"]
+        for row in await transaction.execute("server_settings", names=names)
+    }

@@ -1,0 +1,48 @@
+"""Verified deliveries that fail validation: kept, so that they can be replayed after a fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from berinia_webhookd.journal.accept import delivery_row, once_key
+from berinia_webhookd.journal.database import Transaction
+from berinia_webhookd.journal.event_text import to_text
+from berinia_webhookd.model import VerifiedDelivery
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rejection:
+    """One verified delivery that fails validation."""
+
+    delivery: VerifiedDelivery
+    reason: Mapping[str, object]
+    node: str
+    keep_most: int
+
+
+async def reject(transaction: Transaction, rejections: Sequence[Rejection]) -> list[None]:
+    """Keep rejected deliveries, once each; the oldest go when there are too many."""
+    by_key = {once_key(rejection.delivery): rejection for rejection in reversed(rejections)}
+    for (kept,) in await transaction.execute("kept_once", keys=list(by_key)):
+        del by_key[kept]
+    if by_key:
+        numbers = await transaction.numbers(len(by_key))
+        rows = [
+            _row(rejection, number, key)
+            for number, (key, rejection) in zip(numbers, sorted(by_key.items()), strict=True)
+        ]
+        await transaction.many("insert_delivery", rows)
+        await transaction.execute("drop_oldest_rejected", keep_most=rejections[0].keep_most)
+    return [None] * len(rejections)
+
+
+def _row(rejection: Rejection, number: int, once_key: bytes) -> dict[str, Any]:
+    return {
+        **delivery_row(rejection.delivery, node=rejection.node),
+        "number": number,
+        "state": "rejected",
+        "rejection": to_text(dict(rejection.reason)),
+        "once_key": once_key,
+    }

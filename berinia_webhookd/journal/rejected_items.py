@@ -1,0 +1,76 @@
+"""The items of an accepted delivery that could not be read. They stand in its body, until that is
+blanked because it holds an erased person's data too: then each keeps its own JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from berinia_webhookd import json_text
+from berinia_webhookd.journal.event_text import to_text
+from berinia_webhookd.model import RejectedItem
+
+Item = Mapping[str, Any]  # path, reason, and perhaps item: its own JSON
+ITEM: Final = "item"
+
+
+def items_of(rejection: str, body: bytes | None) -> list[Item]:
+    """The rejected items as they are stored, each with its own JSON where that can be told."""
+    items: list[Item] = json_text.decode(rejection).get("items", [])
+    return items if body is None else with_json(items, body)
+
+
+def with_json(items: Iterable[Item], body: bytes) -> list[Item]:
+    """The items, each with what stands at its path; without, what is not there."""
+    try:
+        whole = json_text.decode(body.decode("utf-8", "replace"))
+    except ValueError:
+        return [*items]
+    found = ((item, _at(whole, item["path"])) for item in items)
+    return [item if value is None else {**item, ITEM: value[0]} for item, value in found]
+
+
+def rejection_text(items: Sequence[Item]) -> str | None:
+    """How rejected items are stored; None for none."""
+    return to_text({"items": [*items]}) if items else None
+
+
+def as_items(rejected: Iterable[RejectedItem]) -> list[Item]:
+    """What decoding found, as it is stored."""
+    return [{"path": item.path, "reason": item.reason} for item in rejected]
+
+
+def body_of(items: Iterable[Item]) -> bytes:
+    """A body that holds these items and nothing else, each where its path says; lists are closed
+    up.
+    """
+    tree: dict[str, Any] = {}
+    for item in items:
+        *above, last = _steps(item["path"]) or [""]
+        node = tree
+        for step in above:
+            node = node.setdefault(step, {})
+        node[last] = (item[ITEM],)
+    return to_text(_closed(tree.get("", tree))).encode()
+
+
+def _closed(node: Any) -> Any:
+    if isinstance(node, tuple):
+        return node[0]
+    if all(map(str.isdigit, node)):
+        return [_closed(node[step]) for step in sorted(node, key=int)]
+    return {step: _closed(value) for step, value in node.items()}
+
+
+def _steps(path: str) -> list[str]:
+    return [step for step in path.split(".") if step]
+
+
+def _at(value: Any, path: str) -> tuple[Any] | None:
+    try:
+        for step in _steps(path):
+            value = value[int(step)] if isinstance(value, list) else value[step]
+    except (LookupError, ValueError, TypeError):
+        return None
+    return (value,)

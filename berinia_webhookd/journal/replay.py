@@ -1,0 +1,189 @@
+"""What an operator changes by hand: entries made ready again or given up, and rejected deliveries
+that are read once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from berinia_webhookd.errors import DeliveryRejected, MalformedDelivery
+from berinia_webhookd.journal import order, rejected_items
+from berinia_webhookd.journal.accept import Arrival, accept
+from berinia_webhookd.journal.contract import ReplayedSignature
+from berinia_webhookd.journal.database import Row, Transaction
+from berinia_webhookd.journal.reading import restored
+from berinia_webhookd.model import (
+    Decoded,
+    EntryKind,
+    EntryState,
+    EventId,
+    Receipt,
+    Receipts,
+    VerifiedDelivery,
+)
+
+Decode = Callable[[VerifiedDelivery], Decoded]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What became of one wish: `refused` says why nothing was done."""
+
+    id: str  # of the event (or the rejected delivery)
+    agent: str | None
+    was: str  # its state before
+    refused: str | None = None
+    event_id: str | None = None  # what became of a rejected delivery
+
+
+REFUSED_REPLAY: Final = {
+    EntryState.RUNNING: "it is running; wait for its outcome",
+    EntryState.READY: "it is ready already",
+    EntryState.ERASED: "its data is erased",
+}
+REFUSED_DISCARD: Final = {
+    EntryState.RUNNING: "it is running; wait for its outcome",
+    EntryState.DONE: "it is done already",
+    EntryState.DISCARDED: "it is discarded already",
+    EntryState.ERASED: "its data is erased",
+}
+
+
+async def replay_events(
+    transaction: Transaction, event_ids: Sequence[str], *, dry_run: bool
+) -> list[Changed]:
+    """By id: what is dead of an event, else its agent's entry, in whatever state it ended."""
+    rows = await _held(transaction, "entries_of_events", events=event_ids)
+    dead = {row["id"] for row in rows if row["state"] == EntryState.DEAD}
+    chosen = [
+        row
+        for row in rows
+        if row["state"] == EntryState.DEAD
+        or (row["id"] not in dead and row["kind"] == EntryKind.AGENT)
+    ]
+    return await _replay(transaction, chosen, dry_run=dry_run)
+
+
+async def replay_entries(
+    transaction: Transaction, places: Sequence[int], *, dry_run: bool
+) -> list[Changed]:
+    """By filter: those that are still as they were found, in the order of their places."""
+    rows = await _held(transaction, "entries_at", places=places)
+    open_ones = [row for row in rows if row["state"] != EntryState.DONE]
+    return await _replay(transaction, open_ones, dry_run=dry_run)
+
+
+async def _replay(transaction: Transaction, rows: Sequence[Row], *, dry_run: bool) -> list[Changed]:
+    refusals = [REFUSED_REPLAY.get(EntryState(row["state"])) for row in rows]
+    again = [row for row, refused in zip(rows, refusals, strict=True) if refused is None]
+    if again and not dry_run:
+        places = await transaction.numbers(len(again))
+        await transaction.many(
+            "replay_entry",
+            [{"place": row["place"], "to": to} for row, to in zip(again, places, strict=True)],
+        )
+        await _moved(transaction, again, EntryState.READY)
+    return [_changed(row, why) for row, why in zip(rows, refusals, strict=True)]
+
+
+async def discard_events(transaction: Transaction, event_ids: Sequence[str]) -> list[Changed]:
+    """Give up what is not finished, or dead."""
+    results: list[Changed] = []
+    gone: list[Row] = []
+    for row in await _held(transaction, "entries_of_events", events=event_ids):
+        refused = REFUSED_DISCARD.get(EntryState(row["state"]))
+        if refused is not None and row["kind"] == EntryKind.REPLY:
+            continue  # the event's own entry says enough
+        results.append(_changed(row, refused))
+        if refused is None:
+            gone.append(row)
+    await transaction.many("discard_entry", [{"place": row["place"]} for row in gone])
+    await _moved(transaction, gone, EntryState.DISCARDED)
+    return results
+
+
+def _changed(row: Row, refused: str | None) -> Changed:
+    return Changed(row["id"], row["agent"], row["state"], refused)
+
+
+async def _moved(transaction: Transaction, rows: Sequence[Row], state: EntryState) -> None:
+    for row in rows:
+        transaction.moved(row, state.value)
+    await order.advance(transaction, map(order.queue_of, rows))
+
+
+async def _held(transaction: Transaction, name: str, **values: object) -> Sequence[Row]:
+    """The rows as they are while nobody else changes their conversations."""
+    rows = await transaction.execute(name, **values)
+    if not transaction.shared:
+        return rows
+    await order.hold(transaction, [row["conversation"] for row in rows])
+    return await transaction.execute(name, **values)
+
+
+async def replay_delivery(
+    transaction: Transaction, delivery_id: str, decode: Decode, *, node: str, dry_run: bool
+) -> list[Changed]:
+    """A rejected delivery, or one with rejected items, re-enters at decoding: what reads well now
+    becomes events, and what was accepted before is recognised by its digest.
+    """
+
+    def refused(why: str) -> list[Changed]:
+        return [Changed(delivery_id, None, "rejected", why)]
+
+    rows = await transaction.execute("rejected_delivery", id=delivery_id)
+    if not rows:
+        return refused("it is not rejected any more")
+    kept = rows[0]
+    items = rejected_items.items_of(kept["rejection"], None)
+    body = rejected_items.body_of(items) if kept["body"] is None else bytes(kept["body"])
+    delivery = restored({**dict(kept), "body": body})
+    try:
+        decoded = decode(delivery)
+    except DeliveryRejected as error:
+        why = error.in_full if isinstance(error, MalformedDelivery) else str(error)
+        return refused(f"still refused: {why}")
+    if not decoded.events and not decoded.rejected:
+        return refused("nothing in it is an event")
+    own = await transaction.execute("events_of_delivery", delivery=kept["number"])
+    arrival = Arrival.of(delivery, decoded, node=node, number=kept["number"])
+    told = await (_foreseen if dry_run else _accept)(transaction, arrival)
+    if isinstance(told, ReplayedSignature):
+        return refused(str(told))
+    known = {id_ for (id_,) in own}
+    if not dry_run and (known or not all(receipt.duplicate for receipt in told)):
+        left = rejected_items.as_items(decoded.rejected)
+        if kept["body"] is None:
+            left = rejected_items.with_json(left, body)
+        text = rejected_items.rejection_text(left)
+        await transaction.execute("accept_again", number=kept["number"], rejection=text)
+    return [
+        *(_read_again(delivery_id, one) for one in told if one.event_id not in known),
+        *(
+            Changed(delivery_id, None, "rejected", f"still refused: {item.path}: {item.reason}")
+            for item in decoded.rejected
+        ),
+    ]
+
+
+def _read_again(delivery_id: str, receipt: Receipt) -> Changed:
+    refused = f"it was received again as {receipt.event_id}" if receipt.duplicate else None
+    return Changed(delivery_id, receipt.agent, "rejected", refused, receipt.event_id or None)
+
+
+async def _accept(transaction: Transaction, arrival: Arrival) -> Receipts | ReplayedSignature:
+    (told,) = await accept(transaction, [arrival])
+    return told
+
+
+async def _foreseen(transaction: Transaction, arrival: Arrival) -> Receipts:
+    """The receipts that accepting would give; without an id for what would be new."""
+    digests = [new.event.digest for new in arrival.events]
+    found = await transaction.execute("already_seen", digests=digests)
+    seen = {bytes(row["digest"]): EventId(row["event"]) for row in found}
+    return tuple(
+        Receipt(seen.get(digest, EventId("")), new.event.agent, digest in seen)
+        for digest, new in zip(digests, arrival.events, strict=True)
+    )

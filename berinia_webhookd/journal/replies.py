@@ -1,0 +1,89 @@
+"""Replies that somebody waits for, and what becomes of them when nobody waits longer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from berinia_webhookd.journal import order
+from berinia_webhookd.journal.contract import Reply, ReplyRoute
+from berinia_webhookd.journal.database import Row, Transaction
+from berinia_webhookd.journal.order import Queue
+from berinia_webhookd.journal.settle import insert_late, late_entry
+from berinia_webhookd.model import EntryKind, EventId
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Departure:
+    """A caller that waited for an event's reply timed out or hung up."""
+
+    event_id: EventId
+    hung_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FoundReply:
+    """The reply of an event's agent as far as it is known; `over` when nothing more will come."""
+
+    reply: Reply | None
+    inline: bool
+    over: bool
+
+
+async def reply_to(transaction: Transaction, event_id: EventId) -> FoundReply:
+    """Return what is known of an event's reply."""
+    rows = await transaction.execute("reply_of", event=event_id)
+    if not rows:
+        return FoundReply(None, inline=False, over=True)
+    (row,) = rows
+    reply = _reply(row)
+    over = reply is not None or bool(row["finished"])
+    return FoundReply(reply, inline=row["route"] == ReplyRoute.INLINE, over=over)
+
+
+def _reply(row: Row) -> Reply | None:
+    return None if row["text"] is None else Reply(text=row["text"], failed=bool(row["failed"]))
+
+
+async def stop_waiting(
+    transaction: Transaction, departures: Sequence[Departure]
+) -> list[Reply | None]:
+    """From here on a reply is late; one decided inline is returned, or, after hanging up, late."""
+    return [await _stop_waiting(transaction, departure) for departure in departures]
+
+
+async def touched(transaction: Transaction, departures: Sequence[Departure]) -> Iterable[int]:
+    """Return the conversations of these events."""
+    events = [departure.event_id for departure in departures]
+    found = await transaction.execute("conversations_of", events=events)
+    return [row["conversation"] for row in found]
+
+
+async def _stop_waiting(transaction: Transaction, departure: Departure) -> Reply | None:
+    await order.hold(transaction, await touched(transaction, [departure]))
+    rows = await transaction.execute("reply_of", event=departure.event_id)
+    if not rows:
+        return None
+    (row,) = rows
+    await transaction.execute("nobody_waits", place=row["place"])
+    if row["route"] != ReplyRoute.INLINE:
+        return None
+    if not departure.hung_up:
+        return _reply(row)
+    await _post_late(transaction, row)
+    return None
+
+
+async def _post_late(transaction: Transaction, row: Row) -> None:
+    route = ReplyRoute.LATE if row["postable"] else ReplyRoute.UNDELIVERABLE
+    await transaction.execute("reroute", event=row["event"], route=route.value)
+    if route is ReplyRoute.UNDELIVERABLE:
+        logger.warning("reply.undeliverable", event_id=row["event_id"], agent=row["agent"])
+        return
+    await insert_late(transaction, [late_entry(transaction, row, row["channel"])])
+    queue = Queue(row["conversation"], EntryKind.REPLY.value, row["agent"])
+    await order.advance(transaction, [queue])

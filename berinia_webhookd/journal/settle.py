@@ -1,0 +1,159 @@
+"""The end of an attempt: what is recorded, what becomes of the entry, and where a reply goes. All
+of it in one transaction, so that a reply is either a waiting caller's or posted late, never both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from berinia_webhookd.journal import order
+from berinia_webhookd.journal.claim import Holder, still_held
+from berinia_webhookd.journal.contract import ReplyRoute, Settled
+from berinia_webhookd.journal.database import Row, Transaction, microseconds
+from berinia_webhookd.journal.event_text import storable
+from berinia_webhookd.journal.order import Queue
+from berinia_webhookd.model import EntryKind, EntryState, OutcomeKind, Settlement
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ended:
+    """One settlement, by the process that says it holds the lease."""
+
+    holder: Holder
+    settlement: Settlement
+
+
+@dataclass(slots=True)
+class Rows:
+    """What a batch of settlements writes, table by table."""
+
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    replies: list[dict[str, Any]] = field(default_factory=list)
+    late: list[dict[str, Any]] = field(default_factory=list)
+    queues: set[Queue] = field(default_factory=set)
+
+
+async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settled]:
+    """Record attempts; one whose lease was lost is ignored, because another run decides."""
+    await order.hold(transaction, await touched(transaction, ended))
+    leases = [one.settlement.entry for one in ended]
+    held = await still_held(transaction, ended[0].holder, leases)
+    rows = Rows()
+    results: list[Settled] = []
+    for one in ended:
+        # Taken out, so that a settlement sent twice is recorded once.
+        row = held.pop(one.settlement.entry.id, None)
+        if row is None:
+            results.append(Settled(kept=False))
+        else:
+            results.append(_settle_one(transaction, one, row, rows))
+    await _write(transaction, rows)
+    return results
+
+
+async def touched(_: Transaction, ended: Sequence[Ended]) -> Iterable[int]:
+    """Return the conversations whose entries end."""
+    return [int(one.settlement.entry.conversation_id) for one in ended]
+
+
+def _settle_one(transaction: Transaction, ended: Ended, row: Row, rows: Rows) -> Settled:
+    settlement = ended.settlement
+    entry, outcome = settlement.entry, settlement.outcome
+    route = _route(settlement, row)
+    failed = outcome.kind is not OutcomeKind.SUCCESS
+    # A caller who was given the error's text has his answer; trying again would give a second one.
+    state = EntryState.DEAD if failed and route is ReplyRoute.INLINE else settlement.state
+    reply = outcome.reply if route is ReplyRoute.NONE else None
+    rows.attempts.append(
+        {
+            "entry": entry.id,
+            "number": entry.attempt,
+            "node": ended.holder.node,
+            "took": microseconds(settlement.took_seconds),
+            "outcome": outcome.kind.value,
+            "error": None if outcome.error is None else storable(outcome.error),
+            "reply": None if reply is None else storable(reply),
+        }
+    )
+    waits = state is EntryState.WAITING
+    rows.entries.append(
+        {
+            "place": entry.id,
+            "state": state.value,
+            "due_in": microseconds(settlement.due_in_seconds) if waits else None,
+            "hold_for": microseconds(settlement.hold_seconds),
+            "retries": settlement.retries,
+        }
+    )
+    kind, channel = entry.kind.value, entry.event.channel
+    transaction.count(kind, channel, entry.agent, EntryState.RUNNING.value, -1)
+    transaction.count(kind, channel, entry.agent, state.value)
+    rows.queues.add(order.queue_of(row))
+    if row["had_caller"]:
+        transaction.changes.replies.add(entry.event_id)
+    if route is not ReplyRoute.NONE:
+        rows.replies.append(_reply(settlement, route, row["event"]))
+    if route is ReplyRoute.LATE:
+        rows.late.append(late_entry(transaction, row, channel))
+        rows.queues.add(Queue(row["conversation"], EntryKind.REPLY.value, row["agent"]))
+    return Settled(kept=True, reply=route)
+
+
+def _route(settlement: Settlement, row: Row) -> ReplyRoute:
+    outcome = settlement.outcome
+    if not outcome.reply or settlement.entry.kind is EntryKind.REPLY:
+        return ReplyRoute.NONE
+    if outcome.kind is not OutcomeKind.SUCCESS:
+        answers = settlement.error_to_caller and row["has_caller"]
+        return ReplyRoute.INLINE if answers else ReplyRoute.NONE
+    if row["has_caller"]:
+        return ReplyRoute.INLINE
+    if settlement.late:
+        return ReplyRoute.LATE
+    # A channel without replies never has a caller who waits.
+    return ReplyRoute.UNDELIVERABLE if row["had_caller"] else ReplyRoute.NONE
+
+
+def _reply(settlement: Settlement, route: ReplyRoute, event: int) -> dict[str, Any]:
+    failed = settlement.outcome.kind is not OutcomeKind.SUCCESS
+    return {
+        "event": event,
+        "text": storable(settlement.outcome.reply or ""),
+        "route": route.value,
+        "failed": int(failed),
+        "postable": int(settlement.late and not failed),
+    }
+
+
+def late_entry(transaction: Transaction, row: Row, channel: str) -> dict[str, Any]:
+    """The row of an entry that posts the reply to the agent's entry of the given row."""
+    kind = EntryKind.REPLY.value
+    transaction.count(kind, channel, row["agent"], EntryState.READY.value)
+    return {
+        "event": row["event"],
+        "kind": kind,
+        "agent": row["agent"],
+        "conversation": row["conversation"],
+        "opt_out": 0,
+        "startable_at": None,
+        "wait": None,
+    }
+
+
+async def insert_late(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert entries that post replies, behind all there are."""
+    if rows:
+        places = await transaction.numbers(len(rows))
+        placed = [{**row, "place": place} for row, place in zip(rows, places, strict=True)]
+        await transaction.many("insert_entry", placed)
+
+
+async def _write(transaction: Transaction, rows: Rows) -> None:
+    await transaction.many("insert_attempt", rows.attempts)
+    await transaction.many("settle", rows.entries)
+    await transaction.many("insert_reply", rows.replies)
+    await insert_late(transaction, rows.late)
+    await order.advance_open(transaction, rows.queues)

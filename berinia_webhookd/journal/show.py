@@ -1,0 +1,152 @@
+"""All that is known of one event or rejected delivery, for an operator's eyes. It only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from berinia_webhookd import json_text
+from berinia_webhookd.journal.database import Row, Transaction, instant
+from berinia_webhookd.model import EntryKind, EntryState
+
+
+@dataclass(frozen=True, slots=True)
+class ShownAttempt:
+    """One try."""
+
+    number: int
+    node: str
+    started_at: datetime
+    ended_at: datetime
+    outcome: str
+    error: str | None
+    reply: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownEntry:
+    """One entry with its attempts."""
+
+    place: int
+    kind: str
+    agent: str
+    state: str
+    created_at: datetime
+    due_at: datetime | None  # waiting only
+    hold_until: datetime | None
+    lease_until: datetime | None  # running only
+    node: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    retries: int
+    losses: int
+    unavailable: str | None  # why the agent cannot be loaded
+    attempts: tuple[ShownAttempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownReply:
+    """What the agent said to the caller, and where that went."""
+
+    text: str
+    route: str
+    failed: bool
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One event, or one delivery that was rejected, at least in part (no entries then)."""
+
+    id: str
+    state: str
+    channel: str
+    agent: str | None
+    kind: str | None  # of an event: message, receipt, other
+    received_at: datetime
+    node: str
+    content_type: str
+    body_bytes: int | None  # None once erased
+    data: dict[str, Any] | None  # the event in our shape; None once erased, or rejected
+    rejection: dict[str, Any] | None
+    events: tuple[str, ...] = ()  # ids, of a delivery only some items of which were rejected
+    entries: tuple[ShownEntry, ...] = ()
+    reply: ShownReply | None = None
+
+
+async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
+    """All that is known of one event; None if it is gone."""
+    rows = await transaction.execute("show_event", id=event_id)
+    if not rows:
+        return None
+    row, event = rows[0], rows[0]["number"]
+    tries = await transaction.execute("show_attempts", event=event)
+    entries = await transaction.execute("show_entries", event=event)
+    notes = await transaction.execute("unavailable_agents")
+    agents_entry = next(one for one in entries if one["kind"] == EntryKind.AGENT)
+    said = await transaction.execute("show_reply", event=event)
+    return Shown(
+        **_of_delivery(row),
+        state=agents_entry["state"],
+        agent=agents_entry["agent"],
+        kind=row["kind"],
+        data=None if row["data"] is None else json_text.decode(row["data"]),
+        rejection=None,
+        entries=tuple(_entry(one, tries, notes) for one in entries),
+        reply=next((_reply(one) for one in said), None),
+    )
+
+
+async def show_delivery(transaction: Transaction, delivery_id: str) -> Shown | None:
+    """All that is known of one delivery that was rejected, at least in part; None if it is gone."""
+    rows = await transaction.execute("show_delivery", id=delivery_id)
+    if not rows:
+        return None
+    events = await transaction.execute("events_of_delivery", delivery=rows[0]["number"])
+    return Shown(
+        **_of_delivery(rows[0]),
+        state="rejected",
+        agent=None,
+        kind=None,
+        data=None,
+        rejection=json_text.decode(rows[0]["rejection"]),
+        events=tuple(id_ for (id_,) in events),
+    )
+
+
+def _of_delivery(row: Row) -> dict[str, Any]:
+    same = ("id", "channel", "node", "content_type", "body_bytes")
+    return {"received_at": instant(row["received_at"]), **{name: row[name] for name in same}}
+
+
+def _entry(row: Row, attempts: Sequence[Row], notes: Sequence[Row]) -> ShownEntry:
+    waits = row["state"] in {EntryState.READY, EntryState.WAITING}
+    same = ("place", "kind", "agent", "state", "node", "retries", "losses")
+    instants = ("created_at", "due_at", "hold_until", "lease_until", "started_at", "finished_at")
+    values: dict[str, Any] = {name: row[name] for name in same}
+    for name in instants:
+        values[name] = None if row[name] is None else instant(row[name])
+    return ShownEntry(
+        **values,
+        unavailable=_why_unavailable(row["agent"], notes) if waits else None,
+        attempts=tuple(_attempt(one) for one in attempts if one["entry"] == row["place"]),
+    )
+
+
+def _attempt(row: Row) -> ShownAttempt:
+    _, number, node, started_at, ended_at, outcome, error, reply = row
+    return ShownAttempt(number, node, instant(started_at), instant(ended_at), outcome, error, reply)
+
+
+def _reply(row: Row) -> ShownReply:
+    return ShownReply(row["text"], row["route"], bool(row["failed"]), instant(row["decided_at"]))
+
+
+def _why_unavailable(agent: str, notes: Sequence[Row]) -> str | None:
+    """What the nodes that cannot load it say, each by its name where they are several."""
+    of_agent = [note for note in notes if note["agent"] == agent]
+    if len(of_agent) == 1:
+        return str(of_agent[0]["reason"])
+    return "; ".join(f"{note['node']}: {note['reason']}" for note in of_agent) or None

@@ -1,0 +1,80 @@
+-- name: find_conversations
+-- CROSS JOIN, so that SQLite looks each of them up.
+WITH wanted (channel, sender, party) AS (VALUES (:channel, :sender, :party))
+SELECT conversations.id, conversations.channel, conversations.sender, conversations.party
+FROM wanted CROSS JOIN conversations
+WHERE conversations.channel = wanted.channel AND conversations.sender = wanted.sender
+  AND conversations.party = wanted.party;
+
+-- name: make_conversations
+-- Another node may make the same one meanwhile: that is waited for, and looked up.
+INSERT INTO conversations (channel, sender, party)
+VALUES (:channel, :sender, :party)
+ON CONFLICT (channel, sender, party) DO NOTHING
+RETURNING id, channel, sender, party;
+
+-- name: used_keys
+-- Which events came with these replay keys; in `seen`, the digests of such keys stand.
+SELECT deliveries.replay_key AS key, deliveries.number AS delivery, events.id AS event
+FROM deliveries JOIN events ON events.delivery = deliveries.number
+WHERE deliveries.replay_key IN (:keys)
+  AND deliveries.replay_key IS NOT NULL AND deliveries.state = 'accepted'
+UNION ALL
+SELECT digest, 0, event FROM seen WHERE digest IN (:digests);
+
+-- name: insert_delivery
+INSERT INTO deliveries
+    (number, id, channel, target, headers, content_type, node, received_at, state, rejection,
+     replay_key, once_key, body)
+VALUES
+    (:number, :id, :channel, :target, :headers, :content_type, :node, :received_at, :state,
+     :rejection, :replay_key, :once_key, :body);
+
+-- name: insert_event
+-- One whose digest is there already is not inserted; `already_seen` tells which.
+INSERT INTO events
+    (number, id, delivery, kind, conversation, digest, opt_out, data_in_body, data)
+VALUES
+    (:number, :id, :delivery, :kind, :conversation, :digest, :opt_out, :data_in_body, :data)
+ON CONFLICT (digest) DO NOTHING;
+
+-- name: already_seen
+-- Which events have these digests, or had them. Asked after inserting: a purge that moved one into
+-- `seen` meanwhile has then been waited for, and is seen.
+SELECT digest, id AS event, 0 AS gone FROM events WHERE digest IN (:digests)
+UNION ALL
+SELECT digest, event, 1 FROM seen WHERE digest IN (:digests);
+
+-- name: delete_events
+DELETE FROM events WHERE number IN (:numbers);
+
+-- name: delete_deliveries
+-- What belongs to them goes with them.
+DELETE FROM deliveries WHERE number IN (:numbers);
+
+-- name: insert_entry
+INSERT INTO entries
+    (place, event, kind, agent, conversation, opt_out, state, startable_at, attempts, retries,
+     losses, waiting_until, created_at)
+VALUES
+    (:place, :event, :kind, :agent, :conversation, :opt_out, 'ready', :startable_at, 0, 0, 0,
+     CAST(:now AS BIGINT) + CAST(:wait AS BIGINT), :now);
+
+-- name: remember
+-- A digest that outlives its event, or a key that was used.
+INSERT INTO seen (digest, event, received_at)
+VALUES (:digest, :event, :received_at)
+ON CONFLICT (digest) DO NOTHING;
+
+-- name: agents_of_events
+-- To whom these events went the first time.
+SELECT events.id AS event, entries.agent
+FROM events JOIN entries ON entries.event = events.number
+WHERE events.id IN (:events) AND entries.kind = 'agent';
+
+-- name: wait_with
+-- One more caller waits for an event's reply, perhaps for longer than the first.
+UPDATE entries SET waiting_until = CAST(:now AS BIGINT) + :wait
+WHERE event = (SELECT number FROM events WHERE id = :event) AND kind = 'agent'
+  AND finished_at IS NULL
+  AND (waiting_until IS NULL OR waiting_until < CAST(:now AS BIGINT) + :wait);

@@ -1,0 +1,72 @@
+-- name: startable
+-- What of an agent may start now: what waits for no instant, and what has fallen due. Another node
+-- may be claiming some of it: that is passed over for later ones.
+SELECT place, state FROM (
+    SELECT place, state FROM entries
+    WHERE kind = :kind AND agent = :agent AND startable_at = 0
+    ORDER BY place LIMIT :most
+    /*postgresql FOR UPDATE SKIP LOCKED */
+) AS at_once
+UNION ALL
+SELECT place, state FROM (
+    SELECT place, state FROM entries
+    WHERE kind = :kind AND agent = :agent AND startable_at > 0 AND startable_at <= :now
+    ORDER BY startable_at, place LIMIT :most
+    /*postgresql FOR UPDATE SKIP LOCKED */
+) AS fallen_due;
+
+-- name: next_startable
+-- In how long the next one of an agent may start.
+SELECT min(startable_at) - CAST(:now AS BIGINT) AS due_in FROM entries
+WHERE kind = :kind AND agent = :agent AND startable_at > :now;
+
+-- name: sizes
+-- How much comes into memory with these.
+SELECT entries.place, length(deliveries.body) AS size_bytes
+FROM entries
+JOIN events ON events.number = entries.event
+JOIN deliveries ON deliveries.number = events.delivery
+WHERE entries.place IN (:places);
+
+-- name: lease
+UPDATE entries
+SET state = 'running', startable_at = NULL, due_at = NULL, attempts = attempts + 1, held = NULL,
+    lease_until = CAST(:now AS BIGINT) + :lease, lease_holder = :holder, node = :node,
+    started_at = :now
+WHERE place IN (:places);
+
+-- name: leased
+SELECT entries.place, events.id AS event, entries.kind, entries.agent, entries.conversation,
+       entries.attempts, entries.retries, events.data,
+       replies.text AS reply_text, replies.decided_at AS replied_at
+FROM entries
+JOIN events ON events.number = entries.event
+LEFT JOIN replies ON replies.event = events.number AND entries.kind = 'reply'
+WHERE entries.place IN (:places)
+ORDER BY entries.place;
+
+-- name: held
+-- Those of the leases that are still the holder's.
+SELECT place, event, kind, agent, conversation, attempts,
+       CASE WHEN waiting_until IS NULL THEN 0 ELSE 1 END AS had_caller,
+       CASE WHEN waiting_until > :now THEN 1 ELSE 0 END AS has_caller
+FROM entries
+WHERE place IN (:places) AND state = 'running' AND lease_holder = :holder
+/*postgresql FOR UPDATE */;
+
+-- name: extend
+UPDATE entries SET lease_until = CAST(:now AS BIGINT) + :lease WHERE place IN (:places);
+
+-- name: give_back
+-- As if they had never been taken.
+UPDATE entries
+SET state = 'ready', lease_until = NULL, lease_holder = NULL, started_at = NULL,
+    attempts = attempts - 1
+WHERE place IN (:places);
+
+-- name: agents_with_open
+-- Which agents have open entries of a kind.
+SELECT agent FROM tallies
+WHERE kind = :kind AND state IN ('ready', 'waiting', 'running')
+GROUP BY agent HAVING sum(total) > 0
+ORDER BY agent;

@@ -1,0 +1,53 @@
+-- Statements whose names begin with `table_` are filled in for each table that is copied: {key} are
+-- the columns of its key, {last} and {end} parameters for them, and {large} what may be long in it.
+
+-- name: table_columns
+/*sqlite SELECT name FROM pragma_table_info(:table) ORDER BY cid */
+/*postgresql SELECT column_name AS name FROM information_schema.columns
+WHERE table_schema = current_schema() AND table_name = :table ORDER BY ordinal_position */;
+
+-- name: table_count
+SELECT count(*) AS total FROM {table};
+
+-- name: table_count_until
+SELECT count(*) AS total FROM {table} WHERE ({key}) <= ({last});
+
+-- name: table_last_key
+SELECT {key} FROM {table} ORDER BY {backwards} LIMIT 1;
+
+-- name: table_row
+SELECT {columns} FROM {table} WHERE ({key}) = ({last});
+
+-- name: table_sizes
+-- How large the next rows behind a key are.
+SELECT {key}, coalesce(length({large}), 0) AS size FROM {table}
+WHERE ({key}) > ({last}) ORDER BY {key} LIMIT :most;
+
+-- name: table_page
+SELECT {columns} FROM {table} WHERE ({key}) > ({last}) AND ({key}) <= ({end}) ORDER BY {key};
+
+-- name: table_insert
+INSERT INTO {table} ({columns}) VALUES ({values});
+
+-- name: other_sessions
+-- How many other processes of ours use a PostgreSQL database.
+SELECT count(*) AS total FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+  AND application_name = 'berinia-webhookd';
+
+-- name: forget_tallies
+DELETE FROM tallies;
+
+-- name: recount
+INSERT INTO tallies (kind, channel, agent, state, shard, total)
+SELECT kind, channel, agent, state, 0, count(*) FROM entries_in_full
+GROUP BY kind, channel, agent, state;
+
+-- name: continue_numbers
+-- New numbers of PostgreSQL begin behind those that were copied.
+SELECT setval('numbers', greatest((SELECT max(number) FROM deliveries),
+                                  (SELECT max(number) FROM events),
+                                  (SELECT max(place) FROM entries)));
+
+-- name: continue_conversations
+SELECT setval(pg_get_serial_sequence('conversations', 'id'), max(id)) FROM conversations;

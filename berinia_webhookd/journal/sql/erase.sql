@@ -1,0 +1,66 @@
+-- name: conversations_of_sender
+SELECT id FROM conversations WHERE sender = :sender ORDER BY id;
+
+-- name: count_with_data
+SELECT count(*) AS total FROM events
+WHERE conversation IN (:conversations) AND data IS NOT NULL;
+
+-- name: running_events
+-- Events with an attempt under way, which needs their data.
+SELECT DISTINCT events.id FROM events JOIN entries ON entries.event = events.number
+WHERE events.conversation IN (:conversations) AND events.data IS NOT NULL
+  AND entries.state = 'running';
+
+-- name: erasable_events
+SELECT number, delivery FROM events
+WHERE conversation IN (:conversations) AND data IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM entries
+                  WHERE entries.event = events.number AND entries.state = 'running')
+ORDER BY number LIMIT :most;
+
+-- name: entries_to_erase
+SELECT place, kind, channel, agent, conversation, state FROM entries_in_full
+WHERE event IN (:events);
+
+-- name: erase_events
+-- The digest stays: the same event is recognised when it comes again.
+UPDATE events SET data = NULL, opt_out = NULL, about = NULL WHERE number IN (:events);
+
+-- name: erase_entries
+UPDATE entries
+SET state = 'erased', startable_at = NULL, due_at = NULL, hold_until = NULL, held = NULL,
+    finished_at = coalesce(finished_at, :now)
+WHERE event IN (:events);
+
+-- name: erase_attempts
+UPDATE attempts SET error = NULL, reply = NULL
+WHERE entry IN (SELECT place FROM entries WHERE event IN (:events));
+
+-- name: erase_replies
+DELETE FROM replies WHERE event IN (:events);
+
+-- name: erase_parties
+-- Once nothing of a conversation is left, nobody knows whose it was.
+UPDATE conversations SET sender = NULL, party = NULL, paused_for = NULL
+WHERE id IN (:conversations)
+  AND NOT EXISTS (SELECT 1 FROM events
+                  WHERE events.conversation = conversations.id AND events.data IS NOT NULL);
+
+-- name: deliveries_to_erase
+-- The body is needed only for its rejected items. Nobody else changes them meanwhile.
+SELECT number, state, target, headers, rejection,
+       CASE WHEN rejection IS NOT NULL THEN body END AS body,
+       EXISTS (SELECT 1 FROM events
+               WHERE events.delivery = deliveries.number AND events.data IS NOT NULL) AS shared
+FROM deliveries WHERE number IN (:deliveries) ORDER BY number
+/*postgresql FOR NO KEY UPDATE */;
+
+-- name: erase_delivery
+UPDATE deliveries
+SET body = NULL, target = :target, headers = :headers, rejection = :rejection
+WHERE number = :number;
+
+-- name: rejected_bodies
+-- What could not be read, in the order of ids.
+SELECT id, number, state, rejection, body FROM deliveries
+WHERE rejection IS NOT NULL AND id > :after ORDER BY id LIMIT :most;

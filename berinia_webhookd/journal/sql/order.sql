@@ -1,0 +1,79 @@
+-- name: hold_conversations
+-- Keep other nodes out of these conversations, in the order of their ids: so two transactions never
+-- wait for each other.
+SELECT id FROM conversations WHERE id IN (:ids) ORDER BY id
+/*postgresql FOR NO KEY UPDATE */;
+
+-- name: heads
+-- What each queue of these conversations waits for: the entry that runs, or else the next one. Each
+-- part has its index, and finds one entry however many wait.
+SELECT conversation, kind, agent, state FROM entries
+WHERE startable_at IS NOT NULL AND conversation IN (:conversations)
+UNION ALL
+SELECT conversation, kind, agent, state FROM entries
+WHERE state = 'running' AND gathered_into IS NULL AND conversation IN (:conversations);
+
+-- name: clear_next
+-- Which entry of a queue is next is not known any more.
+UPDATE entries SET startable_at = NULL
+WHERE conversation = :conversation AND kind = :kind AND agent = :agent
+  AND startable_at IS NOT NULL;
+
+-- name: set_next
+-- Which entry of a queue is next, and from when; none is while one is running. The partial indexes
+-- on ready, ready with opt-out, waiting and running find the few rows that matter.
+UPDATE entries SET startable_at = next.starts_at
+FROM (
+    SELECT place, starts_at FROM (
+        -- The first ready entry holds back all behind it; those that wait before it may hold it
+        -- back in turn.
+        SELECT place,
+               coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
+                         WHERE earlier.conversation = :conversation AND earlier.kind = :kind
+                           AND earlier.agent = :agent AND earlier.state = 'waiting'
+                           AND earlier.place < first.place), 0) AS starts_at
+        FROM (SELECT place FROM entries
+              WHERE conversation = :conversation AND kind = :kind AND agent = :agent
+                AND state = 'ready'
+              ORDER BY place LIMIT 1) AS first
+        UNION ALL
+        -- STOP and the like wait for a running entry only.
+        SELECT place, 0 FROM (SELECT place FROM entries
+              WHERE conversation = :conversation AND kind = :kind AND agent = :agent
+                AND state = 'ready' AND opt_out = 1
+              ORDER BY place LIMIT 1) AS first_opt_out
+        UNION ALL
+        -- One that waits for its retry, unless a ready one stands before it.
+        SELECT place, CASE WHEN opt_out = 0 AND held > due_at THEN held ELSE due_at END
+        FROM (SELECT place, opt_out, due_at,
+                     coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
+                               WHERE earlier.conversation = :conversation AND earlier.kind = :kind
+                                 AND earlier.agent = :agent AND earlier.state = 'waiting'
+                                 AND earlier.place < waiting.place), 0) AS held
+              FROM entries AS waiting
+              WHERE conversation = :conversation AND kind = :kind AND agent = :agent
+                AND state = 'waiting'
+                AND (opt_out = 1 OR NOT EXISTS (
+                    SELECT 1 FROM entries AS ready
+                    WHERE ready.conversation = :conversation AND ready.kind = :kind
+                      AND ready.agent = :agent AND ready.state = 'ready'
+                      AND ready.place < waiting.place))) AS retries
+    ) AS candidates
+    ORDER BY starts_at, place LIMIT 1
+) AS next
+WHERE entries.place = next.place
+  AND NOT EXISTS (SELECT 1 FROM entries AS running
+                  WHERE running.conversation = :conversation AND running.kind = :kind
+                    AND running.agent = :agent AND running.state = 'running'
+                    AND running.gathered_into IS NULL);
+
+-- name: left_in
+-- In which of the conversations something of an agent's queue is open and does not run.
+SELECT id FROM conversations
+WHERE id IN (:conversations)
+  AND (EXISTS (SELECT 1 FROM entries
+               WHERE conversation = conversations.id AND kind = :kind AND agent = :agent
+                 AND state = 'ready')
+    OR EXISTS (SELECT 1 FROM entries
+               WHERE conversation = conversations.id AND kind = :kind AND agent = :agent
+                 AND state = 'waiting'));

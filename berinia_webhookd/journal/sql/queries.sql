@@ -1,0 +1,118 @@
+-- name: first_delivery_from
+-- Deliveries are numbered in the order of arrival: looked at by halves, they tell when one came.
+SELECT number, received_at FROM deliveries WHERE number >= :number ORDER BY number LIMIT 1;
+
+-- name: last_number
+SELECT coalesce(max(number), 0) AS number FROM events;
+
+-- name: list_entries
+-- Entries, the newest event first; a filter that is NULL lets everything through.
+SELECT place, kind, agent, state, event, id, event_kind, channel, received_at, attempts_made
+FROM entries_in_full
+WHERE event >= :first AND event < :end AND received_at >= :since
+  AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
+  AND state = coalesce(:state, state)
+ORDER BY event DESC, place DESC LIMIT :most;
+
+-- name: list_unfinished
+-- The same of a state in which there are few, however many have finished.
+SELECT place, kind, agent, state, event, id, event_kind, channel, received_at, attempts_made
+FROM entries_in_full
+WHERE place IN (SELECT place FROM entries WHERE state = 'ready'
+                UNION ALL SELECT place FROM entries WHERE state = 'waiting'
+                UNION ALL SELECT place FROM entries WHERE state = 'dead'
+                UNION ALL SELECT place FROM entries
+                          WHERE state = 'running' AND gathered_into IS NULL
+                UNION ALL SELECT place FROM entries WHERE gathered_into IS NOT NULL)
+  AND event >= :first AND event < :end AND received_at >= :since
+  AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
+  AND state = :state
+ORDER BY event DESC, place DESC LIMIT :most;
+
+-- name: list_of_sender
+-- The same of one person.
+SELECT place, kind, agent, state, event, id, event_kind, channel, received_at, attempts_made
+FROM entries_in_full
+WHERE event IN (SELECT events.number
+                FROM conversations JOIN events ON events.conversation = conversations.id
+                WHERE conversations.sender = :sender
+                  AND events.number >= :first AND events.number < :end)
+  AND received_at >= :since
+  AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
+  AND state = coalesce(:state, state)
+ORDER BY event DESC, place DESC LIMIT :most;
+
+-- name: list_rejected
+-- Deliveries that were rejected, or some items of which were, the newest first.
+SELECT id, channel, received_at FROM deliveries
+WHERE rejection IS NOT NULL
+  AND received_at >= :since AND channel = coalesce(:channel, channel)
+ORDER BY id DESC LIMIT :most;
+
+-- name: ids_between
+-- Ids in a range, of events and of rejected deliveries.
+SELECT id, 'event' AS what FROM events WHERE id >= :first AND id < :end
+UNION ALL
+SELECT id, 'delivery' FROM deliveries
+WHERE rejection IS NOT NULL AND id >= :first AND id < :end
+LIMIT :most;
+
+-- name: show_event
+SELECT events.number, events.id, events.kind, events.data, deliveries.channel, deliveries.node,
+       deliveries.received_at, deliveries.content_type, length(deliveries.body) AS body_bytes
+FROM events JOIN deliveries ON deliveries.number = events.delivery
+WHERE events.id = :id;
+
+-- name: show_delivery
+SELECT number, id, state, channel, node, received_at, content_type, rejection,
+       length(body) AS body_bytes
+FROM deliveries WHERE id = :id AND rejection IS NOT NULL;
+
+-- name: show_entries
+SELECT place, kind, agent, state, created_at, due_at, hold_until, lease_until, node, started_at,
+       finished_at, retries, losses
+FROM entries WHERE event = :event ORDER BY created_at, place;
+
+-- name: show_attempts
+SELECT attempts.entry, attempts.number, attempts.node, attempts.started_at, attempts.ended_at,
+       attempts.outcome, attempts.error, attempts.reply
+FROM entries JOIN attempts ON attempts.entry = entries.place
+WHERE entries.event = :event ORDER BY attempts.entry, attempts.number;
+
+-- name: show_reply
+SELECT text, route, failed, decided_at FROM replies WHERE event = :event;
+
+-- name: unavailable_agents
+-- Why agents cannot be loaded, by the nodes that tried.
+SELECT agent, node, reason, since FROM unavailable_agents ORDER BY agent, node;
+
+-- name: count_by_state
+-- How many entries are in each state.
+SELECT kind, channel, agent, state, CAST(sum(total) AS BIGINT) AS total FROM tallies
+GROUP BY kind, channel, agent, state HAVING sum(total) > 0
+ORDER BY kind, channel, agent, state;
+
+-- name: oldest_open
+-- Since when the oldest entries of each agent wait, for their turn or for their retry.
+SELECT agent, min(created_at) AS since FROM entries WHERE state = 'ready' GROUP BY agent
+UNION ALL
+SELECT agent, min(created_at) FROM entries WHERE state = 'waiting' GROUP BY agent;
+
+-- name: received_since
+SELECT count(*) AS total, count(*) FILTER (WHERE deliveries.received_at >= :later) AS later
+FROM deliveries JOIN events ON events.delivery = deliveries.number
+WHERE deliveries.number >= :first AND deliveries.received_at >= :since;
+
+-- name: finished_since
+SELECT count(*) AS total FROM entries
+WHERE finished_at >= :since AND finished_at IS NOT NULL AND state <> 'dead';
+
+-- name: count_rejected
+SELECT count(*) AS total FROM deliveries WHERE rejection IS NOT NULL;
+
+-- name: last_received_at
+SELECT received_at FROM deliveries WHERE number = (SELECT max(number) FROM deliveries);
+
+-- name: server_settings
+-- How a PostgreSQL server is set up.
+SELECT name, setting FROM pg_settings WHERE name IN (:names);

@@ -1,0 +1,55 @@
+-- name: running
+-- Everything that is leased, in a journal with one owner.
+SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
+       entries.conversation, entries.attempts, entries.state
+FROM entries
+JOIN events ON events.number = entries.event
+JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.state = 'running' AND entries.gathered_into IS NULL;
+
+-- name: leases_over
+-- After an outage all leases are over, so their holders get the time of one to renew them.
+SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
+       entries.conversation, entries.attempts, entries.state
+FROM entries
+JOIN events ON events.number = entries.event
+JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.state = 'running' AND entries.gathered_into IS NULL AND entries.lease_until < :now
+  AND CAST(:now AS BIGINT) >= CAST(:up_since AS BIGINT) + CAST(:lease AS BIGINT)
+LIMIT 500
+/*postgresql FOR UPDATE OF entries SKIP LOCKED */;
+
+-- name: conversations_over
+-- In which conversations leases are over; they are held before anything in them is locked.
+SELECT conversation FROM entries
+WHERE state = 'running' AND gathered_into IS NULL AND lease_until < :now
+  AND CAST(:now AS BIGINT) >= CAST(:up_since AS BIGINT) + CAST(:lease AS BIGINT)
+LIMIT 500;
+
+-- name: leases_of
+-- What is leased to one process.
+SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
+       entries.conversation, entries.attempts, entries.state
+FROM entries
+JOIN events ON events.number = entries.event
+JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.state = 'running' AND entries.gathered_into IS NULL
+  AND entries.lease_holder = :holder;
+
+-- name: insert_lost_attempts
+INSERT INTO attempts (entry, number, node, started_at, ended_at, outcome, error)
+SELECT place, attempts, node, started_at, :now, 'lost', 'the daemon that ran it ended'
+FROM entries WHERE place IN (:places);
+
+-- name: lose
+-- Given back at the same place, and counted as a loss; after so many of them, dead.
+UPDATE entries
+SET state = CASE WHEN losses + 1 >= :most_losses THEN 'dead' ELSE 'ready' END,
+    finished_at = CASE WHEN losses + 1 >= :most_losses THEN CAST(:now AS BIGINT) END,
+    losses = losses + 1, lease_until = NULL, lease_holder = NULL
+WHERE place IN (:places)
+RETURNING place, state;
+
+-- name: forget_callers
+-- Whoever waited for a reply waited at a process that is gone.
+UPDATE entries SET waiting_until = 0 WHERE waiting_until IS NOT NULL AND finished_at IS NULL;

@@ -1,0 +1,11 @@
+-- name: kept_once
+-- Which of these are kept already.
+SELECT once_key FROM deliveries WHERE once_key IN (:keys) AND once_key IS NOT NULL;
+
+-- name: drop_oldest_rejected
+-- All but the newest so many.
+DELETE FROM deliveries
+WHERE rejection IS NOT NULL AND state = 'rejected'
+  AND id <= (SELECT kept.id FROM deliveries AS kept
+             WHERE kept.rejection IS NOT NULL AND kept.state = 'rejected'
+             ORDER BY kept.id DESC LIMIT 1 OFFSET :keep_most);

@@ -1,0 +1,37 @@
+-- name: entries_of_events
+SELECT place, kind, channel, agent, conversation, state, id FROM entries_in_full
+WHERE id IN (:events) ORDER BY place;
+
+-- name: entries_at
+SELECT place, kind, channel, agent, conversation, state, id FROM entries_in_full
+WHERE place IN (:places) ORDER BY place;
+
+-- name: replay_entry
+-- Ready again, behind everything that is there, with all of its schedule before it.
+UPDATE entries
+SET place = :to, state = 'ready', startable_at = NULL, due_at = NULL, hold_until = NULL,
+    retries = 0, losses = 0, finished_at = NULL
+WHERE place = :place;
+
+-- name: discard_entry
+-- Given up: never run again, unless it is replayed.
+UPDATE entries
+SET state = 'discarded', startable_at = NULL, due_at = NULL, finished_at = :now
+WHERE place = :place;
+
+-- name: rejected_delivery
+-- One that was rejected, or some items of which were; nobody else changes it meanwhile.
+SELECT number, state, rejection, channel, target, headers, content_type, received_at, replay_key,
+       body
+FROM deliveries WHERE id = :id AND rejection IS NOT NULL
+/*postgresql FOR NO KEY UPDATE */;
+
+-- name: events_of_delivery
+SELECT id FROM events WHERE delivery = :delivery;
+
+-- name: accept_again
+-- A delivery that was replayed has become events; what is still rejected of it is kept, once.
+UPDATE deliveries
+SET state = 'accepted', rejection = :rejection,
+    once_key = CASE WHEN CAST(:rejection AS TEXT) IS NOT NULL THEN once_key END
+WHERE number = :number;

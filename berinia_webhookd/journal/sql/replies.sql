@@ -1,0 +1,19 @@
+-- name: reply_of
+-- What is known of an event's reply, with the entry of its agent.
+SELECT entries.place, entries.event, events.id AS event_id, conversations.channel, entries.agent,
+       entries.conversation, replies.text, replies.route, replies.failed, replies.postable,
+       CASE WHEN entries.finished_at IS NULL THEN 0 ELSE 1 END AS finished
+FROM events
+JOIN entries ON entries.event = events.number
+JOIN conversations ON conversations.id = events.conversation
+LEFT JOIN replies ON replies.event = events.number
+WHERE events.id = :event AND entries.kind = 'agent';
+
+-- name: conversations_of
+SELECT conversation FROM events WHERE id IN (:events);
+
+-- name: nobody_waits
+UPDATE entries SET waiting_until = 0 WHERE place = :place AND waiting_until IS NOT NULL;
+
+-- name: reroute
+UPDATE replies SET route = :route WHERE event = :event;

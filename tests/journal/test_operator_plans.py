@@ -1,0 +1,95 @@
+"""What operators ask costs no more beside very many finished events."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from berinia_webhookd.journal.database import DAY, stored
+from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.postgresql import Prepared
+from berinia_webhookd.journal.purge import PURGE_ROWS
+from berinia_webhookd.journal.queries import Filters
+from berinia_webhookd.model import EntryState
+
+from .batches import a_batch, decode, message
+from .test_query_plans import FEW, FINISHED, HARMLESS, Statements, relations_read_through
+from .world import AGENT, START, PostgresqlWorld, SqliteWorld, World, on_postgresql, on_sqlite
+
+ANNA = "+33639980071"
+# Partial indexes over the few that are open, dead or rejected.
+HARMLESS_TOO = (
+    *HARMLESS,
+    "SCAN entries USING INDEX entries_oldest_ready",
+    "SCAN entries USING INDEX entries_waiting",
+    "SCAN entries USING INDEX entries_dead",
+)
+A_DAY_AGO = stored(START) - DAY
+
+
+async def look(world: World) -> None:
+    """Everything that an operator asks, and some of what they change."""
+    batch = a_batch(message(ANNA, "one"), message("+33639980072", "two"), {"from": ANNA})
+    await world.journal.accept(batch, decode(batch))
+    await world.accept("three")
+    await world.settle((await world.claim(1))[0], state=EntryState.DEAD)
+    async with Operations(world.url, clock=world.clock) as desk:
+        for state in (None, *EntryState, "rejected"):
+            await desk.list_events(Filters(state=state, channel="chat"))
+        for filters in (Filters(sender=ANNA), Filters(agent=AGENT), Filters(since=world.clock.now)):
+            found = await desk.list_events(filters)
+        await desk.show(found[0].id)
+        assert [one async for one in desk.export(Filters(sender=ANNA))]
+        await desk.stats()
+        await desk.last_received_at()
+        await desk.replay_matching(Filters(state=EntryState.DEAD), decode=decode)
+        await desk.replay_matching(Filters(state="rejected"), decode=decode)
+        await desk.discard([found[0].id])
+        await desk.erase(ANNA, patience_seconds=0)
+    await world.journal.purge()
+
+
+@on_sqlite
+async def test_nothing_reads_through_a_table(
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every statement finds its rows by an index; the newest ones without sorting the others."""
+    statements = Statements(monkeypatch)
+    await look(world)
+    left = [(d, s) for d, s in statements.scans(world) if not d.startswith(HARMLESS_TOO)]
+    assert not left, "\n".join(f"{detail}\n    {statement}" for detail, statement in left)
+    assert len(statements.seen) > 40
+
+
+@on_postgresql
+async def test_nothing_reads_through_a_large_table(
+    world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside very many finished entries every question is answered by an index."""
+    await world.execute(FINISHED)
+    await world.execute(f"UPDATE entries SET finished_at = {A_DAY_AGO}")
+    await world.execute("ANALYZE")
+    statements = Statements(monkeypatch)
+    await look(world)
+    for statement, values in statements.seen.items():
+        await assert_indexed(world, statement, *values)
+
+
+@on_postgresql
+async def test_a_purge_finds_the_oldest_where_all_are_old(world: PostgresqlWorld) -> None:
+    """A batch costs no more when retention was shortened, and very many are to go."""
+    await world.execute(FINISHED)
+    await world.execute(f"UPDATE entries SET finished_at = {A_DAY_AGO} + place")
+    await world.execute("ANALYZE")
+    world.clock.move(31 * 86_400)
+    await assert_indexed(world, Prepared("finished").text, 30 * DAY, 0, 0, PURGE_ROWS)
+    # With their digests: they were received long before.
+    assert await world.journal.purge() == 2 * PURGE_ROWS
+
+
+async def assert_indexed(world: PostgresqlWorld, statement: str, *values: object) -> None:
+    """A statement reads through no table but the small ones."""
+    (explained,) = await world.execute(f"EXPLAIN (FORMAT JSON) {statement}", *values)
+    plan = json.loads(explained[0])[0]["Plan"]
+    assert relations_read_through(plan) <= FEW, statement
