@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -13,10 +15,11 @@ import pytest
 
 from berinia_webhookd.channels import catalogue
 from tests.channels import meta
+from tests.channels.test_meta import BODY
 from tests.tools.doctor.proxy import Proxy, Setup
 from tests.tools.doctor.reading import doctor, run_doctor
 
-from .daemon import Daemon
+from .daemon import Answer, Daemon
 
 ROOT = Path(__file__).parents[2]
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -91,6 +94,47 @@ class TestMessages:
         done = running.run("logs", "--type", "lead", check=False)
         assert done.returncode == 2
         assert "leads" in done.stderr
+
+
+class TestManyEvents:
+    def test_each_message_and_status_of_a_request_is_an_event(self, tmp_path: Path) -> None:
+        """Each goes its way; the same request again is answered alike and dispatched no more."""
+        with closing(DaemonWithMeta(tmp_path, CHANNEL).start()) as daemon:
+            for _ in range(2):
+                assert posted(daemon, BODY).status == 200
+            seen = daemon.wait_until_seen(4)
+            assert sorted(one["data"]["message_id"] for one in seen) == [
+                *("wamid.AAA1", "wamid.AAA2", "wamid.OUT9", "wamid.OUT9")
+            ]
+            daemon.wait_for("event.duplicate", count=4, channel="leads")
+            assert len(report_of(daemon, "events list --channel leads")) == 4
+            assert daemon.stop() == 0
+            assert len(daemon.seen()) == 4
+
+    def test_a_bad_item_keeps_none_of_the_others_back(self, tmp_path: Path) -> None:
+        """It is kept, and can be read again when the channel has been changed."""
+        document = json.loads(BODY)
+        del document["entry"][0]["changes"][0]["value"]["messages"][0]["from"]
+        with closing(DaemonWithMeta(tmp_path, CHANNEL).start()) as daemon:
+            assert posted(daemon, json.dumps(document).encode()).status == 200
+            seen = daemon.wait_until_seen(3)
+            assert "wamid.AAA1" not in [one["data"]["message_id"] for one in seen]
+            shown = daemon.run("events", "list", "--state", "rejected", "--json").stdout
+            assert "leads" in shown
+
+    def test_a_request_without_any_is_kept_as_rejected(self, tmp_path: Path) -> None:
+        """400, and nothing is dispatched."""
+        with closing(DaemonWithMeta(tmp_path, CHANNEL).start()) as daemon:
+            assert posted(daemon, b'{"entry": []}').status == 400
+            (kept,) = report_of(daemon, "events list --state rejected")
+            assert kept["channel"] == "leads"
+
+
+def posted(daemon: Daemon, body: bytes) -> Answer:
+    """A request as Meta signs it."""
+    signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+    headers = {"Content-Type": "application/json", meta.SIGNATURE_HEADER: f"sha256={signature}"}
+    return daemon.request("POST", PATH, body, headers)
 
 
 class TestHandshake:
