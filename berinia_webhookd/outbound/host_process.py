@@ -11,9 +11,9 @@ import itertools
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 import orjson
 
@@ -21,9 +21,10 @@ from berinia_webhookd import json_text
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.fork_server import ForkServer, pipe
 from berinia_webhookd.outbound.host_output import HostOutput, OutputOwner
-from berinia_webhookd.outbound.host_socket import HostSocket
 from berinia_webhookd.outbound.payload import Shape
 
+LONGEST_MESSAGE_BYTES: Final = 8 << 20  # hosts answer with far less; more is a broken host
+HEADER_BYTES: Final = 4
 GONE_SECONDS: Final = 5.0  # we wait this long for a killed host; its guardian goes on killing
 LAST_ANSWER_SECONDS: Final = 1.0
 FORGED: Final = "the agent wrote into the socket to the daemon, so it was killed"
@@ -33,6 +34,82 @@ _serials = itertools.count(1)
 
 class HostEnded(Exception):
     """The host ended before it answered; the message says how."""
+
+
+class HostSocket(asyncio.Protocol):
+    """The daemon's end of a socket to a host: length-prefixed messages both ways.
+
+    It calls `on_message` for each message and `on_lost` once, when the other side is gone; before
+    that `on_nonsense`, if what came breaks the protocol.
+    """
+
+    def __init__(
+        self,
+        own_end: socket.socket,
+        *,
+        on_message: Callable[[bytes], None],
+        on_lost: Callable[[], None],
+        on_nonsense: Callable[[], None],
+    ) -> None:
+        self._socket = own_end
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._on_nonsense = on_nonsense
+        self._received = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    async def open(self) -> None:
+        """Begin to read."""
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self, sock=self._socket)
+
+    def send(self, body: bytes) -> None:
+        """Send one message, as fast as the other side reads."""
+        if self._transport is not None:
+            self._transport.writelines([len(body).to_bytes(HEADER_BYTES, "big"), body])
+
+    def finish_sending(self) -> None:
+        """Shut down our side; the other one may still answer."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the socket, without calling `on_lost`."""
+        self._on_lost = lambda: None
+        self._abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep what writes."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on each message that is complete."""
+        self._received += data
+        while len(self._received) >= HEADER_BYTES:
+            end = HEADER_BYTES + int.from_bytes(self._received[:HEADER_BYTES], "big")
+            if end > LONGEST_MESSAGE_BYTES:
+                self._received.clear()
+                self._on_nonsense()
+                self._abort()
+            elif len(self._received) < end:
+                return
+            else:
+                message = bytes(self._received[HEADER_BYTES:end])
+                del self._received[:end]
+                self._on_message(message)
+
+    def eof_received(self) -> None:
+        """Close at once: a side that sends no more may not read what is still to be sent."""
+        self._abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Report the loss, whatever its cause."""
+        del error
+        self._on_lost()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
 
 @dataclass(eq=False)
@@ -78,6 +155,12 @@ class AgentHost:
             on_lost=self._guardian_lost,
             on_nonsense=self._forged,
         )
+        self._opening = asyncio.create_task(self._open())
+
+    async def _open(self) -> None:
+        """Open both; the one for requests first, for the other makes the host `ready`."""
+        await self._requests.open()
+        await self._lifeline.open()
 
     async def ask(self, request: Mapping[str, Any], timeout_seconds: float) -> dict[str, Any]:
         """Send a request and return its answer; one at a time.
