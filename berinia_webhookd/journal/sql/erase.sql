@@ -1,7 +1,9 @@
 -- name: conversations_of_sender
+-- In which conversations a person wrote.
 SELECT id FROM conversations WHERE sender = :sender ORDER BY id;
 
 -- name: count_with_data
+-- How many events of these conversations still have their data.
 SELECT count(*) AS total FROM events
 WHERE conversation IN (:conversations) AND data IS NOT NULL;
 
@@ -12,6 +14,7 @@ WHERE events.conversation IN (:conversations) AND events.data IS NOT NULL
   AND entries.state = 'running';
 
 -- name: erasable_events
+-- The next events to erase: those with no attempt under way.
 SELECT number, delivery FROM events
 WHERE conversation IN (:conversations) AND data IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM entries
@@ -19,6 +22,7 @@ WHERE conversation IN (:conversations) AND data IS NOT NULL
 ORDER BY number LIMIT :most;
 
 -- name: entries_to_erase
+-- Their entries, as they are before.
 SELECT place, kind, channel, agent, conversation, state FROM entries_in_full
 WHERE event IN (:events);
 
@@ -27,16 +31,19 @@ WHERE event IN (:events);
 UPDATE events SET data = NULL, opt_out = NULL, about = NULL WHERE number IN (:events);
 
 -- name: erase_entries
+-- Entries of erased events have ended, whatever they waited for.
 UPDATE entries
 SET state = 'erased', startable_at = NULL, due_at = NULL, hold_until = NULL, held = NULL,
     finished_at = coalesce(finished_at, :now)
 WHERE event IN (:events);
 
 -- name: erase_attempts
+-- What went wrong and what was said may name a person.
 UPDATE attempts SET error = NULL, reply = NULL
 WHERE entry IN (SELECT place FROM entries WHERE event IN (:events));
 
 -- name: erase_replies
+-- So may what was said to whoever asked.
 DELETE FROM replies WHERE event IN (:events);
 
 -- name: erase_parties
@@ -56,6 +63,7 @@ FROM deliveries WHERE number IN (:deliveries) ORDER BY number
 /*postgresql FOR NO KEY UPDATE */;
 
 -- name: erase_delivery
+-- What is given is what does not concern the person.
 UPDATE deliveries
 SET body = NULL, target = :target, headers = :headers, rejection = :rejection
 WHERE number = :number;

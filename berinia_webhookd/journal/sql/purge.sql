@@ -17,6 +17,7 @@ WHERE events.delivery IN (:deliveries)
     OR entries.finished_at >= CAST(:now AS BIGINT) - CAST(:keep AS BIGINT));
 
 -- name: conversations_of_deliveries
+-- In which conversations these deliveries have events.
 SELECT delivery, conversation FROM events WHERE delivery IN (:deliveries);
 
 -- name: free_conversations
@@ -41,6 +42,7 @@ WHERE events.delivery IN (:deliveries)
 ON CONFLICT (digest) DO NOTHING;
 
 -- name: replay_keys_of
+-- The replay keys that were used, with the events that came with them.
 SELECT deliveries.replay_key, events.id AS event, deliveries.received_at
 FROM deliveries JOIN events ON events.delivery = deliveries.number
 WHERE deliveries.number IN (:deliveries) AND deliveries.replay_key IS NOT NULL;
@@ -55,11 +57,13 @@ WHERE deliveries.number IN (:deliveries)
 GROUP BY entries.kind, deliveries.channel, entries.agent, entries.state;
 
 -- name: delete_empty_conversations
+-- A conversation goes with its last event, unless it is paused.
 DELETE FROM conversations
 WHERE id IN (:ids) AND paused_at IS NULL
   AND NOT EXISTS (SELECT 1 FROM events WHERE events.conversation = conversations.id);
 
 -- name: forget_seen
+-- What was received so long ago may come again.
 DELETE FROM seen
 WHERE digest IN (SELECT digest FROM seen
                  WHERE received_at < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT)

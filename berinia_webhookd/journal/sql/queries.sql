@@ -3,6 +3,7 @@
 SELECT number, received_at FROM deliveries WHERE number >= :number ORDER BY number LIMIT 1;
 
 -- name: last_number
+-- The number of the newest event.
 SELECT coalesce(max(number), 0) AS number FROM events;
 
 -- name: list_entries
@@ -58,28 +59,33 @@ WHERE rejection IS NOT NULL AND id >= :first AND id < :end
 LIMIT :most;
 
 -- name: show_event
+-- An event with the delivery it came in.
 SELECT events.number, events.id, events.kind, events.data, deliveries.channel, deliveries.node,
        deliveries.received_at, deliveries.content_type, length(deliveries.body) AS body_bytes
 FROM events JOIN deliveries ON deliveries.number = events.delivery
 WHERE events.id = :id;
 
 -- name: show_delivery
+-- A delivery that was rejected, or some items of which were.
 SELECT number, id, state, channel, node, received_at, content_type, rejection,
        length(body) AS body_bytes
 FROM deliveries WHERE id = :id AND rejection IS NOT NULL;
 
 -- name: show_entries
+-- What became of an event, agent by agent.
 SELECT place, kind, agent, state, created_at, due_at, hold_until, lease_until, node, started_at,
        finished_at, retries, losses
 FROM entries WHERE event = :event ORDER BY created_at, place;
 
 -- name: show_attempts
+-- Every try to deliver an event.
 SELECT attempts.entry, attempts.number, attempts.node, attempts.started_at, attempts.ended_at,
        attempts.outcome, attempts.error, attempts.reply
 FROM entries JOIN attempts ON attempts.entry = entries.place
 WHERE entries.event = :event ORDER BY attempts.entry, attempts.number;
 
 -- name: show_reply
+-- What the agent said to whoever asked.
 SELECT text, route, failed, decided_at FROM replies WHERE event = :event;
 
 -- name: unavailable_agents
@@ -99,18 +105,22 @@ UNION ALL
 SELECT agent, min(created_at) FROM entries WHERE state = 'waiting' GROUP BY agent;
 
 -- name: received_since
+-- How many events came since an instant, and since a later one.
 SELECT count(*) AS total, count(*) FILTER (WHERE deliveries.received_at >= :later) AS later
 FROM deliveries JOIN events ON events.delivery = deliveries.number
 WHERE deliveries.number >= :first AND deliveries.received_at >= :since;
 
 -- name: finished_since
+-- How many entries ended since an instant, but dead ones.
 SELECT count(*) AS total FROM entries
 WHERE finished_at >= :since AND finished_at IS NOT NULL AND state <> 'dead';
 
 -- name: count_rejected
+-- How many deliveries were rejected, or some items of which were.
 SELECT count(*) AS total FROM deliveries WHERE rejection IS NOT NULL;
 
 -- name: last_received_at
+-- When the newest delivery came.
 SELECT received_at FROM deliveries WHERE number = (SELECT max(number) FROM deliveries);
 
 -- name: server_settings

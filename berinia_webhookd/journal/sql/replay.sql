@@ -1,8 +1,10 @@
 -- name: entries_of_events
+-- All entries of these events, in their order.
 SELECT place, kind, channel, agent, conversation, state, id FROM entries_in_full
 WHERE id IN (:events) ORDER BY place;
 
 -- name: entries_at
+-- The entries that are at these places now; one that was replayed has left its own.
 SELECT place, kind, channel, agent, conversation, state, id FROM entries_in_full
 WHERE place IN (:places) ORDER BY place;
 
@@ -10,13 +12,13 @@ WHERE place IN (:places) ORDER BY place;
 -- Ready again, behind everything that is there, with all of its schedule before it.
 UPDATE entries
 SET place = :to, state = 'ready', startable_at = NULL, due_at = NULL, hold_until = NULL,
-    retries = 0, losses = 0, finished_at = NULL
+    retries = 0, losses = 0, held = NULL, finished_at = NULL
 WHERE place = :place;
 
 -- name: discard_entry
 -- Given up: never run again, unless it is replayed.
 UPDATE entries
-SET state = 'discarded', startable_at = NULL, due_at = NULL, finished_at = :now
+SET state = 'discarded', startable_at = NULL, due_at = NULL, held = NULL, finished_at = :now
 WHERE place = :place;
 
 -- name: rejected_delivery
@@ -27,6 +29,7 @@ FROM deliveries WHERE id = :id AND rejection IS NOT NULL
 /*postgresql FOR NO KEY UPDATE */;
 
 -- name: events_of_delivery
+-- What a delivery became.
 SELECT id FROM events WHERE delivery = :delivery;
 
 -- name: accept_again
