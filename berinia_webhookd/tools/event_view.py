@@ -12,7 +12,7 @@ import click
 from berinia_webhookd.journal.contract import Statistics
 from berinia_webhookd.journal.queries import Listed
 from berinia_webhookd.journal.show import Shown, ShownAttempt, ShownEntry
-from berinia_webhookd.model import EntryKind, EntryState
+from berinia_webhookd.model import EntryKind, EntryState, EventKind
 from berinia_webhookd.status.durations import age, duration
 from berinia_webhookd.tools.terminal import (
     coloured_state,
@@ -30,6 +30,9 @@ _NOT_LISTED: Final = frozenset({"channel", "agent", "digest", "received_at", "bo
 _ENDED: Final = frozenset(
     {EntryState.DONE, EntryState.DEAD, EntryState.DISCARDED, EntryState.ERASED}
 )
+
+
+_PLAIN: Final = {EventKind.MESSAGE, None}  # what is not worth a word
 
 
 def listed_json(listed: Listed) -> dict[str, Any]:
@@ -68,7 +71,9 @@ _HEADINGS: Final = ("ID", "STATE", "CHANNEL", "AGENT", "RECEIVED", "ATTEMPTS")
 
 def _agent_of(listed: Listed) -> str:
     name = printable(listed.agent or "-")
-    return f"{name} (late reply)" if listed.entry == EntryKind.REPLY else name
+    if listed.entry == EntryKind.REPLY:
+        return f"{name} (late reply)"
+    return name if listed.kind in _PLAIN else f"{name} ({listed.kind})"
 
 
 def shown_json(shown: Shown) -> dict[str, Any]:
@@ -89,6 +94,7 @@ def shown_json(shown: Shown) -> dict[str, Any]:
         **(_entry_json(entry) if entry else {}),
         "data": shown.data,
         "rejection": shown.rejection,
+        "events": shown.events,
         "reply": asdict(shown.reply) if shown.reply else None,
         "late_reply": {"state": late.state, **_entry_json(late)} if late else None,
     }
@@ -117,8 +123,9 @@ def _attempt_json(attempt: ShownAttempt) -> dict[str, Any]:
 def show_lines(shown: Shown, now: datetime) -> Iterator[str]:
     """The event at the top, its timeline, its data below."""
     agent = f" → {printable(shown.agent)}" if shown.agent else ""
+    kind = "" if shown.kind in _PLAIN else f" {shown.kind}"
     yield f"{click.style(shown.id, bold=True)}  {coloured_state(shown.state)}"
-    yield f"{shown.channel}{agent}"
+    yield f"{shown.channel}{kind}{agent}"
     yield ""
     yield from _timeline(shown, now)
     yield ""
@@ -143,6 +150,8 @@ def _timeline(shown: Shown, now: datetime) -> Iterator[str]:
     yield f"{when}  received by {printable(shown.node)}{size}"
     if shown.rejection is not None:
         yield f"{INDENT}rejected: {one_line(_why_rejected(shown.rejection), 1000)}"
+    if shown.events:
+        yield f"{INDENT}the rest of it became {', '.join(shown.events)}"
     for entry in shown.entries:
         yield from _entry_lines(entry, now)
     if shown.reply is not None:
