@@ -32,7 +32,7 @@ AS_SERVICE = (
     else ()
 )
 AS_ROOT = () if os.geteuid() == 0 else ("unshare", "--user", "--map-root-user")
-ENV = f"TWILIO_TOKEN={TOKEN}\nMAILGUN_SIGNING_KEY=key-0123456789abcdef\n"
+ENV = f"TWILIO_TOKEN={TOKEN}\nMAILGUN_SIGNING_KEY=fedcba9876543210fedcba9876543210\n"
 AGENTS = """
 [agents.ResponseListenerAgent]
 target = "log:"
@@ -168,9 +168,9 @@ def test_the_file_of_contrib_has_no_problems(service: Installed) -> None:
     contrib = (CONTRIB / "config" / "berinia-webhookd.toml").read_text()
     service.etc.write("config.toml", contrib)
     service.etc.write(".env", "")
-    found = json.loads(service.run("check-config", "--json").stdout)
-    assert found["problems"] == []
-    assert {one["setting"] for one in found["warnings"]} == {
+    found = json.loads(service.run("check-config", "--json").stdout)["findings"]
+    assert not [one for one in found if one["level"] == "wrong"]
+    assert {one["subject"] for one in found if one["level"] == "warning"} == {
         "channels.sms.tokens",
         "channels.email.signing_keys",
         "agents.ResponseListenerAgent.target",
@@ -181,7 +181,7 @@ def test_the_file_of_contrib_has_no_problems(service: Installed) -> None:
 
 def test_a_user_of_its_own_needs_no_more(service: Installed) -> None:
     """`check-config` finds nothing, and a signed message arrives at its agent."""
-    assert "no problems, no warnings." in service.run("check-config").stdout
+    assert service.run("check-config").stdout.splitlines()[-1] == "nothing is wrong"
     service.start()
     assert process_user(service) == SERVICE_USER
     done = service.run("send", "sms", "--to", f"http://127.0.0.1:{service.port}")
@@ -248,8 +248,8 @@ def test_the_command_for_roots_shell_finds_a_stopped_service(
 
 def test_root_works_and_is_warned_about(as_root: Installed) -> None:
     """The old unit ran as root; `check-config`, the log and `doctor` say what is better."""
-    checked = json.loads(as_root.run("check-config", "--json").stdout)
-    assert [one["setting"] for one in checked["warnings"]] == ["user"]
+    found = json.loads(as_root.run("check-config", "--json").stdout)["findings"]
+    assert [one["subject"] for one in found if one["level"] == "warning"] == ["user"]
     as_root.start()
     as_root.wait_for("config.warning", setting="user")
     assert as_root.run("send", "sms", "--to", f"http://127.0.0.1:{as_root.port}").returncode == 0
@@ -257,7 +257,7 @@ def test_root_works_and_is_warned_about(as_root: Installed) -> None:
     found = json.loads(as_root.run("doctor", "--json", check=False).stdout)["findings"]
     [warning] = [one for one in found if one["what"] == "the daemon runs as root"]
     assert warning["level"] == "warning"
-    assert "contrib/systemd/berinia-webhook.service" in warning["mend"][0]
+    assert "contrib/systemd/berinia-webhook.service" in warning["fix"][0]
     assert as_root.stop() == 0
 
 

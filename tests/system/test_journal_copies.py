@@ -73,7 +73,7 @@ def test_what_doctor_says_saves_a_damaged_journal(stopped: Daemon) -> None:
     damage_an_index(journal)
     report = json.loads(daemon.run("doctor", "--json", check=False).stdout)
     [finding] = [one for one in report["findings"] if "is damaged" in one["what"]]
-    command = finding["mend"][0].partition("then: ")[2].partition(", and put")[0]
+    command = finding["fix"][0].split("`")[1]
     subprocess.run(command, shell=True, check=True)
     put_in_place(daemon, journal.with_name("journal.db.saved"))
     daemon.start()
