@@ -1,5 +1,5 @@
 """Makes a journal of many events from one of a few by plain SQL, far faster than receiving them.
-Every row of the few is copied under new ids, each copy further back in time.
+Every row of the few is copied under new numbers and ids, each copy further back in time.
 
 The indexes are made anew and the tallies counted once, instead of row by row; nothing is flushed.
 """
@@ -15,63 +15,43 @@ from pathlib import Path
 SPREAD_SECONDS = 20 * 86400
 
 # By table: what differs from the copied row. `:copy` counts back in time, `:step` milliseconds
-# each; `n` is the event's number among the few, `:few` how many those are.
+# each; `:numbers` is how many numbers the few take, `n` an event's among them, `:few` how many
+# those are.
 _SHIFT = "(:copy * :step * 1000)"
 _NUMBER = "(:copy * :few + n)"
+# The id's time moved; the random rest makes it different from every other of that instant.
+_MOVED = "(milliseconds(id) - :copy * :step)"
+_ID = f"printf('%08x-%04x', {_MOVED} >> 16, {_MOVED} & 65535) || substr(id, 14)"
 
 
-def _earlier(column: str) -> str:
-    """The id's time moved; the random rest makes it different from every other of that instant."""
-    moved = f"({column}_ms - :copy * :step)"
-    return f"printf('%08x-%04x', {moved} >> 16, {moved} & 65535) || substr({column}, 14)"
+def _before(*columns: str) -> dict[str, str]:
+    return {column: f"{column} - :copy * :numbers" for column in columns}
+
+
+def _sooner(*columns: str) -> dict[str, str]:
+    return {column: f"{column} - {_SHIFT}" for column in columns}
 
 
 _NEW = {
-    "deliveries": {
-        "id": _earlier("id"),
-        "received_at": f"received_at - {_SHIFT}",
-    },
-    "delivery_bodies": {"delivery": _earlier("delivery")},
+    "deliveries": {"id": _ID, **_before("number"), **_sooner("received_at")},
     "events": {
-        "id": _earlier("id"),
-        "delivery": _earlier("delivery"),
+        "id": _ID,
         "digest": f"new_digest({_NUMBER})",
-        "received_at": f"received_at - {_SHIFT}",
+        **_before("number", "delivery"),
     },
     "entries": {
-        "id": _earlier("id"),
-        "event": _earlier("event"),
-        "place": "place - :copy * :places",
-        "created_at": f"created_at - {_SHIFT}",
-        "started_at": f"started_at - {_SHIFT}",
-        "finished_at": f"finished_at - {_SHIFT}",
+        **_before("place", "event"),
+        **_sooner("created_at", "started_at", "finished_at"),
     },
-    "attempts": {
-        "entry": _earlier("entry"),
-        "started_at": f"started_at - {_SHIFT}",
-        "ended_at": f"ended_at - {_SHIFT}",
-    },
-    "replies": {
-        "event": _earlier("event"),
-        "decided_at": f"decided_at - {_SHIFT}",
-    },
+    "attempts": {**_before("entry"), **_sooner("started_at", "ended_at")},
+    "replies": {**_before("event"), **_sooner("decided_at")},
 }
-_IDS = {
-    "deliveries": ("id",),
-    "delivery_bodies": ("delivery",),
-    "events": ("id", "delivery"),
-    "entries": ("id", "event"),
+_KEYS = {
+    "deliveries": ("number",),
+    "events": ("number", "delivery"),
+    "entries": ("place", "event"),
     "attempts": ("entry",),
     "replies": ("event",),
-}
-# How a row of each table finds its event's number.
-_EVENT = {
-    "deliveries": "JOIN few ON few.delivery = source.id",
-    "delivery_bodies": "JOIN few ON few.delivery = source.delivery",
-    "events": "JOIN few ON few.event = source.id",
-    "entries": "JOIN few ON few.event = source.event",
-    "attempts": "JOIN entries ON entries.id = source.entry JOIN few ON few.event = entries.event",
-    "replies": "JOIN few ON few.event = source.event",
 }
 
 
@@ -88,7 +68,6 @@ def lengthen(file: Path, events: int) -> int:
         later = _take_away(journal)
         journal.execute("BEGIN")
         _copy(journal, few, events // few)
-        _remember(journal)
         journal.execute("UPDATE tallies SET total = total * ?", (events // few,))
         journal.execute("COMMIT")
         for statement in later:
@@ -99,30 +78,28 @@ def lengthen(file: Path, events: int) -> int:
 
 
 def _take_away(journal: sqlite3.Connection) -> list[str]:
-    """Triggers and indexes; gives the statements that make them again."""
+    """Indexes; gives the statements that make them again."""
     found = journal.execute(
-        "SELECT type, name, sql FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql <> ''"
+        "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql <> ''"
     ).fetchall()
-    for kind, name, _ in found:
-        journal.execute(f"DROP {kind} {name}")
-    return [sql for _, _, sql in found]
+    for name, _ in found:
+        journal.execute(f"DROP INDEX {name}")
+    return [sql for _, sql in found]
 
 
 def _copy(journal: sqlite3.Connection, few: int, copies: int) -> None:
-    journal.execute(
-        "CREATE TEMP TABLE few AS SELECT id AS event, delivery, "
-        "row_number() OVER (ORDER BY id) - 1 AS n FROM events"
-    )
-    (places,) = journal.execute("SELECT max(place) + 1 FROM entries").fetchone()
-    # What is newest has the largest places, and none is below 0.
-    journal.execute("UPDATE entries SET place = place + ?", (places * copies,))
+    (numbers,) = journal.execute(
+        "SELECT 1 + max((SELECT max(number) FROM events), (SELECT max(place) FROM entries))"
+    ).fetchone()
     sources = {}
     for table, new in _NEW.items():
+        # What is newest has the largest numbers, and none is below 0.
+        moved = ", ".join(f"{key} = {key} + :room" for key in _KEYS[table])
+        journal.execute(f"UPDATE {table} SET {moved}", {"room": numbers * copies})
         columns = [row[1] for row in journal.execute(f"PRAGMA table_info({table})")]
-        times = "".join(f", milliseconds(source.{id_}) AS {id_}_ms" for id_ in _IDS[table])
         journal.execute(
-            f"CREATE TEMP TABLE few_{table} AS SELECT source.*, few.n{times} "
-            f"FROM main.{table} AS source {_EVENT[table]}"
+            f"CREATE TEMP TABLE few_{table} AS SELECT *, "
+            f"row_number() OVER (ORDER BY {_KEYS[table][0]}) - 1 AS n FROM main.{table}"
         )
         values = ", ".join(new.get(column, column) for column in columns)
         sources[table] = (
@@ -132,19 +109,11 @@ def _copy(journal: sqlite3.Connection, few: int, copies: int) -> None:
         values_of_copy = {
             "copy": copy,
             "few": few,
-            "places": places,
+            "numbers": numbers,
             "step": SPREAD_SECONDS * 1000 // copies,
         }
         for statement in sources.values():
             journal.execute(statement, values_of_copy)
-
-
-def _remember(journal: sqlite3.Connection) -> None:
-    """What was seen, in the order of its keys."""
-    journal.execute(
-        "INSERT OR IGNORE INTO seen (key, event, seen_at) "
-        "SELECT digest, id, received_at FROM events ORDER BY digest"
-    )
 
 
 def _milliseconds(id_: str) -> int:
