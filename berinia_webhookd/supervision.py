@@ -101,7 +101,7 @@ class Turning(Protocol):
         """When it began its last turn, by the event loop's clock."""
 
 
-def turns(part: Turning, within_seconds: float = SLOWEST_TURN_SECONDS) -> bool:
+def turns(part: Turning, within_seconds: float = 0.0) -> bool:
     """Whether a part began a turn within this time, or within what its slowest turns take: waiting
     for a journal that is unreachable is no reason to be killed.
     """

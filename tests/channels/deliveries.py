@@ -7,14 +7,14 @@ import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
-from ipaddress import ip_address
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from multidict import CIMultiDict
 from twilio.request_validator import RequestValidator
 
-from berinia_webhookd.channels.contract import Channel, SignedRequest
+from berinia_webhookd import testing
+from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.channels.mailgun import MailgunChannel
 from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
@@ -22,7 +22,6 @@ from berinia_webhookd.config.fields import settings_of
 from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.config.settings import ChannelSettings
 from berinia_webhookd.model import (
-    AgentName,
     Caller,
     ChannelName,
     Event,
@@ -33,9 +32,12 @@ from berinia_webhookd.model import (
 SettingsT = TypeVar("SettingsT", bound=ChannelSettings)
 
 SMS, EMAIL, WHATSAPP = ChannelName("sms"), ChannelName("email"), ChannelName("whatsapp")
-AGENT = AgentName("ResponseListenerAgent")
+AGENT, FORM = testing.AGENT, testing.FORM
 NOW = datetime(2026, 11, 24, 9, 30, 0, 123456, tzinfo=UTC)
-FORM = "application/x-www-form-urlencoded"
+
+caller = testing.a_caller
+raw_delivery = partial(testing.a_raw_delivery, received_at=NOW)
+arrived = partial(testing.arrived, received_at=NOW)
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 OLD_TOKEN = "fedcba9876543210fedcba9876543210"
@@ -67,59 +69,6 @@ def event_of(channel: Channel, delivery: VerifiedDelivery) -> Event:
     (event,) = decoded.events
     assert decoded.rejected == ()
     return event
-
-
-def caller(
-    *,
-    peer: str | None = "127.0.0.1",
-    client: str | None = "203.0.113.9",
-    scheme: str = "https",
-    host: str = "app.example.com",
-    forwarded: bool = True,
-    peer_trusted: bool = True,
-) -> Caller:
-    """A caller behind our nginx, unless said otherwise."""
-    return Caller(
-        peer=None if peer is None else ip_address(peer),
-        client=None if client is None else ip_address(client),
-        scheme=scheme,
-        host=host,
-        forwarded=forwarded,
-        peer_trusted=peer_trusted,
-    )
-
-
-def raw_delivery(
-    channel: ChannelName,
-    body: bytes,
-    *,
-    headers: Mapping[str, str] | None = None,
-    target: str = "/",
-    who: Caller | None = None,
-    received_at: datetime = NOW,
-) -> RawDelivery:
-    """An unproven request."""
-    found = CIMultiDict(headers or {})
-    content_type = found.get("Content-Type", FORM)
-    return RawDelivery(
-        channel=channel,
-        caller=who or caller(),
-        target=target,
-        headers=found,
-        content_type=content_type.partition(";")[0].strip().lower(),
-        content_type_header=content_type,
-        body=body,
-        received_at=received_at,
-    )
-
-
-def arrived(
-    channel: ChannelName, request: SignedRequest, *, who: Caller | None = None
-) -> RawDelivery:
-    """A sample request of a channel, as it arrives."""
-    return raw_delivery(
-        channel, request.body, headers=request.headers, target=request.path, who=who
-    )
 
 
 def settings_for(section: type[SettingsT], **changes: Any) -> SettingsT:

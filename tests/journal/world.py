@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import hashlib
-import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from berinia_webhookd import testing
 from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Settled
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
-    Conversation,
     Decoded,
     Entry,
     EntryKind,
@@ -31,15 +29,14 @@ from berinia_webhookd.model import (
     Receipt,
     Receipts,
     Settlement,
-    VerifiedDelivery,
 )
 
 from ..postgresql import Postgresql, write_clock
 from ..proxy import Proxy
 
-AGENT = AgentName("ResponseListenerAgent")
+AGENT, START = testing.AGENT, testing.START
 SMS = ChannelName("sms")
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+an_event, a_delivery = partial(testing.an_event, channel=SMS), testing.a_delivery
 HOLD_SECONDS = 300.0
 LEASE_SECONDS = 15
 
@@ -57,56 +54,21 @@ END $$
 on_sqlite = pytest.mark.parametrize("closed_world", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("closed_world", ["postgresql"], indirect=True)
 
-_numbers = itertools.count(1)
-
 
 @dataclass
-class Clock:
-    """Stands still until it is moved."""
+class Clock(testing.Clock):
+    """Stands still until it is moved, for a database as well."""
 
-    now: datetime = START
     file: Path | None = None  # where a database reads it
 
-    def __call__(self) -> datetime:
-        return self.now
-
     def move(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
+        super().move(seconds)
         self.show()
 
     def show(self) -> None:
         """Let the database see the same time."""
         if self.file is not None:
             write_clock(self.file, self.now)
-
-
-def an_event(text: str = "", *, sender: str = "+33639980001", **changes: Any) -> Event:
-    """A fresh event; one with the same text is the same event, one without text is new."""
-    body = text or f"message {next(_numbers)}"
-    channel = changes.pop("channel", SMS)
-    plain = Event(
-        channel=channel,
-        agent=AGENT,
-        conversation=Conversation(channel, sender, "+33639980000"),
-        digest=hashlib.sha256(f"{sender} {body}".encode("utf-8", "surrogatepass")).digest(),
-        received_at=START,
-        sender=sender,
-        recipient="+33639980000",
-        body=body,
-        raw={"Body": body, "From": sender},
-    )
-    return replace(plain, **changes)
-
-
-def a_delivery(event: Event, *, replay_key: bytes | None = None) -> VerifiedDelivery:
-    """What an event came with."""
-    return VerifiedDelivery(
-        channel=event.channel,
-        content_type_header="application/x-www-form-urlencoded",
-        body=f"From={event.sender}&Body={event.body}".encode("utf-8", "surrogatepass"),
-        received_at=event.received_at,
-        replay_key=replay_key,
-    )
 
 
 @dataclass

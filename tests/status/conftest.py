@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
 
@@ -16,15 +14,12 @@ from pytest_aiohttp.plugin import AiohttpClient
 from berinia_webhookd.errors import (
     AddressRefused,
     ChannelNotConfigured,
-    JournalUnavailable,
     MalformedDelivery,
     Unauthorized,
 )
 from berinia_webhookd.http_request import CALLER
-from berinia_webhookd.journal.contract import Backlog
 from berinia_webhookd.model import Caller
 
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LOOPBACK = ip_address("127.0.0.1")
 Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Answer = tuple[int, Any, dict[str, str]]
@@ -53,30 +48,6 @@ def caller(
         forwarded=forwarded,
         peer_trusted=peer_trusted,
     )
-
-
-@dataclass
-class FakeUpkeep:
-    """A journal's upkeep side: a backlog, or none."""
-
-    answer: Backlog = field(default_factory=lambda: Backlog({}, {}))
-    failure: JournalUnavailable | None = None
-    asked: int = 0
-
-    async def backlog(self) -> Backlog:
-        self.asked += 1
-        if self.failure is not None:
-            raise self.failure
-        return self.answer
-
-    async def recover(self) -> int:
-        return 0
-
-    async def purge(self) -> int:
-        return 0
-
-    async def close(self) -> None:
-        return None
 
 
 Get = Callable[..., Awaitable[Answer]]

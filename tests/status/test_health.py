@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 import structlog
 
+from berinia_webhookd import supervision
+from berinia_webhookd.channels.catalogue import KINDS
+from berinia_webhookd.config.load import load
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import Backlog
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, Caller, EntryState
+from berinia_webhookd.model import AgentName, Caller, Decoded
+from berinia_webhookd.outbound.availability import Availability
+from berinia_webhookd.outbound.dispatcher import Dispatcher
+from berinia_webhookd.outbound.log_agent import LogAgents
+from berinia_webhookd.outbound.retry_policy import RetryPolicies
+from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.status.backlog import BacklogReader
 from berinia_webhookd.status.greeting import greeting
 from berinia_webhookd.status.health import (
@@ -24,9 +32,9 @@ from berinia_webhookd.status.health import (
     journal_check,
 )
 from berinia_webhookd.status.metrics_page import MetricsPage
-from berinia_webhookd.supervision import SLOWEST_TURN_SECONDS
+from berinia_webhookd.testing import Clock, MemoryJournal, a_delivery, an_event
 
-from .conftest import FakeUpkeep, Get, caller
+from .conftest import Get, caller
 
 ALLOWED = (ip_network("127.0.0.1"), ip_network("10.1.0.0/16"))
 AGENT = AgentName("MetaAgent")
@@ -58,7 +66,7 @@ async def test_everybody_may_greet(get: Get) -> None:
 
 async def test_healthy(get: Get, tmp_path: Path) -> None:
     """200 while every check is content."""
-    backlog = BacklogReader(FakeUpkeep())
+    backlog = BacklogReader(MemoryJournal())
     checks = {
         "journal": journal_check(backlog, lambda: True),
         "agents": agents_check(backlog, lambda: [AGENT]),
@@ -71,8 +79,8 @@ async def test_healthy(get: Get, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("by", "allowed"), READERS)
 async def test_reasons_are_for_those_allowed(get: Get, by: Caller, allowed: bool) -> None:
     """503 for everybody, the reasons only for those who may read the metrics."""
-    upkeep = FakeUpkeep(failure=JournalUnavailable("postgresql://secret"))
-    page = HealthPage({"journal": journal_check(BacklogReader(upkeep), lambda: True)}, ALLOWED)
+    journal = MemoryJournal(failure=JournalUnavailable("postgresql://secret"))
+    page = HealthPage({"journal": journal_check(BacklogReader(journal), lambda: True)}, ALLOWED)
     status, body, _ = await get(page.handle, by=by)
     assert status == 503
     assert body["status"] == "unhealthy"
@@ -81,7 +89,7 @@ async def test_reasons_are_for_those_allowed(get: Get, by: Caller, allowed: bool
 
 async def test_a_journal_that_can_only_be_read_is_a_reason() -> None:
     """Messages are refused then, though everything can be looked at."""
-    check = journal_check(BacklogReader(FakeUpkeep()), lambda: False)
+    check = journal_check(BacklogReader(MemoryJournal()), lambda: False)
     assert await check() == "the journal cannot be written"
 
 
@@ -99,26 +107,54 @@ async def test_the_log_says_when_it_begins_and_ends(get: Get) -> None:
     assert [line["event"] for line in lines] == ["health.unhealthy", "health.healthy"]
 
 
-@dataclass
-class Turning:
-    last_turn: float
+async def test_a_dispatcher_that_does_not_turn_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it turns again: here its claim waits for a commit that does not end."""
+    monkeypatch.setattr(supervision, "SLOWEST_TURN_SECONDS", 1.0)
+    config = tmp_path / "settings.toml"
+    config.write_text('agents.MetaAgent.target = "log:"')
+    settings = load(kinds=KINDS, environ={}, working_folder=tmp_path, config_file=config).settings
+    journal, metrics = MemoryJournal(), Metrics()
+    transports = Transports(settings.agents, metrics=metrics)
+    dispatcher = Dispatcher(
+        outbox=journal,
+        transports=transports,
+        late_replies=LogAgents(),
+        availability=Availability(
+            outbox=journal, transports=transports, routed=[AGENT], metrics=metrics
+        ),
+        policies=RetryPolicies(settings),
+        lease_seconds=15,
+        metrics=metrics,
+    )
+    page = HealthPage({"dispatcher": dispatcher_check(dispatcher)}, ALLOWED)
+    running = asyncio.create_task(dispatcher.run())
+    journal.gate.clear()
+    await until_it_says(page.reasons, {"dispatcher": "the dispatcher does not turn"})
+    journal.gate.set()
+    await until_it_says(page.reasons, {})
+    running.cancel()
+    await asyncio.wait([running])
+    await transports.close()
 
 
-async def test_a_dispatcher_that_does_not_turn_is_a_reason() -> None:
-    """Until it turns again."""
-    now = asyncio.get_running_loop().time()
-    dispatcher = Turning(now - SLOWEST_TURN_SECONDS - 1)
-    check = dispatcher_check(dispatcher)
-    assert await check() == "the dispatcher does not turn"
-    dispatcher.last_turn = now
-    assert await check() is None
+async def until_it_says(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
+    """Ask until the answer is what is wanted."""
+    async with asyncio.timeout(60):
+        while await ask() != wanted:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize(("seconds", "stuck"), [(59, False), (60, True)])
 async def test_an_agent_is_a_reason_once_messages_wait_for_it(seconds: int, stuck: bool) -> None:
     """An agent that cannot be loaded counts when messages have waited a minute for it."""
-    upkeep = FakeUpkeep(Backlog({}, {AGENT: seconds, AgentName("Other"): seconds}))
-    check = agents_check(BacklogReader(upkeep), lambda: [AGENT])
+    clock = Clock()
+    journal = MemoryJournal(clock)
+    for event in (an_event(agent=AGENT), an_event(agent=AgentName("Other"))):
+        await journal.accept(a_delivery(event), Decoded((event,)))
+    clock.move(seconds)
+    check = agents_check(BacklogReader(journal), lambda: [AGENT])
     assert await check() == ("cannot be loaded: MetaAgent" if stuck else None)
 
 
@@ -131,16 +167,25 @@ async def test_a_full_disk_is_a_reason(tmp_path: Path) -> None:
 
 async def test_the_journal_is_asked_once_for_many_readers() -> None:
     """Readers within a second share one question, also when the answer is an error."""
-    for upkeep in (FakeUpkeep(), FakeUpkeep(failure=JournalUnavailable("away"))):
-        reader = BacklogReader(upkeep)
+
+    class Counting(MemoryJournal):
+        asked = 0
+
+        async def backlog(self) -> Backlog:
+            self.asked += 1
+            return await super().backlog()
+
+    for failure in (None, JournalUnavailable("unreachable")):
+        journal = Counting(failure=failure)
+        reader = BacklogReader(journal)
         await asyncio.gather(*(reader.read() for _ in range(20)), return_exceptions=True)
-        assert upkeep.asked == 1
+        assert journal.asked == 1
 
 
 @pytest.mark.parametrize(("by", "allowed"), READERS)
 async def test_metrics_are_for_those_allowed(get: Get, by: Caller, allowed: bool) -> None:
     """Prometheus text for the allowed addresses, 403 for all others."""
-    page = MetricsPage(Metrics(), BacklogReader(FakeUpkeep()), ALLOWED)
+    page = MetricsPage(Metrics(), BacklogReader(MemoryJournal()), ALLOWED)
     status, _, headers = await get(page.handle, by=by)
     assert status == (200 if allowed else 403)
     if allowed:
@@ -149,17 +194,20 @@ async def test_metrics_are_for_those_allowed(get: Get, by: Caller, allowed: bool
 
 async def test_gauges_mirror_the_journal() -> None:
     """Entries by state, the age of what waits longest, and whether the journal is there."""
-    upkeep = FakeUpkeep(Backlog({EntryState.READY: 3}, {AGENT: 90}))
-    metrics = Metrics()
+    clock, metrics = Clock(), Metrics()
+    journal = MemoryJournal(clock)
+    for _ in range(3):
+        event = an_event(agent=AGENT)
+        await journal.accept(a_delivery(event), Decoded((event,)))
+    clock.move(90)
     value = metrics.registry.get_sample_value
-    await MetricsPage(metrics, BacklogReader(upkeep), ALLOWED).refresh()
+    await MetricsPage(metrics, BacklogReader(journal), ALLOWED).refresh()
     assert value("berinia_webhookd_entries", {"state": "ready"}) == 3
     assert value("berinia_webhookd_entries", {"state": "dead"}) == 0
     assert value("berinia_webhookd_oldest_ready_seconds", {"agent": "MetaAgent"}) == 90
     assert value("berinia_webhookd_journal_up") == 1
-    away = FakeUpkeep(failure=JournalUnavailable("away"))
-    await MetricsPage(metrics, BacklogReader(away), ALLOWED).refresh()
+    unreachable = MemoryJournal(failure=JournalUnavailable("unreachable"))
+    await MetricsPage(metrics, BacklogReader(unreachable), ALLOWED).refresh()
     assert value("berinia_webhookd_journal_up") == 0
-    gone = FakeUpkeep()
-    await MetricsPage(metrics, BacklogReader(gone), ALLOWED).refresh()
+    await MetricsPage(metrics, BacklogReader(MemoryJournal()), ALLOWED).refresh()
     assert value("berinia_webhookd_oldest_ready_seconds", {"agent": "MetaAgent"}) is None

@@ -1,0 +1,367 @@
+"""A journal in memory that keeps the contract; a contract test holds it against the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import inf
+from typing import Final
+
+from berinia_webhookd.clock import now, wait_for_event
+from berinia_webhookd.journal.contract import (
+    Backlog,
+    Claimed,
+    ClaimRequest,
+    ReplayedSignature,
+    Reply,
+    ReplyRoute,
+    Settled,
+)
+from berinia_webhookd.model import (
+    AgentName,
+    Decoded,
+    Entry,
+    EntryId,
+    EntryKind,
+    EntryState,
+    Event,
+    EventId,
+    OutcomeKind,
+    Receipt,
+    Receipts,
+    Settlement,
+    VerifiedDelivery,
+)
+
+OPEN: Final = (EntryState.READY, EntryState.WAITING, EntryState.RUNNING)
+
+
+@dataclass(eq=False)
+class _Kept:
+    """One entry of the journal in memory; times are seconds of the clock."""
+
+    place: int
+    event_id: EventId
+    event: Event
+    kind: EntryKind
+    created_at: float
+    state: EntryState = EntryState.READY
+    attempts: int = 0
+    retries: int = 0
+    due_at: float = 0
+    hold_until: float | None = None
+    waiting_until: float | None = None  # for how long a caller waits for the reply
+    reply_text: str | None = None
+    replied_at: datetime | None = None
+
+    @property
+    def queue(self) -> tuple[object, ...]:
+        """What is in order with each other."""
+        return self.event.conversation, self.kind, self.event.agent
+
+    def leased(self) -> Entry:
+        """What whoever claimed it gets."""
+        return Entry(
+            id=EntryId(self.place),
+            event_id=self.event_id,
+            kind=self.kind,
+            agent=self.event.agent,
+            conversation_id=repr(self.event.conversation),
+            attempt=self.attempts,
+            retries=self.retries,
+            event=self.event,
+            reply_text=self.reply_text,
+            replied_at=self.replied_at,
+        )
+
+
+@dataclass(eq=False)
+class _Reply:
+    reply: Reply
+    route: ReplyRoute
+    postable: bool
+
+
+@dataclass
+class MemoryJournal:
+    """The journal's contract in memory, for one process: nothing survives it.
+
+    A test may let it fail by `failure`, and hold commits back by clearing `gate`. It has no leases
+    that end, no retention, and no reasons of agents that cannot be loaded.
+    """
+
+    clock: Callable[[], datetime] = now
+    failure: Exception | None = None
+    rejected: list[tuple[VerifiedDelivery, Mapping[str, object]]] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+        self._entries: list[_Kept] = []
+        self._deliveries: dict[EventId, VerifiedDelivery] = {}
+        self._seen: dict[bytes, tuple[EventId, AgentName]] = {}
+        self._used: dict[bytes, set[EventId]] = {}
+        self._replies: dict[EventId, _Reply] = {}
+        self._work = asyncio.Event()
+        self._changed = asyncio.Condition()
+
+    @property
+    def events(self) -> list[Event]:
+        """Every event that was accepted, in order."""
+        return [kept.event for kept in self._entries if kept.kind is EntryKind.AGENT]
+
+    @property
+    def up(self) -> bool:
+        """Whether it can be written."""
+        return self.failure is None
+
+    async def accept(
+        self, delivery: VerifiedDelivery, decoded: Decoded, *, wait_seconds: float | None = None
+    ) -> Receipts:
+        """Keep what is new of a delivery."""
+        await self._commit()
+        key = delivery.replay_key
+        known = {
+            seen[0]
+            for event in decoded.events
+            if (seen := self._seen.get(event.digest)) is not None
+        }
+        if key is not None and key in self._used and not known & self._used[key]:
+            raise ReplayedSignature("the signature was used with another message")
+        receipts = tuple(self._accept(event, delivery, wait_seconds) for event in decoded.events)
+        if key is not None:
+            self._used.setdefault(key, {receipt.event_id for receipt in receipts})
+        self._work.set()
+        return receipts
+
+    def _accept(
+        self, event: Event, delivery: VerifiedDelivery, wait_seconds: float | None
+    ) -> Receipt:
+        until = None if wait_seconds is None else self._time() + wait_seconds
+        if event.digest in self._seen:
+            event_id, agent = self._seen[event.digest]
+            for kept in self._of(event_id):
+                if until is not None and kept.state in OPEN:
+                    kept.waiting_until = max(kept.waiting_until or 0, until)
+            return Receipt(event_id, agent, duplicate=True)
+        event_id = EventId(f"event-{len(self._seen)}")
+        self._seen[event.digest] = event_id, event.agent
+        self._deliveries[event_id] = delivery
+        self._add(event_id, event, EntryKind.AGENT).waiting_until = until
+        return Receipt(event_id, event.agent, duplicate=False)
+
+    async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
+        """Keep a delivery that fails validation, once."""
+        await self._commit()
+        if delivery.body not in (one.body for one, _ in self.rejected):
+            self.rejected.append((delivery, reason))
+
+    async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
+        """Wait until the event's agent has answered or ended without."""
+        self._check()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)), self._changed:
+                if found := self._replies.get(event_id):
+                    return found.reply
+                await self._changed.wait_for(lambda: not self._is_open(event_id))
+        found = self._replies.get(event_id)
+        return found.reply if found is not None and found.route is ReplyRoute.INLINE else None
+
+    async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
+        """Let a reply be late from here on; return one that was decided inline."""
+        await self._commit()
+        for kept in self._of(event_id):
+            kept.waiting_until = None if kept.waiting_until is None else -inf
+        found = self._replies.get(event_id)
+        if found is None or found.route is not ReplyRoute.INLINE:
+            return None
+        if not hung_up:
+            return found.reply
+        found.route = ReplyRoute.LATE if found.postable else ReplyRoute.UNDELIVERABLE
+        if found.route is ReplyRoute.LATE:
+            self._post_late(event_id, found.reply.text)
+        return None
+
+    async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
+        """Lease what may start now."""
+        self._work.clear()
+        await self._commit()
+        claimed: list[_Kept] = []
+        due: list[float] = []
+        for request in requests:
+            left = request.limit
+            for starts_at, kept in sorted(self._startable(request), key=lambda one: one[1].place):
+                if starts_at > self._time():
+                    due.append(starts_at)
+                elif left > 0:
+                    left -= 1
+                    kept.state = EntryState.RUNNING
+                    kept.attempts += 1
+                    claimed.append(kept)
+        entries = [kept.leased() for kept in sorted(claimed, key=lambda kept: kept.place)]
+        return Claimed(entries, min(due) - self._time() if due else None)
+
+    def _startable(self, request: ClaimRequest) -> Iterator[tuple[float, _Kept]]:
+        """Which entry of each queue is next, and from when."""
+        queues: dict[tuple[object, ...], list[_Kept]] = {}
+        for kept in self._entries:
+            wanted = request.agents is None or kept.event.agent in request.agents
+            if wanted and kept.kind is request.kind and kept.state in OPEN:
+                queues.setdefault(kept.queue, []).append(kept)
+        for queue in queues.values():
+            if all(kept.state is not EntryState.RUNNING for kept in queue):
+                yield min(_candidates(queue), key=lambda one: (one[0], one[1].place))
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        """Record the end of an attempt."""
+        await self._commit()
+        entry, outcome = settlement.entry, settlement.outcome
+        kept = self._held(entry)
+        if kept is None:
+            return Settled(kept=False)
+        failed = outcome.kind is not OutcomeKind.SUCCESS
+        route = self._route(settlement, kept)
+        kept.state = EntryState.DEAD if failed and route is ReplyRoute.INLINE else settlement.state
+        kept.retries = settlement.retries
+        kept.due_at = self._time() + (settlement.due_in_seconds or 0)
+        if kept.hold_until is None and settlement.hold_seconds is not None:
+            kept.hold_until = self._time() + settlement.hold_seconds
+        if route is not ReplyRoute.NONE:
+            reply = Reply(outcome.reply or "", failed)
+            self._replies[kept.event_id] = _Reply(reply, route, settlement.late and not failed)
+        if route is ReplyRoute.LATE:
+            self._post_late(kept.event_id, outcome.reply or "")
+        self._work.set()
+        async with self._changed:
+            self._changed.notify_all()
+        return Settled(kept=True, reply=route)
+
+    def _route(self, settlement: Settlement, kept: _Kept) -> ReplyRoute:
+        if not settlement.outcome.reply or kept.kind is EntryKind.REPLY:
+            return ReplyRoute.NONE
+        has_caller = kept.waiting_until is not None and kept.waiting_until > self._time()
+        if settlement.outcome.kind is not OutcomeKind.SUCCESS:
+            answers = settlement.error_to_caller and has_caller
+            return ReplyRoute.INLINE if answers else ReplyRoute.NONE
+        if has_caller:
+            return ReplyRoute.INLINE
+        if settlement.late:
+            return ReplyRoute.LATE
+        return ReplyRoute.NONE if kept.waiting_until is None else ReplyRoute.UNDELIVERABLE
+
+    async def wait_for_work(self, seconds: float | None) -> None:
+        """Sleep until there may be something new to claim."""
+        await wait_for_event(self._work, seconds)
+
+    async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return the entries whose lease was lost."""
+        await self._commit()
+        return [entry for entry in entries if self._held(entry) is None]
+
+    async def release(self, entries: Sequence[Entry]) -> None:
+        """Give entries back."""
+        await self._commit()
+        for kept in filter(None, map(self._held, entries)):
+            kept.state = EntryState.READY
+            kept.attempts -= 1
+        self._work.set()
+
+    async def agents_waiting(self) -> frozenset[AgentName]:
+        """Return the agents that have open entries."""
+        self._check()
+        return frozenset(
+            kept.event.agent
+            for kept in self._entries
+            if kept.kind is EntryKind.AGENT and kept.state in OPEN
+        )
+
+    async def note_unavailable(self, agent: AgentName, reason: str | None) -> None:
+        """Do nothing: nobody reads the reasons."""
+        del agent, reason
+        self._check()
+
+    async def delivery_of(self, event_id: EventId) -> VerifiedDelivery | None:
+        """Return the delivery that an event came with."""
+        self._check()
+        return self._deliveries.get(event_id)
+
+    async def recover(self) -> int:
+        """Give back nothing: no other process runs anything."""
+        self._check()
+        return 0
+
+    async def backlog(self) -> Backlog:
+        """Count entries by state."""
+        self._check()
+        counts = Counter(kept.state for kept in self._entries)
+        oldest: dict[AgentName, float] = {}
+        for kept in reversed(self._entries):
+            if kept.state is EntryState.READY:
+                oldest[kept.event.agent] = self._time() - kept.created_at
+        return Backlog({state: counts[state] for state in EntryState}, oldest)
+
+    async def purge(self) -> int:
+        """Delete nothing."""
+        self._check()
+        return 0
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+    def _time(self) -> float:
+        return self.clock().timestamp()
+
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    async def _commit(self) -> None:
+        await self.gate.wait()
+        self._check()
+
+    def _add(self, event_id: EventId, event: Event, kind: EntryKind) -> _Kept:
+        kept = _Kept(len(self._entries) + 1, event_id, event, kind, self._time())
+        self._entries.append(kept)
+        return kept
+
+    def _of(self, event_id: EventId) -> Iterator[_Kept]:
+        """The entries of an event's agent."""
+        for kept in self._entries:
+            if kept.event_id == event_id and kept.kind is EntryKind.AGENT:
+                yield kept
+
+    def _is_open(self, event_id: EventId) -> bool:
+        return any(kept.state in OPEN for kept in self._of(event_id))
+
+    def _held(self, entry: Entry) -> _Kept | None:
+        """What a lease is for, unless it was lost."""
+        kept = self._entries[entry.id - 1]
+        return kept if kept.state is EntryState.RUNNING and kept.attempts == entry.attempt else None
+
+    def _post_late(self, event_id: EventId, text: str) -> None:
+        event = next(self._of(event_id)).event
+        late = self._add(event_id, event, EntryKind.REPLY)
+        late.reply_text, late.replied_at = text, self.clock()
+
+
+def _candidates(queue: Sequence[_Kept]) -> Iterator[tuple[float, _Kept]]:
+    """What of a queue that runs nothing could be next, and from when: the order rule."""
+    ready_before, held = False, 0.0
+    for kept in sorted(queue, key=lambda kept: kept.place):
+        overtakes = kept.event.opt_out is not None
+        if kept.state is EntryState.READY:
+            if overtakes:
+                yield 0.0, kept
+            elif not ready_before:
+                yield held, kept
+            ready_before = True
+        else:
+            if overtakes:
+                yield kept.due_at, kept
+            elif not ready_before:
+                yield max(held, kept.due_at), kept
+            held = max(held, kept.hold_until or 0.0)

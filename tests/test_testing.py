@@ -1,0 +1,259 @@
+"""The journal in memory keeps the same contract as the real one: each behaviour, on both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from berinia_webhookd.journal.contract import ClaimRequest, ReplayedSignature, Reply, ReplyRoute
+from berinia_webhookd.journal.store import SqlJournal
+from berinia_webhookd.model import (
+    AgentName,
+    Decoded,
+    Entry,
+    EntryKind,
+    EntryState,
+    Event,
+    OptOut,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+    Receipts,
+    Settlement,
+)
+from berinia_webhookd.testing import AGENT, Clock, MemoryJournal, a_delivery, an_event
+
+Journal = MemoryJournal | SqlJournal
+SAID = Outcome(OutcomeKind.SUCCESS, reply="said")
+BROKEN = Outcome(OutcomeKind.EXCEPTION, error="broken")
+OTHER_SENDER = "+33639980002"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def journal(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
+) -> AsyncIterator[Journal]:
+    """One of each."""
+    if request.param == "memory":
+        yield MemoryJournal(clock)
+        return
+    real = SqlJournal(f"sqlite:///{tmp_path / 'journal.db'}", node="here", clock=clock)
+    await real.open()
+    yield real
+    await real.close()
+
+
+async def accept(journal: Journal, *events: Event, **more: Any) -> Receipts:
+    return await journal.accept(a_delivery(events[0]), Decoded(events), **more)
+
+
+async def claim(
+    journal: Journal, limit: int = 9, kind: EntryKind = EntryKind.AGENT, agent: AgentName = AGENT
+) -> Sequence[Entry]:
+    return (await journal.claim([ClaimRequest(kind, frozenset({agent}), limit)])).entries
+
+
+async def bodies(journal: Journal, limit: int = 9) -> list[str]:
+    return [entry.event.body for entry in await claim(journal, limit)]
+
+
+def done(entry: Entry, **changes: Any) -> Settlement:
+    """A success, unless changed."""
+    success = Outcome(OutcomeKind.SUCCESS)
+    return replace(Settlement(entry, success, took_seconds=1, state=EntryState.DONE), **changes)
+
+
+def failed(entry: Entry, *, due_in_seconds: float, hold_seconds: float = 300) -> Settlement:
+    return done(
+        entry,
+        outcome=BROKEN,
+        state=EntryState.WAITING,
+        retries=entry.retries + 1,
+        due_in_seconds=due_in_seconds,
+        hold_seconds=hold_seconds,
+    )
+
+
+async def test_an_event_is_accepted_once(journal: Journal) -> None:
+    """Whatever it comes with again: the receipt of the first time."""
+    (first,) = await accept(journal, an_event("one"))
+    assert (first.agent, first.duplicate) == (AGENT, False)
+    again, new = await accept(journal, an_event("one"), an_event("two"))
+    assert again == Receipt(first.event_id, AGENT, duplicate=True)
+    assert not new.duplicate
+    assert await bodies(journal) == ["one"]
+
+
+async def test_a_signature_belongs_to_one_message(journal: Journal) -> None:
+    """The same message again is a duplicate, another one is refused."""
+    event = an_event("one")
+    delivery = a_delivery(event, replay_key=b"key")
+    (first,) = await journal.accept(delivery, Decoded((event,)))
+    assert await journal.accept(delivery, Decoded((event,))) == (replace(first, duplicate=True),)
+    with pytest.raises(ReplayedSignature):
+        await journal.accept(delivery, Decoded((an_event("two"),)))
+
+
+async def test_a_conversation_is_in_order_and_others_run_beside_it(journal: Journal) -> None:
+    """One at a time of one, up to the limit of all."""
+    await accept(journal, an_event("one"))
+    await accept(journal, an_event("two"))
+    await accept(journal, an_event("three", sender=OTHER_SENDER))
+    await accept(journal, an_event("four", sender="+33639980003"))
+    first, second = await claim(journal, 2)
+    assert [first.event.body, second.event.body] == ["one", "three"]
+    assert await bodies(journal) == ["four"]
+    await journal.settle(done(first))
+    assert await bodies(journal) == ["two"]
+
+
+async def test_only_what_is_asked_for_is_claimed(journal: Journal) -> None:
+    """Entries of other agents stay, and their agents are known to wait."""
+    await accept(journal, an_event("one", agent=AgentName("Other")))
+    assert await bodies(journal) == []
+    assert await journal.agents_waiting() == {"Other"}
+    (entry,) = await claim(journal, agent=AgentName("Other"))
+    assert entry.event.body == "one"
+
+
+async def test_a_retry_holds_its_conversation_back_for_a_while(
+    journal: Journal, clock: Clock
+) -> None:
+    """Until it has been tried again, or the time to hold is over."""
+    await accept(journal, an_event("one"))
+    await accept(journal, an_event("two"))
+    (entry,) = await claim(journal)
+    await journal.settle(failed(entry, due_in_seconds=60, hold_seconds=90))
+    claimed = await journal.claim([ClaimRequest(EntryKind.AGENT, None, 9)])
+    assert (claimed.entries, claimed.next_due_seconds) == ([], 60)
+    clock.move(60)
+    (entry,) = await claim(journal)
+    assert (entry.event.body, entry.attempt, entry.retries) == ("one", 2, 1)
+    await journal.settle(failed(entry, due_in_seconds=600, hold_seconds=90))
+    assert await bodies(journal) == []
+    clock.move(30)
+    assert await bodies(journal) == ["two"]
+
+
+async def test_an_opt_out_overtakes_what_is_held_back(journal: Journal) -> None:
+    """Not what runs."""
+    await accept(journal, an_event("one"))
+    (running,) = await claim(journal)
+    await accept(journal, an_event("two"))
+    await accept(journal, an_event("STOP", opt_out=OptOut.STOP))
+    assert await bodies(journal) == []
+    await journal.settle(failed(running, due_in_seconds=60))
+    assert await bodies(journal) == ["STOP"]
+
+
+async def test_what_is_given_back_is_claimed_again_at_no_cost(journal: Journal) -> None:
+    """The lease is lost: what comes of that run is not recorded."""
+    await accept(journal, an_event("one"))
+    (entry,) = await claim(journal)
+    assert list(await journal.renew([entry])) == []
+    await journal.release([entry])
+    assert list(await journal.renew([entry])) == [entry]
+    assert not (await journal.settle(done(entry))).kept
+    (again,) = await claim(journal)
+    assert (again.event.body, again.attempt) == ("one", 1)
+
+
+async def test_a_waiting_caller_gets_the_reply(journal: Journal) -> None:
+    """As soon as it is there; and whoever asks again gets the same."""
+    (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
+    (entry,) = await claim(journal)
+    waiting = asyncio.create_task(journal.wait_for_reply(receipt.event_id, 30))
+    assert (await journal.settle(done(entry, outcome=SAID))).reply is ReplyRoute.INLINE
+    assert await waiting == Reply("said", failed=False)
+    assert await journal.wait_for_reply(receipt.event_id, 0) == Reply("said", failed=False)
+    assert await journal.stop_waiting(receipt.event_id, hung_up=False) == Reply("said", False)
+
+
+async def test_an_agent_that_says_nothing_ends_the_waiting(journal: Journal) -> None:
+    """At once."""
+    (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
+    (entry,) = await claim(journal)
+    waiting = asyncio.create_task(journal.wait_for_reply(receipt.event_id, 30))
+    assert (await journal.settle(done(entry))).reply is ReplyRoute.NONE
+    assert await waiting is None
+
+
+@pytest.mark.parametrize("late", [True, False])
+async def test_a_reply_that_nobody_waits_for_is_posted_late(journal: Journal, late: bool) -> None:
+    """As an entry of its own, where that is possible."""
+    (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
+    (entry,) = await claim(journal)
+    assert await journal.stop_waiting(receipt.event_id, hung_up=False) is None
+    settled = await journal.settle(done(entry, outcome=SAID, late=late))
+    assert settled.reply is (ReplyRoute.LATE if late else ReplyRoute.UNDELIVERABLE)
+    replies = await claim(journal, kind=EntryKind.REPLY)
+    assert [reply.reply_text for reply in replies] == ["said"] * late
+
+
+async def test_a_caller_who_hung_up_gets_it_late(journal: Journal) -> None:
+    """What was decided inline, and not handed over."""
+    (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
+    (entry,) = await claim(journal)
+    await journal.settle(done(entry, outcome=SAID, late=True))
+    assert await journal.stop_waiting(receipt.event_id, hung_up=True) is None
+    (reply,) = await claim(journal, kind=EntryKind.REPLY)
+    assert (reply.reply_text, reply.event_id) == ("said", receipt.event_id)
+
+
+async def test_an_error_can_be_the_answer(journal: Journal) -> None:
+    """To a caller that waits; it is not tried again then."""
+    (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
+    (entry,) = await claim(journal)
+    sorry = replace(BROKEN, reply="sorry")
+    settlement = replace(
+        failed(entry, due_in_seconds=1), outcome=sorry, error_to_caller=True, late=True
+    )
+    assert (await journal.settle(settlement)).reply is ReplyRoute.INLINE
+    assert await journal.wait_for_reply(receipt.event_id, 0) == Reply("sorry", failed=True)
+    assert (await journal.backlog()).entries[EntryState.DEAD] == 1
+
+
+async def test_work_wakes_who_waits_for_it(journal: Journal) -> None:
+    """An arrival and an outcome do."""
+    assert await bodies(journal) == []
+    waiting = asyncio.create_task(journal.wait_for_work(None))
+    await accept(journal, an_event("one"))
+    await waiting
+    (entry,) = await claim(journal)
+    waiting = asyncio.create_task(journal.wait_for_work(None))
+    await journal.settle(done(entry))
+    await waiting
+
+
+async def test_the_backlog_counts_and_measures(journal: Journal, clock: Clock) -> None:
+    """By state, and how long the oldest ready entry of an agent has been there."""
+    await accept(journal, an_event("one"))
+    clock.move(5)
+    await accept(journal, an_event("two"))
+    backlog = await journal.backlog()
+    assert backlog.entries[EntryState.READY] == 2
+    assert backlog.oldest_ready_seconds == {AGENT: 5}
+
+
+async def test_a_delivery_can_be_had_again(journal: Journal) -> None:
+    """By its event, as it was verified."""
+    event = an_event("one")
+    (receipt,) = await accept(journal, event)
+    assert await journal.delivery_of(receipt.event_id) == a_delivery(event)
+
+
+async def test_what_cannot_be_read_is_no_event(journal: Journal) -> None:
+    """It is kept, and nobody gets it."""
+    await journal.reject(a_delivery(an_event("one")), {"missing": ["Body"]})
+    assert await bodies(journal) == []
+    assert sum((await journal.backlog()).entries.values()) == 0
