@@ -95,6 +95,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert (page.parent / link.partition("#")[0]).exists(), link
 
 
+def test_every_file_on_the_way_exists() -> None:
+    """docs/flow.md names each by its path below the package."""
+    text = (PROJECT / "docs" / "flow.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)*\w+(?:\.py|/))`", text)) - {"berinia_webhookd/"}
+    assert {"accept/application.py", "journal/sql/", "app.py"} < named
+    assert not [path for path in sorted(named) if not (PACKAGE / path).exists()]
+
+
 def test_the_settings_in_the_readme_are_settings(tmp_path: Path) -> None:
     """The example is read as it stands there."""
     examples = re.findall(r"```toml\n(.+?)```", README, re.DOTALL)
