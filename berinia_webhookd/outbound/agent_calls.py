@@ -36,19 +36,19 @@ class Host:
         self.loop: Any = None
 
     def serve(self) -> None:
-        """Answer requests until there are no more."""
+        """Answer requests until the daemon closes the socket."""
         while True:
-            self.leave_if_not_ours()
+            self.exit_if_not_ours()
             message = read_message(self.requests)
             if message is None:
                 return
             answer = self.answer(message)
             flush_output()
-            self.leave_if_not_ours()
+            self.exit_if_not_ours()
             write_message(self.requests, answer)
 
-    def leave_if_not_ours(self) -> None:
-        """An agent may have forked without leaving, or closed our socket and reused its number."""
+    def exit_if_not_ours(self) -> None:
+        """Exit where an agent forked and returned, or closed our socket and reused its number."""
         if os.getpid() != self.pid:
             os._exit(0)
         if identity_of(self.requests) != self.identity:
@@ -57,7 +57,7 @@ class Host:
             os._exit(70)
 
     def answer(self, message: bytearray) -> dict[str, Any]:
-        """Whatever the agent's code does ends here; only what kills the process goes further."""
+        """Return what the agent's code did, whatever that was, unless it ended the process."""
         try:
             request = json.loads(message)
             answer: dict[str, Any] = getattr(self, "do_" + request.pop("do"))(**request)
@@ -74,7 +74,7 @@ class Host:
     def do_configure(
         self, path: str | None, registry: str | None, memory_limit_bytes: int | None
     ) -> dict[str, Any]:
-        """The first request: where agents live, and what they may use."""
+        """Set where agents are imported from, and their memory limit; the first request."""
         self.registry = registry or ""
         if memory_limit_bytes:
             resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
@@ -85,7 +85,7 @@ class Host:
         return {}
 
     def do_load(self, agent: str, target: str | None) -> dict[str, Any]:
-        """Import an agent and make its instance; says which of the two shapes it has."""
+        """Import an agent and make its instance; return which of the two shapes it has."""
         os.chdir(self.folder)
         found = find(target) if target else self.find_in_registry(agent)
         if found is None:
@@ -102,7 +102,7 @@ class Host:
         return {"shape": "handle"}
 
     def find_in_registry(self, agent: str) -> Any:
-        """What BerinIA's registry has under this name: an instance, or None after logging why."""
+        """Return what BerinIA's registry has under this name, or None after logging why."""
         registry = find(self.registry)
         get_or_create = registry.get_or_create
         if isinstance(registry, type) and not inspect.ismethod(get_or_create):
@@ -110,7 +110,7 @@ class Host:
         return get_or_create(agent)
 
     def do_attempt(self, agent: str, argument: dict[str, Any]) -> dict[str, Any]:
-        """Call the agent; what it returns is cut down to what the daemon reads."""
+        """Call the agent; return the part of its answer that the daemon reads."""
         os.chdir(self.folder)
         returned = self.calls[agent](argument)
         if not isinstance(returned, dict) and inspect.isawaitable(returned):
@@ -120,7 +120,7 @@ class Host:
         return {"returned": bounded({key: returned.get(key) for key in ANSWER_KEYS})}
 
     def run_until_complete(self, awaitable: Any) -> Any:
-        """On the one event loop that this host's async agents share, for their connections."""
+        """Run it on the event loop that all async agents of this host share."""
         import asyncio  # noqa: PLC0415 - costs plain agents 30 ms at start
 
         if self.loop is None or self.loop.is_closed():
@@ -130,13 +130,13 @@ class Host:
 
 
 def find(target: str) -> Any:
-    """The object that `module:Name` (or `module:Outer.inner`) names."""
+    """Return the object that `module:Name` (or `module:Outer.inner`) names."""
     module, _, name = target.partition(":")
     return attrgetter(name)(importlib.import_module(module))
 
 
 def bounded(values: dict[str, Any]) -> dict[str, str]:
-    """The texts of an answer, bounded together."""
+    """Return the texts of an answer, bounded together."""
     texts = {key: text for key, text in ((key, as_text(values[key])) for key in values) if text}
     if sum(map(len, texts.values())) > RESULT_LIMIT:
         texts = {key: text[: RESULT_LIMIT // len(texts)] for key, text in texts.items()}
@@ -144,7 +144,7 @@ def bounded(values: dict[str, Any]) -> dict[str, str]:
 
 
 def as_text(value: Any) -> str | None:
-    """Text as it is, nothing for other JSON, text for what JSON does not know."""
+    """Return text as it is, None for other JSON, `str()` of what JSON does not know."""
     if isinstance(value, str):
         return str.__str__(value)
     if value is None or isinstance(value, (bool, int, float, list, tuple, dict)):
@@ -156,7 +156,7 @@ def as_text(value: Any) -> str | None:
 
 
 def describe(error: BaseException) -> str:
-    """The traceback below our own frames, bounded."""
+    """Return the traceback below our own frames, bounded."""
     try:
         frames = error.__traceback__
         while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
@@ -170,7 +170,7 @@ def describe(error: BaseException) -> str:
 
 
 def identity_of(fd: int) -> tuple[int, int] | None:
-    """What a descriptor stands for, whatever its number; None when it is closed."""
+    """Return what identifies an open file, whatever its number; None when it is closed."""
     try:
         status = os.fstat(fd)
     except OSError:
@@ -179,7 +179,7 @@ def identity_of(fd: int) -> tuple[int, int] | None:
 
 
 def no_descriptor_left() -> bool:
-    """Whether this process cannot open anything any more."""
+    """Return whether this process can open nothing more."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
@@ -188,7 +188,7 @@ def no_descriptor_left() -> bool:
 
 
 def flush_output() -> None:
-    """So that what an attempt printed is read as its own."""
+    """Flush what an attempt printed, so that it is read as its own."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # closed or replaced by the agent
             stream.flush()
@@ -203,7 +203,7 @@ def write_message(fd: int, message: dict[str, Any]) -> None:
 
 
 def read_message(fd: int) -> bytearray | None:
-    """The bytes of the next message; None when the other side is gone."""
+    """Return the bytes of the next message; None when the other side is gone."""
     data = bytearray()
     while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):  # noqa: PLR2004
         chunk = os.read(fd, CHUNK_BYTES)

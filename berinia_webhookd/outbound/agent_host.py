@@ -53,22 +53,20 @@ CHUNK_BYTES = 65536
 
 
 def control_process(option: int, value: Any) -> None:
-    """Linux' prctl(2); a kernel that refuses leaves us with a weaker guarantee, not with none."""
+    """Call Linux' prctl(2); a kernel that refuses weakens a guarantee, which is no error."""
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def be_called(name: str) -> None:
-    """In `top` and `/proc`, where all of us have the same command line; 15 letters at most."""
+def name_process(name: str) -> None:
+    """Set the name shown in `top`, where all have one command line; at most 15 characters."""
     control_process(PR_SET_NAME, name.encode())
 
 
 # --- the fork server
 
 
-def give_way() -> None:
-    """Answering providers comes first: whatever agents do, one CPU stays free of them, and on the
-    others they run after everybody else.
-    """
+def lower_priority() -> None:
+    """Leave one CPU to the daemon, and run at low priority on the others: providers come first."""
     try:
         cpus = os.sched_getaffinity(0)
         if len(cpus) > 1:
@@ -78,8 +76,8 @@ def give_way() -> None:
         sys.stderr.write(f"agent_host: agents cannot be put behind the daemon: {error.strerror}\n")
 
 
-def wait_until_wanted(control: socket.socket) -> list[int]:
-    """In the forked child: the descriptors of the host to be. In the fork server itself: none, once
+def wait_for_request(control: socket.socket) -> list[int]:
+    """Return the descriptors of a host, in the forked child; none in the fork server itself, once
     the daemon has closed the socket.
     """
     while True:
@@ -97,8 +95,8 @@ def wait_until_wanted(control: socket.socket) -> list[int]:
             os.close(fd)
 
 
-def begin_host(requests: int, lifeline: int, stdout: int, stderr: int) -> None:
-    """The forked child: fork once more, before there is any thread; guard, and let it serve.
+def start_host(requests: int, lifeline: int, stdout: int, stderr: int) -> None:
+    """Fork once more, before there is any thread: the parent guards, the child serves.
 
     All hosts stay in the fork server's session. Where the kernel shares the CPU out among sessions
     (`sched_autogroup`), each with one of its own would weigh as much as the daemon.
@@ -125,8 +123,8 @@ def begin_host(requests: int, lifeline: int, stdout: int, stderr: int) -> None:
 
 
 def guard(child: int, lifeline: int) -> None:
-    """Wait for the host's end or the daemon's; kill what is left, then say how the host ended."""
-    be_called("agent-guardian")
+    """Wait for the end of the host or the daemon; kill what is left, then report the host's end."""
+    name_process("agent-guardian")
     # An agent may stop us; once the daemon is gone, nobody else would let us go on.
     control_process(PR_SET_PDEATHSIG, signal.SIGCONT)
     null = os.open(os.devnull, os.O_RDWR)
@@ -146,7 +144,7 @@ def guard(child: int, lifeline: int) -> None:
 
 
 def wait_for_an_end(child: int, lifeline: int, wake_read: int) -> int | None:
-    """The wait status of the host, or None when the daemon is gone first. Reaps orphans."""
+    """Return the wait status of the host, or None when the daemon is gone first. Reap orphans."""
     poll = select.poll()
     poll.register(lifeline, select.POLLIN)
     poll.register(wake_read, select.POLLIN)
@@ -184,13 +182,13 @@ def clean_up(child: int, lifeline: int, status: int | None) -> None:
 
 
 def kill(how: Callable[[int, int], None], pid: int) -> None:
-    """SIGKILL, whether or not there is somebody left."""
+    """Send SIGKILL, whether or not the target still exists."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         how(pid, signal.SIGKILL)
 
 
 def descendants(ancestor: int) -> list[int]:
-    """The pids below `ancestor`; as their subreaper the guardian keeps those whose parents died."""
+    """Return the pids below `ancestor`; as subreaper the guardian keeps those of dead parents."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdigit():
@@ -210,12 +208,12 @@ def descendants(ancestor: int) -> list[int]:
 
 
 def become_host(guardian: int, requests: int) -> None:
-    """The forked child: give up privileges of the daemon's child, and serve."""
+    """Set up the forked child as a host, and serve."""
     control_process(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != guardian:
         return
     os.setpgid(0, 0)
-    be_called("agent-host")
+    name_process("agent-host")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -235,17 +233,17 @@ def become_host(guardian: int, requests: int) -> None:
 
 
 def main() -> None:
-    """Prepare what all hosts have in common, and wait for the daemon to want one."""
-    be_called("agent-forks")
+    """Prepare what all hosts have in common, and wait for the daemon's requests."""
+    name_process("agent-forks")
     control_process(PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)  # stopping is the daemon's decision
-    give_way()
+    lower_priority()
     with socket.socket(fileno=int(sys.argv[1])) as control:
         del sys.argv[1:]
-        fds = wait_until_wanted(control)
+        fds = wait_for_request(control)
     if fds:
-        begin_host(*fds)
+        start_host(*fds)
         return
     with contextlib.suppress(ChildProcessError):
         os.waitpid(-1, 0)  # as SIGCHLD is ignored: until the last guardian has ended

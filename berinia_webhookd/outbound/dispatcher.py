@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import Final, TypeVar
 
 import structlog
@@ -227,12 +228,11 @@ class Dispatcher:
             await _until_recorded(lambda: self._outbox.release([entry]))
             return
         policy = self._policies.of(entry)
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = perf_counter()  # the loop's clock counts whole milliseconds
         self._log.started(entry)
         transport = self._queue_of(entry).transport  # a reload may have changed the target
         outcome = await make_attempt(transport, entry, policy.timeout_seconds)
-        took_seconds = loop.time() - started
+        took_seconds = perf_counter() - started
         queue.observe(took_seconds)
         if (task := asyncio.current_task()) is not None:
             queue.settling[task] = entry
