@@ -56,6 +56,11 @@ def plain(engine: str, text: str) -> str:
     return " ".join(COMMENT.sub("", OPENED[engine].sub(r"\1", text)).split())
 
 
+def names_in(text: str) -> list[str]:
+    """The names of the parameters, in the order in which they stand, each as often."""
+    return [match["list"] or match["name"] for match in PARAMETER.finditer(text)]
+
+
 def rows_of(text: str) -> tuple[str, ...]:
     """A statement in three parts: what is before the row after VALUES, the row, and the rest; empty
     for one that takes no rows.

@@ -73,14 +73,10 @@ class Prepared:
 
     def __init__(self, name: str) -> None:
         self.text = sql.text_of("sqlite", name)
-        found = [match.groupdict() for match in sql.PARAMETER.finditer(self.text)]
-        self.names = [match["list"] or match["name"] for match in found]
-        self.lists = {match["list"] for match in found if match["list"]}
-        self.parts = sql.rows_of(self.text)
-        self.at_now = "now" in self.names
+        self.names = sql.names_in(self.text)
+        self.lists = {match["list"] for match in sql.PARAMETER.finditer(self.text)} - {None}
         self.pick = _picker(self.names)
         self.for_sizes = lru_cache(self._for_sizes)
-        self.for_rows = lru_cache(self._for_rows)
 
     def _for_sizes(self, **sizes: int) -> str:
         """The SQL with lists of these sizes."""
@@ -90,6 +86,20 @@ class Prepared:
             return f"IN ({','.join('?' * sizes[name])})" if name else "?"
 
         return sql.PARAMETER.sub(mark, self.text)
+
+
+class PreparedRows:
+    """A statement whose row after VALUES is repeated. Beside the row it has no parameter but the
+    instant.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.parts = sql.rows_of(sql.text_of("sqlite", name))
+        before, row, after = map(sql.names_in, self.parts or ("", "", ""))
+        self.before, self.after = len(before), len(after)
+        self.at_now = "now" in row
+        self.pick = _picker(row)
+        self.for_rows = lru_cache(self._for_rows)
 
     def _for_rows(self, count: int) -> str:
         """The SQL with its row so many times."""
@@ -101,6 +111,12 @@ class Prepared:
 def prepared(name: str) -> Prepared:
     """The statement of this name, prepared once."""
     return Prepared(name)
+
+
+@cache
+def prepared_rows(name: str) -> PreparedRows:
+    """The same for many rows."""
+    return PreparedRows(name)
 
 
 class SqliteTransaction(Transaction):
@@ -131,19 +147,19 @@ class SqliteTransaction(Transaction):
         """Execute it for rows that travel together: between two the driver would let other threads
         have their turn, and wait for its own.
         """
-        statement = prepared(name)
-        if statement.at_now:
-            rows = [{**row, "now": self._now} for row in rows]
-        values = list(map(statement.pick, rows))
+        statement = prepared_rows(name)
         found: list[Row] = []
         if not statement.parts:
-            for row in values:
-                found += self._run(statement.for_sizes(), row).fetchall()
+            for row in rows:
+                found += await self.execute(name, **row)
             return found
-        for start in range(0, len(values), ROWS_AT_ONCE):
-            some = values[start : start + ROWS_AT_ONCE]
-            text = statement.for_rows(len(some))
-            found += self._run(text, list(chain.from_iterable(some))).fetchall()
+        if statement.at_now:
+            rows = [{**row, "now": self._now} for row in rows]
+        before, after = [self._now] * statement.before, [self._now] * statement.after
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = list(map(statement.pick, rows[start : start + ROWS_AT_ONCE]))
+            values = [*before, *chain.from_iterable(some), *after]
+            found += self._run(statement.for_rows(len(some)), values).fetchall()
         return found
 
     async def numbers(self, count: int) -> Sequence[int]:

@@ -22,7 +22,7 @@ from berinia_webhookd.errors import (
 from berinia_webhookd.journal import accept, group_commit, sqlite, steps, store
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import ChannelName
+from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
 
 from .world import SqliteWorld, World, an_event, on_sqlite
 
@@ -259,3 +259,32 @@ async def test_every_commit_is_flushed(world: SqliteWorld) -> None:
     found = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas}
     connection.close()
     assert found == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "foreign_keys": 1}
+
+
+async def test_what_is_settled_together_is_one_transaction(closed_world: World) -> None:
+    """So is every other step: none of its statements fails for being given many rows."""
+    metrics = Metrics()
+    await closed_world.open(metrics=metrics)
+    senders = [f"+3363998{number:04d}" for number in range(100)]
+
+    async def commits() -> float:
+        return metrics.registry.get_sample_value("berinia_webhookd_commit_batch_size_count") or 0.0
+
+    await asyncio.gather(
+        *(closed_world.accept_event(an_event(sender=s), wait_seconds=30) for s in senders)
+    )
+    await asyncio.gather(*(closed_world.accept(sender=sender) for sender in senders))
+    before = await commits()
+    said = Outcome(OutcomeKind.SUCCESS, reply="said")
+    for outcome, changes in (
+        (Outcome(OutcomeKind.ERROR), {"state": EntryState.WAITING, "due_in_seconds": 1}),
+        (said, {}),
+        (said, {"late": True}),
+    ):
+        entries = await closed_world.claim()
+        assert len(entries) == len(senders)
+        settled = (closed_world.settle(entry, outcome=outcome, **changes) for entry in entries)
+        await asyncio.gather(*settled)
+        closed_world.clock.move(60)
+    assert await commits() <= before + 3 * 4
+    assert await closed_world.states() == {"done": 200, "ready": 100}
