@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -239,6 +239,17 @@ def stored(moment: datetime) -> int:
 def microseconds(seconds: float | None) -> int | None:
     """A duration as it is stored."""
     return None if seconds is None else round(seconds * SECOND)
+
+
+def as_record(kind: type[ResultT], row: Row, **more: object) -> ResultT:
+    """A row as a record with its columns' names, and instants for people."""
+    for field_ in fields(kind):  # type: ignore[arg-type]
+        name = field_.name
+        if name not in more:
+            value = row[name]
+            is_instant = name.endswith(("_at", "_until")) and value is not None
+            more[name] = instant(value) if is_instant else value
+    return kind(**more)
 
 
 def in_batches(values: Iterable[ResultT], size: int) -> Iterable[list[ResultT]]:

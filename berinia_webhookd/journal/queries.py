@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from berinia_webhookd.errors import NotFound
 from berinia_webhookd.journal.contract import Count, MissingAgent, Statistics
-from berinia_webhookd.journal.database import DAY, SECOND, Transaction, instant, stored
+from berinia_webhookd.journal.database import DAY, SECOND, Transaction, as_record, instant, stored
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.model import EntryState
 
@@ -73,14 +73,7 @@ async def list_entries(
     elif filters.state in UNFINISHED:
         name = "list_unfinished"
     rows = await transaction.execute(name, **values, first=first, end=end, most=limit)
-    return [
-        Listed(
-            *(row["id"], row["state"], row["channel"], row["agent"], row["event_kind"]),
-            *(row["kind"], instant(row["received_at"]), row["attempts_made"]),
-            *(row["place"], row["event"]),
-        )
-        for row in rows
-    ]
+    return [as_record(Listed, row) for row in rows]
 
 
 async def replayable(transaction: Transaction, filters: Filters) -> list[int]:
@@ -182,10 +175,8 @@ async def statistics(transaction: Transaction) -> Statistics:
 
 async def missing_agents(transaction: Transaction) -> list[MissingAgent]:
     """Which agents cannot be loaded, where, and why."""
-    return [
-        MissingAgent(agent, node, reason, instant(since))
-        for agent, node, reason, since in await transaction.execute("unavailable_agents")
-    ]
+    rows = await transaction.execute("unavailable_agents")
+    return [as_record(MissingAgent, row, since=instant(row["since"])) for row in rows]
 
 
 async def last_received_at(transaction: Transaction) -> datetime | None:

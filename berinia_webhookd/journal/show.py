@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from berinia_webhookd import json_text
-from berinia_webhookd.journal.database import Row, Transaction, instant
+from berinia_webhookd.journal.database import Row, Transaction, as_record
 from berinia_webhookd.model import EntryKind, EntryState
 
 
@@ -85,17 +85,18 @@ async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
     tries = await transaction.execute("show_attempts", event=event)
     entries = await transaction.execute("show_entries", event=event)
     notes = await transaction.execute("unavailable_agents")
-    agents_entry = next(one for one in entries if one["kind"] == EntryKind.AGENT)
     said = await transaction.execute("show_reply", event=event)
-    return Shown(
-        **_of_delivery(row),
-        state=agents_entry["state"],
-        agent=agents_entry["agent"],
-        kind=row["kind"],
+    of_agent = next(one for one in entries if one["kind"] == EntryKind.AGENT)
+    return as_record(
+        Shown,
+        row,
+        state=of_agent["state"],
+        agent=of_agent["agent"],
         data=None if row["data"] is None else json_text.decode(row["data"]),
         rejection=None,
+        events=(),
         entries=tuple(_entry(one, tries, notes) for one in entries),
-        reply=next((_reply(one) for one in said), None),
+        reply=next((as_record(ShownReply, one, failed=bool(one["failed"])) for one in said), None),
     )
 
 
@@ -105,43 +106,24 @@ async def show_delivery(transaction: Transaction, delivery_id: str) -> Shown | N
     if not rows:
         return None
     events = await transaction.execute("events_of_delivery", delivery=rows[0]["number"])
-    return Shown(
-        **_of_delivery(rows[0]),
-        state="rejected",
-        agent=None,
-        kind=None,
-        data=None,
+    return as_record(
+        Shown,
+        rows[0],
         rejection=json_text.decode(rows[0]["rejection"]),
         events=tuple(id_ for (id_,) in events),
+        entries=(),
     )
-
-
-def _of_delivery(row: Row) -> dict[str, Any]:
-    same = ("id", "channel", "node", "content_type", "body_bytes")
-    return {"received_at": instant(row["received_at"]), **{name: row[name] for name in same}}
 
 
 def _entry(row: Row, attempts: Sequence[Row], notes: Sequence[Row]) -> ShownEntry:
     waits = row["state"] in {EntryState.READY, EntryState.WAITING}
-    same = ("place", "kind", "agent", "state", "node", "retries", "losses")
-    instants = ("created_at", "due_at", "hold_until", "lease_until", "started_at", "finished_at")
-    values: dict[str, Any] = {name: row[name] for name in same}
-    for name in instants:
-        values[name] = None if row[name] is None else instant(row[name])
-    return ShownEntry(
-        **values,
+    of_entry = [one for one in attempts if one["entry"] == row["place"]]
+    return as_record(
+        ShownEntry,
+        row,
         unavailable=_why_unavailable(row["agent"], notes) if waits else None,
-        attempts=tuple(_attempt(one) for one in attempts if one["entry"] == row["place"]),
+        attempts=tuple(as_record(ShownAttempt, one) for one in of_entry),
     )
-
-
-def _attempt(row: Row) -> ShownAttempt:
-    _, number, node, started_at, ended_at, outcome, error, reply = row
-    return ShownAttempt(number, node, instant(started_at), instant(ended_at), outcome, error, reply)
-
-
-def _reply(row: Row) -> ShownReply:
-    return ShownReply(row["text"], row["route"], bool(row["failed"]), instant(row["decided_at"]))
 
 
 def _why_unavailable(agent: str, notes: Sequence[Row]) -> str | None:

@@ -8,7 +8,8 @@ SELECT coalesce(max(number), 0) AS number FROM events;
 
 -- name: list_entries
 -- Entries, the newest event first; a filter that is NULL lets everything through.
-SELECT place, kind, agent, state, event, id, event_kind, channel, received_at, attempts_made
+SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
+       attempts_made AS attempts, place, event
 FROM entries_in_full
 WHERE event >= :first AND event < :end AND received_at >= :since
   AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
@@ -17,7 +18,8 @@ ORDER BY event DESC, place DESC LIMIT :most;
 
 -- name: list_unfinished
 -- The same of a state in which there are few, however many have finished.
-SELECT place, kind, agent, state, event, id, event_kind, channel, received_at, attempts_made
+SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
+       attempts_made AS attempts, place, event
 FROM entries_in_full
 WHERE place IN (SELECT place FROM entries WHERE state = 'ready'
                 UNION ALL SELECT place FROM entries WHERE state = 'waiting'
@@ -32,7 +34,8 @@ ORDER BY event DESC, place DESC LIMIT :most;
 
 -- name: list_of_sender
 -- The same of one person.
-SELECT place, kind, agent, state, event, id, event_kind, channel, received_at, attempts_made
+SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
+       attempts_made AS attempts, place, event
 FROM entries_in_full
 WHERE event IN (SELECT events.number
                 FROM conversations JOIN events ON events.conversation = conversations.id
@@ -67,8 +70,8 @@ WHERE events.id = :id;
 
 -- name: show_delivery
 -- A delivery that was rejected, or some items of which were.
-SELECT number, id, state, channel, node, received_at, content_type, rejection,
-       length(body) AS body_bytes
+SELECT number, id, 'rejected' AS state, channel, NULL AS agent, NULL AS kind, node, received_at,
+       content_type, length(body) AS body_bytes, NULL AS data, rejection, NULL AS reply
 FROM deliveries WHERE id = :id AND rejection IS NOT NULL;
 
 -- name: show_entries
