@@ -19,7 +19,6 @@ from berinia_webhookd.config.settings import JournalSettings, state_folder
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, Level, note, ok, wrong
 from berinia_webhookd.journal.database import (
-    Database,
     DatabaseError,
     open_database,
     path_of,
@@ -110,14 +109,27 @@ async def _journal(journal: JournalSettings, *, offline: bool) -> Finding:
     shown = shown_url(url)
     try:
         file = path_of(url)
+        if (known := _without_opening(shown, file, offline=offline)) is not None:
+            return known
         database = open_database(url, clock=now)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                version = await database.read(stored_version)
+        finally:
+            await database.close()
+    except TimeoutError:
+        return _unusable(shown, f"no answer within {CONNECT_SECONDS:g} s")
     except WebhookdError as error:
         return _unusable(shown, str(error), error.hint)
-    try:
-        known = _without_opening(shown, file, offline=offline)
-        return await _opened(shown, database) if known is None else known
-    finally:
-        await database.close()
+    except DatabaseError as error:
+        hint = "`serve` answers 503 until the database can be reached"
+        if file is not None:
+            hint = "`serve` cannot use this file: restore it, or set another `journal.url`"
+        return _unusable(shown, str(error), hint)
+    if version is None:
+        return note(JOURNAL_URL, f"{shown}: holds no journal yet; `serve` makes it")
+    upgraded = f"; `serve` upgrades it to {SCHEMA_VERSION}" if version < SCHEMA_VERSION else ""
+    return ok(JOURNAL_URL, f"{shown}: schema {version}{upgraded}")
 
 
 def _without_opening(shown: str, file: Path | None, *, offline: bool) -> Finding | None:
@@ -131,27 +143,6 @@ def _without_opening(shown: str, file: Path | None, *, offline: bool) -> Finding
     if refusal := folder_refusal(file.parent, writing=True):
         return _unusable(shown, f"does not exist and cannot be made: its folder {refusal}")
     return note(JOURNAL_URL, f"{shown} does not exist yet; `serve` makes it")
-
-
-async def _opened(shown: str, database: Database) -> Finding:
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            version = await database.read(stored_version)
-    except TimeoutError:
-        return _unusable(shown, f"no answer within {CONNECT_SECONDS:g} s")
-    except WebhookdError as error:
-        return _unusable(shown, str(error), error.hint)
-    except DatabaseError as error:
-        hint = (
-            "`serve` would answer 503 until the database can be reached"
-            if database.shared
-            else "`serve` cannot use it like that"
-        )
-        return _unusable(shown, str(error), hint)
-    if version is None:
-        return note(JOURNAL_URL, f"{shown}: holds no journal yet; `serve` makes it")
-    upgraded = f"; `serve` upgrades it to {SCHEMA_VERSION}" if version < SCHEMA_VERSION else ""
-    return ok(JOURNAL_URL, f"{shown}: schema {version}{upgraded}")
 
 
 def _unusable(shown: str, what: str, hint: str | None = None) -> Finding:
