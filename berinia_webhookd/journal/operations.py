@@ -108,8 +108,8 @@ class Operations:
 
     async def export(self, filters: Filters) -> AsyncIterator[Shown]:
         """Every event that the filters mean, oldest first, read in small pages."""
-        last = await self._read(queries.last_number)
-        for first in range(0, last + 1, last + 1 if filters.few else RANGE):
+        start, last = await self._read(queries.numbers_of, filters)
+        for first in range(start, last + 1, queries.ALL if filters.few else RANGE):
             end = queries.ALL if filters.few else first + RANGE
             page = await self._read(queries.list_entries, filters, first=first, end=end)
             for id_ in dict.fromkeys(one.id for one in reversed(page)):

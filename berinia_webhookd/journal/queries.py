@@ -60,14 +60,14 @@ async def list_entries(
     transaction: Transaction,
     filters: Filters,
     *,
-    first: int = 0,
+    first: int | None = None,
     end: int = ALL,
     limit: int = ALL,
 ) -> list[Listed]:
     """The entries that the filters mean, of events in a range of numbers, newest first."""
     name, values = "list_entries", _values(filters)
-    if filters.since is not None:
-        first = max(first, await _first_since(transaction, filters.since - CLOCK_SLACK))
+    if first is None:
+        first, _ = await numbers_of(transaction, filters)
     if filters.sender is not None:
         name, values["sender"] = "list_of_sender", storable(filters.sender)
     elif filters.state in UNFINISHED:
@@ -110,25 +110,28 @@ def _values(filters: Filters) -> dict[str, Any]:
     }
 
 
-async def _first_since(transaction: Transaction, since: datetime) -> int:
-    """The number of the first delivery received since an instant; deliveries are numbered in the
-    order of arrival, so it is found by halves.
+async def numbers_of(transaction: Transaction, filters: Filters) -> tuple[int, int]:
+    """The first and the last number that an event can have which the filters mean."""
+    ((last,),) = await transaction.execute("last_number")
+    return await _first_since(transaction, filters.since), int(last)
+
+
+async def _first_since(transaction: Transaction, since: datetime | None) -> int:
+    """The number of the first delivery received since about an instant; deliveries are numbered in
+    the order of arrival, so it is found by halves.
     """
-    low, high = 0, await last_number(transaction) + 1
+    if since is None:
+        return 0
+    ((last,),) = await transaction.execute("last_number")
+    low, high, earliest = 0, last + 1, stored(since - CLOCK_SLACK)
     while low < high:
         middle = (low + high) // 2
         found = await transaction.execute("first_delivery_from", number=middle)
-        if found and found[0]["received_at"] < stored(since):
+        if found and found[0]["received_at"] < earliest:
             low = found[0]["number"] + 1
         else:
             high = middle
     return low
-
-
-async def last_number(transaction: Transaction) -> int:
-    """The number of the newest event; 0 if there is none."""
-    ((number,),) = await transaction.execute("last_number")
-    return int(number)
 
 
 async def find(transaction: Transaction, prefix: str) -> tuple[str, str]:
@@ -154,7 +157,7 @@ async def statistics(transaction: Transaction) -> Statistics:
     """Counts, ages and rates."""
     ((now,),) = await transaction.execute("present")
     since = now - DAY
-    first = await _first_since(transaction, instant(since) - CLOCK_SLACK)
+    first = await _first_since(transaction, instant(since))
     ((last_day, last_hour),) = await transaction.execute(
         "received_since", first=first, since=since, later=now - HOUR
     )

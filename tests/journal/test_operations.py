@@ -252,6 +252,11 @@ async def test_everything_is_exported_oldest_first(world: World, desk: Operation
     assert [shown.data and shown.data["body"] for shown in exported] == texts
     some = [shown async for shown in desk.export(Filters(state=EntryState.DEAD))]
     assert some == []
+    world.clock.move(3 * 3600)
+    await world.accept("late", received_at=world.clock.now)
+    since = Filters(since=world.clock.now - timedelta(minutes=5))
+    late = [shown async for shown in desk.export(since)]
+    assert [shown.data and shown.data["body"] for shown in late] == ["late"]
 
 
 async def test_statistics_count_age_and_rate(world: World, desk: Operations) -> None:
