@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
+import aiohttp
+
 from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.findings import Finding, note, ok, wrong
 from berinia_webhookd.status.findings.installation import Installation
-from berinia_webhookd.status.findings.probe import Failure, Reply, Sender, sign_probe
+from berinia_webhookd.status.findings.probe import Reply, Sender, describe, sign_probe
 
 NGINX: Final = "nginx"
 OUTSIDE: Final = "outside"
@@ -21,24 +23,28 @@ _NONE_GETS_IN: Final = "no callback gets in from outside"
 _NO_ENTRY: Final = "in nginx: `location = {path} {{ return 404; }}`"
 
 
-def unreachable(installation: Installation, public_url: str, reply: Reply) -> Finding:
+def unreachable(installation: Installation, public_url: str, error: Exception) -> Finding:
     """Return the finding on a public URL without an answer."""
-    fixes = _fixes(public_url, reply.failure)
     retries = (one.retries for one in installation.providers if one.from_outside)
     why = "; ".join((_NONE_GETS_IN, *retries))
-    return wrong(NGINX, f"{public_url} cannot be reached: {reply.detail}", *fixes, why=why)
+    return wrong(
+        NGINX,
+        f"{public_url} cannot be reached: {describe(error)}",
+        *_fixes(public_url, error),
+        why=why,
+    )
 
 
-def _fixes(public_url: str, failure: Failure | None) -> tuple[str, ...]:
-    match failure:
-        case Failure.NAME:
+def _fixes(public_url: str, error: Exception) -> tuple[str, ...]:
+    match error:
+        case aiohttp.ClientConnectorDNSError():
             return ("correct `server.public_url`, or the DNS entry of the name",)
-        case Failure.CERTIFICATE:
+        case aiohttp.ClientSSLError():
             return (
                 "renew the certificate: `certbot renew && systemctl reload nginx`",
                 f"see what is wrong with it: `curl -v {public_url}/`",
             )
-        case Failure.CONNECTION:
+        case aiohttp.ClientConnectorError():
             return (
                 "systemctl status nginx",
                 "see who listens: `ss -ltnp 'sport = :443 or sport = :80'`; then the firewall",
@@ -108,7 +114,7 @@ async def outside(installation: Installation) -> AsyncIterator[Finding]:
         sender = Sender(url)
         # Nothing is posted there: a daemon says so with 405, and what is before it otherwise.
         logs = await sender.post(SignedRequest(LOGS_PATH, {}, b""))
-        if logs.failure is not None:
+        if logs.error is not None:
             continue  # the check of nginx says so
         yield _of_logs(url + LOGS_PATH, logs)
         for channel in installation.channels_for((url,)).values():

@@ -105,7 +105,7 @@ async def _judged(installation: Installation, channel: Channel, reply: Reply) ->
     name, provider = channel.name, channel.provider.name
     if reply.seen is not None:
         return ok(SIGNATURES, f"{name}: a request signed as {provider} does is verified")
-    if reply.failure is not None:
+    if reply.error is not None:
         return None
     if channel.provider.secret.key(name) in reply.detail:
         return missing_secret(channel)

@@ -87,14 +87,14 @@ async def nginx(installation: Installation) -> AsyncIterator[Finding]:
             reply = await way.sender.post(request)
             async for finding in _judged(way, request, reply):
                 yield finding
-            if reply.failure is not None:
+            if reply.error is not None:
                 break  # the other channels' would be the same
 
 
 async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncIterator[Finding]:
     channel, provider = way.channel, way.channel.provider
-    if reply.failure is not None:
-        yield before_daemon.unreachable(way.installation, way.public_url, reply)
+    if reply.error is not None:
+        yield before_daemon.unreachable(way.installation, way.public_url, reply.error)
     elif not reply.of_daemon:
         yield before_daemon.intercepted(way.shown, way.installation.address, channel, reply)
     elif reply.seen is not None:

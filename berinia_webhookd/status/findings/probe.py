@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -37,16 +36,6 @@ PROBLEM: Final = "application/problem+json"
 DELICATE: Final = " Été  + 100 % & « 🙂 »"
 
 
-class Failure(StrEnum):
-    """Why there was no answer."""
-
-    NAME = "name"  # no such host
-    CERTIFICATE = "certificate"
-    CONNECTION = "connection"
-    TIMEOUT = "timeout"
-    BROKEN = "broken"  # no HTTP came back
-
-
 @dataclass(frozen=True, slots=True)
 class Seen:
     """How the request looked to the daemon."""
@@ -66,9 +55,9 @@ class Reply:
     """What came back."""
 
     request_id: str
-    status: int = 0  # 0: nothing, see `failure`
-    failure: Failure | None = None
-    detail: str = ""  # for people: of the failure, or of the problem document
+    status: int = 0  # 0: nothing, see `error`
+    error: Exception | None = None
+    detail: str = ""  # of the problem document
     of_daemon: bool = False  # whether one of ours answered, and not something before it
     seen: Seen | None = None  # where it was verified
     location: str | None = None
@@ -110,8 +99,7 @@ class Sender:
             ):
                 return _reply(request_id, answer, await _text(answer))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure, detail = _failure(error)
-            return Reply(request_id, failure=failure, detail=detail)
+            return Reply(request_id, error=error)
 
     async def get(self, path: str) -> tuple[int, str]:
         """Return status and text of a page.
@@ -128,7 +116,20 @@ class Sender:
             ):
                 return answer.status, await _text(answer)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise WebhookdError(_failure(error)[1]) from error
+            raise WebhookdError(describe(error)) from error
+
+
+def describe(error: Exception) -> str:
+    """Say why there was no answer."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return f"the name {error.host} cannot be resolved"
+        case aiohttp.ClientConnectorError() if not isinstance(error, aiohttp.ClientSSLError):
+            return error.os_error.strerror or str(error.os_error)
+        case TimeoutError():
+            return "no answer in time"
+        case _:
+            return str(error) or type(error).__name__
 
 
 def sign_probe(
@@ -227,17 +228,3 @@ def _date(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo is not None else None
-
-
-def _failure(error: BaseException) -> tuple[Failure, str]:
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return Failure.NAME, f"the name {error.host} cannot be resolved"
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
-            return Failure.CERTIFICATE, str(error)
-        case aiohttp.ClientConnectorError():
-            return Failure.CONNECTION, error.os_error.strerror or str(error.os_error)
-        case TimeoutError():
-            return Failure.TIMEOUT, "no answer in time"
-        case _:
-            return Failure.BROKEN, str(error) or type(error).__name__
