@@ -1,4 +1,5 @@
-"""Deleting what is past its retention, in batches small enough that nobody waits for them.
+"""Deleting what is past its retention, in batches small enough that nobody waits for them; and the
+notes about agents that cannot be loaded, which go by themselves as well.
 
 What is deleted is remembered in the same transaction: an event is recognised by its digest for as
 long as was promised, counted from its receipt.
@@ -13,6 +14,8 @@ from typing import Final
 
 from berinia_webhookd.journal.accept import key_digest
 from berinia_webhookd.journal.database import DAY, SECOND, Transaction
+from berinia_webhookd.journal.event_text import storable
+from berinia_webhookd.model import AgentName
 
 PURGE_ROWS: Final = 500
 NOTES_KEPT: Final = 3600 * SECOND
@@ -25,6 +28,15 @@ class Retention:
 
     entries_days: float
     seen_days: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Why an agent cannot be loaded on a node; None: it can again."""
+
+    agent: AgentName
+    node: str
+    reason: str | None
 
 
 async def purge(transaction: Transaction, wanted: Sequence[Retention]) -> list[int]:
@@ -97,3 +109,15 @@ async def _delete(transaction: Transaction, deliveries: Sequence[int]) -> None:
         kind, channel, agent, state, total = row
         transaction.count(kind, channel, agent, state, -total)
     await transaction.execute("delete_deliveries", numbers=deliveries)
+
+
+async def note_unavailable(transaction: Transaction, notes: Sequence[Unavailable]) -> list[None]:
+    """Keep the latest reason per agent and node."""
+    for note in notes:
+        about = {"agent": note.agent, "node": note.node}
+        if note.reason is None:
+            await transaction.execute("forget_unavailable", **about)
+        else:
+            row = {**about, "reason": storable(note.reason)}
+            await transaction.many("note_unavailable", [row])
+    return [None] * len(notes)

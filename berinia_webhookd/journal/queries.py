@@ -1,4 +1,6 @@
-"""What people and status pages ask of a journal: lists, ids, counts, ages, rates. It only reads."""
+"""What people, status pages and the dispatcher ask of a journal: lists, ids, counts, ages, rates,
+deliveries. It only reads.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
+from berinia_webhookd import json_text
 from berinia_webhookd.errors import NotFound
-from berinia_webhookd.journal.contract import Count, MissingAgent, Statistics
-from berinia_webhookd.journal.database import DAY, SECOND, Transaction, as_record, instant, stored
+from berinia_webhookd.journal.contract import Backlog, Count, MissingAgent, Statistics
+from berinia_webhookd.journal.database import (
+    DAY,
+    SECOND,
+    Row,
+    Transaction,
+    as_record,
+    instant,
+    stored,
+)
 from berinia_webhookd.journal.event_text import storable
-from berinia_webhookd.model import EntryState
+from berinia_webhookd.model import AgentName, ChannelName, EntryState, EventId, VerifiedDelivery
 
 ListedState = EntryState | Literal["rejected"]
 UNFINISHED: Final = {EntryState.READY, EntryState.RUNNING, EntryState.WAITING, EntryState.DEAD}
@@ -176,6 +187,18 @@ async def statistics(transaction: Transaction) -> Statistics:
     )
 
 
+async def backlog(transaction: Transaction) -> Backlog:
+    """Return how many entries are in each state, and how long each agent's oldest is ready."""
+    counts = dict.fromkeys(EntryState, 0)
+    oldest: dict[AgentName, float] = {}
+    for row in await transaction.execute("count_by_state"):
+        counts[EntryState(row["state"])] += row["total"]
+        if row["state"] == EntryState.READY:
+            for (age,) in await transaction.execute("oldest_ready", agent=row["agent"]):
+                oldest[AgentName(row["agent"])] = age / SECOND
+    return Backlog(entries=counts, oldest_ready_seconds=oldest)
+
+
 async def missing_agents(transaction: Transaction) -> list[MissingAgent]:
     """Which agents cannot be loaded, where, and why."""
     rows = await transaction.execute("unavailable_agents")
@@ -196,3 +219,22 @@ async def server_settings(transaction: Transaction, names: Sequence[str]) -> dic
         row["name"]: row["setting"]
         for row in await transaction.execute("server_settings", names=names)
     }
+
+
+async def delivery_of(transaction: Transaction, event_id: EventId) -> VerifiedDelivery | None:
+    """Return the delivery an event came with, as it was verified then."""
+    rows = await transaction.execute("delivery_of", event=event_id)
+    return restored(rows[0]) if rows else None
+
+
+def restored(row: Row) -> VerifiedDelivery:
+    """The delivery of a row that was verified when it came."""
+    return VerifiedDelivery(
+        channel=ChannelName(row["channel"]),
+        content_type_header=row["content_type"],
+        body=bytes(row["body"]),
+        received_at=instant(row["received_at"]),
+        replay_key=row["replay_key"],
+        target=row["target"],
+        headers=json_text.decode(row["headers"]) if row["headers"] else {},
+    )

@@ -10,7 +10,6 @@ from berinia_webhookd.journal import (
     accept,
     claim,
     purge,
-    reading,
     recover,
     rejected,
     replies,
@@ -42,8 +41,8 @@ GIVE_BACK_LEFTOVERS: Final[BatchStep[recover.Leftovers, None]] = BatchStep(
     "give_back_leftovers", 5, recover.give_back_leftovers, touches=recover.leftovers_touched
 )
 RENEW: Final[BatchStep[claim.Held, list[Entry]]] = BatchStep("renew", 6, claim.renew)
-NOTE_UNAVAILABLE: Final[BatchStep[reading.Unavailable, None]] = BatchStep(
-    "note_unavailable", 7, reading.note_unavailable
+NOTE_UNAVAILABLE: Final[BatchStep[purge.Unavailable, None]] = BatchStep(
+    "note_unavailable", 7, purge.note_unavailable
 )
 PURGE: Final[BatchStep[purge.Retention, int]] = BatchStep("purge", 8, purge.purge)
 CLAIM: Final[BatchStep[claim.Claim, Claimed]] = BatchStep("claim", 9, claim.claim)

@@ -18,7 +18,7 @@ from uuid import uuid4
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.config.settings import JournalSettings
 from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable
-from berinia_webhookd.journal import claim, purge, reading, recover, rejected, replies, settle
+from berinia_webhookd.journal import claim, purge, queries, recover, rejected, replies, settle
 from berinia_webhookd.journal.accept import Arrival
 from berinia_webhookd.journal.contract import (
     Backlog,
@@ -229,12 +229,12 @@ class SqlJournal:
 
     async def note_unavailable(self, agent: AgentName, reason: str | None) -> None:
         """Write down why an agent's entries wait, or that they no longer do."""
-        note = reading.Unavailable(agent, self._holder.node, reason)
+        note = purge.Unavailable(agent, self._holder.node, reason)
         await self._submit(NOTE_UNAVAILABLE, note)
 
     async def delivery_of(self, event_id: EventId) -> VerifiedDelivery | None:
         """The raw delivery of an event, for its attachments; None once erased or purged."""
-        return await self._read(partial(reading.delivery_of, event_id=event_id))
+        return await self._read(partial(queries.delivery_of, event_id=event_id))
 
     # ---- upkeep
 
@@ -255,7 +255,7 @@ class SqlJournal:
 
     async def backlog(self) -> Backlog:
         """Counts for the status pages."""
-        return await self._read(reading.backlog)
+        return await self._read(queries.backlog)
 
     async def purge(self) -> int:
         """Delete one small batch of what is past its retention; returns how many rows went."""

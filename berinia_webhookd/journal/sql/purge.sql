@@ -73,3 +73,11 @@ RETURNING digest;
 -- name: forget_old_notes
 -- Nodes repeat theirs every few minutes at most: the others are those of nodes that are gone.
 DELETE FROM unavailable_agents WHERE since < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT);
+
+-- name: forget_unavailable
+DELETE FROM unavailable_agents WHERE agent = :agent AND node = :node;
+
+-- name: note_unavailable
+INSERT INTO unavailable_agents (agent, node, reason, since)
+VALUES (:agent, :node, :reason, :now)
+ON CONFLICT (agent, node) DO UPDATE SET reason = excluded.reason, since = excluded.since;

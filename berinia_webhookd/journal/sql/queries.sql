@@ -129,3 +129,15 @@ SELECT received_at FROM deliveries WHERE number = (SELECT max(number) FROM deliv
 -- name: server_settings
 -- How a PostgreSQL server is set up.
 SELECT name, setting FROM pg_settings WHERE name IN (:names);
+
+-- name: oldest_ready
+-- For how long an agent's oldest entry has been ready.
+SELECT CAST(:now AS BIGINT) - created_at AS age FROM entries
+WHERE agent = :agent AND state = 'ready' ORDER BY place LIMIT 1;
+
+-- name: delivery_of
+-- The delivery an event came with, unless it was erased.
+SELECT deliveries.channel, deliveries.target, deliveries.headers, deliveries.content_type,
+       deliveries.received_at, deliveries.replay_key, deliveries.body
+FROM events JOIN deliveries ON deliveries.number = events.delivery
+WHERE events.id = :event AND deliveries.body IS NOT NULL;
