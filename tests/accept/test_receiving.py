@@ -29,7 +29,7 @@ async def test_a_verified_message_is_stored_and_answered_by_its_channel(
     status, body, headers = await world.post(b"id=7&text=hello")
     assert (status, body) == (200, b"<Response/>")
     assert headers["Content-Type"] == "text/xml"
-    assert list(world.inbox.committed) == [b"7"]
+    assert world.inbox.committed == [b"7"]
     (line,) = named(logged, "event.accepted")
     assert (line["channel"], line["event_id"]) == ("sms", "event-0")
     assert line["request_id"] == headers["X-Request-ID"]
@@ -141,7 +141,7 @@ async def test_a_late_commit_is_refused_to_the_caller_and_kept(
     world.inbox.gate.set()
     await world.receiver.commits.close()
     assert world.budget.used_bytes == 0
-    assert list(world.inbox.committed) == [b"1"]
+    assert world.inbox.committed == [b"1"]
     assert len(named(logged, "event.accepted")) == 1
 
 
@@ -160,7 +160,7 @@ async def test_a_caller_that_hangs_up_does_not_take_its_commit_back(served: Worl
     assert served.count("requests_total", channel="sms", status="499") == 1
     served.inbox.gate.set()
     await served.receiver.commits.close()
-    assert list(served.inbox.committed) == [b"gone"]
+    assert served.inbox.committed == [b"gone"]
 
 
 async def test_commits_that_do_not_end_leave_no_room_for_more(quiet_world: World) -> None:

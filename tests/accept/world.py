@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
@@ -33,20 +32,25 @@ from berinia_webhookd.errors import (
     Unauthorized,
 )
 from berinia_webhookd.http_request import CALLER
-from berinia_webhookd.journal.contract import ReplayedSignature, Reply
+from berinia_webhookd.journal.contract import ClaimRequest, ReplayedSignature, Reply
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
     Conversation,
     Decoded,
+    EntryKind,
+    EntryState,
     Event,
     EventId,
+    Outcome,
+    OutcomeKind,
     RawDelivery,
-    Receipt,
     Receipts,
+    Settlement,
     VerifiedDelivery,
 )
+from berinia_webhookd.testing import MemoryJournal
 
 SMS_PATH = "/webhook/sms-response"
 CHAT_PATH = "/webhook/whatsapp"
@@ -144,76 +148,56 @@ class FakeChannel(Channel):
         )
 
 
-@dataclass
-class FakeInbox:
-    """Remembers what it was given; a test may hold commits back, fail them, or reply."""
-
-    committed: dict[bytes, Receipt] = field(default_factory=dict)
-    rejected: list[tuple[VerifiedDelivery, Mapping[str, object]]] = field(default_factory=list)
-    stopped: list[tuple[EventId, bool]] = field(default_factory=list)
-    replies: dict[EventId, asyncio.Future[Reply | None]] = field(default_factory=dict)
-    last_chance: Reply | None = None
-    failure: Exception | None = None
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-    arrivals: int = 0
-    arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
-    waited_for: asyncio.Event = field(default_factory=asyncio.Event)
-    told: asyncio.Event = field(default_factory=asyncio.Event)
+class Inbox(MemoryJournal):
+    """Notes who asks for a commit and who stops waiting; a test may let the agent answer."""
 
     def __post_init__(self) -> None:
-        self.gate.set()
+        super().__post_init__()
+        self.stopped: list[tuple[EventId, bool]] = []
+        self.last_chance: str | None = None  # what the agent says at the last moment
+        self.arrivals = 0
+        self.arrived = asyncio.Condition()
+        self.waited_for = asyncio.Event()
+        self.told = asyncio.Event()
+
+    @property
+    def committed(self) -> list[bytes]:
+        """The digests of what was accepted."""
+        return [event.digest for event in self.events]
 
     async def accept(
-        self,
-        delivery: VerifiedDelivery,
-        decoded: Decoded,
-        *,
-        wait_seconds: float | None = None,
+        self, delivery: VerifiedDelivery, decoded: Decoded, *, wait_seconds: float | None = None
     ) -> Receipts:
         async with self.arrived:
             self.arrivals += 1
             self.arrived.notify_all()
-        await self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-        return tuple(map(self._receipt, decoded.events))
-
-    def _receipt(self, event: Event) -> Receipt:
-        known = self.committed.get(event.digest)
-        if known is not None:
-            return Receipt(known.event_id, known.agent, duplicate=True)
-        receipt = Receipt(EventId(f"event-{len(self.committed)}"), event.agent, duplicate=False)
-        self.committed[event.digest] = receipt
-        return receipt
+        return await super().accept(delivery, decoded, wait_seconds=wait_seconds)
 
     async def pending(self, count: int) -> None:
         """Wait until so many have asked for a commit."""
         async with self.arrived:
             await self.arrived.wait_for(lambda: self.arrivals >= count)
 
-    async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
-        await self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-        self.rejected.append((delivery, reason))
-
     async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
         self.waited_for.set()
-        future = self.replies.setdefault(event_id, asyncio.get_running_loop().create_future())
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                return await asyncio.shield(future)
-        except TimeoutError:
+        if self.last_chance is not None:  # decided just when the time was over
+            await self.reply(event_id, self.last_chance)
             return None
+        return await super().wait_for_reply(event_id, seconds)
 
     async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
         self.stopped.append((event_id, hung_up))
         self.told.set()
-        return None if hung_up else self.last_chance
+        return await super().stop_waiting(event_id, hung_up=hung_up)
 
-    def reply(self, event_id: str, text: str, *, failed: bool = False) -> None:
-        """Let the agent answer."""
-        self.replies[EventId(event_id)].set_result(Reply(text, failed))
+    async def reply(self, event_id: str, text: str | None, *, failed: bool = False) -> None:
+        """Let the agent answer, or end without a word."""
+        claimed = await self.claim([ClaimRequest(EntryKind.AGENT, None, 9)])
+        (entry,) = [entry for entry in claimed.entries if entry.event_id == event_id]
+        kind = OutcomeKind.ERROR if failed else OutcomeKind.SUCCESS
+        state = EntryState.DEAD if failed else EntryState.DONE
+        outcome = Outcome(kind, reply=text)
+        await self.settle(Settlement(entry, outcome, 0.0, state, error_to_caller=True))
 
 
 async def _locked_page(request: web.Request) -> web.StreamResponse:
@@ -258,7 +242,7 @@ class World:
     def __init__(self) -> None:
         self.sms = FakeChannel("sms", SMS_PATH)
         self.chat = FakeChannel("whatsapp", CHAT_PATH, replies=Replies(5))
-        self.inbox = FakeInbox()
+        self.inbox = Inbox()
         self.metrics = Metrics()
         self.receiver = Receiver(
             SERVER,
