@@ -53,7 +53,7 @@ LOOK: Final = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Pending:
     """What the next alert of one kind will say: the last of it, and how often it happened."""
 

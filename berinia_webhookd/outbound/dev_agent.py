@@ -24,5 +24,5 @@ class DevAgent:
         count = self.seen[conversation]
         return {
             "status": "success",
-            "response": f"I read {data['body']!r} (message {count} of you)",
+            "response": f"I read {data['body']!r} (your message no. {count})",
         }

@@ -66,7 +66,7 @@ def test_the_printed_lines_work_when_pasted(printed: list[str], tmp_path: Path) 
     sms, email, whatsapp, listing, show, logs = printed
     assert '<?xml version="1.0" encoding="UTF-8"?><Response/>' in paste(sms, tmp_path)
     assert '{"status":"accepted"' in paste(email, tmp_path)
-    assert "I read 'Combien de leads ?' (message 1 of you)" in paste(whatsapp, tmp_path)
+    assert "I read 'Combien de leads ?' (your message no. 1)" in paste(whatsapp, tmp_path)
     listed = paste(listing, tmp_path)
     rows = [line.split() for line in listed.splitlines()[1:]]
     assert [row[2] for row in rows] == ["whatsapp", "email", "sms"]
