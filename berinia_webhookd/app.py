@@ -1,6 +1,7 @@
 """The composition root: builds the parts of one process, runs them in its role, reconfigures them,
 and closes them in order. Here alone adapters are built, and handed to stages that know their
-contract; every long-lived task belongs to the one task group in `Process.work`.
+contract. Every long-lived task belongs to the one task group in `Process.work`; only the journal's
+writer and the agent hosts, which outlive it, belong to their parts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -26,7 +26,7 @@ import structlog
 from berinia_webhookd import __version__, listening
 from berinia_webhookd.accept.application import Receiver
 from berinia_webhookd.accept.request_context import Endpoint
-from berinia_webhookd.channels import catalogue
+from berinia_webhookd.channels.catalogue import Channels
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.load import Loaded
@@ -37,9 +37,9 @@ from berinia_webhookd.journal.database import path_of
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, ChannelName, EventId, OutcomeKind
+from berinia_webhookd.model import OutcomeKind
 from berinia_webhookd.outbound.alerts import Alerts, daemon_conditions
-from berinia_webhookd.outbound.attachment_files import FetchAttachments
+from berinia_webhookd.outbound.attachment_files import stored_attachments
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.dispatcher import Dispatcher
 from berinia_webhookd.outbound.late_replies import LateReplies
@@ -79,42 +79,6 @@ class Role:
     receives: bool  # a process that does not takes no sockets from systemd either
     dispatches: bool
     listens: bool  # if it does not receive, for the pages alone
-
-
-class Channels:
-    """The channels as they are configured now; requests under way keep theirs at a reload."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._by_name: Mapping[ChannelName, Channel] = {}
-        self.enabled: Collection[Channel] = ()
-        self.reconfigure(settings)
-
-    def reconfigure(self, settings: Settings) -> None:
-        """Build them anew."""
-        channels, public_urls = settings.channels, settings.server.public_url
-        self._by_name = catalogue.build_all(channels, public_urls)
-        self.enabled = catalogue.build(channels, public_urls).values()
-
-    @property
-    def agents(self) -> frozenset[AgentName]:
-        """Every agent that a message can be routed to."""
-        return frozenset(agent for channel in self.enabled for agent in channel.agents)
-
-    def of(self, name: ChannelName) -> Channel | None:
-        """Return the channel of an event; None where it is configured no more."""
-        return self._by_name.get(name)
-
-    def attachments_in(self, journal: SqlJournal) -> FetchAttachments:
-        """Return a function from an event to its attachments' contents, read from its delivery."""
-
-        async def fetch(event_id: EventId) -> Iterable[bytes]:
-            delivery = await journal.delivery_of(event_id)
-            channel = None if delivery is None else self.of(delivery.channel)
-            if delivery is None or channel is None:
-                return ()
-            return await asyncio.to_thread(channel.attachment_contents, delivery)
-
-        return fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +238,7 @@ def build_outbound(
         settings.agents,
         metrics=metrics,
         channel_of=channels.of,
-        attachments=channels.attachments_in(journal),
+        attachments=stored_attachments(journal, channels.of),
         masked=lambda: logs.options.masked,
     )
     late_replies = LateReplies(channels.of, clock=now)

@@ -4,7 +4,7 @@ place from which secrets are revealed to them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from berinia_webhookd.channels.contract import Channel, Kind
@@ -12,8 +12,8 @@ from berinia_webhookd.channels.mailgun import MailgunChannel
 from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings, WhatsAppSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.channels.whatsapp import WhatsAppChannel
-from berinia_webhookd.config.settings import ChannelSettings
-from berinia_webhookd.model import ChannelName
+from berinia_webhookd.config.settings import ChannelSettings, Settings
+from berinia_webhookd.model import AgentName, ChannelName
 
 KINDS: Final[dict[str, Kind]] = {
     kind.channel.kind: kind
@@ -41,3 +41,28 @@ def build_all(
         name: KINDS[channel.kind].channel(channel, public_urls)
         for name, channel in settings.items()
     }
+
+
+class Channels:
+    """The channels as they are configured now; requests under way keep theirs at a reload."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._by_name: Mapping[ChannelName, Channel] = {}
+        self.enabled: Collection[Channel] = ()
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Build them anew."""
+        self._by_name = build_all(settings.channels, settings.server.public_url)
+        self.enabled = [
+            channel for name, channel in self._by_name.items() if settings.channels[name].enabled
+        ]
+
+    @property
+    def agents(self) -> frozenset[AgentName]:
+        """Every agent that a message can be routed to."""
+        return frozenset(agent for channel in self.enabled for agent in channel.agents)
+
+    def of(self, name: ChannelName) -> Channel | None:
+        """Return the channel of an event; None where it is configured no more."""
+        return self._by_name.get(name)

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from berinia_webhookd.channels.contract import ChannelOf
+from berinia_webhookd.journal.contract import Outbox
 from berinia_webhookd.model import Entry, EventId
 
 FetchAttachments = Callable[[EventId], Awaitable[Iterable[bytes]]]
@@ -24,6 +26,19 @@ async def no_attachments(event_id: EventId) -> Iterable[bytes]:
     """Return none; for transports without access to raw deliveries."""
     del event_id
     return ()
+
+
+def stored_attachments(outbox: Outbox, channel_of: ChannelOf) -> FetchAttachments:
+    """Return a function that reads an event's attachments out of its raw delivery."""
+
+    async def fetch(event_id: EventId) -> Iterable[bytes]:
+        delivery = await outbox.delivery_of(event_id)
+        channel = None if delivery is None else channel_of(delivery.channel)
+        if delivery is None or channel is None:
+            return ()
+        return await asyncio.to_thread(channel.attachment_contents, delivery)
+
+    return fetch
 
 
 class AttachmentFiles:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from berinia_webhookd.app import Channels
+from berinia_webhookd.channels.catalogue import Channels
 from berinia_webhookd.config.settings import AgentsSettings, Settings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
