@@ -33,7 +33,6 @@ from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart, ConfigurationError, JournalUnavailable
-from berinia_webhookd.journal.database import path_of
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
 from berinia_webhookd.metrics import Metrics
@@ -167,7 +166,7 @@ async def opened(
     settings: Settings, role: Role, environ: Mapping[str, str]
 ) -> AsyncIterator[Parts]:
     """Open the parts from the first to the last, and close them from the last to the first."""
-    if not role.receives and path_of(settings.journal.url.reveal()) is not None:
+    if not role.receives and settings.journal.file is not None:
         raise CannotStart(
             "a worker shares the journal with other processes, and journal.url is a SQLite "
             "file, which only one can have",

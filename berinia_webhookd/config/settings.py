@@ -122,7 +122,7 @@ class RateLimitSettings:
 
 @dataclass(frozen=True, slots=True)
 class JournalSettings:
-    url: Secret = setting(  # a PostgreSQL URL may hold a password; `show_url` hides it
+    url: Secret = setting(  # a PostgreSQL URL may hold a password
         values.journal_url,
         _journal_url,
         "where events are kept: a SQLite file, or `postgresql://user:password@host/database`",
@@ -154,6 +154,11 @@ class JournalSettings:
         example="web1",
         restart=True,
     )
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None where the journal is in PostgreSQL."""
+        return values.sqlite_file(self.url.reveal())
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from berinia_webhookd.model import AgentName, OutcomeKind
 
 Word = TypeVar("Word", bound=str)
 
+SQLITE: Final = "sqlite:///"  # then the path
 AGENT_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9_-]{0,99}")
 DOTTED: Final = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 PYTHON_TARGET: Final = re.compile(rf"python:{DOTTED}:{DOTTED}")
@@ -192,12 +193,17 @@ def _split(raw: Any, hint: str) -> Any:
     return parts
 
 
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of a SQLite journal, absolute; None for any other URL."""
+    name = url.removeprefix(SQLITE)
+    return Path(name).expanduser().absolute() if name not in {url, ""} else None
+
+
 def journal_url(raw: Any) -> Secret:
     """Read sqlite:///path or postgresql://…; as a secret, for it may hold a password."""
     url = text(raw)
-    if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///")).expanduser().absolute()
-        return Secret(f"sqlite:///{path}")
+    if (file := sqlite_file(url)) is not None:
+        return Secret(f"{SQLITE}{file}")
     if url.startswith("postgresql://") and _has_sound_host(url):
         return Secret(url)
     raise ValueError("give sqlite:///path/to/journal.db or postgresql://user@host/database")

@@ -1,5 +1,5 @@
-"""What the status pages know of the journal: its backlog, asked at most once a second for all
-readers together, and never waited for long.
+"""The journal's backlog as the status pages show it: read at most once a second for all readers
+together, and with a timeout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OPEN_STATES: Final = (EntryState.READY, EntryState.RUNNING, EntryState.WAITING)
 
 
 class BacklogReader:
-    """Reads the backlog for everybody who asks."""
+    """Reads the backlog, and caches it for a second."""
 
     def __init__(self, upkeep: Upkeep) -> None:
         self._upkeep = upkeep
@@ -26,10 +26,10 @@ class BacklogReader:
         self._answered_at = 0.0
 
     async def read(self) -> Backlog:
-        """The backlog, a second old at most.
+        """Return the backlog, a second old at most.
 
         Raises:
-            JournalUnavailable: it cannot be had; remembered as long as a backlog would be.
+            JournalUnavailable: it cannot be read; cached as long as a backlog.
         """
         loop = asyncio.get_running_loop()
         async with self._asking:
@@ -42,7 +42,7 @@ class BacklogReader:
         return answer
 
     async def in_one_line(self) -> str:
-        """How much there is to do, for `systemctl status`."""
+        """Return how much there is to do, for `systemctl status`."""
         try:
             backlog = await self.read()
         except JournalUnavailable as error:

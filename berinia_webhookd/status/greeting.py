@@ -1,4 +1,4 @@
-"""`GET /`: says that this is the daemon, and nothing more."""
+"""`GET /`: the name of the daemon, and nothing more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ _BODY: Final = orjson.dumps({"status": "ok", "service": "berinia-webhookd"})
 
 
 async def greeting(request: web.Request) -> web.StreamResponse:
-    """Answers `GET /`."""
+    """Answer `GET /`."""
     del request
     return web.Response(body=_BODY, headers={"Content-Type": "application/json"})

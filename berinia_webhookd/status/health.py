@@ -23,7 +23,7 @@ from berinia_webhookd.supervision import Turning, turns
 
 _log = structlog.get_logger()
 
-# What is wrong, or None.
+# Returns what is wrong, or None.
 Check = Callable[[], Awaitable[str | None]]
 
 LEAST_FREE_BYTES: Final = 100 * 1024 * 1024
@@ -33,7 +33,7 @@ _UNHEALTHY: Final = orjson.dumps({"status": "unhealthy"})
 
 
 class HealthPage:
-    """Answers `GET /health`."""
+    """The page `GET /health`."""
 
     def __init__(self, checks: Mapping[str, Check], allowed: tuple[Network, ...]) -> None:
         self._allowed = allowed
@@ -45,7 +45,7 @@ class HealthPage:
         self._allowed = settings.server.metrics_allowed_ips
 
     async def reasons(self) -> dict[str, str]:
-        """What is wrong, by check (journal, dispatcher, agents, disk); empty when healthy."""
+        """Return what is wrong, by check (journal, dispatcher, agents, disk); none when healthy."""
         reasons = {}
         for name, check in self._checks.items():
             reason = await check()
@@ -55,7 +55,7 @@ class HealthPage:
         return reasons
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """200 or 503."""
+        """Answer 200 or 503."""
         reasons = await self.reasons()
         body = _UNHEALTHY if reasons else _HEALTHY
         if reasons and is_allowed(self._allowed, request[CALLER]):
@@ -64,7 +64,7 @@ class HealthPage:
         return web.Response(status=503 if reasons else 200, body=body, headers=headers)
 
     def _note(self, reasons: dict[str, str]) -> None:
-        """One line in the log when a check begins or ceases to complain."""
+        """Log when a check begins or ceases to fail."""
         if reasons.keys() == self._last.keys():
             return
         self._last = reasons
@@ -92,7 +92,7 @@ def checks(
 
 
 def journal_check(backlog: BacklogReader, takes_writes: Callable[[], bool]) -> Check:
-    """Complains while the journal does not answer, or can only be read: its disk may be full."""
+    """Return a check that the journal answers and can be written: its disk may be full."""
 
     async def check() -> str | None:
         try:
@@ -105,7 +105,7 @@ def journal_check(backlog: BacklogReader, takes_writes: Callable[[], bool]) -> C
 
 
 def dispatcher_check(dispatcher: Turning) -> Check:
-    """Complains of a dispatcher that does not turn: messages are taken and no agent gets them."""
+    """Return a check that the dispatcher turns: else messages are taken, and no agent gets them."""
 
     async def check() -> str | None:
         return None if turns(dispatcher) else "the dispatcher does not turn"
@@ -117,8 +117,8 @@ def agents_check(
     backlog: BacklogReader,
     unavailable: Callable[[], Collection[AgentName]],
 ) -> Check:
-    """Complains of agents that cannot be loaded while messages have been waiting for them for
-    `AGENT_PATIENCE_SECONDS`; an agent that nobody writes to is only a warning at the start.
+    """Return a check that no message has waited `AGENT_PATIENCE_SECONDS` for an agent that cannot
+    be loaded. An agent that nobody writes to is only a warning at the start.
     """
 
     async def check() -> str | None:
@@ -137,7 +137,7 @@ def agents_check(
 
 
 def disk_check(folders: Collection[Path], least_free_bytes: int = LEAST_FREE_BYTES) -> Check:
-    """Complains when the journal's or the logs' disk is nearly full."""
+    """Return a check that these folders' disks are not nearly full."""
 
     async def check() -> str | None:
         low = []
@@ -154,9 +154,6 @@ def disk_check(folders: Collection[Path], least_free_bytes: int = LEAST_FREE_BYT
 
 
 def folders_of(settings: Settings) -> list[Path]:
-    """The folders whose disks must not fill up."""
-    url = settings.journal.url.reveal()
-    folders = [settings.logs.dir]
-    if url.startswith("sqlite:///"):
-        folders.append(Path(url.removeprefix("sqlite:///")).parent)
-    return folders
+    """Return the folders of the journal and the logs, whose disks must not fill up."""
+    file = settings.journal.file
+    return [settings.logs.dir] if file is None else [settings.logs.dir, file.parent]

@@ -25,7 +25,7 @@ _READERS: Final = 2  # at once; each may hold `tail.MAX_READ_BYTES`
 
 
 class LogsPage:
-    """Answers `GET /webhook/logs`."""
+    """The page `GET /webhook/logs`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.logs
@@ -38,12 +38,12 @@ class LogsPage:
         self._types = log_types(settings.channels)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """The lines.
+        """Answer with the lines.
 
         Raises:
-            ChannelNotConfigured: there is no password, so nobody can have it.
+            ChannelNotConfigured: no password is set.
             Unauthorized: the password is missing or wrong.
-            MalformedDelivery: `lines` or `type` is not what it may be.
+            MalformedDelivery: `lines` or `type` is not valid.
         """
         self._require_password(request.headers.get("Authorization"))
         log_type, lines = _asked_for(request.raw_path.partition("?")[2], self._types)

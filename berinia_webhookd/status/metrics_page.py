@@ -16,7 +16,7 @@ from berinia_webhookd.status.backlog import BacklogReader
 
 
 class MetricsPage:
-    """Answers `GET /metrics`."""
+    """The page `GET /metrics`."""
 
     def __init__(
         self,
@@ -33,10 +33,10 @@ class MetricsPage:
         self._allowed = settings.server.metrics_allowed_ips
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """All metrics, the gauges as of now.
+        """Answer with all metrics, the gauges as of now.
 
         Raises:
-            AddressRefused: the caller is not among those who may read them.
+            AddressRefused: the caller is not in `server.metrics_allowed_ips`.
         """
         if not is_allowed(self._allowed, request[CALLER]):
             raise AddressRefused("This address may not read the metrics.")
@@ -45,7 +45,7 @@ class MetricsPage:
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def refresh(self) -> None:
-        """Set the gauges that mirror the journal; the last known ones stay while it is away."""
+        """Set the gauges that mirror the journal; they stay while it is unreachable."""
         metrics = self._metrics
         try:
             backlog = await self._backlog.read()

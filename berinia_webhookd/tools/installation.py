@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from berinia_webhookd.config.settings import ServerSettings, Settings
+from berinia_webhookd.config.values import SQLITE, sqlite_file
 from berinia_webhookd.errors import CannotStart, CannotStartNow
 
 FILE_NAME: Final = "serve.json"
@@ -48,7 +49,7 @@ def of_settings(
         address=address,
         version=version,
         configuration=_absolute(config_file),
-        journal=_sqlite_file(settings.journal.url.reveal()),
+        journal=_absolute(settings.journal.file),
         logs=settings.logs.dir.absolute(),
     )
 
@@ -127,7 +128,7 @@ def journal_url(settings: Settings, installation: RunningDaemon | None) -> str:
     a password.
     """
     if installation is not None and installation.journal is not None:
-        return f"sqlite:///{installation.journal}"
+        return f"{SQLITE}{installation.journal}"
     return settings.journal.url.reveal()
 
 
@@ -144,7 +145,7 @@ def logs_folder(settings: Settings, installation: RunningDaemon | None) -> Path:
 
 def shown_url(url: str) -> str:
     """Return a journal's URL without user, password and options."""
-    file = _sqlite_file(url)
+    file = sqlite_file(url)
     if file is not None:
         return str(file)
     parts = urlsplit(url)
@@ -192,11 +193,6 @@ def _first(environ: Mapping[str, str], name: str) -> Path | None:
 
 def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.expanduser().absolute().resolve()
-
-
-def _sqlite_file(url: str) -> Path | None:
-    prefix = "sqlite:///"
-    return _absolute(Path(url.removeprefix(prefix))) if url.startswith(prefix) else None
 
 
 def _to_json(installation: RunningDaemon) -> dict[str, object]:
