@@ -78,9 +78,9 @@ async def find_rejected(
 
 
 def _concerns(row: Row, sender: str) -> bool:
-    if row["state"] == "rejected":
-        return names(bytes(row["body"]), sender)
-    return any(_is_of(item, sender) for item in _items(row))
+    if items := _items(row):
+        return any(_is_of(item, sender) for item in items)
+    return names(bytes(row["body"]), sender)
 
 
 def _items(row: Row) -> list[Item]:
@@ -120,12 +120,13 @@ async def erase_events(transaction: Transaction, sender: str, conversations: Seq
 async def erase_deliveries(
     transaction: Transaction, sender: str, deliveries: Sequence[int]
 ) -> None:
-    """Blank what deliveries hold of a person beside the events; delete rejected ones."""
+    """Blank what deliveries hold of a person beside the events; delete rejected ones of which
+    nothing is left.
+    """
     rows = await transaction.execute("deliveries_to_erase", deliveries=deliveries)
-    rejected = [row["number"] for row in rows if row["state"] == "rejected"]
-    await transaction.execute("delete_deliveries", numbers=rejected)
-    left = [_left_of(row, sender) for row in rows if row["state"] != "rejected"]
+    left = [_left_of(row, sender) for row in rows]
     await transaction.many("erase_delivery", left)
+    await transaction.execute("delete_rejected", numbers=deliveries)
 
 
 def _left_of(row: Row, sender: str) -> dict[str, object]:

@@ -199,6 +199,18 @@ async def test_somebody_who_is_only_in_a_rejected_item_is_erased(
     assert await desk.list_events(REJECTED) == []
 
 
+async def test_one_person_of_a_rejected_delivery_is_erased(world: World, desk: Operations) -> None:
+    """Where its items are known, the others' can still be replayed."""
+    batch = a_batch({"from": ANNA, "txt": "Geheimnis"}, {"from": BEN, "txt": "two"})
+    await world.journal.accept(batch, decode(batch))
+    (listed,) = await desk.list_events(REJECTED)
+    assert (await desk.erase(ANNA)).rejected == 1
+    assert await traces(world, b"Geheimnis", ANNA[1:].encode()) == []
+    (became,) = await desk.replay([listed.id], decode=decode_more)
+    assert became.event_id is not None
+    assert await world.claim_bodies() == ["two"]
+
+
 async def test_everybody_of_a_delivery_is_erased(world: World, desk: Operations) -> None:
     """One after the other, until nothing of it is left but its digests."""
     first = await take(world, message(ANNA, "one"), message(BEN, "two"))

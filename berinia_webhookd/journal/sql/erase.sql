@@ -55,7 +55,7 @@ WHERE id IN (:conversations)
 
 -- name: deliveries_to_erase
 -- The body is needed only for its rejected items. Nobody else changes them meanwhile.
-SELECT number, state, target, headers, rejection,
+SELECT number, target, headers, rejection,
        CASE WHEN rejection IS NOT NULL THEN body END AS body,
        EXISTS (SELECT 1 FROM events
                WHERE events.delivery = deliveries.number AND events.data IS NOT NULL) AS shared
@@ -68,7 +68,12 @@ UPDATE deliveries
 SET body = NULL, target = :target, headers = :headers, rejection = :rejection
 WHERE number = :number;
 
+-- name: delete_rejected
+-- A rejected delivery goes when nothing is left of it that could be replayed.
+DELETE FROM deliveries
+WHERE number IN (:numbers) AND state = 'rejected' AND rejection IS NULL;
+
 -- name: rejected_bodies
 -- What could not be read, in the order of ids.
-SELECT id, number, state, rejection, body FROM deliveries
+SELECT id, number, rejection, body FROM deliveries
 WHERE rejection IS NOT NULL AND id > :after ORDER BY id LIMIT :most;
