@@ -6,8 +6,6 @@ refused.
 
 from __future__ import annotations
 
-import binascii
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,16 +19,10 @@ from multipart import (
 )
 
 from berinia_webhookd.errors import MalformedDelivery
-
-Fields = tuple[tuple[str, str], ...]
+from berinia_webhookd.urlencoded import MAX_FIELDS, Fields, as_bytes, as_text, decode_urlencoded
 
 MULTIPART: Final = "multipart/form-data"
 URLENCODED: Final = "application/x-www-form-urlencoded"
-# Mails are posted with each of their header lines as a field; none has a thousand.
-MAX_FIELDS: Final = 1000
-
-_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_MAX_BROKEN_ESCAPES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,52 +52,6 @@ def decode_form(content_type_header: str, body: bytes) -> Form:
     if content_type_header.partition(";")[0].strip().lower() == MULTIPART:
         return decode_multipart(content_type_header, body)
     return Form(decode_urlencoded(body))
-
-
-def decode_urlencoded(body: bytes) -> Fields:
-    """Return all pairs in order: blank values kept, `+` a space, nothing trimmed.
-
-    Raises:
-        MalformedDelivery: more than `MAX_FIELDS`.
-    """
-    if body.count(b"&") >= MAX_FIELDS:
-        raise MalformedDelivery("The form has too many fields.")
-    fields = []
-    for pair in as_text(body.replace(b"+", b" ")).split("&"):
-        if pair:
-            name, _, value = pair.partition("=")
-            if "%" in pair:
-                name, value = _unquoted(name), _unquoted(value)
-            fields.append((name, value))
-    return tuple(fields)
-
-
-def _unquoted(text: str) -> str:
-    return as_text(_percent_decoded(as_bytes(text))) if "%" in text else text
-
-
-def _percent_decoded(text: bytes) -> bytes:
-    """Decode as `urllib.parse.unquote_to_bytes` does, which takes half a minute and 7 GB for the
-    largest mail, but in C: quoted-printable is the same code with another sign.
-
-    Raises:
-        MalformedDelivery: a percent sign without its digits stands for itself, but not endlessly.
-    """
-    if _BROKEN_ESCAPE.search(text):
-        text = _BROKEN_ESCAPE.sub(b"%25", text, count=_MAX_BROKEN_ESCAPES)
-        if _BROKEN_ESCAPE.search(text):
-            raise MalformedDelivery("The form is not percent-encoded.")
-    return binascii.a2b_qp(text.replace(b"=", b"=3D").replace(b"%", b"="))
-
-
-def as_text(content: bytes) -> str:
-    """Decode UTF-8, with lone surrogates for the bytes that are none."""
-    return content.decode("utf-8", "surrogateescape")
-
-
-def as_bytes(text: str) -> bytes:
-    """Return the bytes that `as_text` decoded."""
-    return text.encode("utf-8", "surrogateescape")
 
 
 def readable(text: str) -> str:

@@ -26,9 +26,7 @@ from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, Sig
 from berinia_webhookd.channels.form import (
     MULTIPART,
     URLENCODED,
-    Fields,
     Form,
-    as_bytes,
     decode_form,
     first_values,
     raw_fields,
@@ -57,6 +55,7 @@ from berinia_webhookd.model import (
     Receipts,
     VerifiedDelivery,
 )
+from berinia_webhookd.urlencoded import Fields, as_bytes
 
 # Time stamp and token are signed without a separator: a character moved from one to the other
 # keeps the signature, but makes a token that was never seen.

@@ -19,12 +19,7 @@ from urllib.parse import urlencode
 from berinia_webhookd.channels import twilio_diagnosis
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
-from berinia_webhookd.channels.form import (
-    URLENCODED,
-    Fields,
-    decode_urlencoded,
-    raw_fields,
-)
+from berinia_webhookd.channels.form import URLENCODED, raw_fields
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import TwilioSettings
@@ -43,6 +38,7 @@ from berinia_webhookd.model import (
     Receipts,
     VerifiedDelivery,
 )
+from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 
 SIGNATURE_HEADER: Final = "X-Twilio-Signature"
 

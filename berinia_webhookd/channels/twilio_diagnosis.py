@@ -12,10 +12,10 @@ from itertools import product
 from typing import Any, Final, Generic, TypeVar
 
 from berinia_webhookd.addresses import is_loopback, split_port
-from berinia_webhookd.channels.form import Fields, decode_urlencoded
 from berinia_webhookd.channels.signatures import TwilioKeys, port_forms
 from berinia_webhookd.errors import DeliveryRejected
 from berinia_webhookd.model import ChannelName, RawDelivery
+from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 
 # Base64 of a SHA-1: what has another shape is no wrong signature but something else.
 _SHAPE = re.compile(r"[A-Za-z0-9+/]{27}=")

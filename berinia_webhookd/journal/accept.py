@@ -43,6 +43,7 @@ class NewEvent:
     id: EventId
     event: Event
     data: str
+    in_form: bool  # whether its raw fields are read from the delivery's body
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +68,11 @@ class Arrival:
         number: int | None = None,
     ) -> Arrival:
         """What a delivery is decoded to, ready to be stored."""
+        alone = len(decoded.events) == 1 and not decoded.rejected and number is None
+        form = delivery.fields if alone else None  # erasing one of several blanks the body
         events = tuple(
-            NewEvent(EventId(new_id()), event, event_text.encode(event)) for event in decoded.events
+            NewEvent(EventId(new_id()), event, *event_text.encode(event, form))
+            for event in decoded.events
         )
         return cls(delivery, events, node, decoded.rejected, wait_seconds, number)
 
@@ -294,7 +298,7 @@ def _event(one: Inserted) -> dict[str, Any]:
         "conversation": one.conversation,
         "digest": event.digest,
         "opt_out": event.opt_out,
-        "data_in_body": 0,
+        "raw_in_body": int(one.new.in_form),
         "data": one.new.data,
     }
 

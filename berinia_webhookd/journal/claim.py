@@ -134,7 +134,7 @@ def _entry(row: Row) -> Entry:
         conversation_id=str(row["conversation"]),
         attempt=row["attempts"],
         retries=row["retries"],
-        event=event_text.decode(row["data"]),
+        event=event_text.decode(row["data"], row["form"]),
         size_bytes=len(row["data"]),
         reply_text=row["reply_text"],
         replied_at=None if replied_at is None else instant(replied_at),

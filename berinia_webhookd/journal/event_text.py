@@ -5,6 +5,7 @@ value is stored as it came even where it is no valid Unicode.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
@@ -19,13 +20,18 @@ from berinia_webhookd.model import (
     EventKind,
     OptOut,
 )
+from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 
 # Above it the text is escaped to ASCII: one emoji would make each of its characters four bytes.
 _LONG: Final = 262_144
 
 
-def encode(event: Event) -> str:
-    """The event as JSON text, free of NUL and lone surrogates."""
+def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
+    """The event as JSON text, free of NUL and lone surrogates, and whether its raw fields are left
+    out, because they are those of the form that it came as.
+    """
+    in_form = form is not None and not event.raw_multi and dict(form) == event.raw
+    text_field = _name_of(event.body, event.raw) if in_form else None
     fields = {
         "channel": event.channel,
         "agent": event.agent,
@@ -34,7 +40,8 @@ def encode(event: Event) -> str:
         "received_at": event.received_at.isoformat(),
         "sender": event.sender,
         "recipient": event.recipient,
-        "body": event.body,
+        "body": event.body if text_field is None else None,
+        "body_field": text_field,
         "subject": event.subject,
         "message_id": event.message_id,
         "group": event.group,
@@ -43,15 +50,32 @@ def encode(event: Event) -> str:
         "auto_submitted": event.auto_submitted,
         "attachments": [asdict(file) for file in event.attachments],
         "kind": event.kind,
-        "raw": dict(event.raw),
+        "raw": None if in_form else dict(event.raw),
         "raw_multi": dict(event.raw_multi),
     }
-    return to_text(fields)
+    return to_text(fields), in_form
 
 
-def decode(text: str) -> Event:
-    """The event that `encode` was given."""
+def _name_of(value: str, raw: Mapping[str, Any]) -> str | None:
+    return next((name for name, other in raw.items() if other == value), None)
+
+
+def fields_of(text: str, form: bytes | None) -> dict[str, Any]:
+    """What `encode` wrote, complete; `form` is the body that its raw fields are read from, if they
+    are not in the text.
+    """
     fields: dict[str, Any] = json_text.decode(text)
+    if form is not None:
+        fields["raw"] = dict(decode_urlencoded(bytes(form)))
+    name = fields.pop("body_field")
+    if name is not None:
+        fields["body"] = fields["raw"][name]
+    return fields
+
+
+def decode(text: str, form: bytes | None = None) -> Event:
+    """The event that `encode` was given."""
+    fields = fields_of(text, form)
     channel = ChannelName(fields["channel"])
     sender, party = fields["conversation"]
     return Event(

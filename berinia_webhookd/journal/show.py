@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from berinia_webhookd import json_text
+from berinia_webhookd.journal import event_text
 from berinia_webhookd.journal.database import Row, Transaction, as_record
 from berinia_webhookd.model import EntryKind, EntryState
 
@@ -92,7 +93,7 @@ async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
         row,
         state=of_agent["state"],
         agent=of_agent["agent"],
-        data=None if row["data"] is None else json_text.decode(row["data"]),
+        data=None if row["data"] is None else event_text.fields_of(row["data"], row["form"]),
         rejection=None,
         events=(),
         entries=tuple(_entry(one, tries, notes) for one in entries),

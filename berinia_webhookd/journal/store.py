@@ -18,7 +18,16 @@ from uuid import uuid4
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.config.settings import JournalSettings
 from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable
-from berinia_webhookd.journal import claim, purge, queries, recover, rejected, replies, settle
+from berinia_webhookd.journal import (
+    claim,
+    purge,
+    queries,
+    recover,
+    rejected,
+    rejected_items,
+    replies,
+    settle,
+)
 from berinia_webhookd.journal.accept import Arrival
 from berinia_webhookd.journal.contract import (
     Backlog,
@@ -59,6 +68,7 @@ from berinia_webhookd.model import (
     EntryKind,
     EventId,
     Receipts,
+    RejectedItem,
     Settlement,
     VerifiedDelivery,
 )
@@ -165,8 +175,18 @@ class SqlJournal:
         self, delivery: VerifiedDelivery, decoded: Decoded, *, wait_seconds: float | None = None
     ) -> asyncio.Future[Receipts]:
         """Commit all that is new of a delivery, or nothing (see the contract)."""
+        if not decoded.events:
+            return asyncio.ensure_future(self._without_events(delivery, decoded.rejected))
         arrival = Arrival.of(delivery, decoded, node=self._holder.node, wait_seconds=wait_seconds)
         return self._begin(ACCEPT, arrival, size_bytes=arrival.size_bytes)
+
+    async def _without_events(
+        self, delivery: VerifiedDelivery, items: Sequence[RejectedItem]
+    ) -> Receipts:
+        """Keep what is rejected of a delivery, if anything is."""
+        if items:
+            await self.reject(delivery, {"items": rejected_items.as_items(items)})
+        return ()
 
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
         """Keep a verified delivery that fails validation."""

@@ -8,17 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.form import (
-    MAX_FIELDS,
-    as_bytes,
-    as_text,
-    decode_form,
-    decode_urlencoded,
-    first_values,
-    raw_fields,
-    readable,
-)
+from berinia_webhookd.channels.form import decode_form, first_values, raw_fields, readable
 from berinia_webhookd.errors import MalformedDelivery
+from berinia_webhookd.urlencoded import MAX_FIELDS, as_bytes, as_text, decode_urlencoded
 
 BOUNDARY = "multipart/form-data; boundary=xyz"
 

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.channels.form import MAX_FIELDS
 from berinia_webhookd.errors import (
     ChannelNotConfigured,
     DeliveryRejected,
@@ -29,6 +28,7 @@ from berinia_webhookd.model import (
     Receipt,
     VerifiedDelivery,
 )
+from berinia_webhookd.urlencoded import MAX_FIELDS
 
 from .deliveries import (
     AGENT,

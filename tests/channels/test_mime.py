@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.form import as_text
 from berinia_webhookd.channels.mime import parse_mime
 from berinia_webhookd.errors import MalformedDelivery
+from berinia_webhookd.urlencoded import as_text
 
 from .deliveries import email_channel, event_of, mail
 

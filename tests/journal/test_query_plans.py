@@ -220,7 +220,7 @@ INSERT INTO deliveries (number, id, channel, target, content_type, node, receive
     FROM generate_series(1, {MANY}) n;
 INSERT INTO conversations (id, channel, sender, party)
     SELECT n, 'sms', n::text, 'here' FROM generate_series(1000000, 1000000 + {MANY} / 10) n;
-INSERT INTO events (number, id, delivery, kind, conversation, digest, data_in_body, data)
+INSERT INTO events (number, id, delivery, kind, conversation, digest, raw_in_body, data)
     SELECT -n, n::text, -n, 'message', 1000000 + n / 10, n::text::bytea, 0, '{{}}'
     FROM generate_series(1, {MANY}) n;
 INSERT INTO entries (place, event, kind, agent, conversation, opt_out, state,

@@ -47,10 +47,11 @@ def _decode(channel: Channel, content_type: str, body: bytes) -> None:
         delivery = _verified(channel.name, content_type, body)
         channel.is_probe(delivery)
         event = event_of(channel, delivery)
-        text = event_text.encode(event)
-        text.encode()
-        assert "\0" not in text
-        assert event_text.decode(text) == event
+        for form in (None, delivery.fields):
+            text, in_form = event_text.encode(event, form)
+            text.encode()
+            assert "\0" not in text
+            assert event_text.decode(text, body if in_form else None) == event
         for _ in channel.attachment_contents(delivery):
             continue
 

@@ -54,7 +54,7 @@ CREATE TABLE events (
     rank INTEGER,                 -- of a receipt: its status among those of its channel
     reconcile_key BYTEA,          -- what reconciliation knows it by
     rebuilt_key BYTEA,            -- of one that reconciliation took in: what its callback has
-    data_in_body INTEGER NOT NULL,-- 1: its raw fields are read from the delivery's body
+    raw_in_body INTEGER NOT NULL,-- 1: its raw fields are read from the delivery's body
     data TEXT                     -- JSON: the event in our shape; NULL once erased
 );
 CREATE UNIQUE INDEX events_id ON events (id);

@@ -33,9 +33,9 @@ VALUES
 -- name: insert_event
 -- One whose digest is there already is not inserted; `already_seen` tells which.
 INSERT INTO events
-    (number, id, delivery, kind, conversation, digest, opt_out, data_in_body, data)
+    (number, id, delivery, kind, conversation, digest, opt_out, raw_in_body, data)
 VALUES
-    (:number, :id, :delivery, :kind, :conversation, :digest, :opt_out, :data_in_body, :data)
+    (:number, :id, :delivery, :kind, :conversation, :digest, :opt_out, :raw_in_body, :data)
 ON CONFLICT (digest) DO NOTHING;
 
 -- name: already_seen

@@ -38,9 +38,11 @@ WHERE place IN (:places);
 -- name: leased
 SELECT entries.place, events.id AS event, entries.kind, entries.agent, entries.conversation,
        entries.attempts, entries.retries, events.data,
+       CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form,
        replies.text AS reply_text, replies.decided_at AS replied_at
 FROM entries
 JOIN events ON events.number = entries.event
+JOIN deliveries ON deliveries.number = events.delivery
 LEFT JOIN replies ON replies.event = events.number AND entries.kind = 'reply'
 WHERE entries.place IN (:places)
 ORDER BY entries.place;

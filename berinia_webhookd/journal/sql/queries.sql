@@ -63,7 +63,8 @@ LIMIT :most;
 
 -- name: show_event
 -- An event with the delivery it came in.
-SELECT events.number, events.id, events.kind, events.data, deliveries.channel, deliveries.node,
+SELECT events.number, events.id, events.kind, events.data,
+       CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form, deliveries.channel, deliveries.node,
        deliveries.received_at, deliveries.content_type, length(deliveries.body) AS body_bytes
 FROM events JOIN deliveries ON deliveries.number = events.delivery
 WHERE events.id = :id;
