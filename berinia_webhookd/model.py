@@ -162,6 +162,11 @@ class Event:
     raw: Mapping[str, Any] = field(default_factory=dict)  # name → last value
     raw_multi: Mapping[str, list[Any]] = field(default_factory=dict)  # names that repeat → values
 
+    @property
+    def overtakes(self) -> bool:
+        """Whether it goes before the rest of its conversation: HELP is a question like others."""
+        return self.opt_out in {OptOut.STOP, OptOut.START}
+
 
 @dataclass(frozen=True, slots=True)
 class RejectedItem:

@@ -156,6 +156,20 @@ async def test_an_opt_out_overtakes_what_is_held_back(journal: Journal) -> None:
     assert await bodies(journal) == ["STOP"]
 
 
+async def test_an_opt_out_overtakes_what_is_ready(journal: Journal) -> None:
+    """But for another one; a question for help does not."""
+    await accept(journal, an_event("one"))
+    (running,) = await claim(journal)
+    for text, opt_out in (("HELP", OptOut.HELP), ("STOP", OptOut.STOP), ("START", OptOut.START)):
+        await accept(journal, an_event(text, opt_out=opt_out))
+    seen = []
+    for _ in range(3):
+        await journal.settle(done(running))
+        (running,) = await claim(journal)
+        seen.append(running.event.body)
+    assert seen == ["STOP", "START", "HELP"]
+
+
 async def test_what_is_given_back_is_claimed_again_at_no_cost(journal: Journal) -> None:
     """The lease is lost: what comes of that run is not recorded."""
     await accept(journal, an_event("one"))

@@ -360,7 +360,7 @@ def _entry(one: Inserted) -> dict[str, Any]:
         "kind": EntryKind.AGENT.value,
         "agent": event.agent,
         "conversation": one.conversation,
-        "opt_out": int(event.opt_out is not None),
+        "opt_out": int(event.overtakes),
         "startable_at": None,
         "wait": microseconds(one.arrival.wait_seconds),
     }

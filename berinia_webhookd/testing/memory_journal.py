@@ -214,7 +214,7 @@ class MemoryJournal:
                 queues.setdefault(kept.queue, []).append(kept)
         for queue in queues.values():
             if all(kept.state is not EntryState.RUNNING for kept in queue):
-                yield min(_candidates(queue), key=lambda one: (one[0], one[1].place))
+                yield _next(queue, self._time())
 
     async def settle(self, settlement: Settlement) -> Settled:
         """Record the end of an attempt."""
@@ -348,20 +348,21 @@ class MemoryJournal:
         late.reply_text, late.replied_at = text, self.clock()
 
 
+def _next(queue: Sequence[_Kept], now: float) -> tuple[float, _Kept]:
+    """What of a queue that runs nothing is next, and from when: the order rule."""
+    candidates = [*_candidates(queue), *_candidates([e for e in queue if e.event.overtakes])]
+    return min(
+        candidates,
+        key=lambda one: (max(one[0], now), not one[1].event.overtakes, one[1].place),
+    )
+
+
 def _candidates(queue: Sequence[_Kept]) -> Iterator[tuple[float, _Kept]]:
-    """What of a queue that runs nothing could be next, and from when: the order rule."""
-    ready_before, held = False, 0.0
+    """Each that starts once what stands before it does not hold it back."""
+    held = 0.0
     for kept in sorted(queue, key=lambda kept: kept.place):
-        overtakes = kept.event.opt_out is not None
         if kept.state is EntryState.READY:
-            if overtakes:
-                yield 0.0, kept
-            elif not ready_before:
-                yield held, kept
-            ready_before = True
-        else:
-            if overtakes:
-                yield kept.due_at, kept
-            elif not ready_before:
-                yield max(held, kept.due_at), kept
-            held = max(held, kept.hold_until or 0.0)
+            yield held, kept
+            return
+        yield max(held, kept.due_at), kept
+        held = max(held, kept.hold_until or 0.0)

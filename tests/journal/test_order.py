@@ -113,6 +113,66 @@ async def test_opt_outs_wait_for_a_running_one_only(world: World) -> None:
     assert await world.claim_bodies() == ["STOP"]
 
 
+async def test_opt_outs_overtake_what_is_ready(world: World) -> None:
+    """Behind the running one STOP is next, alone; then START; then what came before them."""
+    await world.accept("one")
+    (running,) = await world.claim()
+    for text in ("two", "three"):
+        await world.accept(text)
+    for word in (OptOut.STOP, OptOut.START):
+        await world.accept(word, opt_out=word)
+    seen = []
+    for _ in range(4):
+        await world.settle(running)
+        (running,) = await world.claim()
+        seen.append(running.event.body)
+    assert seen == ["STOP", "START", "two", "three"]
+
+
+async def test_opt_outs_that_arrive_at_once_overtake_what_is_ready(world: World) -> None:
+    """Also when nothing runs yet, and in one delivery with what they overtake."""
+    await world.accept_events(an_event("one"), an_event("STOP", opt_out=OptOut.STOP))
+    assert await world.claim_bodies() == ["STOP"]
+
+
+async def test_start_waits_for_the_retry_of_stop(world: World) -> None:
+    """Opt-outs keep their places among themselves, and the retry of one is due before the rest."""
+    await world.accept("STOP", opt_out=OptOut.STOP)
+    (stop,) = await world.claim()
+    await world.accept("START", opt_out=OptOut.START)
+    await world.fail(stop, retry_in=30)
+    assert (await world.claimed()).next_due_seconds == 30
+    world.clock.move(30)
+    (stop,) = await world.claim()
+    assert stop.event.body == "STOP"
+    await world.settle(stop)
+    assert await world.claim_bodies() == ["START"]
+
+
+async def test_the_retry_of_stop_overtakes_once_it_is_due(world: World) -> None:
+    """What was ready before it is overtaken by a retry as well."""
+    for text in ("one", "two"):
+        await world.accept(text)
+    await world.accept("STOP", opt_out=OptOut.STOP)
+    (stop,) = await world.claim()
+    await world.fail(stop, retry_in=30)
+    (one,) = await world.claim()
+    assert one.event.body == "one"
+    world.clock.move(31)
+    await world.settle(one)
+    assert await world.claim_bodies() == ["STOP"]
+
+
+async def test_help_overtakes_nothing(world: World) -> None:
+    """Who asks for help waits like everybody."""
+    await world.accept("one")
+    (one,) = await world.claim()
+    await world.accept("two")
+    await world.accept("HELP", opt_out=OptOut.HELP)
+    await world.settle(one)
+    assert await world.claim_bodies() == ["two"]
+
+
 async def test_a_dead_entry_holds_nobody_back(world: World) -> None:
     """What will not be tried again lets the next one start."""
     await world.accept("one")

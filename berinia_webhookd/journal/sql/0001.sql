@@ -73,7 +73,7 @@ CREATE TABLE entries (
     kind TEXT NOT NULL,           -- agent, reply
     agent TEXT NOT NULL,
     conversation BIGINT NOT NULL,
-    opt_out INTEGER NOT NULL,     -- 1: it overtakes what is ready
+    opt_out INTEGER NOT NULL,     -- 1: STOP or START, which overtake
     state TEXT NOT NULL,
     startable_at BIGINT,          -- set on the next entry of its queue and no other; 0: at once
     due_at BIGINT,                -- of one that waits: when it is tried again

@@ -20,46 +20,55 @@ WHERE conversation = :conversation AND kind = :kind AND agent = :agent
   AND startable_at IS NOT NULL;
 
 -- name: set_next
--- Which entry of a queue is next, and from when; none is while one is running. The partial indexes
--- on ready, ready with opt-out, waiting and running find the few rows that matter.
+-- Which entry of a queue is next, and from when; none is while one is running. STOP and START, which
+-- overtake, keep their places among themselves. The partial indexes on ready, ready with opt-out,
+-- waiting and running find the few rows that matter.
 UPDATE entries SET startable_at = next.starts_at
 FROM (
     SELECT place, starts_at FROM (
         -- The first ready entry holds back all behind it; those that wait before it may hold it
         -- back in turn.
-        SELECT place,
+        SELECT place, opt_out,
                coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
                          WHERE earlier.conversation = :conversation AND earlier.kind = :kind
                            AND earlier.agent = :agent AND earlier.state = 'waiting'
                            AND earlier.place < first.place), 0) AS starts_at
-        FROM (SELECT place FROM entries
+        FROM (SELECT place, opt_out FROM entries
               WHERE conversation = :conversation AND kind = :kind AND agent = :agent
                 AND state = 'ready'
               ORDER BY place LIMIT 1) AS first
         UNION ALL
-        -- STOP and the like wait for a running entry only.
-        SELECT place, 0 FROM (SELECT place FROM entries
+        -- The first that overtakes waits for its like only.
+        SELECT place, 1,
+               coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
+                         WHERE earlier.conversation = :conversation AND earlier.kind = :kind
+                           AND earlier.agent = :agent AND earlier.state = 'waiting'
+                           AND earlier.opt_out = 1 AND earlier.place < first_opt_out.place), 0)
+        FROM (SELECT place FROM entries
               WHERE conversation = :conversation AND kind = :kind AND agent = :agent
                 AND state = 'ready' AND opt_out = 1
               ORDER BY place LIMIT 1) AS first_opt_out
         UNION ALL
         -- One that waits for its retry, unless a ready one stands before it.
-        SELECT place, CASE WHEN opt_out = 0 AND held > due_at THEN held ELSE due_at END
+        SELECT place, opt_out, CASE WHEN held > due_at THEN held ELSE due_at END
         FROM (SELECT place, opt_out, due_at,
                      coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
                                WHERE earlier.conversation = :conversation AND earlier.kind = :kind
                                  AND earlier.agent = :agent AND earlier.state = 'waiting'
+                                 AND earlier.opt_out >= waiting.opt_out
                                  AND earlier.place < waiting.place), 0) AS held
               FROM entries AS waiting
               WHERE conversation = :conversation AND kind = :kind AND agent = :agent
                 AND state = 'waiting'
-                AND (opt_out = 1 OR NOT EXISTS (
+                AND NOT EXISTS (
                     SELECT 1 FROM entries AS ready
                     WHERE ready.conversation = :conversation AND ready.kind = :kind
                       AND ready.agent = :agent AND ready.state = 'ready'
-                      AND ready.place < waiting.place))) AS retries
+                      AND ready.opt_out >= waiting.opt_out
+                      AND ready.place < waiting.place)) AS retries
     ) AS candidates
-    ORDER BY starts_at, place LIMIT 1
+    -- Of those that could start by now, one that overtakes.
+    ORDER BY CASE WHEN starts_at > :now THEN starts_at ELSE 0 END, opt_out DESC, place LIMIT 1
 ) AS next
 WHERE entries.place = next.place
   AND NOT EXISTS (SELECT 1 FROM entries AS running
