@@ -21,6 +21,8 @@ CREATE TABLE deliveries (
     body BYTEA                    -- NULL once erased
 );
 CREATE INDEX deliveries_rejected ON deliveries (id) WHERE rejection IS NOT NULL;
+CREATE INDEX deliveries_rejected_at ON deliveries (received_at) WHERE rejection IS NOT NULL;
+CREATE INDEX deliveries_rejected_whole ON deliveries (id) WHERE state = 'rejected';
 CREATE UNIQUE INDEX deliveries_replay_key ON deliveries (replay_key)
     WHERE replay_key IS NOT NULL AND state = 'accepted';
 CREATE UNIQUE INDEX deliveries_once_key ON deliveries (once_key) WHERE once_key IS NOT NULL;

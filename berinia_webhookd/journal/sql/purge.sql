@@ -30,7 +30,7 @@ SELECT id FROM conversations WHERE id IN (:ids) ORDER BY id
 SELECT number FROM deliveries
 WHERE rejection IS NOT NULL AND received_at < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT)
   AND NOT EXISTS (SELECT 1 FROM events WHERE events.delivery = deliveries.number)
-ORDER BY id
+ORDER BY received_at
 LIMIT :most;
 
 -- name: remember_digests

@@ -5,7 +5,7 @@ SELECT once_key FROM deliveries WHERE once_key IN (:keys) AND once_key IS NOT NU
 -- name: drop_oldest_rejected
 -- All but the newest so many.
 DELETE FROM deliveries
-WHERE rejection IS NOT NULL AND state = 'rejected'
+WHERE state = 'rejected'
   AND id <= (SELECT kept.id FROM deliveries AS kept
-             WHERE kept.rejection IS NOT NULL AND kept.state = 'rejected'
+             WHERE kept.state = 'rejected'
              ORDER BY kept.id DESC LIMIT 1 OFFSET :keep_most);
