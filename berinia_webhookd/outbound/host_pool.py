@@ -73,9 +73,10 @@ class HostPool:
             AgentUnavailable: no host can be started.
         """
         while not self._closed:
+            idle = [host for host in self._idle if host.is_usable]
             suited = [
                 host
-                for host in self._idle
+                for host in idle
                 if host.memory_limit_bytes == memory_limit_bytes
                 and agent not in host.failed
                 and not (agent in self._harmful and host.shapes.keys() - {agent})
@@ -87,8 +88,8 @@ class HostPool:
                     await self._starts.acquire()  # at once, so nobody comes in between
                     return await self._start(agent, memory_limit_bytes, conversation_id)
                 self._wake_at_next_start()
-            elif self._idle:
-                self._stop(next(iter(self._idle)), "room")
+            elif idle:
+                self._stop(idle[0], "room")
             self._changed.clear()
             await self._changed.wait()
         raise AgentUnavailable("the daemon is stopping")

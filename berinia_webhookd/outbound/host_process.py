@@ -137,6 +137,11 @@ class AgentHost:
         self._finishing: asyncio.Task[None] | None = None
 
     @property
+    def is_usable(self) -> bool:
+        """Whether nothing says yet that it ends."""
+        return self.reason is None and self._connected == 2  # noqa: PLR2004 - host and guardian
+
+    @property
     def how(self) -> str:
         """How it ended, once it is gone."""
         return self._how or "ended for a reason unknown"

@@ -177,6 +177,18 @@ async def test_a_host_that_ends_by_itself_is_replaced(hosts: HostWorld) -> None:
     assert "SIGKILL, perhaps for want of memory" in ended["how"]
 
 
+async def test_a_host_without_its_guardian_gets_no_attempt(hosts: HostWorld) -> None:
+    """It ends, too; until its last output is read, attempts go to others."""
+    agents = hosts.open({AGENT: "friendly:pid"}, "agents.max_hosts = 2")
+    ending = int(str((await attempt(agents, AGENT)).reply))
+    (guardian,) = hosts.processes().keys() - {ending}
+    os.kill(guardian, signal.SIGKILL)
+    await until(lambda: not hosts.processes())  # it takes the host along
+    for _ in range(3):
+        await asyncio.sleep(0)  # in which the event loop reads the end of both sockets
+    assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+
+
 async def test_a_host_that_we_kill_lacked_no_memory(hosts: HostWorld, tmp_path: Path) -> None:
     """The line of a timeout sends nobody looking for another cause."""
     (tmp_path / "gated.py").write_text(GATED)
