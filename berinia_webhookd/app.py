@@ -53,6 +53,7 @@ from berinia_webhookd.supervision import (
     Notifier,
     Signals,
     Turning,
+    in_thread_of_its_own,
     report,
     watch,
     watchdog_interval_seconds,
@@ -61,6 +62,8 @@ from berinia_webhookd.supervision import (
 logger = structlog.get_logger()
 
 FINISH_SECONDS: Final = 0.65  # requests under way when stopping have thrice this
+REREAD_SECONDS: Final = 30.0
+PROBLEMS_SAID: Final = 100
 PURGE_PAUSE_SECONDS: Final = 600.0
 PURGE_STEP_SECONDS: Final = 0.2
 
@@ -139,26 +142,30 @@ async def run(
     loaded: Loaded,
     role: Role,
     *,
-    reread: Callable[[], Loaded],
+    reread: Callable[[Loaded], Loaded],
     environ: Mapping[str, str],
     on_started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Be the daemon in this role until SIGTERM or SIGINT.
 
-    `reread` gives the configuration as it stands now, or raises `ConfigurationError`; `on_started`
-    gets the address once the sockets listen.
+    `reread` gives the configuration as it stands now, knowing the one before, or raises
+    `ConfigurationError`; `on_started` gets the address once the sockets listen.
 
     Raises:
         CannotStart, CannotStartNow: it never began.
     """
     signals = Signals()
-    async with opened(loaded.settings, role, environ) as parts:
-        async with serving(parts):
-            signals.handle_stop()
-            process = Process(parts, loaded, reread, Notifier(environ), signals)
-            process.say_started(on_started)
-            await process.work(watchdog_interval_seconds(environ))
-        logger.info("server.stopped")
+    try:
+        async with opened(loaded.settings, role, environ) as parts:
+            async with serving(parts):
+                signals.started()
+                process = Process(parts, loaded, reread, Notifier(environ), signals)
+                process.say_started(on_started)
+                await process.work(watchdog_interval_seconds(environ))
+            logger.info("server.stopped")
+    except asyncio.CancelledError:
+        if not signals.stop.is_set():
+            raise  # else: it was to stop while it started
 
 
 @contextlib.asynccontextmanager
@@ -286,7 +293,7 @@ class Process:
         self,
         parts: Parts,
         loaded: Loaded,
-        reread: Callable[[], Loaded],
+        reread: Callable[[Loaded], Loaded],
         notifier: Notifier,
         signals: Signals,
     ) -> None:
@@ -353,14 +360,22 @@ class Process:
             self._signals.reload.clear()
             self._notifier.reloading()
             try:
-                fresh = await asyncio.to_thread(self._reread)
+                fresh = await self._read_again()
             except CannotStart as error:  # what would keep it from starting
                 found = error.findings if isinstance(error, ConfigurationError) else (error,)
-                problems = [str(problem) for problem in found]
+                problems = [str(problem) for problem in found[:PROBLEMS_SAID]]
                 logger.error("config.refused", problems=problems)  # noqa: TRY400 - all is in them
             else:
                 self._reload(fresh)
             self._notifier.ready()
+
+    async def _read_again(self) -> Loaded:
+        try:
+            async with asyncio.timeout(REREAD_SECONDS):
+                return await in_thread_of_its_own(lambda: self._reread(self._loaded))
+        except TimeoutError as error:
+            why = f"the settings cannot be read within {REREAD_SECONDS:g} s"
+            raise CannotStart(why, hint="is the disk that they are on there?") from error
 
     def _reload(self, fresh: Loaded) -> None:
         changed = changes(self._settings, self._loaded, fresh)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import click
 
-from berinia_webhookd import __version__
+from berinia_webhookd import __version__, held_signals
 from berinia_webhookd.errors import ConfigurationError, WebhookdError
 
 
@@ -29,6 +29,8 @@ class Commands(click.Group):
         "logs": ("berinia_webhookd.tools.logs", "logs"),
     }
 
+    daemons: ClassVar = frozenset({"serve", "worker"})  # handle signals as soon as they can
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
         """Return the names of all commands, in the order of the README."""
         return list(self.modules)
@@ -41,6 +43,8 @@ class Commands(click.Group):
         """Import one command."""
         if cmd_name not in self.modules:
             return None
+        if cmd_name not in self.daemons:
+            held_signals.let_come()
         module, name = self.modules[cmd_name]
         command: click.Command = getattr(import_module(module), name)
         return command

@@ -10,12 +10,15 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from berinia_webhookd import held_signals
 from berinia_webhookd.errors import CannotStart
 
 logger = structlog.get_logger()
@@ -25,21 +28,33 @@ MICROSECONDS: Final = 1_000_000
 STATUS_SECONDS: Final = 5.0
 SLOWEST_TURN_SECONDS: Final = 15.0  # with pauses and timeouts of the journal in it
 
+ResultT = TypeVar("ResultT")
+
 
 class Signals:
     """The signals of the operator and of systemd, as events."""
 
     def __init__(self) -> None:
-        """A SIGHUP that comes while starting is handled after it; `serve` blocks earlier ones."""
+        """Handle those that were held back so far; a SIGHUP waits until the start is over, and what
+        is to stop then cancels the task that starts.
+        """
         self.stop = asyncio.Event()
         self.reload = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-
-    def handle_stop(self) -> None:
-        """Handle SIGTERM and SIGINT, which until now end the process at once."""
+        self._starting = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self.stop.set)
+            loop.add_signal_handler(number, self._stop)
+        held_signals.let_come()
+
+    def started(self) -> None:
+        """Let `stop` be waited for from now on."""
+        self._starting = None
+
+    def _stop(self) -> None:
+        self.stop.set()
+        if self._starting is not None:
+            self._starting.cancel()
 
 
 class Notifier:
@@ -124,6 +139,27 @@ async def report(notifier: Notifier, status: Callable[[], Awaitable[str]]) -> No
     while True:
         notifier.status(await status())
         await asyncio.sleep(STATUS_SECONDS)
+
+
+async def in_thread_of_its_own(function: Callable[[], ResultT]) -> ResultT:
+    """Run a function that may hang, in a thread that nobody waits for at the end of the process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[ResultT] = loop.create_future()
+
+    def settle(result: Callable[[], None]) -> None:
+        if not done.done():
+            result()
+
+    def run() -> None:
+        try:
+            ended = partial(done.set_result, function())
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told
+            ended = partial(done.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, ended)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
 
 
 def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:

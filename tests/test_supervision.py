@@ -21,6 +21,7 @@ from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.supervision import (
     SLOWEST_TURN_SECONDS,
     Notifier,
+    in_thread_of_its_own,
     inherited_sockets,
     report,
     watch,
@@ -330,3 +331,37 @@ def test_a_descriptor_that_is_missing_is_refused() -> None:
 def test_a_refusal_is_final() -> None:
     """Exit 3: starting again will not help."""
     assert CannotStart.exit_code == 3
+
+
+# A function that hangs, asked for and given up.
+HANGING = """
+import asyncio, threading
+from berinia_webhookd.supervision import in_thread_of_its_own
+
+async def main():
+    try:
+        async with asyncio.timeout(0.01):
+            await in_thread_of_its_own(threading.Event().wait)
+    except TimeoutError:
+        print("given up")
+
+asyncio.run(main())
+"""
+
+
+def test_a_function_that_hangs_keeps_no_process() -> None:
+    """As reading from a disk that is gone does: it is given up, and the process can end."""
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "given up\n", "")
+
+
+async def test_a_thread_of_its_own_tells_what_came_of_it() -> None:
+    assert await in_thread_of_its_own(lambda: "done") == "done"
+    with pytest.raises(ZeroDivisionError):
+        await in_thread_of_its_own(lambda: 1 // 0)

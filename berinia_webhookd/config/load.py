@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from berinia_webhookd.addresses import is_loopback
 from berinia_webhookd.config import cautions
 from berinia_webhookd.config.fields import Environ, Required, SameAs, Setting, T, settings_of
+from berinia_webhookd.config.files import Files, read_files
 from berinia_webhookd.config.settings import (
     DEFAULTS,
     SECTIONS,
@@ -28,12 +29,12 @@ from berinia_webhookd.config.sources import (
     Source,
     colliding,
     gather,
-    read_files,
     readable,
+    unread,
 )
 from berinia_webhookd.config.tables import Tables
 from berinia_webhookd.errors import ConfigurationError
-from berinia_webhookd.findings import Finding, wrong
+from berinia_webhookd.findings import Finding, Level, wrong
 from berinia_webhookd.model import AgentName
 
 PINNING: Final = ("flag", "environment", "credential")  # what a reload does not read again
@@ -60,6 +61,7 @@ class Examined:
     warnings: tuple[Finding, ...]
     config_file: Path | None
     complete: bool  # whether every source could be read, so that the rest is worth a look
+    read_from: frozenset[Path]  # the files of all sources
     # What the file and .env say on keys that a higher source pins: a change there has no effect.
     pinned: Mapping[str, Any] = field(repr=False)
 
@@ -74,8 +76,10 @@ def load(
     environ: Environ,
     working_folder: Path,
     config_file: Path | None = None,
+    before: Loaded | None = None,
 ) -> Loaded:
-    """Read, check and freeze the configuration; `kinds` are those that channels can have.
+    """Read, check and freeze the configuration; `kinds` are those that channels can have. What was
+    read `before` must still be there: a file that is being replaced unsets nothing.
 
     Raises:
         ConfigurationError: with every problem found.
@@ -83,8 +87,11 @@ def load(
     found = examine(
         flags, kinds=kinds, environ=environ, working_folder=working_folder, config_file=config_file
     )
-    if found.problems:
-        raise ConfigurationError(found.problems)
+    gone = sorted(before.read_from - found.read_from) if before else ()
+    hint = "put it back, or restart the daemon to do without it"
+    problems = (*(wrong(str(file), "is not read any more", hint) for file in gone), *found.problems)
+    if problems:
+        raise ConfigurationError(problems)
     return Loaded(found)
 
 
@@ -113,16 +120,26 @@ def examine(
     )
     origins = _origins(keys, layers, environ, problems)
     settings = _frozen(origins, tables)
+    lines = list(unread(files, keys))
+    problems += [line for line in lines if line.level is Level.WRONG]
     problems += [*_unsigned(settings.agents), *cautions.errors(settings)]
+    warnings = cautions.warnings(settings, origins, kinds, files.config_file)
     return Examined(
         settings=settings,
         origins=origins,
         problems=tuple(problems),
-        warnings=tuple(cautions.warnings(settings, origins, kinds, files.config_file)),
+        warnings=(*warnings, *(line for line in lines if line.level is Level.WARNING)),
         config_file=files.config_file,
         complete=not files.problems,
+        read_from=_read_from(files, layers),
         pinned=_pinned(layers, origins),
     )
+
+
+def _read_from(files: Files, layers: list[Layer]) -> frozenset[Path]:
+    given = (one for layer in layers for one in layer.values() if one.source == "credential")
+    named = {file for file in (files.config_file, files.dotenv_file) if file is not None}
+    return frozenset(named.union(Path(one.where) for one in given))
 
 
 def _origins(

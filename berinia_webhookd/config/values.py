@@ -24,6 +24,7 @@ SQLITE: Final = "sqlite:///"  # then the path
 AGENT_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9_-]{0,99}")
 DOTTED: Final = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 PYTHON_TARGET: Final = re.compile(rf"python:{DOTTED}:{DOTTED}")
+_NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 LONGEST_LIST: Final = 1000
 RETRIABLE: Final = frozenset(
     map(OutcomeKind, ("error", "exception", "timeout", "crash", "unreachable"))
@@ -31,8 +32,8 @@ RETRIABLE: Final = frozenset(
 
 
 def text(raw: Any) -> str:
-    """Read a text that is not blank."""
-    if not isinstance(raw, str) or not raw.strip() or "\0" in raw:
+    """Read a text that is not blank; half a character, as JSON can name one, is none."""
+    if not isinstance(raw, str) or not raw.strip() or _NO_TEXT.search(raw):
         raise ValueError("give a text that is not empty")
     return raw
 

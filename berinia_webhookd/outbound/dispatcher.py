@@ -112,6 +112,7 @@ class Dispatcher:
         self._woken = asyncio.Event()  # a slot is free, an agent is loaded, or we are stopping
         self._stopping = False
         self._last_claim = asyncio.Event()
+        self._loading: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self.last_turn = asyncio.get_running_loop().time()
@@ -120,7 +121,7 @@ class Dispatcher:
         """Dispatch until `stop`; an unreachable journal is waited for."""
         async with self._tasks:
             self._tasks.create_task(self._renew_leases())
-            self._tasks.create_task(self.availability.run(self._woken.set))
+            self._loading = self._tasks.create_task(self.availability.run(self._woken.set))
             while not self._stopping:
                 await self._turn()
             self._last_claim.set()
@@ -144,6 +145,10 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
         await self._release(list(unfinished.values()))
+        if self._loading is not None:
+            # Before the hosts end: what is being loaded then would seem not to load.
+            self._loading.cancel()
+            await asyncio.wait((self._loading,))
 
     @property
     def running(self) -> int:

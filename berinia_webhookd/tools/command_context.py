@@ -39,8 +39,11 @@ class CommandContext:
     def __init__(self, config_file: Path | None) -> None:
         self.config_file = config_file
 
-    def load(self, flags: Mapping[str, object] | None = None) -> Loaded:
-        """Load the configuration as it is now; `flags` are keys of settings with their values.
+    def load(
+        self, flags: Mapping[str, object] | None = None, *, before: Loaded | None = None
+    ) -> Loaded:
+        """Load the configuration as it is now; `flags` are keys of settings with their values, and
+        what was read `before` must still be there.
 
         Raises:
             ConfigurationError: with every problem found.
@@ -51,6 +54,7 @@ class CommandContext:
             environ=os.environ,
             working_folder=working_folder(),
             config_file=self.config_file,
+            before=before,
         )
 
     def examine(self) -> Examined:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Final
 import click
 import uvloop
 
-from berinia_webhookd import __version__
+from berinia_webhookd import __version__, held_signals
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.tools import dev as playground
 from berinia_webhookd.tools import installation
@@ -111,8 +110,7 @@ def _run(
     on_started: Callable[[Loaded, str], None] = lambda *_: None,
     **role: bool,
 ) -> None:
-    # By default SIGHUP would end us; the daemon handles it as soon as it has its settings.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    held_signals.hold()  # until the daemon has its event loop
     from berinia_webhookd import app  # noqa: PLC0415 - `--help` does without
 
     given = {key: value for key, value in flags.items() if value is not None}
@@ -123,7 +121,7 @@ def _run(
             app.run(
                 loaded,
                 app.Role(**role),
-                reread=lambda: context.load(given),
+                reread=lambda before: context.load(given, before=before),
                 environ=dict(os.environ),
                 on_started=lambda address: on_started(loaded, address),
             )

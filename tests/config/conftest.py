@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from berinia_webhookd.config import sources
+from berinia_webhookd.config import files
 
 from .place import Place
 
@@ -14,5 +14,5 @@ from .place import Place
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """An empty working folder, and no settings at all."""
-    monkeypatch.setattr(sources, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    monkeypatch.setattr(files, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
     return Place(tmp_path, {"HOME": str(tmp_path)})

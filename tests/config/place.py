@@ -56,13 +56,16 @@ class Place:
         path.chmod(0o600)
         return path
 
-    def load(self, flags: Mapping[str, Any] | None = None) -> Loaded:
+    def load(
+        self, flags: Mapping[str, Any] | None = None, *, before: Loaded | None = None
+    ) -> Loaded:
         return load(
             flags,
             kinds=self.kinds,
             environ=self.environ,
             working_folder=self.folder,
             config_file=self.config_file,
+            before=before,
         )
 
     def origin(self, key: str, flags: Mapping[str, Any] | None = None) -> Origin:

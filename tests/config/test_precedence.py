@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from berinia_webhookd.config import sources
+from berinia_webhookd.config import files
 from berinia_webhookd.config.secret import Secret
 
 from .place import KEYS, Place, sms
@@ -96,14 +96,14 @@ class TestWhichFile:
         self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Before the system's file and that of the working folder."""
-        monkeypatch.setattr(sources, "SYSTEM_FILE", named(place, "system.toml", 1004))
+        monkeypatch.setattr(files, "SYSTEM_FILE", named(place, "system.toml", 1004))
         place.toml("server.port = 1001")
         place.environ["BERINIA_WEBHOOKD_CONFIG"] = str(named(place, "variable.toml", 1002))
         assert place.origin(PORT).value == 1002
 
     def test_then_the_system_file(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         """Before that of the working folder."""
-        monkeypatch.setattr(sources, "SYSTEM_FILE", named(place, "system.toml", 1004))
+        monkeypatch.setattr(files, "SYSTEM_FILE", named(place, "system.toml", 1004))
         place.toml("server.port = 1001")
         assert place.origin(PORT).value == 1004
 

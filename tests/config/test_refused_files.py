@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .place import Place
+from .place import Place, sms
 
 STRANGER = 54_321
 
@@ -95,6 +95,32 @@ class TestUnreadable:
         assert problem.subject == str(file)
         assert "line 3" in problem.what
 
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("server.port = " + "9" * 5000, "a number has over 64 bits"),
+            ("server.port = 0x" + "f" * 5000, "a number has over 64 bits"),
+            ("server.port = [[" + "9" * 4000 + "]]", "a number has over 64 bits"),
+            ("a." * 100_000 + "a = 1", "a key has over 20 parts"),
+            ("\n".join(f"[agents.A{one}]" for one in range(2000)), "a table has over 1000 entries"),
+        ],
+        ids=["digits", "hexadecimal", "inside", "deep", "wide"],
+    )
+    def test_what_takes_too_long_to_work_on(self, place: Place, text: str, why: str) -> None:
+        """Valid TOML, and none for settings: said at once."""
+        place.toml(text)
+        assert why in place.problem().what
+
+    def test_a_dotenv_that_takes_too_long_to_read(self, place: Place) -> None:
+        """Its parser needs the square of the blanks, and lets no other thread run meanwhile."""
+        place.dotenv("TWILIO_TOKEN=x" + " " * 1_000_000 + "y")
+        assert "100 blanks" in place.problem().what
+
+    def test_unknown_settings_without_number(self, place: Place) -> None:
+        """The first hundred are named, and that there are more."""
+        place.toml("\n".join(f"nobody{one} = 1" for one in range(900)))
+        assert [one.subject for one in place.problems()][-2:] == ["nobody99", "settings"]
+
     def test_deep_nesting_is_broken_toml(self, place: Place) -> None:
         """It ends as a problem, not as a traceback."""
         place.toml("x = " + "[" * 100_000)
@@ -121,7 +147,7 @@ class TestUnreadable:
 
     def test_a_folder_in_place_of_the_file(self, place: Place) -> None:
         (place.folder / "berinia-webhookd.toml").mkdir()
-        assert "cannot be read" in place.problem().what
+        assert "is a folder" in place.problem().what
 
     @pytest.mark.parametrize("name", ["berinia-webhookd.toml", ".env"])
     def test_a_file_that_cannot_be_reached_is_not_passed_over(
@@ -144,7 +170,7 @@ LOAD_AS_A_STRANGER = """
 import os, sys
 from pathlib import Path
 from berinia_webhookd.channels.catalogue import KINDS
-from berinia_webhookd.config import sources
+from berinia_webhookd.config import files
 from berinia_webhookd.config.load import load
 from berinia_webhookd.errors import ConfigurationError
 folder, working_folder = map(Path, sys.argv[1:])
@@ -154,7 +180,7 @@ closed.mkdir()
 closed.chmod(0)
 if os.getuid() == 0:
     os.setuid(54321)
-sources.SYSTEM_FILE = closed / "config.toml"
+files.SYSTEM_FILE = closed / "config.toml"
 try:
     load(kinds=KINDS, environ={"HOME": str(folder)}, working_folder=working_folder)
 except ConfigurationError as error:
@@ -196,6 +222,12 @@ def test_a_pipe_in_the_working_folder_holds_nobody_up(place: Place, name: str) -
     assert "no ordinary file" in problem.what
 
 
+def test_a_device_is_not_even_opened(place: Place) -> None:
+    """Opening some does something: a watchdog begins to count."""
+    (place.folder / ".env").symlink_to("/dev/zero")
+    assert "no ordinary file" in place.problem().what
+
+
 def test_a_named_pipe_is_refused_too(place: Place) -> None:
     """A reload would wait for its writer."""
     place.config_file = place.folder / "pipe.toml"
@@ -213,3 +245,65 @@ def test_a_variable_that_is_no_text_is_refused_by_name(place: Place, name: str) 
     place.environ[name] = "/tmp/folder-\udcff"
     problem = place.problem()
     assert (problem.subject, problem.what) == (name, "is not UTF-8 text")
+
+
+class TestUnreadLines:
+    """What in `.env` sets nothing is named with its line, and its value is shown to nobody."""
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "TWILIO_TOKEN:",
+            "TWILIO_TOKEN: s3cret",
+            "TWILIO_TOKEN s3cret",
+            'TWILIO_TOKEN="s3cret',
+            "export TWILIO_TOKEN='s3cret",
+            "MAILGUN_SIGNING_KEY: s3cret",
+            'BERINIA_WEBHOOKD_LOGS__PASSWORD="s3cret" x',
+        ],
+    )
+    def test_one_of_ours_is_wrong(self, place: Place, line: str) -> None:
+        file = place.dotenv(f"# our settings\n\n  {line}\nOTHER=1\n")
+        problem = place.problem()
+        assert problem.subject == f"{file}, line 3"
+        assert "does not set " in problem.what
+        assert "s3cret" not in str(problem)
+
+    def test_another_programs_is_a_warning(self, place: Place) -> None:
+        """Its settings stand there too."""
+        file = place.dotenv("TWILIO_TOKEN=x\nsome words\n")
+        loaded = place.load()
+        assert sms(loaded.settings).tokens[0].reveal() == "x"
+        assert f"{file}, line 2" in [warning.subject for warning in loaded.warnings]
+
+    def test_a_quote_that_swallows_one_of_ours(self, place: Place) -> None:
+        """Two that are open make one text of all that stands between them."""
+        file = place.dotenv('A=1\nOTHER="half\nTWILIO_TOKEN=s3cret\nMORE=x"\n')
+        problem = place.problem()
+        assert problem.subject == f"{file}, line 2"
+        assert "TWILIO_TOKEN" in problem.what
+        assert "s3cret" not in str(problem)
+
+    def test_a_text_over_several_lines_is_no_mistake(self, place: Place) -> None:
+        place.dotenv('KEY="-----BEGIN-----\nZm9v=\n-----END-----"\nTWILIO_TOKEN=\'["a",\n"b"]\'\n')
+        loaded = place.load()
+        assert len(sms(loaded.settings).tokens) == 2
+        assert not [one for one in loaded.warnings if ".env" in one.subject]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(place: Place) -> None:
+    """Editors of Windows write one."""
+    place.toml("\ufeffserver.port = 1001")
+    place.dotenv("\ufeffTWILIO_TOKEN=x\n")
+    place.credential("logs.password", "\ufeffs3cret")
+    settings = place.load().settings
+    assert settings.server.port == 1001
+    assert sms(settings).tokens[0].reveal() == "x"
+    assert settings.logs.password is not None
+    assert settings.logs.password.reveal() == "s3cret"
+
+
+def test_half_a_character_is_no_text(place: Place) -> None:
+    """JSON can name one; it could not be signed with, and every message would be answered 500."""
+    place.dotenv('TWILIO_TOKEN=["\\ud800"]\n')
+    assert place.problem().subject == "channels.sms.tokens"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import Changes, changes
+from berinia_webhookd.errors import ConfigurationError
 from berinia_webhookd.model import AgentName
 
 from .place import Place, sms, whatsapp
@@ -126,3 +129,43 @@ def test_what_a_flag_pins_is_named(place: Place) -> None:
     changed = changes(old.settings, old, place.load(flags))
     assert changed.needs_restart == ("server.port",)
     assert changed.effective.server.port == 1001
+
+
+def refused_after(place: Place, old: Loaded) -> str:
+    with pytest.raises(ConfigurationError) as refused:
+        place.load(before=old)
+    return str(refused.value.findings[0])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_file_that_is_gone_is_missed(place: Place, named: bool) -> None:
+    """An editor is replacing it, or it was lost: that unsets nothing."""
+    file = place.toml("server.port = 1001")
+    place.config_file = file if named else None
+    old = place.load()
+    file.unlink()
+    assert str(file) in refused_after(place, old)
+    place.toml("server.port = 1002")
+    assert place.load(before=old).settings.server.port == 1002
+
+
+def test_dotenv_that_is_gone_is_missed(place: Place) -> None:
+    file = place.dotenv("TWILIO_TOKEN=x\n")
+    old = place.load()
+    file.unlink()
+    assert f"{file}: is not read any more" in refused_after(place, old)
+    place.dotenv("")
+    assert sms(place.load(before=old).settings).tokens == ()
+
+
+def test_a_credential_that_is_gone_is_missed(place: Place) -> None:
+    file = place.credential("channels.sms.tokens", "x")
+    old = place.load()
+    file.unlink()
+    assert str(file) in refused_after(place, old)
+
+
+def test_a_file_that_comes_is_read(place: Place) -> None:
+    old = place.load()
+    place.toml("server.port = 1001")
+    assert place.load(before=old).settings.server.port == 1001

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import json
+import os
 import signal
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
+from ..outbound.agent_world import until
 from .daemon import PATIENCE_SECONDS, SMS_PATH, Daemon, sample_sms, signed_sms
 from .load import Load, wait_until_delivered
 
@@ -133,3 +140,52 @@ def test_a_waiting_bot_is_answered_at_once(tmp_path: Path) -> None:
         connection.close()
     finally:
         daemon.close()
+
+
+# Starts the program that it is given with a SIGTERM that has come already.
+TERMINATED = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+os.kill(os.getpid(), signal.SIGTERM)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_signal_in_the_first_moment_ends_it_in_order(stopped: Daemon) -> None:
+    """Nothing was begun: exit 0, and nothing to say."""
+    stopped.launch(launcher=[sys.executable, "-c", TERMINATED])
+    assert stopped.wait_until_ended() == 0
+    assert stopped.lines == []
+
+
+def test_a_signal_while_starting_ends_it_in_order(stopped: Daemon) -> None:
+    """What was opened so far is closed again; another one can start."""
+    stopped.start()
+    stopped.stop()
+    journal = stopped.folder / "state" / "journal.db"
+    with contextlib.closing(sqlite3.connect(journal)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        stopped.launch()
+        assert stopped.process is not None
+        asyncio.run(until(lambda: has_open(stopped.process, journal)))
+        stopped.send_signal(signal.SIGTERM)
+        assert stopped.wait_until_ended() == 0
+    assert stopped.lines == []
+    stopped.start()
+
+
+def has_open(process: subprocess.Popen[bytes] | None, file: Path) -> bool:
+    assert process is not None
+    links = Path(f"/proc/{process.pid}/fd").iterdir()
+    return any(os.path.realpath(link) == str(file) for link in links)
+
+
+def test_an_agent_that_is_being_loaded_is_not_blamed(tmp_path: Path) -> None:
+    """Its host ends because the daemon does, and not because it does not load."""
+    endless = "import time\nwhile True: time.sleep(0.01)\n"
+    with contextlib.closing(Daemon(tmp_path, agent=endless)) as daemon:
+        daemon.start()
+        daemon.wait_for("agent_host.started")
+        assert daemon.stop() == 0
+        blamed = {line["agent"] for line in daemon.lines if line["event"] == "agent.unavailable"}
+        assert blamed == {"MetaAgent", "AdminInterpreterAgent"}  # which have no target

@@ -1,0 +1,21 @@
+"""The signals that the daemon handles in order from its first moment on: until it can, they wait.
+
+It imports nothing of ours and little else, so that holding them is the first that a process does.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+HANDLED: Final = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
+
+
+def hold() -> None:
+    """Let them wait; without a handler each would end the process on the spot."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def let_come() -> None:
+    """Take those that wait, and all that come."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
