@@ -77,6 +77,10 @@ class MalformedDelivery(DeliveryRejected):
         return f"{self} ({'; '.join(named)})" if named else str(self)
 
 
+class FieldsMoved(MalformedDelivery):
+    """A verified form whose fields run into each other: signed, but not as it was sent."""
+
+
 class SignatureInvalid(DeliveryRejected):
     """The signature is bad, missing, stale or replayed."""
 

@@ -25,6 +25,7 @@ from berinia_webhookd.errors import (
     BodyTooSlow,
     ChannelNotConfigured,
     DeliveryRejected,
+    FieldsMoved,
     JournalUnavailable,
     MalformedDelivery,
     MediaTypeUnsupported,
@@ -60,6 +61,7 @@ def _later(seconds: int) -> Mapping[str, str]:
 
 TABLE: Final[Mapping[type[Exception], Row]] = {
     MalformedDelivery: Row(400),
+    FieldsMoved: Row(403),
     Unauthorized: Row(
         401, headers={"WWW-Authenticate": 'Basic realm="berinia-webhookd", charset="UTF-8"'}
     ),

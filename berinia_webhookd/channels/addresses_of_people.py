@@ -17,7 +17,7 @@ _MAX_PARTY_LENGTH: Final = 320
 _MAX_SPELLING_LENGTH: Final = 1000
 # Short codes have at most 8 digits: more, and no leading zero, is a number without its plus.
 _MIN_INTERNATIONAL_DIGITS: Final = 9
-_PREFIXES = re.compile(r"(?:(?:whatsapp|sms|tel|mailto):(?://)?\s*)+")
+_PREFIXES = re.compile(r"(?:(?:whatsapp|sms|rcs|tel|mailto):(?://)?\s*)+")
 _NAMED_ADDRESS = re.compile(r"[^<>]*<\s*([^<>\s]+@[^<>\s]+)\s*>")
 # whatsapp-web.js ids of people, with or without the number of their device.
 _WHATSAPP_ID = re.compile(r"\+?([0-9]+)(?::[0-9]+)?@(?:c\.us|s\.whatsapp\.net)")

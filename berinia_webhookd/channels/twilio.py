@@ -11,7 +11,7 @@ import base64
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -24,6 +24,11 @@ from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import TwilioSettings
 from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds, is_plain, port_forms
+from berinia_webhookd.channels.twilio_boundaries import (
+    KNOWN,
+    reaches_into_url,
+    require_unmoved,
+)
 from berinia_webhookd.errors import (
     AccountRefused,
     ChannelNotConfigured,
@@ -44,33 +49,6 @@ SIGNATURE_HEADER: Final = "X-Twilio-Signature"
 
 REQUIRED: Final = ("From", "To", "Body", "MessageSid")
 
-# Values without a shape that is checked elsewhere, but of machines' making.
-_PLACES: Final = (f"{end}{what}" for end in ("From", "To") for what in ("City", "State", "Zip"))
-_UNSHAPED: Final = frozenset(
-    {
-        *_PLACES,
-        *("ApiVersion", "Forwarded", "FrequentlyForwarded", "FromCountry", "Latitude"),
-        *("Longitude", "MessageType", "SmsStatus", "ToCountry", "WaId"),
-        *("OriginalRepliedMessageSender",),
-        *(f"Media{what}{number}" for what in ("ContentType", "Url") for number in range(10)),
-    }
-)
-_OPTIONAL: Final = tuple(
-    sorted(
-        {
-            *_UNSHAPED,
-            *("AccountSid", "Address", "ButtonPayload", "ButtonText", "ButtonType"),
-            *("ChannelMetadata", "FlowData", "InteractiveData", "Label", "MessagingServiceSid"),
-            *("NumMedia", "NumSegments", "OptOutType", "OriginalRepliedMessageSid"),
-            *("ProfileName", "SmsMessageSid", "SmsSid"),
-        }
-    )
-)
-# A required field that is cut or glued is missing, which is noticed anyway.
-KNOWN: Final = frozenset({*_OPTIONAL, *REQUIRED})
-_ELSEWHERE: Final = KNOWN - _UNSHAPED  # their values are people's text, or have a shape
-_LIKE_A_NAME: Final = re.compile("[A-Z][a-z]")
-
 # Twilio signs without separators: fields glued together, or one cut in two, keep the signature. So
 # every field whose shape is known must have it, and no name may hold what only values hold.
 _SID = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
@@ -78,12 +56,9 @@ _OPTIONAL_SID = re.compile(f"(?:{_SID.pattern})?")
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 _OPTIONAL_COUNT = re.compile(r"[0-9]{0,4}")
 _OPT_OUT_TYPE = re.compile(f"(?:{'|'.join(OptOut)})?", re.IGNORECASE | re.ASCII)
-# E.164, a short code, or an alphanumeric sender: up to 11 letters, digits, blanks and + - _ &, of
-# them at least one letter, https://www.twilio.com/docs/glossary/what-alphanumeric-sender-id.
-_ADDRESS = re.compile(
-    r"(?:whatsapp:)?(?:\+[1-9][0-9]{1,14}|[0-9]{3,8}"
-    r"|(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9 _&-][A-Za-z0-9 +_&-]{0,10})"
-)
+# Whatever kind it is, and whatever prefix is to come (whatsapp:, rcs:, messenger:): carriers let
+# senders through that fit no rule.
+_ADDRESS = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,160}")
 _SHAPES: Final[Mapping[str, re.Pattern[str]]] = {
     **{name: _OPTIONAL_SID for name in KNOWN if name.endswith("Sid")},
     "MessageSid": _SID,
@@ -304,47 +279,3 @@ def _opt_out(values: Mapping[str, str]) -> OptOut | None:
     """Return what Twilio says (with Advanced Opt-Out only), else what the message says."""
     stated = values.get("OptOutType")
     return OptOut(stated.upper()) if stated else opt_out_of(values["Body"])
-
-
-# Fields glued together or cut apart: the signature is over names and values without separators, so
-# `AccountSid=AC1` and `AccountSi=dAC1` sign alike. What gives it away is a field that Twilio sends
-# and that is missing, while its name stands across another boundary. Text that people write may say
-# anything, and is not looked into.
-
-
-def require_unmoved(fields: Sequence[tuple[str, str]]) -> None:
-    """Refuse what was glued together or cut apart.
-
-    Raises:
-        MalformedDelivery: a name or a value holds a field of Twilio's that is missing.
-    """
-    odd = [
-        (name, value)
-        for name, value in fields
-        if name not in _ELSEWHERE and (name not in _UNSHAPED or _LIKE_A_NAME.search(value))
-    ]
-    names = {name for name, _ in fields} if odd else set[str]()
-    if any(_holds_another(name, value, names) for name, value in odd):
-        # Either may hold a part of a value, so neither is shown.
-        raise MalformedDelivery("Fields run into each other.", invalid=("(field boundaries)",))
-
-
-def _holds_another(name: str, value: str, names: Set[str]) -> bool:
-    if name in _UNSHAPED:
-        return any(known in value for known in _missing(names))
-    text = name + value
-    return text.startswith(_OPTIONAL) and text.startswith(_missing(names))
-
-
-def _missing(names: Set[str]) -> tuple[str, ...]:
-    return tuple(known for known in _OPTIONAL if known not in names)
-
-
-def reaches_into_url(target: str, fields: Sequence[tuple[str, str]]) -> bool:
-    """Whether the first field, in the order of signing, was moved into the query."""
-    query = target.partition("?")[2]
-    if not query or not fields:
-        return False
-    name, value = min(fields)
-    text = query + name + value
-    return any(known in text for known in _OPTIONAL if known < name)

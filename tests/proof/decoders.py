@@ -10,7 +10,12 @@ from collections.abc import Callable, Mapping
 import orjson
 
 from berinia_webhookd import addresses
-from berinia_webhookd.channels import addresses_of_people, opt_out, signatures, twilio
+from berinia_webhookd.channels import (
+    addresses_of_people,
+    opt_out,
+    signatures,
+    twilio_boundaries,
+)
 from berinia_webhookd.channels.content import decode_json_object, text_of
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.channels.form import decode_form, raw_fields
@@ -91,8 +96,8 @@ def form(body: bytes) -> None:
         fields = decode_form(content_type.decode("latin-1"), rest).fields
         orjson.dumps(raw_fields(fields))
         with contextlib.suppress(DeliveryRejected):
-            twilio.require_unmoved(fields)
-        twilio.reaches_into_url("/x?" + content_type.decode("latin-1"), fields)
+            twilio_boundaries.require_unmoved(fields)
+        twilio_boundaries.reaches_into_url("/x?" + content_type.decode("latin-1"), fields)
 
 
 def json_object(body: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import secrets
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote, urlencode
@@ -27,6 +28,10 @@ def fresh_fields(**changes: str) -> list[tuple[str, str]]:
     return list({**SMS_FIELDS, **sids, **changes}.items())
 
 
+# What the daemon acts on: elsewhere a boundary may lie where it likes.
+TOUCHED = frozenset({"From", "To", "Body", "MessageSid", "AccountSid"})
+
+
 def encoded(pairs: Pairs) -> bytes:
     return urlencode(pairs, errors="surrogateescape").encode()
 
@@ -43,7 +48,8 @@ def fields() -> Iterator[Forgery]:
     pairs = fresh_fields(Body="Oui, rappelez-moi demain")
     request = honest(pairs)
     for place, (name, value) in enumerate(pairs):
-        for how, instead in _instead_of(name, value):
+        moved = _moved(name, value) if name in TOUCHED else ()
+        for how, instead in itertools.chain(_instead_of(name, value), moved):
             altered = [*pairs[:place], *instead, *pairs[place + 1 :]]
             yield Forgery(f"{name}: {how}", request.carrying(encoded(altered)))
     for name in ("Evil", "", "from", "OptOutType", "MediaUrl0", "Body2", "\x00", "é"):
@@ -68,14 +74,17 @@ def _instead_of(name: str, value: str) -> Iterator[tuple[str, Pairs]]:
     yield "line end behind", [(name, value + "\r\n")]
     yield "byte that is not UTF-8 behind", [(name, value + "\udcff")]
     yield "invisible character behind", [(name, value + "\u200b")]
-    yield "boundary to the left", [(name[:-1], name[-1] + value)]
     yield "encoded twice", [(name, quote(value or " ", safe=""))] if _has_escapes(value) else []
     if value:
         yield "emptied", [(name, "")]
-        yield "boundary to the right", [(name + value[0], value[1:])]
-        yield "all in the name", [(name + value, "")]
-        yield "cut in two", [(name, value[:1]), (value[1:] or "1", "")]
         yield "full-width characters", [(name, "".join(map(_full_width, value)))]
+
+
+def _moved(name: str, value: str) -> Iterator[tuple[str, Pairs]]:
+    yield "boundary to the left", [(name[:-1], name[-1] + value)]
+    yield "boundary to the right", [(name + value[0], value[1:])]
+    yield "all in the name", [(name + value, "")]
+    yield "cut in two", [(name, value[:1]), (value[1:] or "1", "")]
 
 
 def _has_escapes(value: str) -> bool:
@@ -93,6 +102,8 @@ def glued() -> Iterator[Forgery]:
     request = honest(pairs)
     for place in range(len(pairs) - 1):
         (name, value), (next_name, next_value) = pairs[place : place + 2]
+        if not TOUCHED & {name, next_name}:
+            continue
         one = [(name, value + next_name + next_value)]
         altered = [*pairs[:place], *one, *pairs[place + 2 :]]
         yield Forgery(f"{next_name} glued to {name}", request.carrying(encoded(altered)))

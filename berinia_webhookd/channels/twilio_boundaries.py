@@ -1,0 +1,112 @@
+"""Fields of Twilio's form that run into each other. Its signature is over the URL, names and values
+without separators, so `To=12345&ToCity=` and `To=12345ToCity` sign alike.
+
+What gives a cut or a glue away is a field of Twilio's that is missing while its name stands across
+another boundary. It is refused where it would change what the daemon acts on, and nowhere else: a
+town called Labelle, or next year's `LabelText`, is no attack.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from berinia_webhookd.errors import FieldsMoved
+from berinia_webhookd.urlencoded import Fields
+
+_PLACES: Final = (f"{end}{what}" for end in ("From", "To") for what in ("City", "State", "Zip"))
+KNOWN: Final = frozenset(
+    {
+        *("From", "To", "Body", "MessageSid"),
+        *_PLACES,
+        *("ApiVersion", "Forwarded", "FrequentlyForwarded", "FromCountry", "Latitude"),
+        *("Longitude", "MessageType", "SmsStatus", "ToCountry", "WaId"),
+        *("OriginalRepliedMessageSender",),
+        *(f"Media{what}{number}" for what in ("ContentType", "Url") for number in range(10)),
+        *("AccountSid", "Address", "ButtonPayload", "ButtonText", "ButtonType"),
+        *("ChannelMetadata", "FlowData", "InteractiveData", "Label", "MessagingServiceSid"),
+        *("NumMedia", "NumSegments", "OptOutType", "OriginalRepliedMessageSid"),
+        *("ProfileName", "SmsMessageSid", "SmsSid"),
+    }
+)
+_KNOWN_IN_ORDER: Final = tuple(sorted(KNOWN))
+
+_ADDRESSES: Final = ("From", "To")
+# Names are letters, and digits come before all names in the order of signing: numbers cannot be cut
+# or glued unseen.
+_NUMBER: Final = re.compile(r"(?:[a-z]+:)?\+?[0-9]+")
+_WRITTEN_BY_PEOPLE: Final = frozenset(
+    {"Body", "ButtonText", "ButtonPayload", "Label", "Address", "ProfileName"}
+)
+# What follows the text in the order of signing; nobody writes these words right behind another.
+_BEHIND_TEXT: Final = re.compile(
+    r"\S(?:ButtonPayload|ButtonText|ButtonType|ChannelMetadata|FlowData|Forwardedtrue)"
+)
+# Acted on where they are there, with the shape of their value.
+_OPTIONAL: Final = {
+    "AccountSid": re.compile("AccountSidAC[0-9a-f]{32}"),
+    "OptOutType": re.compile("OptOutType(?:STOP|START|HELP)", re.IGNORECASE | re.ASCII),
+}
+_CUTTABLE: Final = (*_ADDRESSES, "Body", "OptOutType")
+_STYLE: Final = re.compile("[A-Z][a-z]")  # of the names that Twilio gives
+
+
+def require_unmoved(fields: Fields) -> None:
+    """Refuse what was glued together or cut apart such that it means something else.
+
+    Raises:
+        FieldsMoved: what the daemon acts on is not as Twilio sent it.
+    """
+    values = dict(fields)
+    names = sorted(values)
+    if (
+        _BEHIND_TEXT.search(values.get("Body", ""))
+        or any(_is_glued(name, values, names) for name in _ADDRESSES if name in values)
+        or any(_is_hidden(name, values, names) for name in _OPTIONAL if name not in values)
+        or (not KNOWN.issuperset(values) and any(_cut_off(names)))
+    ):
+        # Names and values may hold parts of each other, so none is shown.
+        raise FieldsMoved("Fields run into each other.", invalid=("(field boundaries)",))
+
+
+def _is_glued(name: str, values: Mapping[str, str], names: Sequence[str]) -> bool:
+    """Whether an address has swallowed what follows it, or begins in the text ahead of it."""
+    value = values[name]
+    if _NUMBER.fullmatch(value):
+        return False
+    before = names[bisect_left(names, name) - 1] if names[0] != name else ""
+    if name in value and (before in _WRITTEN_BY_PEOPLE or before not in KNOWN):
+        return True
+    following = next((n for n in names[bisect_right(names, name) :] if values[n]), None)
+    gap = _KNOWN_IN_ORDER[bisect_right(_KNOWN_IN_ORDER, name) :]
+    if following is not None:
+        gap = gap[: bisect_left(gap, following)]
+    # Ahead of the swallowed name stands an address, which is more than its prefix.
+    return any(re.search(f"[^:]{swallowed}", value) for swallowed in gap)
+
+
+def _is_hidden(name: str, values: Mapping[str, str], names: Sequence[str]) -> bool:
+    """Whether a missing field stands in its neighbours in the order of signing."""
+    place = bisect_left(names, name)
+    neighbours = names[max(place - 1, 0) : place + 1]
+    return any(_OPTIONAL[name].search(neighbour + values[neighbour]) for neighbour in neighbours)
+
+
+def _cut_off(names: Sequence[str]) -> Iterator[bool]:
+    """Whether a field of no name of Twilio's may be the end of one that the daemon acts on."""
+    ahead = ""
+    for name in names:
+        if name not in KNOWN and ahead in _CUTTABLE:
+            yield not _STYLE.match(name.removeprefix(ahead) if ahead in _ADDRESSES else name)
+        ahead = name
+
+
+def reaches_into_url(target: str, fields: Fields) -> bool:
+    """Whether the account, which is signed right behind the URL, was moved into the query."""
+    query = target.partition("?")[2]
+    if not query or any(name == "AccountSid" for name, _ in fields):
+        return False
+    text = query + "".join(min(fields, default=("", "")))
+    return _OPTIONAL["AccountSid"].search(text) is not None
