@@ -43,12 +43,17 @@ def address_of(listener: socket.socket) -> str:
     return _host_and_port(*listener.getsockname()[:2])
 
 
+def configured_address(server: ServerSettings) -> str:
+    """Return where `serve` listens without systemd, in the same form."""
+    return f"unix:{server.uds}" if server.uds else _host_and_port(server.host, server.port)
+
+
 def _host_and_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _warn_if_different(server: ServerSettings, inherited: list[socket.socket]) -> None:
-    configured = f"unix:{server.uds}" if server.uds else _host_and_port(server.host, server.port)
+    configured = configured_address(server)
     if configured not in map(address_of, inherited):
         logger.warning(
             "server.sockets_differ",

@@ -24,6 +24,7 @@ from berinia_webhookd.journal.database import (
     path_of,
 )
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
+from berinia_webhookd.listening import configured_address
 from berinia_webhookd.status.findings.agents import is_nowhere, of_load
 from berinia_webhookd.status.findings.channels import console_entries
 from berinia_webhookd.status.findings.folders import (
@@ -36,7 +37,7 @@ from berinia_webhookd.status.findings.installation import AgentLoad
 from berinia_webhookd.tools.agent_loading import load_agents
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.config_view import Checked, document, lines
-from berinia_webhookd.tools.installation import configured_address, shown_url
+from berinia_webhookd.tools.installation import shown_url
 from berinia_webhookd.tools.terminal import json_text
 
 JOURNAL_URL: Final = "journal.url"

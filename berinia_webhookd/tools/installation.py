@@ -9,12 +9,12 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
-from berinia_webhookd.config.settings import ServerSettings, Settings
+from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.config.values import SQLITE, sqlite_file
 from berinia_webhookd.errors import CannotStart, CannotStartNow
 
@@ -68,7 +68,7 @@ def write(installation: RunningDaemon, environ: Mapping[str, str]) -> Path:
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w") as stream:
-            json.dump(_to_json(installation), stream, indent=2)
+            json.dump(asdict(installation), stream, indent=2, default=str)
             stream.write("\n")
         fresh.replace(file)
     except BaseException:
@@ -132,12 +132,6 @@ def journal_url(settings: Settings, installation: RunningDaemon | None) -> str:
     return settings.journal.url.reveal()
 
 
-def configured_address(server: ServerSettings) -> str:
-    """Return where `serve` would listen, as `host:port`."""
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    return f"{host}:{server.port}"
-
-
 def logs_folder(settings: Settings, installation: RunningDaemon | None) -> Path:
     """Return where the unified logs are, in the same way."""
     return settings.logs.dir if installation is None else installation.logs
@@ -155,7 +149,7 @@ def shown_url(url: str) -> str:
 
 def own_folder(environ: Mapping[str, str]) -> Path:
     """Return the folder of this process's file."""
-    return _first(environ, "RUNTIME_DIRECTORY") or _state_folder(environ)
+    return _first(environ, "RUNTIME_DIRECTORY") or state_folder(environ)
 
 
 def _beside(config_file: Path) -> RunningDaemon | None:
@@ -175,14 +169,9 @@ def _folders(environ: Mapping[str, str], system_folder: Path) -> Iterator[Path]:
     runtime = _first(environ, "RUNTIME_DIRECTORY")
     if runtime is not None:
         yield runtime
-    yield _state_folder(environ)
+    yield state_folder(environ)
     if runtime is None:
         yield system_folder
-
-
-def _state_folder(environ: Mapping[str, str]) -> Path:
-    home = Path(environ.get("HOME") or Path.home())
-    return _first(environ, "STATE_DIRECTORY") or home / ".local/state/berinia-webhookd"
 
 
 def _first(environ: Mapping[str, str], name: str) -> Path | None:
@@ -195,46 +184,33 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.expanduser().absolute().resolve()
 
 
-def _to_json(installation: RunningDaemon) -> dict[str, object]:
-    def text(path: Path | None) -> str | None:
-        return None if path is None else str(path)
-
-    return {
-        "pid": installation.pid,
-        "address": installation.address,
-        "version": installation.version,
-        "configuration": text(installation.configuration),
-        "journal": text(installation.journal),
-        "logs": text(installation.logs),
-    }
-
-
 def _read_file(file: Path) -> RunningDaemon | None:
     try:
         with file.open("rb") as stream:
-            found = json.loads(stream.read(MAX_BYTES))
+            return _from_json(json.loads(stream.read(MAX_BYTES)))
     except (OSError, ValueError, RecursionError):
         return None
-    return _from_json(found) if isinstance(found, dict) else None
 
 
-def _from_json(found: dict[str, Any]) -> RunningDaemon | None:
-    pid, address, version = (found.get(key) for key in ("pid", "address", "version"))
-    configuration, journal, logs = (found.get(key) for key in ("configuration", "journal", "logs"))
-    if type(pid) is not int or pid < 1:
-        return None
-    if not isinstance(address, str) or not isinstance(version, str) or not isinstance(logs, str):
-        return None
-    if not isinstance(configuration, str | None) or not isinstance(journal, str | None):
-        return None
-    return RunningDaemon(
-        pid=pid,
-        address=address,
-        version=version,
-        configuration=None if configuration is None else Path(configuration),
-        journal=None if journal is None else Path(journal),
-        logs=Path(logs),
-    )
+def _from_json(found: object) -> RunningDaemon | None:
+    match found:
+        case {
+            "pid": int(pid),
+            "address": str(address),
+            "version": str(version),
+            "configuration": None | str() as configuration,
+            "journal": None | str() as journal,
+            "logs": str(logs),
+        } if pid > 0 and pid is not True:
+            return RunningDaemon(
+                pid=pid,
+                address=address,
+                version=version,
+                configuration=None if configuration is None else Path(configuration),
+                journal=None if journal is None else Path(journal),
+                logs=Path(logs),
+            )
+    return None
 
 
 def _is_alive(pid: int) -> bool:

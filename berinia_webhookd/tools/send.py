@@ -17,10 +17,11 @@ from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.listening import configured_address
 from berinia_webhookd.model import ChannelName
 from berinia_webhookd.status.durations import duration
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
-from berinia_webhookd.tools.installation import RunningDaemon, configured_address
+from berinia_webhookd.tools.installation import RunningDaemon
 from berinia_webhookd.tools.posting import Posted, Tally, Target, post_all
 from berinia_webhookd.tools.terminal import json_text, one_line
 

@@ -19,6 +19,7 @@ from berinia_webhookd.findings import Finding, note, ok
 from berinia_webhookd.journal.database import path_of
 from berinia_webhookd.journal.inspecting import inspect_file
 from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.listening import configured_address
 from berinia_webhookd.status.findings.installation import (
     AS_DAEMON,
     Commands,
@@ -82,7 +83,7 @@ def _installation(
         cautions=examined.warnings,
         knows_environment=knows_environment,
         process=running.pid if running else None,
-        address=running.address if running else installation.configured_address(settings.server),
+        address=running.address if running else configured_address(settings.server),
         user=os.geteuid() if user is None else user,
         logs=installation.logs_folder(settings, running),
         journal=_journal(installation.journal_url(settings, running)),
