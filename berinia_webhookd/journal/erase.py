@@ -80,7 +80,16 @@ async def find_rejected(
 def _concerns(row: Row, sender: str) -> bool:
     if items := _items(row):
         return any(_is_of(item, sender) for item in items)
-    return names(bytes(row["body"]), sender)
+    body = bytes(row["body"])
+    return names(body, sender) or names(_unescaped(body), sender)
+
+
+def _unescaped(body: bytes) -> bytes:
+    """JSON without the escapes that its writer chose; anything else is nothing."""
+    try:
+        return json_text.encode(json_text.decode(body))
+    except (ValueError, RecursionError):
+        return b""
 
 
 def _items(row: Row) -> list[Item]:

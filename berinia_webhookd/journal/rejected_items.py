@@ -18,14 +18,14 @@ ITEM: Final = "item"
 def items_of(rejection: str, body: bytes | None) -> list[Item]:
     """The rejected items as they are stored, each with its own JSON where that can be told."""
     items: list[Item] = json_text.decode(rejection).get("items", [])
-    return items if body is None else with_json(items, body)
+    return with_json(items, body) if items and body is not None else items
 
 
 def with_json(items: Iterable[Item], body: bytes) -> list[Item]:
     """The items, each with what stands at its path; without, what is not there."""
     try:
         whole = json_text.decode(body.decode("utf-8", "replace"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return [*items]
     found = ((item, _at(whole, item["path"])) for item in items)
     return [item if value is None else {**item, ITEM: value[0]} for item, value in found]

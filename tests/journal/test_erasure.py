@@ -140,3 +140,17 @@ async def test_a_sender_is_found_in_bodies_nobody_could_decode(body: bytes, send
     """In every spelling the normal form stands for."""
     assert names(body, sender)
     assert not names(b"From=%2B33639980099", sender)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"author": "Zo\\u00eb"}', b"[" * 100_000 + b"Zo\xc3\xab", b'{"author": "Zo\xc3\xab"}'],
+)
+async def test_what_nobody_could_read_goes_however_it_was_escaped(
+    world: World, desk: Operations, body: bytes
+) -> None:
+    """JSON may be written with escapes, and a body be no JSON that could be read at all."""
+    delivery = replace(a_delivery(an_event("x")), body=body)
+    await world.journal.reject(delivery, {"kind": "MalformedDelivery"})
+    assert (await desk.erase("zo\u00eb")).rejected == 1
+    assert (await desk.stats()).rejected == 0
