@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, cast, get_args
 
 import orjson
@@ -46,7 +45,6 @@ class HostSocket(asyncio.Protocol):
     def __init__(
         self,
         own_end: socket.socket,
-        *,
         on_message: Callable[[bytes], None],
         on_lost: Callable[[], None],
         on_nonsense: Callable[[], None],
@@ -112,29 +110,42 @@ class HostSocket(asyncio.Protocol):
             self._transport.abort()
 
 
-@dataclass(eq=False)
 class AgentHost:
     """A running host, made by `start`. `reason` says why it must end, once that is decided."""
 
-    memory_limit_bytes: int | None
-    generation: int
-    output: HostOutput = field(init=False)
-    serial: int = field(default_factory=lambda: next(_serials))
-    shapes: dict[AgentName, Shape] = field(default_factory=dict)  # of the agents it has loaded
-    failed: set[AgentName] = field(default_factory=set)  # could not be loaded in here
-    serves: AgentName | None = None  # while it is not idle
-    reason: str | None = None
-    host_pid: int | None = None
-    guardian_pid: int | None = None
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        requests: socket.socket,
+        lifeline: socket.socket,
+        stdout: int,
+        stderr: int,
+        memory_limit_bytes: int | None,
+        generation: int,
+    ) -> None:
         loop = asyncio.get_running_loop()
+        self.memory_limit_bytes = memory_limit_bytes
+        self.generation = generation
+        self.serial = next(_serials)
+        self.shapes: dict[AgentName, Shape] = {}  # of the agents it has loaded
+        self.failed: set[AgentName] = set()  # could not be loaded in here
+        self.serves: AgentName | None = None  # while it is not idle
+        self.reason: str | None = None
+        self.host_pid: int | None = None
         self.ready: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
+        silent = OutputOwner({"host": self.serial})
+        self.output = HostOutput(stdout=stdout, stderr=stderr, silent=silent)
+        self._guardian_pid: int | None = None
         self._answer: asyncio.Future[bytes] | None = None
         self._connected = 2
         self._how: str | None = None
         self._finishing: asyncio.Task[None] | None = None
+        self._requests = HostSocket(requests, self._answered, self._host_lost, self._forged)
+        self._lifeline = HostSocket(
+            lifeline, self._guardian_reports, self._guardian_lost, self._forged
+        )
+        self._opening = loop.create_task(self._open())
 
     @property
     def is_usable(self) -> bool:
@@ -145,22 +156,6 @@ class AgentHost:
     def how(self) -> str:
         """How it ended, once it is gone."""
         return self._how or "ended for a reason unknown"
-
-    def connect(self, requests: socket.socket, lifeline: socket.socket) -> None:
-        """Take the daemon's ends of the two sockets."""
-        self._requests = HostSocket(
-            requests,
-            on_message=self._answered,
-            on_lost=self._host_lost,
-            on_nonsense=self._forged,
-        )
-        self._lifeline = HostSocket(
-            lifeline,
-            on_message=self._guardian_reports,
-            on_lost=self._guardian_lost,
-            on_nonsense=self._forged,
-        )
-        self._opening = asyncio.create_task(self._open())
 
     async def _open(self) -> None:
         """Open both; the one for requests first, for the other makes the host `ready`."""
@@ -251,7 +246,7 @@ class AgentHost:
     def _guardian_reports(self, message: bytes) -> None:
         said = orjson.loads(message)
         if "host" in said:
-            self.host_pid, self.guardian_pid = said["host"], said["guardian"]
+            self.host_pid, self._guardian_pid = said["host"], said["guardian"]
             self.ready.set_result(None)
         else:
             how = _how_it_ended(said["exit_code"], said["signal"], by_us=bool(self.reason))
@@ -270,9 +265,9 @@ class AgentHost:
 
     def _wake_guardian(self) -> None:
         """Continue the guardian, which an agent may have stopped: it cleans up and reports."""
-        if self.guardian_pid is not None:
+        if self._guardian_pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(self.guardian_pid, signal.SIGCONT)
+                os.kill(self._guardian_pid, signal.SIGCONT)
 
     def _lost(self) -> None:
         self._connected -= 1
@@ -320,12 +315,14 @@ def start(fork_server: ForkServer, memory_limit_bytes: int | None, generation: i
             (their_requests.fileno(), their_lifeline.fileno(), their_stdout, their_stderr)
         )
         ours.pop_all()
-    host = AgentHost(memory_limit_bytes, generation)
-    host.output = HostOutput(
-        stdout=stdout, stderr=stderr, silent=OutputOwner({"host": host.serial})
+    return AgentHost(
+        requests=requests,
+        lifeline=lifeline,
+        stdout=stdout,
+        stderr=stderr,
+        memory_limit_bytes=memory_limit_bytes,
+        generation=generation,
     )
-    host.connect(requests, lifeline)
-    return host
 
 
 def _answers(asked: str, answer: dict[str, Any]) -> bool:
