@@ -159,7 +159,9 @@ async def run(
         async with opened(loaded.settings, role, environ) as parts:
             async with serving(parts):
                 signals.started()
-                process = Process(parts, loaded, reread, Notifier(environ), signals)
+                process = Process(
+                    parts, loaded, loaded.settings, reread, Notifier(environ), signals
+                )
                 process.say_started(on_started)
                 await process.work(watchdog_interval_seconds(environ))
             logger.info("server.stopped")
@@ -286,79 +288,70 @@ async def serving(parts: Parts) -> AsyncIterator[None]:
         await parts.receiver.stop()
 
 
+@dataclass(slots=True)
 class Process:
     """The parts at work: what runs for long, reloads, and the way down."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        loaded: Loaded,
-        reread: Callable[[Loaded], Loaded],
-        notifier: Notifier,
-        signals: Signals,
-    ) -> None:
-        self._parts = parts
-        self._loaded = loaded  # as read last; `_settings` is what holds
-        self._settings = loaded.settings
-        self._reread = reread
-        self._notifier = notifier
-        self._signals = signals
+    parts: Parts
+    loaded: Loaded  # as read last; `settings` is what holds
+    settings: Settings
+    reread: Callable[[Loaded], Loaded]
+    notifier: Notifier
+    signals: Signals
 
     def say_started(self, on_started: Callable[[str], None]) -> None:
         """Report the start to the log, the caller of `run` and systemd."""
-        for finding in self._loaded.warnings:
+        for finding in self.loaded.warnings:
             logger.warning("config.warning", setting=finding.subject, detail=finding.what)
-        addresses = [listening.address_of(listener) for listener in self._parts.sockets]
+        addresses = [listening.address_of(listener) for listener in self.parts.sockets]
         logger.info(
             "server.started",
             address=addresses[0] if addresses else None,
             version=__version__,
-            dispatch=self._parts.role.dispatches,
-            config=str(self._loaded.config_file) if self._loaded.config_file else None,
+            dispatch=self.parts.role.dispatches,
+            config=str(self.loaded.config_file) if self.loaded.config_file else None,
         )
         if addresses:
             on_started(addresses[0])
-        self._notifier.ready()
+        self.notifier.ready()
 
     async def work(self, watchdog_interval: float | None) -> None:
         """Run everything that runs for long, until it is to stop."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(task) for task in self._tasks(watchdog_interval)]
-            await self._signals.stop.wait()
+            await self.signals.stop.wait()
             await self._wind_down()
             for task in tasks:
                 task.cancel()
 
     def _tasks(self, watchdog_interval: float | None) -> Iterator[Coroutine[Any, Any, None]]:
-        parts = self._parts
+        parts = self.parts
         yield self._reload_on_demand()
         yield purge(parts.journal)
-        yield recover(
-            parts.journal, self._settings.journal.lease_seconds / 3, parts.outbound.alerts
-        )
-        yield report(self._notifier, parts.backlog.in_one_line)
+        yield recover(parts.journal, self.settings.journal.lease_seconds / 3, parts.outbound.alerts)
+        yield report(self.notifier, parts.backlog.in_one_line)
         yield parts.outbound.alerts.run()
         if parts.role.dispatches:
             yield parts.outbound.dispatcher.run()
         if watchdog_interval is not None:
-            yield watch(self._notifier, watchdog_interval, parts.turning)
+            yield watch(self.notifier, watchdog_interval, parts.turning)
 
     async def _wind_down(self) -> None:
         """Claim no more, keep receiving until the attempts have ended or the grace has passed."""
-        outbound, grace = self._parts.outbound, self._settings.server.shutdown_grace_seconds
+        outbound, grace = self.parts.outbound, self.settings.server.shutdown_grace_seconds
         logger.info("server.stopping", running=outbound.dispatcher.running, grace_seconds=grace)
-        self._notifier.stopping()
-        self._notifier.extend(grace + 10)
-        self._parts.receiver.stopping.set()
-        if self._parts.role.dispatches:
+        self.notifier.stopping()
+        self.notifier.extend(grace + 10)
+        self.parts.receiver.stopping.set()
+        if self.parts.role.dispatches:
             await outbound.dispatcher.stop(grace)
         await outbound.transports.close()
 
     async def _reload_on_demand(self) -> None:
         while True:
-            await self._signals.reload.wait()
-            self._signals.reload.clear()
-            self._notifier.reloading()
+            await self.signals.reload.wait()
+            self.signals.reload.clear()
+            self.notifier.reloading()
             try:
                 fresh = await self._read_again()
             except CannotStart as error:  # what would keep it from starting
@@ -367,20 +360,20 @@ class Process:
                 logger.error("config.refused", problems=problems)  # noqa: TRY400 - all is in them
             else:
                 self._reload(fresh)
-            self._notifier.ready()
+            self.notifier.ready()
 
     async def _read_again(self) -> Loaded:
         try:
             async with asyncio.timeout(REREAD_SECONDS):
-                return await in_thread_of_its_own(lambda: self._reread(self._loaded))
+                return await in_thread_of_its_own(lambda: self.reread(self.loaded))
         except TimeoutError as error:
             why = f"the settings cannot be read within {REREAD_SECONDS:g} s"
             raise CannotStart(why, hint="is the disk that they are on there?") from error
 
     def _reload(self, fresh: Loaded) -> None:
-        changed = changes(self._settings, self._loaded, fresh)
-        self._settings, self._loaded = changed.effective, fresh
-        self._parts.reconfigure(changed.effective)
+        changed = changes(self.settings, self.loaded, fresh)
+        self.settings, self.loaded = changed.effective, fresh
+        self.parts.reconfigure(changed.effective)
         logger.info("config.reloaded", changed=changed.applied, needs_restart=changed.needs_restart)
 
 
