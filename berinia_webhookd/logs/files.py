@@ -11,11 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from berinia_webhookd.clock import now
 
 QUEUE_LINES: Final = 20_000
 LINGER_SECONDS: Final = 0.02  # lines that come meanwhile are written together …
@@ -157,7 +158,7 @@ class LogWriter:
     def _complaint(self, text: str) -> str:
         if not self._stderr_json:
             return f"berinia-webhookd: logs: {text}"
-        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        at = now().isoformat().replace("+00:00", "Z")
         line = {"timestamp": at, "level": "error", "event": "logs.lines_lost", "detail": text}
         return json.dumps(line)
 
