@@ -18,6 +18,7 @@ Network = IPv4Network | IPv6Network
 LOOPBACK: Final = (ip_address("127.0.0.1"), ip_address("::1"))
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _CACHED: Final = 256
+_WIDE: Final = {4: 8, 6: 16}  # shorter prefixes are half the world
 
 
 def parse_network(text: str) -> Network:
@@ -51,6 +52,11 @@ def unmapped(address: IPAddress) -> IPAddress:
 def in_networks(networks: Sequence[Network], address: IPAddress | None) -> bool:
     """Whether an address is in one of the networks; an unknown one (None) is in none."""
     return address is not None and any(address in network for network in networks)
+
+
+def widest(networks: Sequence[Network]) -> Network | None:
+    """The first network that is no list of one's own machines, or of a provider's."""
+    return next((one for one in networks if one.prefixlen < _WIDE[one.version]), None)
 
 
 def split_port(authority: str) -> tuple[str, str | None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from berinia_webhookd.addresses import Network
+from berinia_webhookd.addresses import Network, widest
 from berinia_webhookd.config import values
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.secret import Secret
@@ -121,6 +121,16 @@ class WhatsAppSettings(ChannelSettings):
         secret=True,
     )
     late_reply_max_age_seconds: float = setting(number(1, DAY), 900.0, "older replies are dropped")
+
+    def cautions(self, came_from: Mapping[str, str]) -> Iterator[Finding]:  # noqa: ARG002 - the interface
+        """Yield allowed addresses that nearly everybody has, where nothing else is proof."""
+        if self.secret is None and (wide := widest(self.allowed_ips)):
+            yield warning(
+                f"channels.{self.name}.allowed_ips",
+                f"lets {wide} speak as the WhatsApp bot, without a secret",
+                f"list its address alone, or set `channels.{self.name}.secret`",
+                why="its messages command the agents",
+            )
 
     @property
     def agents(self) -> frozenset[AgentName]:

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from berinia_webhookd.addresses import is_loopback
+from berinia_webhookd.addresses import is_loopback, widest
+from berinia_webhookd.config import descriptors
 from berinia_webhookd.config.fields import settings_of
-from berinia_webhookd.config.settings import Kinds, Settings
+from berinia_webhookd.config.settings import Kinds, ServerSettings, Settings
 from berinia_webhookd.findings import Finding, warning, wrong
 from berinia_webhookd.model import AgentName
 
@@ -47,7 +48,9 @@ def warnings(
         if channel.enabled:
             yield from kinds[channel.kind].cautions(channel, settings, came_from)
     yield from _about_agents(settings)
+    yield from _about_networks(settings.server)
     yield from _about_this_machine(settings)
+    yield from _about_descriptors(settings)
     in_file = any(one.source == "file" and one.setting.secret for one in origins.values())
     if config_file is not None and in_file and _others_read(config_file):
         yield warning(
@@ -82,6 +85,35 @@ def _about_agents(settings: Settings) -> Iterator[Finding]:
                 "not set, and neither is agents.registry: its messages wait",
                 f'set agents.{name}.target = "python:module:Name"',
             )
+
+
+def _about_networks(server: ServerSettings) -> Iterator[Finding]:
+    if wide := widest(server.trusted_proxies):
+        yield warning(
+            "server.trusted_proxies",
+            f"believes {wide}",
+            '`server.trusted_proxies = ["127.0.0.1", "::1"]`, and the addresses of your proxies',
+            why="whoever is trusted as a proxy may claim any address, scheme and host",
+        )
+    if wide := widest(server.metrics_allowed_ips):
+        yield warning(
+            "server.metrics_allowed_ips",
+            f"shows metrics to {wide}",
+            "list the machines that collect metrics",
+            why="metrics tell strangers how much arrives and what fails",
+        )
+
+
+def _about_descriptors(settings: Settings) -> Iterator[Finding]:
+    most, needed = descriptors.most(), descriptors.needed(settings)
+    if most < needed:
+        yield warning(
+            "descriptors",
+            f"at most {most} files and connections may be open at once, and {needed} may be needed",
+            f"`LimitNOFILE={needed}` in the unit, or `ulimit -Hn {needed}` before it starts",
+            "or lower `server.max_connections` and `agents.max_hosts`",
+            why="callers would wait in vain, and agents not start",
+        )
 
 
 def _about_this_machine(settings: Settings) -> Iterator[Finding]:

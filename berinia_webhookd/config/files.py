@@ -104,7 +104,7 @@ def text_of(path: Path, setting: str, *, only_ours: bool = False) -> str:
     if len(content) > LARGEST_FILE_BYTES:
         raise _unusable(setting, "is larger than 1 MiB", "that is no settings file")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise _unusable(setting, "is not UTF-8 text", "save it as UTF-8") from error
 

@@ -14,6 +14,7 @@ import click
 import uvloop
 
 from berinia_webhookd import __version__, held_signals
+from berinia_webhookd.config import descriptors
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.tools import dev as playground
 from berinia_webhookd.tools import installation
@@ -115,6 +116,7 @@ def _run(
 
     given = {key: value for key, value in flags.items() if value is not None}
     loaded = context.load(given)
+    descriptors.allow(loaded.settings)
     _tune_interpreter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(

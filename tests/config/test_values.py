@@ -239,6 +239,24 @@ class TestWarnings:
         place.toml('agents.registry = "agents.registry:registry"')
         assert not {name for name in warned(place) if name.startswith("agents.")}
 
+    @pytest.mark.parametrize(
+        "setting",
+        ["server.trusted_proxies", "server.metrics_allowed_ips", "channels.whatsapp.allowed_ips"],
+    )
+    @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "128.0.0.0/1", "2000::/3"])
+    def test_addresses_that_nearly_everybody_has(
+        self, place: Place, setting: str, network: str
+    ) -> None:
+        """A list of one's own machines is never that wide."""
+        place.toml(f'{setting} = ["10.0.0.0/8", "2001:db8::/32"]')
+        assert setting not in warned(place)
+        place.toml(f'{setting} = ["10.0.0.0/8", "{network}"]')
+        assert setting in warned(place)
+
+    def test_a_secret_guards_the_bot_as_well(self, place: Place) -> None:
+        place.toml('channels.whatsapp = { allowed_ips = "0.0.0.0/0", secret = "a-long-word" }')
+        assert "channels.whatsapp.allowed_ips" not in warned(place)
+
     def test_listening_to_the_world(self, place: Place) -> None:
         assert "server.host" not in warned(place)
         place.toml('server.host = "0.0.0.0"')

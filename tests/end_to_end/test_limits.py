@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import resource
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -345,3 +348,43 @@ def test_a_flood_of_large_unsigned_mails_costs_neither_memory_nor_the_honest(
     assert peak - before < 2 * IN_FLIGHT_MIB, (before, peak)
     assert eventually(lambda: resident_mib(daemon) - before < 48), (before, resident_mib(daemon))
     assert not any("raceback" in str(line) for line in daemon.lines)
+
+
+# Starts the program that it is given with so many descriptors, and a right to so many.
+WITH_DESCRIPTORS = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def with_descriptors(soft: int, hard: int) -> list[str]:
+    return [sys.executable, "-c", WITH_DESCRIPTORS, str(soft), str(hard)]
+
+
+def test_as_many_descriptors_as_are_needed(stopped: Daemon) -> None:
+    """The limit of a shell is raised; with 64 no agent could start."""
+    stopped.start(launcher=with_descriptors(64, 4096))
+    stopped.sms()
+    stopped.wait_for("attempt.succeeded")
+    assert stopped.process is not None
+    soft, hard = resource.prlimit(stopped.process.pid, resource.RLIMIT_NOFILE)
+    assert 1024 < soft < hard == 4096
+    assert not [line for line in stopped.lines if line.get("setting") == "descriptors"]
+
+
+def test_too_few_descriptors_are_warned_of(stopped: Daemon) -> None:
+    """Where it cannot be raised: in the log, and by `check-config`."""
+    stopped.start(launcher=with_descriptors(100, 100))
+    said = stopped.wait_for("config.warning", setting="descriptors")
+    assert "at most 100 files and connections" in said["detail"]
+    stopped.stop()
+    checked = subprocess.run(
+        [*with_descriptors(100, 100), *stopped.command("check-config", "--offline")],
+        env=stopped.environment,
+        cwd=stopped.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "at most 100 files and connections" in checked.stdout

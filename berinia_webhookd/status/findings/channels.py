@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from berinia_webhookd.addresses import LOOPBACK, in_networks
+from berinia_webhookd.addresses import LOOPBACK, in_networks, is_loopback
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
@@ -150,7 +150,7 @@ class _Refusals:
     count: int = 0
     last: datetime = _NEVER
     diagnosis: str | None = None
-    client: str | None = None
+    client: str = ""  # empty: a proxy did not name it
     accepted_since: bool = False
 
     def when(self, what: str) -> str:
@@ -203,7 +203,7 @@ def _refusals(
                 found.diagnosis = line.get("diagnosis") or found.diagnosis
             case "address.refused":
                 found = addresses.setdefault(channel, _Refusals())
-                found.client = str(line.get("client"))
+                found.client = str(line.get("client") or "")
             case "event.accepted" | "event.duplicate" if channel in signatures:
                 signatures[channel].accepted_since = True
                 continue
@@ -238,12 +238,22 @@ def _of_signatures(channel: Channel, refused: _Refusals) -> Finding:
 
 def _of_addresses(channel: Channel, refused: _Refusals) -> Finding:
     name, provider = channel.name, channel.provider
+    what = f"{name}: {refused.when('from an address that is not allowed')}"
+    if_provider = f"if it was {provider.name}, its messages are lost: {provider.retries}"
+    here = is_loopback(refused.client) and in_networks(channel.allowed_networks or (), LOOPBACK[0])
+    if here or not refused.client:
+        return warning(
+            REFUSED,
+            f"{what}, through a proxy that does not say for whom",
+            "in nginx: `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`",
+            why=if_provider,
+        )
+    addresses = ", ".join(f'"{one}"' for one in dict.fromkeys(("127.0.0.1", refused.client)))
     return warning(
         REFUSED,
-        f"{name}: {refused.when('from an address that is not allowed')}, from {refused.client}",
-        f"if that is {provider.name}: "
-        f'`channels.{name}.allowed_ips = ["127.0.0.1", "{refused.client}"]`',
-        why=f"if it was {provider.name}, its messages are lost: {provider.retries}",
+        f"{what}, from {refused.client}",
+        f"if that is {provider.name}: `channels.{name}.allowed_ips = [{addresses}]`",
+        why=if_provider,
     )
 
 

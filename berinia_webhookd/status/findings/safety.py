@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Final
 
-from berinia_webhookd.addresses import Network
 from berinia_webhookd.config.settings import Settings
-from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.findings import Finding, Level, note, ok, warning
 from berinia_webhookd.status.findings.installation import Installation
 from berinia_webhookd.status.findings.probe import has_secret
 
 SAFETY: Final = "safety"
-WIDE: Final = {4: 8, 6: 16}  # shorter prefixes are no list of one's own machines
+BELIEVED: Final = (".trusted_proxies", ".allowed_ips")  # who may pass for others, or for the bot
 
 
 async def safety(installation: Installation) -> AsyncIterator[Finding]:
@@ -20,7 +20,6 @@ async def safety(installation: Installation) -> AsyncIterator[Finding]:
     findings = [
         *_of_cautions(installation),
         *_of_user(installation),
-        *_of_networks(installation),
         *_of_logs(installation.settings),
     ]
     for finding in findings or [ok(SAFETY, "no setting is unsafe")]:
@@ -38,7 +37,9 @@ def _of_cautions(installation: Installation) -> Iterator[Finding]:
     for caution in installation.cautions:
         setting = caution.subject
         of_agent = setting.startswith("agents.") and setting.endswith(".target")
-        if setting not in said and not of_agent:
+        if setting.endswith(BELIEVED):
+            yield replace(caution, level=Level.WRONG)
+        elif setting not in said and not of_agent:
             yield caution
 
 
@@ -50,39 +51,6 @@ def _of_user(installation: Installation) -> Iterator[Finding]:
             "give it a user of its own: contrib/systemd/berinia-webhook.service",
             why="an attacker who breaks into it, or into an agent, has the whole machine",
         )
-
-
-def _of_networks(installation: Installation) -> Iterator[Finding]:
-    server = installation.settings.server
-    if wide := _widest(server.trusted_proxies):
-        yield wrong(
-            "server.trusted_proxies",
-            f"trusts {wide}",
-            '`server.trusted_proxies = ["127.0.0.1", "::1"]`, and the addresses of your proxies',
-            why="a trusted proxy may claim any address, scheme and host",
-        )
-    for name, channel in installation.channels.items():
-        if channel.address_is_proof and (wide := _widest(channel.allowed_networks or ())):
-            yield wrong(
-                f"channels.{name}.allowed_ips",
-                f"accepts {wide} as {channel.provider.name}, without a secret",
-                f"list its address alone, or set `channels.{name}.secret`",
-                why="its messages command the agents",
-            )
-    if wide := _widest(server.metrics_allowed_ips):
-        yield warning(
-            "server.metrics_allowed_ips",
-            f"shows metrics to {wide}",
-            "list the machines that collect metrics",
-            why="metrics tell strangers how much arrives and what fails",
-        )
-
-
-def _widest(networks: tuple[Network, ...]) -> Network | None:
-    for network in networks:
-        if network.prefixlen < WIDE[network.version]:
-            return network
-    return None
 
 
 def _of_logs(settings: Settings) -> Iterator[Finding]:

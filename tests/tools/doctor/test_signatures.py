@@ -149,3 +149,13 @@ class TestRefusedLately:
         stopped.wait_for("address.refused")
         finding = doctor(stopped).one("refused", "warning", "from 127.0.0.1")
         assert "channels.whatsapp.allowed_ips" in finding["fix"][0]
+
+    def test_a_proxy_that_does_not_say_for_whom(self, stopped: Daemon) -> None:
+        """Nobody can be listed then: the proxy has to name whom it forwards."""
+        stopped.start()
+        headers = {"Content-Type": "application/json", "X-Forwarded-For": "unknown"}
+        assert stopped.request("POST", "/webhook/whatsapp", b"{}", headers).status == 403
+        assert stopped.wait_for("address.refused")["client"] is None
+        finding = doctor(stopped).one("refused", "warning", "does not say for whom")
+        assert "X-Forwarded-For" in finding["fix"][0]
+        assert "allowed_ips" not in str(finding)
