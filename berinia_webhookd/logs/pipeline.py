@@ -62,7 +62,7 @@ class LogOptions:
 
 @dataclass
 class LogFiles:
-    """The configured logs; `close` flushes."""
+    """The configured logs."""
 
     writer: LogWriter
     options: LogOptions
@@ -72,12 +72,8 @@ class LogFiles:
         self.options = options
         _set_level(options.level)
 
-    def flush(self) -> bool:
-        """Wait until what was logged is written."""
-        return self.writer.flush()
-
     def close(self) -> None:
-        """Flush, and let go of the files. Later lines go nowhere."""
+        """Write what is queued, and close the files. Later lines go nowhere."""
         self.writer.close()
 
 

@@ -43,7 +43,7 @@ class Logs:
     def raw(self, name: str = "webhook") -> bytes:
         """All that was written to one of the files so far."""
         assert self._files is not None
-        assert self._files.flush()
+        assert self._files.writer.flush()
         path = self.folder / f"{name}.log"
         return path.read_bytes() if path.exists() else b""
 
