@@ -38,7 +38,7 @@ class Table:
     large: str = "''"  # what may be long in it
 
     def statement(self, name: str, columns: Sequence[str] = ()) -> str:
-        """One of the statements for all tables, filled in for this one."""
+        """Return one of the statements for all tables, filled in for this one."""
         return sql.text_of("sqlite", name).format(
             table=self.name,
             large=self.large,
@@ -51,7 +51,7 @@ class Table:
         )
 
     def parameters(self, name: str, key: Sequence[Any]) -> dict[str, Any]:
-        """A key as parameters, `last` or `end`."""
+        """Return a key as parameters, `last` or `end`."""
         return {f"{name}_{column}": value for column, value in zip(self.before, key, strict=True)}
 
 
@@ -122,7 +122,7 @@ async def copy_journal(
 
 @contextlib.asynccontextmanager
 async def _alone(url: str, *, make: bool = False) -> AsyncIterator[Database]:
-    """One journal that nobody else uses; made, or brought up to date, if wanted."""
+    """Open a journal that nobody else uses; made, or brought up to date, if wanted."""
     database = open_database(url, clock=now, pool_size=3, patient=True)
     path = path_of(url)
     async with AsyncExitStack() as stack:
@@ -162,7 +162,7 @@ async def _require_journal(source: Database) -> None:
 
 
 async def _require_beginning(source: Database, target: Database, table: Table) -> None:
-    """What the target has of a table must be the beginning of what the source has."""
+    """Check that what the target has of a table is the beginning of what the source has."""
     last = table.parameters("last", await _last_key(target, table))
     row = table.statement("table_row", await _columns(source, table))
     ends = [[dict(one) for one in await _rows(side, row, **last)] for side in (source, target)]
@@ -194,7 +194,7 @@ async def _copy(
 async def _page(
     source: Database, table: Table, columns: Sequence[str], last: Sequence[Any]
 ) -> Sequence[Row]:
-    """The next rows behind a key, as many as are not too large together."""
+    """Return the next rows behind a key, as many as are not too large together."""
     behind = table.parameters("last", last)
     sizes = await _rows(source, table.statement("table_sizes"), **behind, most=PAGE_ROWS)
     total, end = 0, None

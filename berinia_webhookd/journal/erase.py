@@ -36,7 +36,7 @@ class Found:
     rejected: tuple[int, ...]  # deliveries that were rejected, at least in part
 
     def as_erasure(self) -> Erasure:
-        """What erasing it all would do."""
+        """Return what erasing it all would do."""
         return Erasure(
             *(self.events, len(self.conversations), len(self.rejected), self.running),
             files_clean=False,
@@ -55,7 +55,7 @@ class Erasure:
 
 
 async def find(transaction: Transaction, sender: str, rejected: Sequence[int]) -> Found:
-    """Everything of a sender, given in normal form; the rejected deliveries were found before."""
+    """Return what there is of a sender, in normal form; rejected deliveries were found before."""
     rows = await transaction.execute("conversations_of_sender", sender=storable(sender))
     ids = tuple(id_ for (id_,) in rows)
     counted = await transaction.execute("count_with_data", conversations=ids)
@@ -67,7 +67,7 @@ async def find(transaction: Transaction, sender: str, rejected: Sequence[int]) -
 async def find_rejected(
     transaction: Transaction, sender: str, *, after: str
 ) -> tuple[str | None, list[int]]:
-    """Of the next rejected deliveries behind `after`, the last id, and those that name the sender.
+    """Return of the next rejected deliveries the last id, and those that name the sender.
 
     They could not be read, so they are searched: what only mentions the sender counts.
     """
@@ -85,7 +85,7 @@ def _concerns(row: Row, sender: str) -> bool:
 
 
 def _unescaped(body: bytes) -> bytes:
-    """JSON without the escapes that its writer chose; anything else is nothing."""
+    """Return JSON without the escapes that its writer chose; nothing for anything else."""
     try:
         return json_text.encode(json_text.decode(body))
     except (ValueError, RecursionError):
@@ -101,7 +101,7 @@ def _is_of(item: Item, sender: str) -> bool:
 
 
 def names(text: bytes, sender: str) -> bool:
-    """Whether raw bytes hold this sender, in any spelling that its normal form stands for."""
+    """Return whether bytes hold this sender, in any spelling that its normal form stands for."""
     plain = unquote_plus(text.decode("utf-8", "replace")).casefold()
     if PHONE.fullmatch(sender):
         return sender[1:] in SEPARATORS.sub("", plain)
@@ -139,7 +139,7 @@ async def erase_deliveries(
 
 
 def _left_of(row: Row, sender: str) -> dict[str, object]:
-    """What stays of a delivery: with nobody else in it, nothing."""
+    """Return what stays of a delivery: with nobody else in it, nothing."""
     items = [
         item for item in _items(row) if rejected_items.ITEM in item and not _is_of(item, sender)
     ]

@@ -61,6 +61,6 @@ def _damage(connection: sqlite3.Connection, seconds: float) -> tuple[str | None,
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether it is about what is in the file; a full disk or a lock says nothing of that."""
+    """Return whether it is about what is in the file, unlike a full disk or a lock."""
     unreadable = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
     return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode in unreadable

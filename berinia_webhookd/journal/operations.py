@@ -51,7 +51,7 @@ class Operations:
         self._node = node
 
     async def __aenter__(self) -> Self:
-        """Look whether it is there.
+        """Check that the journal is there, and this program's.
 
         Raises:
             NotFound: there is no journal.
@@ -88,13 +88,13 @@ class Operations:
     # ---- looking
 
     async def list_events(self, filters: Filters, limit: int = 50) -> list[Listed]:
-        """Entries (or, in state `rejected`, deliveries) that the filters mean, newest first."""
+        """Return the entries (of state `rejected`: deliveries) that match, newest first."""
         rejected = filters.state == "rejected"
         look = queries.list_rejected if rejected else queries.list_entries
         return await self._read(look, filters, limit=limit)
 
     async def show(self, prefix: str) -> Shown:
-        """One event or rejected delivery by its id, or the beginning of it.
+        """Return one event or rejected delivery by its id, or the beginning of it.
 
         Raises:
             NotFound: there is none, or more than one.
@@ -107,7 +107,7 @@ class Operations:
         return shown
 
     async def export(self, filters: Filters) -> AsyncIterator[Shown]:
-        """Every event that the filters mean, oldest first, read in small pages."""
+        """Yield every event that matches, oldest first, read in small pages."""
         start, last = await self._read(queries.numbers_of, filters)
         for first in range(start, last + 1, queries.ALL if filters.few else RANGE):
             end = queries.ALL if filters.few else first + RANGE
@@ -118,19 +118,19 @@ class Operations:
                     yield shown
 
     async def stats(self) -> Statistics:
-        """Counts, ages, rates."""
+        """Return counts, ages and rates."""
         return await self._read(queries.statistics)
 
     async def missing_agents(self) -> list[MissingAgent]:
-        """Which agents cannot be loaded, where, and why."""
+        """Return which agents cannot be loaded, where, and why."""
         return await self._read(queries.missing_agents)
 
     async def last_received_at(self) -> datetime | None:
-        """When the newest delivery came."""
+        """Return when the newest delivery came."""
         return await self._read(queries.last_received_at)
 
     async def server_settings(self, *names: str) -> dict[str, str]:
-        """Settings of the PostgreSQL server; none on SQLite."""
+        """Return settings of the PostgreSQL server; none on SQLite."""
         return await self._read(queries.server_settings, names)
 
     # ---- changing
@@ -154,7 +154,7 @@ class Operations:
     async def replay_matching(
         self, filters: Filters, *, decode: Decode, dry_run: bool = False
     ) -> list[Changed]:
-        """The same for all that the filters mean; never what is `done` or `erased`."""
+        """Replay all that matches; never what is `done` or `erased`."""
         results: list[Changed] = []
         if filters.state == "rejected":
             for one in reversed(await self._read(queries.list_rejected, filters)):
@@ -225,7 +225,7 @@ class Operations:
         return await self._read(erase.find, sender, rejected)
 
     async def _clean_files(self, deadline: float) -> bool:
-        """Try again and again, in short steps: a reader of an older state holds the WAL."""
+        """Empty the WAL, trying in short steps: a reader of an older state holds it."""
         with _explained():
             while not await self._database.truncate_wal():
                 if asyncio.get_running_loop().time() > deadline:

@@ -65,8 +65,8 @@ async def _purge(transaction: Transaction, retention: Retention) -> int:
 
 
 async def _purgeable(transaction: Transaction, keep: int) -> set[int]:
-    """The next deliveries of which everything finished long enough ago. Others may stand before
-    them, each of which is looked at a few times, however many events it has.
+    """Return the next deliveries of which everything finished long enough ago. Others may stand
+    before them, each of which is looked at a few times, however many events it has.
     """
     found: set[int] = set()
     entries, finished_at, place = 0, 0, 0

@@ -37,7 +37,7 @@ HOUR: Final = 3600 * SECOND
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which entries (or rejected deliveries) are meant; all that is None does not matter."""
+    """Which entries (or rejected deliveries) match; what is None does not matter."""
 
     state: ListedState | None = None
     channel: str | None = None
@@ -75,7 +75,7 @@ async def list_entries(
     end: int = ALL,
     limit: int = ALL,
 ) -> list[Listed]:
-    """The entries that the filters mean, of events in a range of numbers, newest first."""
+    """Return the entries that match, of events in a range of numbers, newest first."""
     name, values = "list_entries", _values(filters)
     if first is None:
         first, _ = await numbers_of(transaction, filters)
@@ -88,7 +88,7 @@ async def list_entries(
 
 
 async def replayable(transaction: Transaction, filters: Filters) -> list[int]:
-    """The places of the entries that a replay by these filters is about, in their order; without a
+    """Return the places of the entries that a replay by these filters takes, ascending; without a
     state those that are dead or discarded, and never what is done or erased.
     """
     states = REPLAYABLE if filters.state is None else {filters.state} - NEVER_BY_FILTER
@@ -101,8 +101,8 @@ async def replayable(transaction: Transaction, filters: Filters) -> list[int]:
 async def list_rejected(
     transaction: Transaction, filters: Filters, *, limit: int = ALL
 ) -> list[Listed]:
-    """The rejected deliveries that the filters mean, newest first; they have neither agent nor
-    known sender.
+    """Return the rejected deliveries that match, newest first; they have neither agent nor known
+    sender.
     """
     values = _values(filters)
     rows = await transaction.execute("list_rejected", **values, most=limit)
@@ -122,14 +122,14 @@ def _values(filters: Filters) -> dict[str, Any]:
 
 
 async def numbers_of(transaction: Transaction, filters: Filters) -> tuple[int, int]:
-    """The first and the last number that an event can have which the filters mean."""
+    """Return the first and the last number that an event that matches can have."""
     ((last,),) = await transaction.execute("last_number")
     return await _first_since(transaction, filters.since), int(last)
 
 
 async def _first_since(transaction: Transaction, since: datetime | None) -> int:
-    """The number of the first delivery received since about an instant; deliveries are numbered in
-    the order of arrival, so it is found by halves.
+    """Return the number of the first delivery received since about an instant. Deliveries are
+    numbered in the order of arrival, so it is found by halves.
     """
     if since is None:
         return 0
@@ -146,7 +146,7 @@ async def _first_since(transaction: Transaction, since: datetime | None) -> int:
 
 
 async def find(transaction: Transaction, prefix: str) -> tuple[str, str]:
-    """The id of the one event or rejected delivery that begins like this, and which of both it is.
+    """Return the id that begins like this, and whether it is an event's or a delivery's.
 
     Raises:
         NotFound: there is none, or more than one.
@@ -165,7 +165,7 @@ async def find(transaction: Transaction, prefix: str) -> tuple[str, str]:
 
 
 async def statistics(transaction: Transaction) -> Statistics:
-    """Counts, ages and rates."""
+    """Return counts, ages and rates."""
     ((now,),) = await transaction.execute("present")
     since = now - DAY
     first = await _first_since(transaction, instant(since))
@@ -200,19 +200,19 @@ async def backlog(transaction: Transaction) -> Backlog:
 
 
 async def missing_agents(transaction: Transaction) -> list[MissingAgent]:
-    """Which agents cannot be loaded, where, and why."""
+    """Return which agents cannot be loaded, where, and why."""
     rows = await transaction.execute("unavailable_agents")
     return [as_record(MissingAgent, row, since=instant(row["since"])) for row in rows]
 
 
 async def last_received_at(transaction: Transaction) -> datetime | None:
-    """When the newest delivery came, by the clock of the node that took it."""
+    """Return when the newest delivery came, by the clock of the node that took it."""
     found = await transaction.execute("last_received_at")
     return instant(found[0]["received_at"]) if found else None
 
 
 async def server_settings(transaction: Transaction, names: Sequence[str]) -> dict[str, str]:
-    """Settings of the PostgreSQL server, as this connection has them; none on SQLite."""
+    """Return settings of the PostgreSQL server, as this connection has them; none on SQLite."""
     if not transaction.shared:
         return {}
     return {
@@ -228,7 +228,7 @@ async def delivery_of(transaction: Transaction, event_id: EventId) -> VerifiedDe
 
 
 def restored(row: Row) -> VerifiedDelivery:
-    """The delivery of a row that was verified when it came."""
+    """Return the delivery of a row: it was verified when it came."""
     return VerifiedDelivery(
         channel=ChannelName(row["channel"]),
         content_type_header=row["content_type"],

@@ -16,13 +16,13 @@ ITEM: Final = "item"
 
 
 def items_of(rejection: str, body: bytes | None) -> list[Item]:
-    """The rejected items as they are stored, each with its own JSON where that can be told."""
+    """Return the rejected items as stored, each with its own JSON where that can be told."""
     items: list[Item] = json_text.decode(rejection).get("items", [])
     return with_json(items, body) if items and body is not None else items
 
 
 def with_json(items: Iterable[Item], body: bytes) -> list[Item]:
-    """The items, each with what stands at its path; without, what is not there."""
+    """Return the items, each with what stands at its path, if anything does."""
     try:
         whole = json_text.decode(body.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -32,19 +32,17 @@ def with_json(items: Iterable[Item], body: bytes) -> list[Item]:
 
 
 def rejection_text(items: Sequence[Item]) -> str | None:
-    """How rejected items are stored; None for none."""
+    """Return rejected items as they are stored; None for none."""
     return to_text({"items": [*items]}) if items else None
 
 
 def as_items(rejected: Iterable[RejectedItem]) -> list[Item]:
-    """What decoding found, as it is stored."""
+    """Return what decoding rejected, as it is stored."""
     return [{"path": item.path, "reason": item.reason} for item in rejected]
 
 
 def body_of(items: Iterable[Item]) -> bytes:
-    """A body that holds these items and nothing else, each where its path says; lists are closed
-    up.
-    """
+    """Return a body that holds these items alone, each where its path says; lists are closed up."""
     tree: dict[str, Any] = {}
     for item in items:
         *above, last = _steps(item["path"]) or [""]

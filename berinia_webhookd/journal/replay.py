@@ -54,7 +54,7 @@ REFUSED_DISCARD: Final = {
 async def replay_events(
     transaction: Transaction, event_ids: Sequence[str], *, dry_run: bool
 ) -> list[Changed]:
-    """By id: what is dead of an event, else its agent's entry, in whatever state it ended."""
+    """Replay events by id: what is dead of one, else its agent's entry, however it ended."""
     rows = await _held(transaction, "entries_of_events", events=event_ids)
     dead = {row["id"] for row in rows if row["state"] == EntryState.DEAD}
     chosen = [
@@ -69,7 +69,7 @@ async def replay_events(
 async def replay_entries(
     transaction: Transaction, places: Sequence[int], *, dry_run: bool
 ) -> list[Changed]:
-    """By filter: those that are still as they were found, in the order of their places."""
+    """Replay those that are still at the places where they were found, in their order."""
     rows = await _held(transaction, "entries_at", places=places)
     open_ones = [row for row in rows if row["state"] != EntryState.DONE]
     return await _replay(transaction, open_ones, dry_run=dry_run)
@@ -115,7 +115,7 @@ async def _moved(transaction: Transaction, rows: Sequence[Row], state: EntryStat
 
 
 async def _held(transaction: Transaction, name: str, **values: object) -> Sequence[Row]:
-    """The rows as they are while nobody else changes their conversations."""
+    """Return the rows as they are while nobody else changes their conversations."""
     rows = await transaction.execute(name, **values)
     if not transaction.shared:
         return rows
@@ -126,8 +126,8 @@ async def _held(transaction: Transaction, name: str, **values: object) -> Sequen
 async def replay_delivery(
     transaction: Transaction, delivery_id: str, decode: Decode, *, node: str, dry_run: bool
 ) -> list[Changed]:
-    """A rejected delivery, or one with rejected items, re-enters at decoding: what reads well now
-    becomes events, and what was accepted before is recognised by its digest.
+    """Decode a delivery again that was rejected, at least in part: what can be read now becomes
+    events, and what was accepted before is recognised by its digest.
     """
 
     def refused(why: str) -> list[Changed]:
@@ -179,7 +179,7 @@ async def _accept(transaction: Transaction, arrival: Arrival) -> Receipts | Repl
 
 
 async def _foreseen(transaction: Transaction, arrival: Arrival) -> Receipts:
-    """The receipts that accepting would give; without an id for what would be new."""
+    """Return the receipts that accepting would give; without an id for what would be new."""
     digests = [new.event.digest for new in arrival.events]
     found = await transaction.execute("already_seen", digests=digests)
     seen = {bytes(row["digest"]): EventId(row["event"]) for row in found}

@@ -78,7 +78,7 @@ class Shown:
 
 
 async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
-    """All that is known of one event; None if it is gone."""
+    """Return all that is known of one event; None if it is gone."""
     rows = await transaction.execute("show_event", id=event_id)
     if not rows:
         return None
@@ -102,7 +102,7 @@ async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
 
 
 async def show_delivery(transaction: Transaction, delivery_id: str) -> Shown | None:
-    """All that is known of one delivery that was rejected, at least in part; None if it is gone."""
+    """Return all that is known of a delivery that was rejected, at least in part; None: gone."""
     rows = await transaction.execute("show_delivery", id=delivery_id)
     if not rows:
         return None
@@ -128,7 +128,7 @@ def _entry(row: Row, attempts: Sequence[Row], notes: Sequence[Row]) -> ShownEntr
 
 
 def _why_unavailable(agent: str, notes: Sequence[Row]) -> str | None:
-    """What the nodes that cannot load it say, each by its name where they are several."""
+    """Return what the nodes that cannot load it say, each by its name where they are several."""
     of_agent = [note for note in notes if note["agent"] == agent]
     if len(of_agent) == 1:
         return str(of_agent[0]["reason"])
