@@ -136,9 +136,11 @@ def read_ordinary(
         return file.read(most_bytes)
 
 
-def distrust(found: os.stat_result) -> str | None:
-    """Return why a file or folder is not believed that was found, and not named."""
-    if found.st_uid not in (0, os.getuid()):
+def distrust(found: os.stat_result, *, owner: int | None = None) -> str | None:
+    """Return why a file or folder is not believed that was found, and not named; `owner` is whom
+    the place belongs to where that is somebody else than who asks.
+    """
+    if found.st_uid not in (0, os.getuid(), owner):
         return "belongs to another user"
     if found.st_mode & WRITABLE_BY_OTHERS:
         return "can be written by others"

@@ -14,6 +14,8 @@ from typing import Final
 
 import click
 
+from berinia_webhookd.config.files import distrust, is_there
+from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.tools.command_context import CommandContext
 
 CONFIG_NAME: Final = "berinia-webhookd.toml"
@@ -53,9 +55,31 @@ signing_keys = ["{mailgun_key}"]
 
 
 def prepare(folder: Path) -> CommandContext:
-    """Make the folder if need be; return the context with its configuration file."""
-    folder.mkdir(mode=0o700, exist_ok=True)
+    """Make the folder if need be; return the context with its configuration file.
+
+    Raises:
+        CannotStart: it cannot be made, or may be somebody else's, whose agents would run as us.
+    """
     config = folder / CONFIG_NAME
+    try:
+        _require_ours(folder, config, folder / "agents")
+        _make(folder, config)
+    except OSError as error:
+        hint = "go to a folder of your own, for example: cd"
+        raise CannotStart(f"{folder} cannot be used: {error.strerror}", hint=hint) from error
+    os.environ.setdefault("STATE_DIRECTORY", str(folder))
+    return CommandContext(config)
+
+
+def _require_ours(*paths: Path) -> None:
+    for path in paths:
+        if is_there(path) and (why := distrust(path.stat())):
+            hint = f"chown it to yourself and chmod go-w {path}, or go to another folder"
+            raise CannotStart(f"{path} {why}, so it is not used", hint=hint)
+
+
+def _make(folder: Path, config: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
     if not config.exists():
         text = CONFIG.format(
             folder=folder,
@@ -70,8 +94,6 @@ def prepare(folder: Path) -> CommandContext:
     if not agent.exists():
         source = resources.files("berinia_webhookd.outbound").joinpath("dev_agent.py")
         agent.write_text(source.read_text())
-    os.environ.setdefault("STATE_DIRECTORY", str(folder))
-    return CommandContext(config)
 
 
 def show_lines_to_paste(address: str) -> None:

@@ -10,10 +10,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from berinia_webhookd.config.files import Unusable, distrust, read_ordinary
 from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.config.values import SQLITE, sqlite_file
 from berinia_webhookd.errors import CannotStart, CannotStartNow
@@ -153,13 +155,7 @@ def own_folder(environ: Mapping[str, str]) -> Path:
 
 
 def _beside(config_file: Path) -> RunningDaemon | None:
-    file = config_file.with_name(FILE_NAME)
-    try:
-        # Else any user who may put files there could lead root to a journal of his own.
-        trusted = file.stat().st_uid in (0, config_file.stat().st_uid)
-    except OSError:
-        return None
-    found = _read_file(file) if trusted else None
+    found = _read_file(config_file.with_name(FILE_NAME), beside=config_file)
     if found is None or not _is_alive(found.pid) or not found.uses(config_file):
         return None
     return found
@@ -184,11 +180,16 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.expanduser().absolute().resolve()
 
 
-def _read_file(file: Path) -> RunningDaemon | None:
+def _read_file(file: Path, *, beside: Path | None = None) -> RunningDaemon | None:
+    """Return what a file says that root, who asks, or the owner of its place wrote: else any user
+    who may put files there could lead root to a journal of his own. The place is the file that was
+    named, else the folder: systemd makes the service's for the daemon's user.
+    """
     try:
-        with file.open("rb") as stream:
-            return _from_json(json.loads(stream.read(MAX_BYTES)))
-    except (OSError, ValueError, RecursionError):
+        owner = (beside or file.parent).stat().st_uid
+        text = read_ordinary(file, MAX_BYTES, partial(distrust, owner=owner))
+        return _from_json(json.loads(text))
+    except (OSError, Unusable, ValueError, RecursionError):
         return None
 
 

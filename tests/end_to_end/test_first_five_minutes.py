@@ -112,6 +112,25 @@ def test_an_edited_agent_is_loaded_anew_as_the_readme_says(
         assert time.monotonic() < deadline
 
 
+@pytest.mark.parametrize("loose", [".dev", ".dev/berinia-webhookd.toml", ".dev/agents"])
+def test_a_folder_that_others_may_write_is_not_used(tmp_path: Path, loose: str) -> None:
+    """Its agents would run as whoever types `serve --dev` there."""
+    (tmp_path / ".dev" / "agents").mkdir(mode=0o700, parents=True)
+    (tmp_path / ".dev" / "berinia-webhookd.toml").touch(mode=0o600)
+    (tmp_path / loose).chmod(0o777)
+    done = subprocess.run(
+        [*PROGRAM, "serve", "--dev", "--port", "0"],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert f"{tmp_path}/{loose} can be written by others" in done.stderr
+
+
 def test_only_this_machine_can_reach_it(tmp_path: Path) -> None:
     """Throw-away secrets are for loopback alone."""
     done = subprocess.run(

@@ -31,6 +31,9 @@ HERE = RunningDaemon(
 )
 
 
+STRANGER = 54_321
+
+
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     """As systemd gives it to a service."""
@@ -274,6 +277,34 @@ def test_a_strangers_file_beside_the_configuration_is_not_believed(
         assert installation.read(environ, config_file=config_file, system_folder=nowhere) == here
         os.chown(file, 65534, -1)
     assert installation.read(environ, config_file=config_file, system_folder=nowhere) is None
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666], ids=oct)
+def test_a_file_that_others_may_write_is_not_believed(
+    environ: dict[str, str], nowhere: Path, mode: int
+) -> None:
+    """Whoever wrote into it would choose the journal that we open."""
+    installation.write(HERE, environ).chmod(mode)
+    assert installation.read(environ, system_folder=nowhere) is None
+
+
+def test_a_strangers_file_is_not_believed(environ: dict[str, str], nowhere: Path) -> None:
+    """As in a folder that everybody may write to; that of a service belongs to its user."""
+    file = installation.write(HERE, environ)
+    if os.geteuid() == 0:
+        os.chown(file, STRANGER, -1)
+        assert installation.read(environ, system_folder=nowhere) is None
+        os.chown(file.parent, STRANGER, -1)
+    assert installation.read(environ, system_folder=nowhere) == HERE
+
+
+def test_a_pipe_in_its_place_holds_nobody_up(environ: dict[str, str], nowhere: Path) -> None:
+    """Neither the commands that look for it, nor the daemon that takes its own away."""
+    file = installation.write(HERE, environ)
+    file.unlink()
+    os.mkfifo(file, 0o600)
+    assert installation.read(environ, system_folder=nowhere) is None
+    installation.remove(environ)
 
 
 def test_which_configuration_a_daemon_uses(tmp_path: Path) -> None:
