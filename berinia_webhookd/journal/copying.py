@@ -5,6 +5,7 @@ journal that holds anything else is refused rather than mixed with.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -27,6 +28,7 @@ from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
 
 PAGE_ROWS: Final = 500
 PAGE_BYTES: Final = 8 * 1024 * 1024
+SESSIONS_END_SECONDS: Final = (0.1, 0.2, 0.4, 0.8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ async def _alone(url: str, *, make: bool = False) -> AsyncIterator[Database]:
             lock.take()
             stack.callback(lock.release)
         with _explained():
-            if database.shared and await _first(database, "other_sessions"):
+            if database.shared and await _is_used(database):
                 raise CannotStartNow(
                     "the journal's database is used by other processes of ours",
                     hint="stop every `serve` and `worker` first",
@@ -143,6 +145,17 @@ async def _alone(url: str, *, make: bool = False) -> AsyncIterator[Database]:
                 await database.own()
                 await database.prepare()
         yield database
+
+
+async def _is_used(database: Database) -> bool:
+    """Return whether other processes of ours stay connected; sessions may just be ending, such as
+    that of a copy that was broken off.
+    """
+    for pause in (0.0, *SESSIONS_END_SECONDS):
+        await asyncio.sleep(pause)
+        if not await _first(database, "other_sessions"):
+            return False
+    return True
 
 
 async def _version(database: Database) -> int | None:
