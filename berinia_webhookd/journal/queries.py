@@ -194,8 +194,11 @@ async def backlog(transaction: Transaction) -> Backlog:
     for row in await transaction.execute("count_by_state"):
         counts[EntryState(row["state"])] += row["total"]
         if row["state"] == EntryState.READY:
-            for (age,) in await transaction.execute("oldest_ready", agent=row["agent"]):
-                oldest[AgentName(row["agent"])] = age / SECOND
+            about = {"kind": row["kind"], "agent": row["agent"]}
+            ((age,),) = await transaction.execute("oldest_ready", **about)
+            if age is not None:
+                agent = AgentName(row["agent"])
+                oldest[agent] = max(age / SECOND, oldest.get(agent, 0.0))
     return Backlog(entries=counts, oldest_ready_seconds=oldest)
 
 

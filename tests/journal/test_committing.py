@@ -288,3 +288,17 @@ async def test_what_is_settled_together_is_one_transaction(closed_world: World) 
         closed_world.clock.move(60)
     assert await commits() <= before + 3 * 4
     assert await closed_world.states() == {"done": 200, "ready": 100}
+
+
+@on_sqlite
+async def test_a_commit_of_one_event_writes_few_pages(world: SqliteWorld) -> None:
+    """What a commit costs beside its flush is what it writes: one page for each table and index
+    that an event is in. Half of the events are of conversations that are known.
+    """
+    for number in range(200):
+        await world.accept(sender=f"+3363998{number:04d}")
+    assert await world.journal._database.truncate_wal()
+    for number in range(40):
+        await world.accept(sender=f"+3363998{number + 180:04d}")
+    pages = world.file.with_name("journal.db-wal").stat().st_size / (4096 + 24) / 40
+    assert 10 < pages < 15

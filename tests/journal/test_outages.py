@@ -104,6 +104,7 @@ async def test_what_was_accepted_survives(behind: PostgresqlWorld, proxy: Proxy,
 
     with structlog.testing.capture_logs() as logged:
         await asyncio.gather(disturb(), *(receive(number) for number in range(10)))
+        await claim_when_up(behind)  # what went down last has come back as well
     stored = {row["id"] for row in await behind.execute("SELECT id FROM events")}
     assert kept <= stored
     said = journal_events(logged)

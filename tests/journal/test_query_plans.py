@@ -103,6 +103,8 @@ class Counted:
 # Subqueries that were limited before, and partial indexes over a handful of rows.
 HARMLESS = (
     "SCAN at_once",
+    "SCAN behind",
+    "SCAN ready",
     "SCAN fallen_due",
     "SCAN first",
     "SCAN candidates",

@@ -50,6 +50,11 @@ DO $$ DECLARE found text; BEGIN
 END $$
 """
 
+ENDED = """
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
 # For behaviours that belong to one engine.
 on_sqlite = pytest.mark.parametrize("closed_world", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("closed_world", ["postgresql"], indirect=True)
@@ -204,8 +209,11 @@ class PostgresqlWorld(World):
         return world
 
     async def give_back(self) -> None:
-        """Empty it for the next test; what still holds a lock fails this one."""
+        """Empty it for the next test; what still holds a lock fails this one. Sessions that were
+        closed are waited for.
+        """
         await self.execute(EMPTY)
+        await self.execute(ENDED)
         self.server.spare.append(self.database)
 
     @property

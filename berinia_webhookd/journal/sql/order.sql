@@ -35,7 +35,7 @@ FROM (
                            AND earlier.place < first.place), 0) AS starts_at
         FROM (SELECT place, opt_out FROM entries
               WHERE conversation = :conversation AND kind = :kind AND agent = :agent
-                AND state = 'ready'
+                AND state = 'ready' AND startable_at IS NULL
               ORDER BY place LIMIT 1) AS first
         UNION ALL
         -- The first that overtakes waits for its like only.
@@ -46,7 +46,7 @@ FROM (
                            AND earlier.opt_out = 1 AND earlier.place < first_opt_out.place), 0)
         FROM (SELECT place FROM entries
               WHERE conversation = :conversation AND kind = :kind AND agent = :agent
-                AND state = 'ready' AND opt_out = 1
+                AND state = 'ready' AND startable_at IS NULL AND opt_out = 1
               ORDER BY place LIMIT 1) AS first_opt_out
         UNION ALL
         -- One that waits for its retry, unless a ready one stands before it.
@@ -64,6 +64,7 @@ FROM (
                     SELECT 1 FROM entries AS ready
                     WHERE ready.conversation = :conversation AND ready.kind = :kind
                       AND ready.agent = :agent AND ready.state = 'ready'
+                      AND ready.startable_at IS NULL
                       AND ready.opt_out >= waiting.opt_out
                       AND ready.place < waiting.place)) AS retries
     ) AS candidates
@@ -77,12 +78,13 @@ WHERE entries.place = next.place
                     AND running.gathered_into IS NULL);
 
 -- name: left_in
--- In which of the conversations something of an agent's queue is open and does not run.
+-- In which of the conversations something of an agent's queue is left behind one that ran; behind
+-- one that runs, nothing is startable.
 SELECT id FROM conversations
 WHERE id IN (:conversations)
   AND (EXISTS (SELECT 1 FROM entries
                WHERE conversation = conversations.id AND kind = :kind AND agent = :agent
-                 AND state = 'ready')
+                 AND state = 'ready' AND startable_at IS NULL)
     OR EXISTS (SELECT 1 FROM entries
                WHERE conversation = conversations.id AND kind = :kind AND agent = :agent
                  AND state = 'waiting'));

@@ -57,9 +57,10 @@ WHERE deliveries.number IN (:deliveries)
 GROUP BY entries.kind, deliveries.channel, entries.agent, entries.state;
 
 -- name: delete_empty_conversations
--- A conversation goes with its last event, unless it is paused.
+-- A conversation goes with its last event, unless it is paused. The newest stays, so that its id is
+-- never given to another.
 DELETE FROM conversations
-WHERE id IN (:ids) AND paused_at IS NULL
+WHERE id IN (:ids) AND paused_at IS NULL AND id < (SELECT max(newest.id) FROM conversations AS newest)
   AND NOT EXISTS (SELECT 1 FROM events WHERE events.conversation = conversations.id);
 
 -- name: forget_seen

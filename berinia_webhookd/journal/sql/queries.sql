@@ -21,7 +21,8 @@ ORDER BY event DESC, place DESC LIMIT :most;
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
        attempts_made AS attempts, place, event
 FROM entries_in_full
-WHERE place IN (SELECT place FROM entries WHERE state = 'ready'
+WHERE place IN (SELECT place FROM entries WHERE state = 'ready' AND startable_at IS NULL
+                UNION ALL SELECT place FROM entries WHERE startable_at IS NOT NULL
                 UNION ALL SELECT place FROM entries WHERE state = 'waiting'
                 UNION ALL SELECT place FROM entries WHERE state = 'dead'
                 UNION ALL SELECT place FROM entries
@@ -104,7 +105,10 @@ ORDER BY kind, channel, agent, state;
 
 -- name: oldest_open
 -- Since when the oldest entries of each agent wait, for their turn or for their retry.
-SELECT agent, min(created_at) AS since FROM entries WHERE state = 'ready' GROUP BY agent
+SELECT agent, min(created_at) AS since FROM entries
+WHERE state = 'ready' AND startable_at IS NULL GROUP BY agent
+UNION ALL
+SELECT agent, min(created_at) FROM entries WHERE startable_at IS NOT NULL GROUP BY agent
 UNION ALL
 SELECT agent, min(created_at) FROM entries WHERE state = 'waiting' GROUP BY agent;
 
@@ -132,9 +136,22 @@ SELECT received_at FROM deliveries WHERE number = (SELECT max(number) FROM deliv
 SELECT name, setting FROM pg_settings WHERE name IN (:names);
 
 -- name: oldest_ready
--- For how long an agent's oldest entry has been ready.
-SELECT CAST(:now AS BIGINT) - created_at AS age FROM entries
-WHERE agent = :agent AND state = 'ready' ORDER BY place LIMIT 1;
+-- For how long an agent's oldest entry has been ready: it stands behind others, or may start at
+-- once, or when a failure before it holds it back no longer.
+SELECT CAST(:now AS BIGINT) - min(created_at) AS age FROM (
+    SELECT created_at FROM (
+        SELECT created_at FROM entries
+        WHERE agent = :agent AND state = 'ready' AND startable_at IS NULL
+        ORDER BY place LIMIT 1) AS behind
+    UNION ALL
+    SELECT created_at FROM (
+        SELECT created_at FROM entries
+        WHERE kind = :kind AND agent = :agent AND startable_at = 0
+        ORDER BY place LIMIT 1) AS at_once
+    UNION ALL
+    SELECT created_at FROM entries
+    WHERE kind = :kind AND agent = :agent AND startable_at > 0 AND state = 'ready'
+) AS ready;
 
 -- name: delivery_of
 -- The delivery an event came with, unless it was erased.
