@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import socket
 from collections.abc import (
     AsyncIterator,
@@ -19,6 +20,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -31,7 +33,7 @@ from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import changes
-from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.errors import CannotStart, ConfigurationError, JournalUnavailable
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
@@ -44,6 +46,7 @@ from berinia_webhookd.outbound.dispatcher import Dispatcher
 from berinia_webhookd.outbound.late_replies import LateReplies
 from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.outbound.transports import Transports
+from berinia_webhookd.own_requests import InstallationKey
 from berinia_webhookd.status.backlog import BacklogReader
 from berinia_webhookd.status.greeting import greeting
 from berinia_webhookd.status.health import HealthPage, checks, disk_check, folders_of
@@ -223,6 +226,7 @@ async def opened(
                 "/metrics": Endpoint(metrics_page.handle, "other"),
                 "/webhook/logs": Endpoint(logs_page.handle, "logs", limited=True),
             },
+            key=installation_key(state_folder(environ)),
             shutdown_seconds=FINISH_SECONDS,
         )
         yield Parts(
@@ -236,6 +240,18 @@ async def opened(
             pages=(health, metrics_page, logs_page),
             receiver=receiver,
         )
+
+
+def installation_key(state: Path) -> InstallationKey:
+    """Return the key of this installation. Without a place for it nobody has it: probes are refused
+    then, and messages come in all the same.
+    """
+    try:
+        return InstallationKey.made(state)
+    except (OSError, ValueError) as error:
+        hint = "doctor cannot send probes; let the state folder belong to the daemon's user"
+        logger.warning("installation.key_unusable", reason=str(error), hint=hint)
+        return InstallationKey(secrets.token_bytes(32))
 
 
 def build_outbound(

@@ -15,6 +15,7 @@ from aiohttp import web
 from yarl import URL
 
 from berinia_webhookd.accept.aiohttp_limits import HttpServer
+from berinia_webhookd.accept.own_requests import OwnRequests
 from berinia_webhookd.accept.problems import problems
 from berinia_webhookd.accept.proxy_headers import ProxyHeaders
 from berinia_webhookd.accept.rate_limit import RateLimit
@@ -31,6 +32,7 @@ from berinia_webhookd.config.settings import RateLimitSettings, ServerSettings
 from berinia_webhookd.errors import MalformedDelivery, UnknownPath
 from berinia_webhookd.journal.contract import Inbox
 from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.own_requests import InstallationKey
 
 
 class Receiver:
@@ -39,6 +41,7 @@ class Receiver:
     Args:
         channels: the enabled ones that this process receives on.
         pages: by path; what else can be read.
+        key: by which requests of this installation are known.
         shutdown_seconds: requests have at most thrice as long to finish when stopping.
     """
 
@@ -51,11 +54,13 @@ class Receiver:
         metrics: Metrics,
         channels: Iterable[Channel],
         pages: Mapping[str, Endpoint],
+        key: InstallationKey,
         shutdown_seconds: float = 1.0,
     ) -> None:
         self.stopping = asyncio.Event()  # set: wait for no reply, and keep no connection
         self.request_context = RequestContexts(metrics, self.stopping)
         self.proxy_headers = ProxyHeaders(server.trusted_proxies)
+        self.own_requests = OwnRequests(key)
         self.rate_limit = RateLimit(rate_limit, metrics)
         self.signature_check = SignatureCheck(server, self.rate_limit, metrics)
         self.commits = Commits(server, inbox, metrics, self.stopping)
@@ -67,6 +72,7 @@ class Receiver:
                 self.request_context.middleware,
                 problems,
                 self.proxy_headers.middleware,
+                self.own_requests.middleware,
                 self.rate_limit.middleware,
                 self.signature_check.middleware,
             ]

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-import os
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from aiohttp import web
 
 from berinia_webhookd.accept.body import LONG_BODY_BYTES
+from berinia_webhookd.accept.own_requests import MARK, how_it_arrived
 from berinia_webhookd.accept.replies import WaitingCallers, with_reply
 from berinia_webhookd.accept.request_context import CONTEXT, Endpoint, whose
 from berinia_webhookd.accept.signature_check import (
@@ -22,7 +21,7 @@ from berinia_webhookd.accept.signature_check import (
     VerifiedRequest,
     note_invalid_signature,
 )
-from berinia_webhookd.channels.contract import PROBE_HEADER, Answer, Channel
+from berinia_webhookd.channels.contract import Answer, Channel
 from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import (
     AccountRefused,
@@ -30,12 +29,10 @@ from berinia_webhookd.errors import (
     MalformedDelivery,
     SignatureInvalid,
 )
-from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.journal.contract import Inbox, ReplayedSignature
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Decoded, Receipts
-
-_LONGEST_SHOWN: Final = 300
+from berinia_webhookd.own_requests import HEADER, Mark, Purpose
 
 _log = structlog.get_logger()
 _T = TypeVar("_T")
@@ -97,7 +94,7 @@ class Commits:
             receipts = await self._in_time(accepting, verified, channel, late)
         except ReplayedSignature:
             reason = "used before with another message"
-            note_invalid_signature(self._metrics, said, reason, diagnosis=None)
+            note_invalid_signature(self._metrics, request, reason, diagnosis=None)
             raise SignatureInvalid(reason) from None
         verified.reservation.end_work()
         note(receipts)
@@ -187,8 +184,9 @@ class ChannelHandler:
             SignatureInvalid, JournalUnavailable: see `Commits.accept`.
         """
         delivery = request[VERIFIED].delivery
-        if self.channel.is_probe(delivery):
-            return self._probe_answer(request)
+        mark = request.get(MARK)
+        if mark is not None and mark.purpose is Purpose.PROBE:
+            return self._probe_answer(request, mark)
         try:
             if len(delivery.body) > LONG_BODY_BYTES:
                 decoded = await asyncio.to_thread(self.channel.decode, delivery)
@@ -205,26 +203,15 @@ class ChannelHandler:
             self.channel.answer(await self.commits.accept(request, self.channel, decoded))
         )
 
-    def _probe_answer(self, request: web.Request) -> web.Response:
-        """The channel's answer, and in a header how the request looked when it arrived. Only who
-        holds the provider's secret (or calls from an allowed address) is told, and only about the
-        own request.
+    def _probe_answer(self, request: web.Request, mark: Mark) -> web.Response:
+        """The channel's answer, or 400 where the body was altered on its way; and in a header how
+        the request looked when it arrived.
         """
-        caller = request[CALLER]
-        seen = {
-            "scheme": caller.scheme,
-            "host": caller.host[:_LONGEST_SHOWN],
-            "client": None if caller.client is None else str(caller.client),
-            "forwarded": caller.forwarded,
-            "forwarded_for": ",".join(request.headers.getall("X-Forwarded-For", ()))[
-                -_LONGEST_SHOWN:
-            ],
-            "peer_trusted": caller.peer_trusted,
-            "body_sha256": hashlib.sha256(request[VERIFIED].delivery.body).hexdigest(),
-            "process": os.getpid(),
-        }
+        body = request[VERIFIED].delivery.body
         response = answered(self.channel.answer(()))
-        response.headers[PROBE_HEADER] = json.dumps(seen)  # ASCII alone, whatever the host was
+        if not mark.is_of(body):
+            response.set_status(web.HTTPBadRequest.status_code)
+        response.headers[HEADER] = how_it_arrived(request, hashlib.sha256(body).hexdigest())
         return response
 
 

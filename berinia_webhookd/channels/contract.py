@@ -7,9 +7,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from berinia_webhookd.addresses import Network
 from berinia_webhookd.channels.provider import Provider
@@ -22,10 +22,7 @@ from berinia_webhookd.model import (
     Receipts,
     VerifiedDelivery,
 )
-
-# Marks a signed request of `doctor`: verified and answered, never journaled.
-PROBE_FIELD: Final = "BeriniaProbe"
-PROBE_HEADER: Final = "Berinia-Probe"  # of its answer: how the request looked when it arrived
+from berinia_webhookd.own_requests import HEADER, InstallationKey, Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,11 @@ class SignedRequest:
     path: str  # request target
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
+
+    def marked(self, key: InstallationKey, purpose: Purpose, now: datetime) -> SignedRequest:
+        """Return it with the mark of this installation."""
+        mark = key.mark(purpose, now, self.body)
+        return replace(self, headers={**self.headers, HEADER: mark})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +137,6 @@ class Channel(ABC):
             MalformedDelivery: nothing in it can be read.
             AccountRefused: it is not for us.
         """
-
-    @abstractmethod
-    def is_probe(self, delivery: VerifiedDelivery) -> bool:
-        """Whether this is a probe of `doctor`: verified and answered, never journaled."""
 
     @abstractmethod
     def answer(self, receipts: Receipts) -> Answer:

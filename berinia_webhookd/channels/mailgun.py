@@ -22,7 +22,7 @@ import orjson
 
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.content import text_of
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
+from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
 from berinia_webhookd.channels.form import (
     MULTIPART,
     URLENCODED,
@@ -184,12 +184,6 @@ class MailgunChannel(Channel):
             raw_multi=raw_multi,
         )
         return Decoded((event,))
-
-    def is_probe(self, delivery: VerifiedDelivery) -> bool:
-        """Whether the form has the field that `doctor` adds."""
-        if PROBE_FIELD.encode() not in delivery.body:
-            return False
-        return any(name == PROBE_FIELD for name, _ in _form_of(delivery).fields)
 
     def answer(self, receipts: Receipts) -> Answer:
         """200, which ends Mailgun's retries."""

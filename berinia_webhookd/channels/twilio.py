@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from berinia_webhookd.channels import twilio_diagnosis
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, SignedRequest
+from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
 from berinia_webhookd.channels.form import URLENCODED, raw_fields
 from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, SecretSetting
@@ -179,10 +179,6 @@ class TwilioChannel(Channel):
             raw_multi=raw_multi,
         )
         return Decoded((event,))
-
-    def is_probe(self, delivery: VerifiedDelivery) -> bool:
-        """Whether the form has the field that `doctor` adds."""
-        return PROBE_FIELD in dict(_fields_of(delivery))
 
     def answer(self, receipts: Receipts) -> Answer:
         """Return an empty TwiML document, which sends nothing to the person."""

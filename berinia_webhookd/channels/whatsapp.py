@@ -18,7 +18,6 @@ from berinia_webhookd.addresses import is_allowed
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest, normal_group
 from berinia_webhookd.channels.content import decode_json_object
 from berinia_webhookd.channels.contract import (
-    PROBE_FIELD,
     Answer,
     Channel,
     Replies,
@@ -192,15 +191,6 @@ class WhatsAppChannel(Channel):
             opt_out=opt_out_of(body),
             raw=document,
         )
-
-    def is_probe(self, delivery: VerifiedDelivery) -> bool:
-        """Whether the object has the name that `doctor` adds."""
-        if PROBE_FIELD.encode() not in delivery.body:
-            return False
-        try:
-            return PROBE_FIELD in decode_json_object(delivery.body)
-        except MalformedDelivery:
-            return False
 
     def answer(self, receipts: Receipts) -> Answer:
         """Return 202, for no reply in time; of a probe 200."""

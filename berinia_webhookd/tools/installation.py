@@ -19,6 +19,7 @@ from berinia_webhookd.config.files import Unusable, distrust, read_ordinary
 from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.config.values import SQLITE, sqlite_file
 from berinia_webhookd.errors import CannotStart, CannotStartNow
+from berinia_webhookd.own_requests import InstallationKey
 
 FILE_NAME: Final = "serve.json"
 MAX_BYTES: Final = 64 * 1024
@@ -36,6 +37,7 @@ class RunningDaemon:
     configuration: Path | None  # the TOML file, where there is one
     journal: Path | None  # the SQLite file; None where the journal is in PostgreSQL
     logs: Path
+    state: Path  # where this installation keeps what is its own
 
     def uses(self, config_file: Path | None) -> bool:
         """Whether this is the daemon of a configuration file (None: of the environment alone)."""
@@ -43,7 +45,12 @@ class RunningDaemon:
 
 
 def of_settings(
-    settings: Settings, *, address: str, version: str, config_file: Path | None
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    address: str,
+    version: str,
+    config_file: Path | None,
 ) -> RunningDaemon:
     """Describe this process."""
     return RunningDaemon(
@@ -53,6 +60,7 @@ def of_settings(
         configuration=_absolute(config_file),
         journal=_absolute(settings.journal.file),
         logs=settings.logs.dir.absolute(),
+        state=state_folder(environ),
     )
 
 
@@ -149,6 +157,19 @@ def shown_url(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
+def own_key(
+    environ: Mapping[str, str], installation: RunningDaemon | None
+) -> InstallationKey | None:
+    """Return the key by which the daemon knows requests of its own installation; None where there
+    is none, or this user may not read it.
+    """
+    folder = state_folder(environ) if installation is None else installation.state
+    try:
+        return InstallationKey.read(folder)
+    except (OSError, ValueError):
+        return None
+
+
 def own_folder(environ: Mapping[str, str]) -> Path:
     """Return the folder of this process's file."""
     return _first(environ, "RUNTIME_DIRECTORY") or state_folder(environ)
@@ -202,6 +223,7 @@ def _from_json(found: object) -> RunningDaemon | None:
             "configuration": None | str() as configuration,
             "journal": None | str() as journal,
             "logs": str(logs),
+            "state": str(state),
         } if pid > 0 and pid is not True:
             return RunningDaemon(
                 pid=pid,
@@ -210,6 +232,7 @@ def _from_json(found: object) -> RunningDaemon | None:
                 configuration=None if configuration is None else Path(configuration),
                 journal=None if journal is None else Path(journal),
                 logs=Path(logs),
+                state=Path(state),
             )
     return None
 

@@ -5,6 +5,7 @@ another machine without `--really`.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -19,9 +20,10 @@ from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.listening import configured_address
 from berinia_webhookd.model import ChannelName
+from berinia_webhookd.own_requests import InstallationKey, Purpose
 from berinia_webhookd.status.durations import duration
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
-from berinia_webhookd.tools.installation import RunningDaemon
+from berinia_webhookd.tools.installation import RunningDaemon, own_key
 from berinia_webhookd.tools.posting import Posted, Tally, Target, post_all
 from berinia_webhookd.tools.terminal import json_text, one_line
 
@@ -96,6 +98,7 @@ def send(
         fields=fields,
         base_url=(*settings.server.public_url, target.base_url)[0],
         valid=not bad_signature,
+        key=own_key(os.environ, running),
     )
     report = Report(bad_signature=bad_signature, as_json=as_json, most=count)
     tally = asyncio.run(post_all(target, sample.sign, count=count, rate=rate, posted=report.posted))
@@ -112,10 +115,13 @@ class Sample:
     fields: Mapping[str, str]
     base_url: str
     valid: bool
+    key: InstallationKey | None
 
     def sign(self) -> SignedRequest:
-        """Return a new message, signed now."""
-        return self.channel.sign(self.fields, base_url=self.base_url, now=now(), valid=self.valid)
+        """Return a new message, signed now, and marked as ours where it goes to our own daemon."""
+        at = now()
+        made = self.channel.sign(self.fields, base_url=self.base_url, now=at, valid=self.valid)
+        return made if self.key is None else made.marked(self.key, Purpose.SAMPLE, at)
 
 
 class Report:

@@ -75,7 +75,11 @@ def serve(
 
     def started(loaded: Loaded, address: str) -> None:
         here = installation.of_settings(
-            loaded.settings, address=address, version=__version__, config_file=loaded.config_file
+            loaded.settings,
+            os.environ,
+            address=address,
+            version=__version__,
+            config_file=loaded.config_file,
         )
         installation.announce(here, os.environ)
         if dev:

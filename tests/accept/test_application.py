@@ -21,6 +21,7 @@ async def test_the_middlewares_stand_in_their_order(world: World) -> None:
         "RequestContexts.middleware",
         "problems",
         "ProxyHeaders.middleware",
+        "OwnRequests.middleware",
         "RateLimit.middleware",
         "SignatureCheck.middleware",
     ]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from datetime import timedelta
 from typing import Any
 
 import orjson
 import pytest
 
+from berinia_webhookd.clock import now
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import ReplayedSignature
+from berinia_webhookd.own_requests import InstallationKey, Purpose
 
-from .world import GOOD, SMS_PATH, World
+from .world import GOOD, KEY, SMS_PATH, World
 
 Logged = list[dict[str, Any]]
 
@@ -72,27 +75,75 @@ async def test_the_channel_sees_the_request_as_it_came(served: World) -> None:
     assert delivery.caller.host == "x"
 
 
+def probe(body: bytes, *, key: InstallationKey = KEY, of: bytes | None = None) -> dict[str, str]:
+    """The headers of a probe of `doctor`, made for this body or another."""
+    mark = key.mark(Purpose.PROBE, now(), body if of is None else of)
+    return {**GOOD, "Berinia-Probe": mark}
+
+
 async def test_a_probe_is_answered_and_not_journaled(world: World) -> None:
-    """A signed request with the probe's field leaves no trace in the inbox."""
-    status, body, _ = await world.post(b"BeriniaProbe=1")
+    """A verified request with this installation's own mark leaves no trace in the inbox."""
+    status, body, _ = await world.post(b"id=1", headers=probe(b"id=1"))
     assert (status, body) == (200, b"<Response/>")
     assert not world.inbox.committed
     assert not world.inbox.rejected
 
 
+async def test_a_message_is_a_message_whatever_its_fields_say(world: World) -> None:
+    """What people write, headers of mails included, makes no probe."""
+    status, _, headers = await world.post(b"id=1&BeriniaProbe=1&Berinia-Probe=probe")
+    assert status == 200
+    assert "Berinia-Probe" not in headers
+    assert world.inbox.committed == [b"1"]
+
+
+async def test_a_mark_that_is_not_ours_is_refused(world: World) -> None:
+    """Of another installation, of yesterday, or no mark at all: neither a probe nor a message."""
+    other = InstallationKey(b"x" * 32)
+    old = KEY.mark(Purpose.PROBE, now() - timedelta(days=1), b"id=1")
+    for mark in (probe(b"id=1", key=other)["Berinia-Probe"], old, "1", "", "é", "a" * 5000):
+        status, _, _ = await world.post(b"id=1", headers={**GOOD, "Berinia-Probe": mark})
+        assert status == 403
+    bad = {**probe(b"id=1"), "X-Test-Signature": "bad"}
+    assert (await world.post(b"id=1", headers=bad))[0] == 403
+    assert not world.inbox.committed
+
+
+async def test_a_message_under_the_mark_of_a_probe_is_refused(world: World) -> None:
+    """Whoever saw a mark on its way cannot make another message vanish behind a 2xx."""
+    status, _, headers = await world.post(b"id=2", headers=probe(b"id=2", of=b"id=1"))
+    assert status == 400
+    assert (
+        orjson.loads(headers["Berinia-Probe"])["body_sha256"] == hashlib.sha256(b"id=2").hexdigest()
+    )
+    assert not world.inbox.committed
+
+
+async def test_a_badly_signed_sample_counts_for_nothing(world: World, logged: Logged) -> None:
+    """`send --bad-signature` is refused, and raises no alarm."""
+    mark = KEY.mark(Purpose.SAMPLE, now(), b"id=1")
+    bad = {**GOOD, "X-Test-Signature": "bad", "Berinia-Probe": mark}
+    assert (await world.post(b"id=1", headers=bad))[0] == 403
+    assert world.count("signature_failures_total", channel="sms") == 0
+    (line,) = named(logged, "signature.invalid")
+    assert line["sample"] is True
+    assert (await world.post(b"id=1", headers={**GOOD, "Berinia-Probe": mark}))[0] == 200
+    assert world.inbox.committed == [b"1"]
+
+
 async def test_a_probe_is_told_how_it_arrived(world: World) -> None:
     """What the proxy made of the request, so that its sender can compare; nothing unverified is."""
     forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9", "Host": "a\xe9.x"}
-    _, _, headers = await world.post(b"BeriniaProbe=1", headers={**GOOD, **forwarded})
+    _, _, headers = await world.post(b"id=1", headers={**probe(b"id=1"), **forwarded})
     seen = orjson.loads(headers["Berinia-Probe"])
     assert (seen["scheme"], seen["client"]) == ("https", "203.0.113.9")
     assert seen["host"].startswith("a")
     assert (seen["forwarded"], seen["forwarded_for"]) == (True, "203.0.113.9")
     assert seen["process"] == os.getpid()
-    assert seen["body_sha256"] == hashlib.sha256(b"BeriniaProbe=1").hexdigest()
-    bad = {**GOOD, "X-Test-Signature": "bad"}
-    for body, sent in ((b"BeriniaProbe=1", bad), (b"id=1", GOOD)):
-        _, _, headers = await world.post(body, headers=sent)
+    assert seen["body_sha256"] == hashlib.sha256(b"id=1").hexdigest()
+    bad = {**probe(b"id=1"), "X-Test-Signature": "bad"}
+    for sent in (bad, GOOD):
+        _, _, headers = await world.post(b"id=1", headers=sent)
         assert "Berinia-Probe" not in headers
 
 

@@ -50,8 +50,10 @@ from berinia_webhookd.model import (
     Settlement,
     VerifiedDelivery,
 )
+from berinia_webhookd.own_requests import InstallationKey
 from berinia_webhookd.testing import MemoryJournal
 
+KEY = InstallationKey(b"k" * 32)
 SMS_PATH = "/webhook/sms-response"
 CHAT_PATH = "/webhook/whatsapp"
 FORM = "application/x-www-form-urlencoded"
@@ -123,9 +125,6 @@ class FakeChannel(Channel):
             body=fields.get("text", ""),
         )
         return Decoded((event,))
-
-    def is_probe(self, delivery: VerifiedDelivery) -> bool:
-        return b"BeriniaProbe=" in delivery.body
 
     def answer(self, receipts: Receipts) -> Answer:
         if self.replies and receipts:
@@ -251,6 +250,7 @@ class World:
             metrics=self.metrics,
             channels=(self.sms, self.chat),
             pages=PAGES,
+            key=KEY,
             shutdown_seconds=0.2,
         )
         self.receiver.http.head_timeout_seconds = 5.0

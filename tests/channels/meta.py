@@ -20,7 +20,7 @@ import orjson
 
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.content import decode_json_object
-from berinia_webhookd.channels.contract import PROBE_FIELD, Answer, Channel, Kind, SignedRequest
+from berinia_webhookd.channels.contract import Answer, Channel, Kind, SignedRequest
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.signatures import secret_match
 from berinia_webhookd.config import values
@@ -156,14 +156,6 @@ class MetaChannel(Channel):
             kind=EventKind.RECEIPT,
             raw=item,
         )
-
-    def is_probe(self, delivery: VerifiedDelivery) -> bool:
-        if PROBE_FIELD.encode() not in delivery.body:
-            return False
-        try:
-            return PROBE_FIELD in decode_json_object(delivery.body)
-        except MalformedDelivery:
-            return False
 
     def answer(self, receipts: Receipts) -> Answer:
         """200, and nothing to read."""

@@ -382,14 +382,6 @@ def test_the_answer_is_empty_twiml() -> None:
         assert answer.body == b'<?xml version="1.0" encoding="UTF-8"?><Response/>'
 
 
-def test_a_probe_is_known_by_its_field() -> None:
-    """`doctor` adds a field that no provider sends."""
-    channel = sms_channel()
-    request = channel.sign({"BeriniaProbe": ""}, base_url=PUBLIC_URL, now=NOW)
-    assert channel.is_probe(channel.verify(arrived(SMS, request)))
-    assert not channel.is_probe(channel.verify(signed_sms()))
-
-
 def test_samples_verify() -> None:
     """What `sign` makes is taken, is new each time, and carries the given fields."""
     channel = sms_channel(account_sids=[ACCOUNT_SID])

@@ -361,9 +361,6 @@ def test_samples_verify(secret: str | None) -> None:
     assert len({event.digest for event in events}) == 3
     assert [event.group is None for event in events] == [False, False, True]
     assert {event.body for event in events} == {"é"}
-    probe = channel.sign({"BeriniaProbe": "1"}, base_url="", now=NOW)
-    assert channel.is_probe(channel.verify(arrived(WHATSAPP, probe, who=local())))
-    assert not channel.is_probe(VerifiedDelivery(WHATSAPP, JSON, b'["BeriniaProbe"]', NOW))
 
 
 def test_badly_signed_samples_are_refused() -> None:
@@ -397,7 +394,6 @@ def test_any_body_is_read_or_malformed(body: bytes) -> None:
     """Decoding raises nothing but `DeliveryRejected`, whatever the bot's place sends."""
     channel = whatsapp_channel()
     verified = channel.verify(raw_delivery(WHATSAPP, body, who=local()))
-    channel.is_probe(verified)
     try:
         event_of(channel, verified)
     except DeliveryRejected:

@@ -82,6 +82,12 @@ def delivered(daemon: Daemon, answer: Answer) -> Any:
     return next(p for p in daemon.seen() if event_id in {p.get("event_id"), p.get("id")})
 
 
+def test_a_mail_with_a_field_of_a_probe_is_a_mail(daemon: Daemon) -> None:
+    """Every MIME header may become a form field: none makes a signed mail vanish behind a 2xx."""
+    fields = {**sample_mail(), "BeriniaProbe": "1", "Berinia-Probe": "probe.1.2.3.4"}
+    assert delivered(daemon, send(daemon, fields))["data"]["sender"] == fields["sender"]
+
+
 def test_a_signed_mail_reaches_the_agent(daemon: Daemon) -> None:
     """Verified, committed, answered in JSON, dispatched with BerinIA's payload."""
     fields = sample_mail(stripped_text="  Oui, ça m’intéresse 🙂 ")

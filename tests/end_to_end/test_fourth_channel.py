@@ -286,9 +286,12 @@ class TestDoctor:
 
     @pytest.mark.usefixtures("registered")
     def test_refusals_in_the_log(self, running: DaemonWithMeta) -> None:
-        """Strangers are a note."""
+        """Strangers are a note; our own samples count for nothing, as their line says."""
         running.run("send", "leads", "--bad-signature")
-        running.wait_for("signature.invalid", channel="leads")
+        running.wait_for("signature.invalid", channel="leads", sample=True)
+        signature = {"X-Hub-Signature-256": "sha256=" + "0" * 64}
+        running.request("POST", PATH, b"{}", {"Content-Type": "application/json", **signature})
+        running.wait_for("signature.invalid", channel="leads", count=2)
         doctor(running).one("refused", "note", "leads")
 
 

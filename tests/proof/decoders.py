@@ -50,7 +50,6 @@ def _decode(channel: Channel, content_type: str, body: bytes) -> None:
     """What follows verification, to the text that is stored, and back."""
     with contextlib.suppress(DeliveryRejected):
         delivery = _verified(channel.name, content_type, body)
-        channel.is_probe(delivery)
         event = event_of(channel, delivery)
         for form in (None, delivery.fields):
             text, in_form = event_text.encode(event, form)

@@ -28,6 +28,7 @@ HERE = RunningDaemon(
     configuration=Path("/etc/berinia-webhookd/config.toml"),
     journal=Path("/var/lib/berinia-webhookd/journal.db"),
     logs=Path("/var/log/berinia-webhookd"),
+    state=Path("/var/lib/berinia-webhookd"),
 )
 
 
@@ -85,6 +86,7 @@ def test_the_file_is_plain_and_for_its_owner(environ: dict[str, str], tmp_path: 
         "configuration": "/etc/berinia-webhookd/config.toml",
         "journal": "/var/lib/berinia-webhookd/journal.db",
         "logs": "/var/log/berinia-webhookd",
+        "state": "/var/lib/berinia-webhookd",
     }
 
 
@@ -106,7 +108,7 @@ def test_no_secret_is_in_it(tmp_path: Path, environ: dict[str, str]) -> None:
         logs__password="hunter2",
     )
     here = installation.of_settings(
-        settings, address="127.0.0.1:8001", version="1", config_file=None
+        settings, environ, address="127.0.0.1:8001", version="1", config_file=None
     )
     text = installation.write(here, environ).read_text()
     assert here.journal is None
@@ -120,7 +122,7 @@ def test_paths_are_absolute(
     monkeypatch.chdir(tmp_path)
     settings = settings_with(tmp_path, journal__url="sqlite:///here/journal.db", logs__dir="logs")
     here = installation.of_settings(
-        settings, address="127.0.0.1:8001", version="1", config_file=Path("berinia.toml")
+        settings, environ, address="127.0.0.1:8001", version="1", config_file=Path("berinia.toml")
     )
     assert here.pid == os.getpid()
     assert here.configuration == tmp_path / "berinia.toml"
@@ -210,6 +212,7 @@ def test_garbage_is_no_installation(environ: dict[str, str], nowhere: Path, text
         ("address", 8001),
         ("version", None),
         ("logs", None),
+        ("state", None),
         ("logs", ["/"]),
         ("journal", 1),
         ("configuration", {}),
@@ -233,7 +236,8 @@ JSON = st.recursive(
 
 @given(
     st.dictionaries(
-        st.sampled_from(["pid", "address", "version", "configuration", "journal", "logs"]), JSON
+        st.sampled_from(["pid", "address", "version", "configuration", "journal", "logs", "state"]),
+        JSON,
     )
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

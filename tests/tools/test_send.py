@@ -149,6 +149,7 @@ def test_by_default_the_running_daemon_gets_it(
         configuration=tmp_path / "berinia.toml",
         journal=None,
         logs=tmp_path,
+        state=tmp_path / "state",
     )
     installation.write(here, os.environ)
     assert send("sms") == 0

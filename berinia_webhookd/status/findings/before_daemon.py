@@ -12,6 +12,7 @@ import aiohttp
 
 from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.findings import Finding, note, ok, wrong
+from berinia_webhookd.own_requests import InstallationKey
 from berinia_webhookd.status.findings.installation import Installation
 from berinia_webhookd.status.findings.probe import Reply, Sender, describe, sign_probe
 
@@ -118,14 +119,14 @@ async def outside(installation: Installation) -> AsyncIterator[Finding]:
             continue  # the check of nginx says so
         yield _of_logs(url + LOGS_PATH, logs)
         for channel in installation.channels_for((url,)).values():
-            if not channel.provider.from_outside:
-                reply = await sender.post(_stranger(channel, url))
+            if not channel.provider.from_outside and installation.key is not None:
+                reply = await sender.post(_stranger(channel, url, installation.key))
                 yield _of_local(url + channel.path, channel, reply)
 
 
-def _stranger(channel: Channel, url: str) -> SignedRequest:
+def _stranger(channel: Channel, url: str, key: InstallationKey) -> SignedRequest:
     """Return a probe without the bearer token, which must not leave this machine."""
-    request = sign_probe(channel, url)
+    request = sign_probe(channel, url, key)
     headers = {name: text for name, text in request.headers.items() if name != "Authorization"}
     return SignedRequest(request.path, headers, request.body)
 

@@ -14,7 +14,7 @@ from berinia_webhookd.addresses import LOOPBACK, in_networks, is_loopback
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
-from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation
+from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation, no_key
 from berinia_webhookd.status.findings.probe import (
     OUR_IDS,
     Reply,
@@ -60,8 +60,11 @@ async def _signature(installation: Installation, channel: Channel) -> Finding | 
             f"{name}: cannot be checked from here: only {allowed} may call "
             f"(channels.{name}.allowed_ips)",
         )
+    if installation.key is None:
+        return note(SIGNATURES, f"{name}: {no_key(installation)}", AS_DAEMON)
     sender = Sender.to_daemon(installation.address, _as_proxied(installation, channel))
-    reply = await sender.post(sign_probe(channel, sender.base_url, valid=signable))
+    probe = sign_probe(channel, sender.base_url, installation.key, valid=signable)
+    reply = await sender.post(probe)
     if not signable and reply.status == channel.unproven_status:
         return note(
             SIGNATURES,
@@ -195,7 +198,7 @@ def _refusals(
     addresses: dict[str, _Refusals] = {}
     for when, line in lines:
         channel = str(line.get("channel"))
-        if str(line.get("request_id")).startswith(OUR_IDS):
+        if str(line.get("request_id")).startswith(OUR_IDS) or line.get("sample"):
             continue
         match line.get("event"):
             case "signature.invalid":

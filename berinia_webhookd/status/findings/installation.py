@@ -15,6 +15,7 @@ from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.journal.contract import FileState, Inspection
 from berinia_webhookd.model import AgentName, ChannelName
+from berinia_webhookd.own_requests import KEY_FILE, InstallationKey
 
 AS_DAEMON = "sudo berinia-webhookd doctor"  # sees what the daemon sees
 
@@ -64,6 +65,8 @@ class Installation:
     address: str  # where the daemon listens, or would: host:port, or unix:/path
     user: int  # whom the daemon runs as; who asks, while it does not run
     logs: Path
+    state: Path  # where the daemon keeps what is its own
+    key: InstallationKey | None  # None: this user may not read it, or it was never made
     journal: JournalAccess
     commands: Commands
     channels_for: Callable[[Sequence[str]], Mapping[ChannelName, Channel]]  # by their public URLs
@@ -78,3 +81,9 @@ class Installation:
     def channels(self) -> Mapping[ChannelName, Channel]:
         """The channels that receive."""
         return self.channels_for(self.settings.server.public_url)
+
+
+def no_key(installation: Installation) -> str:
+    """Say why a check that sends probes was not made."""
+    file = installation.state / KEY_FILE
+    return f"not checked: this user cannot read {file}, by which the daemon knows probes"

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.channels.signatures import port_forms
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.own_requests import InstallationKey
 from berinia_webhookd.status.findings import before_daemon
 from berinia_webhookd.status.findings.before_daemon import NGINX, RELOAD
-from berinia_webhookd.status.findings.installation import Installation
+from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation, no_key
 from berinia_webhookd.status.findings.probe import (
     Reply,
     Seen,
@@ -46,6 +47,7 @@ class _Way:
     installation: Installation
     public_url: str
     channel: Channel
+    key: InstallationKey
 
     @property
     def shown(self) -> str:
@@ -60,7 +62,8 @@ class _Way:
         return Sender(self.public_url, headers={"X-Forwarded-For": FORGED_CLIENT})
 
     def signed(self, **text: str) -> SignedRequest:
-        return sign_probe(self.channel, self.public_url, valid=has_secret(self.channel), **text)
+        valid = has_secret(self.channel)
+        return sign_probe(self.channel, self.public_url, self.key, valid=valid, **text)
 
 
 async def nginx(installation: Installation) -> AsyncIterator[Finding]:
@@ -78,11 +81,14 @@ async def nginx(installation: Installation) -> AsyncIterator[Finding]:
     if installation.process is None:
         yield note(NGINX, "not checked: the daemon does not run")
         return
+    if installation.key is None:
+        yield note(NGINX, no_key(installation), AS_DAEMON)
+        return
     for url in urls[:MOST_URLS]:
         for channel in installation.channels_for((url,)).values():
             if not channel.provider.from_outside:
                 continue
-            way = _Way(installation, url, channel)
+            way = _Way(installation, url, channel, installation.key)
             request = way.signed()
             reply = await way.sender.post(request)
             async for finding in _judged(way, request, reply):

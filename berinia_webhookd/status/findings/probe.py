@@ -18,11 +18,12 @@ from typing import Any, Final, Self
 import aiohttp
 from yarl import URL
 
-from berinia_webhookd.channels.contract import PROBE_FIELD, PROBE_HEADER, Channel, SignedRequest
+from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import ChannelNotConfigured, WebhookdError
 from berinia_webhookd.http_client import HttpClient, read_body
 from berinia_webhookd.logs.reading import tail
+from berinia_webhookd.own_requests import HEADER, InstallationKey, Purpose
 
 NEAR_SECONDS: Final = 5.0  # for the daemon itself
 FAR_SECONDS: Final = 10.0  # through what is before it
@@ -133,11 +134,18 @@ def describe(error: Exception) -> str:
 
 
 def sign_probe(
-    channel: Channel, base_url: str, text: str = DELICATE, *, valid: bool = True
+    channel: Channel,
+    base_url: str,
+    key: InstallationKey,
+    text: str = DELICATE,
+    *,
+    valid: bool = True,
 ) -> SignedRequest:
-    """Return a probe of a channel as its provider would send it."""
-    fields = {PROBE_FIELD: "1", channel.provider.text_field: text}
-    return channel.sign(fields, base_url=base_url, now=now(), valid=valid)
+    """Return a probe of a channel as its provider would send it, marked as ours."""
+    at = now()
+    fields = {channel.provider.text_field: text}
+    request = channel.sign(fields, base_url=base_url, now=at, valid=valid)
+    return request.marked(key, Purpose.PROBE, at)
 
 
 def has_secret(channel: Channel) -> bool:
@@ -182,7 +190,7 @@ def _reply(request_id: str, answer: aiohttp.ClientResponse, text: str) -> Reply:
     headers = answer.headers
     answered_id = headers.get("X-Request-ID")
     problem = _json(text) if answer.content_type == PROBLEM else {}
-    seen = _seen(headers.get(PROBE_HEADER))
+    seen = _seen(headers.get(HEADER))
     return Reply(
         request_id=answered_id or request_id,  # nginx may give it another one on its way in
         status=answer.status,

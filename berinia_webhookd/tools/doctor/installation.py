@@ -15,6 +15,7 @@ from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.fields import ENVIRONMENT_PREFIX
 from berinia_webhookd.config.load import Examined, examine
+from berinia_webhookd.config.settings import state_folder
 from berinia_webhookd.findings import Finding, note, ok
 from berinia_webhookd.journal.database import path_of
 from berinia_webhookd.journal.inspecting import inspect_file
@@ -65,7 +66,7 @@ def find(config_file: Path | None, environ: Mapping[str, str], working_folder: P
     if running is not None and not running.uses(examined.config_file):
         running, other, knows_environment = None, running, False
     return Found(
-        installation=_installation(examined, running, knows_environment=knows_environment),
+        installation=_installation(examined, running, environ, knows_environment=knows_environment),
         config_file=examined.config_file,
         running=running,
         other=other,
@@ -73,7 +74,11 @@ def find(config_file: Path | None, environ: Mapping[str, str], working_folder: P
 
 
 def _installation(
-    examined: Examined, running: RunningDaemon | None, *, knows_environment: bool
+    examined: Examined,
+    running: RunningDaemon | None,
+    environ: Mapping[str, str],
+    *,
+    knows_environment: bool,
 ) -> Installation:
     settings = examined.settings
     user = processes.user_of(running.pid) if running else None
@@ -86,6 +91,8 @@ def _installation(
         address=running.address if running else configured_address(settings.server),
         user=os.geteuid() if user is None else user,
         logs=installation.logs_folder(settings, running),
+        state=state_folder(environ) if running is None else running.state,
+        key=installation.own_key(environ, running),
         journal=_journal(installation.journal_url(settings, running)),
         commands=_commands(running, examined.config_file),
         channels_for=lambda urls: catalogue.build(settings.channels, urls),

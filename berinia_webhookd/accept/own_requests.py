@@ -1,0 +1,67 @@
+"""Middleware: finds the requests of this very installation by their mark. One that carries a mark
+of another making is refused, since no provider sends such a header, and a probe that is not
+recognised would become a message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from berinia_webhookd.clock import now
+from berinia_webhookd.errors import SignatureInvalid
+from berinia_webhookd.http_request import CALLER
+from berinia_webhookd.own_requests import HEADER, InstallationKey, Mark
+
+MARK: Final[web.RequestKey[Mark]] = web.RequestKey("mark", Mark)
+_LONGEST_SHOWN: Final = 300
+
+
+class OwnRequests:
+    """The middleware: a request of ours has `request[MARK]`."""
+
+    def __init__(self, key: InstallationKey, clock: Callable[[], datetime] = now) -> None:
+        self._key = key
+        self._clock = clock
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Note the mark.
+
+        Raises:
+            SignatureInvalid: another installation's, or too old.
+        """
+        header = request.headers.get(HEADER)
+        if header is not None:
+            mark = self._key.proven(header, self._clock())
+            if mark is None:
+                raise SignatureInvalid("This is no probe of this installation.")
+            request[MARK] = mark
+        return await handler(request)
+
+
+def forwarded_for(request: web.Request) -> str:
+    """Return the header as it arrived."""
+    return ",".join(request.headers.getall("X-Forwarded-For", ()))
+
+
+def how_it_arrived(request: web.Request, body_sha256: str) -> str:
+    """Say how a probe looked when it arrived: ASCII alone, whatever its host was."""
+    caller = request[CALLER]
+    seen = {
+        "scheme": caller.scheme,
+        "host": caller.host[:_LONGEST_SHOWN],
+        "client": None if caller.client is None else str(caller.client),
+        "forwarded": caller.forwarded,
+        "forwarded_for": forwarded_for(request)[-_LONGEST_SHOWN:],
+        "peer_trusted": caller.peer_trusted,
+        "body_sha256": body_sha256,
+        "process": os.getpid(),
+    }
+    return json.dumps(seen)

@@ -1,0 +1,116 @@
+"""The mark by which the daemon knows requests of its own installation: a header with a second HMAC,
+beside whatever the provider's proof is. Its key lies in the state folder and never leaves it; no
+provider's message can carry the header, whatever a sender wrote into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Self
+
+HEADER: Final = "Berinia-Probe"  # of an answer to a probe: how the request looked when it arrived
+KEY_FILE: Final = "installation.key"
+MAX_AGE_SECONDS: Final = 60.0
+_DOMAIN: Final = b"berinia-webhookd own request\0"
+_KEY_BYTES: Final = 32
+_MARK: Final = re.compile(
+    r"(?P<said>(?P<purpose>[a-z]+)\.(?P<time>[0-9]{10})\.(?P<nonce>[0-9a-f]{32})"
+    r"\.(?P<body>[0-9a-f]{64}))\.(?P<mac>[0-9a-f]{64})"
+)
+
+
+class Purpose(StrEnum):
+    """What a request of ours is for."""
+
+    PROBE = "probe"  # of `doctor`: verified and answered, never journaled
+    SAMPLE = "sample"  # of `send`: taken as any message, and counted for nothing
+    ARRIVAL = "arrival"  # of `serve` itself, to see how a request from outside arrives
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a request of ours says of itself."""
+
+    purpose: Purpose
+    nonce: str
+    body_sha256: str
+
+    def is_of(self, body: bytes) -> bool:
+        """Whether the body is the one that was sent."""
+        return hmac.compare_digest(self.body_sha256, hashlib.sha256(body).hexdigest())
+
+
+class InstallationKey:
+    """The key of one installation."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    @classmethod
+    def made(cls, folder: Path) -> Self:
+        """Read the key of a state folder; make it, for its owner alone, where there is none.
+
+        Raises:
+            OSError: the folder cannot be written.
+            ValueError: what lies there is no key, or others may read it.
+        """
+        file = folder / KEY_FILE
+        if not file.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh = folder / f".{KEY_FILE}.{secrets.token_hex(8)}"
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                with os.fdopen(descriptor, "w") as stream:
+                    stream.write(secrets.token_hex(_KEY_BYTES) + "\n")
+                file.hardlink_to(fresh)  # whole, and never over one that another process made
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+        return cls.read(folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the key of a state folder.
+
+        Raises:
+            OSError: there is none, or this user may not read it.
+            ValueError: what lies there is no key, or others may read it.
+        """
+        descriptor = os.open(folder / KEY_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor) as stream:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise ValueError(f"{folder / KEY_FILE} must be a file for its owner alone")
+            secret = bytes.fromhex(stream.read(4 * _KEY_BYTES).strip())
+        if len(secret) != _KEY_BYTES:
+            raise ValueError(f"{folder / KEY_FILE} holds no key")
+        return cls(secret)
+
+    def mark(self, purpose: Purpose, now: datetime, body: bytes = b"", nonce: str = "") -> str:
+        """Return the value of the header."""
+        digest = hashlib.sha256(body).hexdigest()
+        nonce = nonce or secrets.token_hex(16)
+        said = f"{purpose}.{int(now.timestamp()):010}.{nonce}.{digest}"
+        return f"{said}.{self._mac(said)}"
+
+    def proven(self, header: str, now: datetime) -> Mark | None:
+        """Return the mark of a request; None where this installation did not make it just now."""
+        found = _MARK.fullmatch(header)
+        if found is None or not hmac.compare_digest(found["mac"], self._mac(found["said"])):
+            return None
+        if abs(now.timestamp() - int(found["time"])) > MAX_AGE_SECONDS:
+            return None
+        return Mark(Purpose(found["purpose"]), found["nonce"], found["body"])
+
+    def _mac(self, said: str) -> str:
+        return hmac.new(self._secret, _DOMAIN + said.encode(), hashlib.sha256).hexdigest()
