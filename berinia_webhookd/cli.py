@@ -13,6 +13,7 @@ import click
 
 from berinia_webhookd import __version__, held_signals
 from berinia_webhookd.errors import ConfigurationError, WebhookdError
+from berinia_webhookd.logs.control_characters import escape_controls
 
 
 class Commands(click.Group):
@@ -96,8 +97,9 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _show(error: WebhookdError) -> None:
     hint = f" — {error.hint}" if error.hint else ""
-    click.echo(f"berinia-webhookd: {error}{hint}", err=True)
+    click.echo(escape_controls(f"berinia-webhookd: {error}{hint}", keep_line_ends=True), err=True)
     if isinstance(error, ConfigurationError):
         for finding in error.findings[1:]:
             fixes = "".join(f" — {step}" for step in finding.fix)
-            click.echo(f"  also {finding.subject}: {finding.what}{fixes}", err=True)
+            also = f"  also {finding.subject}: {finding.what}{fixes}"
+            click.echo(escape_controls(also), err=True)

@@ -35,6 +35,15 @@ def test_a_wrong_setting_is_exit_3_with_a_hint(stopped: Daemon) -> None:
     assert "secret-token-value" not in done.stderr + done.stdout
 
 
+def test_a_settings_file_cannot_steer_the_terminal(stopped: Daemon) -> None:
+    """What is wrong in it is quoted, and not obeyed."""
+    stopped.config.write_text('"\\u202e\\u0007bell" = 1\n"\\u009b2J" = 1\n')
+    done = stopped.run("serve", "--port", "0", check=False)
+    assert done.returncode == 3
+    assert "\\u202e\\x07bell: unknown setting" in done.stderr
+    assert "\\x9b2J: unknown setting" in done.stderr
+
+
 def test_a_taken_port_is_exit_4(stopped: Daemon) -> None:
     """A port that somebody holds may be free later: another exit code, naming the address."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
