@@ -6,8 +6,9 @@ agent_host.py CONTROL`, it is a fork server: for each four descriptors that come
 socket it forks a host within milliseconds, without work for the daemon. That child forks again: the
 parent stays as a guardian that outlives whatever agents do, and kills all their processes as soon
 as the host ends or the daemon is gone (its end of the life-line closes, even at kill -9); the child
-loads agents and calls them. Both speak length-prefixed JSON. It isolates from failure, not from
-malice.
+loads agents and calls them. What a guardian that was killed leaves behind becomes the fork
+server's, which kills it, and ends after its last guardian. Both speak length-prefixed JSON. It
+isolates from failure, not from malice.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import select
 import signal
 import socket
 import sys
-from typing import Any, Callable
+from typing import Any, Callable, Collection
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
 if sys.path and sys.path[0] == FOLDER:
@@ -62,6 +63,16 @@ def name_process(name: str) -> None:
     control_process(PR_SET_NAME, name.encode())
 
 
+def wake_at_child_ends() -> tuple[int, int]:
+    """Return both ends of a pipe that becomes readable whenever a child has ended."""
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_read, False)
+    os.set_blocking(wake_write, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    return wake_read, wake_write
+
+
 # --- the fork server
 
 
@@ -78,21 +89,61 @@ def lower_priority() -> None:
 
 def wait_for_request(control: socket.socket) -> list[int]:
     """Return the descriptors of a host, in the forked child; none in the fork server itself, once
-    the daemon has closed the socket.
+    the daemon has closed the socket and nothing is left of any host.
     """
-    while True:
-        _, fds, _, _ = socket.recv_fds(control, 1, 4, socket.MSG_CMSG_CLOEXEC)
-        if not fds:
-            return []
+    wake_read, wake_write = wake_at_child_ends()
+    guardians: set[int] = set()
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(wake_read, select.POLLIN)
+    closing = False
+    while guardians or not closing:
+        for fd, _ in poll.poll():
+            if fd == wake_read:
+                os.read(wake_read, CHUNK_BYTES)
+                reap(guardians)
+                continue
+            _, ends, _, _ = socket.recv_fds(control, 1, 4, socket.MSG_CMSG_CLOEXEC)
+            if not ends:
+                closing = True
+                poll.unregister(control)
+            elif (child := fork_guardian()) == 0:
+                signal.set_wakeup_fd(-1)
+                os.close(wake_read)
+                os.close(wake_write)
+                return ends
+            else:
+                guardians |= {child} - {-1}
+                for end in ends:
+                    os.close(end)
+    end_descendants()
+    return []
+
+
+def fork_guardian() -> int:
+    """Fork; return the child's pid, 0 in the child."""
+    try:
+        return os.fork()
+    except OSError as error:  # the daemon sees its ends closed, and reads why
+        sys.stderr.write(f"agent_host: fork: {error.strerror}\n")
+        return -1
+
+
+def reap(guardians: set[int]) -> None:
+    """Forget the guardians that have ended; kill what one that was killed has left to us."""
+    orphans = False
+    pid = -1
+    while pid:
         try:
-            child = os.fork()
-        except OSError as error:  # the daemon sees its ends closed, and reads why
-            child = -1
-            sys.stderr.write(f"agent_host: fork: {error.strerror}\n")
-        if child == 0:
-            return fds
-        for fd in fds:
-            os.close(fd)
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid:
+            orphans = orphans or pid not in guardians or os.WIFSIGNALED(status)
+            guardians.discard(pid)
+    if orphans:  # the end of each is a child's end again, until none is left
+        for orphan in descendants(os.getpid(), but=guardians):
+            kill(os.kill, orphan)
 
 
 def start_host(requests: int, lifeline: int, stdout: int, stderr: int) -> None:
@@ -130,11 +181,7 @@ def guard(child: int, lifeline: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
-    wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_read, False)
-    os.set_blocking(wake_write, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    wake_read, _ = wake_at_child_ends()
     try:
         agent_calls.write_message(lifeline, {"guardian": os.getpid(), "host": child})
         status = wait_for_an_end(child, lifeline, wake_read)
@@ -164,15 +211,7 @@ def wait_for_an_end(child: int, lifeline: int, wake_read: int) -> int | None:
 def clean_up(child: int, lifeline: int, status: int | None) -> None:
     """Kill the host's group and every descendant, also those with a session of their own."""
     kill(os.killpg, child)
-    while True:
-        for pid in descendants(os.getpid()):
-            kill(os.kill, pid)
-        try:
-            pid, ended = os.waitpid(-1, 0)
-        except ChildProcessError:
-            break
-        if pid == child:
-            status = ended
+    status = end_descendants().get(child, status)
     if status is None:
         return
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
@@ -181,14 +220,29 @@ def clean_up(child: int, lifeline: int, status: int | None) -> None:
         agent_calls.write_message(lifeline, {"exit_code": code, "signal": number})
 
 
+def end_descendants() -> dict[int, int]:
+    """Kill all that is below this process; return the wait statuses of its children."""
+    statuses = {}
+    while True:
+        for pid in descendants(os.getpid()):
+            kill(os.kill, pid)
+        try:
+            pid, status = os.waitpid(-1, 0)
+        except ChildProcessError:
+            return statuses
+        statuses[pid] = status
+
+
 def kill(how: Callable[[int, int], None], pid: int) -> None:
     """Send SIGKILL, whether or not the target still exists."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         how(pid, signal.SIGKILL)
 
 
-def descendants(ancestor: int) -> list[int]:
-    """Return the pids below `ancestor`; as subreaper the guardian keeps those of dead parents."""
+def descendants(ancestor: int, but: Collection[int] = ()) -> list[int]:
+    """Return the pids below `ancestor`, which as subreaper keeps those of dead parents; without
+    some children of it and what is below them.
+    """
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdigit():
@@ -198,7 +252,7 @@ def descendants(ancestor: int) -> list[int]:
             except OSError:
                 continue  # ended meanwhile
             children.setdefault(int(fields[1]), []).append(int(name))
-    found = list(children.get(ancestor, ()))
+    found = [pid for pid in children.get(ancestor, ()) if pid not in but]
     for pid in found:
         found.extend(children.get(pid, ()))
     return found
@@ -235,8 +289,10 @@ def become_host(guardian: int, requests: int) -> None:
 def main() -> None:
     """Prepare what all hosts have in common, and wait for the daemon's requests."""
     name_process("agent-forks")
-    control_process(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+    # An agent may stop us; once the daemon is gone, nobody else would let us go on.
+    control_process(PR_SET_PDEATHSIG, signal.SIGCONT)
+    control_process(PR_SET_CHILD_SUBREAPER, 1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # stopping is the daemon's decision
     lower_priority()
     with socket.socket(fileno=int(sys.argv[1])) as control:
@@ -244,9 +300,6 @@ def main() -> None:
         fds = wait_for_request(control)
     if fds:
         start_host(*fds)
-        return
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(-1, 0)  # as SIGCHLD is ignored: until the last guardian has ended
 
 
 if __name__ == "__main__":

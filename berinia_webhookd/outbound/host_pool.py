@@ -58,7 +58,7 @@ class HostPool:
         self._harmful: set[AgentName] = set()  # took its last host down
         self._changed = asyncio.Event()
         self._next_start: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._closing = asyncio.Event()
 
     async def acquire(
         self,
@@ -72,7 +72,7 @@ class HostPool:
         Raises:
             AgentUnavailable: no host can be started.
         """
-        while not self._closed:
+        while not self._closing.is_set():
             idle = [host for host in self._idle if host.is_usable]
             suited = [
                 host
@@ -125,7 +125,7 @@ class HostPool:
 
     async def close(self) -> None:
         """End all hosts; kill what runs."""
-        self._closed = True
+        self._closing.set()
         self._changed.set()
         for host in list(self._idle):
             self._stop(host, "stopping")
@@ -224,8 +224,17 @@ class HostPool:
         self._in_background(host.stop(reason, STOP_GRACE_SECONDS))
 
     def _retire_fork_server(self) -> None:
-        self._in_background(self._fork_server.close())
+        self._in_background(self._close_after_hosts(self._fork_server))
         self._fork_server = ForkServer(self._settings.python)
+
+    async def _close_after_hosts(self, fork_server: ForkServer) -> None:
+        """End one whose hosts are gone: it kills what they leave behind. Closing waits for none."""
+        closing = asyncio.ensure_future(self._closing.wait())
+        hosts = {host.gone for host in self._watches if host.fork_server is fork_server}
+        while not closing.done() and (hosts := {gone for gone in hosts if not gone.done()}):
+            await asyncio.wait({closing, *hosts}, return_when=asyncio.FIRST_COMPLETED)
+        closing.cancel()
+        await fork_server.close()
 
     def _in_background(self, ending: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(ending)
@@ -240,7 +249,7 @@ class HostPool:
         reason = host.reason or "crash"
         del self._watches[host]
         self._changed.set()
-        if reason == "idle" and not self._watches and not self._closed:
+        if reason == "idle" and not self._watches and not self._closing.is_set():
             self._retire_fork_server()
         if reason not in HARMLESS_ENDS and host.serves is not None:
             self._harmful.add(host.serves)

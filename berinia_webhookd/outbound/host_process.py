@@ -116,6 +116,7 @@ class AgentHost:
     def __init__(
         self,
         *,
+        fork_server: ForkServer,
         requests: socket.socket,
         lifeline: socket.socket,
         stdout: int,
@@ -124,6 +125,7 @@ class AgentHost:
         generation: int,
     ) -> None:
         loop = asyncio.get_running_loop()
+        self.fork_server = fork_server
         self.memory_limit_bytes = memory_limit_bytes
         self.generation = generation
         self.serial = next(_serials)
@@ -316,6 +318,7 @@ def start(fork_server: ForkServer, memory_limit_bytes: int | None, generation: i
         )
         ours.pop_all()
     return AgentHost(
+        fork_server=fork_server,
         requests=requests,
         lifeline=lifeline,
         stdout=stdout,

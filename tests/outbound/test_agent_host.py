@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -59,10 +60,12 @@ class Host:
         assert nothing == {}
         return self.ask(do="load", agent="A", target=target)
 
+    def close_sockets(self) -> None:
+        for end in (self.requests, self.lifeline, self.control):
+            end.close()
+
     def close(self) -> None:
-        self.requests.close()
-        self.lifeline.close()
-        self.control.close()
+        self.close_sockets()
         self.process.wait(PATIENCE_SECONDS)
 
 
@@ -160,6 +163,19 @@ async def test_the_end_of_the_lifeline_is_the_end_of_all(host: Host) -> None:
     host.say(json.dumps({"do": "attempt", "agent": "A", "argument": {}}).encode())
     await until(lambda: len(marked_processes(host.mark)) == 3)
     host.lifeline.close()
+    await until_gone(host.mark)
+
+
+async def test_the_end_of_guardian_and_daemon_is_the_end_of_all(host: Host) -> None:
+    """The fork server outlives both, and kills a child that left group and session."""
+    guardian = read(host.lifeline)["guardian"]
+    host.prepare("hostile:fork_session_and_hang")
+    host.say(json.dumps({"do": "attempt", "agent": "A", "argument": {}}).encode())
+    await until(lambda: len(marked_processes(host.mark)) == 3)
+    host.process.send_signal(signal.SIGSTOP)  # so that it finds both gone at once
+    os.kill(guardian, signal.SIGKILL)
+    host.close_sockets()
+    host.process.send_signal(signal.SIGCONT)
     await until_gone(host.mark)
 
 

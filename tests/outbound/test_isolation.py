@@ -30,6 +30,7 @@ HOST_OF_ITS_OWN = f"agents.Hostile.memory_limit_bytes = {4 << 30}"
         ("ignore_signals", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
         ("fork_and_hang", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
         ("fork_session_and_hang", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
+        ("leave_a_session_and_kill_guardian", OutcomeKind.CRASH, "its host ended"),
         ("stop_guardian_and_hang", OutcomeKind.TIMEOUT, "no answer within 0.5 s"),
         ("stop_guardian_and_exit", OutcomeKind.CRASH, "exit code 6"),
         ("os_exit", OutcomeKind.CRASH, "exit code 3"),

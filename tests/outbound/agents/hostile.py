@@ -90,6 +90,11 @@ def kill_parent(event: Event) -> None:
     hang(event)
 
 
+def leave_a_session_and_kill_guardian(event: Event) -> None:
+    _fork(session=True)
+    kill_parent(event)
+
+
 def stop_guardian(event: Event) -> dict[str, str]:
     os.kill(os.getppid(), signal.SIGSTOP)
     return {"response": "nobody watches"}
