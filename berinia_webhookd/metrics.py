@@ -57,6 +57,12 @@ class Metrics:
         self.duplicates_total = self._counter(
             "duplicates_total", "Events that had been received before.", "channel"
         )
+        self.skipped_total = self._counter(
+            "skipped_total", "Events that a rule of their channel skips.", "channel", "reason"
+        )
+        self.receipts_total = self._counter(
+            "receipts_total", "Receipts of messages that were sent.", "channel", "status"
+        )
         self.rejected_total = self._counter(
             "rejected_total",
             "Verified deliveries that failed validation, and were kept.",

@@ -32,6 +32,7 @@ class EntryState(StrEnum):
     WAITING = "waiting"
     DONE = "done"
     DEAD = "dead"
+    SKIPPED = "skipped"  # by a rule of its channel
     DISCARDED = "discarded"
     ERASED = "erased"
 
@@ -70,6 +71,26 @@ class OptOut(StrEnum):
     STOP = "STOP"
     START = "START"
     HELP = "HELP"
+
+
+class AutoSubmitted(StrEnum):
+    """Which machine wrote a mail; a person's says nothing."""
+
+    AUTO_REPLY = "auto_reply"
+    BOUNCE = "bounce"
+    LIST = "list"
+
+
+class EventMark(StrEnum):
+    """What an event is, for the rules of its channel that skip."""
+
+    EMPTY = "empty"  # no text, no attachment
+    BROADCAST = "broadcast"  # a status or story
+    AUTO_REPLY = "auto_reply"
+    BOUNCE = "bounce"
+    OPT_OUT = "opt_out"
+    ECHO = "echo"  # our own message coming back
+    RECEIPT = "receipt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +177,16 @@ class Event:
     group: str | None = None  # exactly as received; None for direct messages
     profile_name: str | None = None
     opt_out: OptOut | None = None
-    auto_submitted: bool = False
+    auto_submitted: AutoSubmitted | None = None
     attachments: tuple[Attachment, ...] = ()
     kind: EventKind = EventKind.MESSAGE
+    status: str | None = None  # of a receipt: what became of the message
     raw: Mapping[str, Any] = field(default_factory=dict)  # name → last value
     raw_multi: Mapping[str, list[Any]] = field(default_factory=dict)  # names that repeat → values
+    # What its channel knows until it is stored: `skipped` is a column beside the event's data.
+    marks: frozenset[EventMark] = frozenset()
+    start_word: bool = False  # START, if the register of consents says that the sender opted out
+    skipped: str | None = None  # why it is kept and handed to nobody
 
     @property
     def overtakes(self) -> bool:
@@ -191,6 +217,7 @@ class Receipt:
     event_id: EventId
     agent: AgentName
     duplicate: bool
+    skipped: str | None = None  # why no agent gets it
 
 
 Receipts = tuple[Receipt, ...]  # one for each event of a delivery, in their order

@@ -18,6 +18,8 @@ PROMISED = {
     "handshakes_total": ("counter", ("channel",)),
     "rate_limited_total": ("counter", ("channel",)),
     "duplicates_total": ("counter", ("channel",)),
+    "skipped_total": ("counter", ("channel", "reason")),
+    "receipts_total": ("counter", ("channel", "status")),
     "rejected_total": ("counter", ("channel",)),
     "entries": ("gauge", ("state",)),
     "oldest_ready_seconds": ("gauge", ("agent",)),

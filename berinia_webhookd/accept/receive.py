@@ -31,7 +31,7 @@ from berinia_webhookd.errors import (
 )
 from berinia_webhookd.journal.contract import Inbox, ReplayedSignature
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import Decoded, Receipts
+from berinia_webhookd.model import ChannelName, Decoded, EventKind, EventMark, Receipts
 from berinia_webhookd.own_requests import HEADER, Mark, Purpose
 
 _log = structlog.get_logger()
@@ -54,6 +54,7 @@ class Commits:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._unfinished: set[asyncio.Task[None]] = set()
+        self._hinted: set[ChannelName] = set()  # where receipts came that nobody expected
         self.reconfigure(settings)
 
     def reconfigure(self, settings: ServerSettings) -> None:
@@ -77,11 +78,19 @@ class Commits:
         verified, log, said = request[VERIFIED], request[CONTEXT].log, whose(request)
 
         def note(receipts: Receipts) -> None:
-            for receipt in receipts:
+            for receipt, event in zip(receipts, decoded.events, strict=True):
+                about = {**said, "event_id": receipt.event_id, "agent": receipt.agent}
                 if receipt.duplicate:
                     self._metrics.duplicates_total.labels(channel=channel.name).inc()
-                name = "event.duplicate" if receipt.duplicate else "event.accepted"
-                log.info(name, **said, event_id=receipt.event_id, agent=receipt.agent)
+                    log.info("event.duplicate", **about)
+                elif receipt.skipped is None:
+                    log.info("event.accepted", **about)
+                else:
+                    self._note_skipped(channel, receipt.skipped, about)
+                if event.kind is EventKind.RECEIPT and not receipt.duplicate:
+                    self._metrics.receipts_total.labels(
+                        channel=channel.name, status=event.status or ""
+                    ).inc()
 
         async def late(receipts: Receipts) -> None:
             note(receipts)
@@ -99,6 +108,15 @@ class Commits:
         verified.reservation.end_work()
         note(receipts)
         return receipts
+
+    def _note_skipped(self, channel: Channel, reason: str, about: dict[str, Any]) -> None:
+        self._metrics.skipped_total.labels(channel=channel.name, reason=reason).inc()
+        hint = channel.receipts_hint if reason == EventMark.RECEIPT else None
+        if hint is None or channel.name in self._hinted:
+            _log.info("event.skipped", **about, reason=reason)
+        else:
+            self._hinted.add(channel.name)
+            _log.warning("event.skipped", **about, reason=reason, hint=hint)
 
     async def keep_rejected(
         self, request: web.Request, channel: Channel, error: MalformedDelivery | AccountRefused
@@ -226,7 +244,7 @@ class ReplyingHandler(ChannelHandler):
         loop = asyncio.get_running_loop()
         begun = loop.time()
         receipts = await self.commits.accept(request, self.channel, decoded, wait_seconds=seconds)
-        if seconds is not None and len(receipts) == 1:
+        if seconds is not None and len(receipts) == 1 and receipts[0].skipped is None:
             left = begun + seconds - loop.time()
             reply = await self.commits.callers.reply(request, receipts[0].event_id, left)
             if reply is not None:

@@ -9,15 +9,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import ClassVar
 
 from berinia_webhookd.addresses import Network
+from berinia_webhookd.channels.addresses_of_people import normal_party
+from berinia_webhookd.channels.opt_out import OptOutWords, Words
 from berinia_webhookd.channels.provider import Provider
 from berinia_webhookd.config.settings import ChannelSettings, Settings
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.model import (
     ChannelName,
     Decoded,
+    Event,
+    EventKind,
+    EventMark,
+    OptOut,
     RawDelivery,
     Receipts,
     VerifiedDelivery,
@@ -69,6 +76,10 @@ class Channel(ABC):
     allowed_networks: tuple[Network, ...] | None = None  # whence it may be called; None: anywhere
     address_is_proof: bool = False  # whether nothing but the address proves the caller
     replies: Replies | None = None  # None: an agent's answer goes nowhere
+    opt_out_words: Words = MappingProxyType(
+        {}
+    )  # those of the kind, which are looked for in every message
+    receipts_hint: str | None = None  # what to change where receipts come by mistake
 
     def __init__(self, settings: ChannelSettings, public_urls: Sequence[str] = ()) -> None:
         """`public_urls` is `server.public_url`: scheme and host that signatures are over."""
@@ -84,6 +95,9 @@ class Channel(ABC):
         # What makes the provider try again: in place of 503, 429 and 408, unless it is 503.
         self.later_status = settings.later_status
         self.unproven_status = settings.unproven_status
+        self._opt_out_words = OptOutWords(self.opt_out_words, settings.opt_out_words)
+        self._skipped_marks = settings.skipped_marks
+        self._blocked = frozenset(map(normal_party, settings.block))
 
     @abstractmethod
     def require_secret(self) -> None:
@@ -128,10 +142,45 @@ class Channel(ABC):
             headers={name: headers[name] for name in self.kept_headers if name in headers},
         )
 
-    @abstractmethod
     def decode(self, delivery: VerifiedDelivery) -> Decoded:
+        """Return what a delivery says: what `read` finds, with the opt-outs that people wrote, and
+        what the channel's rules skip. A rejected delivery that is replayed is decoded again.
+
+        Raises:
+            MalformedDelivery, AccountRefused: as `read` does.
+        """
+        decoded = self.read(delivery)
+        return Decoded(tuple(map(self._judged, decoded.events)), decoded.rejected)
+
+    def _judged(self, event: Event) -> Event:
+        if event.opt_out is None and event.kind is EventKind.MESSAGE:
+            meaning = self._opt_out_words.meaning(event.body)
+            if meaning is OptOut.START:  # "Yes" is an answer, unless the person said STOP before
+                event = replace(event, start_word=True)
+            elif meaning is not None:
+                event = replace(event, opt_out=meaning)
+        reason = self._skip_reason(event)
+        return event if reason is None else replace(event, skipped=reason)
+
+    def _skip_reason(self, event: Event) -> str | None:
+        if event.conversation.sender in self._blocked:
+            return "blocked"
+        if event.opt_out is not None:
+            return EventMark.OPT_OUT if EventMark.OPT_OUT in self._skipped_marks else None
+        marks = set(event.marks)
+        if event.kind is EventKind.RECEIPT:
+            marks.add(EventMark.RECEIPT)
+        elif self.is_empty(event):
+            marks.add(EventMark.EMPTY)
+        return min(marks & self._skipped_marks, default=None)
+
+    def is_empty(self, event: Event) -> bool:
+        """Whether there is neither a text nor an attachment."""
+        return not (event.attachments or event.body.strip() or (event.subject or "").strip())
+
+    @abstractmethod
+    def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Read, validate and normalise: none to many events, and the items that cannot be read.
-        A rejected delivery that is replayed is decoded again.
 
         Raises:
             MalformedDelivery: nothing in it can be read.

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 import orjson
 
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
+from berinia_webhookd.channels.automatic_mail import auto_submitted_of
 from berinia_webhookd.channels.content import text_of
 from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
 from berinia_webhookd.channels.form import (
@@ -33,7 +34,6 @@ from berinia_webhookd.channels.form import (
     readable,
 )
 from berinia_webhookd.channels.mime import MimeMessage, parse_mime
-from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import MailgunSettings
 from berinia_webhookd.channels.signatures import (
@@ -66,11 +66,6 @@ _LARGE_BODY_BYTES: Final = 262_144  # above, a proof is looked for before the fo
 _REPLAY_DOMAIN: Final = b"berinia-webhookd mailgun signature\0"
 
 TEXT_FIELDS: Final = ("stripped-text", "body-plain", "body-html", "body-mime")
-
-# RFC 3834, https://www.rfc-editor.org/rfc/rfc3834, and what systems used before it.
-_PRECEDENCES = frozenset({"auto_reply", "bulk", "junk", "list"})
-_SYSTEMS = frozenset({"mailer-daemon", "postmaster"})
-_REPORTS = ("multipart/report", "message/delivery-status")
 
 
 def _run_input(event: Event) -> dict[str, Any]:
@@ -149,7 +144,7 @@ class MailgunChannel(Channel):
             fields=None if multipart else form.fields,
         )
 
-    def decode(self, delivery: VerifiedDelivery) -> Decoded:
+    def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Read the mail; the body is the first of `TEXT_FIELDS` that is not blank."""
         form = _form_of(delivery)
         message = MailMessage(form.fields)
@@ -157,6 +152,7 @@ class MailgunChannel(Channel):
         sender, recipient = message.field("sender") or "", message.field("recipient") or ""
         subject, body = message.field("subject") or message.header("Subject"), message.body
         message_id = message.header("Message-Id")
+        automatic, marks = auto_submitted_of(message.all, sender, subject)
         raw, raw_multi = raw_fields(form.fields)
         event = Event(
             channel=self.name,
@@ -177,8 +173,8 @@ class MailgunChannel(Channel):
             body=body,
             subject=subject,
             message_id=message_id,
-            opt_out=opt_out_of(body),
-            auto_submitted=message.is_auto_submitted,
+            auto_submitted=automatic,
+            marks=marks,
             attachments=tuple(_attachment(*file) for file in _files(form, message)),
             raw=raw,
             raw_multi=raw_multi,
@@ -317,7 +313,11 @@ class MailMessage:
 
     def header(self, name: str) -> str | None:
         """Return a header by its name in any letter case, or None where it is blank."""
-        return next((value for value in self._headers.get(name.lower(), ()) if value.strip()), None)
+        return next((value for value in self.all(name) if value.strip()), None)
+
+    def all(self, name: str) -> Sequence[str]:
+        """Return every value of a header."""
+        return self._headers.get(name.lower(), ())
 
     @cached_property
     def _headers(self) -> Mapping[str, Sequence[str]]:
@@ -354,26 +354,6 @@ class MailMessage:
         if self.mime is not None:
             yield self.mime.plain_text or ""
             yield text_of(self.mime.html or "")
-
-    @property
-    def is_auto_submitted(self) -> bool:
-        """Whether a machine wrote this: an automatic reply, a bounce, a mass mail."""
-        sender = (self.field("sender") or "").strip(" <>").lower()
-        if not sender or sender.partition("@")[0] in _SYSTEMS:
-            return True  # bounces have an empty envelope sender, RFC 5321 section 4.5.5
-        if _word(self.header("Auto-Submitted")) not in ("", "no"):
-            return True
-        if _word(self.header("Precedence")) in _PRECEDENCES:
-            return True
-        if _word(self.header("Content-Type")) in _REPORTS:
-            return True
-        signs = ("X-Autoreply", "X-Autorespond", "X-Failed-Recipients")
-        return any(_word(self.header(name)) not in ("", "no") for name in signs)
-
-
-def _word(value: str | None) -> str:
-    """Return a header's value without parameters, in lower case."""
-    return (value or "").partition(";")[0].strip().lower()
 
 
 def _listed_headers(text: str) -> Iterable[tuple[str, str]]:

@@ -1,22 +1,77 @@
-"""The single words by which people stop, resume or ask about messages."""
+"""The words by which people stop, resume or ask about messages, and nothing else in the message."""
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Mapping
+from typing import Final
+
+from berinia_webhookd.config.values import BUILT_IN_WORDS
 from berinia_webhookd.model import OptOut
+
+Words = Mapping[OptOut, tuple[str, ...]]
 
 # Twilio's default words, https://help.twilio.com/articles/223134027 and
 # https://www.twilio.com/docs/messaging/tutorials/advanced-opt-out. Twilio acts on them by itself
 # and still forwards the message; it says so (OptOutType) only with Advanced Opt-Out switched on.
-_WORDS = {
-    OptOut.STOP: "STOP STOPALL UNSUBSCRIBE END QUIT CANCEL REVOKE OPTOUT",
-    OptOut.START: "START YES UNSTOP",
-    OptOut.HELP: "HELP INFO",
+# Behind them, what people write who were told to send STOP, in English and in French.
+WORDS: Final[Words] = {
+    OptOut.STOP: (
+        *("STOP", "STOPALL", "UNSUBSCRIBE", "END", "QUIT", "CANCEL", "REVOKE", "OPTOUT"),
+        *("REMOVE", "STOP SMS", "ARRET", "ARRETER", "DESABONNER", "DESABONNEMENT"),
+        *("DESINSCRIRE", "DESINSCRIPTION"),
+    ),
+    OptOut.START: ("START", "YES", "UNSTOP"),
+    OptOut.HELP: ("HELP", "INFO"),
 }
-_BY_WORD = {word: meaning for meaning, words in _WORDS.items() for word in words.split()}
-_LONGEST = max(map(len, _BY_WORD))
+_LONGEST: Final = 100  # characters of a message that may be such a word
 
 
-def opt_out_of(message: str) -> OptOut | None:
-    """Return what a message asks for that consists of one such word, in any letter case."""
-    word = message.strip()
-    return _BY_WORD.get(word.upper()) if len(word) <= _LONGEST else None
+class OptOutWords:
+    """What counts as such a word on a channel.
+
+    Args:
+        own: the words of its kind, for each meaning.
+        given: those that replace them; `+` among them stands for the built-in ones.
+    """
+
+    def __init__(self, own: Words, given: Words | None) -> None:
+        words = {**own, **(given or {})}
+        self._meanings = {
+            folded(word): meaning
+            for meaning, some in words.items()
+            for one in some
+            for word in (WORDS[meaning] if one == BUILT_IN_WORDS else (one,))
+            if folded(word)
+        }
+
+    def meaning(self, message: str) -> OptOut | None:
+        """Return what a message asks for that consists of one such word."""
+        if not self._meanings or (len(message) > _LONGEST and len(message.strip()) > _LONGEST):
+            return None
+        return self._meanings.get(folded(message.strip()))
+
+
+def folded(text: str) -> str:
+    """Return a text for comparison: without letter case, accents, punctuation around it, and blanks
+    and hyphens in it.
+    """
+    if text.isascii() and text.isalpha():
+        return text.lower()
+    plain = [
+        c
+        for c in without_accents(text)
+        if (category := unicodedata.category(c))[0] not in "CZ" and category != "Pd"
+    ]
+    while plain and unicodedata.category(plain[-1])[0] == "P":
+        plain.pop()
+    start = next((i for i, c in enumerate(plain) if unicodedata.category(c)[0] != "P"), 0)
+    return "".join(plain[start:])
+
+
+def without_accents(text: str) -> str:
+    """Return a text without letter case and accents."""
+    if text.isascii():
+        return text.lower()
+    folded_text = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(c for c in folded_text if not unicodedata.category(c).startswith("M"))

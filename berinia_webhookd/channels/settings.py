@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from berinia_webhookd.addresses import Network, widest
 from berinia_webhookd.config import values
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.config.settings import BYTES, DAY, LOOPBACK, MIB, BuiltIn, ChannelSettings
-from berinia_webhookd.config.values import many, network, number, text
+from berinia_webhookd.config.settings import (
+    BYTES,
+    DAY,
+    LOOPBACK,
+    MARKS,
+    MIB,
+    BuiltIn,
+    ChannelSettings,
+)
+from berinia_webhookd.config.values import agent_name, many, network, number, text
 from berinia_webhookd.findings import Finding, warning
-from berinia_webhookd.model import AgentName, ChannelName
+from berinia_webhookd.model import AgentName, ChannelName, EventMark
+
+LONG_ANSWER_SECONDS: Final = 300  # a command that thinks is answered within
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,32 @@ class TwilioSettings(ChannelSettings):
         unset="every account's are taken",
         example=["AC00000000000000000000000000000000"],
     )
+    skip: tuple[EventMark, ...] | None = setting(
+        MARKS,
+        None,
+        "marks of events that are kept and handed to no agent",
+        unset='`["receipt"]`, unless `receipt_agent` is set',
+        example=["receipt", "empty"],
+    )
+    receipt_agent: AgentName | None = setting(
+        agent_name,
+        None,
+        "who gets what Twilio reports of messages that were sent",
+        unset="nobody: they are skipped",
+        example="ReceiptAgent",
+    )
+
+    @property
+    def agents(self) -> frozenset[AgentName]:
+        """The agent of messages, and that of receipts."""
+        return frozenset({self.agent, self.receipt_agent or self.agent})
+
+    @property
+    def skipped_marks(self) -> frozenset[EventMark]:
+        """What is skipped by its marks: receipts that nobody wants."""
+        if self.skip is None:
+            return frozenset({EventMark.RECEIPT} if self.receipt_agent is None else ())
+        return frozenset(self.skip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +87,9 @@ class MailgunSettings(ChannelSettings):
     )
 
     max_body_bytes: int = setting(BYTES, 40 * MIB, "larger bodies are refused with 413")
+    skip: tuple[EventMark, ...] | None = setting(
+        MARKS, (EventMark.AUTO_REPLY,), "marks of events that are kept and handed to no agent"
+    )
     signing_keys: tuple[Secret, ...] = setting(
         many(values.secret),
         (),
@@ -87,6 +126,11 @@ class WhatsAppSettings(ChannelSettings):
     )
     kind_retry_schedule_seconds: ClassVar = (2.0, 10.0, 30.0)  # somebody waits in the chat
 
+    skip: tuple[EventMark, ...] | None = setting(
+        MARKS,
+        (EventMark.EMPTY, EventMark.BROADCAST),
+        "marks of events that are kept and handed to no agent",
+    )
     allowed_ips: tuple[Network, ...] = setting(
         many(network), LOOPBACK, "addresses or networks the bot may call from"
     )
@@ -123,13 +167,30 @@ class WhatsAppSettings(ChannelSettings):
     late_reply_max_age_seconds: float = setting(number(1, DAY), 900.0, "older replies are dropped")
 
     def cautions(self, came_from: Mapping[str, str]) -> Iterator[Finding]:  # noqa: ARG002 - the interface
-        """Yield allowed addresses that nearly everybody has, where nothing else is proof."""
+        """Yield addresses of nearly everybody, without a secret, and answers that get lost."""
         if self.secret is None and (wide := widest(self.allowed_ips)):
             yield warning(
                 f"channels.{self.name}.allowed_ips",
                 f"lets {wide} speak as the WhatsApp bot, without a secret",
                 f"list its address alone, or set `channels.{self.name}.secret`",
                 why="its messages command the agents",
+            )
+        yield from self._unanswered()
+
+    def _unanswered(self) -> Iterator[Finding]:
+        waits = f"{self.reply_wait_seconds:g} s"
+        if self.late_reply_url is None:
+            yield warning(
+                f"channels.{self.name}.late_reply_url",
+                f"not set, so an answer that takes longer than {waits} reaches nobody",
+                f'channels.{self.name}.late_reply_url = "http://127.0.0.1:3000/send" (the bot\'s)',
+            )
+        if self.reply_wait_seconds < LONG_ANSWER_SECONDS:
+            yield warning(
+                f"channels.{self.name}.reply_wait_seconds",
+                f"a direct message that takes longer than {waits} is never answered",
+                f"channels.{self.name}.reply_wait_seconds = {LONG_ANSWER_SECONDS}",
+                why="the bot can post later answers to groups only",
             )
 
     @property

@@ -12,6 +12,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -20,7 +21,7 @@ from berinia_webhookd.channels import twilio_diagnosis
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
 from berinia_webhookd.channels.form import URLENCODED, raw_fields
-from berinia_webhookd.channels.opt_out import opt_out_of
+from berinia_webhookd.channels.opt_out import WORDS
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import TwilioSettings
 from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds, is_plain, port_forms
@@ -38,6 +39,7 @@ from berinia_webhookd.errors import (
 from berinia_webhookd.model import (
     Decoded,
     Event,
+    EventKind,
     OptOut,
     RawDelivery,
     Receipts,
@@ -48,6 +50,9 @@ from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 SIGNATURE_HEADER: Final = "X-Twilio-Signature"
 
 REQUIRED: Final = ("From", "To", "Body", "MessageSid")
+RECEIPT_REQUIRED: Final = ("From", "To", "MessageSid", "MessageStatus")
+# Any of these is something that a person sent without a text.
+_WITHOUT_TEXT: Final = ("MediaUrl0", "Latitude", "ButtonPayload", "FlowData", "InteractiveData")
 
 # Twilio signs without separators: fields glued together, or one cut in two, keep the signature. So
 # every field whose shape is known must have it, and no name may hold what only values hold.
@@ -68,11 +73,22 @@ _SHAPES: Final[Mapping[str, re.Pattern[str]]] = {
     "NumMedia": _OPTIONAL_COUNT,
     "NumSegments": _OPTIONAL_COUNT,
     "OptOutType": _OPT_OUT_TYPE,
+    "MessageStatus": re.compile(r"[a-z_-]{1,32}"),
 }
 # Repeating a field with an equal value keeps the signature as well. These Twilio sends once.
 _SINGLE = frozenset(
     {
-        *("From", "To", "Body", "NumMedia", "NumSegments", "OptOutType", "ProfileName", "WaId"),
+        *(
+            "MessageStatus",
+            "From",
+            "To",
+            "Body",
+            "NumMedia",
+            "NumSegments",
+            "OptOutType",
+            "ProfileName",
+            "WaId",
+        ),
         *("SmsStatus", "ApiVersion", "MessageType", "ButtonText", "ButtonPayload", "ButtonType"),
         *("InteractiveData", "FlowData", "ChannelMetadata", "Forwarded", "FrequentlyForwarded"),
         *("Latitude", "Longitude", "Address", "Label", "OriginalRepliedMessageSender"),
@@ -120,6 +136,7 @@ class TwilioChannel(Channel):
     kind = "twilio"
     provider = TWILIO
     media_types = frozenset({URLENCODED})
+    opt_out_words = WORDS
 
     def __init__(self, settings: TwilioSettings, public_urls: Sequence[str] = ()) -> None:
         """Without `public_urls` the URL that was called is what the request says."""
@@ -129,6 +146,12 @@ class TwilioChannel(Channel):
         self._account_sids = frozenset(settings.account_sids)
         self._public_urls = tuple(public_urls)
         self._public_forms = _both_forms(public_urls)
+        self._receipt_agent = settings.receipt_agent or self.agent
+        if settings.receipt_agent is None:
+            self.receipts_hint = (
+                f"Twilio sends status callbacks to {self.path}: take it out of StatusCallback "
+                f"where messages are sent, or set channels.{self.name}.receipt_agent"
+            )
 
     def require_secret(self) -> None:
         """Raise `ChannelNotConfigured` without any Auth Token."""
@@ -154,31 +177,52 @@ class TwilioChannel(Channel):
             forms = _both_forms([f"{caller.scheme}://{caller.host}"])
         return (form + delivery.target for form in forms)
 
-    def decode(self, delivery: VerifiedDelivery) -> Decoded:
-        """Check what the signature leaves open, and read the message."""
+    def read(self, delivery: VerifiedDelivery) -> Decoded:
+        """Check what the signature leaves open, and read the message, or what became of one."""
         fields = _fields_of(delivery)
         values = dict(fields)  # what is read below is sent once
-        _require_well_formed(fields, values)
+        receipt = "MessageStatus" in values and "Body" not in values
+        _require_well_formed(fields, values, RECEIPT_REQUIRED if receipt else REQUIRED)
         require_unmoved(fields)
         if self._account_sids and values.get("AccountSid") not in self._account_sids:
             raise AccountRefused("This account is not accepted here.")
         raw, raw_multi = raw_fields(fields)
+        sid, stated = values["MessageSid"], values.get("OptOutType")
         event = Event(
             channel=self.name,
             agent=self.agent,
             conversation=conversation(self.name, values["From"], values["To"]),
-            digest=event_digest(self.name, values["MessageSid"]),
+            digest=event_digest(self.name, sid),
             received_at=delivery.received_at,
             sender=values["From"],
             recipient=values["To"],
-            body=values["Body"],
-            message_id=values["MessageSid"],
+            body=values.get("Body", ""),
+            message_id=sid,
             profile_name=values.get("ProfileName"),
-            opt_out=_opt_out(values),
+            opt_out=OptOut(stated.upper()) if stated else None,  # with Advanced Opt-Out only
             raw=raw,
             raw_multi=raw_multi,
         )
-        return Decoded((event,))
+        return Decoded((self._receipt(event, values["MessageStatus"]) if receipt else event,))
+
+    def _receipt(self, event: Event, status: str) -> Event:
+        """What became of a message that was sent: its receipts have an order of their own, and
+        belong to the person it was sent to.
+        """
+        sid = event.message_id or ""
+        return replace(
+            event,
+            kind=EventKind.RECEIPT,
+            status=status,
+            agent=self._receipt_agent,
+            conversation=conversation(self.name, event.recipient, sid),
+            digest=event_digest(self.name, sid, status),
+            opt_out=None,
+        )
+
+    def is_empty(self, event: Event) -> bool:
+        """Whether there is neither a text nor anything in its place."""
+        return super().is_empty(event) and not any(map(event.raw.get, _WITHOUT_TEXT))
 
     def answer(self, receipts: Receipts) -> Answer:
         """Return an empty TwiML document, which sends nothing to the person."""
@@ -238,8 +282,10 @@ def _fields_of(delivery: VerifiedDelivery) -> Fields:
     return decode_urlencoded(delivery.body) if delivery.fields is None else delivery.fields
 
 
-def _require_well_formed(fields: Fields, values: Mapping[str, str]) -> None:
-    missing = tuple([name for name in REQUIRED if name not in values])
+def _require_well_formed(
+    fields: Fields, values: Mapping[str, str], required: Sequence[str]
+) -> None:
+    missing = tuple([name for name in required if name not in values])
     invalid = {
         name
         for name, shape in _SHAPES.items()
@@ -269,9 +315,3 @@ def _repeated(fields: Fields) -> set[str]:
 
 def _is_single(name: str) -> bool:
     return name in _SINGLE or name.endswith("Sid") or bool(_SINGLE_NUMBERED.fullmatch(name))
-
-
-def _opt_out(values: Mapping[str, str]) -> OptOut | None:
-    """Return what Twilio says (with Advanced Opt-Out only), else what the message says."""
-    stated = values.get("OptOutType")
-    return OptOut(stated.upper()) if stated else opt_out_of(values["Body"])

@@ -8,7 +8,7 @@ agent is meant. Ids are those of https://docs.wwebjs.dev/Message.html: `336…@c
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -23,7 +23,6 @@ from berinia_webhookd.channels.contract import (
     Replies,
     SignedRequest,
 )
-from berinia_webhookd.channels.opt_out import opt_out_of
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import WhatsAppSettings
 from berinia_webhookd.channels.signatures import secret_match
@@ -37,6 +36,7 @@ from berinia_webhookd.model import (
     DIRECT_MESSAGE,
     Decoded,
     Event,
+    EventMark,
     RawDelivery,
     Receipts,
     VerifiedDelivery,
@@ -47,19 +47,22 @@ MEDIA_TYPE: Final = "application/json"
 
 _REQUIRED = ("source", "type", "author", "content", "timestamp", "messageId")
 _NOT_BLANK = ("author", "messageId")
+_STORY: Final = "@broadcast"  # where a status or story comes from: status@broadcast
+_PLACES: Final = ("from", "author", "sender", "group", "to", "chatId")
 
 
 def _run_input(event: Event) -> dict[str, Any]:
     """Return what BerinIA's agents read of a chat."""
+    group = event.group or DIRECT_MESSAGE
     return {
         "message": event.body,
         "content": event.body,
         "sender": event.sender,
         "recipient": RECIPIENT,
-        "profile_name": event.profile_name or event.sender,
+        "profile_name": event.profile_name or f"{group} (WhatsApp)",
         "message_type": "whatsapp",
         "source": "whatsapp",
-        "group": event.group or DIRECT_MESSAGE,
+        "group": group,
         "author": event.sender,
     }
 
@@ -115,7 +118,7 @@ class WhatsAppChannel(Channel):
                 raise SignatureInvalid("The bearer token is missing or wrong.")
         return self._verified(delivery)
 
-    def decode(self, delivery: VerifiedDelivery) -> Decoded:
+    def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Read either form of message, and find the agent by the group."""
         document = decode_json_object(delivery.body)
         if isinstance(document.get("message"), dict) and "author" not in document:
@@ -188,15 +191,17 @@ class WhatsAppChannel(Channel):
             message_id=message_id,
             group=group,
             profile_name=profile_name,
-            opt_out=opt_out_of(body),
             raw=document,
+            marks=frozenset(_marks(document)),
         )
 
     def answer(self, receipts: Receipts) -> Answer:
-        """Return 202, for no reply in time; of a probe 200."""
+        """Return 202, for no reply in time; of what no agent gets, and of a probe, 200."""
         event_id = receipts[0].event_id if receipts else None
-        body = orjson.dumps({"status": "accepted", "event_id": event_id})
-        return Answer(202 if receipts else 200, MEDIA_TYPE, body)
+        to_come = any(receipt.skipped is None for receipt in receipts)
+        status = "ok" if receipts and not to_come else "accepted"
+        body = orjson.dumps({"status": status, "event_id": event_id})
+        return Answer(202 if to_come else 200, MEDIA_TYPE, body)
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
         """Find a missing or oddly spelled bearer token."""
@@ -237,8 +242,6 @@ class WhatsAppChannel(Channel):
 
 def _require_well_formed(document: Mapping[str, Any]) -> None:
     missing = [name for name in _REQUIRED if document.get(name) is None]
-    if document.get("type") == "group" and not document.get("group"):
-        missing.append("group")
     texts = ("source", "type", "author", "content", "messageId")
     invalid = [name for name in texts if not isinstance(document.get(name), str | None)]
     for name in _NOT_BLANK:
@@ -269,11 +272,21 @@ def _malformed(missing: Sequence[str], invalid: Sequence[str]) -> MalformedDeliv
 
 
 def _group(document: Mapping[str, Any]) -> str | None:
-    """Return the group exactly as received; None for a direct message, in either spelling."""
+    """Return the group exactly as received; None for a direct message, which has none or calls it
+    so, whatever its `type` says.
+    """
     group = _optional_text(document, "group")
     if document.get("type") == "direct" or group in ("", DIRECT_MESSAGE):
         return None
     return group
+
+
+def _marks(document: Mapping[str, Any]) -> Iterator[EventMark]:
+    """What the bot passed on beside messages to us."""
+    if any((_optional_text(document, place) or "").endswith(_STORY) for place in _PLACES):
+        yield EventMark.BROADCAST
+    if document.get("fromMe") is True:
+        yield EventMark.ECHO
 
 
 def _optional_text(document: Mapping[str, Any], name: str) -> str | None:

@@ -31,7 +31,7 @@ from berinia_webhookd.config.values import (
     whole,
 )
 from berinia_webhookd.findings import Finding
-from berinia_webhookd.model import AgentName, ChannelName, OutcomeKind
+from berinia_webhookd.model import AgentName, ChannelName, EventMark, OptOut, OutcomeKind
 
 MIB: Final = 1024 * 1024
 DAY: Final = 86_400.0
@@ -39,6 +39,7 @@ SECONDS: Final = number(0.001, DAY)
 DAYS: Final = number(0.01, 36_500)
 BYTES: Final = whole(1024, 1024 * MIB)  # of a body
 STATUS: Final = whole(400, 599)
+MARKS: Final = many(one_of(*EventMark))
 LOOPBACK: Final = (network("127.0.0.1"), network("::1"))
 RETRY_SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0)
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -313,6 +314,28 @@ class ChannelSettings:
     ack_timeout_seconds: float | None = setting(
         SECONDS, None, "from body to commit", unset="`server.ack_timeout_seconds`", example=5
     )
+    skip: tuple[EventMark, ...] | None = setting(
+        MARKS,
+        (),
+        "events that are kept in state `skipped` and handed to no agent: "
+        + ", ".join(f"`{mark}`" for mark in EventMark),
+    )
+    block: tuple[str, ...] = setting(
+        many(text),
+        (),
+        "senders, in any spelling, whose events are skipped",
+        unset="nobody",
+        example=["+33639980001"],
+    )
+    opt_out_words: Mapping[OptOut, tuple[str, ...]] | None = setting(
+        values.opt_out_words,
+        None,
+        "messages that mean STOP, START or HELP, in place of the kind's; `+` among them stands for "
+        "the built-in ones",
+        unset="those of the README for kind `twilio`, none for others",
+        example={"stop": ["+", "BASTA"]},
+        file_only=True,
+    )
     later_status: int = setting(STATUS, 503, "the answer that makes the provider try again")
     unproven_status: int = setting(STATUS, 403, "the answer to a request that proves nothing")
 
@@ -325,6 +348,11 @@ class ChannelSettings:
     def agents(self) -> frozenset[AgentName]:
         """Every agent that a message can go to."""
         return frozenset({self.agent})
+
+    @property
+    def skipped_marks(self) -> frozenset[EventMark]:
+        """What is skipped by its marks."""
+        return frozenset(self.skip or ())
 
     def cautions(self, came_from: Mapping[str, str]) -> Iterator[Finding]:
         """Yield what works and will hurt; `came_from` says of each field where its value stands."""

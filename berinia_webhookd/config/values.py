@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from berinia_webhookd.addresses import Network, parse_network, plain_http_allowed
 from berinia_webhookd.config.fields import Reader, T
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.model import AgentName, OutcomeKind
+from berinia_webhookd.model import AgentName, OptOut, OutcomeKind
 
 Word = TypeVar("Word", bound=str)
 
@@ -26,6 +26,7 @@ DOTTED: Final = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 PYTHON_TARGET: Final = re.compile(rf"python:{DOTTED}:{DOTTED}")
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 LONGEST_LIST: Final = 1000
+BUILT_IN_WORDS: Final = "+"  # among words: those that are known anyway
 RETRIABLE: Final = frozenset(
     map(OutcomeKind, ("error", "exception", "timeout", "crash", "unreachable"))
 )
@@ -243,6 +244,14 @@ def groups(raw: Any) -> Mapping[str, AgentName]:
     if not isinstance(raw, Mapping) or len(raw) > LONGEST_LIST:
         raise ValueError('give a table such as { "Support" = "SupportAgent" }')
     return {str(group): agent_name(agent) for group, agent in raw.items()}
+
+
+def opt_out_words(raw: Any) -> Mapping[OptOut, tuple[str, ...]]:
+    """Read a table from meanings to the words that have them."""
+    names = {meaning.lower(): meaning for meaning in OptOut}
+    if not isinstance(raw, Mapping) or not names.keys() >= raw.keys():
+        raise ValueError('give a table such as { stop = ["+", "BASTA"], start = [], help = ["+"] }')
+    return {names[name]: many(text)(words) for name, words in raw.items()}
 
 
 http_path: Final = matching(

@@ -298,6 +298,7 @@ def _event(one: Inserted) -> dict[str, Any]:
         "conversation": one.conversation,
         "digest": event.digest,
         "opt_out": event.opt_out,
+        "skipped": event.skipped,
         "raw_in_body": int(one.new.in_form),
         "data": one.new.data,
     }
@@ -344,12 +345,13 @@ async def _insert_entries(
     transaction: Transaction, kept: Sequence[Inserted], empty: set[int]
 ) -> None:
     rows = [_entry(one) for one in kept]
-    changed = await order.begin(transaction, rows, empty)
+    ready = [row for row in rows if row["state"] == EntryState.READY]
+    changed = await order.begin(transaction, ready, empty)
     await transaction.many("insert_entry", rows)
     await order.advance(transaction, changed)
-    for one in kept:
+    for one, row in zip(kept, rows, strict=True):
         event = one.new.event
-        transaction.count(EntryKind.AGENT.value, event.channel, event.agent, EntryState.READY.value)
+        transaction.count(EntryKind.AGENT.value, event.channel, event.agent, row["state"])
 
 
 def _entry(one: Inserted) -> dict[str, Any]:
@@ -361,8 +363,9 @@ def _entry(one: Inserted) -> dict[str, Any]:
         "agent": event.agent,
         "conversation": one.conversation,
         "opt_out": int(event.overtakes),
+        "state": EntryState.READY.value if event.skipped is None else EntryState.SKIPPED.value,
         "startable_at": None,
-        "wait": microseconds(one.arrival.wait_seconds),
+        "wait": microseconds(one.arrival.wait_seconds if event.skipped is None else None),
     }
 
 
@@ -385,7 +388,12 @@ async def _receipts(
             results.append(ReplayedSignature("the signature was used with another message"))
             continue
         receipts = tuple(
-            Receipt(known[new.event.digest], new.event.agent, known[new.event.digest] != new.id)
+            Receipt(
+                known[new.event.digest],
+                new.event.agent,
+                known[new.event.digest] != new.id,
+                new.event.skipped,
+            )
             for new in one.events
         )
         if key is not None and key not in used:
@@ -416,7 +424,7 @@ async def _of_the_first_time(
     found = await transaction.execute(
         "agents_of_events", events=list({event for _, event in repeated})
     )
-    agents = {row["event"]: AgentName(row["agent"]) for row in found}
+    first = {row["event"]: (AgentName(row["agent"]), row["skipped"]) for row in found}
     waiting = [
         {"event": event, "wait": microseconds(arrival.wait_seconds)}
         for arrival, event in repeated
@@ -427,8 +435,11 @@ async def _of_the_first_time(
         result
         if isinstance(result, ReplayedSignature)
         else tuple(
-            Receipt(one.event_id, agents.get(one.event_id, one.agent), one.duplicate)
-            for one in result
+            _as_the_first(one, *first.get(one.event_id, (one.agent, None))) for one in result
         )
         for result in results
     ]
+
+
+def _as_the_first(receipt: Receipt, agent: AgentName, skipped: str | None) -> Receipt:
+    return replace(receipt, agent=agent, skipped=skipped) if receipt.duplicate else receipt

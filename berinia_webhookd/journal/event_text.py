@@ -14,6 +14,7 @@ from berinia_webhookd import json_text
 from berinia_webhookd.model import (
     AgentName,
     Attachment,
+    AutoSubmitted,
     ChannelName,
     Conversation,
     Event,
@@ -50,6 +51,7 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
         "auto_submitted": event.auto_submitted,
         "attachments": [asdict(file) for file in event.attachments],
         "kind": event.kind,
+        "status": event.status,
         "raw": None if in_form else dict(event.raw),
         "raw_multi": dict(event.raw_multi),
     }
@@ -78,6 +80,7 @@ def decode(text: str, form: bytes | None = None) -> Event:
     fields = fields_of(text, form)
     channel = ChannelName(fields["channel"])
     sender, party = fields["conversation"]
+    automatic = fields["auto_submitted"]
     return Event(
         channel=channel,
         agent=AgentName(fields["agent"]),
@@ -92,9 +95,10 @@ def decode(text: str, form: bytes | None = None) -> Event:
         group=fields["group"],
         profile_name=fields["profile_name"],
         opt_out=OptOut(fields["opt_out"]) if fields["opt_out"] else None,
-        auto_submitted=fields["auto_submitted"],
+        auto_submitted=AutoSubmitted(automatic) if automatic else None,
         attachments=tuple(Attachment(**file) for file in fields["attachments"]),
         kind=EventKind(fields["kind"]),
+        status=fields["status"],
         raw=fields["raw"],
         raw_multi=fields["raw_multi"],
     )

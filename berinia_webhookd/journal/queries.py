@@ -27,7 +27,11 @@ from berinia_webhookd.model import AgentName, ChannelName, EntryState, EventId, 
 ListedState = EntryState | Literal["rejected"]
 UNFINISHED: Final = {EntryState.READY, EntryState.RUNNING, EntryState.WAITING, EntryState.DEAD}
 REPLAYABLE: Final[set[ListedState]] = {EntryState.DEAD, EntryState.DISCARDED}
-NEVER_BY_FILTER: Final[set[ListedState]] = {EntryState.DONE, EntryState.ERASED}
+NEVER_BY_FILTER: Final[set[ListedState]] = {
+    EntryState.DONE,
+    EntryState.SKIPPED,
+    EntryState.ERASED,
+}
 ID_CHARACTERS: Final = frozenset("0123456789abcdef-")
 MOST_COUNTED: Final = 1000
 ALL: Final = 2**62
@@ -89,7 +93,7 @@ async def list_entries(
 
 async def replayable(transaction: Transaction, filters: Filters) -> list[int]:
     """Return the places of the entries that a replay by these filters takes, ascending; without a
-    state those that are dead or discarded, and never what is done or erased.
+    state those that are dead or discarded, and never what is done, skipped or erased.
     """
     states = REPLAYABLE if filters.state is None else {filters.state} - NEVER_BY_FILTER
     found = [

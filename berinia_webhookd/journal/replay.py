@@ -46,6 +46,7 @@ REFUSED_REPLAY: Final = {
 REFUSED_DISCARD: Final = {
     EntryState.RUNNING: "it is running; wait for its outcome",
     EntryState.DONE: "it is done already",
+    EntryState.SKIPPED: "it is skipped already",
     EntryState.DISCARDED: "it is discarded already",
     EntryState.ERASED: "its data is erased",
 }
@@ -71,7 +72,7 @@ async def replay_entries(
 ) -> list[Changed]:
     """Replay those that are still at the places where they were found, in their order."""
     rows = await _held(transaction, "entries_at", places=places)
-    open_ones = [row for row in rows if row["state"] != EntryState.DONE]
+    open_ones = [row for row in rows if row["state"] not in {EntryState.DONE, EntryState.SKIPPED}]
     return await _replay(transaction, open_ones, dry_run=dry_run)
 
 

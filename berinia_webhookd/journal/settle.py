@@ -138,6 +138,7 @@ def late_entry(transaction: Transaction, row: Row, channel: str) -> dict[str, An
         "agent": row["agent"],
         "conversation": row["conversation"],
         "opt_out": 0,
+        "state": EntryState.READY.value,
         "startable_at": None,
         "wait": None,
     }

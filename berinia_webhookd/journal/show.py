@@ -70,6 +70,7 @@ class Shown:
     node: str
     content_type: str
     body_bytes: int | None  # None once erased
+    skipped: str | None  # by which rule of its channel no agent got it
     data: dict[str, Any] | None  # the event in our shape; None once erased, or rejected
     rejection: dict[str, Any] | None
     events: tuple[str, ...] = ()  # ids, of a delivery only some items of which were rejected

@@ -14,6 +14,8 @@ from berinia_webhookd.model import (
     Attachment,
     Conversation,
     Entry,
+    Event,
+    EventKind,
     Outcome,
     OutcomeKind,
 )
@@ -23,6 +25,11 @@ Shape = Literal["handle", "run"]
 LONGEST_ERROR: Final = 8192  # characters
 REPLY_KEYS: Final = ("response", "message", "result")
 ERROR_KEYS: Final = ("error", *REPLY_KEYS)
+_TYPES: Final = {
+    EventKind.MESSAGE: "received",
+    EventKind.RECEIPT: "receipt",
+    EventKind.OTHER: "other",
+}
 
 
 def envelope(entry: Entry, paths: Sequence[str] = ()) -> dict[str, Any]:
@@ -33,7 +40,7 @@ def envelope(entry: Entry, paths: Sequence[str] = ()) -> dict[str, Any]:
         "specversion": "1.0",
         "id": entry.event_id,
         "source": f"/channels/{event.channel}",
-        "type": f"berinia.{event.channel}.received",
+        "type": f"berinia.{event.channel}.{_TYPES[event.kind]}",
         **subject,
         "time": event.received_at.isoformat(),
         "datacontenttype": "application/json",
@@ -52,16 +59,25 @@ def _data(entry: Entry, paths: Sequence[str]) -> dict[str, Any]:
         "message_id": event.message_id,
         "conversation": conversation_text(event.conversation),
         "group": event.group,
+        "kind": event.kind.value,
+        **({"status": event.status} if event.kind is EventKind.RECEIPT else {}),
         "received_at": event.received_at.isoformat(),
         "attempt": entry.attempt,
         "attachments": [
             _attachment(known, paths[number] if paths else None)
             for number, known in enumerate(event.attachments)
         ],
-        "opt_out": event.opt_out.value if event.opt_out else None,
-        "auto_submitted": event.auto_submitted,
+        **_manners(event),
         "raw": dict(event.raw),
         "raw_multi": dict(event.raw_multi),
+    }
+
+
+def _manners(event: Event) -> dict[str, str | None]:
+    """What says that nobody should be answered."""
+    return {
+        "opt_out": event.opt_out.value if event.opt_out else None,
+        "auto_submitted": event.auto_submitted.value if event.auto_submitted else None,
     }
 
 
@@ -82,12 +98,12 @@ def conversation_text(conversation: Conversation) -> str:
 
 def run_input(entry: Entry, shape: RunInput | None) -> dict[str, Any]:
     """Return the input of `run`: the provider's shape, else the envelope's data, flat; with
-    `event_id` and `attempt`.
+    `event_id` and `attempt`, and with what says that nobody should be answered.
     """
-    if shape is None:
-        given = {"action": "process_event", "data": _data(entry, ())}
-    else:
+    given: dict[str, Any] = {"action": "process_event", "data": _data(entry, ())}
+    if shape is not None:
         given = shape(entry.event)
+        given.get("data", given).update(_manners(entry.event))
     return {**given, "event_id": entry.event_id, "attempt": entry.attempt}
 
 

@@ -147,12 +147,18 @@ class MemoryJournal:
             for kept in self._of(event_id):
                 if until is not None and kept.state in OPEN:
                     kept.waiting_until = max(kept.waiting_until or 0, until)
-            return Receipt(event_id, agent, duplicate=True)
+            first = next(self._of(event_id))
+            skipped = first.event.skipped if first.state is EntryState.SKIPPED else None
+            return Receipt(event_id, agent, duplicate=True, skipped=skipped)
         event_id = EventId(f"event-{len(self._seen)}")
         self._seen[event.digest] = event_id, event.agent
         self._deliveries[event_id] = delivery
-        self._add(event_id, event, EntryKind.AGENT).waiting_until = until
-        return Receipt(event_id, event.agent, duplicate=False)
+        kept = self._add(event_id, event, EntryKind.AGENT)
+        if event.skipped is None:
+            kept.waiting_until = until
+        else:
+            kept.state = EntryState.SKIPPED
+        return Receipt(event_id, event.agent, duplicate=False, skipped=event.skipped)
 
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
         """Keep a delivery that fails validation, once."""

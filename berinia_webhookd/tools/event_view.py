@@ -28,7 +28,13 @@ INDENT: Final = "    "
 # Shown at the top or kept for the machine; the rest of an event's data is listed below it.
 _NOT_LISTED: Final = frozenset({"channel", "agent", "digest", "received_at", "body"})
 _ENDED: Final = frozenset(
-    {EntryState.DONE, EntryState.DEAD, EntryState.DISCARDED, EntryState.ERASED}
+    {
+        EntryState.DONE,
+        EntryState.DEAD,
+        EntryState.SKIPPED,
+        EntryState.DISCARDED,
+        EntryState.ERASED,
+    }
 )
 
 
@@ -86,6 +92,7 @@ def shown_json(shown: Shown) -> dict[str, Any]:
         "channel": shown.channel,
         "agent": shown.agent,
         "kind": shown.kind,
+        "skipped": shown.skipped,
         "received_at": shown.received_at,
         "node": shown.node,
         "content_type": shown.content_type,
@@ -126,6 +133,8 @@ def show_lines(shown: Shown, now: datetime) -> Iterator[str]:
     kind = "" if shown.kind in _PLAIN else f" {shown.kind}"
     yield f"{click.style(shown.id, bold=True)}  {coloured_state(shown.state)}"
     yield f"{shown.channel}{kind}{agent}"
+    if shown.skipped is not None:
+        yield f"skipped: {printable(shown.skipped)} (channels.{shown.channel}.skip or .block)"
     yield ""
     yield from _timeline(shown, now)
     yield ""

@@ -43,6 +43,8 @@ from berinia_webhookd.model import (
     EntryState,
     Event,
     EventId,
+    EventKind,
+    EventMark,
     Outcome,
     OutcomeKind,
     RawDelivery,
@@ -75,7 +77,15 @@ class FakeChannel(Channel):
     )
     media_types = frozenset({FORM})
 
-    def __init__(self, name: str, path: str, *, replies: Replies | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        *,
+        replies: Replies | None = None,
+        skip: tuple[EventMark, ...] = (),
+        receipts_hint: str | None = None,
+    ) -> None:
         super().__init__(
             ChannelSettings(
                 name=ChannelName(name),
@@ -86,11 +96,15 @@ class FakeChannel(Channel):
                 retry_schedule_seconds=None,
                 agent=AGENT,
                 ack_timeout_seconds=None,
+                skip=skip,
+                block=(),
+                opt_out_words=None,
                 later_status=503,
                 unproven_status=403,
             )
         )
         self.replies = replies
+        self.receipts_hint = receipts_hint
         self.configured = True
         self.diagnoses = 0
         self.seen: list[RawDelivery] = []
@@ -108,7 +122,7 @@ class FakeChannel(Channel):
             raise SignatureInvalid("does not match")
         return self._verified(delivery)
 
-    def decode(self, delivery: VerifiedDelivery) -> Decoded:
+    def read(self, delivery: VerifiedDelivery) -> Decoded:
         fields = dict(parse_qsl(delivery.body.decode("utf-8", "replace"), keep_blank_values=True))
         if "id" not in fields:
             raise MalformedDelivery("A field is missing.", missing=("id",))
@@ -123,6 +137,8 @@ class FakeChannel(Channel):
             sender="a",
             recipient="b",
             body=fields.get("text", ""),
+            kind=EventKind(fields.get("kind", "message")),
+            status=fields.get("status"),
         )
         return Decoded((event,))
 

@@ -89,9 +89,10 @@ def sms_channel(
     tokens: Sequence[str] = (TOKEN,),
     account_sids: Sequence[str] = (),
     public_urls: Sequence[str] = (),
+    **more: Any,
 ) -> TwilioChannel:
     given = settings_for(
-        TwilioSettings, tokens=secrets_of(tokens), account_sids=tuple(account_sids)
+        TwilioSettings, tokens=secrets_of(tokens), account_sids=tuple(account_sids), **more
     )
     return TwilioChannel(given, public_urls)
 
@@ -154,10 +155,10 @@ MAIL_FIELDS = {
 
 
 def email_channel(
-    *, keys: Sequence[str] = (MAILGUN_KEY,), max_age_seconds: float = 43_200
+    *, keys: Sequence[str] = (MAILGUN_KEY,), max_age_seconds: float = 43_200, **more: Any
 ) -> MailgunChannel:
     given = settings_for(
-        MailgunSettings, signing_keys=secrets_of(keys), max_age_seconds=max_age_seconds
+        MailgunSettings, signing_keys=secrets_of(keys), max_age_seconds=max_age_seconds, **more
     )
     return MailgunChannel(given)
 

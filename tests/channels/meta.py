@@ -108,7 +108,7 @@ class MetaChannel(Channel):
             raise SignatureInvalid("The signature is missing or wrong.")
         return self._verified(delivery)
 
-    def decode(self, delivery: VerifiedDelivery) -> Decoded:
+    def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Every message and status, each an event of its own; an item that is none is kept."""
         document = decode_json_object(delivery.body)
         events: list[Event] = []

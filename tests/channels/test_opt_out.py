@@ -1,18 +1,65 @@
-"""Words by which people stop, resume or ask."""
+"""Words by which people stop, resume or ask about messages."""
 
 from __future__ import annotations
 
 import pytest
 
-from berinia_webhookd.channels.opt_out import opt_out_of
+from berinia_webhookd.channels.opt_out import WORDS, OptOutWords
 from berinia_webhookd.model import OptOut
 
-STOP = "stop Stopall UNSUBSCRIBE end quit cancel revoke optout"
+KNOWN = OptOutWords(WORDS, None)
 
 
-@pytest.mark.parametrize("word", STOP.split())
-def test_stop(word: str) -> None:
-    """Each of Twilio's words, alone, in any letter case."""
-    assert opt_out_of(f" {word}\r\n") is OptOut.STOP
-    assert opt_out_of(f"{word} please") is None
-    assert opt_out_of(f"{word}{word}") is None
+@pytest.mark.parametrize(
+    "message",
+    [
+        *WORDS[OptOut.STOP],
+        *("stop", " Stop\r\n", "Stop.", "STOP !", "« stop »", "(STOP)", "S T O P", "s-t-o-p"),
+        *(
+            "opt out",
+            "OPT-OUT",
+            "Opt\u2011out",
+            "STOP SMS",
+            "stop-sms",
+            "Stop all",
+            "STOP\u00a0ALL",
+        ),
+        *("ARRÊT", "arret", "Arrêter", "Désinscrire", "De\u0301sinscription", "ＳＴＯＰ", "RÉVOKE"),
+        *("Désabonner", "désabonnement.", "Remove", "stop\u200b"),
+    ],
+)
+def test_a_message_that_is_such_a_word_asks_for_an_end(message: str) -> None:
+    """However it is written."""
+    assert KNOWN.meaning(message) is OptOut.STOP
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *("", " ", "...", "stop it", "Stop please", "STOPSTOP", "ne pas STOP", "arrêtez", "stop 1"),
+        *("STO", "😀", "stop" + "!" * 200, "endless", "Information"),
+    ],
+)
+def test_other_messages_ask_for_nothing(message: str) -> None:
+    """A word within a sentence is a word."""
+    assert KNOWN.meaning(message) is None
+
+
+def test_words_that_resume_or_ask() -> None:
+    assert {KNOWN.meaning(word) for word in ("Start", "YES", "yes.", "unstop")} == {OptOut.START}
+    assert {KNOWN.meaning(word) for word in ("help", "Info ?")} == {OptOut.HELP}
+
+
+def test_words_can_be_replaced_or_added_to() -> None:
+    """`+` stands for the built-in ones; a meaning that is not named keeps those of its kind."""
+    added = OptOutWords(WORDS, {OptOut.STOP: ("+", "Basta"), OptOut.START: ()})
+    assert added.meaning("BASTA!") is added.meaning("stop") is OptOut.STOP
+    assert added.meaning("yes") is None
+    assert added.meaning("help") is OptOut.HELP
+    replaced = OptOutWords({}, {OptOut.STOP: ("Basta",)})
+    assert replaced.meaning("basta") is OptOut.STOP
+    assert replaced.meaning("stop") is replaced.meaning("help") is None
+
+
+def test_a_word_of_punctuation_alone_is_none() -> None:
+    assert OptOutWords({}, {OptOut.STOP: ("!",)}).meaning("") is None

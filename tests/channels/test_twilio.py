@@ -21,7 +21,17 @@ from berinia_webhookd.errors import (
     MalformedDelivery,
     SignatureInvalid,
 )
-from berinia_webhookd.model import Caller, Conversation, EventId, OptOut, Receipt, VerifiedDelivery
+from berinia_webhookd.model import (
+    AgentName,
+    Caller,
+    Conversation,
+    EventId,
+    EventKind,
+    EventMark,
+    OptOut,
+    Receipt,
+    VerifiedDelivery,
+)
 
 from .deliveries import (
     ACCOUNT_SID,
@@ -346,7 +356,9 @@ def test_other_accounts_are_refused() -> None:
         ({"Body": "STOP"}, OptOut.STOP),
         ({"Body": " stop\n"}, OptOut.STOP),
         ({"Body": "Unsubscribe"}, OptOut.STOP),
-        ({"Body": "yes"}, OptOut.START),
+        ({"Body": "ARRÊT"}, OptOut.STOP),
+        ({"Body": "yes"}, None),
+        ({"Body": "yes", "OptOutType": "START"}, OptOut.START),
         ({"Body": "Info"}, OptOut.HELP),
         ({"Body": "Stop it"}, None),
         ({"Body": ""}, None),
@@ -360,6 +372,87 @@ def test_opt_out_words(fields: dict[str, str], opt_out: OptOut | None) -> None:
     channel = sms_channel()
     event = event_of(channel, channel.verify(signed_sms(changed(**fields))))
     assert event.opt_out is opt_out
+
+
+def test_words_that_resume_count_only_for_who_stopped() -> None:
+    """Which the journal knows: a customer's "Yes" is an answer."""
+    channel = sms_channel()
+    assert event_of(channel, channel.verify(signed_sms(changed(Body="Yes!")))).start_word
+    assert not event_of(channel, channel.verify(signed_sms(changed(Body="STOP")))).start_word
+
+
+RECEIPT = {
+    "AccountSid": ACCOUNT_SID,
+    "ApiVersion": "2010-04-01",
+    "From": "+33639980000",
+    "MessageSid": MESSAGE_SID,
+    "MessageStatus": "delivered",
+    "SmsSid": MESSAGE_SID,
+    "SmsStatus": "delivered",
+    "To": "+33639980001",
+}
+
+
+def test_a_status_callback_is_a_receipt() -> None:
+    """It is kept, with an order of its own, and handed to nobody unless an agent is named."""
+    channel = sms_channel()
+    event = event_of(channel, channel.verify(signed_sms(RECEIPT)))
+    assert (event.kind, event.status) == (EventKind.RECEIPT, "delivered")
+    assert (event.sender, event.recipient, event.body) == ("+33639980000", "+33639980001", "")
+    assert event.conversation == Conversation(SMS, "+33639980001", MESSAGE_SID.lower())
+    assert (event.agent, event.skipped) == (AGENT, "receipt")
+    assert "channels.sms.receipt_agent" in (channel.receipts_hint or "")
+
+
+def test_receipts_can_have_an_agent() -> None:
+    channel = sms_channel(receipt_agent=AgentName("ReceiptAgent"))
+    event = event_of(channel, channel.verify(signed_sms(RECEIPT)))
+    assert (event.agent, event.skipped) == ("ReceiptAgent", None)
+    assert channel.receipts_hint is None
+    skipping = sms_channel(receipt_agent=AgentName("ReceiptAgent"), skip=(EventMark.RECEIPT,))
+    assert event_of(skipping, skipping.verify(signed_sms(RECEIPT))).skipped == "receipt"
+
+
+def test_each_status_of_a_message_is_a_receipt_of_its_own() -> None:
+    """And none is the message itself."""
+    channel = sms_channel()
+    digests = {
+        event_of(channel, channel.verify(signed_sms(fields))).digest
+        for fields in (RECEIPT, RECEIPT | {"MessageStatus": "sent"}, SMS_FIELDS)
+    }
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing", "invalid"),
+    [
+        ({"MessageSid": None}, ("MessageSid",), ()),
+        ({"To": None}, ("To",), ()),
+        ({"MessageStatus": "De livered"}, (), ("MessageStatus",)),
+    ],
+)
+def test_odd_receipts_are_malformed(
+    changes: dict[str, str | None], missing: tuple[str, ...], invalid: tuple[str, ...]
+) -> None:
+    fields = {k: v for k, v in (RECEIPT | changes).items() if v is not None}
+    channel = sms_channel()
+    with pytest.raises(MalformedDelivery) as caught:
+        channel.decode(channel.verify(signed_sms(fields)))
+    assert (caught.value.missing, caught.value.invalid) == (missing, invalid)
+
+
+@pytest.mark.parametrize(
+    ("changes", "skipped"),
+    [
+        ({"Body": " "}, "empty"),
+        ({"Body": "", "NumMedia": "1", "MediaUrl0": "https://example.com/1"}, None),
+        ({"Body": "", "Latitude": "48.85", "Longitude": "2.35"}, None),
+        ({"Body": "Oui"}, None),
+    ],
+)
+def test_a_picture_or_a_place_is_not_empty(changes: dict[str, str], skipped: str | None) -> None:
+    channel = sms_channel(skip=(EventMark.EMPTY,))
+    assert event_of(channel, channel.verify(signed_sms(changed(**changes)))).skipped == skipped
 
 
 def test_the_digest_is_the_messages() -> None:

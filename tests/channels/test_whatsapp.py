@@ -28,6 +28,7 @@ from berinia_webhookd.model import (
     Conversation,
     Event,
     EventId,
+    EventMark,
     OptOut,
     RawDelivery,
     Receipt,
@@ -59,13 +60,14 @@ OLDER = {
 
 
 def whatsapp_channel(
-    *, allowed: Sequence[str] = LOOPBACK, secret: str | None = None
+    *, allowed: Sequence[str] = LOOPBACK, secret: str | None = None, **more: Any
 ) -> WhatsAppChannel:
     return WhatsAppChannel(
         settings_for(
             WhatsAppSettings,
             allowed_ips=tuple(ip_network(network) for network in allowed),
             secret=None if secret is None else Secret(secret),
+            **more,
         )
     )
 
@@ -90,8 +92,8 @@ def bot(
     )
 
 
-def read(message: Mapping[str, Any]) -> Event:
-    channel = whatsapp_channel()
+def read(message: Mapping[str, Any], **more: Any) -> Event:
+    channel = whatsapp_channel(**more)
     return event_of(channel, channel.verify(bot(message)))
 
 
@@ -250,11 +252,10 @@ def test_missing_fields_are_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("group", [None, "", ...])
-def test_group_messages_need_their_group(group: Any) -> None:
-    """Only direct messages come without."""
-    with pytest.raises(MalformedDelivery) as caught:
-        read(changed(group=group))
-    assert caught.value.missing == ("group",)
+def test_what_comes_without_a_group_is_a_direct_message(group: Any) -> None:
+    """Whatever its type says."""
+    event = read(changed(group=group))
+    assert (event.group, event.agent, event.conversation.party) == (None, META, "berinia")
 
 
 @pytest.mark.parametrize(
@@ -337,9 +338,56 @@ def test_the_same_words_again_are_not_lost() -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_opt_out_words() -> None:
-    """A message that is one such word."""
-    assert read(changed(content=" STOP ")).opt_out is OptOut.STOP
+def test_no_word_is_an_opt_out_unless_the_channel_says_so() -> None:
+    """In a chat "stop" and "yes" are words like others."""
+    assert read(changed(content=" STOP ")).opt_out is None
+    words = {OptOut.STOP: ("+",), OptOut.START: ("+",)}
+    assert read(changed(content=" STOP "), opt_out_words=words).opt_out is OptOut.STOP
+    start = read(changed(content="yes"), opt_out_words=words)
+    assert (start.opt_out, start.start_word) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"content": ""}, "empty"),
+        ({"content": " \n"}, "empty"),
+        ({"from": "status@broadcast"}, "broadcast"),
+        ({"author": "status@broadcast"}, "broadcast"),
+        ({"group": "33639980001@broadcast"}, "broadcast"),
+        ({"content": "", "from": "status@broadcast"}, "broadcast"),
+        ({}, None),
+        ({"fromMe": True}, None),
+        ({"content": "my@broadcast"}, None),
+    ],
+)
+def test_what_says_nothing_to_us_is_skipped(changes: dict[str, Any], reason: str | None) -> None:
+    """Pictures without a text, and contacts' stories."""
+    assert read(changed(**changes)).skipped == reason
+
+
+def test_marks_and_senders_can_be_chosen() -> None:
+    """An event is skipped by the marks of its channel, and by who sent it in any spelling."""
+    assert read(changed(content=""), skip=()).skipped is None
+    assert read(changed(fromMe=True), skip=(EventMark.ECHO,)).skipped == "echo"
+    assert read(changed(), block=("+33 6 39 98 00 01",)).skipped == "blocked"
+    assert read(changed(), block=("+33 6 39 98 00 02",)).skipped is None
+
+
+def test_an_opt_out_is_skipped_by_no_other_mark() -> None:
+    words = {OptOut.STOP: ("+",)}
+    stop = changed(content="STOP", fromMe=True)
+    assert read(stop, opt_out_words=words, skip=(EventMark.ECHO,)).skipped is None
+    assert read(stop, opt_out_words=words, skip=(EventMark.OPT_OUT,)).skipped == "opt_out"
+    assert read(stop, opt_out_words=words, block=(MESSAGE["author"],)).skipped == "blocked"
+
+
+def test_what_is_skipped_is_answered_200() -> None:
+    """Without a `response`, so that the bot says nothing; a late reply may still come of others."""
+    skipped = Receipt(EventId("0190"), META, duplicate=False, skipped="empty")
+    answer = whatsapp_channel().answer((skipped,))
+    assert answer.status == 200
+    assert json.loads(answer.body) == {"status": "ok", "event_id": "0190"}
 
 
 def test_answers() -> None:

@@ -61,14 +61,10 @@ BELOW = {
 #timeout_seconds = 120
 """,
     "channels.whatsapp": """
-# All groups of the BerinIA community:
-#[channels.whatsapp.groups]
-#"Annonces officielles" = "OverseerAgent"
-#"Performances & Stats" = "PivotStrategyAgent"
-#"Logs techniques" = "LoggerAgent"
-#"Support IA / Chatbot" = "AdminInterpreterAgent"
-#"Tactiques & Tests" = "PivotStrategyAgent"
-#"Discussion libre" = "AdminInterpreterAgent"
+# The table above is the map of BerinIA's guide. The server that the daemon replaces did otherwise:
+# it sent every group to MetaAgent, which is an empty table here (see contrib/config/berinia.toml):
+#[channels.whatsapp]
+#groups = {}
 
 # Any other name (small letters, digits and -) is a channel as well, with the keys of its kind. It
 # receives at /webhook/<name> unless it says otherwise.
@@ -101,6 +97,11 @@ def has_value(setting: Setting) -> bool:
     return not nothing and not callable(default)
 
 
+def written(setting: Setting) -> Any:
+    """The value that is written down."""
+    return setting.default if has_value(setting) else setting.example
+
+
 def file() -> str:
     """The commented file."""
     return HEAD + "".join(section(name, settings) for name, settings in sections())
@@ -113,7 +114,7 @@ def sections() -> Iterator[tuple[str, Mapping[str, Setting]]]:
         if not setting.flag_only and name != "kind":
             found.setdefault(table, {})[name] = setting
     for table, settings in found.items():
-        tables_last = sorted(settings.items(), key=lambda one: isinstance(one[1].default, Mapping))
+        tables_last = sorted(settings.items(), key=lambda one: isinstance(written(one[1]), Mapping))
         yield table, dict(tables_last)
 
 
@@ -136,7 +137,7 @@ def entry(table: str, name: str, setting: Setting) -> str:
         break_on_hyphens=False,
         break_long_words=False,
     )
-    value = setting.default if has_value(setting) else setting.example
+    value = written(setting)
     if isinstance(value, Mapping):
         lines = [f"#[{table}.{name}]", *(f"#{toml(one)} = {toml(of)}" for one, of in value.items())]
     else:

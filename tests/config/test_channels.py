@@ -49,6 +49,28 @@ def test_a_table_with_a_kind_is_a_channel(place: Place) -> None:
     )
 
 
+def test_what_is_skipped_by_default_depends_on_the_kind(place: Place) -> None:
+    """And of SMS on whether somebody wants the receipts."""
+    channels = place.load().settings.channels
+    assert {name: {*channel.skipped_marks} for name, channel in channels.items()} == {
+        "sms": {"receipt"},
+        "email": {"auto_reply"},
+        "whatsapp": {"empty", "broadcast"},
+    }
+    place.toml('channels.sms.receipt_agent = "ReceiptAgent"')
+    twilio = place.load().settings.channels[ChannelName("sms")]
+    assert twilio.skipped_marks == frozenset()
+    assert twilio.agents == {"ResponseListenerAgent", "ReceiptAgent"}
+    place.toml('channels.sms.receipt_agent = "ReceiptAgent"\nchannels.sms.skip = ["receipt"]')
+    assert place.load().settings.channels[ChannelName("sms")].skipped_marks == {"receipt"}
+
+
+def test_words_of_opt_outs_are_given_by_their_meaning(place: Place) -> None:
+    place.toml('channels.email.opt_out_words = { stop = ["+", "BASTA"], help = [] }')
+    words = place.load().settings.channels[ChannelName("email")].opt_out_words
+    assert words == {"STOP": ("+", "BASTA"), "HELP": ()}
+
+
 class TestSources:
     def test_a_variable_has_low_lines(self, place: Place) -> None:
         """A hyphen cannot stand in one."""

@@ -96,6 +96,10 @@ WRONG = [
     ("channels.sms.retry_schedule_seconds", [-1], "number from 0"),
     ("channels.whatsapp.late_reply_url", "file:///etc/passwd", "https://example.com/path"),
     ("channels.whatsapp.groups", "Support", "table"),
+    ("channels.sms.opt_out_words", ["STOP"], "table"),
+    ("channels.sms.opt_out_words", {"halt": ["STOP"]}, "table"),
+    ("channels.sms.opt_out_words", {"stop": [""]}, "not empty"),
+    ("channels.sms.skip", ["spam"], "one of empty, broadcast"),
     ("channels.whatsapp.groups", {"Support": "nobody"}, "a capital"),
 ]
 
@@ -218,6 +222,16 @@ class TestWarnings:
         assert "rate_limit.verified_requests" in warned(place)
         place.toml("rate_limit.verified_requests = 6000")
         assert "rate_limit.verified_requests" not in warned(place)
+
+    def test_answers_in_chats_that_reach_nobody(self, place: Place) -> None:
+        """Later ones have nowhere to go, and those to direct messages never have."""
+        late, direct = "channels.whatsapp.late_reply_url", "channels.whatsapp.reply_wait_seconds"
+        assert {late, direct} <= warned(place)
+        place.toml(f'{late} = "http://127.0.0.1:3000/send"')
+        assert late not in warned(place)
+        assert direct in warned(place)
+        place.toml(f"{direct} = 300")
+        assert direct not in warned(place)
 
     def test_the_line_for_twilios_console(self, place: Place) -> None:
         place.toml('server.public_url = "https://app.example.com"')

@@ -24,7 +24,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
-from berinia_webhookd.model import AgentName, OptOut, OutcomeKind
+from berinia_webhookd.model import AgentName, AutoSubmitted, OptOut, OutcomeKind
 from berinia_webhookd.outbound.alert_delivery import run_command
 from berinia_webhookd.outbound.http_agent import HttpAgents
 from berinia_webhookd.outbound.python_agent import PythonAgents
@@ -73,7 +73,9 @@ async def test_handle_function(hosts: HostWorld, examples: Path) -> None:
         outcome = await agents.attempt(entry, timeout_seconds=60)
         assert (outcome.kind, outcome.reply) == (OutcomeKind.SUCCESS, "noted")
     await attempt(agents, LISTENER, "STOP", sender="+33639980003", opt_out=OptOut.STOP)
-    absent = await attempt(agents, LISTENER, "absent", channel="email", auto_submitted=True)
+    absent = await attempt(
+        agents, LISTENER, "absent", channel="email", auto_submitted=AutoSubmitted.AUTO_REPLY
+    )
     assert absent.kind is OutcomeKind.SUCCESS
     database = sqlite3.connect(examples / "answers.db")
     try:

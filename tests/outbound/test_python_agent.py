@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from berinia_webhookd.model import AgentName, Attachment, EventId, OutcomeKind
+from berinia_webhookd.model import (
+    AgentName,
+    Attachment,
+    AutoSubmitted,
+    EventId,
+    OptOut,
+    OutcomeKind,
+)
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.payload import envelope
 
@@ -76,11 +83,12 @@ async def test_handle_gets_a_cloudevent(hosts: HostWorld) -> None:
             "message_id": "SM1",
             "conversation": "sms:+33639980001:+33639980002",
             "group": None,
+            "kind": "message",
             "received_at": "2026-03-01T12:00:00+00:00",
             "attempt": 2,
             "attachments": [],
             "opt_out": None,
-            "auto_submitted": False,
+            "auto_submitted": None,
             "raw": {"Body": "  Oui 🙂\n"},
             "raw_multi": {},
         },
@@ -96,6 +104,8 @@ SMS_INPUT = {
         "timestamp": "2026-03-01T12:00:00+00:00",
         "message_sid": "SM1",
         "raw_data": {"Body": "Bonjour"},
+        "opt_out": "STOP",
+        "auto_submitted": None,
     },
 }
 EMAIL_INPUT = {
@@ -108,6 +118,8 @@ EMAIL_INPUT = {
         "timestamp": "2026-03-01T12:00:00+00:00",
         "message_id": "<1@example.com>",
         "raw_data": {"Body": "Bonjour"},
+        "opt_out": None,
+        "auto_submitted": "list",
     },
 }
 WHATSAPP_INPUT = {
@@ -120,19 +132,22 @@ WHATSAPP_INPUT = {
     "source": "whatsapp",
     "group": "🤖 Support IA / Chatbot",
     "author": "+33639980001",
+    "opt_out": None,
+    "auto_submitted": None,
 }
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        pytest.param({"message_id": "SM1"}, SMS_INPUT, id="sms"),
+        pytest.param({"message_id": "SM1", "opt_out": OptOut.STOP}, SMS_INPUT, id="sms"),
         pytest.param(
             {
                 "channel": "email",
                 "sender": "anna@example.com",
                 "subject": "Rendez-vous",
                 "message_id": "<1@example.com>",
+                "auto_submitted": AutoSubmitted.LIST,
             },
             EMAIL_INPUT,
             id="email",
@@ -146,6 +161,16 @@ WHATSAPP_INPUT = {
             {"channel": "whatsapp", "profile_name": "Anna"},
             {**WHATSAPP_INPUT, "group": "Direct Message"},
             id="direct",
+        ),
+        pytest.param(
+            {"channel": "whatsapp", "group": "Discussion libre", "opt_out": OptOut.HELP},
+            {
+                **WHATSAPP_INPUT,
+                "group": "Discussion libre",
+                "profile_name": "Discussion libre (WhatsApp)",
+                "opt_out": "HELP",
+            },
+            id="no name",
         ),
     ],
 )

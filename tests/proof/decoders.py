@@ -120,7 +120,7 @@ def names(body: bytes) -> None:
     addresses_of_people.normal_party(text)
     addresses_of_people.normal_group(text)
     addresses_of_people.event_digest(WHATSAPP, text, None)
-    opt_out.opt_out_of(text)
+    opt_out.OptOutWords(opt_out.WORDS, None).meaning(text)
     addresses.is_loopback(text)
     signatures.port_forms(text)
     scrub(text)

@@ -37,6 +37,7 @@ def test_a_delivery_that_was_rejected_in_part_says_what_became_of_the_rest() -> 
         content_type="application/json",
         body_bytes=90,
         data=None,
+        skipped=None,
         rejection={"items": [{"path": "entry.0", "reason": "no text"}]},
         events=("01a3", "01a4"),
     )

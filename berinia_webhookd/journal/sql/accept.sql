@@ -33,9 +33,11 @@ VALUES
 -- name: insert_event
 -- One whose digest is there already is not inserted; `already_seen` tells which.
 INSERT INTO events
-    (number, id, delivery, kind, conversation, digest, opt_out, raw_in_body, data)
+    (number, id, delivery, kind, conversation, digest, opt_out, skipped, raw_in_body,
+     data)
 VALUES
-    (:number, :id, :delivery, :kind, :conversation, :digest, :opt_out, :raw_in_body, :data)
+    (:number, :id, :delivery, :kind, :conversation, :digest, :opt_out, :skipped, :raw_in_body,
+     :data)
 ON CONFLICT (digest) DO NOTHING;
 
 -- name: already_seen
@@ -55,10 +57,11 @@ DELETE FROM deliveries WHERE number IN (:numbers);
 -- name: insert_entry
 INSERT INTO entries
     (place, event, kind, agent, conversation, opt_out, state, startable_at, attempts, retries,
-     losses, waiting_until, created_at)
+     losses, waiting_until, created_at, finished_at)
 VALUES
-    (:place, :event, :kind, :agent, :conversation, :opt_out, 'ready', :startable_at, 0, 0, 0,
-     CAST(:now AS BIGINT) + CAST(:wait AS BIGINT), :now);
+    (:place, :event, :kind, :agent, :conversation, :opt_out, :state, :startable_at, 0, 0, 0,
+     CAST(:now AS BIGINT) + CAST(:wait AS BIGINT), :now,
+     CASE WHEN CAST(:state AS TEXT) = 'skipped' THEN CAST(:now AS BIGINT) END);
 
 -- name: remember
 -- A digest that outlives its event, or a key that was used.
@@ -67,8 +70,9 @@ VALUES (:digest, :event, :received_at)
 ON CONFLICT (digest) DO NOTHING;
 
 -- name: agents_of_events
--- To whom these events went the first time.
-SELECT events.id AS event, entries.agent
+-- To whom these events went the first time, and why to nobody.
+SELECT events.id AS event, entries.agent,
+       CASE WHEN entries.state = 'skipped' THEN events.skipped END AS skipped
 FROM events JOIN entries ON entries.event = events.number
 WHERE events.id IN (:events) AND entries.kind = 'agent';
 

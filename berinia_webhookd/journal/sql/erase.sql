@@ -28,7 +28,7 @@ WHERE event IN (:events);
 
 -- name: erase_events
 -- The digest stays: the same event is recognised when it comes again.
-UPDATE events SET data = NULL, opt_out = NULL, about = NULL WHERE number IN (:events);
+UPDATE events SET data = NULL, opt_out = NULL, skipped = NULL, about = NULL WHERE number IN (:events);
 
 -- name: erase_entries
 -- Entries of erased events have ended, whatever they waited for.

@@ -64,7 +64,7 @@ LIMIT :most;
 
 -- name: show_event
 -- An event with the delivery it came in.
-SELECT events.number, events.id, events.kind, events.data,
+SELECT events.number, events.id, events.kind, events.skipped, events.data,
        CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form, deliveries.channel, deliveries.node,
        deliveries.received_at, deliveries.content_type, length(deliveries.body) AS body_bytes
 FROM events JOIN deliveries ON deliveries.number = events.delivery
@@ -72,7 +72,7 @@ WHERE events.id = :id;
 
 -- name: show_delivery
 -- A delivery that was rejected, or some items of which were.
-SELECT number, id, 'rejected' AS state, channel, NULL AS agent, NULL AS kind, node, received_at,
+SELECT number, id, 'rejected' AS state, channel, NULL AS agent, NULL AS kind, NULL AS skipped, node, received_at,
        content_type, length(body) AS body_bytes, NULL AS data, rejection, NULL AS reply
 FROM deliveries WHERE id = :id AND rejection IS NOT NULL;
 
