@@ -7,17 +7,15 @@ first, and asked about afterwards: so nothing that another process does meanwhil
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import uuid_utils
-
 from berinia_webhookd.journal import event_text, order
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.database import Conflict, Row, Transaction, microseconds, stored
-from berinia_webhookd.journal.event_text import storable, to_text
+from berinia_webhookd.journal.deliveries import delivery_row, key_digest, new_id, once_key
+from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.rejected_items import as_items, rejection_text
 from berinia_webhookd.model import (
     AgentName,
@@ -80,16 +78,6 @@ class Arrival:
     def size_bytes(self) -> int:
         """How much is to be stored."""
         return len(self.delivery.body) + sum(len(new.data) for new in self.events)
-
-
-def new_id() -> str:
-    """A UUIDv7: unique, and in the order of time for people."""
-    return str(uuid_utils.uuid7())
-
-
-def key_digest(replay_key: bytes) -> bytes:
-    """What stands for a used replay key in `seen`; no event's digest can be the same."""
-    return hashlib.sha256(b"signature\0" + replay_key).digest()
 
 
 async def accept(
@@ -263,28 +251,6 @@ def _delivery(arrival: Arrival, number: int) -> dict[str, Any]:
         "state": "accepted",
         "rejection": rejection_text(as_items(arrival.rejected)),
         "once_key": once_key(arrival.delivery) if arrival.rejected else None,
-    }
-
-
-def once_key(delivery: VerifiedDelivery) -> bytes:
-    """What makes a delivery, of which something was rejected, the same as another."""
-    if delivery.replay_key is not None:
-        return key_digest(delivery.replay_key)
-    return hashlib.sha256(delivery.channel.encode() + b"\0" + delivery.body).digest()
-
-
-def delivery_row(delivery: VerifiedDelivery, *, node: str) -> dict[str, Any]:
-    """What of a delivery's row is the same whatever becomes of it."""
-    return {
-        "id": new_id(),
-        "channel": delivery.channel,
-        "target": storable(delivery.target),
-        "headers": to_text(dict(delivery.headers)) if delivery.headers else None,
-        "content_type": storable(delivery.content_type_header),
-        "node": node,
-        "received_at": stored(delivery.received_at),
-        "replay_key": delivery.replay_key,
-        "body": delivery.body,
     }
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from berinia_webhookd.journal.accept import key_digest
 from berinia_webhookd.journal.database import DAY, SECOND, Transaction
+from berinia_webhookd.journal.deliveries import key_digest
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.model import AgentName
 

@@ -9,20 +9,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from berinia_webhookd import json_text
 from berinia_webhookd.errors import NotFound
 from berinia_webhookd.journal.contract import Backlog, Count, MissingAgent, Statistics
 from berinia_webhookd.journal.database import (
     DAY,
     SECOND,
-    Row,
     Transaction,
     as_record,
     instant,
     stored,
 )
+from berinia_webhookd.journal.deliveries import restored
 from berinia_webhookd.journal.event_text import storable
-from berinia_webhookd.model import AgentName, ChannelName, EntryState, EventId, VerifiedDelivery
+from berinia_webhookd.model import AgentName, EntryState, EventId, VerifiedDelivery
 
 ListedState = EntryState | Literal["rejected"]
 UNFINISHED: Final = {EntryState.READY, EntryState.RUNNING, EntryState.WAITING, EntryState.DEAD}
@@ -232,16 +231,3 @@ async def delivery_of(transaction: Transaction, event_id: EventId) -> VerifiedDe
     """Return the delivery an event came with, as it was verified then."""
     rows = await transaction.execute("delivery_of", event=event_id)
     return restored(rows[0]) if rows else None
-
-
-def restored(row: Row) -> VerifiedDelivery:
-    """Return the delivery of a row: it was verified when it came."""
-    return VerifiedDelivery(
-        channel=ChannelName(row["channel"]),
-        content_type_header=row["content_type"],
-        body=bytes(row["body"]),
-        received_at=instant(row["received_at"]),
-        replay_key=row["replay_key"],
-        target=row["target"],
-        headers=json_text.decode(row["headers"]) if row["headers"] else {},
-    )

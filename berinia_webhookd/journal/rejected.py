@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from berinia_webhookd.journal.accept import delivery_row, once_key
 from berinia_webhookd.journal.database import Transaction
+from berinia_webhookd.journal.deliveries import delivery_row, once_key
 from berinia_webhookd.journal.event_text import to_text
 from berinia_webhookd.model import VerifiedDelivery
 

@@ -13,7 +13,7 @@ from berinia_webhookd.journal import order, rejected_items
 from berinia_webhookd.journal.accept import Arrival, accept
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.database import Row, Transaction
-from berinia_webhookd.journal.queries import restored
+from berinia_webhookd.journal.deliveries import restored
 from berinia_webhookd.model import (
     Decoded,
     EntryKind,

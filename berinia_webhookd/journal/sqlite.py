@@ -16,8 +16,6 @@ from functools import cache, lru_cache, partial
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, Final, cast
 from urllib.parse import quote
 
@@ -35,6 +33,7 @@ from berinia_webhookd.journal.database import (
     Unstorable,
     stored,
 )
+from berinia_webhookd.journal.job_thread import JobThread
 from berinia_webhookd.journal.lock import OwnerLock
 from berinia_webhookd.journal.migrate import migrate
 
@@ -43,7 +42,7 @@ CHECKPOINT_MILLISECONDS: Final = 50
 STATEMENTS: Final = 1024  # kept ready by a connection: each has many sizes
 READERS: Final = 4
 ROWS_AT_ONCE: Final = 64
-VALUES_AT_ONCE: Final = 8192  # in one list
+PADDED_MOST: Final = 4096  # longer lists are rare, and SQLite takes 32766 values at most
 
 PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
@@ -135,13 +134,12 @@ class SqliteTransaction(Transaction):
         values["now"] = self._now
         if not statement.lists:
             return self._run(statement.for_sizes(), statement.pick(values)).fetchall()
-        found: list[Row] = []
-        for some in _shorter(values, statement.lists):
-            padded = {key: _padded(some[key]) for key in statement.lists}
-            text = statement.for_sizes(**{key: len(given) for key, given in padded.items()})
-            given = (padded[key] if key in padded else (some[key],) for key in statement.names)
-            found += self._run(text, list(chain.from_iterable(given)))
-        return found
+        values |= {key: _padded(values[key]) for key in statement.lists}
+        text = statement.for_sizes(**{key: len(values[key]) for key in statement.lists})
+        given = (
+            values[key] if key in statement.lists else (values[key],) for key in statement.names
+        )
+        return self._run(text, list(chain.from_iterable(given))).fetchall()
 
     async def many(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Sequence[Row]:
         """Execute it for rows that travel together: between two the driver would let other threads
@@ -182,23 +180,14 @@ class SqliteTransaction(Transaction):
 
 
 class ConnectionThread:
-    """A connection, and the thread that does nothing but its transactions.
-
-    The thread is our own because an executor takes longer to hand a transaction over than SQLite
-    to do it.
-    """
+    """A connection, and the thread that does nothing but its transactions."""
 
     def __init__(self, path: Path, begin: str, clock: Callable[[], datetime]) -> None:
         self._path = path
         self._begin = begin
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
-        self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
-        self._jobs = SimpleQueue()
-        self._closed = False
-        self._thread = Thread(target=self._run, name="journal", daemon=True)
-        self._thread.start()
+        self._thread = JobThread("journal")
 
     def transact(self, step: Step[ResultT]) -> asyncio.Future[ResultT]:
         """Do a step in a transaction; when this is done, it is committed and flushed."""
@@ -206,32 +195,11 @@ class ConnectionThread:
 
     def do(self, job: Callable[[sqlite3.Connection], ResultT]) -> asyncio.Future[ResultT]:
         """Do something with the connection."""
-        if self._closed:
-            raise Outage("the connection is closed")
-        done: asyncio.Future[ResultT] = self._loop.create_future()
-        self._jobs.put((partial(self._with_connection, job), done))
-        return done
+        return self._thread.do(partial(self._with_connection, job))
 
     async def close(self) -> None:
         """Close the connection and end the thread, after what it was asked for."""
-        if self._closed:
-            return
-        self._closed = True
-        ended: asyncio.Future[None] = self._loop.create_future()
-        self._jobs.put((self._close, ended))
-        self._jobs.put(None)
-        await ended
-        self._thread.join()
-
-    def _run(self) -> None:
-        while given := self._jobs.get():
-            job, done = given
-            try:
-                said = partial(_succeed, done, job())
-            except BaseException as error:  # noqa: BLE001 - whoever waits is told
-                said = partial(_fail, done, error)
-            self._loop.call_soon_threadsafe(said)
-            del given, job, done, said  # nothing is kept while there is nothing to do
+        await self._thread.close(self._close)
 
     def _close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -301,11 +269,15 @@ class SqliteDatabase(Database):
     async def read(self, step: Step[ResultT]) -> ResultT:
         """See `Database`."""
         async with self._free:
-            reader = self._idle.pop() if self._idle else self._connection("BEGIN")
+            idle = self._idle
+            reader = idle.pop() if idle else self._connection("BEGIN")
             try:
                 return await reader.transact(step)
             finally:
-                self._idle.append(reader)
+                if idle is self._idle:
+                    idle.append(reader)
+                else:  # everything was disconnected meanwhile
+                    await reader.close()
 
     async def do(self, job: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """Do something outside of transactions, with the connection that writes."""
@@ -447,23 +419,14 @@ def _data_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
-def _shorter(values: dict[str, Any], lists: set[str]) -> Iterator[dict[str, Any]]:
-    """The values, with a list that is too long for one statement given in parts."""
-    long = next((key for key in lists if len(values[key]) > VALUES_AT_ONCE), None)
-    if long is None:
-        yield values
-        return
-    listed = list(values[long])
-    for start in range(0, len(listed), VALUES_AT_ONCE):
-        yield {**values, long: listed[start : start + VALUES_AT_ONCE]}
-
-
 def _padded(values: Sequence[Any]) -> list[Any]:
     """A list of one of a few sizes, so that SQLite too has its statement ready. Nothing equals the
     NULL in an empty one; with no value at all, SQLite would look at every row.
     """
     padded = list(values) or [None]
-    return padded + [padded[-1]] * ((1 << (len(padded) - 1).bit_length()) - len(padded))
+    size = len(padded)
+    room = (1 << (size - 1).bit_length()) - size if size < PADDED_MOST else 0
+    return padded + [padded[-1]] * room
 
 
 def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
@@ -471,13 +434,3 @@ def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]
     if len(names) > 1:
         return itemgetter(*names)
     return lambda given: [given[name] for name in names]
-
-
-def _succeed(done: asyncio.Future[Any], result: object) -> None:
-    if not done.done():  # else whoever waited was cancelled
-        done.set_result(result)
-
-
-def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
-    if not done.done():
-        done.set_exception(error)

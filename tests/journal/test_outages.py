@@ -263,7 +263,7 @@ async def test_a_process_has_so_many_connections_and_no_more(
         await reading
         rows = await closed_world.execute(
             "SELECT count(*) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "WHERE datname = current_database() AND application_name = 'berinia-webhookd'"
         )
         most = max(most, rows[0][0])
     assert most == 3

@@ -1,0 +1,58 @@
+"""A delivery as a row of the journal, and back: it was verified when it came."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import uuid_utils
+
+from berinia_webhookd import json_text
+from berinia_webhookd.journal.database import Row, instant, stored
+from berinia_webhookd.journal.event_text import storable, to_text
+from berinia_webhookd.model import ChannelName, VerifiedDelivery
+
+
+def new_id() -> str:
+    """A UUIDv7: unique, and in the order of time for people."""
+    return str(uuid_utils.uuid7())
+
+
+def key_digest(replay_key: bytes) -> bytes:
+    """What stands for a used replay key in `seen`; no event's digest can be the same."""
+    return hashlib.sha256(b"signature\0" + replay_key).digest()
+
+
+def once_key(delivery: VerifiedDelivery) -> bytes:
+    """What makes a delivery, of which something was rejected, the same as another."""
+    if delivery.replay_key is not None:
+        return key_digest(delivery.replay_key)
+    return hashlib.sha256(delivery.channel.encode() + b"\0" + delivery.body).digest()
+
+
+def delivery_row(delivery: VerifiedDelivery, *, node: str) -> dict[str, Any]:
+    """What of a delivery's row is the same whatever becomes of it."""
+    return {
+        "id": new_id(),
+        "channel": delivery.channel,
+        "target": storable(delivery.target),
+        "headers": to_text(dict(delivery.headers)) if delivery.headers else None,
+        "content_type": storable(delivery.content_type_header),
+        "node": node,
+        "received_at": stored(delivery.received_at),
+        "replay_key": delivery.replay_key,
+        "body": delivery.body,
+    }
+
+
+def restored(row: Row) -> VerifiedDelivery:
+    """Return the delivery of a row: it was verified when it came."""
+    return VerifiedDelivery(
+        channel=ChannelName(row["channel"]),
+        content_type_header=row["content_type"],
+        body=bytes(row["body"]),
+        received_at=instant(row["received_at"]),
+        replay_key=row["replay_key"],
+        target=row["target"],
+        headers=json_text.decode(row["headers"]) if row["headers"] else {},
+    )
