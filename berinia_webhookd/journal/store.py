@@ -130,7 +130,7 @@ class SqlJournal:
         Raises:
             CannotStartNow: another process holds it or is writing to it, or its disk is full.
             CannotStart: it cannot be written, is no journal, or a newer program excluded this one;
-                or the database will not let us in. One that is away is waited for.
+                or the database will not let us in. One that cannot be reached is waited for.
         """
         try:
             await self._database.own()
@@ -198,14 +198,14 @@ class SqlJournal:
         none.
         """
         until = asyncio.get_running_loop().time() + seconds
-        with self._listening(event_id) as news:
+        with self._listening(event_id) as changed:
             found = await self._find_reply(event_id)
             if found.reply is not None:
                 return found.reply  # also one that is posted late: the message is a repeated one
             while not found.over:
-                if not await wait_for_event(news, until - asyncio.get_running_loop().time()):
+                if not await wait_for_event(changed, until - asyncio.get_running_loop().time()):
                     return None
-                news.clear()
+                changed.clear()
                 found = await self._find_reply(event_id)
             return found.reply if found.inline else None
 
@@ -217,7 +217,7 @@ class SqlJournal:
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
         """Lease what may start now, in the order of places."""
-        self._work.clear()  # what comes from here on is news to whoever claims
+        self._work.clear()  # what comes from here on wakes whoever claims again
         return await self._submit(CLAIM, claim.Claim(self._holder, requests))
 
     async def settle(self, settlement: Settlement) -> Settled:
@@ -306,12 +306,12 @@ class SqlJournal:
 
     @contextlib.contextmanager
     def _listening(self, event_id: EventId) -> Iterator[asyncio.Event]:
-        news = asyncio.Event()
-        self._replies[event_id].add(news)
+        changed = asyncio.Event()
+        self._replies[event_id].add(changed)
         try:
-            yield news
+            yield changed
         finally:
-            self._replies[event_id].discard(news)
+            self._replies[event_id].discard(changed)
             if not self._replies[event_id]:
                 del self._replies[event_id]
 
@@ -336,5 +336,5 @@ class SqlJournal:
 
     def _wake_callers(self, event_ids: Iterable[EventId]) -> None:
         for event_id in event_ids:
-            for news in self._replies.get(event_id, ()):
-                news.set()
+            for changed in self._replies.get(event_id, ()):
+                changed.set()
