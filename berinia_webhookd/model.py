@@ -248,6 +248,7 @@ class Outcome:
     error: str | None = None  # for people: one line or a traceback, bounded
     reply: str | None = None  # the first non-blank of response, message, result
     retry_after_seconds: float | None = None
+    uses_schedule: bool = True  # False: this machine failed before the agent was called
 
 
 @dataclass(frozen=True, slots=True)

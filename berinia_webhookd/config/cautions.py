@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from berinia_webhookd.addresses import is_loopback, widest
 from berinia_webhookd.config import descriptors
 from berinia_webhookd.config.fields import settings_of
-from berinia_webhookd.config.settings import Kinds, ServerSettings, Settings
+from berinia_webhookd.config.settings import AgentsSettings, Kinds, ServerSettings, Settings
 from berinia_webhookd.findings import Finding, warning, wrong
 from berinia_webhookd.model import AgentName
 
@@ -36,6 +36,13 @@ def errors(settings: Settings) -> Iterator[Finding]:
             hint = "give each channel a path of its own"
             yield wrong(key, f"is the same as {taken[channel.path]}", hint)
         taken[channel.path] = key
+    for word, names in _shared_hosts(settings).items():
+        if len({settings.agents.of(name).memory_limit_bytes for name in names}) > 1:
+            yield wrong(
+                f"agents.{names[0]}.memory_limit_bytes",
+                f'{" and ".join(names)} share the host "{word}" and differ in it',
+                "give agents of one host one memory limit",
+            )
 
 
 def warnings(
@@ -48,6 +55,7 @@ def warnings(
         if channel.enabled:
             yield from kinds[channel.kind].cautions(channel, settings, came_from)
     yield from _about_agents(settings)
+    yield from _about_shared_hosts(settings)
     yield from _about_networks(settings.server)
     yield from _about_this_machine(settings)
     yield from _about_descriptors(settings)
@@ -77,14 +85,75 @@ def _about_agents(settings: Settings) -> Iterator[Finding]:
             "let this user reach it, or move the agents",
             why="the agents cannot be imported; messages wait",
         )
-    enabled = [channel for channel in settings.channels.values() if channel.enabled]
-    for name in sorted(frozenset[AgentName]().union(*(one.agents for one in enabled))):
+    for name in sorted(_routed(settings)):
         if agents.of(name).target is None and agents.registry is None:
             yield warning(
                 f"agents.{name}.target",
                 "not set, and neither is agents.registry: its messages wait",
-                f'set agents.{name}.target = "python:module:Name"',
+                *where_it_may_be(agents, name),
             )
+
+
+def where_it_may_be(agents: AgentsSettings, name: AgentName) -> tuple[str, ...]:
+    """Return the settings that would find an agent: BerinIA's registry, where there is one."""
+    target = f'`agents.{name}.target = "python:module:Name"`'
+    near = [agents.python.absolute().parents[2]] if len(agents.python.parts) > 3 else []  # noqa: PLR2004
+    if agents.path is not None:
+        near = [agents.path, agents.path.parent, *near]
+    for folder in (*near, Path.cwd()):
+        if os.access(folder / "agents" / "registry.py", os.F_OK):
+            path = f'`agents.path = "{folder}"` and ' if folder != agents.path else ""
+            return (f'{path}`agents.registry = "agents.registry:registry"`', f"or {target}")
+    return (target, 'or `agents.registry = "module:object"`')
+
+
+def _routed(settings: Settings) -> frozenset[AgentName]:
+    """Return the agents that enabled channels route to."""
+    enabled = [channel.agents for channel in settings.channels.values() if channel.enabled]
+    return frozenset[AgentName]().union(*enabled)
+
+
+def _shared_hosts(settings: Settings) -> dict[str, list[AgentName]]:
+    """Return the agents of each word of `agents.<Name>.host`."""
+    shared: dict[str, list[AgentName]] = {}
+    for name in sorted(_routed(settings) | settings.agents.by_name.keys()):
+        if (word := settings.agents.of(name).shared_host) is not None:
+            shared.setdefault(word, []).append(name)
+    return shared
+
+
+def _about_shared_hosts(settings: Settings) -> Iterator[Finding]:
+    agents, shared = settings.agents, _shared_hosts(settings)
+    for names in shared.values():
+        key, longest = f"agents.{names[0]}.host", max(agents.of(n).timeout_seconds for n in names)
+        waits = {
+            channel.name: wait
+            for channel in settings.channels.values()
+            if channel.enabled and channel.agents & set(names)
+            if (wait := getattr(channel, "reply_wait_seconds", None)) is not None
+        }
+        for channel, wait in waits.items():
+            if longest > wait:
+                yield warning(
+                    key,
+                    f"an attempt may take {longest:g} s, and callers of {channel} wait {wait:g} s",
+                    f"`channels.{channel}.late_reply_url`, or a shorter `timeout_seconds`",
+                    why="while the shared host is busy the others wait for it, and get 202",
+                )
+        if settings.journal.file is None:
+            yield warning(
+                key,
+                "each machine has a memory of its own",
+                "let one machine alone dispatch: `serve --no-dispatch` on the others",
+                why="a question that was asked on one machine may be answered on another",
+            )
+    if shared and len(shared) >= agents.max_hosts:
+        yield warning(
+            "agents.max_hosts",
+            f"{agents.max_hosts}, and {len(shared)} of them keep a memory (`agents.<Name>.host`)",
+            f"`agents.max_hosts = {len(shared) + 2}`",
+            why="whatever else needs a host stops one of these, and its memory is lost",
+        )
 
 
 def _about_networks(server: ServerSettings) -> Iterator[Finding]:

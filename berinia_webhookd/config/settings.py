@@ -222,6 +222,14 @@ class AgentSettings:
     concurrency: int | None = setting(
         whole(1, 10_000), None, "attempts at once on this machine", unset="no limit", example=4
     )
+    host: str | None = setting(
+        values.word,
+        None,
+        "agents with the same word share one host on a machine, one attempt at a time, and so keep "
+        "one memory",
+        unset="any host",
+        example="berinia",
+    )
     retry_schedule_seconds: tuple[float, ...] | None = setting(
         SCHEDULE,
         None,
@@ -245,6 +253,12 @@ class AgentSettings:
         example="whsec_…",
         secret=True,
     )
+
+    @property
+    def shared_host(self) -> str | None:
+        """The word of its host, if it runs in one."""
+        in_host = self.target is None or self.target.startswith("python:")
+        return self.host if in_host else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +290,19 @@ class AgentsSettings:
         "agent hosts on this machine, started on first use",
         unset="number of CPUs + 1",
         example=3,
+    )
+
+    host_idle_seconds: float = setting(
+        number(0, 30 * DAY), 600.0, "a host without work for so long is stopped; 0: never"
+    )
+    environment: tuple[str, ...] = setting(
+        many(values.variable),
+        (),
+        "variables that agents get although these are withheld: `BERINIA_WEBHOOKD_*`, "
+        "`TWILIO_TOKEN`, `MAILGUN_*`, `CREDENTIALS_DIRECTORY`, `NOTIFY_SOCKET`, `WATCHDOG_*`, "
+        "`LISTEN_*`",
+        unset="none",
+        example=["TWILIO_TOKEN"],
     )
 
     def of(self, name: AgentName) -> AgentSettings:

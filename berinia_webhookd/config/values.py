@@ -168,6 +168,20 @@ def agent_name(raw: Any) -> AgentName:
     return AgentName(raw)
 
 
+def word(raw: Any) -> str:
+    """Read a word of letters, digits, _ and -."""
+    if not isinstance(raw, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", raw):
+        raise ValueError("give a word of letters, digits, _ or -")
+    return raw
+
+
+def variable(raw: Any) -> str:
+    """Read the name of an environment variable."""
+    if not isinstance(raw, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", raw):
+        raise ValueError("give the name of an environment variable, such as TWILIO_TOKEN")
+    return raw
+
+
 def origin(raw: Any) -> str:
     """Read scheme and host of a URL, such as https://app.example.com."""
     hint = "give scheme and host alone, such as https://app.example.com"

@@ -20,7 +20,15 @@ from typing import Any, Callable
 CHUNK_BYTES = 65536
 RESULT_LIMIT = 1 << 20  # characters
 ERROR_HEAD, ERROR_TAIL = 2048, 6144  # characters kept of a traceback
+RESOURCES = [
+    getattr(resource, f"RLIMIT_{name}")
+    for name in ("FSIZE", "NOFILE", "NPROC", "AS", "DATA", "STACK", "CPU")
+]
 ANSWER_KEYS = ("status", "response", "message", "result", "error")
+
+
+class FolderGone(Exception):
+    """The agents' folder was removed, or closed to us, so no agent was called."""
 
 
 class Host:
@@ -31,6 +39,7 @@ class Host:
         self.identity = identity_of(requests)
         self.pid = os.getpid()
         self.folder = os.getcwd()  # noqa: PTH109
+        self.limits = resource_limits()
         self.registry = ""
         self.calls: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.loop: Any = None
@@ -61,6 +70,11 @@ class Host:
         try:
             request = json.loads(message)
             answer: dict[str, Any] = getattr(self, "do_" + request.pop("do"))(**request)
+        except FolderGone as gone:
+            answer = {
+                "failed": f"its working folder cannot be entered: {gone}",
+                "lacking": "folder",
+            }
         except BaseException as error:  # noqa: BLE001 - sys.exit and its like are failures as well
             answer = {"failed": describe(error)}
             if isinstance(error, MemoryError):
@@ -69,6 +83,9 @@ class Host:
                 answer["lacking"] = "threads"
         if no_descriptor_left():  # also where the agent made nothing of it
             answer["lacking"] = "descriptors"
+        elif (limits := resource_limits()) != self.limits:
+            answer["lacking"] = "limits"
+            self.limits = limits
         return answer
 
     def do_configure(
@@ -78,6 +95,7 @@ class Host:
         self.registry = registry or ""
         if memory_limit_bytes:
             resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
+            self.limits = resource_limits()
         if path:
             self.folder = path
             sys.path.insert(0, path)
@@ -86,7 +104,7 @@ class Host:
 
     def do_load(self, agent: str, target: str | None) -> dict[str, Any]:
         """Import an agent and make its instance; return which of the two shapes it has."""
-        os.chdir(self.folder)
+        self.enter_folder()
         found = find(target) if target else self.find_in_registry(agent)
         if found is None:
             return {"failed": f"{self.registry} has no agent {agent} (agents.log has what it said)"}
@@ -101,6 +119,13 @@ class Host:
         self.calls[agent] = found
         return {"shape": "handle"}
 
+    def enter_folder(self) -> None:
+        """Begin where every request begins, wherever the last agent went."""
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise FolderGone(str(error)) from error
+
     def find_in_registry(self, agent: str) -> Any:
         """Return what BerinIA's registry has under this name, or None after logging why."""
         registry = find(self.registry)
@@ -111,7 +136,7 @@ class Host:
 
     def do_attempt(self, agent: str, argument: dict[str, Any]) -> dict[str, Any]:
         """Call the agent; return the part of its answer that the daemon reads."""
-        os.chdir(self.folder)
+        self.enter_folder()
         returned = self.calls[agent](argument)
         if not isinstance(returned, dict) and inspect.isawaitable(returned):
             returned = self.run_until_complete(returned)
@@ -176,6 +201,11 @@ def identity_of(fd: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def resource_limits() -> list[tuple[int, int]]:
+    """Return the limits that an agent may lower, for itself and for all that come after it."""
+    return list(map(resource.getrlimit, RESOURCES))
 
 
 def no_descriptor_left() -> bool:

@@ -222,7 +222,7 @@ def clean_up(child: int, lifeline: int, status: int | None) -> None:
 
 def end_descendants() -> dict[int, int]:
     """Kill all that is below this process; return the wait statuses of its children."""
-    statuses = {}
+    statuses: dict[int, int] = {}
     while True:
         for pid in descendants(os.getpid()):
             kill(os.kill, pid)

@@ -15,11 +15,16 @@ from pathlib import Path
 from typing import Final
 
 from berinia_webhookd.channels.contract import ChannelOf
+from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.journal.contract import Outbox
 from berinia_webhookd.model import Entry, EventId
 
 FetchAttachments = Callable[[EventId], Awaitable[Iterable[bytes]]]
 PREFIX: Final = "berinia-webhookd-attachments-"
+
+
+class NoRoom(WebhookdError):
+    """This machine cannot hold the files now: a full disk, a folder that is gone."""
 
 
 async def no_attachments(event_id: EventId) -> Iterable[bytes]:
@@ -50,7 +55,11 @@ class AttachmentFiles:
 
     @contextlib.asynccontextmanager
     async def of(self, entry: Entry) -> AsyncIterator[tuple[str, ...]]:
-        """Yield the paths, in the order of `Event.attachments`; none once that is erased."""
+        """Yield the paths, in the order of `Event.attachments`; none once that is erased.
+
+        Raises:
+            NoRoom: they cannot be written.
+        """
         contents = tuple(await self._fetch(entry.event_id)) if entry.event.attachments else ()
         if len(contents) != len(entry.event.attachments) or not contents:
             yield ()
@@ -58,14 +67,27 @@ class AttachmentFiles:
         if not self._swept:
             self._swept = True
             await asyncio.to_thread(_sweep)
-        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+        folder, paths = await asyncio.to_thread(_write, contents)
         try:
-            yield await asyncio.to_thread(_write, folder, contents)
+            yield paths
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
 
-def _write(folder: Path, contents: Iterable[bytes]) -> tuple[str, ...]:
+def _write(contents: Iterable[bytes]) -> tuple[Path, tuple[str, ...]]:
+    """Write all into a new folder, or leave nothing."""
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+        return folder, _write_into(folder, contents)
+    except OSError as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        where = folder or tempfile.gettempdir()
+        raise NoRoom(f"no room for attachments: {where}: {error.strerror}") from error
+
+
+def _write_into(folder: Path, contents: Iterable[bytes]) -> tuple[str, ...]:
     paths = []
     for number, content in enumerate(contents, start=1):
         path = folder / f"attachment-{number}"

@@ -181,13 +181,21 @@ class Dispatcher:
     def _requests(self) -> list[ClaimRequest]:
         requests: list[ClaimRequest] = []
         shared: dict[TransportQueue, set[AgentName]] = {}
+        of_host: dict[str, set[AgentName]] = {}
         for agent in self.availability.loaded:
             queue = self._queue(self._transports.of(agent))
             limit = self._policies.concurrency_of(agent)
-            if limit is None:
+            if (word := self._policies.host_of(agent)) is not None:
+                of_host.setdefault(word, set()).add(agent)
+            elif limit is None:
                 shared.setdefault(queue, set()).add(agent)
             elif (room := min(queue.room, limit - self._busy[agent])) > 0:
                 requests.append(ClaimRequest(EntryKind.AGENT, frozenset({agent}), room))
+        for agents in of_host.values():
+            # What waited for their host in here would keep others from theirs.
+            queue = self._queue(self._transports.of(next(iter(agents))))
+            if queue.room > 0 and not sum(self._busy[agent] for agent in agents):
+                requests.append(ClaimRequest(EntryKind.AGENT, frozenset(agents), 1))
         for queue, agents in shared.items():
             if (room := queue.room) > 0:
                 requests.append(ClaimRequest(EntryKind.AGENT, frozenset(agents), room))

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,12 +23,16 @@ WITHHELD: Final = frozenset({"TWILIO_TOKEN", "CREDENTIALS_DIRECTORY", "NOTIFY_SO
 WITHHELD_PREFIXES: Final = ("BERINIA_WEBHOOKD_", "MAILGUN_", "WATCHDOG_", "LISTEN_")
 
 
-def agents_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment that agents inherit: all but what is the daemon's own."""
+def agents_environment(
+    environment: Mapping[str, str], granted: Collection[str] = ()
+) -> dict[str, str]:
+    """Return the environment that agents inherit: all but what is the daemon's own, unless it is
+    granted.
+    """
     return {
         name: value
         for name, value in environment.items()
-        if name not in WITHHELD and not name.startswith(WITHHELD_PREFIXES)
+        if name in granted or not (name in WITHHELD or name.startswith(WITHHELD_PREFIXES))
     }
 
 
@@ -45,8 +49,10 @@ class ForkServer:
     is gone. Hosts outlive it, for each has a guardian.
     """
 
-    def __init__(self, python: Path) -> None:
+    def __init__(self, python: Path, granted: Collection[str] = ()) -> None:
+        """`granted` are the variables that hosts get although they are withheld by default."""
         self._python = python
+        self._granted = granted
         self._process: subprocess.Popen[bytes] | None = None
         self._output: HostOutput | None = None
 
@@ -117,7 +123,7 @@ class ForkServer:
                 stdout=their_stdout,
                 stderr=their_stderr,
                 pass_fds=[control.fileno()],
-                env=agents_environment(os.environ),
+                env=agents_environment(os.environ, self._granted),
                 start_new_session=True,
             )
             ours.pop_all()

@@ -2,8 +2,9 @@
 second at most, however fast agents crash.
 
 A host serves one attempt at a time. It is chosen for its memory limit, then for having served the
-conversation last, because agents keep memory in themselves. An agent that took its last host down
-gets none that others have loaded: they would wait for a new one with it.
+conversation last, because agents keep memory in themselves; agents with the same word of
+`agents.<Name>.host` share one, which serves nobody else, and which they wait for. An agent that
+took its last host down gets none that others have loaded: they would wait for a new one with it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import asyncio
 import errno
 from collections import OrderedDict
 from collections.abc import Coroutine
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import structlog
 from aiolimiter import AsyncLimiter
@@ -27,7 +29,6 @@ from berinia_webhookd.outbound.host_process import AgentHost, HostEnded
 
 logger = structlog.get_logger()
 
-IDLE_SECONDS: Final = 600.0
 START_SECONDS: Final = 30.0
 STOP_GRACE_SECONDS: Final = 2.0
 STARTS_PER_SECOND: Final = 10  # where agents crash faster, they wait, and not the callers
@@ -39,60 +40,86 @@ NORMAL_ENDS: Final = EXPECTED_ENDS | {"reload"}
 HARMLESS_ENDS: Final = NORMAL_ENDS | {"load"}
 
 
+@dataclass(frozen=True, slots=True)
+class HostRequest:
+    """What a host is wanted for: one attempt of the agent, or to load it."""
+
+    agent: AgentName
+    memory_limit_bytes: int | None
+    word: str | None = None
+    conversation_id: str | None = None
+
+    def suits(self, host: AgentHost) -> bool:
+        """Return whether it may be this host, once that is idle."""
+        if self.word is not None:
+            return host.word == self.word
+        return (
+            host.word is None
+            and host.memory_limit_bytes == self.memory_limit_bytes
+            and host.only in (None, self.agent)
+            and self.agent not in host.failed
+        )
+
+
 class HostPool:
     """At most `max_hosts` hosts; each `acquire` is paired with a `release`."""
 
-    def __init__(
-        self, settings: AgentsSettings, *, metrics: Metrics, idle_seconds: float = IDLE_SECONDS
-    ) -> None:
+    def __init__(self, settings: AgentsSettings, *, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._idle_seconds = idle_seconds
         self._generation = 0
-        self._fork_server = ForkServer(settings.python)
+        self._fork_server = ForkServer(settings.python, settings.environment)
         self._starts = AsyncLimiter(STARTS_PER_SECOND, 1.0)
         self._watches: dict[AgentHost, asyncio.Task[None]] = {}  # of all hosts that are not gone
         self._background: set[asyncio.Task[None]] = set()
-        self._idle: dict[AgentHost, asyncio.TimerHandle] = {}  # least recently used first
+        self._idle: dict[AgentHost, asyncio.TimerHandle | None] = {}  # least recently used first
         self._served: OrderedDict[str, AgentHost] = OrderedDict()  # conversation → its last host
         self._harmful: set[AgentName] = set()  # took its last host down
         self._changed = asyncio.Event()
         self._next_start: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
 
-    async def acquire(
-        self,
-        agent: AgentName,
-        *,
-        memory_limit_bytes: int | None,
-        conversation_id: str | None = None,
-    ) -> AgentHost:
-        """Return a host for one attempt (or for loading); wait while all are busy.
+    async def acquire(self, request: HostRequest) -> AgentHost:
+        """Return a host for it; wait while all that could serve it are busy.
 
         Raises:
             AgentUnavailable: no host can be started.
         """
         while not self._closing.is_set():
-            idle = [host for host in self._idle if host.is_usable]
-            suited = [
-                host
-                for host in idle
-                if host.memory_limit_bytes == memory_limit_bytes
-                and agent not in host.failed
-                and not (agent in self._harmful and host.shapes.keys() - {agent})
-            ]
-            if suited:
-                return self._take(suited, agent, conversation_id)
-            if len(self._watches) < self._settings.max_hosts:
-                if self._starts.has_capacity():
+            shared = self.of_word(request.word)
+            if shared is not None and request.agent in shared.failed:
+                raise AgentUnavailable("it could not be loaded in the host that it shares")
+            if suited := self._suited(request):
+                return self._take(suited, request)
+            if shared is None:
+                if len(self._watches) >= self._settings.max_hosts:
+                    self._make_room()
+                elif self._starts.has_capacity():
                     await self._starts.acquire()  # at once, so nobody comes in between
-                    return await self._start(agent, memory_limit_bytes, conversation_id)
-                self._wake_at_next_start()
-            elif idle:
-                self._stop(idle[0], "room")
+                    return await self._start(request)
+                else:
+                    self._wake_at_next_start()
             self._changed.clear()
             await self._changed.wait()
         raise AgentUnavailable("the daemon is stopping")
+
+    def of_word(self, word: str | None) -> AgentHost | None:
+        """Return the host of the agents with this word, also one that is still ending."""
+        return next((host for host in self._watches if word and host.word == word), None)
+
+    def _suited(self, request: HostRequest) -> list[AgentHost]:
+        """Return the idle hosts that may serve it, least recently used first."""
+        suited = [host for host in self._idle if host.is_usable and request.suits(host)]
+        if request.word is None and request.agent in self._harmful:
+            return [host for host in suited if not host.shapes.keys() - {request.agent}]
+        return suited
+
+    def _make_room(self) -> None:
+        """Stop an idle host; one whose memory a word asks to keep only if nothing else ends."""
+        idle = [host for host in self._idle if host.is_usable]
+        freely = [host for host in idle if host.word is None]
+        if freely or (idle and not any(host.reason for host in self._watches)):
+            self._stop((freely or idle)[0], "room")
 
     def release(self, host: AgentHost) -> None:
         """Give a host back; one that is outdated or must end is replaced at the next need."""
@@ -106,9 +133,20 @@ class HostPool:
         if host.serves is not None:
             self._harmful.discard(host.serves)
             host.serves = None
-        loop = asyncio.get_running_loop()
-        self._idle[host] = loop.call_later(self._idle_seconds, self._stop, host, "idle")
+        self._idle[host] = self._stopped_when_idle(host)
         self._changed.set()
+
+    def _stopped_when_idle(self, host: AgentHost) -> asyncio.TimerHandle | None:
+        seconds = self._settings.host_idle_seconds
+        if not seconds:
+            return None
+        return asyncio.get_running_loop().call_later(seconds, self._stop, host, "idle")
+
+    def replace(self, host: AgentHost) -> None:
+        """Stop a host in which an agent could not be loaded, at once or after its attempt."""
+        host.reason = host.reason or "load"
+        if host in self._idle:
+            self._stop(host, "load")
 
     def reconfigure(self, settings: AgentsSettings) -> None:
         """Replace every host, so that new code loads: idle ones now, busy ones when released."""
@@ -145,17 +183,19 @@ class HostPool:
         self._next_start = None
         self._changed.set()
 
-    def _take(
-        self, suited: list[AgentHost], agent: AgentName, conversation_id: str | None
-    ) -> AgentHost:
-        host = self._served.get(conversation_id or "")
+    def _take(self, suited: list[AgentHost], request: HostRequest) -> AgentHost:
+        host = self._served.get(request.conversation_id or "")
         if host not in suited:
-            loaded = [host for host in suited if agent in host.shapes]
+            loaded = [host for host in suited if request.agent in host.shapes]
             host = (loaded or suited)[-1]
-        self._idle.pop(host).cancel()
-        host.serves = agent
-        self._remember(conversation_id, host)
+        self._no_longer_idle(host)
+        host.serves = request.agent
+        self._remember(request.conversation_id, host)
         return host
+
+    def _no_longer_idle(self, host: AgentHost) -> None:
+        if (timer := self._idle.pop(host, None)) is not None:
+            timer.cancel()
 
     def _remember(self, conversation_id: str | None, host: AgentHost) -> None:
         if conversation_id is None:
@@ -165,25 +205,25 @@ class HostPool:
         if len(self._served) > CONVERSATIONS_REMEMBERED:
             self._served.popitem(last=False)
 
-    async def _start(
-        self, agent: AgentName, memory_limit_bytes: int | None, conversation_id: str | None
-    ) -> AgentHost:
+    async def _start(self, request: HostRequest) -> AgentHost:
         settings, fork_server = self._settings, self._fork_server
         try:
-            host = host_process.start(fork_server, memory_limit_bytes, self._generation)
+            host = host_process.start(
+                fork_server, request.memory_limit_bytes, request.word, self._generation
+            )
         except OSError as error:
             raise AgentUnavailable(
                 f"no agent host: {settings.python}: {error.strerror}",
                 hint=_hint(error),
             ) from error
-        host.serves = agent
+        host.serves = request.agent
         self._watches[host] = asyncio.create_task(self._watch(host))
         try:
             await self._introduce(host, settings, fork_server)
         except BaseException:
             host.kill("stopping")
             raise
-        self._remember(conversation_id, host)
+        self._remember(request.conversation_id, host)
         return host
 
     async def _introduce(
@@ -218,21 +258,21 @@ class HostPool:
             raise AgentUnavailable(f"no agent host: {answer['failed'].splitlines()[-1]}")
 
     def _stop(self, host: AgentHost, reason: str) -> None:
-        if (timer := self._idle.pop(host, None)) is not None:
-            timer.cancel()
+        self._no_longer_idle(host)
         host.reason = host.reason or reason
         self._in_background(host.stop(reason, STOP_GRACE_SECONDS))
 
     def _retire_fork_server(self) -> None:
         self._in_background(self._close_after_hosts(self._fork_server))
-        self._fork_server = ForkServer(self._settings.python)
+        self._fork_server = ForkServer(self._settings.python, self._settings.environment)
 
     async def _close_after_hosts(self, fork_server: ForkServer) -> None:
         """End one whose hosts are gone: it kills what they leave behind. Closing waits for none."""
         closing = asyncio.ensure_future(self._closing.wait())
-        hosts = {host.gone for host in self._watches if host.fork_server is fork_server}
-        while not closing.done() and (hosts := {gone for gone in hosts if not gone.done()}):
-            await asyncio.wait({closing, *hosts}, return_when=asyncio.FIRST_COMPLETED)
+        hosts = [host.gone for host in self._watches if host.fork_server is fork_server]
+        all_gone = asyncio.gather(*hosts)
+        either: set[asyncio.Future[Any]] = {closing, all_gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         closing.cancel()
         await fork_server.close()
 
@@ -244,8 +284,7 @@ class HostPool:
     async def _watch(self, host: AgentHost) -> None:
         """Wait for the end of one host, which may come at any time, and account for it."""
         await asyncio.wait([host.gone])
-        if (timer := self._idle.pop(host, None)) is not None:
-            timer.cancel()
+        self._no_longer_idle(host)
         reason = host.reason or "crash"
         del self._watches[host]
         self._changed.set()

@@ -122,15 +122,18 @@ class AgentHost:
         stdout: int,
         stderr: int,
         memory_limit_bytes: int | None,
+        word: str | None,
         generation: int,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.fork_server = fork_server
         self.memory_limit_bytes = memory_limit_bytes
+        self.word = word  # of `agents.<Name>.host`, if it is for the agents with this word alone
         self.generation = generation
         self.serial = next(_serials)
         self.shapes: dict[AgentName, Shape] = {}  # of the agents it has loaded
         self.failed: set[AgentName] = set()  # could not be loaded in here
+        self.only: AgentName | None = None  # whose import lowered limits that others would have
         self.serves: AgentName | None = None  # while it is not idle
         self.reason: str | None = None
         self.host_pid: int | None = None
@@ -298,7 +301,9 @@ class AgentHost:
             self._answer.set_exception(HostEnded(self.how))
 
 
-def start(fork_server: ForkServer, memory_limit_bytes: int | None, generation: int) -> AgentHost:
+def start(
+    fork_server: ForkServer, memory_limit_bytes: int | None, word: str | None, generation: int
+) -> AgentHost:
     """Start a host, which is usable once `ready`.
 
     Raises:
@@ -324,6 +329,7 @@ def start(fork_server: ForkServer, memory_limit_bytes: int | None, generation: i
         stdout=stdout,
         stderr=stderr,
         memory_limit_bytes=memory_limit_bytes,
+        word=word,
         generation=generation,
     )
 

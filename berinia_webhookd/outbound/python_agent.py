@@ -7,6 +7,7 @@ attempt gets a new one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from berinia_webhookd.channels.contract import ChannelOf, no_channel
@@ -16,12 +17,13 @@ from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.attachment_files import (
     AttachmentFiles,
     FetchAttachments,
+    NoRoom,
     no_attachments,
 )
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.host_output import OutputOwner
-from berinia_webhookd.outbound.host_pool import IDLE_SECONDS, HostPool
+from berinia_webhookd.outbound.host_pool import HostPool, HostRequest
 from berinia_webhookd.outbound.host_process import AgentHost, HostEnded
 from berinia_webhookd.outbound.payload import (
     LONGEST_ERROR,
@@ -33,7 +35,10 @@ from berinia_webhookd.outbound.payload import (
 
 PYTHON_TARGET: Final = "python:"
 SHORTEST_LOAD_LIMIT_SECONDS: Final = 60.0
-LACKING: Final = ("memory", "descriptors", "threads")  # what a host may have used up
+# What a host may have used up or lost, so that it no longer works as a fresh one would.
+FOLDER: Final = "folder"
+LIMITS: Final = "limits"
+LACKING: Final = ("memory", "descriptors", "threads", LIMITS, FOLDER)
 
 
 class PythonAgents:
@@ -47,7 +52,6 @@ class PythonAgents:
         channel_of: ChannelOf = no_channel,
         attachments: FetchAttachments = no_attachments,
         masked: Callable[[], bool] = lambda: True,
-        idle_seconds: float = IDLE_SECONDS,
         load_seconds: float = SHORTEST_LOAD_LIMIT_SECONDS,
     ) -> None:
         """`channel_of` gives the channel that received an event, `attachments` the contents of its
@@ -57,7 +61,7 @@ class PythonAgents:
         """
         self._settings = settings
         self._channel_of = channel_of
-        self._pool = HostPool(settings, metrics=metrics, idle_seconds=idle_seconds)
+        self._pool = HostPool(settings, metrics=metrics)
         self._load_seconds = load_seconds
         self._files = AttachmentFiles(attachments)
         self._masked = masked
@@ -83,10 +87,19 @@ class PythonAgents:
             AgentUnavailable: with what its import, its constructor or the registry raised.
         """
         self._require_target(agent)
-        limit = self._settings.of(agent).memory_limit_bytes
-        host = await self._pool.acquire(agent, memory_limit_bytes=limit)
+        request = self._request(agent)
+        shared = self._pool.of_word(request.word)
+        if shared is None or agent not in shared.failed:
+            await self._load_in(request)
+            return
+        # The others of this host keep their memory until it can be loaded at all.
+        await self._load_in(replace(request, word=None))
+        self._pool.replace(shared)
+
+    async def _load_in(self, request: HostRequest) -> None:
+        host = await self._pool.acquire(request)
         try:
-            await self._loaded(host, agent)
+            await self._loaded(host, request.agent)
         except BaseException:
             self._pool.start_afresh()
             if not host.shapes or not host.failed:  # of no use to others, or in an unknown state
@@ -95,18 +108,23 @@ class PythonAgents:
         finally:
             self._pool.release(host)
 
+    def _request(self, agent: AgentName, conversation_id: str | None = None) -> HostRequest:
+        settings = self._settings.of(agent)
+        return HostRequest(
+            agent, settings.memory_limit_bytes, settings.shared_host, conversation_id
+        )
+
     async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
         """Make one attempt; loading the agent in a new host does not count against its timeout."""
-        limit = self._settings.of(entry.agent).memory_limit_bytes
         try:
-            host = await self._pool.acquire(
-                entry.agent, memory_limit_bytes=limit, conversation_id=entry.conversation_id
-            )
+            host = await self._pool.acquire(self._request(entry.agent, entry.conversation_id))
         except AgentUnavailable as unavailable:
             return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
         try:
             return await self._attempt_in(host, entry, timeout_seconds)
         except AgentUnavailable as unavailable:
+            if host.word is not None:  # there is no other
+                self._pool.replace(host)
             return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
         except BaseException:
             host.kill("stopping")
@@ -142,6 +160,10 @@ class PythonAgents:
         if "failed" in answer:
             host.failed.add(agent)
             raise AgentUnavailable(str(answer["failed"])[-LONGEST_ERROR:])
+        if answer.get("lacking") == LIMITS and host.word is None:
+            if host.shapes:
+                host.reason = LIMITS
+            host.only = agent
         loaded: Shape = answer["shape"]
         host.shapes[agent] = loaded
         return loaded
@@ -153,8 +175,11 @@ class PythonAgents:
     async def _attempt_in(self, host: AgentHost, entry: Entry, timeout_seconds: float) -> Outcome:
         shape = await self._loaded(host, entry.agent)
         if shape == "handle" and entry.event.attachments:
-            async with self._files.of(entry) as paths:
-                return await self._ask(host, entry, envelope(entry, paths), timeout_seconds)
+            try:
+                async with self._files.of(entry) as paths:
+                    return await self._ask(host, entry, envelope(entry, paths), timeout_seconds)
+            except NoRoom as error:
+                return failure_of_machine(str(error))
         argument = self._run_input(entry) if shape == "run" else envelope(entry)
         return await self._ask(host, entry, argument, timeout_seconds)
 
@@ -172,9 +197,16 @@ class PythonAgents:
             return Outcome(OutcomeKind.CRASH, error=f"its host ended: {ended}")
         if (lacking := answer.get("lacking")) in LACKING:
             host.reason = lacking  # what fills the host stays: replace it
+        if lacking == FOLDER:  # then the agent was not called
+            return failure_of_machine(answer["failed"])
         if "failed" in answer:
             return Outcome(OutcomeKind.EXCEPTION, error=mask(answer["failed"]))
         return await mask.outcome(outcome_of(answer["returned"]))
+
+
+def failure_of_machine(error: str) -> Outcome:
+    """Return the outcome of an attempt that never came to call its agent."""
+    return Outcome(OutcomeKind.UNREACHABLE, error=error, uses_schedule=False)
 
 
 def _keys(entry: Entry) -> dict[str, object]:

@@ -24,6 +24,8 @@ from berinia_webhookd.model import (
 # The bot answers from its own memory; an attempt that takes longer has failed.
 LATE_REPLY_TIMEOUT_SECONDS: Final = 10.0
 LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
+# A machine without room for attachments is tried again for as long as that lasts.
+MACHINE_RETRY_SECONDS: Final = 30.0
 JITTER: Final = 0.2
 
 
@@ -51,8 +53,11 @@ class RetryPolicy:
         due_in_seconds = hold_seconds = None
         if outcome.kind is OutcomeKind.SUCCESS:
             state = EntryState.DONE
+        elif not outcome.uses_schedule:
+            state, due_in_seconds = EntryState.WAITING, _jittered(MACHINE_RETRY_SECONDS, random)
+            hold_seconds = self.order_hold_seconds
         elif outcome.kind in self.retry_on and retries < len(self.schedule_seconds):
-            delay = self.schedule_seconds[retries] * (1 - JITTER + 2 * JITTER * random())
+            delay = _jittered(self.schedule_seconds[retries], random)
             if outcome.retry_after_seconds is not None:
                 delay = max(delay, min(outcome.retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS))
             state, retries = EntryState.WAITING, retries + 1
@@ -68,6 +73,10 @@ class RetryPolicy:
             late=self.late_replies,
             error_to_caller=self.error_to_caller and outcome.kind is OutcomeKind.ERROR,
         )
+
+
+def _jittered(seconds: float, random: Callable[[], float]) -> float:
+    return seconds * (1 - JITTER + 2 * JITTER * random())
 
 
 class RetryPolicies:
@@ -88,6 +97,10 @@ class RetryPolicies:
         for.
         """
         return self._agents.of(agent).concurrency
+
+    def host_of(self, agent: AgentName) -> str | None:
+        """Return the word of the host that it shares with others, one attempt at a time."""
+        return self._agents.of(agent).shared_host
 
     def of(self, entry: Entry) -> RetryPolicy:
         """Return the policy of one entry."""

@@ -165,7 +165,9 @@ async def test_what_is_installed_later_is_found(
 
 async def test_it_ends_with_its_last_host(hosts: HostWorld) -> None:
     """An idle daemon is one process; a crash leaves the fork server for the next host."""
-    agents = hosts.open({AGENT: "friendly:pid", "Bad": "hostile:os_exit"}, idle_seconds=0.5)
+    agents = hosts.open(
+        {AGENT: "friendly:pid", "Bad": "hostile:os_exit"}, "agents.host_idle_seconds = 0.5"
+    )
     assert (await attempt(agents, "Bad")).kind is OutcomeKind.CRASH
     (before,) = fork_servers(hosts)
     await attempt(agents, AGENT)

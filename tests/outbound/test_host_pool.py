@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from berinia_webhookd.model import AgentName, OutcomeKind
 from berinia_webhookd.outbound import host_pool
+from berinia_webhookd.outbound.contract import AgentUnavailable
 
 from .agent_world import HostWorld, attempt, until, until_gone
 
@@ -120,7 +121,7 @@ async def test_an_idle_host_makes_room_for_another_limit(hosts: HostWorld) -> No
 
 async def test_an_idle_host_is_stopped(hosts: HostWorld) -> None:
     """After a while without work nothing is left; the next attempt starts anew."""
-    agents = hosts.open({AGENT: "friendly:pid"}, idle_seconds=0.2)
+    agents = hosts.open({AGENT: "friendly:pid"}, "agents.host_idle_seconds = 0.2")
     before = await attempt(agents, AGENT)
     await until_gone(hosts.mark)
     after = await attempt(agents, AGENT)
@@ -134,7 +135,9 @@ async def test_an_idle_host_may_tidy_up(hosts: HostWorld, tmp_path: Path) -> Non
         "atexit.register(pathlib.Path('tidied').touch)\n"
         "def handle(event): pass\n"
     )
-    agents = hosts.open({AGENT: "tidy:handle"}, f'agents.path = "{tmp_path}"', idle_seconds=0.1)
+    agents = hosts.open(
+        {AGENT: "tidy:handle"}, f'agents.path = "{tmp_path}"\nagents.host_idle_seconds = 0.1'
+    )
     await attempt(agents, AGENT)
     await until_gone(hosts.mark)
     await until((tmp_path / "tidied").exists)
@@ -233,3 +236,98 @@ async def test_a_cancelled_attempt_takes_its_host_along(hosts: HostWorld, tmp_pa
     await until_gone(hosts.mark)
     gate.touch()
     assert (await attempt(agents, AGENT, str(gate))).kind is OutcomeKind.SUCCESS
+
+
+ASKING = """
+import os, pathlib, time
+
+class Memory:
+    asked = False
+
+def ask(event):
+    Memory.asked = True
+    return {"response": "Répondez par 'oui'"}
+
+def busy(event):
+    gate = pathlib.Path(event["data"]["body"])
+    gate.with_suffix(".begun").touch()
+    while not gate.exists():
+        time.sleep(0.01)
+
+def answer(event):
+    return {"response": "merci" if Memory.asked else "Pardon ?"}
+"""
+SHARED = "\n".join(f'agents.{name}.host = "berinia"' for name in ("Ask", "Busy", "Answer"))
+TARGETS = {"Ask": "asking:ask", "Busy": "asking:busy", "Answer": "asking:answer"}
+
+
+async def test_agents_with_one_word_share_one_memory(hosts: HostWorld, tmp_path: Path) -> None:
+    """Also while another conversation keeps their host busy: the attempt waits for that one, where
+    there would be room elsewhere; and what others do takes neither host nor memory.
+    """
+    (tmp_path / "asking.py").write_text(ASKING)
+    more = f'agents.path = "{tmp_path}"\nagents.Other.target = "python:asking:answer"\n{SHARED}'
+    agents = hosts.open(TARGETS, more)
+    await attempt(agents, "Ask", sender="chat 1")
+    gate = tmp_path / "gate"
+    busy = asyncio.create_task(attempt(agents, "Busy", str(gate), sender="chat 2"))
+    await until(gate.with_suffix(".begun").exists)
+    waiting = asyncio.create_task(attempt(agents, "Answer", "oui", sender="chat 1"))
+    assert (await attempt(agents, "Other", sender="chat 3")).reply == "Pardon ?"
+    assert not waiting.done()
+    gate.touch()
+    assert (await busy).kind is OutcomeKind.SUCCESS
+    assert (await waiting).reply == "merci"
+    assert len(hosts.processes()) == 4  # theirs, the other agent's, and two guardians
+
+
+async def test_room_is_made_last_where_a_memory_is_kept(hosts: HostWorld, tmp_path: Path) -> None:
+    """An idle host that no word keeps goes first; where there is no other, all are served."""
+    (tmp_path / "asking.py").write_text(ASKING)
+    limit = f"agents.Large.memory_limit_bytes = {4 << 30}"
+    large = f'agents.Large.target = "python:asking:answer"\n{limit}'
+    more = f'agents.path = "{tmp_path}"\nagents.Other.target = "python:asking:answer"'
+    agents = hosts.open(TARGETS, f"agents.max_hosts = 2\n{more}\n{large}\n{SHARED}")
+    await attempt(agents, "Ask")
+    for name in ("Other", "Large", "Other"):
+        assert (await attempt(agents, name)).reply == "Pardon ?"
+    assert (await attempt(agents, "Answer")).reply == "merci"
+    agents.reconfigure(hosts.settings(TARGETS, f"agents.max_hosts = 1\n{more}\n{large}\n{SHARED}"))
+    for name in ("Ask", "Other", "Answer"):
+        assert (await attempt(agents, name)).kind is OutcomeKind.SUCCESS
+
+
+async def test_an_agent_that_cannot_be_loaded_costs_the_others_no_memory(
+    hosts: HostWorld, tmp_path: Path
+) -> None:
+    """It is tried elsewhere until it can be; then all of the word begin anew together."""
+    (tmp_path / "asking.py").write_text(ASKING)
+    (tmp_path / "broken.py").write_text("raise LookupError('not yet')\n")
+    word = 'agents.Broken.host = "berinia"\nagents.Broken.target = "python:broken:handle"'
+    agents = hosts.open(TARGETS, f'agents.path = "{tmp_path}"\n{SHARED}\n{word}')
+    await attempt(agents, "Ask")
+    for _ in range(3):
+        with pytest.raises(AgentUnavailable, match="not yet"):
+            await agents.load(AgentName("Broken"))
+    assert (await attempt(agents, "Broken")).kind is OutcomeKind.UNREACHABLE
+    assert (await attempt(agents, "Answer")).reply == "merci"
+    (tmp_path / "broken.py").write_text("from asking import answer as handle\n")
+    await agents.load(AgentName("Broken"))
+    await attempt(agents, "Ask")
+    assert (await attempt(agents, "Broken")).reply == "merci"
+
+
+async def test_hosts_stay_where_idle_seconds_are_none(
+    hosts: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`agents.host_idle_seconds = 0` sets no timer."""
+    agents = hosts.open({AGENT: "friendly:pid"}, "agents.host_idle_seconds = 0")
+    before = await attempt(agents, AGENT)
+    set_timers: list[float] = []
+    monkeypatch.setattr(
+        asyncio.get_running_loop(), "call_later", lambda delay, *_, **__: set_timers.append(delay)
+    )
+    assert (await attempt(agents, AGENT)).reply == before.reply
+    monkeypatch.undo()
+    assert 600 not in set_timers
+    assert 0 not in set_timers

@@ -139,6 +139,46 @@ async def test_leaked_descriptors_cost_no_other_attempt(hosts: HostWorld) -> Non
     assert (await attempt(agents, "Where")).kind is OutcomeKind.SUCCESS
 
 
+async def test_lowered_limits_cost_no_other_attempt(hosts: HostWorld, tmp_path: Path) -> None:
+    """What an agent lowers for its process can never be raised again: it gets a new one."""
+    agents = hosts.open({HOSTILE: "hostile:lower_limits", "Writer": "friendly:write"})
+    assert (await attempt(agents, HOSTILE)).kind is OutcomeKind.SUCCESS
+    await hosts.restarted("limits")
+    written = await attempt(agents, "Writer", str(tmp_path / "file"))
+    assert written.kind is OutcomeKind.SUCCESS
+
+
+async def test_limits_that_an_import_lowers_are_the_agents_own(
+    hosts: HostWorld, tmp_path: Path
+) -> None:
+    """It keeps its host from then on, and others get none that it was loaded in."""
+    agents = hosts.open({"Modest": "modest:handle", "Writer": "friendly:write"})
+    homes = {(await attempt(agents, "Modest")).reply for _ in range(3)}
+    written = await attempt(agents, "Writer", str(tmp_path / "file"))
+    assert written.kind is OutcomeKind.SUCCESS
+    assert len(homes) == 1
+    assert written.reply not in homes
+    assert hosts.restarts("limits") == 0
+
+
+async def test_a_folder_that_is_gone_is_a_failure_of_the_machine(
+    hosts: HostWorld, tmp_path: Path
+) -> None:
+    """No agent was called, so its schedule is not used up; a new host begins where it is again."""
+    folder = tmp_path / "agents"
+    folder.mkdir()
+    (folder / "here.py").write_text("def handle(event):\n    return {'response': 'here'}\n")
+    agents = hosts.open({"Here": "here:handle"}, f'agents.path = "{folder}"')
+    assert (await attempt(agents, "Here")).reply == "here"
+    folder.rename(tmp_path / "moved")
+    gone = await attempt(agents, "Here")
+    assert (gone.kind, gone.uses_schedule) == (OutcomeKind.UNREACHABLE, False)
+    assert str(folder) in (gone.error or "")
+    await hosts.restarted("folder")
+    (tmp_path / "moved").rename(folder)
+    assert (await attempt(agents, "Here")).reply == "here"
+
+
 @pytest.mark.parametrize("answer", ["{}", "7", "no JSON", '{"shape": "round"}', '{"failed": 1}'])
 async def test_an_import_that_answers_in_the_hosts_place(
     hosts: HostWorld, monkeypatch: pytest.MonkeyPatch, answer: str

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from berinia_webhookd.model import (
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.payload import envelope
 
+from ..full_disk import full_disk
 from .agent_world import AGENTS, HostWorld, attempt, make_entry
 
 AGENT = AgentName("Agent")
@@ -301,6 +303,12 @@ async def test_agents_get_none_of_the_daemons_secrets(
     environment = json.loads((await attempt(agents, AGENT)).reply or "")
     assert not environment.keys() & withheld.keys()
     assert environment["OPENAI_API_KEY"] == "theirs"
+    granted = hosts.settings(
+        {AGENT: "shapes:environment"}, 'agents.environment = ["TWILIO_TOKEN", "NOT_THERE"]'
+    )
+    agents.reconfigure(granted)
+    environment = json.loads((await attempt(agents, AGENT)).reply or "")
+    assert environment.keys() & withheld.keys() == {"TWILIO_TOKEN"}
 
 
 async def test_agents_share_nothing_with_the_daemon(hosts: HostWorld) -> None:
@@ -323,6 +331,10 @@ async def test_agents_share_nothing_with_the_daemon(hosts: HostWorld) -> None:
     assert found["niceness"] > os.nice(0)
     ours = os.sched_getaffinity(0)
     assert set(found["cpus"]) == (ours - {min(ours)} or ours)
+
+
+def left_in(folder: Path) -> set[Path]:
+    return set(folder.iterdir())
 
 
 def existing(paths: Iterable[Path]) -> list[Path]:
@@ -384,3 +396,25 @@ async def test_a_target_may_go_while_an_attempt_waits_for_its_host(
     outcome = await attempt(agents, AGENT)
     assert outcome.kind is OutcomeKind.UNREACHABLE
     assert ("no Python agent any more" if target else "it has no target") in str(outcome.error)
+
+
+async def test_no_room_for_attachments_is_a_failure_of_the_machine(
+    hosts: HostWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs the entry nothing of its schedule, whatever the disk says, and leaves nothing."""
+    attachment = Attachment(file_name="a", content_type="a/b", size_bytes=9, sha256="0" * 64)
+
+    async def fetch(_: EventId) -> list[bytes]:
+        return [b"some room"]
+
+    agents = hosts.open({AGENT: "shapes:read_attachments"}, attachments=fetch)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = left_in(tmp_path)
+    with full_disk(), capture_logs():
+        full = await attempt(agents, AGENT, channel="email", attachments=(attachment,))
+    assert left_in(tmp_path) == before
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    gone = await attempt(agents, AGENT, channel="email", attachments=(attachment,))
+    for outcome in (full, gone):
+        assert (outcome.kind, outcome.uses_schedule) == (OutcomeKind.UNREACHABLE, False)
+        assert str(tmp_path) in (outcome.error or "")

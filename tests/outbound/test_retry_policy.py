@@ -69,6 +69,15 @@ def test_success_is_done() -> None:
     assert settlement(Outcome(OutcomeKind.SUCCESS)).state is EntryState.DONE
 
 
+@pytest.mark.parametrize("retries", [0, 3])
+def test_a_failure_of_the_machine_uses_up_nothing(retries: int) -> None:
+    """The agent was not called, so neither its schedule nor `retry_on` is asked."""
+    failed = Outcome(OutcomeKind.UNREACHABLE, uses_schedule=False)
+    done = settlement(failed, retries=retries)
+    assert (done.state, done.retries) == (EntryState.WAITING, retries)
+    assert done.due_in_seconds == 30
+
+
 @pytest.mark.parametrize("retries", [0, 1, 2])
 def test_a_failure_waits_for_its_step_of_the_schedule(retries: int) -> None:
     """Each failure uses up one step."""

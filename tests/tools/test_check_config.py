@@ -260,6 +260,61 @@ def test_all_that_is_wrong_is_listed_at_once(place: Place) -> None:
     assert (port["valid"], port["value"], port["source"]) == (False, None, "file")
 
 
+def test_berinias_registry_is_found(place: Place) -> None:
+    """Where no agent has a target, and a folder near holds BerinIA's: its two settings."""
+    registry = place.folder / "infra-ia" / "agents" / "registry.py"
+    registry.parent.mkdir(parents=True)
+    registry.touch()
+    place.environment = {}
+    place.write(f'agents.path = "{registry.parent}"\n')
+    [missing] = [
+        one
+        for one in place.check("--json", "--offline").of("warning")
+        if one["subject"] == "agents.MetaAgent.target"
+    ]
+    both = (
+        f'agents.path = "{place.folder}/infra-ia"',
+        'agents.registry = "agents.registry:registry"',
+    )
+    assert missing["fix"] == [
+        f"`{both[0]}` and `{both[1]}`",
+        'or `agents.MetaAgent.target = "python:module:Name"`',
+    ]
+
+
+def test_hosts_that_are_shared_have_their_price(place: Place) -> None:
+    """Callers that may wait in vain; memories that are elsewhere, or stopped for want of room."""
+    python = ALL_GOOD.replace('"log:"', '"python:crew:Good"')
+
+    def said(more: str) -> dict[str, str]:
+        place.write(f'{python}[agents.defaults]\nhost = "berinia"\n{more}')
+        warnings = place.check("--json", "--offline").of("warning")
+        return {one["subject"]: one["what"] for one in warnings}
+
+    key = "agents.MetaAgent.host"
+    assert key not in said("timeout_seconds = 30")
+    assert said("timeout_seconds = 31")[key] == (
+        "an attempt may take 31 s, and callers of whatsapp wait 30 s"
+    )
+    on_postgresql = 'timeout_seconds = 30\n[journal]\nurl = "postgresql://berinia@127.0.0.1/b"\n'
+    assert said(on_postgresql)[key] == "each machine has a memory of its own"
+    assert "agents.max_hosts" not in said("[agents]\nmax_hosts = 2\n")
+    assert "agents.max_hosts" in said("[agents]\nmax_hosts = 1\n")
+
+
+def test_one_host_has_one_memory_limit(place: Place) -> None:
+    """Two of its agents cannot have two."""
+    place.write(
+        """
+        agents.MetaAgent.host = "berinia"
+        agents.ResponseListenerAgent.host = "berinia"
+        agents.ResponseListenerAgent.memory_limit_bytes = 1_000_000_000
+        """
+    )
+    found = place.check("--json", "--offline").wrong("agents.MetaAgent.memory_limit_bytes")
+    assert "ResponseListenerAgent" in found["what"]
+
+
 def test_people_read_the_same(place: Place) -> None:
     """Each problem with its setting and its hint, and their number at the end."""
     place.write("server.prot = 8001\nserver.port = 99999\n")

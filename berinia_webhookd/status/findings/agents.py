@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from berinia_webhookd.clock import now
+from berinia_webhookd.config.cautions import where_it_may_be
 from berinia_webhookd.config.settings import AgentsSettings
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, note, ok, wrong
@@ -41,7 +42,11 @@ async def agents(installation: Installation) -> AsyncIterator[Finding]:
     else:
         loads = await _loaded_by_daemon(installation)
     for load in loads:
-        yield _nowhere(load.agent) if is_nowhere(settings, load.agent) else of_load(settings, load)
+        yield (
+            _nowhere(settings, load.agent)
+            if is_nowhere(settings, load.agent)
+            else of_load(settings, load)
+        )
     if not loads:
         yield note(
             AGENTS,
@@ -71,12 +76,11 @@ def is_nowhere(settings: AgentsSettings, agent: AgentName) -> bool:
     return settings.of(agent).target is None and settings.registry is None
 
 
-def _nowhere(agent: AgentName) -> Finding:
+def _nowhere(settings: AgentsSettings, agent: AgentName) -> Finding:
     return wrong(
         f"agents.{agent}.target",
         f"{agent} has no target, and there is no registry",
-        f'`agents.{agent}.target = "python:module:Name"`',
-        'or `agents.registry = "module:object"`',
+        *where_it_may_be(settings, agent),
         why=_WHY,
     )
 

@@ -15,6 +15,11 @@ def where(event: dict[str, Any]) -> dict[str, str]:
     return {"response": str(pathlib.Path.cwd())}
 
 
+def write(event: dict[str, Any]) -> dict[str, str]:
+    pathlib.Path(event["data"]["body"]).write_text("written")
+    return {"response": str(os.getpid())}
+
+
 def pid(event: dict[str, Any]) -> dict[str, str]:
     return {"response": str(os.getpid())}
 

@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -108,6 +109,11 @@ def stop_guardian_and_hang(event: Event) -> None:
 def stop_guardian_and_exit(event: Event) -> None:
     stop_guardian(event)
     os._exit(6)
+
+
+def lower_limits(event: Event) -> dict[str, str]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    return {"response": "nobody writes"}
 
 
 _leaked: list[int] = []
