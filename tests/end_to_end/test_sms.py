@@ -59,6 +59,21 @@ def test_every_step_is_visible(daemon: Daemon) -> None:
     assert "event.accepted" in logged
 
 
+def test_a_status_callback_is_no_message(daemon: Daemon) -> None:
+    """Twilio is told that it arrived, the log once which line to change, and no agent anything."""
+    fields = sample_sms(MessageStatus="delivered", SmsStatus="delivered")
+    del fields["Body"]
+    for _ in range(2):
+        assert daemon.sms(fields).status == 200
+    skipped = daemon.wait_for("event.skipped")
+    assert (skipped["reason"], skipped["level"]) == ("receipt", "warning")
+    assert "channels.sms.receipt_agent" in skipped["hint"]
+    assert daemon.wait_for("event.duplicate")["event_id"] == skipped["event_id"]
+    daemon.sms(Body="Désinscrire.")
+    (payload,) = daemon.wait_until_seen(1)
+    assert payload["data"]["opt_out"] == "STOP"
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -24,7 +24,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
-from berinia_webhookd.model import AgentName, AutoSubmitted, OptOut, OutcomeKind
+from berinia_webhookd.model import AgentName, AutoSubmitted, OptOut, Outcome, OutcomeKind
 from berinia_webhookd.outbound.alert_delivery import run_command
 from berinia_webhookd.outbound.http_agent import HttpAgents
 from berinia_webhookd.outbound.python_agent import PythonAgents
@@ -84,6 +84,31 @@ async def test_handle_function(hosts: HostWorld, examples: Path) -> None:
         assert database.execute("SELECT * FROM do_not_contact").fetchall() == [("+33639980003",)]
     finally:
         database.close()
+
+
+BERINIAS_HANDLER: Final = """
+async def handle_whatsapp_webhook(data):
+    if data["content"] == "broken":
+        return {"error": "Webhook non initialisé", "debug": "Les agents"}
+    return {"response": f"{data['author']} dans {data['group']} : {data['content']}"}
+"""
+
+
+async def test_berinia_whatsapp(hosts: HostWorld, examples: Path) -> None:
+    """Their handler gets what the bot sent; nothing is said of a picture, and errors are errors."""
+    (examples / "webhook").mkdir()
+    (examples / "webhook" / "whatsapp_webhook.py").write_text(BERINIAS_HANDLER)
+    agents = as_documented(hosts, examples, "berinia_whatsapp.py")
+
+    async def told(content: str) -> Outcome:
+        raw = {"author": "33639980001@c.us", "group": "Discussion libre", "content": content}
+        return await attempt(agents, META, content, channel="whatsapp", raw=raw)
+
+    assert (await told("oui")).reply == "33639980001@c.us dans Discussion libre : oui"
+    silent = await told(" ")
+    assert (silent.kind, silent.reply) == (OutcomeKind.SUCCESS, None)
+    broken = await told("broken")
+    assert (broken.kind, broken.error) == (OutcomeKind.ERROR, "Webhook non initialisé")
 
 
 @asynccontextmanager

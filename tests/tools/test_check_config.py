@@ -636,3 +636,30 @@ class TestTwilio:
         notes = "\n".join(note["what"] for note in checked.of("note"))
         assert self.LINE in notes
         assert "https://b.example.com/webhook/sms-response#rc=5&rp=all" in notes
+
+
+def test_the_whole_configuration_of_berinia_is_accepted(place: Place) -> None:
+    """As it stands in contrib, with its own handler, a registry, and secrets in `.env`."""
+    contrib = Path(__file__).parents[2] / "contrib"
+    agents = place.folder / "infra-ia"
+    files = {
+        "berinia_whatsapp.py": (contrib / "agents" / "berinia_whatsapp.py").read_text(),
+        "crew.py": AGENTS,
+        "webhook/whatsapp_webhook.py": "async def handle_whatsapp_webhook(data): ...",
+        "agents/registry.py": REGISTRY.replace("MetaAgent", "ResponseListenerAgent"),
+    }
+    for name, text in files.items():
+        file = agents / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    text = (contrib / "config" / "berinia.toml").read_text()
+    text = text.replace("/srv/berinia/infra-ia/.venv/bin/python", sys.executable)
+    place.write(text.replace("/srv/berinia/infra-ia", str(agents)))
+    place.environment = {"TWILIO_TOKEN": "a token", "MAILGUN_SIGNING_KEY": "a key"}
+    checked = place.check("--json")
+    assert checked.of("wrong") == []
+    assert {one["agent"] for one in checked.document["agents"]} == {
+        "MetaAgent",
+        "ResponseListenerAgent",
+    }
+    assert not [one for one in checked.settings_of("warning") if one.startswith("channels.")]
