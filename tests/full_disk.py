@@ -54,3 +54,19 @@ def small_disk(folder: Path, size_bytes: int, *, mode: int = 0o700) -> Iterator[
         yield Disk(folder)
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def mounted(what: Path, place: Path) -> Iterator[bool]:
+    """A file or folder that can be reached at a second place; False where this user may not
+    mount.
+    """
+    place.mkdir() if what.is_dir() else place.touch()
+    mount = ["mount", "--bind", str(what), str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -128,13 +128,13 @@ async def _alone(url: str, *, make: bool = False) -> AsyncIterator[Database]:
     database = open_database(url, clock=now, pool_size=3, patient=True)
     path = path_of(url)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(database.close)
         if path is not None and not make:
             if not path.exists():
                 raise NotFound(f"there is no journal at {path}")
             lock = OwnerLock(path)
             lock.take()
             stack.callback(lock.release)
+        stack.push_async_callback(database.close)
         with _explained():
             if database.shared and await _is_used(database):
                 raise CannotStartNow(

@@ -25,6 +25,7 @@ from berinia_webhookd.journal.database import (
     path_of,
 )
 from berinia_webhookd.journal.erase import Erasure, Found
+from berinia_webhookd.journal.lock import real_path, require_one_name
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
 from berinia_webhookd.journal.queries import Filters, Listed
 from berinia_webhookd.journal.replay import Changed, Decode
@@ -55,12 +56,14 @@ class Operations:
 
         Raises:
             NotFound: there is no journal.
-            CannotStart: its schema is not this program's.
+            CannotStart: its schema is not this program's, or its file has several names.
         """
-        if self._path is not None and not self._path.exists():
-            raise NotFound(
-                f"there is no journal at {self._path}", hint="`serve` makes it; see journal.url"
-            )
+        if self._path is not None:
+            if not self._path.exists():
+                raise NotFound(
+                    f"there is no journal at {self._path}", hint="`serve` makes it; see journal.url"
+                )
+            require_one_name(real_path(self._path))
         try:
             await self._require_version()
         except BaseException:

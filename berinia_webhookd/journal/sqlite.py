@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -34,7 +33,7 @@ from berinia_webhookd.journal.database import (
     stored,
 )
 from berinia_webhookd.journal.job_thread import JobThread
-from berinia_webhookd.journal.lock import OwnerLock
+from berinia_webhookd.journal.lock import OwnerLock, real_path
 from berinia_webhookd.journal.migrate import migrate
 
 BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
@@ -233,9 +232,9 @@ class SqliteDatabase(Database):
     shared = False
 
     def __init__(self, path: Path, clock: Callable[[], datetime]) -> None:
-        self.path = path
+        self.path = real_path(path)
         self._clock = clock
-        self._lock = OwnerLock(path)
+        self._lock = OwnerLock(self.path)
         self._writer: ConnectionThread | None = None
         self._idle: list[ConnectionThread] = []
         self._free = asyncio.Semaphore(READERS)
@@ -245,7 +244,7 @@ class SqliteDatabase(Database):
 
     async def own(self) -> None:
         """See `Database`."""
-        prepare_file(self.path)
+        prepare_folder(self.path)
         self._lock.take()
         try:
             await self.write(migrate)
@@ -353,7 +352,7 @@ def run(step: Awaitable[ResultT]) -> ResultT:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Connect to a file that is there: only `prepare_file` makes one, with the right mode."""
+    """Connect to a file that is there: only the owner's lock makes one, with the right mode."""
     connection = sqlite3.connect(
         f"file:{quote(str(path))}?mode=rw",
         uri=True,
@@ -368,15 +367,14 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def prepare_file(path: Path) -> None:
-    """Make the journal's file, if need be, and let nobody else read it.
+def prepare_folder(path: Path) -> None:
+    """Make the journal's folder, if need be, and let nobody else read what lies there of it.
 
     Raises:
         CannotStart: it cannot be written here.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
             if file.exists() and file.stat().st_mode & 0o077:
                 file.chmod(0o600)

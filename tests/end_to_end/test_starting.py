@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import socket
 import sqlite3
+from contextlib import closing
+from pathlib import Path
+from subprocess import CompletedProcess
 
+from berinia_webhookd.journal.lock import LOCKS
+
+from ..full_disk import mounted
 from ..outbound.agent_world import until
 from .daemon import TOKEN, Daemon, sample_sms, signed_sms
 
@@ -63,6 +70,59 @@ def test_a_held_journal_is_exit_4(daemon: Daemon) -> None:
     assert "Traceback" not in done.stderr
 
 
+def serve_on(daemon: Daemon, journal: Path) -> CompletedProcess[str]:
+    """A second `serve` that reaches a journal by another name."""
+    with closing(Daemon(daemon.folder / "second", f'journal.url = "sqlite:///{journal}"')) as other:
+        return other.run("serve", "--port", "0", check=False)
+
+
+def test_a_held_journal_is_held_by_whatever_name(daemon: Daemon) -> None:
+    """The lock lies on the file itself; the first `serve` goes on as if nothing had been."""
+    assert daemon.process is not None
+    journal = daemon.folder / "state" / "journal.db"
+    link, folder, mount = (daemon.folder / name for name in ("link.db", "linked", "mounted"))
+    link.symlink_to(journal)
+    folder.symlink_to(journal.parent)
+    with mounted(journal.parent, mount) as is_mounted:
+        for name in (link, folder / "journal.db", *[mount / "journal.db"] * is_mounted):
+            done = serve_on(daemon, name)
+            assert done.returncode == 4, done.stderr
+            assert f"held by process {daemon.process.pid}" in done.stderr
+    assert daemon.sms().status == 200
+
+
+def test_a_journal_with_two_names_is_exit_3(daemon: Daemon) -> None:
+    """By a hard link both would run, each with a WAL of its own: refused under either name, with
+    the command that finds them; so is every command that would read or write it.
+    """
+    journal, other = daemon.folder / "state" / "journal.db", daemon.folder / "other.db"
+    assert daemon.sms().status == 200
+    daemon.wait_for("attempt.succeeded")
+    other.hardlink_to(journal)
+    done = serve_on(daemon, other)
+    assert (done.returncode, f"{other} has 2 names" in done.stderr) == (3, True), done.stderr
+    assert f"-inum {journal.stat().st_ino}" in done.stderr
+    assert daemon.run("events", "list", check=False).returncode == 3
+    daemon.stop()
+    assert daemon.run("serve", "--port", "0", check=False).returncode == 3
+    other.unlink()
+    daemon.start()
+    assert daemon.sms().status == 200
+
+
+def test_a_journal_that_is_mounted_by_itself_is_exit_3(stopped: Daemon) -> None:
+    """Its WAL would lie in another folder than the file's own."""
+    stopped.start()
+    stopped.stop()
+    elsewhere = stopped.folder / "elsewhere" / "journal.db"
+    elsewhere.parent.mkdir()
+    with mounted(stopped.folder / "state" / "journal.db", elsewhere) as is_mounted:
+        if not is_mounted:  # where nobody may mount, this cannot happen
+            return
+        done = serve_on(stopped, elsewhere)
+    assert (done.returncode, "mounted into its folder" in done.stderr) == (3, True), done.stderr
+
+
 def test_a_journal_that_somebody_writes_to_is_exit_4(daemon: Daemon) -> None:
     """It may be free later, so that a supervisor tries again: not what a damaged file is."""
     daemon.stop()
@@ -101,8 +161,9 @@ def test_a_reload_that_is_asked_for_while_starting_comes_after_it(stopped: Daemo
         other.execute("BEGIN IMMEDIATE")
         stopped.launch()
         assert stopped.process is not None
-        owner = f"process {stopped.process.pid} "
-        asyncio.run(until(lambda: owner in journal.with_name("journal.db.lock").read_text()))
+        pid, inode = stopped.process.pid, journal.stat().st_ino
+        owner = re.compile(rf"FLOCK +ADVISORY +WRITE +{pid} [0-9a-f:]+:{inode} ")
+        asyncio.run(until(lambda: owner.search(LOCKS.read_text()) is not None))
         stopped.send_signal(signal.SIGHUP)
     stopped.wait_until_started()
     stopped.wait_for("config.reloaded")

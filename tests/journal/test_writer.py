@@ -8,7 +8,7 @@ import pytest
 
 from berinia_webhookd import clock
 from berinia_webhookd.journal.database import Outage, Transaction
-from berinia_webhookd.journal.sqlite import ConnectionThread, prepare_file
+from berinia_webhookd.journal.sqlite import ConnectionThread
 
 
 async def count_tables(transaction: Transaction) -> int:
@@ -18,7 +18,7 @@ async def count_tables(transaction: Transaction) -> int:
 async def test_nobody_waits_for_a_closed_connection(tmp_path: Path) -> None:
     """What is asked of it after its end fails at once, as where a connection was lost."""
     path = tmp_path / "journal.db"
-    prepare_file(path)
+    path.touch()
     writer = ConnectionThread(path, "BEGIN IMMEDIATE", clock.now)
     assert await writer.transact(count_tables) == 0
     await writer.close()
@@ -30,7 +30,7 @@ async def test_nobody_waits_for_a_closed_connection(tmp_path: Path) -> None:
 async def test_a_step_that_waits_is_a_mistake_that_is_said(tmp_path: Path) -> None:
     """Steps run to their end in the thread: nothing but their transaction may be waited for."""
     path = tmp_path / "journal.db"
-    prepare_file(path)
+    path.touch()
     writer = ConnectionThread(path, "BEGIN", clock.now)
 
     class Never:
