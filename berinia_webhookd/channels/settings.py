@@ -161,7 +161,7 @@ class WhatsAppSettings(ChannelSettings):
         None,
         "the bot's `POST /send`, where later replies go",
         unset="none, and later replies go nowhere",
-        example="http://127.0.0.1:3000/send",
+        example="http://127.0.0.1:3030/send",
         secret=True,
     )
     late_reply_max_age_seconds: float = setting(number(1, DAY), 900.0, "older replies are dropped")
@@ -183,7 +183,7 @@ class WhatsAppSettings(ChannelSettings):
             yield warning(
                 f"channels.{self.name}.late_reply_url",
                 f"not set, so an answer that takes longer than {waits} reaches nobody",
-                f'channels.{self.name}.late_reply_url = "http://127.0.0.1:3000/send" (the bot\'s)',
+                f'channels.{self.name}.late_reply_url = "http://127.0.0.1:3030/send" (the bot\'s)',
             )
         if self.reply_wait_seconds < LONG_ANSWER_SECONDS:
             yield warning(

@@ -41,7 +41,10 @@ PHONE: Final = re.compile(
     r"|(?<![\w.-])\d(?:[ ().\u00a0-]{0,2}\d){7,14}(?![\w-])"
 )
 # What looks like a phone number and is not: instants and addresses of machines.
-MACHINE: Final = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,3}(?:\.\d{1,3}){3}")
+DATE: Final = r"(?:19|20)\d{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
+MACHINE: Final = re.compile(rf"{DATE}|\d{{1,3}}(?:\.\d{{1,3}}){{3}}")
+DATE_AND_HOUR: Final = re.compile(rf"{DATE} (?:[01]\d|2[0-3])")
+MINUTES: Final = re.compile(r":[0-5]\d(?!\d)")
 
 
 def scrub(text: str) -> str:
@@ -52,7 +55,11 @@ def scrub(text: str) -> str:
 
 
 def _unless_of_a_machine(match: re.Match[str]) -> str:
-    return match[0] if MACHINE.fullmatch(match[0]) else HIDDEN
+    """Keep an instant, of which a phone number ends with the hour: `2026-11-30 05:34:51`."""
+    if MACHINE.fullmatch(match[0]):
+        return match[0]
+    begins_time = DATE_AND_HOUR.fullmatch(match[0]) and MINUTES.match(match.string, match.end())
+    return match[0] if begins_time else HIDDEN
 
 
 def hide(key: str, value: Any) -> Any:

@@ -41,6 +41,7 @@ def neighbour(name: str) -> Any:
 
 agent_calls = neighbour("agent_calls")
 
+OLDEST = (3, 9)
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
@@ -288,6 +289,8 @@ def become_host(guardian: int, requests: int) -> None:
 
 def main() -> None:
     """Prepare what all hosts have in common, and wait for the daemon's requests."""
+    if sys.version_info < OLDEST:
+        sys.exit(f"agents.python needs Python 3.9 or newer; this is {sys.version.split()[0]}")
     name_process("agent-forks")
     # An agent may stop us; once the daemon is gone, nobody else would let us go on.
     control_process(PR_SET_PDEATHSIG, signal.SIGCONT)

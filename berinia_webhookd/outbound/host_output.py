@@ -16,6 +16,8 @@ from typing import Final
 
 import structlog
 
+from berinia_webhookd.logs.control_characters import without_sequences
+
 logger = structlog.get_logger()
 
 PIPE_BYTES: Final = 1 << 20  # a burst of an agent fits without waiting for us
@@ -184,7 +186,8 @@ class HostOutput:
             pipe.skipping = False
             return
         self._allowance -= min(max(len(line), LEAST_BYTES), LINE_BYTES)
-        text = self._owner.mask(line.decode("utf-8", "replace").rstrip())
+        # Before the mask: a colour may begin within a phone number.
+        text = self._owner.mask(without_sequences(line.decode("utf-8", "replace")).rstrip())
         if not text:
             return
         text = text.encode()[:LINE_BYTES].decode("utf-8", "ignore")

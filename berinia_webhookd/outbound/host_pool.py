@@ -33,7 +33,9 @@ START_SECONDS: Final = 30.0
 STOP_GRACE_SECONDS: Final = 2.0
 STARTS_PER_SECOND: Final = 10  # where agents crash faster, they wait, and not the callers
 CONVERSATIONS_REMEMBERED: Final = 10_000
-INTERPRETER_HINT: Final = "agents.python names the interpreter of the agents"
+INTERPRETER_HINT: Final = (
+    "agents.python names the interpreter of the agents, which needs Python 3.9 or newer"
+)
 DESCRIPTORS_HINT: Final = "raise LimitNOFILE of the unit (ulimit -n), or lower agents.max_hosts"
 EXPECTED_ENDS: Final = frozenset({"idle", "room", "stopping"})
 NORMAL_ENDS: Final = EXPECTED_ENDS | {"reload"}

@@ -7,10 +7,10 @@ It reads one JSON document from its standard input (`kind`, `summary`, `count`, 
 `[Service]`, `Environment=…`; what is not set leaves that way out):
 
     ALERT_MAIL_TO=admin@example.com   ALERT_SMTP=127.0.0.1:25   ALERT_MAIL_FROM=berinia@example.com
-    ALERT_BOT_URL=http://127.0.0.1:3000/send   ALERT_GROUP="🛠️ Technique"
+    ALERT_BOT_URL=http://127.0.0.1:3030/send   ALERT_GROUP="🛠️ Technique"
 
 Try it by hand:
-    export ALERT_BOT_URL=http://127.0.0.1:3000/send ALERT_GROUP=Technique
+    export ALERT_BOT_URL=http://127.0.0.1:3030/send ALERT_GROUP=Technique
     echo '{"kind": "trial", "summary": "A trial", "count": 1, "node": "", "at": "", "look": ""}' |
         python3 alert.py
 

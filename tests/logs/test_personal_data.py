@@ -63,6 +63,9 @@ def test_no_spelling_of_an_address_survives(text: str) -> None:
     [
         "2026-03-01",
         "2026-03-01T12:00:00.123456Z",
+        "2026-11-30 05:34:51",
+        "[2026-11-30 05:34:51,123] INFO",
+        "2026-11-30 23:59",
         "203.0.113.200:8001",
         "192.168.100.200",
         "[2001:db8::1]:8001",
@@ -75,6 +78,15 @@ def test_no_spelling_of_an_address_survives(text: str) -> None:
 def test_what_an_operator_follows_stays(text: str) -> None:
     """Instants, addresses of machines, identifiers, durations, paths."""
     assert scrub(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-11-30 06", "2639-98-00 01:23", "2026-11-30 99:00", "2026-13-30", "1998 00 01 23:45"],
+)
+def test_what_only_resembles_an_instant_is_hidden(text: str) -> None:
+    """A number may be written like a date; one that cannot be a date is none."""
+    assert HIDDEN in scrub(text)
 
 
 @given(st.uuids())

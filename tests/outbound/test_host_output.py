@@ -10,6 +10,7 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
+from berinia_webhookd.logs.personal_data import scrub
 from berinia_webhookd.outbound import host_output
 from berinia_webhookd.outbound.host_output import (
     BURST_BYTES,
@@ -40,6 +41,27 @@ async def test_last_words_of_both_streams_are_logged_once() -> None:
     assert [(line["stream"], line["output"]) for line in lines] == [
         ("stdout", "half out"),
         ("stderr", "half err"),
+    ]
+
+
+async def test_colours_are_taken_out_before_people_are_hidden() -> None:
+    """They are most of what some frameworks print, and would tear a number apart."""
+    stdout, theirs = os.pipe()
+    output = _of_stdout(stdout)
+    await output.begin(OutputOwner({"agent": "A"}, scrub))
+    os.write(
+        theirs,
+        b"\x1b[32m2026-11-30 05:34:51\x1b[0m \x1b[1;38;5;208mINFO\x1b[m "
+        b"+336399\x1b[1m80001\x1b[0m\n"
+        b"\x1b]0;title\x07done\x1b]unended \x1b(B\x1b[K\n" + b"\xc3\xa9" * 5000 + b"\n",
+    )
+    os.close(theirs)
+    with capture_logs() as lines:
+        await output.close()
+    assert [line["output"] for line in lines] == [
+        "2026-11-30 05:34:51 INFO •••",
+        "done\x1b]unended",
+        "é" * 2048,
     ]
 
 

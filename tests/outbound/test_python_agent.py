@@ -266,7 +266,21 @@ async def test_an_interpreter_that_is_none(hosts: HostWorld, python: str) -> Non
     agents = hosts.open({AGENT: "friendly:handle"}, f'agents.python = "{python}"')
     with pytest.raises(AgentUnavailable, match=f"no agent host: {python}: ") as raised:
         await agents.load(AGENT)
-    assert raised.value.hint == "agents.python names the interpreter of the agents"
+    assert "agents.python names the interpreter" in str(raised.value.hint)
+
+
+async def test_an_interpreter_that_is_too_old(
+    hosts: HostWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says which version is needed, not what of Python it lacks."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket, sys\nsys.version_info = (3, 8, 10)\nsys.version = '3.8.10 (default)'\n"
+        "del socket.recv_fds\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    agents = hosts.open({AGENT: "friendly:handle"})
+    with pytest.raises(AgentUnavailable, match=r"needs Python 3\.9 or newer; this is 3\.8\.10"):
+        await agents.load(AGENT)
 
 
 async def test_what_cannot_be_loaded_now_can_be_later(hosts: HostWorld, tmp_path: Path) -> None:
