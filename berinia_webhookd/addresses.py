@@ -19,6 +19,8 @@ LOOPBACK: Final = (ip_address("127.0.0.1"), ip_address("::1"))
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _CACHED: Final = 256
 _WIDE: Final = {4: 8, 6: 16}  # shorter prefixes are half the world
+_IPV6_NETWORK_BYTES: Final = 8
+_NOBODY: Final = b"?"  # all whom no proxy names
 
 
 def parse_network(text: str) -> Network:
@@ -120,6 +122,19 @@ def believed_addresses(caller: Caller) -> tuple[IPAddress, ...]:
 def is_allowed(networks: Sequence[Network], caller: Caller) -> bool:
     """Whether a caller is in one of the networks."""
     return any(in_networks(networks, address) for address in believed_addresses(caller))
+
+
+def client_key(client: IPAddress | None) -> bytes:
+    """Return what counts as one client: an IPv4 address, an IPv6 /64, or all the unnamed."""
+    return _NOBODY if client is None else unmapped(client).packed[:_IPV6_NETWORK_BYTES]
+
+
+def bucket_of(caller: Caller) -> bytes:
+    """Return whose buckets of the rate limit a caller takes from. A proxy without its headers makes
+    everybody look like this machine, or like itself: they share the bucket of the unnamed.
+    """
+    believed = believed_addresses(caller)
+    return client_key(believed[0] if believed else None)
 
 
 def _is_loopback_address(address: IPAddress | None) -> bool:

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from berinia_webhookd.accept.proxy_headers import ProxyHeaders
-from berinia_webhookd.accept.rate_limit import caller_key, client_key
 from berinia_webhookd.addresses import (
     Network,
     believed_addresses,
+    bucket_of,
+    client_key,
     in_networks,
     is_allowed,
     is_loopback,
@@ -94,7 +95,7 @@ class Said(NamedTuple):
             if value is not None:
                 headers[name] = value
         request: Any = SimpleNamespace(headers=headers, protocol=protocol, version=self.version)
-        return ProxyHeaders(self.proxies).caller(request)
+        return ProxyHeaders(self.proxies).identify(request)[0]
 
 
 EVERYTHING = [Said(*said) for said in product(PEERS, FORWARDED_FOR, VIA, VERSIONS, HOSTS, PROXIES)]
@@ -152,7 +153,7 @@ def test_the_rate_limit_follows_it() -> None:
     """Whoever cannot be named shares one bucket, and never that of this machine."""
     for said in EVERYTHING:
         caller = said.caller()
-        key = caller_key(caller)
+        key = bucket_of(caller)
         if is_local(said):
             assert key == client_key(caller.peer or ip_address("127.0.0.1")), said
         elif not believed_addresses(caller):

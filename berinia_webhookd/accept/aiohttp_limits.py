@@ -4,8 +4,8 @@ not come is cut off; connections over the limit get a 503 before anything of the
 
 The server is the one that an `AppRunner` makes; ours are the connections given to it and the loop
 that accepts them. Public by name but documented nowhere, and read in aiohttp 3.14.5:
-`Server.request_factory`, `RequestHandler(manager, loop=…)`, its `finish_response`, `handle_error`
-and `log_exception`. One private name is needed, in `_Connection.end_broken_bodies` and where a head
+`Server.request_factory`, `RequestHandler(manager, loop=…)`, its `log_access`, `handle_error` and
+`log_exception`. One private name is needed, in `_Connection.end_broken_bodies` and where a head
 is awaited: `_messages`, the queue of parsed requests, because nothing public says that the bytes
 after a head could not be parsed, and whoever reads the body would wait for its timeout. Tests in
 `tests/accept/test_aiohttp_limits.py` fail when an upgrade changes any of these.
@@ -202,14 +202,10 @@ class _Connection(web.RequestHandler):
         """Note that a request is being answered."""
         self.is_busy, self.body = True, body
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        try:
-            return await super().finish_response(request, resp, start_time)
-        finally:
-            self.is_busy, self.body = False, None
-            self.bounds.changed.set()
+    def log_access(self, *_: Any) -> None:
+        """Note that a request has been answered; the line in the log is the application's."""
+        self.is_busy, self.body = False, None
+        self.bounds.changed.set()
 
     def handle_error(
         self,

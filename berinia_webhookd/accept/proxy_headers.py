@@ -13,21 +13,51 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion, hdrs, web
 from aiohttp.typedefs import Handler
 from aiohttp_remotes.exceptions import UntrustedIP
 from aiohttp_remotes.utils import check_ip, parse_trusted_element
 from aiohttp_remotes.x_forwarded import XForwardedBase
 from multidict import CIMultiDict
 
-from berinia_webhookd.addresses import Network, unmapped
+from berinia_webhookd.accept.request_context import CONTEXT, WHOSE, whose
+from berinia_webhookd.addresses import Network, bucket_of, unmapped
 from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.model import Caller, IPAddress
 
 _NAMED: Final = frozenset({"forwarded", "via", "x-real-ip"})
 _CACHED_ADDRESSES: Final = 4096
+_CACHED_CALLERS: Final = 1024
+_LONGEST_CACHED: Final = 300  # characters of headers, so that nobody fills the memory with them
+
+
+class Client(NamedTuple):
+    """The caller as the log shows it, and whose buckets and share of the memory it takes from."""
+
+    shown: str | None
+    bucket: bytes
+
+
+CLIENT: Final[web.RequestKey[Client]] = web.RequestKey("client", Client)
+
+
+class _Evidence(NamedTuple):
+    """What a request says of where it comes from."""
+
+    peer: str | None
+    over_unix_socket: bool  # by our own end
+    forwarded_for: str | None
+    forwarded: bool
+    proto: str
+    host: str
+    http_version: HttpVersion
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it would fill a cache."""
+        return len(self.host) + len(self.proto) + len(self.forwarded_for or "") > _LONGEST_CACHED
 
 
 class ProxyHeaders(XForwardedBase):
@@ -43,45 +73,55 @@ class ProxyHeaders(XForwardedBase):
         """Believe these proxies from the next request on."""
         self._trusted = parse_trusted_element(trusted)
         self._parsed = lru_cache(_CACHED_ADDRESSES)(self._parse)  # text → (address, trusted)
+        # Most requests come from a few callers, and weighing costs more than this module's rest.
+        self._weighed = lru_cache(_CACHED_CALLERS)(self._weigh)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Note the caller for whatever comes further in."""
-        request[CALLER] = self.caller(request)
+        request[CALLER], client = self.identify(request)
+        request[CLIENT] = client
+        request[WHOSE] = whose(request[CONTEXT], client.shown)
         return await handler(request)
 
-    def caller(self, request: web.Request) -> Caller:
+    def identify(self, request: web.Request) -> tuple[Caller, Client]:
         """Never raises: what cannot be read counts as unknown and untrusted."""
-        peer, peer_trusted = self._peer(request)
-        headers = request.headers
+        headers, protocol = request.headers, request.protocol
+        peername = protocol.peername
         forwarded_for = headers.getall(hdrs.X_FORWARDED_FOR, None)
-        forwarded = forwarded_for is not None or _mentions_a_proxy(headers)
+        evidence = _Evidence(
+            peername[0] if isinstance(peername, tuple) else None,
+            isinstance(protocol.sockname, str | bytes),
+            None if forwarded_for is None else ",".join(forwarded_for),
+            forwarded_for is not None or _mentions_a_proxy(headers),
+            headers.getall(hdrs.X_FORWARDED_PROTO, ("",))[-1],
+            headers.get(hdrs.HOST, ""),
+            request.version,
+        )
+        return (self._weigh if evidence.is_long else self._weighed)(evidence)
+
+    def _weigh(self, evidence: _Evidence) -> tuple[Caller, Client]:
+        peer: IPAddress | None = None
+        # The peer's name is missing as well when a TCP peer was gone before we could ask.
+        trusted = evidence.peer is None and evidence.over_unix_socket
+        if evidence.peer is not None:
+            peer, trusted = self._parsed(evidence.peer)
         client, scheme = peer, "http"
-        if peer_trusted:
-            if forwarded:
-                client = self._client(",".join(forwarded_for)) if forwarded_for else None
-            proto = headers.getall(hdrs.X_FORWARDED_PROTO, None)
-            if proto and proto[-1].rpartition(",")[2].strip().lower() == "https":
+        if trusted:
+            if evidence.forwarded:
+                client = self._client(evidence.forwarded_for or "")
+            if evidence.proto.rpartition(",")[2].strip().lower() == "https":
                 scheme = "https"
-        return Caller(
+        caller = Caller(
             peer=peer,
             client=client,
             scheme=scheme,
-            host=headers.get(hdrs.HOST, ""),
-            forwarded=forwarded,
-            peer_trusted=peer_trusted,
-            http_version=request.version,
+            host=evidence.host,
+            forwarded=evidence.forwarded,
+            peer_trusted=trusted,
+            http_version=evidence.http_version,
         )
-
-    def _peer(self, request: web.Request) -> tuple[IPAddress | None, bool]:
-        """The other end of the socket and whether it is trusted. A Unix socket is known by our own
-        end: the peer's name is missing as well when a TCP peer was gone before we could ask.
-        """
-        protocol = request.protocol
-        peername = protocol.peername
-        if isinstance(peername, tuple):
-            return self._parsed(peername[0])
-        return None, isinstance(protocol.sockname, str | bytes)
+        return caller, Client(None if client is None else str(client), bucket_of(caller))
 
     def _client(self, forwarded_for: str) -> IPAddress | None:
         """The right-most untrusted address; the left-most one where all are trusted."""
@@ -106,10 +146,9 @@ class ProxyHeaders(XForwardedBase):
         return address, True
 
 
-def _mentions_a_proxy(names: Iterable[str]) -> bool:
+def _mentions_a_proxy(headers: Iterable[str]) -> bool:
     """Whether any header says that the request was forwarded."""
-    for name in names:
-        lowered = name.lower()
-        if lowered in _NAMED or lowered.startswith("x-forwarded-"):
-            return True
-    return False
+    names = "\n".join(headers).lower()
+    if "forwarded" not in names and "via" not in names and "x-real-ip" not in names:
+        return False
+    return any(name in _NAMED or name.startswith("x-forwarded-") for name in names.split("\n"))

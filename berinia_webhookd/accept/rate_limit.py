@@ -19,36 +19,17 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiolimiter import AsyncLimiter
 
-from berinia_webhookd.accept.request_context import CONTEXT, whose
-from berinia_webhookd.addresses import believed_addresses, unmapped
+from berinia_webhookd.accept.proxy_headers import CLIENT
+from berinia_webhookd.accept.request_context import CONTEXT, WHOSE
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import RateLimited
-from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import Caller, IPAddress
 
 _log = structlog.get_logger()
 
-# Whose buckets a request takes from, and whose share of the memory.
-CLIENT: Final[web.RequestKey[bytes]] = web.RequestKey("client", bytes)
 MAX_BUCKETS: Final = 50_000
 _STEPS_PER_ARRIVAL: Final = 16  # bounds the work of finding a bucket to drop
 _HALVINGS: Final = 7  # a level is found to 1/128
-_IPV6_NETWORK_BYTES: Final = 8
-_NOBODY: Final = b"?"  # all whom no proxy names share one bucket
-
-
-def client_key(client: IPAddress | None) -> bytes:
-    """What counts as one client: an IPv4 address, an IPv6 /64, or all the unnamed together."""
-    return _NOBODY if client is None else unmapped(client).packed[:_IPV6_NETWORK_BYTES]
-
-
-def caller_key(caller: Caller) -> bytes:
-    """Return whose buckets a request takes from. A proxy without its headers makes everybody look
-    like this machine, or like itself: they share the bucket of the unnamed.
-    """
-    believed = believed_addresses(caller)
-    return client_key(believed[0] if believed else None)
 
 
 class _Buckets:
@@ -150,7 +131,7 @@ class RateLimit:
         """Turn away who failed too often, and who reads too much; note and count all who are
         refused further in as well.
         """
-        client = request[CLIENT] = caller_key(request[CALLER])
+        client = request[CLIENT].bucket
         endpoint = request[CONTEXT].endpoint
         try:
             if endpoint.channel is not None:
@@ -191,7 +172,7 @@ class RateLimit:
         self._verified = _Buckets("verified", settings.verified_requests, window, self._most)
 
     def _note(self, request: web.Request, error: RateLimited) -> None:
-        said = whose(request)
+        said = request[WHOSE]
         self._rate_limited_total.labels(channel=said["channel"]).inc()
         if self._throttle.due():
             skipped = self._throttle.take_skipped()

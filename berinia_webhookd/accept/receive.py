@@ -15,7 +15,7 @@ from aiohttp import web
 from berinia_webhookd.accept.body import LONG_BODY_BYTES
 from berinia_webhookd.accept.own_requests import MARK, how_it_arrived
 from berinia_webhookd.accept.replies import WaitingCallers, with_reply
-from berinia_webhookd.accept.request_context import CONTEXT, Endpoint, whose
+from berinia_webhookd.accept.request_context import CONTEXT, WHOSE, Endpoint
 from berinia_webhookd.accept.signature_check import (
     VERIFIED,
     VerifiedRequest,
@@ -75,7 +75,7 @@ class Commits:
             SignatureInvalid: its signature was used before with another message.
             JournalUnavailable: it is not on disk in time; if it gets there later, it is kept.
         """
-        verified, log, said = request[VERIFIED], request[CONTEXT].log, whose(request)
+        verified, log, said = request[VERIFIED], request[CONTEXT].log, request[WHOSE]
 
         def note(receipts: Receipts) -> None:
             for receipt, event in zip(receipts, decoded.events, strict=True):
@@ -126,7 +126,7 @@ class Commits:
         if isinstance(error, MalformedDelivery):
             reason |= {"missing": list(error.missing), "invalid": list(error.invalid)}
         self._metrics.rejected_total.labels(channel=channel.name).inc()
-        _log.warning("delivery.rejected", **whose(request), reason=reason)
+        _log.warning("delivery.rejected", **request[WHOSE], reason=reason)
 
         async def late(_: None) -> None:
             return None

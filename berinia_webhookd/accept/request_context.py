@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import structlog
 import uuid_utils
@@ -19,7 +20,6 @@ from aiohttp.typedefs import Handler
 from structlog.typing import FilteringBoundLogger
 
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.metrics import Metrics
 
 SERVER: Final = "berinia-webhookd"
@@ -27,9 +27,7 @@ READING: Final = frozenset({"GET", "HEAD"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _HUNG_UP: Final = 499  # as nginx writes it
 _SHOWN_PATH_CHARACTERS: Final = 200
-_CACHED_CHILDREN: Final = 256
-
-_shown = lru_cache(4096)(str)  # an address as text; most requests come from a few
+_CACHED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +41,7 @@ class Endpoint:
     channel: Channel | None = None  # None: a page
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
+class RequestContext(NamedTuple):
     """What is known of a request from the first middleware on."""
 
     request_id: str
@@ -55,6 +52,8 @@ class RequestContext:
 
 
 CONTEXT: Final[web.RequestKey[RequestContext]] = web.RequestKey("context", RequestContext)
+# What every log line about a request says; its client is known once the proxy's headers are read.
+WHOSE: Final[web.RequestKey[Mapping[str, str | None]]] = web.RequestKey("whose", Mapping)
 
 
 class EndpointRoute(web.ResourceRoute):
@@ -74,10 +73,10 @@ class RequestContexts:
 
     def __init__(self, metrics: Metrics, stopping: asyncio.Event) -> None:
         self._stopping = stopping
-        self._requests_total = lru_cache(_CACHED_CHILDREN)(
+        self._requests_total = lru_cache(_CACHED)(
             lambda label, status: metrics.requests_total.labels(channel=label, status=str(status))
         )
-        self._answer_seconds = lru_cache(_CACHED_CHILDREN)(
+        self._answer_seconds = lru_cache(_CACHED)(
             lambda label: metrics.answer_seconds.labels(channel=label)
         )
         self.reconfigure()
@@ -91,6 +90,7 @@ class RequestContexts:
         """Answer with the request's id, whatever happens; then log and count."""
         begun = perf_counter()  # the loop's clock counts whole milliseconds
         context = request[CONTEXT] = self._context(request)
+        request[WHOSE] = whose(context, None)
         status = _HUNG_UP
         try:
             response = await handler(request)
@@ -107,7 +107,7 @@ class RequestContexts:
             self._answer_seconds(label).observe(seconds)
             self._log.info(
                 "request.finished",
-                **whose(request),
+                **request[WHOSE],
                 method=request.method,
                 path=shown_path(context.path),
                 status=status,
@@ -127,15 +127,10 @@ def path_of(request: web.Request) -> str:
     return request.raw_path.partition("?")[0]
 
 
-def whose(request: web.Request) -> dict[str, str | None]:
+def whose(context: RequestContext, client: str | None) -> Mapping[str, str | None]:
     """Return what every log line about a request says."""
-    context, caller = request[CONTEXT], request.get(CALLER)
-    client = None if caller is None else caller.client
-    return {
-        "request_id": context.request_id,
-        "channel": context.endpoint.label,
-        "client": None if client is None else _shown(client),
-    }
+    label = context.endpoint.label
+    return {"request_id": context.request_id, "channel": label, "client": client}
 
 
 def new_request_id() -> str:
@@ -143,6 +138,7 @@ def new_request_id() -> str:
     return uuid_utils.uuid4().hex
 
 
+@lru_cache(_CACHED)
 def shown_path(path: str) -> str:
     """Return a path for people's eyes: bounded, and without anything a terminal would act on."""
     shown = path[:_SHOWN_PATH_CHARACTERS]

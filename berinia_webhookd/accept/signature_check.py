@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from aiohttp import web
@@ -17,8 +16,9 @@ from aiohttp.typedefs import Handler
 
 from berinia_webhookd.accept.body import LONG_BODY_BYTES, BodyBudget, Reservation, receive_body
 from berinia_webhookd.accept.own_requests import MARK
-from berinia_webhookd.accept.rate_limit import CLIENT, RateLimit, Throttle
-from berinia_webhookd.accept.request_context import CONTEXT, Endpoint, whose
+from berinia_webhookd.accept.proxy_headers import CLIENT
+from berinia_webhookd.accept.rate_limit import RateLimit, Throttle
+from berinia_webhookd.accept.request_context import CONTEXT, WHOSE, Endpoint
 from berinia_webhookd.channels.contract import Answer, Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings
@@ -48,8 +48,7 @@ _UNPROVEN: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedRequest:
+class VerifiedRequest(NamedTuple):
     """A verified delivery, when its body was complete (on the event loop's clock), and the memory
     set aside for it.
     """
@@ -95,7 +94,7 @@ class SignatureCheck:
         if channel is None:
             return await handler(request)
         channel.require_secret()
-        client = request[CLIENT]
+        client = request[CLIENT].bucket
         with self.budget.reservation(client) as reservation:
             try:
                 delivery = await self._received(request, channel, reservation)
@@ -160,13 +159,13 @@ class SignatureCheck:
             note_invalid_signature(self._metrics, request, str(error), diagnosis)
             raise
         except AddressRefused:
-            _log.warning("address.refused", **whose(request))
+            _log.warning("address.refused", **request[WHOSE])
             raise
 
     def _shake_hands(self, request: web.Request, answer: Answer) -> web.Response:
         context = request[CONTEXT]
         self._metrics.handshakes_total.labels(channel=context.endpoint.label).inc()
-        context.log.info("handshake.answered", **whose(request))
+        context.log.info("handshake.answered", **request[WHOSE])
         # What it repeats is no page of ours.
         headers = {"Content-Type": answer.content_type, "X-Content-Type-Options": "nosniff"}
         return web.Response(status=answer.status, body=answer.body, headers=headers)
@@ -184,7 +183,7 @@ def note_invalid_signature(
     metrics: Metrics, request: web.Request, reason: str, diagnosis: str | None
 ) -> None:
     """Log a signature that proves nothing, and count it unless it is of our own making."""
-    said = whose(request)
+    said = request[WHOSE]
     if MARK in request:
         _log.warning("signature.invalid", **said, reason=reason, diagnosis=diagnosis, sample=True)
         return

@@ -35,7 +35,7 @@ def call(
         protocol=protocol,
         version=version,
     )
-    return ProxyHeaders(TRUSTED).caller(request)
+    return ProxyHeaders(TRUSTED).identify(request)[0]
 
 
 def forwarded_for(*values: str) -> list[tuple[str, str]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from berinia_webhookd.accept.rate_limit import MAX_BUCKETS, RateLimit, client_key
+from berinia_webhookd.accept.rate_limit import MAX_BUCKETS, RateLimit
+from berinia_webhookd.addresses import client_key
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import RateLimited
 from berinia_webhookd.metrics import Metrics
