@@ -15,7 +15,7 @@ import resource
 import sys
 import traceback
 from operator import attrgetter
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 CHUNK_BYTES = 65536
 RESULT_LIMIT = 1 << 20  # characters
@@ -29,6 +29,17 @@ ANSWER_KEYS = ("status", "response", "message", "result", "error")
 
 class FolderGone(Exception):
     """The agents' folder was removed, or closed to us, so no agent was called."""
+
+
+class DeniedAtLoading(Exception):
+    """This user may not read or write a path, so the agent cannot be loaded."""
+
+    def __init__(self, error: OSError) -> None:
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if frame.filename.startswith(os.sep)]
+        where = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
+        self.path = str(error.filename)
+        super().__init__(f"{type(error).__name__}: {self.path}: {error.strerror}{where}")
 
 
 class Host:
@@ -75,6 +86,8 @@ class Host:
                 "failed": f"its working folder cannot be entered: {gone}",
                 "lacking": "folder",
             }
+        except DeniedAtLoading as denied:
+            answer = {"failed": str(denied), "denied": denied.path}
         except BaseException as error:  # noqa: BLE001 - sys.exit and its like are failures as well
             answer = {"failed": describe(error)}
             if isinstance(error, MemoryError):
@@ -99,17 +112,19 @@ class Host:
         if path:
             self.folder = path
             sys.path.insert(0, path)
-            os.chdir(path)
+            with saying_what_is_denied():
+                os.chdir(path)
         return {}
 
     def do_load(self, agent: str, target: str | None) -> dict[str, Any]:
         """Import an agent and make its instance; return which of the two shapes it has."""
         self.enter_folder()
-        found = find(target) if target else self.find_in_registry(agent)
+        with saying_what_is_denied():
+            found = find(target) if target else self.find_in_registry(agent)
+            if isinstance(found, type):
+                found = found()
         if found is None:
             return {"failed": f"{self.registry} has no agent {agent} (agents.log has what it said)"}
-        if isinstance(found, type):
-            found = found()
         for shape in ("handle", "run"):
             if not inspect.isroutine(found) and callable(getattr(found, shape, None)):
                 self.calls[agent] = getattr(found, shape)
@@ -152,6 +167,17 @@ class Host:
             self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         return self.loop.run_until_complete(awaitable)
+
+
+@contextlib.contextmanager
+def saying_what_is_denied() -> Iterator[None]:
+    """Turn an error about permissions into one line: its traceback is the import system's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+            raise DeniedAtLoading(error) from error
+        raise
 
 
 def find(target: str) -> Any:

@@ -16,6 +16,15 @@ class AgentUnavailable(WebhookdError):
     """The agent cannot be loaded; its entries wait. The message is the reason shown."""
 
 
+def denied_hint(path: str) -> str:
+    """Return what to do where agents may not read or write a path, often for the unit's sake."""
+    drop_in = "agents-in-root.conf" if path.startswith("/root") else "agents-in-srv.conf"
+    return (
+        f"give the daemon's user {path}; under systemd with the drop-in contrib/systemd/{drop_in}, "
+        "whose ReadWritePaths= names what agents write"
+    )
+
+
 class Transport(Protocol):
     """One way to reach agents."""
 

@@ -23,7 +23,7 @@ from berinia_webhookd.config.settings import AgentsSettings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound import host_process
-from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.contract import AgentUnavailable, denied_hint
 from berinia_webhookd.outbound.fork_server import ForkServer
 from berinia_webhookd.outbound.host_process import AgentHost, HostEnded
 
@@ -257,7 +257,11 @@ class HostPool:
             ) from error
         if "failed" in answer:
             host.kill("crash")
-            raise AgentUnavailable(f"no agent host: {answer['failed'].splitlines()[-1]}")
+            denied = answer.get("denied")
+            raise AgentUnavailable(
+                f"no agent host: {answer['failed'].splitlines()[-1]}",
+                hint=denied_hint(denied) if isinstance(denied, str) else None,
+            )
 
     def _stop(self, host: AgentHost, reason: str) -> None:
         self._no_longer_idle(host)

@@ -20,7 +20,7 @@ from berinia_webhookd.outbound.attachment_files import (
     NoRoom,
     no_attachments,
 )
-from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.contract import AgentUnavailable, denied_hint
 from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.host_output import OutputOwner
 from berinia_webhookd.outbound.host_pool import HostPool, HostRequest
@@ -159,7 +159,9 @@ class PythonAgents:
             raise AgentUnavailable(f"its host ended while loading it: {error}") from error
         if "failed" in answer:
             host.failed.add(agent)
-            raise AgentUnavailable(str(answer["failed"])[-LONGEST_ERROR:])
+            denied = answer.get("denied")
+            hint = denied_hint(denied) if isinstance(denied, str) else None
+            raise AgentUnavailable(str(answer["failed"])[-LONGEST_ERROR:], hint=hint)
         if answer.get("lacking") == LIMITS and host.word is None:
             if host.shapes:
                 host.reason = LIMITS

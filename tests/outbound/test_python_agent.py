@@ -432,3 +432,18 @@ async def test_no_room_for_attachments_is_a_failure_of_the_machine(
     for outcome in (full, gone):
         assert (outcome.kind, outcome.uses_schedule) == (OutcomeKind.UNREACHABLE, False)
         assert str(tmp_path) in (outcome.error or "")
+
+
+async def test_a_path_that_is_denied_is_said_in_one_line(hosts: HostWorld, tmp_path: Path) -> None:
+    """With the place in the agent's code; the hint names the path, and the unit's drop-in."""
+    path = "/root/berinia/infra-ia/logs/agent.log"
+    (tmp_path / "denied.py").write_text(
+        f"def write():\n    raise PermissionError(13, 'Permission denied', {path!r})\nwrite()\n"
+    )
+    agents = hosts.open({AGENT: "denied:handle"}, f'agents.path = "{tmp_path}"')
+    with pytest.raises(AgentUnavailable) as raised:
+        await agents.load(AGENT)
+    where = f"({tmp_path}/denied.py:2)"
+    assert str(raised.value) == f"PermissionError: {path}: Permission denied {where}"
+    assert path in str(raised.value.hint)
+    assert "contrib/systemd/agents-in-root.conf" in str(raised.value.hint)
