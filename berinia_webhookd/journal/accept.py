@@ -25,6 +25,7 @@ from berinia_webhookd.model import (
     EntryState,
     Event,
     EventId,
+    OptOut,
     Receipt,
     Receipts,
     RejectedItem,
@@ -85,6 +86,7 @@ async def accept(
 ) -> list[Receipts | ReplayedSignature]:
     """Store what is new; what was seen before gets the receipts of the first time."""
     arrivals = await _with_new_items(transaction, arrivals)
+    arrivals = await _with_starts(transaction, arrivals)
     parties = [_parties(new.event.conversation) for one in arrivals for new in one.events]
     conversations, made = await _conversation_ids(transaction, parties)
     used = await _used_keys(transaction, arrivals)
@@ -100,6 +102,29 @@ async def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iter
     """Return the conversations that these events will come into, as far as there are any yet."""
     wanted = {_parties(new.event.conversation) for one in arrivals for new in one.events}
     return (await _find_conversations(transaction, sorted(wanted))).values()
+
+
+async def _with_starts(transaction: Transaction, arrivals: list[Arrival]) -> list[Arrival]:
+    """The arrivals, with START where somebody who opted out says a word that means it."""
+    senders = {
+        storable(new.event.conversation.sender)
+        for one in arrivals
+        for new in one.events
+        if new.event.start_word
+    }
+    if not senders:
+        return arrivals
+    opted_out = set(map(tuple, await transaction.execute("opted_out", addresses=[*senders])))
+
+    def heard(one: Arrival, new: NewEvent) -> NewEvent:
+        party = (storable(new.event.conversation.sender), new.event.channel)
+        if not new.event.start_word or party not in opted_out:
+            return new
+        event = replace(new.event, opt_out=OptOut.START)
+        form = one.delivery.fields if new.in_form else None
+        return NewEvent(new.id, event, *event_text.encode(event, form))
+
+    return [replace(one, events=tuple(heard(one, new) for new in one.events)) for one in arrivals]
 
 
 async def _with_new_items(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Arrival]:

@@ -13,6 +13,10 @@ VALUES (:channel, :sender, :party)
 ON CONFLICT (channel, sender, party) DO NOTHING
 RETURNING id, channel, sender, party;
 
+-- name: opted_out
+-- Which of these people do not want to be written to, and where.
+SELECT address, channel FROM consents WHERE address IN (:addresses) AND state = 'opted_out';
+
 -- name: used_keys
 -- Which events came with these replay keys; in `seen`, the digests of such keys stand.
 SELECT deliveries.replay_key AS key, deliveries.number AS delivery, events.id AS event
