@@ -85,7 +85,7 @@ def _make(folder: Path, config: Path) -> None:
             folder=folder,
             logs_password=secrets.token_urlsafe(12),
             twilio_token=secrets.token_hex(16),
-            mailgun_key=f"key-{secrets.token_hex(16)}",
+            mailgun_key=secrets.token_hex(16),
         )
         config.touch(mode=0o600)
         config.write_text(text)

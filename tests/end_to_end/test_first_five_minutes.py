@@ -91,6 +91,7 @@ def test_other_commands_find_it_by_its_configuration(printed: list[str], tmp_pat
     )
     assert '"subject": "service"' in doctor.stdout, doctor.stderr
     assert "no daemon runs" not in doctor.stdout
+    assert "sending key" not in doctor.stdout  # of the throw-away key that it made itself
 
 
 def test_an_edited_agent_is_loaded_anew_as_the_readme_says(
