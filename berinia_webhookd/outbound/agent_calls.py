@@ -36,7 +36,7 @@ class DeniedAtLoading(Exception):
 
     def __init__(self, error: OSError) -> None:
         frames = traceback.extract_tb(error.__traceback__)
-        theirs = [frame for frame in frames if frame.filename.startswith(os.sep)]
+        theirs = [frame for frame in frames if frame.filename.startswith(os.getcwd())]  # noqa: PTH109
         where = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
         self.path = str(error.filename)
         super().__init__(f"{type(error).__name__}: {self.path}: {error.strerror}{where}")

@@ -19,6 +19,7 @@ from berinia_webhookd.model import (
     Outcome,
     OutcomeKind,
 )
+from berinia_webhookd.outbound.signs import signs_of
 
 Shape = Literal["handle", "run"]
 
@@ -68,6 +69,7 @@ def _data(entry: Entry, paths: Sequence[str]) -> dict[str, Any]:
             for number, known in enumerate(event.attachments)
         ],
         **_manners(event),
+        "signs": signs_of(event),
         "raw": dict(event.raw),
         "raw_multi": dict(event.raw_multi),
     }

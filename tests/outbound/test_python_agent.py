@@ -91,6 +91,7 @@ async def test_handle_gets_a_cloudevent(hosts: HostWorld) -> None:
             "attachments": [],
             "opt_out": None,
             "auto_submitted": None,
+            "signs": [],
             "raw": {"Body": "  Oui 🙂\n"},
             "raw_multi": {},
         },
