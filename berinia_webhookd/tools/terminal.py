@@ -17,6 +17,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "waiting": "yellow",
     "done": "green",
     "dead": "red",
+    "skipped": "bright_black",
     "discarded": "bright_black",
     "erased": "bright_black",
     "rejected": "magenta",

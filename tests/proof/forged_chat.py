@@ -147,7 +147,8 @@ def ambiguous() -> Iterator[Forgery]:
     for name in ("source", "type", "author", "content", "timestamp", "messageId", "group"):
         document = fresh_document()
         del document[name]
-        yield Forgery(f"{name} removed", posted(document))
+        if name != "group":  # without one it is a direct message
+            yield Forgery(f"{name} removed", posted(document))
         for wrong in (["x"], {"x": 1}, True) if name != "content" else (["x"], {"x": 1}, 5):
             yield Forgery(f"{name} = {wrong!r}", posted(fresh_document(**{name: wrong})))
     for name in ("author", "messageId"):
