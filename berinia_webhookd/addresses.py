@@ -6,11 +6,13 @@ It refuses to resolve names: what a name means to a resolver is no fact about th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from berinia_webhookd.errors import AddressRefused, LoopbackLocked
 from berinia_webhookd.model import Caller, IPAddress
 
 Network = IPv4Network | IPv6Network
@@ -61,6 +63,14 @@ def widest(networks: Sequence[Network]) -> Network | None:
     return next((one for one in networks if one.prefixlen < _WIDE[one.version]), None)
 
 
+def address_text(name: Any) -> str:
+    """Return the name of a socket as `127.0.0.1:8001`, `[::1]:8001` or `unix:/run/…`."""
+    if isinstance(name, tuple):
+        host, port = name[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{name.decode() if isinstance(name, bytes) else name}"
+
+
 def split_port(authority: str) -> tuple[str, str | None]:
     """Host (brackets of an IPv6 literal included) and port; None where there is no colon for it."""
     host, colon, port = authority.rpartition(":")
@@ -94,13 +104,18 @@ def is_this_machine(caller: Caller) -> bool:
 
     A proxy shows itself by its headers, by the host name that its caller used, or by HTTP/1.0 with
     a `Host`, which nginx always sends there. One that does none of these cannot be told from a
-    program on this machine.
+    program on this machine, so nobody is believed once such a proxy was found.
     """
-    if caller.forwarded or not (caller.over_unix_socket or _is_loopback_address(caller.peer)):
+    if caller.loopback_locked or caller.forwarded or not peer_is_here(caller):
         return False
     if caller.http_version == (1, 0):
         return not caller.host
     return caller.http_version == (1, 1) and is_loopback(caller.host)
+
+
+def peer_is_here(caller: Caller) -> bool:
+    """Whether the other end of the socket is on this machine, be it a proxy or a program."""
+    return caller.over_unix_socket or (caller.peer is not None and caller.peer.is_loopback)
 
 
 def believed_addresses(caller: Caller) -> tuple[IPAddress, ...]:
@@ -137,5 +152,15 @@ def bucket_of(caller: Caller) -> bytes:
     return client_key(believed[0] if believed else None)
 
 
-def _is_loopback_address(address: IPAddress | None) -> bool:
-    return address is not None and address.is_loopback
+def require_allowed(networks: Sequence[Network], caller: Caller, refusal: str) -> None:
+    """Refuse a caller that is in none of the networks.
+
+    Raises:
+        LoopbackLocked: it would be, if loopback were believed.
+        AddressRefused: it is not; `refusal` is what it is told.
+    """
+    if is_allowed(networks, caller):
+        return
+    if caller.loopback_locked and is_allowed(networks, replace(caller, loopback_locked=False)):
+        raise LoopbackLocked
+    raise AddressRefused(refusal)

@@ -27,6 +27,7 @@ import structlog
 
 from berinia_webhookd import __version__, listening
 from berinia_webhookd.accept.application import Receiver
+from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.request_context import Endpoint
 from berinia_webhookd.channels.catalogue import Channels
 from berinia_webhookd.channels.contract import Channel
@@ -37,6 +38,7 @@ from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.errors import CannotStart, ConfigurationError, JournalUnavailable
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
+from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import OutcomeKind
 from berinia_webhookd.outbound.alerts import Alerts, daemon_conditions
@@ -126,6 +128,7 @@ class Parts:
         self.outbound.reconfigure(settings, self.channels)
         for page in self.pages:
             page.reconfigure(settings)
+        self.receiver.guard.reconfigure(settings.server, paths_of(self.channels))
         self.receiver.reconfigure(
             settings.server, settings.rate_limit, channels=received(self.channels, self.role)
         )
@@ -134,6 +137,17 @@ class Parts:
     def turning(self) -> Sequence[Turning]:
         """The parts that the watchdog looks at."""
         return (self.journal, self.outbound.dispatcher) if self.role.dispatches else (self.journal,)
+
+
+def paths_of(channels: Channels) -> Sequence[str]:
+    """Return where the enabled channels receive."""
+    return [channel.path for channel in channels.enabled]
+
+
+def own_listeners(settings: Settings) -> Sequence[str]:
+    """Return the addresses that channels have for themselves."""
+    enabled = Channels(settings).enabled
+    return list(dict.fromkeys(one.listen for one in enabled if one.listen is not None))
 
 
 def received(channels: Channels, role: Role) -> Collection[Channel]:
@@ -189,7 +203,8 @@ async def opened(
         logs = stack.enter_context(
             contextlib.closing(configure(settings.logs.dir, log_options(settings)))
         )
-        sockets = listening.open_sockets(settings.server, of_systemd) if role.listens else []
+        own = own_listeners(settings) if role.receives else ()
+        sockets = listening.open_sockets(settings.server, of_systemd, own) if role.listens else []
         for listener in sockets:
             stack.enter_context(contextlib.closing(listener))
         metrics = Metrics()
@@ -197,7 +212,19 @@ async def opened(
         stack.push_async_callback(journal.close)
         await journal.open()
         channels = Channels(settings)
-        outbound = build_outbound(settings, metrics, logs, journal, channels)
+        state = state_folder(environ)
+        key = installation_key(state)
+        guard = LoopbackGuard(
+            settings.server,
+            paths_of(channels),
+            lock=LoopbackLock(state),
+            key=key,
+            metrics=metrics,
+            enabled=role.receives and not settings.dev,
+        )
+        outbound = build_outbound(
+            settings, metrics, logs, journal, channels, loopback_locked=lambda: guard.locked
+        )
         stack.push_async_callback(outbound.transports.close)
         stack.push_async_callback(outbound.late_replies.close)
         backlog = BacklogReader(journal)
@@ -226,7 +253,8 @@ async def opened(
                 "/metrics": Endpoint(metrics_page.handle, "other"),
                 "/webhook/logs": Endpoint(logs_page.handle, "logs", limited=True),
             },
-            key=installation_key(state_folder(environ)),
+            key=key,
+            guard=guard,
             shutdown_seconds=FINISH_SECONDS,
         )
         yield Parts(
@@ -255,7 +283,13 @@ def installation_key(state: Path) -> InstallationKey:
 
 
 def build_outbound(
-    settings: Settings, metrics: Metrics, logs: LogFiles, journal: SqlJournal, channels: Channels
+    settings: Settings,
+    metrics: Metrics,
+    logs: LogFiles,
+    journal: SqlJournal,
+    channels: Channels,
+    *,
+    loopback_locked: Callable[[], bool],
 ) -> Outbound:
     """Build the dispatching side; nothing runs yet."""
     transports = Transports(
@@ -278,6 +312,7 @@ def build_outbound(
             journal_up=lambda: journal.up,
             unavailable=lambda: availability.reasons,
             disk=disk_check(folders_of(settings)),
+            loopback_locked=loopback_locked,
         ),
     )
     policies = RetryPolicies(settings, channels.of)
@@ -347,6 +382,7 @@ class Process:
         yield recover(parts.journal, self.settings.journal.lease_seconds / 3, parts.outbound.alerts)
         yield report(self.notifier, parts.backlog.in_one_line)
         yield parts.outbound.alerts.run()
+        yield parts.receiver.guard.run()
         if parts.role.dispatches:
             yield parts.outbound.dispatcher.run()
         if watchdog_interval is not None:

@@ -93,6 +93,17 @@ class AddressRefused(DeliveryRejected):
     """The client address is not allowed on this channel or endpoint."""
 
 
+class LoopbackLocked(AddressRefused):
+    """Nobody is believed to be this machine while its proxy does not say who calls."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A loopback address proves nothing while nginx does not say who calls. In nginx: "
+            "`proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`, reload it, then "
+            "`berinia-webhookd doctor`; or set a secret on this channel."
+        )
+
+
 class Unauthorized(DeliveryRejected):
     """No or wrong password."""
 

@@ -17,7 +17,8 @@ CONNECTIONS: Final = 64
 class HttpClient:
     """Keeps its connections until `close`; opens them at the first request."""
 
-    def __init__(self, *, unix_socket: str | None = None) -> None:
+    def __init__(self, *, unix_socket: str | None = None, verify_tls: bool = True) -> None:
+        self._verify_tls = verify_tls
         self._unix_socket = unix_socket
         self._session: aiohttp.ClientSession | None = None
 
@@ -60,7 +61,7 @@ class HttpClient:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS)
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=self._verify_tls)
                 if self._unix_socket is None
                 else aiohttp.UnixConnector(self._unix_socket, limit=CONNECTIONS),
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from berinia_webhookd.addresses import address_text
 from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import CannotStart, CannotStartNow
 from berinia_webhookd.supervision import inherited_sockets
@@ -20,36 +21,42 @@ logger = structlog.get_logger()
 BACKLOG: Final = 4096  # beyond it callers get no answer, and try again after seconds
 
 
-def open_sockets(server: ServerSettings, environ: Mapping[str, str]) -> list[socket.socket]:
+def open_sockets(
+    server: ServerSettings, environ: Mapping[str, str], own: Collection[str] = ()
+) -> list[socket.socket]:
     """Open the listening sockets; those of systemd win, with a warning when they differ.
+    Those that channels have for their own come last.
 
     Raises:
         CannotStartNow: the address is taken.
         CannotStart: the address cannot be used.
     """
-    inherited = inherited_sockets(environ)
-    if inherited:
-        _warn_if_different(server, inherited)
-        return inherited
-    if server.uds is not None:
-        return [_unix_socket(server.uds)]
-    return [_tcp_socket(server.host, server.port)]
+    inherited = {address_of(listener): listener for listener in inherited_sockets(environ)}
+    shared = [listener for address, listener in inherited.items() if address not in own]
+    if shared:
+        _warn_if_different(server, shared)
+    elif server.uds is not None:
+        shared = [_unix_socket(server.uds)]
+    else:
+        shared = [_tcp_socket(server.host, server.port)]
+    return [*shared, *(inherited.get(address) or _socket_at(address) for address in own)]
+
+
+def _socket_at(address: str) -> socket.socket:
+    if address.startswith("unix:"):
+        return _unix_socket(Path(address.removeprefix("unix:")))
+    host, _, port = address.rpartition(":")
+    return _tcp_socket(host.removeprefix("[").removesuffix("]"), int(port))
 
 
 def address_of(listener: socket.socket) -> str:
     """Return `127.0.0.1:8001`, `[::1]:8001` or `unix:/run/…`."""
-    if listener.family == socket.AF_UNIX:
-        return f"unix:{listener.getsockname()}"
-    return _host_and_port(*listener.getsockname()[:2])
+    return address_text(listener.getsockname())
 
 
 def configured_address(server: ServerSettings) -> str:
     """Return where `serve` listens without systemd, in the same form."""
-    return f"unix:{server.uds}" if server.uds else _host_and_port(server.host, server.port)
-
-
-def _host_and_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{server.uds}" if server.uds else address_text((server.host, server.port))
 
 
 def _warn_if_different(server: ServerSettings, inherited: list[socket.socket]) -> None:
@@ -70,7 +77,7 @@ def _tcp_socket(host: str, port: int) -> socket.socket:
         )[0]
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
-        wanted = _host_and_port(host, port)
+        wanted = address_text((host, port))
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise CannotStartNow(
                 f"{wanted} is taken by another process",

@@ -83,6 +83,9 @@ class Metrics:
             "agent_host_restarts_total", "Agent hosts that ended before their time.", "reason"
         )
         self.journal_up = self._gauge("journal_up", "1 if the journal answers.")
+        self.loopback_locked = self._gauge(
+            "loopback_locked", "1 while no loopback address is believed."
+        )
         self._gauge("build_info", "The program that runs.", "version").labels(__version__).set(1)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

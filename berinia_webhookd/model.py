@@ -104,6 +104,7 @@ class Caller:
     forwarded: bool  # carries any of X-Forwarded-*, Forwarded, Via, X-Real-IP
     peer_trusted: bool  # the peer is one of server.trusted_proxies, or a Unix socket
     http_version: tuple[int, int] = (1, 1)
+    loopback_locked: bool = False  # something speaks against believing in a loopback address
 
     @property
     def over_unix_socket(self) -> bool:

@@ -4,6 +4,7 @@ that the rest of the program shares.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import product
 from types import SimpleNamespace
@@ -27,9 +28,11 @@ from berinia_webhookd.addresses import (
     is_this_machine,
     parse_network,
     plain_http_allowed,
+    require_allowed,
     split_port,
     unmapped,
 )
+from berinia_webhookd.errors import AddressRefused, LoopbackLocked
 from berinia_webhookd.model import Caller
 
 EVERYBODY: tuple[Network, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
@@ -133,6 +136,17 @@ def test_one_rule_says_who_is_this_machine() -> None:
     """For every combination: nobody becomes this machine by being forwarded, whoever is trusted."""
     for said in EVERYTHING:
         assert is_this_machine(said.caller()) is is_local(said), said
+        assert not is_this_machine(replace(said.caller(), loopback_locked=True)), said
+
+
+def test_while_loopback_is_locked_nobody_is_in_a_list_of_its_addresses() -> None:
+    """Who would be otherwise is told why; all others get the plain refusal."""
+    for said in EVERYTHING:
+        locked = replace(said.caller(), loopback_locked=True)
+        kind = LoopbackLocked if is_local(said) else AddressRefused
+        with pytest.raises(AddressRefused) as caught:
+            require_allowed(THIS_MACHINE, locked, "refused")
+        assert type(caught.value) is kind, said
 
 
 def test_lists_of_addresses_follow_it() -> None:

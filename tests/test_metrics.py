@@ -28,6 +28,7 @@ PROMISED = {
     "agent_available": ("gauge", ("agent",)),
     "agent_host_restarts_total": ("counter", ("reason",)),
     "journal_up": ("gauge", ()),
+    "loopback_locked": ("gauge", ()),
     "build_info": ("gauge", ("version",)),
 }
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from yarl import URL
 
 from berinia_webhookd.accept.aiohttp_limits import HttpServer
+from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.own_requests import OwnRequests
 from berinia_webhookd.accept.problems import problems
 from berinia_webhookd.accept.proxy_headers import ProxyHeaders
@@ -27,6 +28,7 @@ from berinia_webhookd.accept.request_context import (
     path_of,
 )
 from berinia_webhookd.accept.signature_check import SignatureCheck
+from berinia_webhookd.addresses import address_text
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.config.settings import RateLimitSettings, ServerSettings
 from berinia_webhookd.errors import MalformedDelivery, UnknownPath
@@ -42,6 +44,7 @@ class Receiver:
         channels: the enabled ones that this process receives on.
         pages: by path; what else can be read.
         key: by which requests of this installation are known.
+        guard: whether a loopback address is believed.
         shutdown_seconds: requests have at most thrice as long to finish when stopping.
     """
 
@@ -55,14 +58,16 @@ class Receiver:
         channels: Iterable[Channel],
         pages: Mapping[str, Endpoint],
         key: InstallationKey,
+        guard: LoopbackGuard,
         shutdown_seconds: float = 1.0,
     ) -> None:
         self.stopping = asyncio.Event()  # set: wait for no reply, and keep no connection
         self.request_context = RequestContexts(metrics, self.stopping)
-        self.proxy_headers = ProxyHeaders(server.trusted_proxies)
-        self.own_requests = OwnRequests(key)
+        self.guard = guard
+        self.proxy_headers = ProxyHeaders(server.trusted_proxies, lambda: guard.locked)
+        self.own_requests = OwnRequests(key, guard)
         self.rate_limit = RateLimit(rate_limit, metrics)
-        self.signature_check = SignatureCheck(server, self.rate_limit, metrics)
+        self.signature_check = SignatureCheck(server, self.rate_limit, metrics, guard)
         self.commits = Commits(server, inbox, metrics, self.stopping)
         self.paths = Paths()
         self._pages = pages
@@ -113,8 +118,15 @@ class Receiver:
         await self.commits.close()
 
     def _route(self, channels: Iterable[Channel]) -> None:
-        found = {channel.path: endpoint(channel, self.commits) for channel in channels}
-        self.paths.replace({**self._pages, **found})
+        shared = dict(self._pages)
+        own: dict[str, dict[str, Endpoint]] = {}  # by the listener that a channel has for itself
+        for channel in channels:
+            found = shared if channel.listen is None else own.setdefault(channel.listen, {})
+            found[channel.path] = endpoint(channel, self.commits)
+        self.paths.replace(shared, own)
+
+
+Routes = Mapping[str, EndpointRoute]  # by path
 
 
 class Paths(web.AbstractResource):
@@ -123,15 +135,27 @@ class Paths(web.AbstractResource):
     def __init__(self) -> None:
         super().__init__(name="paths")
         self._nothing = EndpointRoute(Endpoint(nothing, "other", methods=None), self)
-        self._routes: Mapping[str, EndpointRoute] = {}
+        self._routes: Routes = {}
+        self._own: Mapping[str, Routes] = {}
 
-    def replace(self, endpoints: Mapping[str, Endpoint]) -> None:
-        """Have these endpoints from the next request on."""
-        self._routes = {path: EndpointRoute(found, self) for path, found in endpoints.items()}
+    def replace(
+        self, endpoints: Mapping[str, Endpoint], own: Mapping[str, Mapping[str, Endpoint]]
+    ) -> None:
+        """Have these endpoints from the next request on; `own` has those that are found on one
+        listener alone, where nothing else is.
+        """
+        self._routes = self._routes_to(endpoints)
+        self._own = {address: self._routes_to(found) for address, found in own.items()}
+
+    def _routes_to(self, endpoints: Mapping[str, Endpoint]) -> Routes:
+        return {path: EndpointRoute(found, self) for path, found in endpoints.items()}
 
     async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo, set[str]]:
         """Find the route of a request; there is always one."""
-        return web.UrlMappingMatchInfo({}, self._routes.get(path_of(request), self._nothing)), set()
+        routes = self._routes
+        if self._own:
+            routes = self._own.get(address_text(request.protocol.sockname), routes)
+        return web.UrlMappingMatchInfo({}, routes.get(path_of(request), self._nothing)), set()
 
     # What follows is asked by nobody here, but belongs to a resource.
 

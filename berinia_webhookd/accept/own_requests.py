@@ -14,10 +14,11 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import SignatureInvalid
 from berinia_webhookd.http_request import CALLER
-from berinia_webhookd.own_requests import HEADER, InstallationKey, Mark
+from berinia_webhookd.own_requests import HEADER, InstallationKey, Mark, Purpose
 
 MARK: Final[web.RequestKey[Mark]] = web.RequestKey("mark", Mark)
 _LONGEST_SHOWN: Final = 300
@@ -26,13 +27,19 @@ _LONGEST_SHOWN: Final = 300
 class OwnRequests:
     """The middleware: a request of ours has `request[MARK]`."""
 
-    def __init__(self, key: InstallationKey, clock: Callable[[], datetime] = now) -> None:
+    def __init__(
+        self,
+        key: InstallationKey,
+        guard: LoopbackGuard,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
         self._key = key
+        self._guard = guard
         self._clock = clock
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Note the mark.
+        """Note the mark; what the guard of loopback sent has arrived, whatever its path.
 
         Raises:
             SignatureInvalid: another installation's, or too old.
@@ -42,6 +49,9 @@ class OwnRequests:
             mark = self._key.proven(header, self._clock())
             if mark is None:
                 raise SignatureInvalid("This is no probe of this installation.")
+            if mark.purpose is Purpose.ARRIVAL:
+                self._guard.note_arrival(mark.nonce, forwarded_for(request), request[CALLER])
+                return web.Response(status=web.HTTPNoContent.status_code)
             request[MARK] = mark
         return await handler(request)
 

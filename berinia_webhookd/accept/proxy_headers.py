@@ -11,7 +11,7 @@ None, which no list of addresses allows: fail closed. It refuses to look at `X-F
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -53,6 +53,7 @@ class _Evidence(NamedTuple):
     proto: str
     host: str
     http_version: HttpVersion
+    loopback_locked: bool
 
     @property
     def is_long(self) -> bool:
@@ -66,7 +67,10 @@ class ProxyHeaders(XForwardedBase):
     costs more than the rest of the middlewares together.
     """
 
-    def __init__(self, trusted: Sequence[Network]) -> None:
+    def __init__(
+        self, trusted: Sequence[Network], loopback_locked: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._loopback_locked = loopback_locked
         self.reconfigure(trusted)
 
     def reconfigure(self, trusted: Sequence[Network]) -> None:
@@ -97,6 +101,7 @@ class ProxyHeaders(XForwardedBase):
             headers.getall(hdrs.X_FORWARDED_PROTO, ("",))[-1],
             headers.get(hdrs.HOST, ""),
             request.version,
+            self._loopback_locked(),
         )
         return (self._weigh if evidence.is_long else self._weighed)(evidence)
 
@@ -120,6 +125,7 @@ class ProxyHeaders(XForwardedBase):
             forwarded=evidence.forwarded,
             peer_trusted=trusted,
             http_version=evidence.http_version,
+            loopback_locked=evidence.loopback_locked,
         )
         return caller, Client(None if client is None else str(client), bucket_of(caller))
 

@@ -15,10 +15,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from berinia_webhookd.accept.body import LONG_BODY_BYTES, BodyBudget, Reservation, receive_body
+from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.own_requests import MARK
 from berinia_webhookd.accept.proxy_headers import CLIENT
 from berinia_webhookd.accept.rate_limit import RateLimit, Throttle
 from berinia_webhookd.accept.request_context import CONTEXT, WHOSE, Endpoint
+from berinia_webhookd.addresses import peer_is_here
 from berinia_webhookd.channels.contract import Answer, Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings
@@ -26,6 +28,7 @@ from berinia_webhookd.errors import (
     AddressRefused,
     BodyTooLarge,
     BodyTooSlow,
+    LoopbackLocked,
     MalformedDelivery,
     MediaTypeUnsupported,
     MethodNotAllowed,
@@ -69,11 +72,13 @@ class SignatureCheck:
         settings: ServerSettings,
         rate_limit: RateLimit,
         metrics: Metrics,
+        guard: LoopbackGuard,
         clock: Callable[[], datetime] = now,
     ) -> None:
         self.budget = BodyBudget(settings.max_body_bytes_in_flight)
         self._rate_limit = rate_limit
         self._metrics = metrics
+        self._guard = guard
         self._clock = clock
         self._time = asyncio.get_running_loop().time
         self._throttle = Throttle()
@@ -107,8 +112,16 @@ class SignatureCheck:
             if isinstance(proven, Answer):
                 return self._shake_hands(request, proven)
             reservation.verified()
+            self._look_at_the_way(request, channel)
             request[VERIFIED] = VerifiedRequest(proven, complete_at, reservation)
             return await handler(request)
+
+    def _look_at_the_way(self, request: web.Request, channel: Channel) -> None:
+        """Have the guard look where a provider's own request says nothing of who called."""
+        caller = request[CALLER]
+        from_outside = channel.provider.from_outside and MARK not in request
+        if from_outside and not caller.forwarded and caller.peer_trusted and peer_is_here(caller):
+            self._guard.suspect()
 
     async def _received(
         self, request: web.Request, channel: Channel, reservation: Reservation
@@ -158,8 +171,9 @@ class SignatureCheck:
             diagnosis = await self._diagnosis(channel, delivery)
             note_invalid_signature(self._metrics, request, str(error), diagnosis)
             raise
-        except AddressRefused:
-            _log.warning("address.refused", **request[WHOSE])
+        except AddressRefused as error:
+            diagnosis = str(error) if isinstance(error, LoopbackLocked) else None
+            _log.warning("address.refused", **request[WHOSE], diagnosis=diagnosis)
             raise
 
     def _shake_hands(self, request: web.Request, answer: Answer) -> web.Response:

@@ -75,6 +75,7 @@ class Channel(ABC):
     kept_headers: frozenset[str] = frozenset()  # lower case; `decode` finds them in the delivery
     allowed_networks: tuple[Network, ...] | None = None  # whence it may be called; None: anywhere
     address_is_proof: bool = False  # whether nothing but the address proves the caller
+    listen: str | None = None  # its own listener, as `listening.address_of` writes it; None: all
     replies: Replies | None = None  # None: an agent's answer goes nowhere
     opt_out_words: Words = MappingProxyType(
         {}

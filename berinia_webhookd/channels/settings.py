@@ -142,6 +142,15 @@ class WhatsAppSettings(ChannelSettings):
         example="a long random text",
         secret=True,
     )
+    listen: str | None = setting(
+        values.own_listener,
+        None,
+        "a loopback address and port, or a Unix socket, of the bot's own; the path is found there "
+        "alone, and the socket unit can pass it",
+        unset="it calls where everybody does",
+        example="127.0.0.1:8003",
+        restart=True,
+    )
     groups: Mapping[str, AgentName] = setting(
         values.groups,
         {
@@ -192,6 +201,16 @@ class WhatsAppSettings(ChannelSettings):
                 f"channels.{self.name}.reply_wait_seconds = {LONG_ANSWER_SECONDS}",
                 why="the bot can post later answers to groups only",
             )
+
+    @property
+    def address_alone(self) -> bool:
+        """Whether nothing but the address proves the bot, on a listener that others use."""
+        return self.secret is None and self.listen is None
+
+    @property
+    def own_listener(self) -> str | None:
+        """The listener on which it receives alone."""
+        return self.listen
 
     @property
     def agents(self) -> frozenset[AgentName]:

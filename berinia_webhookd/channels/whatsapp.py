@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
-from berinia_webhookd.addresses import is_allowed
+from berinia_webhookd.addresses import require_allowed
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest, normal_group
 from berinia_webhookd.channels.content import decode_json_object
 from berinia_webhookd.channels.contract import (
@@ -27,7 +28,6 @@ from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import WhatsAppSettings
 from berinia_webhookd.channels.signatures import secret_match
 from berinia_webhookd.errors import (
-    AddressRefused,
     ChannelNotConfigured,
     MalformedDelivery,
     SignatureInvalid,
@@ -96,7 +96,8 @@ class WhatsAppChannel(Channel):
             late_max_age_seconds=settings.late_reply_max_age_seconds,
         )
         self.allowed_networks = settings.allowed_ips
-        self.address_is_proof = settings.secret is None
+        self.address_is_proof = settings.address_alone
+        self.listen = settings.listen
         self._secret = None if settings.secret is None else settings.secret.reveal()
         self._groups = {normal_group(group): agent for group, agent in settings.groups.items()}
 
@@ -110,8 +111,10 @@ class WhatsAppChannel(Channel):
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
         """Require an allowed address and, if set, the secret."""
         self.require_secret()
-        if not is_allowed(self.allowed_networks or (), delivery.caller):
-            raise AddressRefused("This address is not allowed here.")
+        caller = delivery.caller
+        if not self.address_is_proof:
+            caller = replace(caller, loopback_locked=False)  # what proves it is something else
+        require_allowed(self.allowed_networks or (), caller, "This address is not allowed here.")
         if self._secret is not None:
             scheme, _, token = delivery.headers.get("Authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not secret_match(self._secret, token.strip()):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from berinia_webhookd.addresses import is_loopback, widest
+from berinia_webhookd.addresses import address_text, is_loopback, widest
 from berinia_webhookd.config import descriptors
 from berinia_webhookd.config.fields import settings_of
 from berinia_webhookd.config.settings import AgentsSettings, Kinds, ServerSettings, Settings
@@ -43,6 +43,17 @@ def errors(settings: Settings) -> Iterator[Finding]:
                 f'{" and ".join(names)} share the host "{word}" and differ in it',
                 "give agents of one host one memory limit",
             )
+    yield from _crossed_listeners(settings)
+
+
+def _crossed_listeners(settings: Settings) -> Iterator[Finding]:
+    """Yield a channel's own listener that is everybody's."""
+    server = settings.server
+    shared = f"unix:{server.uds}" if server.uds else address_text((server.host, server.port))
+    for name, channel in settings.channels.items():
+        if channel.own_listener == shared:
+            hint = "give it another port, or unset it"
+            yield wrong(f"channels.{name}.listen", "is where the daemon itself listens", hint)
 
 
 def warnings(
@@ -54,6 +65,16 @@ def warnings(
         came_from = {field: origins[f"channels.{name}.{field}"].where for field in fields}
         if channel.enabled:
             yield from kinds[channel.kind].cautions(channel, settings, came_from)
+        if channel.enabled and channel.address_alone and settings.server.public_url:
+            yield warning(
+                f"channels.{name}.secret",
+                "not set, so a loopback address alone proves who calls",
+                f"set channels.{name}.secret (`openssl rand -hex 32`), which the caller sends as "
+                "`Authorization: Bearer …`",
+                f"or give it a listener of its own: channels.{name}.listen",
+                why="a proxy on this machine that does not say who calls makes every stranger look "
+                "like a program on this machine",
+            )
     yield from _about_agents(settings)
     yield from _about_shared_hosts(settings)
     yield from _about_networks(settings.server)

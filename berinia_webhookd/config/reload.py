@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.model import ChannelName
+
+CHANNELS: Final = "channels."
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,13 @@ def changes(running: Settings, old: Loaded, new: Loaded) -> Changes:
     effective, stuck = new.settings, []
     for name in fixed:
         section, _, key = name.rpartition(".")
-        value = getattr(getattr(running, section) if section else running, key)
-        if value != new.origins[name].value:
+        before, wanted = _section(running, section), new.origins[name].value
+        if before is None:  # a channel that is new: what it needs is there after a restart
+            if wanted != new.origins[name].setting.default:
+                stuck.append(name)
+        elif getattr(before, key) != wanted:
             stuck.append(name)
-            effective = _with(effective, section, key, value)
+            effective = _with(effective, section, key, getattr(before, key))
     pinned = [
         name
         for name in old.pinned.keys() | new.pinned.keys()
@@ -45,10 +51,20 @@ def changes(running: Settings, old: Loaded, new: Loaded) -> Changes:
     )
 
 
+def _section(settings: Settings, name: str) -> Any:
+    if name.startswith(CHANNELS):
+        return settings.channels.get(ChannelName(name.removeprefix(CHANNELS)))
+    return getattr(settings, name) if name else settings
+
+
 def _with(settings: Settings, section: str, key: str, value: Any) -> Settings:
     if not section:
         return replace(settings, **{key: value})
-    return replace(settings, **{section: replace(getattr(settings, section), **{key: value})})
+    changed = replace(_section(settings, section), **{key: value})
+    if section.startswith(CHANNELS):
+        name = ChannelName(section.removeprefix(CHANNELS))
+        return replace(settings, channels={**settings.channels, name: changed})
+    return replace(settings, **{section: changed})
 
 
 def _value(loaded: Loaded, name: str) -> Any:

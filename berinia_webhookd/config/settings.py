@@ -372,6 +372,16 @@ class ChannelSettings:
         return self.built_in is not None and self.built_in.name == self.name
 
     @property
+    def address_alone(self) -> bool:
+        """Whether nothing but the address proves who calls."""
+        return False
+
+    @property
+    def own_listener(self) -> str | None:
+        """The listener on which it receives alone."""
+        return None
+
+    @property
     def agents(self) -> frozenset[AgentName]:
         """Every agent that a message can go to."""
         return frozenset({self.agent})

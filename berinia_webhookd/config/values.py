@@ -9,11 +9,18 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from berinia_webhookd.addresses import Network, parse_network, plain_http_allowed
+from berinia_webhookd.addresses import (
+    Network,
+    address_text,
+    parse_network,
+    plain_http_allowed,
+    split_port,
+)
 from berinia_webhookd.config.fields import Reader, T
 from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.model import AgentName, OptOut, OutcomeKind
@@ -213,6 +220,24 @@ def sqlite_file(url: str) -> Path | None:
     """Return the file of a SQLite journal, absolute; None for any other URL."""
     name = url.removeprefix(SQLITE)
     return Path(name).expanduser().absolute() if name not in {url, ""} else None
+
+
+def own_listener(raw: Any) -> str:
+    """Read a loopback address with its port, or a Unix socket, as a socket's name is written."""
+    hint = "give 127.0.0.1:8003, [::1]:8003 or the whole path of a Unix socket"
+    name = text(raw).strip()
+    path = name.removeprefix("unix:")
+    if path.startswith("/"):
+        return f"unix:{path}"
+    host, port = split_port(name)
+    try:
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+        number = whole(1, 65_535)(port)
+    except ValueError as error:
+        raise ValueError(hint) from error
+    if not address.is_loopback:
+        raise ValueError(hint)
+    return address_text((str(address), number))
 
 
 def journal_url(raw: Any) -> Secret:

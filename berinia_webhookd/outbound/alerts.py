@@ -42,6 +42,7 @@ class AlertKind(StrEnum):
     AGENT_UNAVAILABLE = "agent_unavailable"
     JOURNAL_DEGRADED = "journal_degraded"
     DISK_LOW = "disk_low"
+    LOOPBACK_LOCKED = "loopback_locked"
 
 
 LOOK: Final = {
@@ -50,6 +51,7 @@ LOOK: Final = {
     AlertKind.AGENT_UNAVAILABLE: "berinia-webhookd check-config",
     AlertKind.JOURNAL_DEGRADED: "berinia-webhookd doctor",
     AlertKind.DISK_LOW: "berinia-webhookd doctor",
+    AlertKind.LOOPBACK_LOCKED: "berinia-webhookd doctor",
 }
 
 
@@ -172,6 +174,7 @@ def daemon_conditions(
     journal_up: Callable[[], bool],
     unavailable: Callable[[], Collection[AgentName]],
     disk: Callable[[], Awaitable[str | None]],
+    loopback_locked: Callable[[], bool],
 ) -> Mapping[AlertKind, Condition]:
     """Return all conditions of one daemon; `disk` says what is nearly full, or None."""
 
@@ -187,7 +190,12 @@ def daemon_conditions(
         full = await disk()
         return {} if full is None else {"": full}
 
+    async def locked() -> Mapping[str, str]:
+        what = "nginx does not say who calls, so no program on this machine is believed"
+        return {"": what} if loopback_locked() else {}
+
     return {
+        AlertKind.LOOPBACK_LOCKED: locked,
         AlertKind.SIGNATURES_REFUSED: RefusedSignatures(metrics, time.monotonic),
         AlertKind.AGENT_UNAVAILABLE: agent_unavailable,
         AlertKind.JOURNAL_DEGRADED: journal_degraded,

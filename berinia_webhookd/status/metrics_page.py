@@ -6,9 +6,9 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from berinia_webhookd.addresses import Network, is_allowed
+from berinia_webhookd.addresses import Network, require_allowed
 from berinia_webhookd.config.settings import Settings
-from berinia_webhookd.errors import AddressRefused, JournalUnavailable
+from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import EntryState
@@ -38,8 +38,8 @@ class MetricsPage:
         Raises:
             AddressRefused: the caller is not in `server.metrics_allowed_ips`.
         """
-        if not is_allowed(self._allowed, request[CALLER]):
-            raise AddressRefused("This address may not read the metrics.")
+        refusal = "This address may not read the metrics."
+        require_allowed(self._allowed, request[CALLER], refusal)
         await self.refresh()
         text = generate_latest(self._metrics.registry)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})

@@ -88,13 +88,15 @@ def send(
     """
     loaded, running = context.load_with_installation()
     settings = loaded.settings
-    target = Target.from_text(to or _default_address(settings.server, running))
+    configured = _configured(settings, channel)
+    address = configured.listen or _default_address(settings.server, running)
+    target = Target.from_text(to or address)
     if not really and not target.is_loopback():
         raise click.UsageError(
             f"{target} is not this machine; with --really it gets these messages all the same"
         )
     sample = Sample(
-        channel=_configured(settings, channel),
+        channel=configured,
         fields=fields,
         base_url=(*settings.server.public_url, target.base_url)[0],
         valid=not bad_signature,

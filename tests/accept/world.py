@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -18,6 +20,7 @@ from aiohttp.test_utils import TestClient
 
 from berinia_webhookd.accept.application import Receiver
 from berinia_webhookd.accept.body import BodyBudget
+from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.request_context import Endpoint
 from berinia_webhookd.channels.contract import Answer, Channel, Replies, SignedRequest
 from berinia_webhookd.channels.provider import Provider, SecretSetting
@@ -33,6 +36,7 @@ from berinia_webhookd.errors import (
 )
 from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.journal.contract import ClaimRequest, ReplayedSignature, Reply
+from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
     AgentName,
@@ -259,6 +263,10 @@ class World:
         self.chat = FakeChannel("whatsapp", CHAT_PATH, replies=Replies(5))
         self.inbox = Inbox()
         self.metrics = Metrics()
+        self.state = tempfile.TemporaryDirectory()
+        self.guard = LoopbackGuard(
+            SERVER, (), lock=LoopbackLock(Path(self.state.name)), key=KEY, metrics=self.metrics
+        )
         self.receiver = Receiver(
             SERVER,
             RATE_LIMIT,
@@ -267,6 +275,7 @@ class World:
             channels=(self.sms, self.chat),
             pages=PAGES,
             key=KEY,
+            guard=self.guard,
             shutdown_seconds=0.2,
         )
         self.receiver.http.head_timeout_seconds = 5.0
@@ -304,6 +313,7 @@ class World:
         if self._client is not None:
             await self._client.close()
         await self.receiver.stop()
+        self.state.cleanup()
 
     @property
     def client(self) -> ClientSession | TestClient[web.Request, web.Application]:

@@ -169,3 +169,24 @@ def test_a_file_that_comes_is_read(place: Place) -> None:
     old = place.load()
     place.toml("server.port = 1001")
     assert place.load(before=old).settings.server.port == 1001
+
+
+def test_a_listener_of_the_bots_own_needs_a_restart(place: Place) -> None:
+    """What holds until then is what the daemon listens on; a new channel waits for its own."""
+    place.toml('channels.whatsapp.listen = "127.0.0.1:8003"')
+    old = place.load()
+    place.toml(
+        """
+        channels.whatsapp.listen = "127.0.0.1:8004"
+        [channels.second]
+        kind = "berinia-whatsapp"
+        agent = "MetaAgent"
+        listen = "/run/bot.sock"
+        [channels.third]
+        kind = "berinia-whatsapp"
+        agent = "MetaAgent"
+        """
+    )
+    changed = reloaded(place, old)
+    assert changed.needs_restart == ("channels.second.listen", "channels.whatsapp.listen")
+    assert whatsapp(changed.effective).listen == "127.0.0.1:8003"

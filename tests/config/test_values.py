@@ -11,7 +11,7 @@ import pytest
 
 from berinia_webhookd.config.secret import Secret
 
-from .place import Place, sms
+from .place import Place, sms, whatsapp
 
 PROXIES = "server.trusted_proxies"
 PROXIES_VARIABLE = "BERINIA_WEBHOOKD_SERVER__TRUSTED_PROXIES"
@@ -60,6 +60,12 @@ class TestLists:
 WRONG = [
     ("alerts.command", "mail -s 'unfinished", "close every quote"),
     ("alerts.command", "", "command with its arguments"),
+    ("channels.whatsapp.listen", "127.0.0.1", "127.0.0.1:8003"),
+    ("channels.whatsapp.listen", "0.0.0.0:8003", "127.0.0.1:8003"),
+    ("channels.whatsapp.listen", "203.0.113.9:8003", "127.0.0.1:8003"),
+    ("channels.whatsapp.listen", "127.0.0.1:0", "127.0.0.1:8003"),
+    ("channels.whatsapp.listen", "bot.example.com:8003", "127.0.0.1:8003"),
+    ("channels.whatsapp.listen", "bot.sock", "127.0.0.1:8003"),
     ("server.host", 5, "not empty"),
     ("server.host", "  ", "not empty"),
     ("server.port", "eight", "from 0 to 65535"),
@@ -325,3 +331,37 @@ def test_urls_of_postgresql(place: Place, url: str) -> None:
     """Kept as they are given."""
     place.toml(f'journal.url = "{url}"')
     assert place.load().settings.journal.url == Secret(url)
+
+
+@pytest.mark.parametrize(
+    ("said", "listen"),
+    [
+        ("127.0.0.1:8003", "127.0.0.1:8003"),
+        ("[::1]:8003", "[::1]:8003"),
+        ("/run/bot.sock", "unix:/run/bot.sock"),
+        ("unix:/run/bot.sock", "unix:/run/bot.sock"),
+    ],
+)
+def test_a_listener_of_the_bots_own(place: Place, said: str, listen: str) -> None:
+    """Written as a socket's name is."""
+    place.toml(f'channels.whatsapp.listen = "{said}"')
+    assert whatsapp(place.load().settings).listen == listen
+
+
+def test_a_listener_of_the_bots_own_that_is_everybodys(place: Place) -> None:
+    """The daemon's own address."""
+    place.toml('channels.whatsapp.listen = "127.0.0.1:8001"')
+    assert place.problem().subject == "channels.whatsapp.listen"
+
+
+def test_an_address_alone_is_warned_of_beside_a_public_url(place: Place) -> None:
+    """A secret or a listener of its own is more than an address."""
+    key = "channels.whatsapp.secret"
+    url = 'server.public_url = "https://app.example.com"\n'
+    for more, warns in (("", True), (f'{key} = "x"', False), ("", True)):
+        place.toml(url + more)
+        assert (key in {one.subject for one in place.load().warnings}) is warns
+    place.toml(url + 'channels.whatsapp.listen = "/run/bot.sock"')
+    assert key not in {one.subject for one in place.load().warnings}
+    place.toml("")
+    assert key not in {one.subject for one in place.load().warnings}

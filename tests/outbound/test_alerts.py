@@ -165,13 +165,17 @@ async def test_refused_signatures_are_a_burst_from_ten_in_five_minutes() -> None
 
 async def test_the_conditions_of_a_daemon() -> None:
     """Each holds while what it is about is wrong, and says so in a sentence without its cause."""
-    up, missing, full = True, dict[AgentName, str](), None
+    up, missing, full, locked = True, dict[AgentName, str](), None, False
 
     async def disk() -> str | None:
         return full
 
     conditions = daemon_conditions(
-        metrics=Metrics(), journal_up=lambda: up, unavailable=lambda: missing, disk=disk
+        metrics=Metrics(),
+        journal_up=lambda: up,
+        unavailable=lambda: missing,
+        disk=disk,
+        loopback_locked=lambda: locked,
     )
 
     async def holding() -> dict[str, list[str]]:

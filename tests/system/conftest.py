@@ -22,14 +22,18 @@ def behind_nginx(tmp_path: Path) -> Iterator[Callable[..., tuple[Nginx, Daemon]]
     """
     with ExitStack() as stack:
 
-        def start(locations: str, settings: str = "") -> tuple[Nginx, Daemon]:
+        def start(
+            locations: str, settings: str = "", program: Path | None = None
+        ) -> tuple[Nginx, Daemon]:
             all_settings = f'{ALL_CHANNELS}\nlogs.password = "{LOGS_PASSWORD}"\n{settings}'
             daemon = Daemon(tmp_path, all_settings)
             text = daemon.config.read_text()
             daemon.config.write_text(text.replace(f'server.public_url = "{PUBLIC_URL}"', ""))
             stack.callback(daemon.close)
             daemon.start()
-            nginx = Nginx(tmp_path / "nginx", daemon_port=daemon.port, locations=locations)
+            nginx = Nginx(
+                tmp_path / "nginx", daemon_port=daemon.port, locations=locations, program=program
+            )
             stack.callback(nginx.close)
             return nginx, daemon
 

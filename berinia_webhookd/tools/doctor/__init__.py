@@ -13,7 +13,9 @@ from typing import Final
 import click
 
 from berinia_webhookd import __version__
+from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, Level
+from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.status.findings import CHECKS, Check, findings_of
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
 from berinia_webhookd.tools.doctor.installation import Found, find, settings
@@ -33,8 +35,13 @@ FIRST_CHECKS: Final[Mapping[str, Check[Found]]] = {
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option(
+    "--trust-loopback",
+    is_flag=True,
+    help="First end the lock of loopback; what speaks against it later locks it again.",
+)
 @click.pass_obj
-def doctor_command(context: CommandContext, /, *, as_json: bool) -> None:
+def doctor_command(context: CommandContext, /, *, as_json: bool, trust_loopback: bool) -> None:
     """Look at the running installation: what is wrong, why it matters, what fixes it.
 
     Asks the daemon, the port, nginx (by a signed probe through server.public_url), the journal,
@@ -42,6 +49,8 @@ def doctor_command(context: CommandContext, /, *, as_json: bool) -> None:
     less. Exit code 1: something is wrong; warnings alone give 0.
     """
     found = find(context.config_file, os.environ, working_folder())
+    if trust_loopback:
+        _trust_loopback(found)
     findings = asyncio.run(examine(found))
     if as_json:
         click.echo(json_text(report(found, findings)))
@@ -49,6 +58,17 @@ def doctor_command(context: CommandContext, /, *, as_json: bool) -> None:
         for line in lines(findings):
             click.echo(line)
     click.get_current_context().exit(0 if _is_healthy(findings) else 1)
+
+
+def _trust_loopback(found: Found) -> None:
+    lock = LoopbackLock(found.installation.state)
+    try:
+        lock.remove()
+    except OSError as error:
+        hint = "sudo berinia-webhookd doctor --trust-loopback"
+        raise WebhookdError(
+            f"{lock.file} cannot be removed: {error.strerror}", hint=hint
+        ) from error
 
 
 async def examine(found: Found) -> list[Finding]:
