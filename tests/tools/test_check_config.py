@@ -655,7 +655,11 @@ def test_the_whole_configuration_of_berinia_is_accepted(place: Place) -> None:
     text = (contrib / "config" / "berinia.toml").read_text()
     text = text.replace("/srv/berinia/infra-ia/.venv/bin/python", sys.executable)
     place.write(text.replace("/srv/berinia/infra-ia", str(agents)))
-    place.environment = {"TWILIO_TOKEN": "a token", "MAILGUN_SIGNING_KEY": "a key"}
+    place.environment = {
+        "TWILIO_TOKEN": "a token",
+        "MAILGUN_SIGNING_KEY": "a key",
+        "BERINIA_WEBHOOKD_CHANNELS__WHATSAPP__SECRET": "a word",
+    }
     checked = place.check("--json")
     assert checked.of("wrong") == []
     assert {one["agent"] for one in checked.document["agents"]} == {
