@@ -22,7 +22,7 @@ RESULT_LIMIT = 1 << 20  # characters
 ERROR_HEAD, ERROR_TAIL = 2048, 6144  # characters kept of a traceback
 RESOURCES = [
     getattr(resource, f"RLIMIT_{name}")
-    for name in ("FSIZE", "NOFILE", "NPROC", "AS", "DATA", "STACK", "CPU")
+    for name in ("FSIZE", "NOFILE", "NPROC", "AS", "DATA", "CPU")
 ]
 ANSWER_KEYS = ("status", "response", "message", "result", "error")
 
@@ -94,7 +94,7 @@ class Host:
                 answer["lacking"] = "memory"
             elif isinstance(error, RuntimeError) and "start new thread" in answer["failed"]:
                 answer["lacking"] = "threads"
-        if no_descriptor_left():  # also where the agent made nothing of it
+        if no_descriptor_left(self.requests):  # also where the agent made nothing of it
             answer["lacking"] = "descriptors"
         elif (limits := resource_limits()) != self.limits:
             answer["lacking"] = "limits"
@@ -234,12 +234,12 @@ def resource_limits() -> list[tuple[int, int]]:
     return list(map(resource.getrlimit, RESOURCES))
 
 
-def no_descriptor_left() -> bool:
-    """Return whether this process can open nothing more."""
+def no_descriptor_left(known: int) -> bool:
+    """Return whether this process can open nothing more, by a copy of a descriptor that it has."""
     try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
+        os.close(os.dup(known))
     except OSError as error:
-        return error.errno in (errno.EMFILE, errno.ENFILE)
+        return error.errno == errno.EMFILE
     return False
 
 

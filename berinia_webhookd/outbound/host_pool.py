@@ -107,7 +107,9 @@ class HostPool:
 
     def of_word(self, word: str | None) -> AgentHost | None:
         """Return the host of the agents with this word, also one that is still ending."""
-        return next((host for host in self._watches if word and host.word == word), None)
+        if word is None:
+            return None
+        return next((host for host in self._watches if host.word == word), None)
 
     def _suited(self, request: HostRequest) -> list[AgentHost]:
         """Return the idle hosts that may serve it, least recently used first."""

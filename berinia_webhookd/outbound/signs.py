@@ -41,18 +41,18 @@ ROLE_MARKER: Final = re.compile(
 
 def signs_of(event: Event) -> list[str]:
     """Return the names of the signs that an event's text, subject and HTML show, sorted."""
-    found = set()
+    found: set[str] = set()
     for text in (event.body, event.subject, event.profile_name):
         if text:
-            found |= set(_in_text(text[:LONGEST_TEXT]))
+            found.update(_in_text(text[:LONGEST_TEXT]))
     for value in event.raw.values():
-        if (
-            isinstance(value, str)
-            and "<" in value
-            and HIDDEN_HTML.search(value[:LONGEST_TEXT].lower())
-        ):
+        if isinstance(value, str) and "<" in value and _hides_html(value):
             found.add("hidden_html")
     return sorted(found)
+
+
+def _hides_html(value: str) -> bool:
+    return HIDDEN_HTML.search(value[:LONGEST_TEXT].lower()) is not None
 
 
 def _in_text(text: str) -> Iterator[str]:
