@@ -1,7 +1,8 @@
 """Brings a journal's schema to what this program works with, one process at a time.
 
 A journal that a newer program upgraded is used as long as that program did not exclude this one, so
-that machines can be upgraded one after another. What was made before version 1 is left alone.
+that machines can be upgraded one after another. What was made before version 1, or by another program,
+gets no tables of ours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ async def migrate(transaction: Transaction) -> None:
     """Apply the steps that are missing; costs one small read when none is.
 
     Raises:
-        CannotStart: it has the layout before version 1, or a newer program excluded this one.
+        CannotStart: as `stored_version` does.
     """
     version = await stored_version(transaction) or 0
     for number, text in sql.steps():
@@ -33,7 +34,8 @@ async def stored_version(transaction: Transaction) -> int | None:
     """Return the version of the journal's schema; None for an empty database.
 
     Raises:
-        CannotStart: it has the layout before version 1, or a newer program excluded this one.
+        CannotStart: it has the layout before version 1 or is another program's, or a newer program
+            excluded this one.
     """
     tables = await transaction.tables()
     if tables & EARLIER_LAYOUT:
@@ -42,8 +44,13 @@ async def stored_version(transaction: Transaction) -> int | None:
             hint="with that program: `berinia-webhookd events export > journal.jsonl`; "
             "then set journal.url to a new one",
         )
-    if "schema" not in tables:
+    if not tables:
         return None
+    if "schema" not in tables:
+        raise CannotStart(
+            "the journal's place holds tables of another program",
+            hint="set journal.url to a file or database of its own",
+        )
     ((version, oldest_program),) = await transaction.execute("schema_version")
     if _parts(oldest_program) > _parts(__version__):
         raise SchemaTooNew(

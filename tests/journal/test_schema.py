@@ -115,6 +115,19 @@ async def test_an_earlier_layout_is_refused_and_left_alone(closed_world: World) 
     await execute(closed_world, url, f"UPDATE {names['bodies']} SET body = 'still there'")
 
 
+async def test_another_programs_database_gets_no_tables_of_ours(closed_world: World) -> None:
+    """Exit 3: whoever mistyped `journal.url` keeps what is there."""
+    url = await url_of_empty(closed_world)
+    if isinstance(closed_world, PostgresqlWorld):
+        await execute(closed_world, url, "CREATE SCHEMA berinia_webhookd")
+    theirs = table(closed_world, "customers")
+    await execute(closed_world, url, f"CREATE TABLE {theirs} (name TEXT)")
+    with pytest.raises(CannotStart, match="another program") as refused:
+        await SqlJournal(url, node="here", clock=closed_world.clock).open()
+    assert refused.value.exit_code == 3
+    await execute(closed_world, url, f"CREATE TABLE {table(closed_world, 'events')} (name TEXT)")
+
+
 @on_sqlite
 async def test_an_earlier_file_keeps_its_bytes(closed_world: SqliteWorld) -> None:
     """Also where it is a file."""
