@@ -1,8 +1,8 @@
 """Brings a journal's schema to what this program works with, one process at a time.
 
 A journal that a newer program upgraded is used as long as that program did not exclude this one, so
-that machines can be upgraded one after another. What was made before version 1, or by another program,
-gets no tables of ours.
+that machines can be upgraded one after another. What was made before version 1, or by
+another program, gets no tables of ours.
 """
 
 from __future__ import annotations
