@@ -21,6 +21,7 @@ from collections.abc import (
 )
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
 
 import structlog
@@ -35,7 +36,12 @@ from berinia_webhookd.clock import now
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.settings import Settings, state_folder
-from berinia_webhookd.errors import CannotStart, ConfigurationError, JournalUnavailable
+from berinia_webhookd.errors import (
+    CannotStart,
+    ConfigurationError,
+    JournalUnavailable,
+    JournalWriterEnded,
+)
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
 from berinia_webhookd.loopback_lock import LoopbackLock
@@ -124,6 +130,7 @@ class Parts:
     def reconfigure(self, settings: Settings) -> None:
         """Put new settings in place; connections, events and attempts go on."""
         self.logs.reconfigure(log_options(settings))
+        self.journal.reconfigure(settings)
         self.channels.reconfigure(settings)
         self.outbound.reconfigure(settings, self.channels)
         for page in self.pages:
@@ -135,8 +142,9 @@ class Parts:
 
     @property
     def turning(self) -> Sequence[Turning]:
-        """The parts that the watchdog looks at."""
-        return (self.journal, self.outbound.dispatcher) if self.role.dispatches else (self.journal,)
+        """The parts that the watchdog looks at; a dispatcher waits for a journal that is down."""
+        dispatches = self.role.dispatches and self.journal.up
+        return (self.journal, self.outbound.dispatcher) if dispatches else (self.journal,)
 
 
 def paths_of(channels: Channels) -> Sequence[str]:
@@ -173,15 +181,11 @@ async def run(
     """
     signals = Signals()
     try:
-        async with opened(loaded.settings, role, environ) as parts:
-            async with serving(parts):
-                signals.started()
-                process = Process(
-                    parts, loaded, loaded.settings, reread, Notifier(environ), signals
-                )
-                process.say_started(on_started)
-                await process.work(watchdog_interval_seconds(environ))
-            logger.info("server.stopped")
+        async with opened(loaded.settings, role, environ) as parts, serving(parts):
+            signals.started()
+            process = Process(parts, loaded, loaded.settings, reread, Notifier(environ), signals)
+            process.say_started(on_started)
+            await process.work(watchdog_interval_seconds(environ))
     except asyncio.CancelledError:
         if not signals.stop.is_set():
             raise  # else: it was to stop while it started
@@ -203,12 +207,13 @@ async def opened(
         logs = stack.enter_context(
             contextlib.closing(configure(settings.logs.dir, log_options(settings)))
         )
+        stack.push(say_stopped)
         own = own_listeners(settings) if role.receives else ()
         sockets = listening.open_sockets(settings.server, of_systemd, own) if role.listens else []
         for listener in sockets:
             stack.enter_context(contextlib.closing(listener))
         metrics = Metrics()
-        journal = SqlJournal.from_settings(settings.journal, now, metrics)
+        journal = SqlJournal.from_settings(settings, now, metrics)
         stack.push_async_callback(journal.close)
         await journal.open()
         channels = Channels(settings)
@@ -239,7 +244,7 @@ async def opened(
             ),
             allowed,
         )
-        metrics_page = MetricsPage(metrics, backlog, allowed)
+        metrics_page = MetricsPage(metrics, backlog, allowed, lambda: journal.up)
         logs_page = LogsPage(settings)
         receiver = Receiver(
             settings.server,
@@ -268,6 +273,15 @@ async def opened(
             pages=(health, metrics_page, logs_page),
             receiver=receiver,
         )
+
+
+def say_stopped(
+    kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+) -> None:
+    """Report an orderly end, once every part but the log is closed."""
+    del error, traceback
+    if kind is None:
+        logger.info("server.stopped")
 
 
 def installation_key(state: Path) -> InstallationKey:
@@ -367,17 +381,27 @@ class Process:
         self.notifier.ready()
 
     async def work(self, watchdog_interval: float | None) -> None:
-        """Run everything that runs for long, until it is to stop."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(task) for task in self._tasks(watchdog_interval)]
-            await self.signals.stop.wait()
-            await self._wind_down()
-            for task in tasks:
-                task.cancel()
+        """Run everything that runs for long, until it is to stop.
+
+        Raises:
+            JournalWriterEnded: nothing could be written any more.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(task) for task in self._tasks(watchdog_interval)]
+                await self.signals.stop.wait()
+                await self._wind_down()
+                for task in tasks:
+                    task.cancel()
+        except BaseExceptionGroup as errors:
+            if (ended := errors.subgroup(JournalWriterEnded)) is None:
+                raise
+            raise ended.exceptions[0] from errors
 
     def _tasks(self, watchdog_interval: float | None) -> Iterator[Coroutine[Any, Any, None]]:
         parts = self.parts
         yield self._reload_on_demand()
+        yield parts.journal.watch()
         yield purge(parts.journal)
         yield recover(parts.journal, self.settings.journal.lease_seconds / 3, parts.outbound.alerts)
         yield report(self.notifier, parts.backlog.in_one_line)
@@ -386,7 +410,7 @@ class Process:
         if parts.role.dispatches:
             yield parts.outbound.dispatcher.run()
         if watchdog_interval is not None:
-            yield watch(self.notifier, watchdog_interval, parts.turning)
+            yield watch(self.notifier, watchdog_interval, lambda: parts.turning)
 
     async def _wind_down(self) -> None:
         """Claim no more, keep receiving until the attempts have ended or the grace has passed."""

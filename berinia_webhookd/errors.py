@@ -51,6 +51,10 @@ class JournalUnavailable(WebhookdError):
     """The journal cannot be reached, is full, or did not commit in time."""
 
 
+class JournalWriterEnded(WebhookdError):
+    """A mistake of ours ended what writes the journal: the process ends, to be started anew."""
+
+
 class SchemaTooNew(CannotStart):
     """The journal was upgraded by a newer program that excludes this one."""
 

@@ -124,12 +124,14 @@ def turns(part: Turning, within_seconds: float = 0.0) -> bool:
     return seconds < max(within_seconds, SLOWEST_TURN_SECONDS)
 
 
-async def watch(notifier: Notifier, interval_seconds: float, parts: Collection[Turning]) -> None:
+async def watch(
+    notifier: Notifier, interval_seconds: float, parts: Callable[[], Collection[Turning]]
+) -> None:
     """Send a sign of life twice an interval while every part turns within it; running at all proves
     that the event loop turns.
     """
     while True:
-        if all(turns(part, interval_seconds) for part in parts):
+        if all(turns(part, interval_seconds) for part in parts()):
             notifier.alive()
         await asyncio.sleep(interval_seconds / 2)
 

@@ -168,7 +168,7 @@ async def test_a_sign_of_life_is_given_while_every_part_turns(supervisor: Superv
                 task.cancel()
             return asyncio.get_running_loop().time() - (age or 0)
 
-    task = asyncio.create_task(watch(supervisor.notifier, 0.01, [Part()]))
+    task = asyncio.create_task(watch(supervisor.notifier, 0.01, lambda: [Part()]))
     with pytest.raises(asyncio.CancelledError):
         await task
     assert [supervisor.hears() for _ in range(3)] == [["WATCHDOG=1"]] * 3

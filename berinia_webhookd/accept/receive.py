@@ -5,9 +5,10 @@ only after the journal's word that the event is on disk; what it cannot store in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from aiohttp import web
@@ -35,6 +36,7 @@ from berinia_webhookd.model import ChannelName, Decoded, EventKind, EventMark, R
 from berinia_webhookd.own_requests import HEADER, Mark, Purpose
 
 _log = structlog.get_logger()
+CLOSE_SECONDS: Final = 5.0
 _T = TypeVar("_T")
 
 
@@ -181,10 +183,12 @@ class Commits:
 
     async def close(self) -> None:
         """Wait for what goes on without a request; call it after the server stopped, before the
-        journal closes.
+        journal closes. What a disk that hangs keeps is told so by the journal.
         """
-        while self._unfinished:
-            await asyncio.wait(self._unfinished)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self._unfinished:
+                    await asyncio.wait(self._unfinished)
 
 
 class ChannelHandler:

@@ -20,7 +20,12 @@ from typing import Any, Final, Generic, TypeVar
 import structlog
 
 from berinia_webhookd.clock import doubling_pauses, wait_for_event
-from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable
+from berinia_webhookd.errors import (
+    CannotStart,
+    CannotStartNow,
+    JournalUnavailable,
+    JournalWriterEnded,
+)
 from berinia_webhookd.journal import order
 from berinia_webhookd.journal.database import (
     Conflict,
@@ -46,6 +51,7 @@ LISTENING_LOOK_SECONDS: Final = 5.0  # or at once, where they say so
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
 PROBE_BYTES: Final = 64 * 1024  # more than most items need
+CLOSE_SECONDS: Final = 5.0  # for what is queued at the end
 TRIES: Final = 3  # another node may have inserted the same key meanwhile
 
 
@@ -85,13 +91,17 @@ class GroupCommit:
         committed: Callable[[BatchStep[Any, Any], Any, Any], None],
         changed: Callable[[], None],
         metrics: Metrics | None,
+        patience_seconds: float,
     ) -> None:
+        """`patience_seconds`: how long a commit may take until the journal counts as down."""
+        self.patience_seconds = patience_seconds
         self._database = database
         self._committed = committed  # called with each item and its result, once on disk
         self._changed = changed  # called when somebody else wrote
         self._metrics = metrics
         self._small: deque[Work] = deque()
         self._large: deque[Work] = deque()
+        self._under_way: list[Work] = []
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._closing = False
@@ -101,7 +111,13 @@ class GroupCommit:
         self._task: asyncio.Task[None] | None = None
         self.up = False
         self.up_since = 0  # by the database's clock
-        self.last_turn = self._loop.time()
+        self._last_turn = self._loop.time()
+
+    @property
+    def last_turn(self) -> float:
+        """When the writer last went round; an outage is no reason to be killed."""
+        waits = not self.up and self._task is not None and not self._task.done()
+        return self._loop.time() if waits else self._last_turn
 
     async def start(self) -> None:
         """Connect and begin; a database that cannot be reached is waited for in the background.
@@ -138,13 +154,32 @@ class GroupCommit:
         self._wake.set()
         return work.done
 
+    async def watch(self) -> None:
+        """Wait until the writer has ended; only `close` may end it.
+
+        Raises:
+            JournalWriterEnded: it ended by itself, and nothing will be written any more.
+        """
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+            _require_orderly_end(self._task)
+
     async def close(self) -> None:
-        """Commit what is queued, then let go of the connection."""
+        """Commit what is queued, then let go of the connection; a disk that hangs is given up.
+
+        Raises:
+            JournalWriterEnded: the writer ended by itself.
+        """
         self._closing = True
         self._wake.set()
         if self._task is not None:
-            await asyncio.wait((self._task,))
+            _, hangs = await asyncio.wait((self._task,), timeout=CLOSE_SECONDS)
+            if hangs:
+                self._task.cancel()
+                await asyncio.wait(hangs)
         await self._database.disconnect()
+        if self._task is not None:
+            _require_orderly_end(self._task)
 
     async def _run(self) -> None:
         pauses = doubling_pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
@@ -157,19 +192,25 @@ class GroupCommit:
                 await wait_for_event(self._wake, next(pauses))
                 with contextlib.suppress(JournalUnavailable):
                     await self._connect()
-            self.last_turn = self._loop.time()
+            self._last_turn = self._loop.time()
 
     async def _turn(self) -> None:
         """Commit one batch, and look around when it is time to."""
         await wait_for_event(self._wake, self._look_at - self._loop.time())
-        if batch := self._take():
-            await self._commit(batch)
-        else:
-            self._wake.clear()
-        if self.up and self._loop.time() >= self._look_at:
-            pause = LISTENING_LOOK_SECONDS if self._database.listening else LOOK_SECONDS
-            self._look_at = self._loop.time() + pause
-            await self._look_around()
+        impatient = self._loop.call_later(self.patience_seconds, self._hangs)
+        try:
+            if batch := self._take():
+                self._under_way = batch
+                await self._commit(batch)
+                self._under_way = []
+            else:
+                self._wake.clear()
+            if self.up and self._loop.time() >= self._look_at:
+                pause = LISTENING_LOOK_SECONDS if self._database.listening else LOOK_SECONDS
+                self._look_at = self._loop.time() + pause
+                await self._look_around()
+        finally:
+            impatient.cancel()
 
     def _take(self) -> list[Work]:
         """The next batch: small items together, a large one alone, in turn."""
@@ -256,15 +297,28 @@ class GroupCommit:
         self._changed()
 
     async def _went_down(self, error: BaseException, batch: list[Work]) -> None:
+        self._refuse_all(error, batch)
+        await self._database.disconnect()  # which may take a moment that nobody has to wait
+
+    def _hangs(self) -> None:
+        """Nothing came of a turn for long. What is under way may still be committed, and is waited
+        for; whoever waits behind it is told now. Once it ends, the writer connects anew.
+        """
+        reason = f"nothing was committed for {self.patience_seconds:g} s: does the disk hang?"
+        self._refuse_all(Outage(reason), [])
+
+    def _refuse_all(self, error: BaseException, batch: list[Work]) -> None:
         if self.up or self._task is None:
             logger.error("journal.degraded", error=str(error))
         self._is_up(False)
-        failed = [*batch, *self._small, *self._large]
+        _fail([*batch, *self._take_all()], "the journal cannot be reached", error)
+
+    def _take_all(self) -> list[Work]:
+        queued = [*self._small, *self._large]
         self._small.clear()
         self._large.clear()
         self._queued_bytes = 0
-        _fail(failed, "the journal cannot be reached", error)
-        await self._database.disconnect()  # which may take a moment that nobody has to wait
+        return queued
 
     def look_soon(self) -> None:
         """Something may have happened to the database: look now, and not when it is time."""
@@ -277,12 +331,12 @@ class GroupCommit:
             self._metrics.journal_up.set(up)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Nobody waits for a writer that is gone; `last_turn` tells the watchdog."""
+        """Nobody waits for a writer that is gone; `watch` tells whoever runs it."""
         self._is_up(False)
-        left = [*self._small, *self._large]
-        _fail(left, "the journal is closed", None)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("journal.degraded", exc_info=task.exception())
+        _fail([*self._under_way, *self._take_all()], "the journal is closed", None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Neither message nor traceback: both may hold what was to be stored.
+            logger.error("journal.degraded", error=f"the writer ended: {type(error).__name__}")
 
 
 async def apply(transaction: Transaction, batch: Sequence[Work]) -> list[tuple[Work, Any]]:
@@ -319,6 +373,11 @@ async def prove_room(transaction: Transaction) -> int:
     await transaction.execute("delete_probe", number=number)
     ((now,),) = await transaction.execute("present")
     return int(now)
+
+
+def _require_orderly_end(writer: asyncio.Task[None]) -> None:
+    if not writer.cancelled() and writer.exception() is not None:
+        raise JournalWriterEnded("the journal's writer ended by a mistake of this program")
 
 
 def _fail(works: Sequence[Work], why: str, cause: BaseException | None) -> None:

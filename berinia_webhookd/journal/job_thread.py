@@ -38,14 +38,19 @@ class JobThread:
         self._jobs.put((job, done))
         return done
 
-    async def close(self, last: Callable[[], None]) -> None:
-        """Do a last job, and end."""
+    async def close(self, last: Callable[[], None], seconds: float) -> bool:
+        """Do a last job, and end; returns whether it ended within this time. A thread that hangs
+        is left behind: nobody waits for it at the end of the process.
+        """
         if not self._closed:
             ended = self.do(last)
             self._closed = True
             self._jobs.put(None)
-            await ended
+            await asyncio.wait((ended,), timeout=seconds)
+            if not ended.done():
+                return False
             self._thread.join()
+        return True
 
     def _run(self) -> None:
         while given := self._jobs.get():

@@ -38,6 +38,7 @@ from berinia_webhookd.journal.migrate import migrate
 
 BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
 CHECKPOINT_MILLISECONDS: Final = 50
+CLOSE_SECONDS: Final = 5.0  # for a connection whose disk may hang
 STATEMENTS: Final = 1024  # kept ready by a connection: each has many sizes
 READERS: Final = 4
 ROWS_AT_ONCE: Final = 64
@@ -196,9 +197,11 @@ class ConnectionThread:
         """Do something with the connection."""
         return self._thread.do(partial(self._with_connection, job))
 
-    async def close(self) -> None:
-        """Close the connection and end the thread, after what it was asked for."""
-        await self._thread.close(self._close)
+    async def close(self) -> bool:
+        """Close the connection and end the thread, after what it was asked for; returns whether
+        that was possible: a disk may hang.
+        """
+        return await self._thread.close(self._close, CLOSE_SECONDS)
 
     def _close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -240,6 +243,7 @@ class SqliteDatabase(Database):
         self._free = asyncio.Semaphore(READERS)
         self._inode: int | None = None
         self._companions: tuple[int, ...] = ()  # inodes of the files that go with ours
+        self._hangs = False  # whether a connection could not be closed
         self._version: int | None = None  # changes when others write
 
     async def own(self) -> None:
@@ -304,14 +308,15 @@ class SqliteDatabase(Database):
         self._companions = ()
         idle, self._idle = self._idle, []
         writer, self._writer = self._writer, None
-        for connection in (*idle, writer):
-            if connection is not None:
-                await connection.close()
+        connections = (*idle, *([] if writer is None else [writer]))
+        if not all(await asyncio.gather(*(connection.close() for connection in connections))):
+            self._hangs = True
 
     async def close(self) -> None:
         """See `Database`."""
         await self.disconnect()
-        self._lock.release()
+        if not self._hangs:  # else the file is still open, and ours until the process ends
+            self._lock.release()
 
     def _writing_thread(self) -> ConnectionThread:
         if self._writer is None:

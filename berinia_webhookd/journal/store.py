@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from berinia_webhookd.clock import wait_for_event
-from berinia_webhookd.config.settings import JournalSettings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable
 from berinia_webhookd.journal import (
     claim,
@@ -91,7 +91,9 @@ class SqlJournal:
         rejected_max: int = 10_000,
         pool_size: int = CONNECTIONS,
         metrics: Metrics | None = None,
+        patience_seconds: float = 10.0,
     ) -> None:
+        self._patience_seconds = patience_seconds
         self._keep = purge.Retention(retention_days, dedupe_days)
         self._rejected_max = rejected_max
         self._holder = claim.Holder(f"{node}/{uuid4()}", node, lease_seconds)
@@ -107,22 +109,30 @@ class SqlJournal:
     @classmethod
     def from_settings(
         cls,
-        settings: JournalSettings,
+        settings: Settings,
         clock: Callable[[], datetime],
         metrics: Metrics | None = None,
     ) -> SqlJournal:
         """The journal that is configured."""
+        ours = settings.journal
         return cls(
-            settings.url.reveal(),
-            node=settings.node,
+            ours.url.reveal(),
+            node=ours.node,
             clock=clock,
-            lease_seconds=settings.lease_seconds,
-            retention_days=settings.retention_days,
-            dedupe_days=settings.dedupe_days,
-            rejected_max=settings.rejected_max,
-            pool_size=settings.pool_size,
+            lease_seconds=ours.lease_seconds,
+            retention_days=ours.retention_days,
+            dedupe_days=ours.dedupe_days,
+            rejected_max=ours.rejected_max,
+            pool_size=ours.pool_size,
             metrics=metrics,
+            patience_seconds=settings.server.ack_timeout_seconds,
         )
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take effect from the next commit on."""
+        self._patience_seconds = settings.server.ack_timeout_seconds
+        if self._commits is not None:
+            self._commits.patience_seconds = self._patience_seconds
 
     async def open(self) -> None:
         """Take the file, bring its schema up to date, and give back what the dead were running.
@@ -139,6 +149,7 @@ class SqlJournal:
                 committed=self._committed,
                 changed=lambda: self._heard(Changes(work=True, all_replies=True)),
                 metrics=self._metrics,
+                patience_seconds=self._patience_seconds,
             )
             await self._commits.start()
         except (CannotStart, CannotStartNow):
@@ -160,14 +171,29 @@ class SqlJournal:
         """When the writer last went round, by the loop's clock; an error counts as a turn."""
         return self._commits.last_turn if self._commits is not None else 0.0
 
+    async def watch(self) -> None:
+        """Wait until the journal is closed, in the daemon's task group.
+
+        Raises:
+            JournalWriterEnded: its writer ended by itself.
+        """
+        if self._commits is not None:
+            await self._commits.watch()
+
     async def close(self) -> None:
-        """Finish the commits under way and queued, and let the next owner in."""
+        """Finish the commits under way and queued, and let the next owner in.
+
+        Raises:
+            JournalWriterEnded: its writer ended by itself.
+        """
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.wait((self._listener,))
-        if self._commits is not None:
-            await self._commits.close()
-        await self._database.close()
+        try:
+            if self._commits is not None:
+                await self._commits.close()
+        finally:
+            await self._database.close()
 
     # ---- the receiving side
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -23,7 +25,9 @@ class MetricsPage:
         metrics: Metrics,
         backlog: BacklogReader,
         allowed: tuple[Network, ...],
+        takes_writes: Callable[[], bool],
     ) -> None:
+        self._takes_writes = takes_writes
         self._allowed = allowed
         self._metrics = metrics
         self._backlog = backlog
@@ -52,7 +56,7 @@ class MetricsPage:
         except JournalUnavailable:
             metrics.journal_up.set(0)
             return
-        metrics.journal_up.set(1)
+        metrics.journal_up.set(self._takes_writes())
         for state in EntryState:
             metrics.entries.labels(state=state).set(backlog.entries.get(state, 0))
         metrics.oldest_ready_seconds.clear()

@@ -185,7 +185,7 @@ async def test_the_journal_is_asked_once_for_many_readers() -> None:
 @pytest.mark.parametrize(("by", "allowed"), READERS)
 async def test_metrics_are_for_those_allowed(get: Get, by: Caller, allowed: bool) -> None:
     """Prometheus text for the allowed addresses, 403 for all others."""
-    page = MetricsPage(Metrics(), BacklogReader(MemoryJournal()), ALLOWED)
+    page = MetricsPage(Metrics(), BacklogReader(MemoryJournal()), ALLOWED, lambda: True)
     status, _, headers = await get(page.handle, by=by)
     assert status == (200 if allowed else 403)
     if allowed:
@@ -201,13 +201,15 @@ async def test_gauges_mirror_the_journal() -> None:
         await journal.accept(a_delivery(event), Decoded((event,)))
     clock.move(90)
     value = metrics.registry.get_sample_value
-    await MetricsPage(metrics, BacklogReader(journal), ALLOWED).refresh()
+    await MetricsPage(metrics, BacklogReader(journal), ALLOWED, lambda: True).refresh()
     assert value("berinia_webhookd_entries", {"state": "ready"}) == 3
     assert value("berinia_webhookd_entries", {"state": "dead"}) == 0
     assert value("berinia_webhookd_oldest_ready_seconds", {"agent": "MetaAgent"}) == 90
     assert value("berinia_webhookd_journal_up") == 1
-    unreachable = MemoryJournal(failure=JournalUnavailable("unreachable"))
-    await MetricsPage(metrics, BacklogReader(unreachable), ALLOWED).refresh()
+    await MetricsPage(metrics, BacklogReader(journal), ALLOWED, lambda: False).refresh()
     assert value("berinia_webhookd_journal_up") == 0
-    await MetricsPage(metrics, BacklogReader(MemoryJournal()), ALLOWED).refresh()
+    unreachable = MemoryJournal(failure=JournalUnavailable("unreachable"))
+    await MetricsPage(metrics, BacklogReader(unreachable), ALLOWED, lambda: True).refresh()
+    assert value("berinia_webhookd_journal_up") == 0
+    await MetricsPage(metrics, BacklogReader(MemoryJournal()), ALLOWED, lambda: True).refresh()
     assert value("berinia_webhookd_oldest_ready_seconds", {"agent": "MetaAgent"}) is None
