@@ -103,11 +103,14 @@ def wait_for_request(control: socket.socket) -> list[int]:
             if fd == wake_read:
                 os.read(wake_read, CHUNK_BYTES)
                 reap(guardians)
+                if closing:
+                    continue_all(guardians)
                 continue
             _, ends, _, _ = socket.recv_fds(control, 1, 4, socket.MSG_CMSG_CLOEXEC)
             if not ends:
                 closing = True
                 poll.unregister(control)
+                continue_all(guardians)
             elif (child := fork_guardian()) == 0:
                 signal.set_wakeup_fd(-1)
                 os.close(wake_read)
@@ -119,6 +122,13 @@ def wait_for_request(control: socket.socket) -> list[int]:
                     os.close(end)
     end_descendants()
     return []
+
+
+def continue_all(guardians: Collection[int]) -> None:
+    """Continue guardians that agents may have stopped: perhaps nobody else is left to do so."""
+    for guardian in guardians:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(guardian, signal.SIGCONT)
 
 
 def fork_guardian() -> int:
@@ -154,6 +164,7 @@ def start_host(requests: int, lifeline: int, stdout: int, stderr: int) -> None:
     (`sched_autogroup`), each with one of its own would weigh as much as the daemon.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGCONT, signal.SIG_DFL)
     os.setpgid(0, 0)
     for fd, number in ((stdout, 1), (stderr, 2)):
         os.dup2(fd, number)
@@ -294,6 +305,7 @@ def main() -> None:
     name_process("agent-forks")
     # An agent may stop us; once the daemon is gone, nobody else would let us go on.
     control_process(PR_SET_PDEATHSIG, signal.SIGCONT)
+    signal.signal(signal.SIGCONT, lambda *_: None)  # so that it wakes us as a child's end does
     control_process(PR_SET_CHILD_SUBREAPER, 1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # stopping is the daemon's decision
