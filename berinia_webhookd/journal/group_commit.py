@@ -111,6 +111,7 @@ class GroupCommit:
         self._task: asyncio.Task[None] | None = None
         self.up = False
         self.up_since = 0  # by the database's clock
+        self._proven_at = 0.0  # from when an outage is a new one, and not the last one going on
         self._last_turn = self._loop.time()
 
     @property
@@ -185,7 +186,8 @@ class GroupCommit:
         pauses = doubling_pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         while not (self._closing and not (self._small or self._large)):
             if self.up:
-                pauses = doubling_pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+                if self._loop.time() > self._proven_at:
+                    pauses = doubling_pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
                 await self._turn()
             else:
                 self._wake.clear()
@@ -293,6 +295,7 @@ class GroupCommit:
             raise JournalUnavailable("the journal cannot be reached") from error
         if self._task is not None:
             logger.warning("journal.recovered")
+        self._proven_at = self._loop.time() + LONGEST_PAUSE_SECONDS
         self._is_up(True)
         self._changed()
 

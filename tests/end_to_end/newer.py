@@ -47,8 +47,8 @@ def newer_program(folder: Path) -> Program:
     (statements / f"{STEP:04d}.sql").write_text(MIGRATION)
     # And uses it: what it inserts has a remark, what we insert has none.
     accept = statements / "accept.sql"
-    _change(accept, r"(?s)(INSERT INTO entries\n.*?created_at)\)", r"\1, remark)")
-    _change(accept, r"(?s)(INSERT INTO entries\n.*?:now)\);", r"\1, 'newer');")
+    _change(accept, r"(?s)(INSERT INTO entries\n.*?finished_at)\)", r"\1, remark)")
+    _change(accept, r"(?s)(INSERT INTO entries\n.*? END)\);", r"\1, 'newer');")
     return Program(folder)
 
 

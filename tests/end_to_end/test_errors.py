@@ -87,7 +87,7 @@ MALFORMED = {
     "an SMS without fields": Malformed(
         SMS_PATH, sms_without("From", "Body"), missing=("From", "Body")
     ),
-    "an SMS from nowhere": Malformed(SMS_PATH, sms_without(From="+33 6"), invalid=("From",)),
+    "an SMS from nowhere": Malformed(SMS_PATH, sms_without(From="+33\t6"), invalid=("From",)),
     "an odd SID": Malformed(SMS_PATH, sms_without(MessageSid="SM1"), invalid=("MessageSid",)),
     "a mail for nobody": Malformed(
         EMAIL_PATH, posted_mail(sample_mail(recipient=None)), missing=("recipient",)

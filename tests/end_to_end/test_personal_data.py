@@ -104,7 +104,7 @@ def messages(text: str) -> Iterator[Posted]:
 def refused() -> Iterator[Posted]:
     """Forged, incomplete, ill-formed, and sent where nothing is."""
     yield SMS_PATH, *signed_sms(sample_sms(Body=TEXT, **SMS), token="f" * 32)
-    nobody = f"{PEOPLE['name']} {PEOPLE['phone']}"
+    nobody = f"{PEOPLE['name']}\n{PEOPLE['phone']}"
     yield SMS_PATH, *signed_sms(sample_sms(Body=TEXT, **{**SMS, "From": nobody}))
     yield EMAIL_PATH, *posted_mail({**MAIL, "body-plain": TEXT})
     yield WHATSAPP_PATH, TEXT.encode(), JSON
