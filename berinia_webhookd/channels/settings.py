@@ -193,6 +193,7 @@ class WhatsAppSettings(ChannelSettings):
                 f"channels.{self.name}.late_reply_url",
                 f"not set, so an answer that takes longer than {waits} reaches nobody",
                 f'channels.{self.name}.late_reply_url = "http://127.0.0.1:3030/send" (the bot\'s)',
+                why="the bot waits no longer, and a later answer has nowhere to go",
             )
         if self.reply_wait_seconds < LONG_ANSWER_SECONDS:
             yield warning(
