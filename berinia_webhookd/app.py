@@ -213,10 +213,11 @@ async def opened(
         for listener in sockets:
             stack.enter_context(contextlib.closing(listener))
         metrics = Metrics()
-        journal = SqlJournal.from_settings(settings, now, metrics)
+        channels = Channels(settings)
+        policies = RetryPolicies(settings, channels.of)
+        journal = SqlJournal.from_settings(settings, now, metrics, policies.lost_reply)
         stack.push_async_callback(journal.close)
         await journal.open()
-        channels = Channels(settings)
         state = state_folder(environ)
         key = installation_key(state)
         guard = LoopbackGuard(
@@ -228,7 +229,13 @@ async def opened(
             enabled=role.receives and not settings.dev,
         )
         outbound = build_outbound(
-            settings, metrics, logs, journal, channels, loopback_locked=lambda: guard.locked
+            settings,
+            metrics,
+            logs,
+            journal,
+            channels,
+            policies=policies,
+            loopback_locked=lambda: guard.locked,
         )
         stack.push_async_callback(outbound.transports.close)
         stack.push_async_callback(outbound.late_replies.close)
@@ -304,6 +311,7 @@ def build_outbound(
     channels: Channels,
     *,
     loopback_locked: Callable[[], bool],
+    policies: RetryPolicies,
 ) -> Outbound:
     """Build the dispatching side; nothing runs yet."""
     transports = Transports(
@@ -329,7 +337,6 @@ def build_outbound(
             loopback_locked=loopback_locked,
         ),
     )
-    policies = RetryPolicies(settings, channels.of)
     dispatcher = Dispatcher(
         outbox=journal,
         transports=transports,
@@ -404,7 +411,7 @@ class Process:
         yield parts.journal.watch()
         yield purge(parts.journal)
         yield recover(parts.journal, self.settings.journal.lease_seconds / 3, parts.outbound.alerts)
-        yield report(self.notifier, parts.backlog.in_one_line)
+        yield report(self.notifier, self._status)
         yield parts.outbound.alerts.run()
         yield parts.receiver.guard.run()
         if parts.role.dispatches:
@@ -417,11 +424,23 @@ class Process:
         outbound, grace = self.parts.outbound, self.settings.server.shutdown_grace_seconds
         logger.info("server.stopping", running=outbound.dispatcher.running, grace_seconds=grace)
         self.notifier.stopping()
-        self.notifier.extend(grace + 10)
+        self.notifier.extend(outbound.dispatcher.longest_grace(grace) + 10)
+        self.notifier.status(await self._status())
         self.parts.receiver.stopping.set()
         if self.parts.role.dispatches:
             await outbound.dispatcher.stop(grace)
         await outbound.transports.close()
+
+    async def _status(self) -> str:
+        """Return the line of `systemctl status`: while stopping, what is waited for."""
+        begun = self.parts.outbound.dispatcher.begun if self.signals.stop.is_set() else ()
+        if not begun:
+            return await self.parts.backlog.in_one_line()
+        waits = ", ".join(
+            f"{run.entry.agent} ({run.entry.event_id}, {run.policy.stop_grace_seconds:g} s at most)"
+            for run in begun
+        )
+        return f"stopping: waiting for {waits}"
 
     async def _reload_on_demand(self) -> None:
         while True:

@@ -4,14 +4,16 @@ for no compression, so that a bounded read is one. It decides nothing about what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from types import SimpleNamespace
 from typing import Final, Self
 
 import aiohttp
 from yarl import URL
 
 CONNECTIONS: Final = 64
+Sending = Callable[[], Awaitable[None]]  # awaited before the first byte of a request
 
 
 class HttpClient:
@@ -37,8 +39,10 @@ class HttpClient:
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        sending: Sending | None = None,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """Send one request and open its answer.
+        """Send one request and open its answer; what `sending` raises once there is a connection
+        keeps it from being sent.
 
         Raises:
             TimeoutError, aiohttp.ClientError, OSError, ValueError: there is none.
@@ -50,6 +54,7 @@ class HttpClient:
             headers=headers,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+            trace_request_ctx=sending,
         )
 
     async def close(self) -> None:
@@ -60,7 +65,10 @@ class HttpClient:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
+            tracing = aiohttp.TraceConfig()
+            tracing.on_request_headers_sent.append(_about_to_send)
             self._session = aiohttp.ClientSession(
+                trace_configs=[tracing],
                 connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=self._verify_tls)
                 if self._unix_socket is None
                 else aiohttp.UnixConnector(self._unix_socket, limit=CONNECTIONS),
@@ -69,6 +77,16 @@ class HttpClient:
                 headers={"Accept-Encoding": "identity"},
             )
         return self._session
+
+
+async def _about_to_send(
+    _: aiohttp.ClientSession,
+    context: SimpleNamespace,
+    __: aiohttp.TraceRequestHeadersSentParams,
+) -> None:
+    """What aiohttp calls before it writes the head of a request."""
+    if context.trace_request_ctx is not None:
+        await context.trace_request_ctx()
 
 
 def is_success(answer: aiohttp.ClientResponse) -> bool:

@@ -63,6 +63,22 @@ class OutcomeKind(StrEnum):
     UNREACHABLE = "unreachable"
     REJECTED = "rejected"  # the agent wants no more of this: status "rejected", or HTTP 410
     LOST = "lost"  # the daemon that ran it died
+    STOPPED = "stopped"  # the daemon stopped, and did not wait longer for it
+
+
+class Delivery(StrEnum):
+    """What becomes of an attempt that began and whose end nobody knows."""
+
+    AT_LEAST_ONCE = "at-least-once"  # it is made again
+    AT_MOST_ONCE = "at-most-once"  # it is not: its agent may have acted
+
+
+class Word(StrEnum):
+    """What an agent itself says of a failure; then there is no doubt about what it did."""
+
+    FAILED = "failed"
+    AGAIN = "again"  # it wants to be called again, whatever `retry_on` says
+    NOTHING = "nothing"  # it did nothing: HTTP 429 and 503
 
 
 class OptOut(StrEnum):
@@ -250,6 +266,15 @@ class Outcome:
     reply: str | None = None  # the first non-blank of response, message, result
     retry_after_seconds: float | None = None
     uses_schedule: bool = True  # False: this machine failed before the agent was called
+    word: Word | None = None  # of a failure: what the agent itself says; None: nothing
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReply:
+    """What a person is told when nobody will try again and the agent said nothing."""
+
+    text: str
+    late: bool  # whether it can be posted where nobody waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +290,7 @@ class Settlement:
     hold_seconds: float | None = None
     retries: int = 0
     # Where a reply may go: the journal decides in the same transaction. `late` says a reply that
-    # nobody waits for can be posted; with `error_to_caller` an error's text ends the entry (dead,
-    # no retry) if a caller is waiting for it, and is no reply at all otherwise.
+    # nobody waits for can be posted. What is not done has none but this one, if it is dead.
     late: bool = False
-    error_to_caller: bool = False
+    failure_reply: FailureReply | None = None
+    may_have_acted: bool = False  # dead, of an at-most-once agent that may have done its work

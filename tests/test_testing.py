@@ -19,6 +19,7 @@ from berinia_webhookd.model import (
     EntryKind,
     EntryState,
     Event,
+    FailureReply,
     OptOut,
     Outcome,
     OutcomeKind,
@@ -225,16 +226,26 @@ async def test_a_caller_who_hung_up_gets_it_late(journal: Journal) -> None:
 
 
 async def test_an_error_can_be_the_answer(journal: Journal) -> None:
-    """To a caller that waits; it is not tried again then."""
+    """To a caller that waits: what is done has been answered."""
     (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
     (entry,) = await claim(journal)
     sorry = replace(BROKEN, reply="sorry")
-    settlement = replace(
-        failed(entry, due_in_seconds=1), outcome=sorry, error_to_caller=True, late=True
-    )
+    settlement = done(entry, outcome=sorry, late=True)
     assert (await journal.settle(settlement)).reply is ReplyRoute.INLINE
     assert await journal.wait_for_reply(receipt.event_id, 0) == Reply("sorry", failed=True)
-    assert (await journal.backlog()).entries[EntryState.DEAD] == 1
+    assert (await journal.backlog()).entries[EntryState.DONE] == 1
+
+
+async def test_who_is_told_of_a_failure_is_told_once(journal: Journal) -> None:
+    """Where the agent said nothing, to a caller that waits, or later."""
+    (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
+    (entry,) = await claim(journal)
+    assert await journal.begin(entry)
+    told = FailureReply("it failed", late=True)
+    settlement = done(entry, outcome=BROKEN, state=EntryState.DEAD, failure_reply=told)
+    assert (await journal.settle(settlement)).reply is ReplyRoute.INLINE
+    assert await journal.wait_for_reply(receipt.event_id, 0) == Reply("it failed", failed=True)
+    assert not await journal.begin(entry)
 
 
 async def test_work_wakes_who_waits_for_it(journal: Journal) -> None:

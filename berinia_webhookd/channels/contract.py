@@ -63,6 +63,7 @@ class Replies:
     # Where later ones are posted, which may hold a password; None: nowhere.
     late_url: str | None = field(default=None, repr=False)
     late_max_age_seconds: float = math.inf  # older ones are dropped
+    failure_text: str = ""  # of a command that failed for good without a word; {reason} is why
 
 
 class Channel(ABC):

@@ -19,10 +19,14 @@ from berinia_webhookd.config.settings import (
     BuiltIn,
     ChannelSettings,
 )
-from berinia_webhookd.config.values import agent_name, many, network, number, text
+from berinia_webhookd.config.values import agent_name, failure_text, many, network, number, text
 from berinia_webhookd.findings import Finding, warning
-from berinia_webhookd.model import AgentName, ChannelName, EventMark
+from berinia_webhookd.model import AgentName, ChannelName, Delivery, EventMark
 
+FAILURE_REPLY: Final = (
+    "La commande n'a pas abouti ({reason}). Elle ne sera pas relancée : "
+    "vérifiez ce qui a été fait avant de recommencer."
+)
 LONG_ANSWER_SECONDS: Final = 300  # a command that thinks is answered within
 
 
@@ -125,6 +129,10 @@ class WhatsAppSettings(ChannelSettings):
         ChannelName("whatsapp"), "/webhook/whatsapp", AgentName("MetaAgent")
     )
     kind_retry_schedule_seconds: ClassVar = (2.0, 10.0, 30.0)  # somebody waits in the chat
+    # A slow command is not a failed one, and a campaign must not go out twice.
+    kind_delivery: ClassVar = Delivery.AT_MOST_ONCE
+    kind_timeout_seconds: ClassVar = 900.0
+    kind_stop_grace_seconds: ClassVar = 900.0
 
     skip: tuple[EventMark, ...] | None = setting(
         MARKS,
@@ -174,6 +182,12 @@ class WhatsAppSettings(ChannelSettings):
         secret=True,
     )
     late_reply_max_age_seconds: float = setting(number(1, DAY), 900.0, "older replies are dropped")
+    failure_reply: str = setting(
+        failure_text,
+        FAILURE_REPLY,
+        "what the chat is told when a command failed for good and its agent said nothing; "
+        "`{reason}` is why, in French; empty: nothing",
+    )
 
     def cautions(self, came_from: Mapping[str, str]) -> Iterator[Finding]:  # noqa: ARG002 - the interface
         """Yield addresses of nearly everybody, without a secret, and answers that get lost."""

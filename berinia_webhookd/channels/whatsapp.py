@@ -94,6 +94,7 @@ class WhatsAppChannel(Channel):
             wait_seconds=settings.reply_wait_seconds,
             late_url=settings.late_reply_url,
             late_max_age_seconds=settings.late_reply_max_age_seconds,
+            failure_text=settings.failure_reply,
         )
         self.allowed_networks = settings.allowed_ips
         self.address_is_proof = settings.address_alone

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Final
 from berinia_webhookd.addresses import address_text, is_loopback, widest
 from berinia_webhookd.config import descriptors
 from berinia_webhookd.config.fields import settings_of
-from berinia_webhookd.config.settings import AgentsSettings, Kinds, ServerSettings, Settings
+from berinia_webhookd.config.settings import (
+    AgentsSettings,
+    ChannelSettings,
+    Kinds,
+    ServerSettings,
+    Settings,
+)
 from berinia_webhookd.findings import Finding, warning, wrong
 from berinia_webhookd.model import AgentName
 
@@ -146,19 +152,23 @@ def _shared_hosts(settings: Settings) -> dict[str, list[AgentName]]:
 def _about_shared_hosts(settings: Settings) -> Iterator[Finding]:
     agents, shared = settings.agents, _shared_hosts(settings)
     for names in shared.values():
-        key, longest = f"agents.{names[0]}.host", max(agents.of(n).timeout_seconds for n in names)
-        waits = {
-            channel.name: wait
+        key = f"agents.{names[0]}.host"
+        waits: list[tuple[ChannelSettings, float]] = [
+            (channel, wait)
             for channel in settings.channels.values()
             if channel.enabled and channel.agents & set(names)
             if (wait := getattr(channel, "reply_wait_seconds", None)) is not None
-        }
-        for channel, wait in waits.items():
+        ]
+        for channel, wait in waits:
+            longest = max(
+                agents.of(n).timeout_seconds or channel.kind_timeout_seconds for n in names
+            )
             if longest > wait:
+                name = channel.name
                 yield warning(
                     key,
-                    f"an attempt may take {longest:g} s, and callers of {channel} wait {wait:g} s",
-                    f"`channels.{channel}.late_reply_url`, or a shorter `timeout_seconds`",
+                    f"an attempt may take {longest:g} s, and callers of {name} wait {wait:g} s",
+                    f"`channels.{name}.late_reply_url`, or a shorter `timeout_seconds`",
                     why="while the shared host is busy the others wait for it, and get 202",
                 )
         if settings.journal.file is None:

@@ -31,7 +31,7 @@ from berinia_webhookd.config.values import (
     whole,
 )
 from berinia_webhookd.findings import Finding
-from berinia_webhookd.model import AgentName, ChannelName, EventMark, OptOut, OutcomeKind
+from berinia_webhookd.model import AgentName, ChannelName, Delivery, EventMark, OptOut, OutcomeKind
 
 MIB: Final = 1024 * 1024
 DAY: Final = 86_400.0
@@ -95,7 +95,8 @@ class ServerSettings:
     shutdown_grace_seconds: float = setting(
         number(0, 3600),
         30.0,
-        "for running attempts when stopping; the unit's `TimeoutStopSec=` must be longer",
+        "for running attempts when stopping (`agents.<Name>.stop_grace_seconds` for `at-most-once` "
+        "ones); the unit's `TimeoutStopSec=` must be longer",
     )
     max_connections: int = setting(
         whole(1, 1_000_000), 1024, "connections at once; over it 503 before reading"
@@ -218,7 +219,29 @@ class AgentSettings:
         unset="the registry finds the agent",
         example="python:agents.example:Example",
     )
-    timeout_seconds: float = setting(number(0.1, DAY), 60.0, "one attempt's limit")
+    timeout_seconds: float | None = setting(
+        number(0.1, DAY),
+        None,
+        "one attempt's limit",
+        unset="`60`, `900` for entries of kind `berinia-whatsapp`",
+        example=60,
+    )
+    delivery: Delivery | None = setting(
+        one_of(*Delivery),
+        None,
+        "`at-least-once`: what fails or is lost is tried again; `at-most-once`: what has begun is "
+        "never begun again by itself, for agents that must not act twice",
+        unset="`at-least-once`, `at-most-once` for entries of kind `berinia-whatsapp`",
+        example="at-most-once",
+    )
+    stop_grace_seconds: float | None = setting(
+        number(0, DAY),
+        None,
+        "how long stopping waits for an `at-most-once` attempt that has begun; the unit's "
+        "`TimeoutStopSec=` must be longer",
+        unset="`server.shutdown_grace_seconds`, `900` for entries of kind `berinia-whatsapp`",
+        example=900,
+    )
     concurrency: int | None = setting(
         whole(1, 10_000), None, "attempts at once on this machine", unset="no limit", example=4
     )
@@ -326,6 +349,9 @@ class ChannelSettings:
     built_in: ClassVar[BuiltIn | None] = None
     # Holds where neither the channel nor the agents say otherwise.
     kind_retry_schedule_seconds: ClassVar[tuple[float, ...]] = RETRY_SCHEDULE
+    kind_timeout_seconds: ClassVar[float] = 60.0
+    kind_delivery: ClassVar[Delivery] = Delivery.AT_LEAST_ONCE
+    kind_stop_grace_seconds: ClassVar[float | None] = None  # None: the server's
 
     name: ChannelName
     kind: str = setting(

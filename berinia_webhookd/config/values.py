@@ -46,6 +46,13 @@ def text(raw: Any) -> str:
     return raw
 
 
+def failure_text(raw: Any) -> str:
+    """Read a text in which `{reason}` may stand; an empty one means none."""
+    if not isinstance(raw, str) or _NO_TEXT.search(raw):
+        raise ValueError("give a text; {reason} in it is replaced")
+    return raw.strip()
+
+
 def command(raw: Any) -> str:
     """Read a command line, with quotes as in a shell."""
     try:

@@ -6,7 +6,7 @@ ones of all conversations are handed out in the order of their places.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -142,12 +142,32 @@ def _entry(row: Row) -> Entry:
 
 
 async def still_held(
-    transaction: Transaction, holder: Holder, leases: Iterable[Entry]
+    transaction: Transaction,
+    holder: Holder,
+    leases: Iterable[Entry],
+    states: Collection[str] = (EntryState.RUNNING,),
 ) -> dict[EntryId, Row]:
-    """Return those of the leases that are still this holder's, and for the same attempt."""
+    """Return those of the leases that are still this holder's, and for the same attempt. One that
+    was lost after it had begun is in state `dead`.
+    """
     numbers: dict[Any, int] = {entry.id: entry.attempt for entry in leases}
     found = await transaction.execute("held", places=list(numbers), holder=holder.name)
-    return {row["place"]: row for row in found if numbers[row["place"]] == row["attempts"]}
+    return {
+        row["place"]: row
+        for row in found
+        if numbers[row["place"]] == row["attempts"] and row["state"] in states
+    }
+
+
+async def begin(transaction: Transaction, wanted: Sequence[Held]) -> list[bool]:
+    """Write down that attempts begin which must not be made twice; says whose leases are held."""
+    await order.hold(transaction, await touched(transaction, wanted))
+    begun: list[bool] = []
+    for held in wanted:
+        ours = await still_held(transaction, held.holder, held.entries)
+        await transaction.execute("begin", places=list(ours))
+        begun.append(len(ours) == len(held.entries))
+    return begun
 
 
 async def renew(transaction: Transaction, wanted: Sequence[Held]) -> list[list[Entry]]:

@@ -49,13 +49,16 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class LostForGood:
-    """An entry that is dead because the processes that ran it ended, time and again."""
+    """An entry that is dead because the processes that ran it ended, time and again; or once, where
+    its agent must not be called twice.
+    """
 
     event_id: EventId
     channel: str
     agent: AgentName
     attempt: int
     kind: str
+    may_have_acted: bool  # an at-most-once agent had begun
 
 
 class ReplyRoute(StrEnum):
@@ -109,6 +112,7 @@ class Statistics:
     counts: tuple[Count, ...]
     rejected: int
     oldest_open_at: dict[str, datetime]  # by agent: ready or waiting for a retry
+    may_have_acted: dict[str, int]  # by agent: dead ones that must not simply be repeated
     received_last_hour: int
     received_last_day: int
     finished_last_hour: int
@@ -173,8 +177,15 @@ class Outbox(Protocol):
     async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
         """Lease what may start now, in the order of places; the order rule holds in here."""
 
+    async def begin(self, entry: Entry) -> bool:
+        """Write down that an at-most-once agent is about to be called, if the lease is still ours;
+        returns whether it is. From then on the entry is never given back by itself.
+        """
+
     async def settle(self, settlement: Settlement) -> Settled:
-        """Record an attempt and the entry's next state, if the lease is still ours."""
+        """Record an attempt and the entry's next state, if the lease is still ours; or if it was
+        ours when it was lost, and the attempt had begun, so that nobody else makes it.
+        """
 
     async def wait_for_work(self, seconds: float | None) -> None:
         """Sleep until there may be something new to claim (an arrival, an outcome, another
@@ -201,7 +212,8 @@ class Upkeep(Protocol):
     """What keeps a journal healthy, and what the status pages read."""
 
     async def recover(self) -> int:
-        """Give back what dead processes were running; five losses make an entry dead.
+        """Give back what dead processes were running; five losses make an entry dead, and a single
+        one where an at-most-once agent had begun.
 
         On SQLite, where one `serve` owns the file: all that runs, at start. On PostgreSQL: expired
         leases, periodically. Returns how many entries were given back.

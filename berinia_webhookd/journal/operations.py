@@ -139,7 +139,12 @@ class Operations:
     # ---- changing
 
     async def replay(
-        self, prefixes: Sequence[str], *, decode: Decode, dry_run: bool = False
+        self,
+        prefixes: Sequence[str],
+        *,
+        decode: Decode,
+        dry_run: bool = False,
+        once_again: bool = False,
     ) -> list[Changed]:
         """Make entries ready again, and let rejected deliveries re-enter at decoding, by id.
 
@@ -149,15 +154,24 @@ class Operations:
         results: list[Changed] = []
         for id_, what in [await self._read(queries.find, prefix) for prefix in prefixes]:
             if what == "event":
-                results += await self._write(replay.replay_events, [id_], dry_run=dry_run)
+                results += await self._write(
+                    replay.replay_events, [id_], dry_run=dry_run, once_again=once_again
+                )
             else:
                 results += await self._read_again(id_, decode, dry_run=dry_run)
         return results
 
     async def replay_matching(
-        self, filters: Filters, *, decode: Decode, dry_run: bool = False
+        self,
+        filters: Filters,
+        *,
+        decode: Decode,
+        dry_run: bool = False,
+        once_again: bool = False,
     ) -> list[Changed]:
-        """Replay all that matches; never what is `done` or `erased`."""
+        """Replay all that matches; never what is `done` or `erased`, and what may have acted only
+        `once_again`.
+        """
         results: list[Changed] = []
         if filters.state == "rejected":
             for one in reversed(await self._read(queries.list_rejected, filters)):
@@ -165,7 +179,9 @@ class Operations:
             return results
         found = await self._read(queries.replayable, filters)
         for some in in_batches(found, BATCH):
-            results += await self._write(replay.replay_entries, some, dry_run=dry_run)
+            results += await self._write(
+                replay.replay_entries, some, dry_run=dry_run, once_again=once_again
+            )
         return results
 
     async def _read_again(self, id_: str, decode: Decode, *, dry_run: bool) -> list[Changed]:

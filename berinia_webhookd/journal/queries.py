@@ -26,6 +26,7 @@ from berinia_webhookd.model import AgentName, EntryState, EventId, VerifiedDeliv
 ListedState = EntryState | Literal["rejected"]
 UNFINISHED: Final = {EntryState.READY, EntryState.RUNNING, EntryState.WAITING, EntryState.DEAD}
 REPLAYABLE: Final[set[ListedState]] = {EntryState.DEAD, EntryState.DISCARDED}
+GIVEN_UP: Final = frozenset({EntryState.DEAD, EntryState.DISCARDED})
 NEVER_BY_FILTER: Final[set[ListedState]] = {
     EntryState.DONE,
     EntryState.SKIPPED,
@@ -68,6 +69,12 @@ class Listed:
     attempts: int
     place: int = 0
     event: int = 0
+    began: bool = False  # of an at-most-once agent: it has acted, or may have
+
+    @property
+    def may_have_acted(self) -> bool:
+        """Whether nobody knows what its at-most-once agent did."""
+        return bool(self.began) and self.state in GIVEN_UP
 
 
 async def list_entries(
@@ -187,6 +194,7 @@ async def statistics(transaction: Transaction) -> Statistics:
         received_last_hour=last_hour,
         received_last_day=last_day,
         finished_last_hour=finished,
+        may_have_acted=dict(map(tuple, await transaction.execute("count_may_have_acted"))),
     )
 
 

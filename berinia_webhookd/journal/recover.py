@@ -4,18 +4,35 @@ leased to us by a commit whose answer never came: given back at no cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
-from berinia_webhookd.journal import order
+import structlog
+
+from berinia_webhookd.journal import event_text, order
 from berinia_webhookd.journal.claim import Holder
-from berinia_webhookd.journal.contract import LostForGood
+from berinia_webhookd.journal.contract import LostForGood, ReplyRoute
 from berinia_webhookd.journal.database import SECOND, Row, Transaction
-from berinia_webhookd.model import AgentName, EntryId, EntryState, EventId
+from berinia_webhookd.journal.order import Queue
+from berinia_webhookd.journal.settle import Said, insert_late, late_entry
+from berinia_webhookd.model import (
+    AgentName,
+    EntryId,
+    EntryKind,
+    EntryState,
+    Event,
+    EventId,
+    FailureReply,
+)
+
+logger = structlog.get_logger()
 
 MOST_LOSSES: Final = 5
 TURN: Final = "recover"  # one node does it at a time
+
+# What the person is told whose event this is, when its agent's process was lost for good.
+LostReply = Callable[[Event], FailureReply | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +44,7 @@ class Recovery:
     everybody: bool = False
     up_since: int = 0  # by the database's clock
     lease_seconds: float = 0
+    reply: LostReply = lambda _: None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +64,9 @@ class Recovered:
 
 
 async def recover(transaction: Transaction, wanted: Sequence[Recovery]) -> list[Recovered]:
-    """Make their entries ready again, at the same place; the fifth time, dead."""
+    """Make their entries ready again, at the same place; dead the fifth time, or at once what had
+    begun and must not be done twice.
+    """
     return [await _recover(transaction, recovery) for recovery in wanted]
 
 
@@ -65,7 +85,37 @@ async def _recover(transaction: Transaction, recovery: Recovery) -> Recovered:
         transaction.moved(row, states[row["place"]])
     await order.advance(transaction, map(order.queue_of, orphans))
     dead = [row for row in orphans if states[row["place"]] == EntryState.DEAD]
+    await _tell_people(transaction, dead, recovery.reply)
     return Recovered(len(orphans), tuple(map(_lost_for_good, dead)))
+
+
+async def _tell_people(transaction: Transaction, dead: Sequence[Row], reply: LostReply) -> None:
+    """Give those who wrote these the reply to what is lost for good."""
+    if not dead:
+        return
+    places = [row["place"] for row in dead]
+    replies, late = [], []
+    for row in await transaction.execute("left_without_reply", places=places):
+        told = reply(event_text.decode(row["data"], row["form"]))
+        if told is None:
+            continue
+        said = Said(told.text, failed=True, late=told.late)
+        # Posted if it can be: who waited may have waited at the process that is gone.
+        route = said.later_route(row)
+        if route is not ReplyRoute.LATE and row["has_caller"]:
+            route = ReplyRoute.INLINE
+        if route is ReplyRoute.NONE:
+            continue
+        replies.append(said.row(row["event"], route))
+        transaction.changes.replies.add(EventId(row["event_id"]))
+        if route is ReplyRoute.LATE:
+            late.append(late_entry(transaction, row, row["channel"]))
+        elif route is ReplyRoute.UNDELIVERABLE:
+            logger.warning("reply.undeliverable", event_id=row["event_id"], agent=row["agent"])
+    await transaction.many("insert_reply", replies)
+    await insert_late(transaction, late)
+    queues = [Queue(row["conversation"], EntryKind.REPLY.value, row["agent"]) for row in late]
+    await order.advance(transaction, queues)
 
 
 async def _leases_over(transaction: Transaction, recovery: Recovery) -> list[Row]:
@@ -84,6 +134,7 @@ def _lost_for_good(row: Row) -> LostForGood:
         agent=AgentName(row["agent"]),
         attempt=row["attempts"],
         kind=row["kind"],
+        may_have_acted=bool(row["begun"]),
     )
 
 

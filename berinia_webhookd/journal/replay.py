@@ -36,6 +36,7 @@ class Changed:
     was: str  # its state before
     refused: str | None = None
     event_id: str | None = None  # what became of a rejected delivery
+    passed_over: bool = False  # refused, because its agent did it already, or may have
 
 
 REFUSED_REPLAY: Final = {
@@ -43,6 +44,7 @@ REFUSED_REPLAY: Final = {
     EntryState.READY: "it is ready already",
     EntryState.ERASED: "its data is erased",
 }
+MAY_HAVE_ACTED: Final = "its agent may have acted already, and must not do it twice"
 REFUSED_DISCARD: Final = {
     EntryState.RUNNING: "it is running; wait for its outcome",
     EntryState.DONE: "it is done already",
@@ -53,7 +55,7 @@ REFUSED_DISCARD: Final = {
 
 
 async def replay_events(
-    transaction: Transaction, event_ids: Sequence[str], *, dry_run: bool
+    transaction: Transaction, event_ids: Sequence[str], *, dry_run: bool, once_again: bool = False
 ) -> list[Changed]:
     """Replay events by id: what is dead of one, else its agent's entry, however it ended."""
     rows = await _held(transaction, "entries_of_events", events=event_ids)
@@ -64,20 +66,27 @@ async def replay_events(
         if row["state"] == EntryState.DEAD
         or (row["id"] not in dead and row["kind"] == EntryKind.AGENT)
     ]
-    return await _replay(transaction, chosen, dry_run=dry_run)
+    return await _replay(transaction, chosen, dry_run=dry_run, once_again=once_again)
 
 
 async def replay_entries(
-    transaction: Transaction, places: Sequence[int], *, dry_run: bool
+    transaction: Transaction, places: Sequence[int], *, dry_run: bool, once_again: bool = False
 ) -> list[Changed]:
     """Replay those that are still at the places where they were found, in their order."""
     rows = await _held(transaction, "entries_at", places=places)
     open_ones = [row for row in rows if row["state"] not in {EntryState.DONE, EntryState.SKIPPED}]
-    return await _replay(transaction, open_ones, dry_run=dry_run)
+    return await _replay(transaction, open_ones, dry_run=dry_run, once_again=once_again)
 
 
-async def _replay(transaction: Transaction, rows: Sequence[Row], *, dry_run: bool) -> list[Changed]:
-    refusals = [REFUSED_REPLAY.get(EntryState(row["state"])) for row in rows]
+async def _replay(
+    transaction: Transaction, rows: Sequence[Row], *, dry_run: bool, once_again: bool
+) -> list[Changed]:
+    """Replay these; what began of an at-most-once agent only where `once_again` says so."""
+    refusals = [
+        REFUSED_REPLAY.get(EntryState(row["state"]))
+        or (MAY_HAVE_ACTED if row["began_at"] is not None and not once_again else None)
+        for row in rows
+    ]
     again = [row for row, refused in zip(rows, refusals, strict=True) if refused is None]
     if again and not dry_run:
         places = await transaction.numbers(len(again))
@@ -106,7 +115,8 @@ async def discard_events(transaction: Transaction, event_ids: Sequence[str]) -> 
 
 
 def _changed(row: Row, refused: str | None) -> Changed:
-    return Changed(row["id"], row["agent"], row["state"], refused)
+    passed_over = refused == MAY_HAVE_ACTED
+    return Changed(row["id"], row["agent"], row["state"], refused, passed_over=passed_over)
 
 
 async def _moved(transaction: Transaction, rows: Sequence[Row], state: EntryState) -> None:

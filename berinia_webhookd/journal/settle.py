@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from berinia_webhookd.journal import order
 from berinia_webhookd.journal.claim import Holder, still_held
@@ -15,6 +15,9 @@ from berinia_webhookd.journal.database import Row, Transaction, microseconds
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.order import Queue
 from berinia_webhookd.model import EntryKind, EntryState, OutcomeKind, Settlement
+
+# What was lost after it had begun is dead, and nobody else decides what became of it.
+RESULT_COUNTS: Final = frozenset({EntryState.RUNNING, EntryState.DEAD})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +43,7 @@ async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settl
     """Record attempts; one whose lease was lost is ignored, because another run decides."""
     await order.hold(transaction, await touched(transaction, ended))
     leases = [one.settlement.entry for one in ended]
-    held = await still_held(transaction, ended[0].holder, leases)
+    held = await still_held(transaction, ended[0].holder, leases, RESULT_COUNTS)
     rows = Rows()
     results: list[Settled] = []
     for one in ended:
@@ -62,11 +65,11 @@ async def touched(_: Transaction, ended: Sequence[Ended]) -> Iterable[int]:
 def _settle_one(transaction: Transaction, ended: Ended, row: Row, rows: Rows) -> Settled:
     settlement = ended.settlement
     entry, outcome = settlement.entry, settlement.outcome
-    route = _route(settlement, row)
-    failed = outcome.kind is not OutcomeKind.SUCCESS
-    # A caller who was given the error's text has his answer; trying again would give a second one.
-    state = EntryState.DEAD if failed and route is ReplyRoute.INLINE else settlement.state
-    reply = outcome.reply if route is ReplyRoute.NONE else None
+    said = _reply_of(settlement, row)
+    route = ReplyRoute.NONE if said is None else said.route(row)
+    state = settlement.state
+    told = route is not ReplyRoute.NONE and settlement.state is EntryState.DONE
+    reply = None if told else outcome.reply
     rows.attempts.append(
         {
             "entry": entry.id,
@@ -86,46 +89,68 @@ def _settle_one(transaction: Transaction, ended: Ended, row: Row, rows: Rows) ->
             "due_in": microseconds(settlement.due_in_seconds) if waits else None,
             "hold_for": microseconds(settlement.hold_seconds),
             "retries": settlement.retries,
+            "acted": int(settlement.may_have_acted or state is EntryState.DONE),
         }
     )
     kind, channel = entry.kind.value, entry.event.channel
-    transaction.count(kind, channel, entry.agent, EntryState.RUNNING.value, -1)
+    transaction.count(kind, channel, entry.agent, row["state"], -1)
     transaction.count(kind, channel, entry.agent, state.value)
     rows.queues.add(order.queue_of(row))
     if row["had_caller"]:
         transaction.changes.replies.add(entry.event_id)
-    if route is not ReplyRoute.NONE:
-        rows.replies.append(_reply(settlement, route, row["event"]))
+    if said is not None and route is not ReplyRoute.NONE:
+        rows.replies.append(said.row(row["event"], route))
     if route is ReplyRoute.LATE:
         rows.late.append(late_entry(transaction, row, channel))
         rows.queues.add(Queue(row["conversation"], EntryKind.REPLY.value, row["agent"]))
     return Settled(kept=True, reply=route)
 
 
-def _route(settlement: Settlement, row: Row) -> ReplyRoute:
-    outcome = settlement.outcome
-    if not outcome.reply or settlement.entry.kind is EntryKind.REPLY:
-        return ReplyRoute.NONE
-    if outcome.kind is not OutcomeKind.SUCCESS:
-        answers = settlement.error_to_caller and row["has_caller"]
-        return ReplyRoute.INLINE if answers else ReplyRoute.NONE
-    if row["has_caller"]:
-        return ReplyRoute.INLINE
-    if settlement.late:
-        return ReplyRoute.LATE
-    # A channel without replies never has a caller who waits.
-    return ReplyRoute.UNDELIVERABLE if row["had_caller"] else ReplyRoute.NONE
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a person is to be told at the end of an attempt."""
+
+    text: str
+    failed: bool  # not the agent's word of success
+    late: bool  # whether it can be posted where nobody waits for it
+
+    def route(self, row: Row) -> ReplyRoute:
+        """Return how it goes back, by who waits for the entry."""
+        if row["has_caller"]:
+            return ReplyRoute.INLINE
+        return self.later_route(row)
+
+    def later_route(self, row: Row) -> ReplyRoute:
+        """Return how it goes back without a caller."""
+        if self.late:
+            return ReplyRoute.LATE
+        # A channel without replies never has a caller who waits.
+        return ReplyRoute.UNDELIVERABLE if row["had_caller"] else ReplyRoute.NONE
+
+    def row(self, event: int, route: ReplyRoute) -> dict[str, Any]:
+        """The row of the reply to an event."""
+        return {
+            "event": event,
+            "text": storable(self.text),
+            "route": route.value,
+            "failed": int(self.failed),
+            "postable": int(self.late),
+        }
 
 
-def _reply(settlement: Settlement, route: ReplyRoute, event: int) -> dict[str, Any]:
-    failed = settlement.outcome.kind is not OutcomeKind.SUCCESS
-    return {
-        "event": event,
-        "text": storable(settlement.outcome.reply or ""),
-        "route": route.value,
-        "failed": int(failed),
-        "postable": int(settlement.late and not failed),
-    }
+def _reply_of(settlement: Settlement, row: Row) -> Said | None:
+    """The agent's own words, where they end the entry; else those for an entry that nobody tries
+    again, if the person has been told nothing.
+    """
+    if settlement.entry.kind is EntryKind.REPLY:
+        return None
+    outcome, failure = settlement.outcome, settlement.failure_reply
+    if settlement.state is EntryState.DONE:
+        failed = outcome.kind is not OutcomeKind.SUCCESS
+        return Said(outcome.reply, failed, settlement.late) if outcome.reply else None
+    if settlement.state is EntryState.DEAD and failure is not None and not row["has_reply"]:
+        return Said(failure.text, failed=True, late=failure.late)
+    return None
 
 
 def late_entry(transaction: Transaction, row: Row, channel: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from berinia_webhookd import json_text
 from berinia_webhookd.journal import event_text
 from berinia_webhookd.journal.database import Row, Transaction, as_record
+from berinia_webhookd.journal.queries import GIVEN_UP
 from berinia_webhookd.model import EntryKind, EntryState
 
 
@@ -43,6 +44,7 @@ class ShownEntry:
     finished_at: datetime | None
     retries: int
     losses: int
+    may_have_acted: bool  # nobody knows what its at-most-once agent did
     unavailable: str | None  # why the agent cannot be loaded
     attempts: tuple[ShownAttempt, ...]
 
@@ -123,6 +125,7 @@ def _entry(row: Row, attempts: Sequence[Row], notes: Sequence[Row]) -> ShownEntr
     return as_record(
         ShownEntry,
         row,
+        may_have_acted=bool(row["began"]) and row["state"] in GIVEN_UP,
         unavailable=_why_unavailable(row["agent"], notes) if waits else None,
         attempts=tuple(as_record(ShownAttempt, one) for one in of_entry),
     )

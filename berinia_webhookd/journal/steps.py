@@ -25,27 +25,30 @@ ACCEPT: Final[BatchStep[accept.Arrival, Receipts]] = BatchStep(
 REJECT: Final[BatchStep[rejected.Rejection, None]] = BatchStep(
     "reject", 1, rejected.reject, bounded=True
 )
+BEGIN: Final[BatchStep[claim.Held, bool]] = BatchStep(
+    "begin", 2, claim.begin, touches=claim.touched
+)
 SETTLE: Final[BatchStep[settle.Ended, Settled]] = BatchStep(
-    "settle", 2, settle.settle, touches=settle.touched
+    "settle", 3, settle.settle, touches=settle.touched
 )
 STOP_WAITING: Final[BatchStep[replies.Departure, Reply | None]] = BatchStep(
-    "stop_waiting", 3, replies.stop_waiting, touches=replies.touched
+    "stop_waiting", 4, replies.stop_waiting, touches=replies.touched
 )
 RELEASE: Final[BatchStep[claim.Held, None]] = BatchStep(
-    "release", 4, claim.release, touches=claim.touched
+    "release", 5, claim.release, touches=claim.touched
 )
 RECOVER: Final[BatchStep[recover.Recovery, recover.Recovered]] = BatchStep(
-    "recover", 5, recover.recover, touches=recover.touched
+    "recover", 6, recover.recover, touches=recover.touched
 )
 GIVE_BACK_LEFTOVERS: Final[BatchStep[recover.Leftovers, None]] = BatchStep(
-    "give_back_leftovers", 5, recover.give_back_leftovers, touches=recover.leftovers_touched
+    "give_back_leftovers", 6, recover.give_back_leftovers, touches=recover.leftovers_touched
 )
-RENEW: Final[BatchStep[claim.Held, list[Entry]]] = BatchStep("renew", 6, claim.renew)
+RENEW: Final[BatchStep[claim.Held, list[Entry]]] = BatchStep("renew", 7, claim.renew)
 NOTE_UNAVAILABLE: Final[BatchStep[purge.Unavailable, None]] = BatchStep(
-    "note_unavailable", 7, purge.note_unavailable
+    "note_unavailable", 8, purge.note_unavailable
 )
-PURGE: Final[BatchStep[purge.Retention, int]] = BatchStep("purge", 8, purge.purge)
-CLAIM: Final[BatchStep[claim.Claim, Claimed]] = BatchStep("claim", 9, claim.claim)
+PURGE: Final[BatchStep[purge.Retention, int]] = BatchStep("purge", 9, purge.purge)
+CLAIM: Final[BatchStep[claim.Claim, Claimed]] = BatchStep("claim", 10, claim.claim)
 
 # After these there may be something new to claim.
 BRING_WORK: Final = frozenset(

@@ -47,6 +47,7 @@ from berinia_webhookd.journal.database import (
 from berinia_webhookd.journal.group_commit import BatchStep, GroupCommit, ItemT, ResultT
 from berinia_webhookd.journal.steps import (
     ACCEPT,
+    BEGIN,
     BRING_WORK,
     CLAIM,
     GIVE_BACK_LEFTOVERS,
@@ -92,8 +93,11 @@ class SqlJournal:
         pool_size: int = CONNECTIONS,
         metrics: Metrics | None = None,
         patience_seconds: float = 10.0,
+        lost_reply: recover.LostReply = lambda _: None,
     ) -> None:
+        """`lost_reply` gives what a person is told whose event is lost for good with a process."""
         self._patience_seconds = patience_seconds
+        self._lost_reply = lost_reply
         self._keep = purge.Retention(retention_days, dedupe_days)
         self._rejected_max = rejected_max
         self._holder = claim.Holder(f"{node}/{uuid4()}", node, lease_seconds)
@@ -112,6 +116,7 @@ class SqlJournal:
         settings: Settings,
         clock: Callable[[], datetime],
         metrics: Metrics | None = None,
+        lost_reply: recover.LostReply = lambda _: None,
     ) -> SqlJournal:
         """The journal that is configured."""
         ours = settings.journal
@@ -126,6 +131,7 @@ class SqlJournal:
             pool_size=ours.pool_size,
             metrics=metrics,
             patience_seconds=settings.server.ack_timeout_seconds,
+            lost_reply=lost_reply,
         )
 
     def reconfigure(self, settings: Settings) -> None:
@@ -157,7 +163,9 @@ class SqlJournal:
             raise
         if not self._database.shared:
             with contextlib.suppress(JournalUnavailable):
-                await self._submit(RECOVER, recover.Recovery(everybody=True))
+                await self._submit(
+                    RECOVER, recover.Recovery(everybody=True, reply=self._lost_reply)
+                )
         listening = self._database.listen(self._heard, self._commits.look_soon)
         self._listener = asyncio.create_task(listening, name="journal listener")
 
@@ -246,6 +254,10 @@ class SqlJournal:
         self._work.clear()  # what comes from here on wakes whoever claims again
         return await self._submit(CLAIM, claim.Claim(self._holder, requests))
 
+    async def begin(self, entry: Entry) -> bool:
+        """Write down that an at-most-once agent is about to be called, if the lease is ours."""
+        return await self._submit(BEGIN, claim.Held(self._holder, [entry]))
+
     async def settle(self, settlement: Settlement) -> Settled:
         """Record an attempt and the entry's next state, if the lease is still ours."""
         size = len(settlement.outcome.reply or "") + len(settlement.outcome.error or "")
@@ -289,7 +301,9 @@ class SqlJournal:
         if not self._database.shared or self._commits is None:
             return 0
         recovery = recover.Recovery(
-            up_since=self._commits.up_since, lease_seconds=self._holder.lease_seconds
+            up_since=self._commits.up_since,
+            lease_seconds=self._holder.lease_seconds,
+            reply=self._lost_reply,
         )
         await self._submit(GIVE_BACK_LEFTOVERS, recover.Leftovers(self._holder, self._leased))
         return (await self._submit(RECOVER, recovery)).given_back

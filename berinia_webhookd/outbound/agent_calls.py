@@ -157,7 +157,8 @@ class Host:
             returned = self.run_until_complete(returned)
         if not isinstance(returned, dict):
             return {"returned": {}}
-        return {"returned": bounded({key: returned.get(key) for key in ANSWER_KEYS})}
+        texts: dict[str, Any] = bounded({key: returned.get(key) for key in ANSWER_KEYS})
+        return {"returned": {**texts, **seconds_of(returned)}}
 
     def run_until_complete(self, awaitable: Any) -> Any:
         """Run it on the event loop that all async agents of this host share."""
@@ -192,6 +193,14 @@ def bounded(values: dict[str, Any]) -> dict[str, str]:
     if sum(map(len, texts.values())) > RESULT_LIMIT:
         texts = {key: text[: RESULT_LIMIT // len(texts)] for key, text in texts.items()}
     return texts
+
+
+def seconds_of(returned: dict[str, Any]) -> dict[str, float]:
+    """Return after how many seconds the agent wants to be called again, if it says so."""
+    seconds = returned.get("after_seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        return {}  # also what is no number
+    return {"after_seconds": float(min(seconds, 1e9))}
 
 
 def as_text(value: Any) -> str | None:

@@ -21,7 +21,7 @@ from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.config.settings import AlertSettings
 from berinia_webhookd.journal.contract import LostForGood
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, Entry, Outcome
+from berinia_webhookd.model import AgentName, Settlement
 from berinia_webhookd.outbound.alert_delivery import deliver
 
 PAUSE_SECONDS: Final = 300.0
@@ -100,21 +100,27 @@ class Alerts:
         self._pending[kind] = _Pending(summary, self.clock(), facts, count)
         self._changed.set()
 
-    def entry_dead(self, entry: Entry, outcome: Outcome) -> None:
+    def entry_dead(self, settlement: Settlement) -> None:
         """Alert of an entry that failed for good; what the agent said is in `events show` alone."""
+        entry, kind = settlement.entry, settlement.outcome.kind.value
+        doubt = ", may have acted all the same" if settlement.may_have_acted else ""
         self.sound(
             AlertKind.ENTRY_DEAD,
-            f"{entry.agent} failed on an event ({outcome.kind.value}), and it is not tried again",
+            f"{entry.agent} failed on an event ({kind}){doubt}, and it is not tried again",
             agent=entry.agent,
             channel=entry.event.channel,
             event_id=entry.event_id,
         )
 
     def lost_for_good(self, lost: LostForGood) -> None:
-        """Alert of an entry whose process ended time and again while it ran."""
+        """Alert of an entry whose process ended while it ran: time and again, or once where its
+        agent must not act twice.
+        """
+        often = "" if lost.may_have_acted else " time and again"
+        doubt = "; it may have acted" if lost.may_have_acted else ""
         self.sound(
             AlertKind.ENTRY_DEAD,
-            f"the daemon ended time and again while {lost.agent} ran on an event, "
+            f"the daemon ended{often} while {lost.agent} ran on an event{doubt}, "
             "and it is not tried again",
             agent=lost.agent,
             channel=lost.channel,

@@ -15,17 +15,25 @@ from berinia_webhookd.clock import now
 from berinia_webhookd.journal.contract import ReplyRoute, Settled
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Entry, EntryKind, EntryState, Outcome, OutcomeKind, Settlement
-from berinia_webhookd.outbound.contract import Transport
+from berinia_webhookd.outbound.contract import Begin, NotBegun, Transport
 
 logger = structlog.get_logger()
 
-OnDead = Callable[[Entry, Outcome], None]
+OnDead = Callable[[Settlement], None]
 
 
-async def make_attempt(transport: Transport, entry: Entry, timeout_seconds: float) -> Outcome:
-    """Make one attempt; whatever breaks in the daemon is an outcome, too."""
+async def make_attempt(
+    transport: Transport, entry: Entry, timeout_seconds: float, begin: Begin
+) -> Outcome:
+    """Make one attempt; whatever breaks in the daemon is an outcome, too.
+
+    Raises:
+        NotBegun: `begin` raised it.
+    """
     try:
-        return await transport.attempt(entry, timeout_seconds=timeout_seconds)
+        return await transport.attempt(entry, timeout_seconds=timeout_seconds, begin=begin)
+    except NotBegun:
+        raise
     except Exception as error:
         logger.exception("attempt.broke", event_id=entry.event_id, agent=entry.agent)
         return Outcome(OutcomeKind.EXCEPTION, error=f"in the daemon: {type(error).__name__}")
@@ -42,6 +50,10 @@ class AttemptLog:
     def started(self, entry: Entry) -> None:
         """Log that an attempt begins."""
         logger.info("attempt.started", **_log_fields(entry))
+
+    def not_begun(self, entry: Entry, why: str) -> None:
+        """Log that the agent was not called after all."""
+        logger.warning("attempt.not_begun", **_log_fields(entry), reason=why)
 
     def ended(self, settlement: Settlement, settled: Settled) -> None:
         """Log and count an attempt that is settled, or whose settlement was refused."""
@@ -66,8 +78,13 @@ class AttemptLog:
                 due_at=due,
             )
         if settled.kept and settlement.state is EntryState.DEAD:
-            logger.error("entry.dead", **_log_fields(entry), outcome=outcome.kind.value)
-            self._on_dead(entry, outcome)
+            logger.error(
+                "entry.dead",
+                **_log_fields(entry),
+                outcome=outcome.kind.value,
+                may_have_acted=settlement.may_have_acted,
+            )
+            self._on_dead(settlement)
         dead_reply = entry.kind is EntryKind.REPLY and settlement.state is EntryState.DEAD
         if dead_reply or settled.reply is ReplyRoute.UNDELIVERABLE:
             logger.warning("reply.undeliverable", **_log_fields(entry))

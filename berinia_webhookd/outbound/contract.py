@@ -6,6 +6,7 @@ of ours, which the attempt boundary logs with its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from berinia_webhookd.errors import WebhookdError
@@ -25,6 +26,20 @@ def denied_hint(path: str) -> str:
     )
 
 
+class NotBegun(WebhookdError):
+    """The attempt must not begin: its lease is lost, or nobody knows whether it was written down
+    that it begins. The agent was not called.
+    """
+
+
+# Awaited when everything is ready, before the first byte goes to the agent.
+Begin = Callable[[], Awaitable[None]]
+
+
+async def begin_freely() -> None:
+    """Begin an attempt that may be made again."""
+
+
 class Transport(Protocol):
     """One way to reach agents."""
 
@@ -39,8 +54,14 @@ class Transport(Protocol):
     def capacity(self) -> int:
         """How many attempts may run at once; the dispatcher never has more than that in here."""
 
-    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
-        """Make one attempt; ends within the timeout and a moment for killing."""
+    async def attempt(
+        self, entry: Entry, *, timeout_seconds: float, begin: Begin = begin_freely
+    ) -> Outcome:
+        """Make one attempt; ends within the timeout and a moment for killing.
+
+        Raises:
+            NotBegun: `begin` raised it.
+        """
 
     async def close(self) -> None:
         """Stop everything this transport started."""

@@ -12,7 +12,7 @@ import contextlib
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -24,11 +24,11 @@ from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Outbox
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, Entry, EntryKind
+from berinia_webhookd.model import AgentName, Entry, EntryKind, Outcome, OutcomeKind, Settlement
 from berinia_webhookd.outbound.attempt import AttemptLog, OnDead, make_attempt
 from berinia_webhookd.outbound.availability import Availability, TransportDirectory
-from berinia_webhookd.outbound.contract import Transport
-from berinia_webhookd.outbound.retry_policy import RetryPolicies
+from berinia_webhookd.outbound.contract import NotBegun, Transport, begin_freely
+from berinia_webhookd.outbound.retry_policy import RetryPolicies, RetryPolicy
 
 logger = structlog.get_logger()
 
@@ -45,26 +45,36 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(eq=False)
+class Run:
+    """One entry at its transport, or on its way to the journal."""
+
+    entry: Entry
+    policy: RetryPolicy
+    begun: bool = False  # its agent may have been called, and must not be called again
+    settlement: Settlement | None = None  # how it ended, once that is known
+
+
+@dataclass(eq=False)
 class TransportQueue:
     """One transport with what it runs, what is claimed for it but not yet started, and what has
     ended and is being recorded: meanwhile the transport goes on with the next.
     """
 
     transport: Transport
-    running: dict[asyncio.Task[None], Entry] = field(default_factory=dict)
-    settling: dict[asyncio.Task[None], Entry] = field(default_factory=dict)
+    running: dict[asyncio.Task[None], Run] = field(default_factory=dict)
+    settling: dict[asyncio.Task[None], Run] = field(default_factory=dict)
     waiting: deque[Entry] = field(default_factory=deque)
     mean_seconds: float = 1.0
 
     @property
     def leased(self) -> Iterator[Entry]:
         """Every entry whose lease is ours."""
-        yield from self.settling.values()
-        yield from self.running.values()
+        for run in self.unfinished.values():
+            yield run.entry
         yield from self.waiting
 
     @property
-    def unfinished(self) -> dict[asyncio.Task[None], Entry]:
+    def unfinished(self) -> dict[asyncio.Task[None], Run]:
         """What has begun and is not recorded."""
         return self.settling | self.running
 
@@ -129,7 +139,11 @@ class Dispatcher:
             await asyncio.Event().wait()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Claim no more, let attempts end within the grace, give the rest back."""
+        """Claim no more, let attempts end within the grace, or within their agent's own where they
+        must not be made twice; give back what did not begin, and end the rest.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         self._stopping = True
         self.last_turn = math.inf  # the watchdog waits for no more turns
         self._woken.set()
@@ -139,12 +153,14 @@ class Dispatcher:
         await self._release([entry for queue in queues for entry in queue.waiting])
         for queue in queues:
             queue.waiting.clear()
-        await wait_for_event(self._idle, grace_seconds)
-        unfinished = {task: entry for queue in queues for task, entry in queue.unfinished.items()}
-        for task in unfinished:
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
-        await self._release(list(unfinished.values()))
+        while unfinished := self._unfinished:
+            ends = {task: began + _grace(run, grace_seconds) for task, run in unfinished.items()}
+            await self._end(
+                {task: unfinished[task] for task, at in ends.items() if at <= loop.time()}
+            )
+            if self._unfinished:
+                # One that begins meanwhile gets another grace, so look again when the first ends.
+                await wait_for_event(self._idle, max(0.0, min(ends.values()) - loop.time()))
         if self._loading is not None:
             # Before the hosts end: what is being loaded then would seem not to load.
             self._loading.cancel()
@@ -154,6 +170,50 @@ class Dispatcher:
     def running(self) -> int:
         """How many attempts run now."""
         return sum(len(queue.running) for queue in self._queues.values())
+
+    @property
+    def begun(self) -> Sequence[Run]:
+        """What runs and must not be made twice: stopping waits longer for it."""
+        return [run for run in self._unfinished.values() if run.begun and run.settlement is None]
+
+    def longest_grace(self, grace_seconds: float) -> float:
+        """Return how long stopping may take."""
+        entries = [entry for queue in self._queues.values() for entry in queue.leased]
+        policies = map(self._policies.of, entries)
+        own = [policy.stop_grace_seconds for policy in policies if policy.at_most_once]
+        return max([grace_seconds, *own])
+
+    @property
+    def _unfinished(self) -> dict[asyncio.Task[None], Run]:
+        return {
+            task: run for queue in self._queues.values() for task, run in queue.unfinished.items()
+        }
+
+    async def _end(self, runs: Mapping[asyncio.Task[None], Run]) -> None:
+        """End what outlasted its grace; what is known of how it ended is recorded once more."""
+        for task in runs:
+            task.cancel()
+        await asyncio.gather(*runs, return_exceptions=True)
+        await self._release(
+            [run.entry for run in runs.values() if not run.begun and run.settlement is None]
+        )
+        for run in runs.values():
+            if run.begun or run.settlement is not None:
+                await self._settle_at_last(run)
+
+    async def _settle_at_last(self, run: Run) -> None:
+        if run.settlement is None:
+            grace = run.policy.stop_grace_seconds
+            why = f"the daemon stopped, and it had not ended within {grace:g} s"
+            outcome = Outcome(OutcomeKind.STOPPED, error=why)
+            run.settlement = run.policy.settle(
+                run.entry, outcome, 0.0, random=random.random, begun=True
+            )
+        try:
+            self._log.ended(run.settlement, await self._outbox.settle(run.settlement))
+        except JournalUnavailable as error:
+            # The next start finds it running, and what had begun is dead then.
+            logger.warning("journal.degraded", detail=str(error))
 
     async def _turn(self) -> None:
         """Claim what there is room for; sleep where that was nothing."""
@@ -217,15 +277,16 @@ class Dispatcher:
                 return
             entry = queue.waiting.popleft()
             self._idle.clear()
-            task = self._tasks.create_task(self._run_one(entry, queue))
-            queue.running[task] = entry
+            run = Run(entry, self._policies.of(entry))
+            task = self._tasks.create_task(self._run_one(run, queue))
+            queue.running[task] = run
             task.add_done_callback(partial(self._ended, queue))
 
     def _make_room(self, queue: TransportQueue, task: asyncio.Task[None]) -> None:
         """The attempt has ended, so its place is free for the next one."""
-        entry = queue.running.pop(task, None)
-        if entry is not None:
-            self._busy[entry.agent] -= entry.kind is EntryKind.AGENT
+        run = queue.running.pop(task, None)
+        if run is not None:
+            self._busy[run.entry.agent] -= run.entry.kind is EntryKind.AGENT
             self._start_what_fits(queue)
             self._woken.set()
 
@@ -235,24 +296,46 @@ class Dispatcher:
         if not any(queue.unfinished for queue in self._queues.values()):
             self._idle.set()
 
-    async def _run_one(self, entry: Entry, queue: TransportQueue) -> None:
+    async def _run_one(self, run: Run, queue: TransportQueue) -> None:
+        entry = run.entry
         if entry.kind is EntryKind.AGENT and entry.agent not in self.availability.loaded:
             # It was claimed before a reload: it waits for its agent, at no cost to its schedule.
             await _until_recorded(lambda: self._outbox.release([entry]))
             return
-        policy = self._policies.of(entry)
+        run.policy = self._policies.of(entry)
         started = perf_counter()  # the loop's clock counts whole milliseconds
         self._log.started(entry)
         transport = self._queue_of(entry).transport  # a reload may have changed the target
-        outcome = await make_attempt(transport, entry, policy.timeout_seconds)
+        begin = partial(self._begin, run) if run.policy.at_most_once else begin_freely
+        try:
+            outcome = await make_attempt(transport, entry, run.policy.timeout_seconds, begin)
+        except NotBegun as error:
+            self._log.not_begun(entry, str(error))
+            await _until_recorded(lambda: self._outbox.release([entry]))
+            return
         took_seconds = perf_counter() - started
         queue.observe(took_seconds)
+        settlement = run.policy.settle(
+            entry, outcome, took_seconds, random=random.random, begun=run.begun
+        )
+        run.settlement = settlement
         if (task := asyncio.current_task()) is not None:
-            queue.settling[task] = entry
+            queue.settling[task] = run
             self._make_room(queue, task)
-        settlement = policy.settle(entry, outcome, took_seconds, random=random.random)
         settled = await _until_recorded(lambda: self._outbox.settle(settlement))
         self._log.ended(settlement, settled)
+
+    async def _begin(self, run: Run) -> None:
+        """Write down that an attempt begins which must not be made twice. Whoever is not told that
+        this is on disk calls nobody.
+        """
+        try:
+            ours = await self._outbox.begin(run.entry)
+        except JournalUnavailable as error:
+            raise NotBegun(str(error)) from error
+        if not ours:
+            raise NotBegun("its lease was lost")
+        run.begun = True
 
     async def _renew_leases(self) -> None:
         while True:
@@ -294,6 +377,11 @@ class Dispatcher:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+
+def _grace(run: Run, grace_seconds: float) -> float:
+    """How long stopping waits for one attempt."""
+    return run.policy.stop_grace_seconds if run.begun else grace_seconds
 
 
 async def _until_recorded(record: Callable[[], Awaitable[ResultT]]) -> ResultT:

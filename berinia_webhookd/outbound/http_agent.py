@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -24,15 +25,16 @@ import orjson
 from berinia_webhookd import __version__, json_text
 from berinia_webhookd.addresses import is_loopback, plain_http_allowed
 from berinia_webhookd.config.settings import AgentSettings, AgentsSettings
-from berinia_webhookd.http_client import CONNECTIONS, HttpClient, is_success, read_body
-from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
-from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.http_client import CONNECTIONS, HttpClient, Sending, is_success, read_body
+from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind, Word
+from berinia_webhookd.outbound.contract import AgentUnavailable, Begin, begin_freely
 from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.payload import envelope, outcome_of
 
 ANSWER_LIMIT_BYTES: Final = 1 << 20
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what secrets begin with
 GONE: Final = 410
+DID_NOTHING: Final = (429, 503)
 HEADERS: Final = {
     "Content-Type": "application/cloudevents+json; charset=utf-8",
     "Accept": "application/json",
@@ -106,8 +108,10 @@ class HttpAgents:
         """Check that the settings allow to send; the agent itself is not called."""
         _address_and_key(self._settings.of(agent))
 
-    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
-        """Post one event."""
+    async def attempt(
+        self, entry: Entry, *, timeout_seconds: float, begin: Begin = begin_freely
+    ) -> Outcome:
+        """Post one event. Unreachable is an agent to which no byte of it was written."""
         try:
             url, key = _address_and_key(self._settings.of(entry.agent))
         except AgentUnavailable as unavailable:
@@ -117,36 +121,61 @@ class HttpAgents:
         if key is not None:
             now = int(self._clock())
             headers = HEADERS | signature_headers(key, entry.event_id, now, body)
+        written = False
+
+        async def sending() -> None:
+            nonlocal written
+            await begin()
+            written = True
+
         try:
-            outcome = await self._post(url, headers, body, timeout_seconds)
+            outcome = await self._post(url, headers, body, timeout_seconds, sending)
             return await EventMask(entry, self._masked).outcome(outcome)
         except TimeoutError:
-            return Outcome(OutcomeKind.TIMEOUT, error=f"no answer within {timeout_seconds:g} s")
-        except (aiohttp.ClientConnectionError, OSError) as error:
-            return Outcome(OutcomeKind.UNREACHABLE, error=type(error).__name__)
-        except (aiohttp.ClientError, ValueError) as error:
-            return Outcome(OutcomeKind.ERROR, error=type(error).__name__)
+            kind = OutcomeKind.TIMEOUT if written else OutcomeKind.UNREACHABLE
+            return Outcome(kind, error=f"no answer within {timeout_seconds:g} s")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if written:
+                kind = OutcomeKind.CRASH
+            elif isinstance(error, aiohttp.ClientConnectionError | OSError):
+                kind = OutcomeKind.UNREACHABLE
+            else:
+                kind = OutcomeKind.ERROR
+            return Outcome(kind, error=type(error).__name__)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
     async def _post(
-        self, url: str, headers: dict[str, str], body: bytes, timeout_seconds: float
+        self,
+        url: str,
+        headers: dict[str, str],
+        body: bytes,
+        timeout_seconds: float,
+        sending: Sending,
     ) -> Outcome:
         async with self._client.request(
-            "POST", url, body=body, headers=headers, timeout_seconds=timeout_seconds
+            "POST",
+            url,
+            body=body,
+            headers=headers,
+            timeout_seconds=timeout_seconds,
+            sending=sending,
         ) as answer:
             wait = retry_after_seconds(answer.headers.get("Retry-After"), self._clock())
             if answer.status == GONE:
-                return Outcome(OutcomeKind.REJECTED, error="HTTP 410")
+                return Outcome(OutcomeKind.REJECTED, error="HTTP 410", word=Word.FAILED)
             if not is_success(answer):
                 return Outcome(
-                    OutcomeKind.ERROR, error=_refusal(answer.status), retry_after_seconds=wait
+                    OutcomeKind.ERROR,
+                    error=_refusal(answer.status),
+                    retry_after_seconds=wait,
+                    word=Word.NOTHING if answer.status in DID_NOTHING else None,
                 )
             outcome = outcome_of(_json(await read_body(answer, ANSWER_LIMIT_BYTES)))
-        if outcome.kind is OutcomeKind.ERROR:
-            return Outcome(outcome.kind, outcome.error, outcome.reply, wait)
+        if outcome.kind is OutcomeKind.ERROR and outcome.retry_after_seconds is None:
+            return replace(outcome, retry_after_seconds=wait)
         return outcome
 
 

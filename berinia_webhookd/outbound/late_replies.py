@@ -15,6 +15,7 @@ from berinia_webhookd import json_text
 from berinia_webhookd.channels.contract import ChannelOf
 from berinia_webhookd.http_client import HttpClient, is_success
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
+from berinia_webhookd.outbound.contract import Begin, begin_freely
 
 SERVICE_UNAVAILABLE: Final = 503
 HEADERS: Final = {"Content-Type": "application/json"}
@@ -33,8 +34,11 @@ class LateReplies:
     async def load(self, agent: AgentName) -> None:
         """Do nothing: there is nothing to load."""
 
-    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
+    async def attempt(
+        self, entry: Entry, *, timeout_seconds: float, begin: Begin = begin_freely
+    ) -> Outcome:
         """Post one reply."""
+        await begin()
         channel = self._channel_of(entry.event.channel)
         replies = None if channel is None else channel.replies
         url = None if replies is None else replies.late_url

@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
+from berinia_webhookd.outbound.contract import Begin, begin_freely
 
 logger = structlog.get_logger()
 
@@ -19,9 +20,12 @@ class LogAgents:
     async def load(self, agent: AgentName) -> None:
         """Do nothing: there is nothing to load."""
 
-    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
+    async def attempt(
+        self, entry: Entry, *, timeout_seconds: float, begin: Begin = begin_freely
+    ) -> Outcome:
         """Log the event; personal data is masked like in every line."""
         del timeout_seconds
+        await begin()
         event = entry.event
         logger.info(
             "agent.event",

@@ -18,12 +18,14 @@ from berinia_webhookd.model import (
     EventKind,
     Outcome,
     OutcomeKind,
+    Word,
 )
 from berinia_webhookd.outbound.signs import signs_of
 
 Shape = Literal["handle", "run"]
 
 LONGEST_ERROR: Final = 8192  # characters
+LONGEST_PAUSE_SECONDS: Final = 1e9  # that an agent can ask for; longer ones are mistakes
 REPLY_KEYS: Final = ("response", "message", "result")
 ERROR_KEYS: Final = ("error", *REPLY_KEYS)
 _TYPES: Final = {
@@ -117,11 +119,26 @@ def outcome_of(returned: object) -> Outcome:
         case "error":
             error = _first_text(returned, ERROR_KEYS) or "the agent returned an error"
             reply = _first_text(returned, REPLY_KEYS)
-            return Outcome(OutcomeKind.ERROR, error=error[:LONGEST_ERROR], reply=reply)
+            return Outcome(
+                OutcomeKind.ERROR, error=error[:LONGEST_ERROR], reply=reply, word=Word.FAILED
+            )
+        case "retry":
+            error = _first_text(returned, ERROR_KEYS) or "the agent wants to be called again"
+            return Outcome(
+                OutcomeKind.ERROR,
+                error=error[:LONGEST_ERROR],
+                retry_after_seconds=_seconds(returned.get("after_seconds")),
+                word=Word.AGAIN,
+            )
         case "rejected":
             error = _first_text(returned, ERROR_KEYS) or "the agent rejected the event"
-            return Outcome(OutcomeKind.REJECTED, error=error[:LONGEST_ERROR])
+            return Outcome(OutcomeKind.REJECTED, error=error[:LONGEST_ERROR], word=Word.FAILED)
     return Outcome(OutcomeKind.SUCCESS, reply=_first_text(returned, REPLY_KEYS))
+
+
+def _seconds(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value < LONGEST_PAUSE_SECONDS else None  # type: ignore[operator, arg-type]
 
 
 def _first_text(values: Mapping[str, object], keys: Sequence[str]) -> str | None:

@@ -20,7 +20,13 @@ from berinia_webhookd.outbound.attachment_files import (
     NoRoom,
     no_attachments,
 )
-from berinia_webhookd.outbound.contract import AgentUnavailable, denied_hint
+from berinia_webhookd.outbound.contract import (
+    AgentUnavailable,
+    Begin,
+    NotBegun,
+    begin_freely,
+    denied_hint,
+)
 from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.host_output import OutputOwner
 from berinia_webhookd.outbound.host_pool import HostPool, HostRequest
@@ -114,18 +120,22 @@ class PythonAgents:
             agent, settings.memory_limit_bytes, settings.shared_host, conversation_id
         )
 
-    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
+    async def attempt(
+        self, entry: Entry, *, timeout_seconds: float, begin: Begin = begin_freely
+    ) -> Outcome:
         """Make one attempt; loading the agent in a new host does not count against its timeout."""
         try:
             host = await self._pool.acquire(self._request(entry.agent, entry.conversation_id))
         except AgentUnavailable as unavailable:
             return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
         try:
-            return await self._attempt_in(host, entry, timeout_seconds)
+            return await self._attempt_in(host, entry, timeout_seconds, begin)
         except AgentUnavailable as unavailable:
             if host.word is not None:  # there is no other
                 self._pool.replace(host)
             return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
+        except NotBegun:
+            raise  # the host has been asked nothing
         except BaseException:
             host.kill("stopping")
             raise
@@ -148,7 +158,7 @@ class PythonAgents:
             return shape
         self._require_target(agent)  # a reload may have come while the attempt waited for its host
         settings = self._settings.of(agent)
-        limit_seconds = max(settings.timeout_seconds, self._load_seconds)
+        limit_seconds = max(settings.timeout_seconds or 0.0, self._load_seconds)
         target = settings.target.removeprefix(PYTHON_TARGET) if settings.target else None
         request = {"do": "load", "agent": agent, "target": target}
         try:
@@ -174,22 +184,31 @@ class PythonAgents:
         channel = self._channel_of(entry.event.channel)
         return run_input(entry, None if channel is None else channel.provider.run_input)
 
-    async def _attempt_in(self, host: AgentHost, entry: Entry, timeout_seconds: float) -> Outcome:
+    async def _attempt_in(
+        self, host: AgentHost, entry: Entry, timeout_seconds: float, begin: Begin
+    ) -> Outcome:
         shape = await self._loaded(host, entry.agent)
         if shape == "handle" and entry.event.attachments:
             try:
                 async with self._files.of(entry) as paths:
-                    return await self._ask(host, entry, envelope(entry, paths), timeout_seconds)
+                    argument = envelope(entry, paths)
+                    return await self._ask(host, entry, argument, timeout_seconds, begin)
             except NoRoom as error:
                 return failure_of_machine(str(error))
         argument = self._run_input(entry) if shape == "run" else envelope(entry)
-        return await self._ask(host, entry, argument, timeout_seconds)
+        return await self._ask(host, entry, argument, timeout_seconds, begin)
 
     async def _ask(
-        self, host: AgentHost, entry: Entry, argument: dict[str, Any], timeout_seconds: float
+        self,
+        host: AgentHost,
+        entry: Entry,
+        argument: dict[str, Any],
+        timeout_seconds: float,
+        begin: Begin,
     ) -> Outcome:
         mask = EventMask(entry, self._masked)
         await mask.prepare()  # before the agent prints
+        await begin()
         request = {"do": "attempt", "agent": entry.agent, "argument": argument}
         try:
             answer = await host.ask_as(OutputOwner(_keys(entry), mask), request, timeout_seconds)

@@ -6,27 +6,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
-from berinia_webhookd.channels.contract import ChannelOf, no_channel
+from berinia_webhookd.channels.contract import Channel, ChannelOf, no_channel
 from berinia_webhookd.config.settings import AgentSettings, ChannelSettings, Settings
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
+    Delivery,
     Entry,
     EntryKind,
     EntryState,
+    Event,
+    FailureReply,
     Outcome,
     OutcomeKind,
     Settlement,
+    Word,
 )
+from berinia_webhookd.outbound.failure_replies import can_be_posted, failure_reply
 
 # The bot answers from its own memory; an attempt that takes longer has failed.
 LATE_REPLY_TIMEOUT_SECONDS: Final = 10.0
 LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 # A machine without room for attachments is tried again for as long as that lasts.
 MACHINE_RETRY_SECONDS: Final = 30.0
+LONGEST_PAUSE_SECONDS: Final = 30 * 86_400.0  # that an agent can ask for
 JITTER: Final = 0.2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +45,9 @@ class RetryPolicy:
     schedule_seconds: tuple[float, ...]  # empty: never again
     retry_on: frozenset[OutcomeKind]
     order_hold_seconds: float
-    late_replies: bool = False  # a reply that nobody waits for can be posted
-    error_to_caller: bool = False  # an error's text is an answer to whoever waits
+    at_most_once: bool = False  # what has begun is never begun again by itself
+    stop_grace_seconds: float = 0.0  # of what is at most once and has begun
+    channel: Channel | None = None  # whose people may be told
 
     def settle(
         self,
@@ -47,21 +56,23 @@ class RetryPolicy:
         took_seconds: float,
         *,
         random: Callable[[], float],
+        begun: bool = False,
     ) -> Settlement:
-        """Return the settlement of one attempt; `random` gives numbers in [0, 1)."""
+        """Return the settlement of one attempt; `random` gives numbers in [0, 1), `begun` says that
+        an at-most-once agent may have been called.
+        """
         state, retries = EntryState.DEAD, entry.retries
         due_in_seconds = hold_seconds = None
-        if outcome.kind is OutcomeKind.SUCCESS:
+        if outcome.kind is OutcomeKind.SUCCESS or self._answers(entry, outcome):
             state = EntryState.DONE
         elif not outcome.uses_schedule:
             state, due_in_seconds = EntryState.WAITING, _jittered(MACHINE_RETRY_SECONDS, random)
             hold_seconds = self.order_hold_seconds
-        elif outcome.kind in self.retry_on and retries < len(self.schedule_seconds):
-            delay = _jittered(self.schedule_seconds[retries], random)
-            if outcome.retry_after_seconds is not None:
-                delay = max(delay, min(outcome.retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS))
+        elif self._again(outcome, begun) and retries < len(self.schedule_seconds):
             state, retries = EntryState.WAITING, retries + 1
-            due_in_seconds, hold_seconds = delay, self.order_hold_seconds
+            due_in_seconds = self._pause(entry.retries, outcome, random)
+            hold_seconds = self.order_hold_seconds
+        dead = state is EntryState.DEAD
         return Settlement(
             entry=entry,
             outcome=outcome,
@@ -70,9 +81,32 @@ class RetryPolicy:
             retries=retries,
             due_in_seconds=due_in_seconds,
             hold_seconds=hold_seconds,
-            late=self.late_replies,
-            error_to_caller=self.error_to_caller and outcome.kind is OutcomeKind.ERROR,
+            late=can_be_posted(self.channel, entry.event),
+            failure_reply=self._failure_reply(entry, outcome) if dead else None,
+            may_have_acted=dead and begun and outcome.word is None,
         )
+
+    def _answers(self, entry: Entry, outcome: Outcome) -> bool:
+        """Whether an error is an answer: its text goes to the person who wrote."""
+        replies = None if self.channel is None else self.channel.replies
+        is_error = outcome.kind is OutcomeKind.ERROR and entry.kind is EntryKind.AGENT
+        return is_error and bool(outcome.reply) and replies is not None
+
+    def _again(self, outcome: Outcome, begun: bool) -> bool:
+        if outcome.word is Word.AGAIN:
+            return True
+        may_repeat = not begun or outcome.word is Word.NOTHING
+        return may_repeat and outcome.kind in self.retry_on
+
+    def _pause(self, step: int, outcome: Outcome, random: Callable[[], float]) -> float:
+        asked = outcome.retry_after_seconds
+        if outcome.word is Word.AGAIN and asked is not None:
+            return min(asked, LONGEST_PAUSE_SECONDS)
+        pause = _jittered(self.schedule_seconds[step], random)
+        return max(pause, min(asked or 0.0, LONGEST_RETRY_AFTER_SECONDS))
+
+    def _failure_reply(self, entry: Entry, outcome: Outcome) -> FailureReply | None:
+        return failure_reply(self.channel, entry.event, outcome.kind, self.timeout_seconds)
 
 
 def _jittered(seconds: float, random: Callable[[], float]) -> float:
@@ -83,29 +117,28 @@ class RetryPolicies:
     """The policies as configured now."""
 
     def __init__(self, settings: Settings, channel_of: ChannelOf = no_channel) -> None:
-        self._agents = settings.agents
+        self._settings = settings
         self._channel_of = channel_of
-        self._channels = settings.channels
 
     def reconfigure(self, settings: Settings) -> None:
         """Take effect from the next attempt on."""
-        self._agents = settings.agents
-        self._channels = settings.channels
+        self._settings = settings
 
     def concurrency_of(self, agent: AgentName) -> int | None:
         """Return how many attempts of this agent may run at once here; None: what there is room
         for.
         """
-        return self._agents.of(agent).concurrency
+        return self._settings.agents.of(agent).concurrency
 
     def host_of(self, agent: AgentName) -> str | None:
         """Return the word of the host that it shares with others, one attempt at a time."""
-        return self._agents.of(agent).shared_host
+        return self._settings.agents.of(agent).shared_host
 
     def of(self, entry: Entry) -> RetryPolicy:
-        """Return the policy of one entry."""
-        agent = self._agents.of(entry.agent)
-        schedule = self._schedule(entry.event.channel, agent)
+        """Return the policy of an entry: what its agent's settings say, else its channel's kind."""
+        agent = self._settings.agents.of(entry.agent)
+        name = entry.event.channel
+        schedule = self._schedule(name, agent)
         if entry.kind is EntryKind.REPLY:
             # Posting is not idempotent: only what cannot have been sent is tried again.
             return RetryPolicy(
@@ -114,23 +147,31 @@ class RetryPolicies:
                 retry_on=frozenset({OutcomeKind.UNREACHABLE}),
                 order_hold_seconds=agent.order_hold_seconds,
             )
-        channel = self._channel_of(entry.event.channel)
-        replies = None if channel is None else channel.replies
+        kind = self._settings.channels.get(name) or ChannelSettings
+        grace = _first(agent.stop_grace_seconds, kind.kind_stop_grace_seconds)
         return RetryPolicy(
-            timeout_seconds=agent.timeout_seconds,
+            timeout_seconds=_first(agent.timeout_seconds, kind.kind_timeout_seconds),
             schedule_seconds=schedule,
             retry_on=agent.retry_on,
             order_hold_seconds=agent.order_hold_seconds,
-            late_replies=replies is not None
-            and entry.event.group is not None
-            and replies.late_url is not None,
-            error_to_caller=replies is not None,
+            at_most_once=(agent.delivery or kind.kind_delivery) is Delivery.AT_MOST_ONCE,
+            stop_grace_seconds=_first(grace, self._settings.server.shutdown_grace_seconds),
+            channel=self._channel_of(name),
         )
+
+    def lost_reply(self, event: Event) -> FailureReply | None:
+        """Return what a person is told whose event is lost for good with a process."""
+        return failure_reply(self._channel_of(event.channel), event, OutcomeKind.LOST, 0.0)
 
     def _schedule(self, name: ChannelName, agent: AgentSettings) -> tuple[float, ...]:
         """The channel's, else the agent's, else that of the channel's kind."""
-        channel = self._channels.get(name)
+        channel = self._settings.channels.get(name)
         for configured in (channel, agent):
             if configured is not None and configured.retry_schedule_seconds is not None:
                 return configured.retry_schedule_seconds
         return (channel or ChannelSettings).kind_retry_schedule_seconds
+
+
+def _first(*values: T | None) -> T:
+    """Return the first value that is set; the last one is."""
+    return next(value for value in values if value is not None)

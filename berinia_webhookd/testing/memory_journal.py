@@ -222,40 +222,50 @@ class MemoryJournal:
             if all(kept.state is not EntryState.RUNNING for kept in queue):
                 yield _next(queue, self._time())
 
+    async def begin(self, entry: Entry) -> bool:
+        """Say whether the lease is still held."""
+        await self._commit()
+        return self._held(entry) is not None
+
     async def settle(self, settlement: Settlement) -> Settled:
         """Record the end of an attempt."""
         await self._commit()
-        entry, outcome = settlement.entry, settlement.outcome
-        kept = self._held(entry)
+        kept = self._held(settlement.entry)
         if kept is None:
             return Settled(kept=False)
-        failed = outcome.kind is not OutcomeKind.SUCCESS
-        route = self._route(settlement, kept)
-        kept.state = EntryState.DEAD if failed and route is ReplyRoute.INLINE else settlement.state
+        said = self._reply_of(settlement, kept)
+        route = ReplyRoute.NONE if said is None else self._route(said, kept)
+        kept.state = settlement.state
         kept.retries = settlement.retries
         kept.due_at = self._time() + (settlement.due_in_seconds or 0)
         if kept.hold_until is None and settlement.hold_seconds is not None:
             kept.hold_until = self._time() + settlement.hold_seconds
-        if route is not ReplyRoute.NONE:
-            reply = Reply(outcome.reply or "", failed)
-            self._replies[kept.event_id] = _Reply(reply, route, settlement.late and not failed)
-        if route is ReplyRoute.LATE:
-            self._post_late(kept.event_id, outcome.reply or "")
+        if said is not None and route is not ReplyRoute.NONE:
+            self._replies[kept.event_id] = _Reply(said.reply, route, said.postable)
+            if route is ReplyRoute.LATE:
+                self._post_late(kept.event_id, said.reply.text)
         self._work.set()
         async with self._changed:
             self._changed.notify_all()
         return Settled(kept=True, reply=route)
 
-    def _route(self, settlement: Settlement, kept: _Kept) -> ReplyRoute:
-        if not settlement.outcome.reply or kept.kind is EntryKind.REPLY:
-            return ReplyRoute.NONE
-        has_caller = kept.waiting_until is not None and kept.waiting_until > self._time()
-        if settlement.outcome.kind is not OutcomeKind.SUCCESS:
-            answers = settlement.error_to_caller and has_caller
-            return ReplyRoute.INLINE if answers else ReplyRoute.NONE
-        if has_caller:
+    def _reply_of(self, settlement: Settlement, kept: _Kept) -> _Reply | None:
+        """What the person is to be told."""
+        if kept.kind is EntryKind.REPLY:
+            return None
+        outcome, failure = settlement.outcome, settlement.failure_reply
+        failed = outcome.kind is not OutcomeKind.SUCCESS
+        if settlement.state is EntryState.DONE and outcome.reply:
+            return _Reply(Reply(outcome.reply, failed), ReplyRoute.NONE, settlement.late)
+        dead = settlement.state is EntryState.DEAD
+        if dead and failure is not None and kept.event_id not in self._replies:
+            return _Reply(Reply(failure.text, failed=True), ReplyRoute.NONE, failure.late)
+        return None
+
+    def _route(self, said: _Reply, kept: _Kept) -> ReplyRoute:
+        if kept.waiting_until is not None and kept.waiting_until > self._time():
             return ReplyRoute.INLINE
-        if settlement.late:
+        if said.postable:
             return ReplyRoute.LATE
         return ReplyRoute.NONE if kept.waiting_until is None else ReplyRoute.UNDELIVERABLE
 

@@ -52,6 +52,7 @@ def listed_json(listed: Listed) -> dict[str, Any]:
         "attempts": listed.attempts,
         "kind": listed.kind,
         "entry": listed.entry,
+        "may_have_acted": listed.may_have_acted,
     }
 
 
@@ -197,7 +198,8 @@ def _standing(entry: ShownEntry, what: str, now: datetime) -> str:
     state = coloured_state(entry.state)
     if entry.state in _ENDED:
         when = utc(entry.finished_at) if entry.finished_at else "at an unknown time"
-        return f"{when}  {what}{state}"
+        doubt = ": its agent may have acted" if entry.may_have_acted else ""
+        return f"{when}  {what}{state}{doubt}"
     return f"now  {what}{state}: {waiting_reason(entry, now)}"
 
 

@@ -192,15 +192,27 @@ def stats(context: CommandContext, /, *, as_json: bool) -> None:
 @click.option("--state", type=click.Choice(REPLAYABLE), help="All in this state, with filters.")
 @_filters
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option(
+    "--once-again", is_flag=True, help="Also what may have acted: running it twice is meant."
+)
 @_json_option
 @click.pass_obj
 def replay(
-    context: CommandContext, /, *, ids: Sequence[str], dry_run: bool, as_json: bool, **wanted: Any
+    context: CommandContext,
+    /,
+    *,
+    ids: Sequence[str],
+    dry_run: bool,
+    once_again: bool,
+    as_json: bool,
+    **wanted: Any,
 ) -> None:
     """Make events ready again, by id or by `--state`, with a new place and a new schedule.
 
     Their history is kept. What is done is replayed only by id, what is erased never. A rejected
-    delivery is read again as if it came now. Exit code 1: something named by id was refused.
+    delivery is read again as if it came now. What began of an agent that must not act twice
+    (`delivery = "at-most-once"`) is passed over, unless --once-again says so. Exit code 1:
+    something named by id was refused.
     """
     filtered = any(value is not None for value in wanted.values())
     if bool(ids) == filtered or (filtered and wanted["state"] is None):
@@ -208,12 +220,11 @@ def replay(
     filters = _as_filters(**wanted)
     decode = decoder(context.load().settings)
     opened = _open(context)
+    how: dict[str, Any] = {"decode": decode, "dry_run": dry_run, "once_again": once_again}
     if ids:
-        changed = opened.run(lambda journal: journal.replay(ids, decode=decode, dry_run=dry_run))
+        changed = opened.run(lambda journal: journal.replay(ids, **how))
     else:
-        changed = opened.run(
-            lambda journal: journal.replay_matching(filters, decode=decode, dry_run=dry_run)
-        )
+        changed = opened.run(lambda journal: journal.replay_matching(filters, **how))
     if not dry_run:
         _tell_the_log(opened, changed)
     _report(changed, "would be replayed" if dry_run else "replayed", as_json=as_json)
@@ -272,7 +283,10 @@ def _report(changed: Sequence[Changed], done: str, *, as_json: bool) -> None:
         what = f"{undone}: {printable(one.refused)}" if one.refused else done
         became = f" as {one.event_id}" if one.event_id and not one.refused else ""
         click.echo(f"{one.id}  {coloured_state(one.was)}  {what}{became}")
-    click.echo(f"{sum(not one.refused for one in changed)} of {len(changed)} {done}", err=True)
+    passed_over = sum(one.passed_over for one in changed)
+    more = f"; {passed_over} passed over, as they may have acted already" if passed_over else ""
+    count = sum(not one.refused for one in changed)
+    click.echo(f"{count} of {len(changed)} {done}{more}", err=True)
 
 
 @events.command("erase")

@@ -214,9 +214,9 @@ class Inbox(MemoryJournal):
         claimed = await self.claim([ClaimRequest(EntryKind.AGENT, None, 9)])
         (entry,) = [entry for entry in claimed.entries if entry.event_id == event_id]
         kind = OutcomeKind.ERROR if failed else OutcomeKind.SUCCESS
-        state = EntryState.DEAD if failed else EntryState.DONE
+        state = EntryState.DEAD if failed and text is None else EntryState.DONE
         outcome = Outcome(kind, reply=text)
-        await self.settle(Settlement(entry, outcome, 0.0, state, error_to_caller=True))
+        await self.settle(Settlement(entry, outcome, 0.0, state))
 
 
 async def _locked_page(request: web.Request) -> web.StreamResponse:

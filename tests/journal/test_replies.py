@@ -9,12 +9,15 @@ import pytest
 import structlog
 
 from berinia_webhookd.journal.contract import ClaimRequest, Reply, ReplyRoute, Settled
+from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.model import (
     ChannelName,
+    Decoded,
     Entry,
     EntryKind,
     EntryState,
     EventId,
+    FailureReply,
     Outcome,
     OutcomeKind,
     Receipt,
@@ -139,39 +142,59 @@ async def test_where_nothing_can_be_posted_it_is_kept(world: World) -> None:
     assert await late_ones(world) == []
 
 
-async def test_an_error_with_a_text_is_an_answer_to_whoever_waits(world: World) -> None:
-    """The entry ends there: a second try would be a second answer."""
+async def test_an_error_with_a_text_is_an_answer(world: World) -> None:
+    """The person has been answered: the entry is done, and its outcome is an error."""
     receipt, entry = await ask(world)
     failed = Outcome(OutcomeKind.ERROR, error="e", reply="sorry")
     settled = await world.settle(
         entry,
         outcome=failed,
-        state=EntryState.WAITING,
-        due_in_seconds=30,
         late=True,
-        error_to_caller=True,
     )
     assert settled.reply is ReplyRoute.INLINE
-    assert await world.states() == {"dead": 1}
+    assert await world.states() == {"done": 1}
     reply = await world.journal.wait_for_reply(receipt.event_id, 30)
     assert reply == Reply("sorry", failed=True)
 
 
-async def test_an_errors_text_is_nothing_when_nobody_waits(world: World) -> None:
-    """It is tried again like any error, and not posted."""
+async def test_an_errors_text_is_posted_when_nobody_waits(world: World) -> None:
+    """Like any answer."""
     receipt, entry = await ask(world)
     await world.journal.stop_waiting(receipt.event_id, hung_up=False)
+    sorry = Outcome(OutcomeKind.ERROR, reply="sorry")
+    settled = await world.settle(entry, outcome=sorry, late=True)
+    assert settled.reply is ReplyRoute.LATE
+    assert len(await late_ones(world)) == 1
+
+
+async def test_the_text_of_what_is_tried_again_goes_nowhere(world: World) -> None:
+    """It is kept with the attempt; the answer is yet to come."""
+    _, entry = await ask(world)
     settled = await world.settle(
         entry,
         outcome=Outcome(OutcomeKind.ERROR, reply="sorry"),
         state=EntryState.WAITING,
         due_in_seconds=30,
-        hold_seconds=30,
         late=True,
-        error_to_caller=True,
     )
     assert settled.reply is ReplyRoute.NONE
     assert await world.states() == {"waiting": 1}
+    assert await late_ones(world) == []
+
+
+async def test_a_failure_is_told_once(world: World) -> None:
+    """To whoever waits for the first; nobody is told again of a second one."""
+    receipt, entry = await ask(world)
+    told = FailureReply("it failed", late=True)
+    broken: dict[str, Any] = {"outcome": Outcome(OutcomeKind.CRASH), "state": EntryState.DEAD}
+    settled = await world.settle(entry, **broken, failure_reply=told)
+    assert settled.reply is ReplyRoute.INLINE
+    reply = await world.journal.wait_for_reply(receipt.event_id, 30)
+    assert reply == Reply("it failed", failed=True)
+    async with Operations(world.url, clock=world.clock) as desk:
+        await desk.replay([receipt.event_id], decode=lambda _: Decoded(()))
+    (entry,) = await world.claim()
+    assert (await world.settle(entry, **broken, failure_reply=told)).reply is ReplyRoute.NONE
     assert await late_ones(world) == []
 
 

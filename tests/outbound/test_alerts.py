@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from berinia_webhookd.config.settings import AlertSettings
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, Outcome, OutcomeKind
+from berinia_webhookd.model import AgentName, EntryState, Outcome, OutcomeKind, Settlement
 from berinia_webhookd.outbound.alert_delivery import post, run_command
 from berinia_webhookd.outbound.alerts import AlertKind, Alerts, RefusedSignatures, daemon_conditions
 
@@ -75,7 +75,8 @@ async def test_a_dead_entry_is_told_without_a_word_of_it(receiver: Receiver) -> 
     """The alert says which event and where to look; neither parties nor text, nor the error."""
     entry = make_entry("ResponseListenerAgent", "a private matter")
     async with running(receiver) as alerts:
-        alerts.entry_dead(entry, Outcome(OutcomeKind.EXCEPTION, error="KeyError: '+33639980001'"))
+        outcome = Outcome(OutcomeKind.EXCEPTION, error="KeyError: '+33639980001'")
+        alerts.entry_dead(Settlement(entry, outcome, 0.0, EntryState.DEAD))
         await until(lambda: bool(receiver.alerts))
     (alert,) = receiver.alerts
     datetime.fromisoformat(alert.pop("at"))

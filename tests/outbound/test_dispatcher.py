@@ -33,7 +33,7 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 from berinia_webhookd.outbound.availability import Availability
-from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.outbound.contract import AgentUnavailable, Begin, begin_freely
 from berinia_webhookd.outbound.dispatcher import HELD_MOST_BYTES, Dispatcher, TransportQueue
 from berinia_webhookd.outbound.late_replies import LateReplies
 from berinia_webhookd.outbound.retry_policy import RetryPolicies
@@ -68,7 +68,10 @@ class Scripted:
         if self.reason is not None:
             raise AgentUnavailable(self.reason)
 
-    async def attempt(self, entry: Entry, *, timeout_seconds: float) -> Outcome:
+    async def attempt(
+        self, entry: Entry, *, timeout_seconds: float, begin: Begin = begin_freely
+    ) -> Outcome:
+        await begin()
         self.begun.append(entry.event.body)
         self.running += 1
         self.most = max(self.most, self.running)

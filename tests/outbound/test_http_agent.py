@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from berinia_webhookd.model import AgentName, Entry, OptOut, Outcome, OutcomeKind
-from berinia_webhookd.outbound.contract import AgentUnavailable
+from berinia_webhookd.model import AgentName, Entry, OptOut, Outcome, OutcomeKind, Word
+from berinia_webhookd.outbound.contract import AgentUnavailable, NotBegun
 from berinia_webhookd.outbound.http_agent import HttpAgents, retry_after_seconds
 
 from .agent_world import agents_settings, make_entry
@@ -338,3 +338,53 @@ async def test_new_settings_hold_from_the_next_attempt(remote: Remote, tmp_path:
     first, second = remote.received
     assert "webhook-signature" not in first.headers
     Webhook(SECRET).verify(second.body, second.headers)
+
+
+class Refused(NotBegun):
+    """The lease is lost."""
+
+
+async def test_an_attempt_begins_before_its_first_byte(remote: Remote) -> None:
+    """Not before there is a connection; and what must not begin is not sent."""
+    seen: list[int] = []
+
+    async def begin() -> None:
+        seen.append(len(remote.received))
+
+    async def refuse() -> None:
+        raise Refused("lost")
+
+    async with remote.agents() as agents:
+        entry = make_entry(AGENT)
+        outcome = await agents.attempt(entry, timeout_seconds=20, begin=begin)
+        assert (outcome.kind, seen) == (OutcomeKind.SUCCESS, [0])
+        with pytest.raises(Refused):
+            await agents.attempt(entry, timeout_seconds=20, begin=refuse)
+    assert len(remote.received) == 1
+    async with remote.agents(url="http://127.0.0.1:1/") as agents:
+        outcome = await agents.attempt(entry, timeout_seconds=20, begin=begin)
+    assert (outcome.kind, seen) == (OutcomeKind.UNREACHABLE, [0])
+
+
+async def test_a_connection_that_breaks_after_the_request_is_a_crash(remote: Remote) -> None:
+    """The agent may have acted on it."""
+
+    async def hang_up(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    remote.handler = hang_up
+    assert (await remote.attempt()).kind is OutcomeKind.CRASH
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [(429, Word.NOTHING), (503, Word.NOTHING), (410, Word.FAILED), (500, None), (302, None)],
+)
+async def test_what_a_status_says_of_the_agent(
+    remote: Remote, status: int, word: Word | None
+) -> None:
+    """Whether it did anything; of most nobody knows."""
+    remote.answers(status)
+    assert (await remote.attempt()).word is word

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from berinia_webhookd.model import (
     Outcome,
     OutcomeKind,
     Settlement,
+    Word,
 )
 from berinia_webhookd.outbound.retry_policy import RetryPolicies, RetryPolicy
 
@@ -170,3 +172,77 @@ def schedule_of(one: Entry, folder: Path, text: str) -> tuple[float, ...]:
     file.write_text(text)
     loaded = load(kinds=KINDS, environ={}, working_folder=folder, config_file=file)
     return RetryPolicies(loaded.settings).of(one).schedule_seconds
+
+
+AT_MOST_ONCE = replace(POLICY, at_most_once=True)
+DOUBTFUL = sorted(set(OutcomeKind) - {OutcomeKind.SUCCESS})
+
+
+@pytest.mark.parametrize("kind", DOUBTFUL)
+def test_what_has_begun_is_not_tried_again(kind: OutcomeKind) -> None:
+    """Unless the agent itself says what it did, nobody knows."""
+    done = AT_MOST_ONCE.settle(entry(), Outcome(kind), 0.1, random=lambda: 0.5, begun=True)
+    assert (done.state, done.may_have_acted) == (EntryState.DEAD, True)
+
+
+@pytest.mark.parametrize("kind", DOUBTFUL)
+def test_what_has_not_begun_is_tried_again_as_ever(kind: OutcomeKind) -> None:
+    """Nobody was called."""
+    done = AT_MOST_ONCE.settle(entry(), Outcome(kind), 0.1, random=lambda: 0.5)
+    assert done.state is settlement(Outcome(kind)).state
+    assert not done.may_have_acted
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        (Word.FAILED, EntryState.DEAD),
+        (Word.AGAIN, EntryState.WAITING),
+        (Word.NOTHING, EntryState.WAITING),
+    ],
+)
+def test_an_agents_own_word_is_no_doubt(word: Word, state: EntryState) -> None:
+    """It is believed."""
+    outcome = Outcome(OutcomeKind.ERROR, word=word)
+    done = AT_MOST_ONCE.settle(entry(), outcome, 0.1, random=lambda: 0.5, begun=True)
+    assert (done.state, done.may_have_acted) == (state, False)
+
+
+def test_who_asks_to_be_called_again_says_when() -> None:
+    """Whatever is retried, and without the schedule's pauses; as often as it has steps."""
+    again = Outcome(OutcomeKind.ERROR, word=Word.AGAIN, retry_after_seconds=7)
+    policy = replace(POLICY, retry_on=frozenset())
+    done = policy.settle(entry(), again, 0.1, random=lambda: 0.5)
+    assert (done.state, done.due_in_seconds) == (EntryState.WAITING, 7)
+    assert policy.settle(entry(retries=3), again, 0.1, random=lambda: 0.5).state is EntryState.DEAD
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", (True, 900, 900)),
+        ('agents.defaults.delivery = "at-least-once"', (False, 900, 900)),
+        ("agents.defaults.timeout_seconds = 5", (True, 5, 900)),
+        (
+            """
+            agents.defaults.delivery = "at-least-once"
+            agents.Agent.delivery = "at-most-once"
+            agents.Agent.stop_grace_seconds = 7
+            """,
+            (True, 900, 7),
+        ),
+    ],
+)
+def test_the_agents_word_beats_the_channels(
+    tmp_path: Path, lines: str, expected: tuple[bool, float, float]
+) -> None:
+    """Its own, then that of all agents, then the kind's of the channel."""
+    file = tmp_path / "berinia.toml"
+    file.write_text(lines)
+    file.chmod(0o600)
+    settings = load(kinds=KINDS, environ={}, working_folder=tmp_path, config_file=file).settings
+    policy = RetryPolicies(settings).of(entry(channel="whatsapp"))
+    found = (policy.at_most_once, policy.timeout_seconds, policy.stop_grace_seconds)
+    assert found == expected
+    other = RetryPolicies(settings).of(entry(channel="sms"))
+    assert other.timeout_seconds == (5 if "timeout" in lines else 60)

@@ -98,6 +98,7 @@ def test_the_unit_keeps_its_promises() -> None:
 def test_stopping_has_time_for_the_grace() -> None:
     """Systemd waits longer than the daemon does before it kills."""
     grace = KEYS["server.shutdown_grace_seconds"].default
+    grace = max(grace, *(kind.settings.kind_stop_grace_seconds or 0 for kind in KINDS.values()))
     assert float(settings_of(SERVICE)["TimeoutStopSec"][0].removesuffix("s")) >= grace + 10
 
 

@@ -82,7 +82,7 @@ CREATE TABLE entries (
     lease_holder TEXT,
     node TEXT,                    -- where it ran last
     started_at BIGINT,
-    began_at BIGINT,              -- of an at-most-once agent: when its attempt began
+    began_at BIGINT,              -- of an at-most-once agent: when what it did, or may have, began
     attempts INTEGER NOT NULL,
     retries INTEGER NOT NULL,
     losses INTEGER NOT NULL,
@@ -129,7 +129,7 @@ CREATE TABLE attempts (
 -- What people ask about an entry, with its event and delivery.
 CREATE VIEW entries_in_full AS
 SELECT entries.place, entries.kind, entries.agent, entries.conversation, entries.state,
-       entries.event, events.id, events.kind AS event_kind, events.delivery,
+       entries.began_at, entries.event, events.id, events.kind AS event_kind, events.delivery,
        deliveries.channel, deliveries.received_at,
        (SELECT count(*) FROM attempts WHERE attempts.entry = entries.place) AS attempts_made
 FROM entries

@@ -48,13 +48,20 @@ WHERE entries.place IN (:places)
 ORDER BY entries.place;
 
 -- name: held
--- Those of the leases that are still the holder's.
-SELECT place, event, kind, agent, conversation, attempts,
+-- Those of the leases that are still the holder's. What is dead keeps its holder if it was lost after
+-- it had begun: a result that comes late still counts.
+SELECT place, event, kind, agent, conversation, attempts, state,
+       CASE WHEN EXISTS (SELECT 1 FROM replies WHERE replies.event = entries.event)
+            THEN 1 ELSE 0 END AS has_reply,
        CASE WHEN waiting_until IS NULL THEN 0 ELSE 1 END AS had_caller,
        CASE WHEN waiting_until > :now THEN 1 ELSE 0 END AS has_caller
 FROM entries
-WHERE place IN (:places) AND state = 'running' AND lease_holder = :holder
+WHERE place IN (:places) AND state IN ('running', 'dead') AND lease_holder = :holder
 /*postgresql FOR UPDATE */;
+
+-- name: begin
+-- From here on they are not given back by themselves.
+UPDATE entries SET began_at = :now WHERE place IN (:places);
 
 -- name: extend
 UPDATE entries SET lease_until = CAST(:now AS BIGINT) + :lease WHERE place IN (:places);
@@ -62,7 +69,7 @@ UPDATE entries SET lease_until = CAST(:now AS BIGINT) + :lease WHERE place IN (:
 -- name: give_back
 -- As if they had never been taken.
 UPDATE entries
-SET state = 'ready', lease_until = NULL, lease_holder = NULL, started_at = NULL,
+SET state = 'ready', lease_until = NULL, lease_holder = NULL, started_at = NULL, began_at = NULL,
     attempts = attempts - 1
 WHERE place IN (:places);
 

@@ -9,7 +9,8 @@ SELECT coalesce(max(number), 0) AS number FROM events;
 -- name: list_entries
 -- Entries, the newest event first; a filter that is NULL lets everything through.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
-       attempts_made AS attempts, place, event
+       attempts_made AS attempts, place, event,
+       CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
 FROM entries_in_full
 WHERE event >= :first AND event < :end AND received_at >= :since
   AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
@@ -19,7 +20,8 @@ ORDER BY event DESC, place DESC LIMIT :most;
 -- name: list_unfinished
 -- The same of a state in which there are few, however many have finished.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
-       attempts_made AS attempts, place, event
+       attempts_made AS attempts, place, event,
+       CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
 FROM entries_in_full
 WHERE place IN (SELECT place FROM entries WHERE state = 'ready' AND startable_at IS NULL
                 UNION ALL SELECT place FROM entries WHERE startable_at IS NOT NULL
@@ -36,7 +38,8 @@ ORDER BY event DESC, place DESC LIMIT :most;
 -- name: list_of_sender
 -- The same of one person.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
-       attempts_made AS attempts, place, event
+       attempts_made AS attempts, place, event,
+       CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
 FROM entries_in_full
 WHERE event IN (SELECT events.number
                 FROM conversations JOIN events ON events.conversation = conversations.id
@@ -79,7 +82,7 @@ FROM deliveries WHERE id = :id AND rejection IS NOT NULL;
 -- name: show_entries
 -- What became of an event, agent by agent.
 SELECT place, kind, agent, state, created_at, due_at, hold_until, lease_until, node, started_at,
-       finished_at, retries, losses
+       finished_at, retries, losses, CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
 FROM entries WHERE event = :event ORDER BY created_at, place;
 
 -- name: show_attempts
@@ -159,3 +162,9 @@ SELECT deliveries.channel, deliveries.target, deliveries.headers, deliveries.con
        deliveries.received_at, deliveries.replay_key, deliveries.body
 FROM events JOIN deliveries ON deliveries.number = events.delivery
 WHERE events.id = :event AND deliveries.body IS NOT NULL;
+
+-- name: count_may_have_acted
+-- What is dead and must not simply be repeated, by agent.
+SELECT agent, count(*) AS total FROM entries
+WHERE state = 'dead' AND began_at IS NOT NULL
+GROUP BY agent ORDER BY agent;

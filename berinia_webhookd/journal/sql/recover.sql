@@ -1,7 +1,8 @@
 -- name: running
 -- Everything that is leased, in a journal with one owner.
 SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
-       entries.conversation, entries.attempts, entries.state
+       entries.conversation, entries.attempts, entries.state,
+       CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS begun
 FROM entries
 JOIN events ON events.number = entries.event
 JOIN conversations ON conversations.id = entries.conversation
@@ -10,7 +11,8 @@ WHERE entries.state = 'running' AND entries.gathered_into IS NULL;
 -- name: leases_over
 -- After an outage all leases are over, so their holders get the time of one to renew them.
 SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
-       entries.conversation, entries.attempts, entries.state
+       entries.conversation, entries.attempts, entries.state,
+       CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS begun
 FROM entries
 JOIN events ON events.number = entries.event
 JOIN conversations ON conversations.id = entries.conversation
@@ -29,7 +31,8 @@ LIMIT 500;
 -- name: leases_of
 -- What is leased to one process.
 SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
-       entries.conversation, entries.attempts, entries.state
+       entries.conversation, entries.attempts, entries.state,
+       CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS begun
 FROM entries
 JOIN events ON events.number = entries.event
 JOIN conversations ON conversations.id = entries.conversation
@@ -42,13 +45,31 @@ SELECT place, attempts, node, started_at, :now, 'lost', 'the daemon that ran it 
 FROM entries WHERE place IN (:places);
 
 -- name: lose
--- Given back at the same place, and counted as a loss; after so many of them, dead.
+-- Given back at the same place, and counted as a loss; after so many of them, dead. What must not be
+-- made twice and had begun is dead at once, and keeps its holder, whose result may still come.
 UPDATE entries
-SET state = CASE WHEN losses + 1 >= :most_losses THEN 'dead' ELSE 'ready' END,
-    finished_at = CASE WHEN losses + 1 >= :most_losses THEN CAST(:now AS BIGINT) END,
-    losses = losses + 1, lease_until = NULL, lease_holder = NULL
+SET state = CASE WHEN began_at IS NOT NULL OR losses + 1 >= :most_losses
+                 THEN 'dead' ELSE 'ready' END,
+    finished_at = CASE WHEN began_at IS NOT NULL OR losses + 1 >= :most_losses
+                       THEN CAST(:now AS BIGINT) END,
+    losses = losses + 1, lease_until = NULL,
+    lease_holder = CASE WHEN began_at IS NOT NULL THEN lease_holder END
 WHERE place IN (:places)
 RETURNING place, state;
+
+-- name: left_without_reply
+-- Of these entries of agents, those whose people were told nothing, with what they wrote.
+SELECT entries.place, entries.event, events.id AS event_id, entries.agent, entries.conversation,
+       conversations.channel, events.data,
+       CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form,
+       CASE WHEN entries.waiting_until IS NULL THEN 0 ELSE 1 END AS had_caller,
+       CASE WHEN entries.waiting_until > :now THEN 1 ELSE 0 END AS has_caller
+FROM entries
+JOIN events ON events.number = entries.event
+JOIN deliveries ON deliveries.number = events.delivery
+JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.place IN (:places) AND entries.kind = 'agent' AND events.data IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM replies WHERE replies.event = entries.event);
 
 -- name: forget_callers
 -- Whoever waited for a reply waited at a process that is gone.

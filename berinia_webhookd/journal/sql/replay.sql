@@ -1,18 +1,18 @@
 -- name: entries_of_events
 -- All entries of these events, in their order.
-SELECT place, kind, channel, agent, conversation, state, id FROM entries_in_full
+SELECT place, kind, channel, agent, conversation, state, id, began_at FROM entries_in_full
 WHERE id IN (:events) ORDER BY place;
 
 -- name: entries_at
 -- The entries that are at these places now; one that was replayed has left its own.
-SELECT place, kind, channel, agent, conversation, state, id FROM entries_in_full
+SELECT place, kind, channel, agent, conversation, state, id, began_at FROM entries_in_full
 WHERE place IN (:places) ORDER BY place;
 
 -- name: replay_entry
 -- Ready again, behind everything that is there, with all of its schedule before it.
 UPDATE entries
 SET place = :to, state = 'ready', startable_at = NULL, due_at = NULL, hold_until = NULL,
-    retries = 0, losses = 0, held = NULL, finished_at = NULL
+    retries = 0, losses = 0, held = NULL, finished_at = NULL, began_at = NULL, lease_holder = NULL
 WHERE place = :place;
 
 -- name: discard_entry

@@ -171,8 +171,22 @@ def of_counts(
     for count in statistics.counts:
         if count.kind == EntryKind.AGENT:
             totals[count.state] += count.count
-    if dead := totals[EntryState.DEAD]:
-        agents = sorted({c.agent for c in statistics.counts if c.state == EntryState.DEAD})
+    acted = statistics.may_have_acted
+    if doubts := sum(acted.values()):
+        yield wrong(
+            JOURNAL,
+            f"{doubts} failed, and may have acted all the same ({', '.join(sorted(acted))})",
+            "see why: `berinia-webhookd events list --state dead`",
+            "find out what was done; then `berinia-webhookd events discard ID…`",
+            why="their agent must not act twice, so nothing repeats them by itself",
+        )
+    dead_by_agent = Counter[str]()
+    for count in statistics.counts:
+        if count.kind == EntryKind.AGENT and count.state == EntryState.DEAD:
+            dead_by_agent[count.agent] += count.count
+    dead_by_agent.subtract(acted)
+    if dead := sum((+dead_by_agent).values()):
+        agents = sorted(+dead_by_agent)
         yield wrong(
             JOURNAL,
             f"{dead} failed for good, after all attempts ({', '.join(agents)})",

@@ -1,0 +1,41 @@
+"""What the chat is told of a command that failed for good without a word: in the language of the
+people who read it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.model import Event, FailureReply, OutcomeKind
+
+REASONS: Final[Mapping[OutcomeKind, str]] = {
+    OutcomeKind.ERROR: "l'agent signale une erreur",
+    OutcomeKind.EXCEPTION: "l'agent a rencontré une erreur",
+    OutcomeKind.TIMEOUT: "l'agent n'a pas répondu en {seconds:g} s",
+    OutcomeKind.CRASH: "l'agent s'est arrêté brutalement",
+    OutcomeKind.UNREACHABLE: "l'agent est injoignable",
+    OutcomeKind.REJECTED: "l'agent l'a refusée",
+    OutcomeKind.LOST: "le service s'est arrêté pendant l'exécution",
+    OutcomeKind.STOPPED: "le service a été arrêté pendant l'exécution",
+}
+
+
+def failure_reply(
+    channel: Channel | None, event: Event, kind: OutcomeKind, timeout_seconds: float
+) -> FailureReply | None:
+    """Return what is said of a failure of this kind; None where nothing is to be said."""
+    replies = None if channel is None else channel.replies
+    if replies is None or not replies.failure_text or kind not in REASONS:
+        return None
+    reason = REASONS[kind].format(seconds=timeout_seconds)
+    return FailureReply(
+        replies.failure_text.replace("{reason}", reason), late=can_be_posted(channel, event)
+    )
+
+
+def can_be_posted(channel: Channel | None, event: Event) -> bool:
+    """Return whether a reply that nobody waits for can be posted into the chat."""
+    replies = None if channel is None else channel.replies
+    return replies is not None and replies.late_url is not None and event.group is not None

@@ -1,0 +1,177 @@
+"""A campaign ordered in the chat: whatever ends while it runs, each lead gets one message."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .bot import Bot
+from .daemon import Answer, Daemon
+from .providers import ALL_CHANNELS, WHATSAPP_PATH, posted_whatsapp, sample_whatsapp
+
+# Writes to each lead, and rests after the second while a file named `hold` is there.
+CAMPAIGN = """
+import json, os, pathlib, time
+
+HERE = pathlib.Path(__file__).parent
+
+
+class Recorder:
+    def run(self, input_data):
+        for lead in range(3):
+            with (HERE / "seen.jsonl").open("a") as seen:
+                seen.write(json.dumps({"lead": lead, "pid": os.getpid()}) + "\\n")
+            while lead == 1 and (HERE / "hold").exists():
+                time.sleep(0.01)
+        match input_data["content"]:
+            case "refuse":
+                return {"status": "error"}
+            case "again" if input_data["attempt"] == 1:
+                return {"status": "retry", "after_seconds": 0.05}
+        return {"status": "success", "response": "3 leads"}
+"""
+SHORT = "channels.whatsapp.reply_wait_seconds = 0.2"
+Start = Callable[..., Daemon]
+
+
+@pytest.fixture
+def bot() -> Iterator[Bot]:
+    """A bot that takes everything."""
+    bot = Bot()
+    yield bot
+    bot.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, bot: Bot) -> Iterator[Start]:
+    """Starts a daemon whose agent sends a campaign, and that rests in its middle."""
+    with ExitStack() as stack:
+
+        def begin(settings: str = "") -> Daemon:
+            late = f'channels.whatsapp.late_reply_url = "{bot.url}"'
+            lines = f"{ALL_CHANNELS}\n{SHORT}\n{late}\n{settings}"
+            daemon = Daemon(tmp_path, lines, agent=CAMPAIGN)
+            (daemon.agents / "hold").touch()
+            stack.callback(daemon.close)
+            return daemon.start()
+
+        yield begin
+
+
+def order(daemon: Daemon, content: str = "campagne") -> Answer:
+    """Order a campaign in the chat; nobody waits for its end."""
+    body, headers = posted_whatsapp(sample_whatsapp(content=content))
+    answer = daemon.request("POST", WHATSAPP_PATH, body, headers)
+    assert answer.status in {200, 202}
+    return answer
+
+
+def leads(daemon: Daemon) -> list[int]:
+    return [line["lead"] for line in daemon.seen()]
+
+
+def show(daemon: Daemon, answer: Answer) -> Any:
+    event_id = answer.json()["event_id"]
+    return json.loads(daemon.run("events", "show", event_id, "--json").stdout)
+
+
+def kill_daemon(daemon: Daemon) -> None:
+    daemon.kill()
+    daemon.start()
+
+
+def kill_host(daemon: Daemon) -> None:
+    os.kill(daemon.seen()[0]["pid"], signal.SIGKILL)
+
+
+def stop_and_start(daemon: Daemon) -> None:
+    daemon.stop()
+    daemon.start()
+
+
+def wait_longer(_: Daemon) -> None:
+    """Let its time be over."""
+
+
+@pytest.mark.parametrize(
+    ("end", "settings", "outcome"),
+    [
+        pytest.param(kill_daemon, "", "lost", id="daemon"),
+        pytest.param(kill_daemon, "agents.defaults.retry_on = []", "lost", id="nothing retried"),
+        pytest.param(kill_host, "", "crash", id="host"),
+        pytest.param(wait_longer, "agents.defaults.timeout_seconds = 1", "timeout", id="timeout"),
+        pytest.param(
+            stop_and_start, "agents.defaults.stop_grace_seconds = 0.1", "stopped", id="stop"
+        ),
+    ],
+)
+def test_a_slow_command_reaches_each_lead_once(
+    start: Start, bot: Bot, end: Callable[[Daemon], None], settings: str, outcome: str
+) -> None:
+    """It is dead, the chat is told once, and nothing repeats it but who means to."""
+    daemon = start(settings)
+    answer = order(daemon)
+    daemon.wait_until_seen(2)
+    end(daemon)
+    (posted,) = bot.wait_for(1)
+    assert posted["message"].startswith("La commande n'a pas abouti (")
+    (daemon.agents / "hold").unlink()
+    shown = show(daemon, answer)
+    assert (shown["state"], shown["may_have_acted"]) == ("dead", True)
+    assert [attempt["outcome"] for attempt in shown["attempts"]] == [outcome]
+    assert leads(daemon) == [0, 1]
+    told = daemon.wait_for("entry.dead")
+    assert told["may_have_acted"] is True
+    passed = daemon.run("events", "replay", "--state", "dead")
+    assert "0 of 1 replayed; 1 passed over" in passed.stderr
+    assert "events replay" not in daemon.run("doctor", check=False).stdout
+    daemon.run("events", "replay", shown["id"], "--once-again")
+    assert bot.wait_for(2)[1]["message"] == "3 leads"
+    assert leads(daemon) == [0, 1, 0, 1, 2]
+
+
+def test_stopping_waits_for_a_command(start: Start, bot: Bot) -> None:
+    """Longer than for others, and receives meanwhile; its answer is posted at the next start."""
+    daemon = start("server.shutdown_grace_seconds = 0.1")
+    answer = order(daemon)
+    daemon.wait_until_seen(2)
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait_for("server.stopping", running=1)
+    assert daemon.sms(Body="came meanwhile").status == 200
+    (daemon.agents / "hold").unlink()
+    daemon.wait_for("attempt.succeeded", kind="agent")
+    assert daemon.wait_until_ended() == 0
+    daemon.start()
+    assert bot.wait_for(1)[0]["message"] == "3 leads"
+    assert show(daemon, answer)["state"] == "done"
+
+
+def test_an_error_without_a_word_is_no_doubt(start: Start, bot: Bot) -> None:
+    """The agent said that it failed: the chat is told, and it can be replayed."""
+    daemon = start()
+    (daemon.agents / "hold").unlink()
+    answer = order(daemon, "refuse")
+    daemon.wait_for("entry.dead", may_have_acted=False)
+    text = "l'agent signale une erreur"
+    said = answer.json().get("response") or bot.wait_for(1)[0]["message"]
+    assert text in said
+    assert leads(daemon) == [0, 1, 2]
+    replayed = daemon.run("events", "replay", "--state", "dead", "--dry-run")
+    assert "1 of 1 would be replayed" in replayed.stderr
+
+
+def test_an_agent_that_asks_for_it_is_called_again(start: Start, bot: Bot) -> None:
+    """Also where nothing else is tried again."""
+    daemon = start("agents.defaults.retry_on = []")
+    (daemon.agents / "hold").unlink()
+    answer = order(daemon, "again")
+    said = answer.json().get("response") or bot.wait_for(1)[0]["message"]
+    assert said == "3 leads"
+    assert [one["outcome"] for one in show(daemon, answer)["attempts"]] == ["error", "success"]
