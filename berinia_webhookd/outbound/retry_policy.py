@@ -148,14 +148,17 @@ class RetryPolicies:
                 order_hold_seconds=agent.order_hold_seconds,
             )
         kind = self._settings.channels.get(name) or ChannelSettings
-        grace = _first(agent.stop_grace_seconds, kind.kind_stop_grace_seconds)
         return RetryPolicy(
             timeout_seconds=_first(agent.timeout_seconds, kind.kind_timeout_seconds),
             schedule_seconds=schedule,
             retry_on=agent.retry_on,
             order_hold_seconds=agent.order_hold_seconds,
             at_most_once=(agent.delivery or kind.kind_delivery) is Delivery.AT_MOST_ONCE,
-            stop_grace_seconds=_first(grace, self._settings.server.shutdown_grace_seconds),
+            stop_grace_seconds=_first(
+                agent.stop_grace_seconds,
+                kind.kind_stop_grace_seconds,
+                self._settings.server.shutdown_grace_seconds,
+            ),
             channel=self._channel_of(name),
         )
 
