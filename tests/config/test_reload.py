@@ -73,7 +73,7 @@ def test_an_agent_that_went(place: Place) -> None:
     place.toml("")
     changed = reloaded(place, old)
     assert "agents.MetaAgent.timeout_seconds" in changed.applied
-    assert changed.effective.agents.of(AgentName("MetaAgent")).timeout_seconds == 60
+    assert changed.effective.agents.of(AgentName("MetaAgent")).timeout_seconds is None
 
 
 def test_a_port_needs_a_restart(place: Place) -> None:
