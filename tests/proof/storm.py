@@ -37,6 +37,8 @@ class Recorder:
         return {"response": "noted"}
 """
 RETRIES = ", ".join(["0.05"] * 200)
+# Every message is to be delivered whatever is killed, those of the bot too. That nothing which
+# began runs twice, where that is wanted, is shown in end_to_end/test_at_most_once.py.
 SETTINGS = f"""
     server.shutdown_grace_seconds = 3
     server.ack_timeout_seconds = 4
@@ -44,6 +46,7 @@ SETTINGS = f"""
     channels.whatsapp.secret = "{SECRET.decode()}"
     channels.whatsapp.reply_wait_seconds = 0.5
     channels.whatsapp.retry_schedule_seconds = [{RETRIES}]
+    agents.defaults.delivery = "at-least-once"
     agents.defaults.retry_schedule_seconds = [{RETRIES}]
     agents.MetaAgent.target = "python:recorder:Recorder"
     agents.AdminInterpreterAgent.target = "python:recorder:Recorder"
