@@ -16,8 +16,9 @@ from pathlib import Path
 from ..end_to_end.daemon import PATIENCE_SECONDS, Answer
 
 HOST = "app.example.com"
-# Neither a trusted proxy nor an allowed address: to the daemon it is as foreign as the internet.
-OUTSIDE = "127.0.0.2"
+# Neither a trusted proxy nor a loopback address: to the daemon it is as foreign as the internet.
+OUTSIDE = "203.0.113.2"
+CLIENT = "X-Test-Client"  # the address that nginx takes a caller of ours for
 INSIDE = "127.0.0.1"
 OUR_FILE = Path(__file__).parents[2] / "contrib" / "nginx" / "berinia-webhook.conf"
 
@@ -53,6 +54,8 @@ http {{
         server_name {host};
         ssl_certificate {folder}/certificate.pem;
         ssl_certificate_key {folder}/key.pem;
+        set_real_ip_from 127.0.0.1;
+        real_ip_header {client};
         {locations}
     }}
 }}
@@ -87,6 +90,7 @@ class Nginx:
                     user="user root;" if os.geteuid() == 0 else "",
                     port=self.port,
                     host=HOST,
+                    client=CLIENT,
                     locations=locations.replace("127.0.0.1:8001", f"127.0.0.1:{daemon_port}"),
                 )
             )
@@ -110,17 +114,16 @@ class Nginx:
         host: str = HOST,
         source: str = OUTSIDE,
     ) -> Answer:
-        """One HTTPS request to `host` from a `source` address; repeat a header by letter case."""
-        connection = http.client.HTTPSConnection(
-            INSIDE, self.port, timeout=PATIENCE_SECONDS, source_address=(source, 0)
-        )
-        raw = socket.create_connection(
-            (INSIDE, self.port), PATIENCE_SECONDS, source_address=(source, 0)
-        )
+        """One HTTPS request to `host`, for nginx from a `source` address; repeat a header by letter
+        case.
+        """
+        connection = http.client.HTTPSConnection(INSIDE, self.port, timeout=PATIENCE_SECONDS)
+        raw = socket.create_connection((INSIDE, self.port), PATIENCE_SECONDS)
         connection.sock = self._tls.wrap_socket(raw, server_hostname=HOST)
         try:
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             connection.putheader("Host", host)
+            connection.putheader(CLIENT, source)
             for name, value in (headers or {}).items():
                 connection.putheader(name, value)
             if body is not None:

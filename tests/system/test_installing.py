@@ -32,7 +32,12 @@ AS_SERVICE = (
     else ()
 )
 AS_ROOT = () if os.geteuid() == 0 else ("unshare", "--user", "--map-root-user")
-ENV = f"TWILIO_TOKEN={TOKEN}\nMAILGUN_SIGNING_KEY=fedcba9876543210fedcba9876543210\n"
+ENV = f"""
+TWILIO_TOKEN={TOKEN}
+MAILGUN_SIGNING_KEY=fedcba9876543210fedcba9876543210
+BERINIA_WEBHOOKD_CHANNELS__WHATSAPP__LATE_REPLY_URL=http://127.0.0.1:3030/send
+BERINIA_WEBHOOKD_CHANNELS__WHATSAPP__REPLY_WAIT_SECONDS=300
+"""
 AGENTS = """
 [agents.ResponseListenerAgent]
 target = "log:"
@@ -173,6 +178,8 @@ def test_the_file_of_contrib_has_no_problems(service: Installed) -> None:
     assert {one["subject"] for one in found if one["level"] == "warning"} == {
         "channels.sms.tokens",
         "channels.email.signing_keys",
+        "channels.whatsapp.late_reply_url",
+        "channels.whatsapp.reply_wait_seconds",
         "agents.ResponseListenerAgent.target",
         "agents.MetaAgent.target",
         "agents.AdminInterpreterAgent.target",
