@@ -18,7 +18,8 @@ from ..end_to_end.daemon import PATIENCE_SECONDS, Answer
 HOST = "app.example.com"
 # Neither a trusted proxy nor a loopback address: to the daemon it is as foreign as the internet.
 OUTSIDE = "203.0.113.2"
-CLIENT = "X-Test-Client"  # the address that nginx takes a caller of ours for
+CLIENT = "X-Test-Client"  # the address that Debian's nginx takes a caller of ours for
+NAMED = f"set_real_ip_from 127.0.0.1; real_ip_header {CLIENT};"
 INSIDE = "127.0.0.1"
 OUR_FILE = Path(__file__).parents[2] / "contrib" / "nginx" / "berinia-webhook.conf"
 
@@ -54,8 +55,7 @@ http {{
         server_name {host};
         ssl_certificate {folder}/certificate.pem;
         ssl_certificate_key {folder}/key.pem;
-        set_real_ip_from 127.0.0.1;
-        real_ip_header {client};
+        {named}
         {locations}
     }}
 }}
@@ -69,7 +69,7 @@ class Nginx:
         folder: where everything of it lives; made if need be.
         daemon_port: takes the place of 8001 in `locations`.
         locations: what stands in the server block.
-        program: another nginx than Debian's.
+        program: another nginx than Debian's; it takes every caller for one on this machine.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Nginx:
                     user="user root;" if os.geteuid() == 0 else "",
                     port=self.port,
                     host=HOST,
-                    client=CLIENT,
+                    named=NAMED if program is None else "",
                     locations=locations.replace("127.0.0.1:8001", f"127.0.0.1:{daemon_port}"),
                 )
             )
