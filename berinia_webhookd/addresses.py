@@ -144,6 +144,12 @@ def client_key(client: IPAddress | None) -> bytes:
     return _NOBODY if client is None else unmapped(client).packed[:_IPV6_NETWORK_BYTES]
 
 
+def peer_key(peer: str, trusted: Sequence[Network]) -> bytes | None:
+    """Return as whose a connection counts; None for a trusted proxy, behind which everybody is."""
+    address = unmapped(ip_address(peer))
+    return None if in_networks(trusted, address) else client_key(address)
+
+
 def bucket_of(caller: Caller) -> bytes:
     """Return whose buckets of the rate limit a caller takes from. A proxy without its headers makes
     everybody look like this machine, or like itself: they share the bucket of the unnamed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import warnings
 from collections.abc import Iterator
 
@@ -26,6 +27,15 @@ def postgresql() -> Iterator[Postgresql]:
     server = Postgresql()
     yield server
     server.close()
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Room for our ends of many connections, and for what is started meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -27,6 +27,7 @@ from berinia_webhookd.addresses import (
     is_loopback,
     is_this_machine,
     parse_network,
+    peer_key,
     plain_http_allowed,
     require_allowed,
     split_port,
@@ -174,6 +175,22 @@ def test_the_rate_limit_follows_it() -> None:
             assert key == client_key(None), said
         else:
             assert key == client_key(ip_address(named_client(said) or "")), said
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("198.51.100.7", "::ffff:198.51.100.7", True),
+        ("198.51.100.7", "198.51.100.8", False),
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("fe80::1%eth0", "fe80::2", True),
+    ],
+)
+def test_who_counts_as_one_peer(one: str, other: str, same: bool) -> None:
+    """IPv6 by /64, mapped addresses unmapped; a trusted proxy is everybody."""
+    assert (peer_key(one, ()) == peer_key(other, ())) is same
+    assert peer_key(one, EVERYBODY) is None
 
 
 def test_a_local_proxy_that_is_not_listed_lets_no_stranger_in() -> None:

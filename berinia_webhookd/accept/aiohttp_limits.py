@@ -1,6 +1,7 @@
 """The HTTP server under the application: what it adds to aiohttp's are bounds and silence. HTTP
 that cannot be parsed gets a bare 400 and one line in the log, never a traceback; a head that does
-not come is cut off; connections over the limit get a 503 before anything of theirs is read.
+not come is cut off; connections over the limit, of all or of one peer, get a 503 before anything of
+theirs is read.
 
 The server is the one that an `AppRunner` makes; ours are the connections given to it and the loop
 that accepts them. Public by name but documented nowhere, and read in aiohttp 3.14.5:
@@ -16,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 import structlog
@@ -29,6 +31,7 @@ from yarl import URL
 from berinia_webhookd.accept.body import give_back_large_bodies
 from berinia_webhookd.accept.problems import problem
 from berinia_webhookd.accept.request_context import SERVER, new_request_id
+from berinia_webhookd.addresses import Network, client_key, peer_key
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.errors import Overloaded
 from berinia_webhookd.metrics import Metrics
@@ -37,6 +40,7 @@ _log = structlog.get_logger()
 
 KEEP_ALIVE_SECONDS: Final = 75.0  # longer than nginx keeps its side
 HEAD_TIMEOUT_SECONDS: Final = 15.0
+_PEER_SHARE: Final = 4  # one peer has at most this part of the connections
 _REFUSAL_SECONDS: Final = 1.0  # for a refused caller to read why
 _MOST_REFUSALS: Final = 1024  # being told at once; those above are simply cut off
 _MOST_ACCEPTED_A_TURN: Final = 256  # so that those who are in are served, too
@@ -58,6 +62,7 @@ class HttpServer:
 
     Args:
         max_connections: at once; may be changed while running.
+        trusted_proxies: these may have all of them, as everybody behind them does; likewise.
         shutdown_seconds: requests have at most thrice as long to finish when stopping.
     """
 
@@ -67,16 +72,19 @@ class HttpServer:
         metrics: Metrics,
         *,
         max_connections: int,
+        trusted_proxies: Sequence[Network] = (),
         shutdown_seconds: float = 1.0,
         head_timeout_seconds: float = HEAD_TIMEOUT_SECONDS,
         keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     ) -> None:
         self.max_connections = max_connections
+        self.trusted_proxies = trusted_proxies
         self.head_timeout_seconds = head_timeout_seconds
         self.keep_alive_seconds = keep_alive_seconds
         self.metrics = metrics
         self.loop = asyncio.get_running_loop()
         self.open_connections = 0
+        self.connections_of: Counter[bytes] = Counter()  # of peers that have a share
         self.refused_connections = 0
         self.changed = asyncio.Event()  # a request or a connection has ended
         self._shutdown_seconds = shutdown_seconds
@@ -111,6 +119,31 @@ class HttpServer:
     def connection(self) -> _Connection:
         """Make the protocol of a new connection."""
         return _Connection(self, self._server)
+
+    def let_in(self, peer: bytes | None) -> bool:
+        """Count one more connection, unless there are too many: of all, or of this peer."""
+        if self.open_connections >= self.max_connections:
+            return False
+        if peer is not None:
+            if self.connections_of[peer] >= max(1, self.max_connections // _PEER_SHARE):
+                return False
+            self.connections_of[peer] += 1
+        self.open_connections += 1
+        return True
+
+    def let_go(self, peer: bytes | None) -> None:
+        """Count one connection less."""
+        self.open_connections -= 1
+        if peer is not None:
+            self.connections_of -= Counter((peer,))  # forgets who has none
+
+    def peer_of(self, transport: asyncio.BaseTransport) -> bytes | None:
+        """Return in whose share a connection is; None for a Unix socket and trusted proxies."""
+        if isinstance(transport.get_extra_info("sockname"), str | bytes):
+            return None
+        peername = transport.get_extra_info("peername")
+        gone = peername is None  # before we could ask
+        return client_key(None) if gone else peer_key(peername[0], self.trusted_proxies)
 
     def note_unreadable(self, reason: str) -> None:
         """Count and log what is no HTTP."""
@@ -152,7 +185,7 @@ class HttpServer:
 class _Connection(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("body", "bounds", "head_timer", "heard_at", "is_busy", "refused")
+    __slots__ = ("body", "bounds", "head_timer", "heard_at", "is_busy", "peer", "refused")
 
     def __init__(self, bounds: HttpServer, server: web.Server) -> None:
         super().__init__(
@@ -160,16 +193,17 @@ class _Connection(web.RequestHandler):
         )
         self.bounds = bounds
         self.refused = False
+        self.peer: bytes | None = None  # in whose share it is
         self.head_timer: asyncio.TimerHandle | None = None
         self.heard_at = bounds.loop.time()
         self.is_busy = False  # whether a request is being answered
         self.body: StreamReader | None = None  # of that request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self.bounds.open_connections >= self.bounds.max_connections:
+        self.peer = self.bounds.peer_of(transport)
+        if not self.bounds.let_in(self.peer):
             self.refuse(cast(asyncio.Transport, transport))
             return
-        self.bounds.open_connections += 1
         super().connection_made(transport)
         self.await_head()
 
@@ -178,7 +212,7 @@ class _Connection(web.RequestHandler):
         if self.refused:
             self.bounds.refused_connections -= 1
             return
-        self.bounds.open_connections -= 1
+        self.bounds.let_go(self.peer)
         super().connection_lost(exc)
         self.bounds.changed.set()
 

@@ -87,6 +87,7 @@ class Receiver:
             self.application,
             metrics,
             max_connections=server.max_connections,
+            trusted_proxies=server.trusted_proxies,
             shutdown_seconds=shutdown_seconds,
         )
 
@@ -106,6 +107,7 @@ class Receiver:
         self.signature_check.reconfigure(server)
         self.commits.reconfigure(server)
         self.http.max_connections = server.max_connections
+        self.http.trusted_proxies = server.trusted_proxies
         self._route(channels)
 
     async def start(self, listeners: Iterable[socket.socket]) -> None:

@@ -1,6 +1,7 @@
-"""Reads the body of a request that nobody has verified yet, under four bounds: the channel's size,
-the time without progress (and overall), the bytes in flight of all requests, and a quarter of those
-for one client. It refuses to decompress, so that what was counted is what is held.
+"""Reads the body of a request that nobody has verified yet, under five bounds: the channel's size,
+the time without progress (and overall), the bytes in flight of all requests, a quarter of those for
+one client, and a quarter that large bodies leave to short ones. What has arrived counts, never what
+was announced. It refuses to decompress, so that what was counted is what is held.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from berinia_webhookd.errors import (
 )
 
 _UNVERIFIED_SHARE: Final = 4
+# Large bodies leave this part of the bytes to those of at most so many bytes: short messages.
+_SHORT_SHARE: Final = 4
+SHORT_BODY_BYTES: Final = 65_536
 # Progress by a byte at a time is bounded too: six silences, and this rate on average.
 _SILENCES: Final = 6
 _SLOWEST_BYTES_PER_SECOND: Final = 65_536
@@ -95,6 +99,11 @@ class BodyBudget:
         self.used_bytes = 0
         self.unverified_bytes: defaultdict[bytes, int] = defaultdict(int)
 
+    def most_bytes(self, size_bytes: int) -> int:
+        """Return how much may be held in all with a body of this size among it."""
+        short = size_bytes <= SHORT_BODY_BYTES
+        return self.limit_bytes - (0 if short else self.limit_bytes // _SHORT_SHARE)
+
     def reservation(self, client: bytes) -> Reservation:
         """Room for one request's body, given back at the end of its `with` block."""
         return Reservation(self, client)
@@ -112,25 +121,31 @@ class Reservation:
         self._worked_on_bytes = 0
         self._unverified = True
 
-    def grow_to(self, size_bytes: int) -> None:
-        """Hold at least this much.
+    def require_room(self, size_bytes: int) -> None:
+        """Refuse a body of this size where what others have sent leaves no room; hold nothing.
 
         Raises:
             Overloaded: the budget, or this client's share of it, is used up.
         """
-        more = size_bytes - self._held_bytes
-        if more <= 0:
-            return
         budget = self._budget
-        unverified = budget.unverified_bytes[self._client] + more
+        more = size_bytes - self._held_bytes
+        unverified = budget.unverified_bytes.get(self._client, 0)
         if (
-            budget.used_bytes + more > budget.limit_bytes
-            or unverified > budget.limit_bytes // _UNVERIFIED_SHARE
+            budget.used_bytes + more > budget.most_bytes(size_bytes)
+            or unverified + more > budget.limit_bytes // _UNVERIFIED_SHARE
         ):
-            self._forget_client_if_idle()
             raise Overloaded("Too many bytes are being received; please retry.")
-        budget.used_bytes += more
-        budget.unverified_bytes[self._client] = unverified
+
+    def grow_to(self, size_bytes: int) -> None:
+        """Hold so many bytes, which have arrived.
+
+        Raises:
+            Overloaded: there is no room for them.
+        """
+        self.require_room(size_bytes)
+        more = size_bytes - self._held_bytes
+        self._budget.used_bytes += more
+        self._budget.unverified_bytes[self._client] += more
         self._held_bytes = size_bytes
 
     async def begin_work(self, size_bytes: int, timeout_seconds: float) -> None:
@@ -214,7 +229,7 @@ async def receive_body(
     length = request.content_length
     if length is not None:
         _require_at_most(length, max_bytes)
-        reservation.grow_to(length)
+        reservation.require_room(length)
     if "Expect" in request.headers:
         await _continue(request)
     stream = request.content

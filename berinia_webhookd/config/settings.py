@@ -99,10 +99,16 @@ class ServerSettings:
         "ones); the unit's `TimeoutStopSec=` must be longer",
     )
     max_connections: int = setting(
-        whole(1, 1_000_000), 1024, "connections at once; over it 503 before reading"
+        whole(1, 1_000_000),
+        1024,
+        "connections at once, a quarter of them for one address that is no trusted proxy; over it "
+        "503 before reading",
     )
     max_body_bytes_in_flight: int = setting(
-        whole(MIB, 2**40), 256 * MIB, "bytes of bodies at once; over it 503 before reading"
+        whole(MIB, 2**40),
+        256 * MIB,
+        "bytes of bodies that have arrived, a quarter of them for one client, and a quarter only "
+        "for bodies of at most 64 KiB; over it 503",
     )
 
 

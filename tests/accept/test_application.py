@@ -83,7 +83,7 @@ async def test_a_reload_holds_from_the_next_request_on(world: World) -> None:
     assert (await world.post(path="/moved", headers=forwarded))[0] == 200
     assert (await world.post(path="/moved", headers=forwarded))[0] == 429
     assert str(moved.seen[0].caller.client) == "127.0.0.1"
-    assert world.receiver.http.max_connections == 7
+    assert (world.receiver.http.max_connections, world.receiver.http.trusted_proxies) == (7, ())
     assert (await world.get("/health"))[0] == 200
 
 

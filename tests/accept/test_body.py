@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
-from berinia_webhookd.accept.body import LONG_BODY_BYTES, BodyBudget, ByteSemaphore
+from berinia_webhookd.accept.body import (
+    LONG_BODY_BYTES,
+    SHORT_BODY_BYTES,
+    BodyBudget,
+    ByteSemaphore,
+)
 from berinia_webhookd.errors import Overloaded
 
 
@@ -91,3 +97,25 @@ async def test_a_late_commit_keeps_its_turn() -> None:
     with kept:
         pass
     assert budget.semaphore.free_bytes == budget.semaphore.limit_bytes
+
+
+def test_large_bodies_leave_a_quarter_to_short_ones() -> None:
+    """Whoever sends them, and whatever they announce; one client holds a quarter at most."""
+    part = 4 * SHORT_BODY_BYTES
+    budget = BodyBudget(4 * part)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(budget.reservation(bytes([n]))) for n in range(5)]
+        clients[0].require_room(part)  # announced, which takes nothing
+        for client in clients[:3]:
+            client.grow_to(part)
+        with pytest.raises(Overloaded):
+            clients[0].grow_to(part + 1)
+        with pytest.raises(Overloaded):
+            clients[3].grow_to(SHORT_BODY_BYTES + 1)
+        for client in clients[3:]:
+            client.grow_to(SHORT_BODY_BYTES)
+        with pytest.raises(Overloaded):
+            clients[3].grow_to(SHORT_BODY_BYTES + 1)
+        assert budget.used_bytes == 3 * part + 2 * SHORT_BODY_BYTES
+    assert budget.used_bytes == 0
+    assert not budget.unverified_bytes

@@ -203,16 +203,33 @@ def resident_mib(daemon: Daemon) -> float:
     return int(found[1]) / 1024
 
 
-def open_mail(daemon: Daemon, length: int, *, address: str, send: int) -> socket.socket:
-    """A mail that has begun: `send` bytes of a body that says it has `length`."""
+def is_wanted(daemon: Daemon, length: int, *, address: str) -> bool:
+    """Whether a mail of this length is asked for, or refused with 503 before it is sent."""
+    with open_mail(daemon, length, address=address, expect=True) as connection:
+        status = status_of(connection)
+        assert status in (100, 503)
+        return status == 100
+
+
+def open_mail(daemon: Daemon, length: int, *, address: str, expect: bool = False) -> socket.socket:
+    """The head of a mail that says it has `length`."""
     connection = socket.create_connection(("127.0.0.1", daemon.port), PATIENCE_SECONDS)
     head = (
         f"POST {EMAIL_PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\n"
+        f"{'Expect: 100-continue' if expect else 'Accept: */*'}\r\n"
         f"X-Forwarded-For: {address}\r\nContent-Length: {length}\r\n\r\n"
     )
-    with suppress(ConnectionError):  # refused before all was sent
-        connection.sendall(head.encode() + b"body-plain=" + b"x" * send)
+    connection.sendall(head.encode())
     return connection
+
+
+def forged_mail(daemon: Daemon, address: str, size: int) -> int:
+    """The status of a whole mail of this size that nobody signed."""
+    with open_mail(daemon, size, address=address) as connection:
+        with suppress(ConnectionError):  # refused: the answer is there, and is read below
+            for sent in range(0, size, MIB):
+                connection.sendall(b"x" * min(MIB, size - sent))
+        return status_of(connection)
 
 
 def status_of(connection: socket.socket) -> int:
@@ -222,26 +239,42 @@ def status_of(connection: socket.socket) -> int:
 
 
 def test_bytes_in_flight_are_bounded(start: Start) -> None:
-    """Over the sum: 503 before reading; one address holds a quarter at most; small ones pass."""
+    """Over the sum: 503 before reading; one address holds a quarter at most, and large bodies leave
+    a quarter to short ones.
+    """
     daemon = start(
         f"server.max_body_bytes_in_flight = {16 * MIB}\nserver.body_timeout_seconds = 30"
     )
+    held: list[socket.socket] = []
     with ExitStack() as stack:
-
-        def begin(address: str, size: int) -> socket.socket:
-            connection = open_mail(daemon, size, address=address, send=MIB)
-            return stack.enter_context(connection)
-
-        held = [begin(f"192.0.2.{number}", 3 * MIB + MIB // 2) for number in range(4)]
-        assert status_of(begin("192.0.2.1", MIB)) == 503  # over its quarter
-        assert status_of(begin("192.0.2.9", 3 * MIB)) == 503  # over the sum
+        for number in range(3):
+            begun = open_mail(daemon, 4 * MIB, address=f"192.0.2.{number}")
+            held.append(stack.enter_context(begun))
+            begun.sendall(b"x" * 3 * MIB)
+        assert eventually(lambda: not is_wanted(daemon, 3 * MIB + 1, address="192.0.2.9"))
+        assert not is_wanted(daemon, MIB + 1, address="192.0.2.1")
         assert sms(daemon, "192.0.2.9").status == 200
         body, headers = posted_mail(sample_mail(stripped_text="x" * MIB))
         assert daemon.request("POST", EMAIL_PATH, body, headers).status == 200
         for connection in held:
             connection.shutdown(socket.SHUT_RDWR)
-        daemon.wait_for("request.finished", count=4, status=499)
+        daemon.wait_for("request.finished", count=3, status=499)
         large = posted_mail(sample_mail(stripped_text="x" * 3 * MIB))
+        assert daemon.request("POST", EMAIL_PATH, *large).status == 200
+
+
+def test_announced_bytes_take_no_room(start: Start) -> None:
+    """Eight heads that announce as much as there is keep nobody out."""
+    daemon = start("server.body_timeout_seconds = 30")
+    with ExitStack() as stack:
+        for size in (40 * MIB, 24 * MIB):
+            for number in range(4):
+                stack.enter_context(open_mail(daemon, size, address=f"192.0.2.{number}"))
+        for _ in range(3):
+            assert sms(daemon, "192.0.2.9").status == 200
+            assert daemon.request("POST", EMAIL_PATH, *posted_mail()).status == 200
+            assert daemon.request("POST", WHATSAPP_PATH, *posted_whatsapp()).status == 202
+        large = posted_mail(sample_mail(stripped_text="x" * 20 * MIB))
         assert daemon.request("POST", EMAIL_PATH, *large).status == 200
 
 
@@ -267,6 +300,26 @@ def test_connections_are_bounded(start: Start) -> None:
         assert eventually(lambda: sms(daemon, "192.0.2.1").status == 200)
 
 
+def test_one_address_has_a_quarter_of_the_connections(start: Start) -> None:
+    """What it opens beyond that is told 503; everybody else, and a trusted proxy, gets in."""
+    daemon = start("server.max_connections = 16")
+    with ExitStack() as stack:
+
+        def connected(address: str) -> int:
+            """The status of a request on a connection that stays open."""
+            connection = socket.create_connection(
+                ("127.0.0.1", daemon.port), PATIENCE_SECONDS, source_address=(address, 0)
+            )
+            stack.enter_context(connection)
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            return status_of(connection)
+
+        assert [connected("127.0.1.1") for _ in range(6)] == [200] * 4 + [503] * 2
+        assert [connected("127.0.1.2") for _ in range(2)] == [200] * 2
+        assert [connected("127.0.0.1") for _ in range(10)] == [200] * 10  # a trusted proxy
+        assert [connected(address) for address in ("127.0.1.3", "127.0.0.1")] == [503] * 2
+
+
 def eventually(true: Callable[[], bool]) -> bool:
     """Whether something becomes true in good time."""
     pause = threading.Event()
@@ -279,7 +332,6 @@ class Flood:
     def __init__(self, daemon: Daemon, connections: int) -> None:
         self._daemon = daemon
         self._over = threading.Event()
-        self._chunk = b"x" * MIB
         self.statuses: Counter[int] = Counter()
         self._threads = [
             threading.Thread(target=self._send_on, args=(f"198.51.100.{number}",))
@@ -291,17 +343,9 @@ class Flood:
     def _send_on(self, address: str) -> None:
         while not self._over.is_set():
             try:
-                self.statuses[self._send(address)] += 1
+                self.statuses[forged_mail(self._daemon, address, 26 * MIB)] += 1
             except (OSError, IndexError):  # cut off with the answer under way
                 self.statuses[0] += 1
-
-    def _send(self, address: str) -> int:
-        with open_mail(self._daemon, 26 * MIB, address=address, send=0) as connection:
-            with suppress(ConnectionError):  # refused: the answer is there, and is read below
-                for _ in range(25):
-                    connection.sendall(self._chunk)
-                connection.sendall(self._chunk[: -len(b"body-plain=")])
-            return status_of(connection)
 
     def end(self) -> None:
         """Let each connection finish."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import resource
 import socket
 import threading
 from collections import Counter
@@ -21,6 +20,8 @@ from tests.end_to_end.daemon import Daemon
 from . import forged_chat, forged_mail, forged_sms, hostile_bodies
 from .conftest import Say
 from .wire import Forgery, exchange, statuses
+
+pytestmark = pytest.mark.usefixtures("many_descriptors")
 
 IN_FLIGHT_MIB = 160
 # What the daemon may use at most, as docs/attacks.md states it: itself, the bodies that are being
@@ -52,15 +53,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     daemon.config.write_text(text)
     yield daemon.start()
     daemon.close()
-
-
-@pytest.fixture(autouse=True)
-def _many_descriptors() -> Iterator[None]:
-    """Room for both ends of our connections."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 class Honest(threading.Thread):

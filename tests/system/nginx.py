@@ -42,7 +42,8 @@ daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
-events {{ worker_connections 256; }}
+worker_rlimit_nofile 4096;
+events {{ worker_connections 2048; }}
 http {{
     access_log {folder}/access.log;
     client_body_temp_path {folder}/body;
@@ -78,7 +79,7 @@ class Nginx:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         _make_certificate(folder)
-        self._tls = ssl.create_default_context(cafile=folder / "certificate.pem")
+        self.tls = ssl.create_default_context(cafile=folder / "certificate.pem")
         # nginx takes over this socket (as it does from an older nginx), so that no other program
         # can take its port, and callers queue until it is ready.
         with socket.create_server((INSIDE, 0)) as listener:
@@ -119,7 +120,7 @@ class Nginx:
         """
         connection = http.client.HTTPSConnection(INSIDE, self.port, timeout=PATIENCE_SECONDS)
         raw = socket.create_connection((INSIDE, self.port), PATIENCE_SECONDS)
-        connection.sock = self._tls.wrap_socket(raw, server_hostname=HOST)
+        connection.sock = self.tls.wrap_socket(raw, server_hostname=HOST)
         try:
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             connection.putheader("Host", host)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -19,7 +21,7 @@ from ..end_to_end.providers import (
     sample_mail,
 )
 from .conftest import LOGS_PASSWORD
-from .nginx import INSIDE, OLD_BLOCK, OUR_FILE, OUTSIDE, Nginx
+from .nginx import CLIENT, HOST, INSIDE, OLD_BLOCK, OUR_FILE, OUTSIDE, Nginx
 
 pytestmark = pytest.mark.system
 
@@ -195,6 +197,41 @@ def test_a_large_mail_comes_through_our_file(behind_nginx: Start) -> None:
     assert answer.status == 200, answer.body
     shown = json.loads(daemon.run("events", "show", answer.json()["event_id"], "--json").stdout)
     assert str(len(content)) in json.dumps(shown)
+
+
+async def connected_at_once(nginx: Nginx, count: int) -> list[int]:
+    """The statuses of so many SMS, none of which ends before all have begun."""
+
+    few = asyncio.Semaphore(50)  # as many as nginx lets wait
+
+    async def begin() -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+        body, headers = signed_sms(sample_sms())
+        async with few:
+            reader, writer = await asyncio.open_connection(
+                INSIDE, nginx.port, ssl=nginx.tls, server_hostname=HOST
+            )
+        fields = {**headers, "Host": HOST, "Content-Length": str(len(body)), CLIENT: OUTSIDE}
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        writer.write(f"POST {SMS_PATH} HTTP/1.1\r\n{head}\r\n".encode() + body[:-1])
+        await writer.drain()
+        return reader, writer, body[-1:]
+
+    begun = await asyncio.gather(*(begin() for _ in range(count)))
+    for _, writer, last in begun:
+        writer.write(last)
+    lines = await asyncio.gather(*(reader.readline() for reader, _, _ in begun))
+    for _, writer, _ in begun:
+        writer.close()
+    return [int(line.split()[1]) for line in lines]
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_everybody_behind_nginx_gets_in(behind_nginx: Start) -> None:
+    """A trusted proxy has no share of the connections to exceed."""
+    unbuffered = OURS.replace("proxy_pass http", "proxy_request_buffering off; proxy_pass http")
+    nginx, _ = behind_nginx(unbuffered, "server.body_timeout_seconds = 30")
+    statuses = asyncio.run(connected_at_once(nginx, 800))
+    assert Counter(statuses) == {200: 800}
 
 
 @both
