@@ -89,6 +89,13 @@ class OptOut(StrEnum):
     HELP = "HELP"
 
 
+class ConsentState(StrEnum):
+    """Whether a person may be written to."""
+
+    OPTED_OUT = "opted_out"
+    OPTED_IN = "opted_in"
+
+
 class AutoSubmitted(StrEnum):
     """Which machine wrote a mail; a person's says nothing."""
 
@@ -178,6 +185,14 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
+class Consent:
+    """What the register says of a person on a channel."""
+
+    state: ConsentState
+    since: datetime | None  # None: nobody knows
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """What a delivery means, in our shape. Provider values are untouched."""
 
@@ -202,8 +217,16 @@ class Event:
     raw_multi: Mapping[str, list[Any]] = field(default_factory=dict)  # names that repeat → values
     # What its channel knows until it is stored: `skipped` is a column beside the event's data.
     marks: frozenset[EventMark] = frozenset()
-    start_word: bool = False  # START, if the register of consents says that the sender opted out
+    as_start: Event | None = None  # it, if its sender has opted out: then its word means START
+    said_at: datetime | None = None  # its own time, where its provider tells it
+    time_unknown: bool = False  # it was said before, and nobody knows when
     skipped: str | None = None  # why it is kept and handed to nobody
+
+    @property
+    def asks_consent(self) -> bool:
+        """Whether it may say that its sender wants to be written to, or not."""
+        word = self.opt_out or self.as_start
+        return word is not None and word is not OptOut.HELP and bool(self.conversation.sender)
 
     @property
     def overtakes(self) -> bool:
@@ -235,6 +258,7 @@ class Receipt:
     agent: AgentName
     duplicate: bool
     skipped: str | None = None  # why no agent gets it
+    consent: ConsentState | None = None  # what its sender changed by it
 
 
 Receipts = tuple[Receipt, ...]  # one for each event of a delivery, in their order
@@ -252,6 +276,7 @@ class Entry:
     attempt: int  # the number of the attempt this lease is for; 1 is the first ever
     retries: int  # how many steps of the retry schedule are used up
     event: Event
+    consent: Consent | None = None  # of the person, when it was leased; None: never asked for
     reply_text: str | None = None  # kind reply only
     replied_at: datetime | None = None  # kind reply only: when the agent's reply was ready
     size_bytes: int = 0  # of the event as it is stored

@@ -14,6 +14,7 @@ from berinia_webhookd.journal.contract import ClaimRequest, ReplayedSignature, R
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.model import (
     AgentName,
+    ConsentState,
     Decoded,
     Entry,
     EntryKind,
@@ -169,6 +170,30 @@ async def test_an_opt_out_overtakes_what_is_ready(journal: Journal) -> None:
         (running,) = await claim(journal)
         seen.append(running.event.body)
     assert seen == ["STOP", "START", "HELP"]
+
+
+async def test_consents_are_those_of_the_start_of_an_attempt(journal: Journal) -> None:
+    """STOP says so to its own attempt; a word that may mean START does once it is the answer."""
+    word = an_event("Yes")
+    said = [
+        an_event("one"),
+        an_event("STOP", opt_out=OptOut.STOP),
+        replace(word, as_start=replace(word, opt_out=OptOut.START)),
+        an_event("two"),
+    ]
+    heard = []
+    for event in said:
+        (receipt,) = await accept(journal, event)
+        (entry,) = await claim(journal)
+        await journal.settle(done(entry))
+        state = None if entry.consent is None else entry.consent.state
+        heard.append((receipt.consent, entry.event.opt_out, state))
+    assert heard == [
+        (None, None, None),
+        (ConsentState.OPTED_OUT, OptOut.STOP, ConsentState.OPTED_OUT),
+        (ConsentState.OPTED_IN, OptOut.START, ConsentState.OPTED_IN),
+        (None, None, ConsentState.OPTED_IN),
+    ]
 
 
 async def test_what_is_given_back_is_claimed_again_at_no_cost(journal: Journal) -> None:

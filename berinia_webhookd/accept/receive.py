@@ -32,7 +32,15 @@ from berinia_webhookd.errors import (
 )
 from berinia_webhookd.journal.contract import Inbox, ReplayedSignature
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import ChannelName, Decoded, EventKind, EventMark, Receipts
+from berinia_webhookd.model import (
+    ChannelName,
+    Decoded,
+    Event,
+    EventKind,
+    EventMark,
+    Receipt,
+    Receipts,
+)
 from berinia_webhookd.own_requests import HEADER, Mark, Purpose
 
 _log = structlog.get_logger()
@@ -85,14 +93,8 @@ class Commits:
                 if receipt.duplicate:
                     self._metrics.duplicates_total.labels(channel=channel.name).inc()
                     log.info("event.duplicate", **about)
-                elif receipt.skipped is None:
-                    log.info("event.accepted", **about)
                 else:
-                    self._note_skipped(channel, receipt.skipped, about)
-                if event.kind is EventKind.RECEIPT and not receipt.duplicate:
-                    self._metrics.receipts_total.labels(
-                        channel=channel.name, status=event.status or ""
-                    ).inc()
+                    self._note_new(channel, event, receipt, log, about)
 
         async def late(receipts: Receipts) -> None:
             note(receipts)
@@ -110,6 +112,19 @@ class Commits:
         verified.reservation.end_work()
         note(receipts)
         return receipts
+
+    def _note_new(
+        self, channel: Channel, event: Event, receipt: Receipt, log: Any, about: dict[str, Any]
+    ) -> None:
+        if receipt.skipped is None:
+            log.info("event.accepted", **about)
+        else:
+            self._note_skipped(channel, receipt.skipped, about)
+        if receipt.consent is not None:
+            log.info("consent.changed", **about, consent=receipt.consent.value)
+        if event.kind is EventKind.RECEIPT:
+            labels = {"channel": channel.name, "status": event.status or ""}
+            self._metrics.receipts_total.labels(**labels).inc()
 
     def _note_skipped(self, channel: Channel, reason: str, about: dict[str, Any]) -> None:
         self._metrics.skipped_total.labels(channel=channel.name, reason=reason).inc()

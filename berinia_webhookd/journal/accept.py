@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from berinia_webhookd.journal import event_text, order
+from berinia_webhookd.journal import consents, event_text, order
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.database import Conflict, Row, Transaction, microseconds, stored
 from berinia_webhookd.journal.deliveries import delivery_row, key_digest, new_id, once_key
@@ -19,13 +19,13 @@ from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.rejected_items import as_items, rejection_text
 from berinia_webhookd.model import (
     AgentName,
+    ConsentState,
     Conversation,
     Decoded,
     EntryKind,
     EntryState,
     Event,
     EventId,
-    OptOut,
     Receipt,
     Receipts,
     RejectedItem,
@@ -43,6 +43,7 @@ class NewEvent:
     event: Event
     data: str
     in_form: bool  # whether its raw fields are read from the delivery's body
+    consent: ConsentState | None = None  # what its sender changed by it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +87,6 @@ async def accept(
 ) -> list[Receipts | ReplayedSignature]:
     """Store what is new; what was seen before gets the receipts of the first time."""
     arrivals = await _with_new_items(transaction, arrivals)
-    arrivals = await _with_starts(transaction, arrivals)
     parties = [_parties(new.event.conversation) for one in arrivals for new in one.events]
     conversations, made = await _conversation_ids(transaction, parties)
     used = await _used_keys(transaction, arrivals)
@@ -94,6 +94,8 @@ async def accept(
     inserted = await _insert(transaction, first, conversations)
     known = await _known(transaction, arrivals, used)
     kept = await _without_repeated(transaction, inserted, known)
+    if heard := await consents.hear(transaction, kept):
+        arrivals, kept = _as_heard(arrivals, kept, heard)
     await _insert_entries(transaction, kept, made)
     return await _receipts(transaction, arrivals, known, used, kept)
 
@@ -102,29 +104,6 @@ async def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iter
     """Return the conversations that these events will come into, as far as there are any yet."""
     wanted = {_parties(new.event.conversation) for one in arrivals for new in one.events}
     return (await _find_conversations(transaction, sorted(wanted))).values()
-
-
-async def _with_starts(transaction: Transaction, arrivals: list[Arrival]) -> list[Arrival]:
-    """The arrivals, with START where somebody who opted out says a word that means it."""
-    senders = {
-        storable(new.event.conversation.sender)
-        for one in arrivals
-        for new in one.events
-        if new.event.start_word
-    }
-    if not senders:
-        return arrivals
-    opted_out = set(map(tuple, await transaction.execute("opted_out", addresses=[*senders])))
-
-    def heard(one: Arrival, new: NewEvent) -> NewEvent:
-        party = (storable(new.event.conversation.sender), new.event.channel)
-        if not new.event.start_word or party not in opted_out:
-            return new
-        event = replace(new.event, opt_out=OptOut.START)
-        form = one.delivery.fields if new.in_form else None
-        return NewEvent(new.id, event, *event_text.encode(event, form))
-
-    return [replace(one, events=tuple(heard(one, new) for new in one.events)) for one in arrivals]
 
 
 async def _with_new_items(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Arrival]:
@@ -332,6 +311,16 @@ async def _without_repeated(
     return kept
 
 
+def _as_heard(
+    arrivals: Iterable[Arrival], kept: Iterable[Inserted], heard: Mapping[EventId, NewEvent]
+) -> tuple[list[Arrival], list[Inserted]]:
+    """The same with the events as the register of consents understood them."""
+    return (
+        [replace(a, events=tuple(heard.get(new.id, new) for new in a.events)) for a in arrivals],
+        [replace(one, new=heard.get(one.new.id, one.new)) for one in kept],
+    )
+
+
 async def _insert_entries(
     transaction: Transaction, kept: Sequence[Inserted], empty: set[int]
 ) -> None:
@@ -384,6 +373,7 @@ async def _receipts(
                 new.event.agent,
                 known[new.event.digest] != new.id,
                 new.event.skipped,
+                new.consent,
             )
             for new in one.events
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from berinia_webhookd.journal import event_text, order
+from berinia_webhookd.journal.consents import consent_of
 from berinia_webhookd.journal.contract import Claimed, ClaimRequest
 from berinia_webhookd.journal.database import SECOND, Row, Transaction, instant
 from berinia_webhookd.model import (
@@ -135,6 +136,7 @@ def _entry(row: Row) -> Entry:
         attempt=row["attempts"],
         retries=row["retries"],
         event=event_text.decode(row["data"], row["form"]),
+        consent=consent_of(row["consent"], row["consent_since"]),
         size_bytes=len(row["data"]),
         reply_text=row["reply_text"],
         replied_at=None if replied_at is None else instant(replied_at),

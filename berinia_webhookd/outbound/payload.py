@@ -14,7 +14,6 @@ from berinia_webhookd.model import (
     Attachment,
     Conversation,
     Entry,
-    Event,
     EventKind,
     Outcome,
     OutcomeKind,
@@ -70,17 +69,20 @@ def _data(entry: Entry, paths: Sequence[str]) -> dict[str, Any]:
             _attachment(known, paths[number] if paths else None)
             for number, known in enumerate(event.attachments)
         ],
-        **_manners(event),
+        **_manners(entry),
         "signs": signs_of(event),
         "raw": dict(event.raw),
         "raw_multi": dict(event.raw_multi),
     }
 
 
-def _manners(event: Event) -> dict[str, str | None]:
+def _manners(entry: Entry) -> dict[str, Any]:
     """What says that nobody should be answered."""
+    event, consent = entry.event, entry.consent
+    since = None if consent is None or consent.since is None else consent.since.isoformat()
     return {
         "opt_out": event.opt_out.value if event.opt_out else None,
+        "consent": None if consent is None else {"state": consent.state.value, "since": since},
         "auto_submitted": event.auto_submitted.value if event.auto_submitted else None,
     }
 
@@ -107,7 +109,7 @@ def run_input(entry: Entry, shape: RunInput | None) -> dict[str, Any]:
     given: dict[str, Any] = {"action": "process_event", "data": _data(entry, ())}
     if shape is not None:
         given = shape(entry.event)
-        given.get("data", given).update(_manners(entry.event))
+        given.get("data", given).update(_manners(entry))
     return {**given, "event_id": entry.event_id, "attempt": entry.attempt}
 
 

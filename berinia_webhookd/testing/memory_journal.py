@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import inf
 from typing import Final
 
 from berinia_webhookd.clock import now, wait_for_event
+from berinia_webhookd.journal import consents
 from berinia_webhookd.journal.contract import (
     Backlog,
     Claimed,
@@ -21,6 +22,7 @@ from berinia_webhookd.journal.contract import (
     ReplyRoute,
     Settled,
 )
+from berinia_webhookd.journal.database import stored
 from berinia_webhookd.model import (
     AgentName,
     Decoded,
@@ -64,7 +66,7 @@ class _Kept:
         return self.event.conversation, self.kind, self.event.agent
 
     def leased(self) -> Entry:
-        """What whoever claimed it gets."""
+        """It, as it stands here."""
         return Entry(
             id=EntryId(self.place),
             event_id=self.event_id,
@@ -106,6 +108,7 @@ class MemoryJournal:
         self._seen: dict[bytes, tuple[EventId, AgentName]] = {}
         self._used: dict[bytes, set[EventId]] = {}
         self._replies: dict[EventId, _Reply] = {}
+        self._consents: dict[consents.Party, consents.Registered] = {}
         self._work = asyncio.Event()
         self._changed = asyncio.Condition()
 
@@ -153,12 +156,24 @@ class MemoryJournal:
         event_id = EventId(f"event-{len(self._seen)}")
         self._seen[event.digest] = event_id, event.agent
         self._deliveries[event_id] = delivery
+        heard = self._hear(event_id, event)
+        event = (event.as_start or event) if event_id in heard.starts else event
         kept = self._add(event_id, event, EntryKind.AGENT)
         if event.skipped is None:
             kept.waiting_until = until
         else:
             kept.state = EntryState.SKIPPED
-        return Receipt(event_id, event.agent, duplicate=False, skipped=event.skipped)
+        consent = heard.changed.get(event_id)
+        return Receipt(event_id, event.agent, False, event.skipped, consent)
+
+    def _hear(self, event_id: EventId, event: Event) -> consents.Heard:
+        """Keep the register of consents."""
+        if not event.asks_consent:
+            return consents.Heard()
+        at = None if event.said_at is None else stored(event.said_at)
+        about = event.conversation.sender, event.channel, event_id, event.opt_out
+        said = consents.Said(*about, at=at, time_unknown=event.time_unknown)
+        return consents.listen(self._consents, [said], stored(self.clock()))
 
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
         """Keep a delivery that fails validation, once."""
@@ -208,8 +223,14 @@ class MemoryJournal:
                     kept.state = EntryState.RUNNING
                     kept.attempts += 1
                     claimed.append(kept)
-        entries = [kept.leased() for kept in sorted(claimed, key=lambda kept: kept.place)]
+        entries = [self._leased(kept) for kept in sorted(claimed, key=lambda kept: kept.place)]
         return Claimed(entries, min(due) - self._time() if due else None)
+
+    def _leased(self, kept: _Kept) -> Entry:
+        """What whoever claimed it gets."""
+        found = self._consents.get((kept.event.conversation.sender, kept.event.channel))
+        consent = consents.consent_of(found.state, found.since) if found else None
+        return replace(kept.leased(), consent=consent)
 
     def _startable(self, request: ClaimRequest) -> Iterator[tuple[float, _Kept]]:
         """Which entry of each queue is next, and from when."""

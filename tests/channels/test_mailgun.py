@@ -336,7 +336,7 @@ def test_words_of_mails_are_no_opt_outs() -> None:
     """Who answers "Yes" to a mail agrees, unless the channel has words of its own."""
     for word in ("Yes", "Stop"):
         event = read(changed(stripped_text=word))
-        assert (event.opt_out, event.start_word) == (None, False)
+        assert (event.opt_out, event.as_start) == (None, None)
     channel = email_channel(opt_out_words={OptOut.STOP: ("+",)})
     stop = changed(stripped_text="Stop\r\n")
     assert event_of(channel, channel.verify(mail(stop))).opt_out is OptOut.STOP

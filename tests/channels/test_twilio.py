@@ -377,8 +377,8 @@ def test_opt_out_words(fields: dict[str, str], opt_out: OptOut | None) -> None:
 def test_words_that_resume_count_only_for_who_stopped() -> None:
     """Which the journal knows: a customer's "Yes" is an answer."""
     channel = sms_channel()
-    assert event_of(channel, channel.verify(signed_sms(changed(Body="Yes!")))).start_word
-    assert not event_of(channel, channel.verify(signed_sms(changed(Body="STOP")))).start_word
+    assert event_of(channel, channel.verify(signed_sms(changed(Body="Yes!")))).as_start
+    assert not event_of(channel, channel.verify(signed_sms(changed(Body="STOP")))).as_start
 
 
 RECEIPT = {

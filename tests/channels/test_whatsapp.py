@@ -344,7 +344,9 @@ def test_no_word_is_an_opt_out_unless_the_channel_says_so() -> None:
     words = {OptOut.STOP: ("+",), OptOut.START: ("+",)}
     assert read(changed(content=" STOP "), opt_out_words=words).opt_out is OptOut.STOP
     start = read(changed(content="yes"), opt_out_words=words)
-    assert (start.opt_out, start.start_word) == (None, True)
+    assert start.opt_out is None
+    assert start.as_start is not None
+    assert start.as_start.opt_out is OptOut.START
 
 
 @pytest.mark.parametrize(

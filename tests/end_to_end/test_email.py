@@ -105,6 +105,7 @@ def test_a_signed_mail_reaches_the_agent(daemon: Daemon) -> None:
         "message_id": fields["Message-Id"],
         "raw_data": fields,
         "opt_out": None,
+        "consent": None,
         "auto_submitted": None,
     }
 

@@ -110,6 +110,7 @@ def test_the_agents_reply_is_the_answer(start: Start) -> None:
         "group": GROUP,
         "author": document["author"],
         "opt_out": None,
+        "consent": None,
         "auto_submitted": None,
         "event_id": event_id,
         "attempt": 1,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from berinia_webhookd.model import (
     OutcomeKind,
 )
 
-from .world import AGENT, PostgresqlWorld, SqliteWorld, World, an_event
+from .world import AGENT, World, an_event
 
 OTHER = "+33639980002"
 SOMEBODY = "+33639980004"
@@ -164,33 +162,6 @@ async def test_the_retry_of_stop_overtakes_once_it_is_due(world: World) -> None:
     world.clock.move(31)
     await world.settle(one)
     assert await world.claim_bodies() == ["STOP"]
-
-
-async def test_yes_is_an_answer_unless_its_sender_opted_out(world: World) -> None:
-    """The register of consents says which: then it is START, and overtakes."""
-    await opt_out(world, OTHER)
-    for sender in (SOMEBODY, OTHER):
-        await world.accept("one", sender=sender)
-        await world.accept("Yes", sender=sender, start_word=True)
-    claimed = {entry.event.sender: entry.event for entry in await world.claim()}
-    assert {sender: event.body for sender, event in claimed.items()} == {
-        SOMEBODY: "one",
-        OTHER: "Yes",
-    }
-    assert claimed[OTHER].opt_out is OptOut.START
-
-
-async def opt_out(world: World, sender: str) -> None:
-    """Write it into the register."""
-    statement = (
-        f"INSERT INTO consents (address, channel, state) VALUES ('{sender}', 'sms', 'opted_out')"
-    )
-    if isinstance(world, PostgresqlWorld):
-        await world.execute(statement)
-        return
-    assert isinstance(world, SqliteWorld)
-    with closing(sqlite3.connect(world.file)) as other, other:
-        other.execute(statement)
 
 
 async def test_help_overtakes_nothing(world: World) -> None:

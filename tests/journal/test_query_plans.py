@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from berinia_webhookd.journal import postgresql, sqlite
 from berinia_webhookd.journal.contract import ClaimRequest
-from berinia_webhookd.model import EntryKind, EntryState, Outcome, OutcomeKind
+from berinia_webhookd.model import EntryKind, EntryState, OptOut, Outcome, OutcomeKind
 
 from .world import (
     AGENT,
@@ -148,6 +149,11 @@ async def live(world: World) -> None:
     await world.journal.purge()
     (posted,) = (await world.journal.claim(lanes)).entries
     await world.settle(posted, state=EntryState.DEAD)
+    said = an_event("STOP", sender="+33639980004", opt_out=OptOut.STOP)
+    await world.accept_event(said)
+    answer = an_event("Yes", sender=said.sender)
+    answer = replace(answer, as_start=replace(answer, opt_out=OptOut.START))
+    await world.accept_event(answer)
     await world.reopen()
     await world.journal.recover()
 
@@ -234,6 +240,8 @@ INSERT INTO attempts (entry, number, node, started_at, ended_at, outcome)
 INSERT INTO replies SELECT number, 'said', 'inline', 0, 0, 1 FROM events;
 INSERT INTO seen (digest, event, received_at)
     SELECT ('gone' || n)::bytea, n::text, 2000000000000000 FROM generate_series(1, {MANY}) n;
+INSERT INTO consents (address, channel, state, since, latest_at)
+    SELECT '+' || n, 'sms', 'opted_out', 1, 1 FROM generate_series(1, {MANY}) n;
 END $$
 """
 FEW = {"schema", "unavailable_agents", "tallies", "pg_namespace", "pg_class"}

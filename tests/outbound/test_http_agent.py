@@ -7,7 +7,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from berinia_webhookd.model import AgentName, Entry, OptOut, Outcome, OutcomeKind, Word
+from berinia_webhookd.model import (
+    AgentName,
+    Consent,
+    ConsentState,
+    Entry,
+    OptOut,
+    Outcome,
+    OutcomeKind,
+    Word,
+)
 from berinia_webhookd.outbound.contract import AgentUnavailable, NotBegun
 from berinia_webhookd.outbound.http_agent import HttpAgents, retry_after_seconds
 
@@ -91,6 +100,7 @@ async def remote(tmp_path: Path) -> AsyncIterator[Remote]:
 async def test_an_agent_gets_a_cloudevent(remote: Remote) -> None:
     """Structured mode, UTF-8, with the same data as a local `handle`; attachments have no path."""
     entry = make_entry(AGENT, "Arrêtez 🙂", attempt=3, opt_out=OptOut.STOP, raw={"Body": "x"})
+    entry = replace(entry, consent=Consent(ConsentState.OPTED_OUT, None))
     remote.answers(text='{"response": "bien reçu"}')
     outcome = await remote.attempt(entry)
     assert (outcome.kind, outcome.reply) == (OutcomeKind.SUCCESS, "bien reçu")
@@ -107,6 +117,7 @@ async def test_an_agent_gets_a_cloudevent(remote: Remote) -> None:
     assert event["data"]["body"] == "Arrêtez 🙂"
     assert event["data"]["attempt"] == 3
     assert event["data"]["opt_out"] == "STOP"
+    assert event["data"]["consent"] == {"state": "opted_out", "since": None}
 
 
 async def test_a_receiver_can_verify_who_it_is_from(remote: Remote) -> None:

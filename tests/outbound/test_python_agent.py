@@ -90,6 +90,7 @@ async def test_handle_gets_a_cloudevent(hosts: HostWorld) -> None:
             "attempt": 2,
             "attachments": [],
             "opt_out": None,
+            "consent": None,
             "auto_submitted": None,
             "signs": [],
             "raw": {"Body": "  Oui 🙂\n"},
@@ -108,6 +109,7 @@ SMS_INPUT = {
         "message_sid": "SM1",
         "raw_data": {"Body": "Bonjour"},
         "opt_out": "STOP",
+        "consent": None,
         "auto_submitted": None,
     },
 }
@@ -122,6 +124,7 @@ EMAIL_INPUT = {
         "message_id": "<1@example.com>",
         "raw_data": {"Body": "Bonjour"},
         "opt_out": None,
+        "consent": None,
         "auto_submitted": "list",
     },
 }
@@ -136,6 +139,7 @@ WHATSAPP_INPUT = {
     "group": "🤖 Support IA / Chatbot",
     "author": "+33639980001",
     "opt_out": None,
+    "consent": None,
     "auto_submitted": None,
 }
 
@@ -172,6 +176,7 @@ WHATSAPP_INPUT = {
                 "group": "Discussion libre",
                 "profile_name": "Discussion libre (WhatsApp)",
                 "opt_out": "HELP",
+                "consent": None,
             },
             id="no name",
         ),

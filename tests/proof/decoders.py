@@ -52,7 +52,9 @@ def _decode(channel: Channel, content_type: str, body: bytes) -> None:
     with contextlib.suppress(DeliveryRejected):
         delivery = _verified(channel.name, content_type, body)
         event = event_of(channel, delivery)
-        stored = replace(event, marks=frozenset(), start_word=False, skipped=None)
+        stored = replace(
+            event, marks=frozenset(), as_start=None, said_at=None, time_unknown=False, skipped=None
+        )
         for form in (None, delivery.fields):
             text, in_form = event_text.encode(event, form)
             text.encode()

@@ -153,13 +153,14 @@ CREATE TABLE seen (
 ) /*sqlite WITHOUT ROWID */;
 CREATE INDEX seen_received_at ON seen (received_at);
 
--- Who may be written to: opt-outs, by address and channel.
+-- The register of consents: who may be written to, by address and channel.
 CREATE TABLE consents (
     address TEXT NOT NULL,        -- its normal form, or a keyed digest of it once erased
     channel TEXT NOT NULL,
     state TEXT NOT NULL,          -- opted_out, opted_in
     since BIGINT,                 -- NULL: nobody knows
     event TEXT,                   -- the id of the one that said so
+    latest_at BIGINT NOT NULL,    -- of the newest event that said anything: older ones come too late
     PRIMARY KEY (address, channel)
 ) /*sqlite WITHOUT ROWID */;
 

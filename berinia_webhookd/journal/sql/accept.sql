@@ -13,10 +13,6 @@ VALUES (:channel, :sender, :party)
 ON CONFLICT (channel, sender, party) DO NOTHING
 RETURNING id, channel, sender, party;
 
--- name: opted_out
--- Which of these people do not want to be written to, and where.
-SELECT address, channel FROM consents WHERE address IN (:addresses) AND state = 'opted_out';
-
 -- name: used_keys
 -- Which events came with these replay keys; in `seen`, the digests of such keys stand.
 SELECT deliveries.replay_key AS key, deliveries.number AS delivery, events.id AS event
@@ -50,6 +46,10 @@ ON CONFLICT (digest) DO NOTHING;
 SELECT digest, id AS event, 0 AS gone FROM events WHERE digest IN (:digests)
 UNION ALL
 SELECT digest, event, 1 FROM seen WHERE digest IN (:digests);
+
+-- name: mark_start
+-- What turned out to be START, because its sender had opted out.
+UPDATE events SET opt_out = 'START', skipped = :skipped, data = :data WHERE number = :number;
 
 -- name: delete_events
 DELETE FROM events WHERE number IN (:numbers);

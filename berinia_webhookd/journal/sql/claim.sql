@@ -39,10 +39,14 @@ WHERE place IN (:places);
 SELECT entries.place, events.id AS event, entries.kind, entries.agent, entries.conversation,
        entries.attempts, entries.retries, events.data,
        CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form,
+       consents.state AS consent, consents.since AS consent_since,
        replies.text AS reply_text, replies.decided_at AS replied_at
 FROM entries
 JOIN events ON events.number = entries.event
 JOIN deliveries ON deliveries.number = events.delivery
+JOIN conversations ON conversations.id = entries.conversation
+LEFT JOIN consents
+  ON consents.address = conversations.sender AND consents.channel = deliveries.channel
 LEFT JOIN replies ON replies.event = events.number AND entries.kind = 'reply'
 WHERE entries.place IN (:places)
 ORDER BY entries.place;

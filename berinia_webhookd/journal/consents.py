@@ -1,0 +1,160 @@
+"""The register of consents: who may be written to. What a person says of it is written in the
+transaction that accepts it, and outlives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from berinia_webhookd.journal import event_text
+from berinia_webhookd.journal.database import Transaction, instant, stored
+from berinia_webhookd.model import Consent, ConsentState, EventId, OptOut
+
+if TYPE_CHECKING:
+    from berinia_webhookd.journal.accept import Inserted, NewEvent
+
+Party = tuple[str, str]  # address in normal form, channel
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a person says of being written to: STOP, START, or a word that may mean START."""
+
+    address: str
+    channel: str
+    event: EventId
+    word: OptOut | None  # None: it means START if the person has opted out, and nothing otherwise
+    at: int | None = None  # its own time; None: just now
+    time_unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What the register says of a person on a channel; instants as they are stored."""
+
+    state: ConsentState
+    since: int | None
+    event: str | None
+    latest_at: int
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the register made of what was said."""
+
+    starts: set[EventId] = field(default_factory=set)  # words that mean START
+    changed: dict[EventId, ConsentState] = field(default_factory=dict)
+
+
+async def hear(
+    transaction: Transaction, inserted: Sequence[Inserted]
+) -> Mapping[EventId, NewEvent]:
+    """Write down what people say, and return the events that mean something by it: START, where
+    somebody who opted out says a word for it, and those that changed a consent.
+    """
+    spoken = [one for one in inserted if one.new.event.asks_consent]
+    if not spoken:
+        return {}
+    heard = await _hear(transaction, list(map(_said, spoken)))
+    starts = {one.new.id: _as_start(one) for one in spoken if one.new.id in heard.starts}
+    marks = [
+        {"number": one.number, "skipped": new.event.skipped, "data": new.data}
+        for one in spoken
+        if (new := starts.get(one.new.id)) is not None
+    ]
+    await transaction.many("mark_start", marks)
+    return {
+        id_: replace(starts.get(id_, one.new), consent=heard.changed.get(id_))
+        for one in spoken
+        if (id_ := one.new.id) in heard.starts or id_ in heard.changed
+    }
+
+
+def _said(one: Inserted) -> Said:
+    event = one.new.event
+    replayed = event.received_at if one.arrival.number is not None else None
+    at = event.said_at or replayed
+    return Said(
+        address=event_text.storable(event.conversation.sender),
+        channel=event.channel,
+        event=one.new.id,
+        word=event.opt_out,
+        at=None if at is None else stored(at),
+        time_unknown=event.time_unknown,
+    )
+
+
+def _as_start(one: Inserted) -> NewEvent:
+    event = one.new.event.as_start or one.new.event
+    form = one.arrival.delivery.fields if one.new.in_form else None
+    data, in_form = event_text.encode(event, form)
+    return replace(one.new, event=event, data=data, in_form=in_form)
+
+
+async def _hear(transaction: Transaction, said: Sequence[Said]) -> Heard:
+    """Bring the register up to date. Two nodes that hear the same person take turns."""
+    ((now,),) = await transaction.execute("present")
+    certain = sorted({(one.address, one.channel) for one in said if one.word is not None})
+    await transaction.many("make_consents", list(map(_key, certain)))
+    rows = await transaction.execute("hold_consents", addresses=[one.address for one in said])
+    found = {
+        (row["address"], row["channel"]): Registered(
+            ConsentState(row["state"]), row["since"], row["event"], row["latest_at"]
+        )
+        for row in rows
+        if row["latest_at"]  # else it was made just now
+    }
+    register = dict(found)
+    heard = listen(register, said, now)
+    written = [
+        {**_key(party), **asdict(now_is)}
+        for party, now_is in register.items()
+        if found.get(party) != now_is
+    ]
+    await transaction.many("write_consent", written)
+    return heard
+
+
+def _key(party: Party) -> dict[str, str]:
+    return dict(zip(("address", "channel"), party, strict=True))
+
+
+def listen(register: dict[Party, Registered], said: Iterable[Said], now: int) -> Heard:
+    """Bring a register up to date with what people say, one after another."""
+    heard = Heard()
+    for one in said:
+        party = (one.address, one.channel)
+        before = register.get(party)
+        word = one.word
+        if word is None:
+            if before is None or before.state is not ConsentState.OPTED_OUT:
+                continue
+            word = OptOut.START
+            heard.starts.add(one.event)
+        register[party] = after = _after(before, one, word, now)
+        if before is None or before.state is not after.state:
+            heard.changed[one.event] = after.state
+    return heard
+
+
+def _after(before: Registered | None, said: Said, word: OptOut, now: int) -> Registered:
+    """What holds once a person has said a word. What is older than what was said last does not
+    count; a STOP of unknown time does, and a START of unknown time ends no opt-out.
+    """
+    stop = word is OptOut.STOP
+    state = ConsentState.OPTED_OUT if stop else ConsentState.OPTED_IN
+    at = now if said.at is None else min(said.at, now)  # no clock of a provider reaches ahead
+    if before is not None and state is before.state:
+        return replace(before, latest_at=max(before.latest_at, at))
+    if before is not None and (not stop if said.time_unknown else at < before.latest_at):
+        return before
+    return Registered(state, None if said.time_unknown else at, said.event, at)
+
+
+def consent_of(state: str | None, since: int | None) -> Consent | None:
+    """Return a row's consent, as agents read it."""
+    if state is None:
+        return None
+    return Consent(ConsentState(state), None if since is None else instant(since))
