@@ -303,6 +303,15 @@ class FailureReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Why nothing of a conversation is dispatched, by whose word, and for how long."""
+
+    by: str
+    reason: str | None = None
+    seconds: float | None = None  # None: until somebody resumes it
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """What the journal shall record at the end of an attempt, counted from now."""
 
@@ -319,3 +328,4 @@ class Settlement:
     late: bool = False
     failure_reply: FailureReply | None = None
     may_have_acted: bool = False  # dead, of an at-most-once agent that may have done its work
+    pause: Pause | None = None  # the agent hands the conversation over

@@ -24,6 +24,7 @@ from berinia_webhookd.model import (
     OptOut,
     Outcome,
     OutcomeKind,
+    Pause,
     Receipt,
     Receipts,
     Settlement,
@@ -194,6 +195,36 @@ async def test_consents_are_those_of_the_start_of_an_attempt(journal: Journal) -
         (ConsentState.OPTED_IN, OptOut.START, ConsentState.OPTED_IN),
         (None, None, ConsentState.OPTED_IN),
     ]
+
+
+async def test_an_agent_hands_its_conversation_over(journal: Journal, clock: Clock) -> None:
+    """Then nothing of it is claimed for so long, but for opt-outs."""
+    await accept(journal, an_event("one"))
+    (one,) = await claim(journal)
+    pauses = [Pause("agent", seconds=100), Pause("agent", seconds=10)]  # the longest counts
+    await journal.settle(done(one, pause=pauses[0]))
+    await accept(journal, an_event("two"))
+    await accept(journal, an_event("STOP", opt_out=OptOut.STOP))
+    (stop,) = await claim(journal)
+    assert stop.event.body == "STOP"
+    await journal.settle(done(stop, pause=pauses[1]))
+    request = ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 9)
+    assert (await journal.claim([request])).next_due_seconds == 100
+    clock.move(100)
+    assert await bodies(journal) == ["two"]
+
+
+async def test_without_a_time_a_pause_does_not_end(journal: Journal, clock: Clock) -> None:
+    """Neither by itself, nor by a shorter one; what the agent said is posted all the same."""
+    await accept(journal, an_event("one"))
+    (one,) = await claim(journal)
+    await journal.settle(done(one, outcome=SAID, late=True, pause=Pause("agent")))
+    (reply,) = await claim(journal, kind=EntryKind.REPLY)
+    await journal.settle(done(reply, pause=Pause("agent", seconds=5)))
+    await accept(journal, an_event("two"))
+    clock.move(1_000_000)
+    claimed = await journal.claim([ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 9)])
+    assert (claimed.entries, claimed.next_due_seconds) == ([], None)
 
 
 async def test_what_is_given_back_is_claimed_again_at_no_cost(journal: Journal) -> None:

@@ -8,7 +8,7 @@ first, and asked about afterwards: so nothing that another process does meanwhil
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from berinia_webhookd.journal import consents, event_text, order
@@ -88,22 +88,22 @@ async def accept(
     """Store what is new; what was seen before gets the receipts of the first time."""
     arrivals = await _with_new_items(transaction, arrivals)
     parties = [_parties(new.event.conversation) for one in arrivals for new in one.events]
-    conversations, made = await _conversation_ids(transaction, parties)
+    conversations = await _conversations(transaction, parties)
     used = await _used_keys(transaction, arrivals)
     first = _first_ones(arrivals, used)
-    inserted = await _insert(transaction, first, conversations)
+    inserted = await _insert(transaction, first, conversations.ids)
     known = await _known(transaction, arrivals, used)
     kept = await _without_repeated(transaction, inserted, known)
     if heard := await consents.hear(transaction, kept):
         arrivals, kept = _as_heard(arrivals, kept, heard)
-    await _insert_entries(transaction, kept, made)
+    await _insert_entries(transaction, kept, conversations)
     return await _receipts(transaction, arrivals, known, used, kept)
 
 
 async def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iterable[int]:
     """Return the conversations that these events will come into, as far as there are any yet."""
     wanted = {_parties(new.event.conversation) for one in arrivals for new in one.events}
-    return (await _find_conversations(transaction, sorted(wanted))).values()
+    return (await _find_conversations(transaction, sorted(wanted))).ids.values()
 
 
 async def _with_new_items(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Arrival]:
@@ -121,34 +121,49 @@ async def _with_new_items(transaction: Transaction, arrivals: Sequence[Arrival])
     return result
 
 
-async def _conversation_ids(
-    transaction: Transaction, parties: Iterable[Parties]
-) -> tuple[dict[Parties, int], set[int]]:
-    """The ids of conversations, made where they are new; on PostgreSQL, held until the commit.
-    Then those that nothing can be in, because they are new and nobody else writes meanwhile.
+@dataclass(slots=True, eq=False)
+class Conversations:
+    """Conversations by their parties, and what is known of them before anything new is in them."""
+
+    ids: dict[Parties, int] = field(default_factory=dict)
+    paused: set[int] = field(default_factory=set)  # perhaps until just now
+    empty: set[int] = field(default_factory=set)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take in what was found, or made."""
+        for row in rows:
+            self.ids[row["channel"], row["sender"], row["party"]] = row["id"]
+            if row["paused"]:
+                self.paused.add(row["id"])
+
+
+async def _conversations(transaction: Transaction, parties: Iterable[Parties]) -> Conversations:
+    """The conversations of these parties, made where they are new; on PostgreSQL, held until the
+    commit. Nothing can be in those that are new where nobody else writes meanwhile.
     """
     wanted = sorted(set(parties))
-    ids = await _find_conversations(transaction, wanted)
-    made: set[int] = set()
+    found = await _find_conversations(transaction, wanted)
     while True:
-        if missing := [_as_row(names) for names in wanted if names not in ids]:
-            fresh = _by_parties(await transaction.many("make_conversations", missing))
-            ids |= fresh
-            made.update(fresh.values())
+        if missing := [_as_row(names) for names in wanted if names not in found.ids]:
+            made = await transaction.many("make_conversations", missing)
+            found.add(made)
+            found.empty.update(row["id"] for row in made)
         if not transaction.shared:
-            return ids, made
-        if transaction.held.issuperset(ids.values()) and len(ids) == len(wanted):
-            return ids, set()
+            return found
+        if transaction.held.issuperset(found.ids.values()) and len(found.ids) == len(wanted):
+            found.empty.clear()
+            return found
         # Looked for again afterwards: one may just have been erased, or made by another node.
-        await order.hold(transaction, ids.values())
-        ids = await _find_conversations(transaction, wanted)
+        await order.hold(transaction, found.ids.values())
+        found = await _find_conversations(transaction, wanted)
 
 
 async def _find_conversations(
     transaction: Transaction, parties: Sequence[Parties]
-) -> dict[Parties, int]:
-    rows = list(map(_as_row, parties))
-    return _by_parties(await transaction.many("find_conversations", rows))
+) -> Conversations:
+    found = Conversations()
+    found.add(await transaction.many("find_conversations", list(map(_as_row, parties))))
+    return found
 
 
 def _parties(conversation: Conversation) -> Parties:
@@ -157,10 +172,6 @@ def _parties(conversation: Conversation) -> Parties:
 
 def _as_row(parties: Parties) -> dict[str, str]:
     return dict(zip(("channel", "sender", "party"), parties, strict=True))
-
-
-def _by_parties(rows: Iterable[Row]) -> dict[Parties, int]:
-    return {(row["channel"], row["sender"], row["party"]): row["id"] for row in rows}
 
 
 async def _used_keys(
@@ -322,11 +333,13 @@ def _as_heard(
 
 
 async def _insert_entries(
-    transaction: Transaction, kept: Sequence[Inserted], empty: set[int]
+    transaction: Transaction, kept: Sequence[Inserted], conversations: Conversations
 ) -> None:
     rows = [_entry(one) for one in kept]
     ready = [row for row in rows if row["state"] == EntryState.READY]
-    changed = await order.begin(transaction, ready, empty)
+    changed = await order.begin(
+        transaction, ready, empty=conversations.empty, paused=conversations.paused
+    )
     await transaction.many("insert_entry", rows)
     await order.advance(transaction, changed)
     for one, row in zip(kept, rows, strict=True):

@@ -14,7 +14,7 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import CannotStart, JournalUnavailable, NotFound
-from berinia_webhookd.journal import erase, queries, replay, show
+from berinia_webhookd.journal import erase, pause, queries, replay, show
 from berinia_webhookd.journal.contract import MissingAgent, Statistics
 from berinia_webhookd.journal.database import (
     Conflict,
@@ -30,6 +30,7 @@ from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
 from berinia_webhookd.journal.queries import Filters, Listed
 from berinia_webhookd.journal.replay import Changed, Decode
 from berinia_webhookd.journal.show import Shown
+from berinia_webhookd.model import Pause
 
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
@@ -202,6 +203,18 @@ class Operations:
         for some in in_batches([id_ for id_, _ in found], BATCH):
             results += await self._write(replay.discard_events, some)
         return results
+
+    async def pause(
+        self, sender: str, pause_: Pause, *, channel: str | None = None
+    ) -> Sequence[int]:
+        """Pause a person's conversations; returns those that were not, or not for so long."""
+        conversations = await self._read(pause.of_person, sender, channel)
+        return await self._write(pause.pause, conversations, pause_)
+
+    async def resume(self, sender: str, *, channel: str | None = None) -> Sequence[int]:
+        """End pauses, and what guards hold, in a person's conversations; returns where that was."""
+        conversations = await self._read(pause.of_person, sender, channel)
+        return await self._write(pause.resume, conversations)
 
     async def erase(
         self,

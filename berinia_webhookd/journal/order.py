@@ -4,6 +4,10 @@ queues of their own); this module alone decides which entry of a queue is next, 
 The answer is written on that entry as `startable_at`, which no other of its queue has. Whoever
 changes an entry calls `advance` for its queue in the same transaction, so claiming never has to
 look behind entries that may not start.
+
+Two things hold a queue: a pause, written on its conversation (`pause.py`), and a guard, written on
+the entry that it stopped (`hold_entries`). Opt-outs pass both. What is held until an instant is
+next from then on, so the claim finds it like a retry that falls due; else it waits for `release`.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence, Set
 from typing import Any, Final, NamedTuple
 
-from berinia_webhookd.journal.database import Row, Transaction
+from berinia_webhookd.journal.database import Row, Transaction, microseconds
 from berinia_webhookd.model import EntryState
 
 AT_ONCE: Final = 0  # the `startable_at` of what waits for no instant
@@ -32,11 +36,16 @@ def queue_of(row: Row) -> Queue:
 
 
 async def begin(
-    transaction: Transaction, rows: Sequence[dict[str, Any]], empty: Set[int]
+    transaction: Transaction,
+    rows: Sequence[dict[str, Any]],
+    *,
+    empty: Set[int],
+    paused: Set[int],
 ) -> list[Queue]:
     """Mark new entries that may start at once because nothing else waits in their queues; returns
     the queues that are to be advanced when the rows are inserted: behind one that runs or is ready,
-    a plain one changes nothing. In the conversations that are `empty` nothing was until now.
+    a plain one changes nothing. In the conversations that are `empty` nothing was until now; those
+    that are `paused`, or were when somebody last looked, start nothing without being asked about.
     """
     heads: dict[Queue, str] = {}
     if ids := {row["conversation"] for row in rows} - empty:
@@ -46,7 +55,9 @@ async def begin(
     for row in rows:
         queue = queue_of(row)
         head = heads.get(queue)
-        if head is None:
+        if row["conversation"] in paused:
+            changed.append(queue)
+        elif head is None:
             heads[queue] = EntryState.READY
             row["startable_at"] = AT_ONCE
             transaction.changes.work = True
@@ -76,6 +87,34 @@ async def advance_open(transaction: Transaction, queues: Collection[Queue]) -> N
         found = await transaction.execute("left_in", conversations=some, kind=kind, agent=agent)
         left += [Queue(row["id"], kind, agent) for row in found]
     await advance(transaction, left)
+
+
+async def hold_entries(
+    transaction: Transaction, rows: Sequence[Row], reason: str, seconds: float | None = None
+) -> None:
+    """Keep entries from starting, and so what stands behind them, for some time or until they are
+    released: ready, with the reason. Each row has what a queue and `moved` ask for; their
+    conversations are held by the transaction.
+    """
+    places = [row["place"] for row in rows]
+    lasts = microseconds(seconds)
+    await transaction.execute("hold_entries", places=places, reason=reason, lasts=lasts)
+    for row in rows:
+        transaction.moved(row, EntryState.READY.value)
+    await advance(transaction, map(queue_of, rows))
+
+
+async def release(transaction: Transaction, conversations: Sequence[int]) -> set[int]:
+    """Let go of what guards hold in these conversations; returns in which that was anything."""
+    rows = await transaction.execute("release_entries", conversations=conversations)
+    await advance_all(transaction, conversations)
+    return {row["conversation"] for row in rows}
+
+
+async def advance_all(transaction: Transaction, conversations: Sequence[int]) -> None:
+    """Write down which entry is next in every queue of these conversations."""
+    rows = await transaction.execute("open_queues", conversations=conversations)
+    await advance(transaction, map(queue_of, rows))
 
 
 async def hold(transaction: Transaction, conversation_ids: Iterable[int]) -> None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from berinia_webhookd.journal import order
+from berinia_webhookd.journal import pause as pauses
 from berinia_webhookd.journal.claim import Holder, still_held
 from berinia_webhookd.journal.contract import ReplyRoute, Settled
 from berinia_webhookd.journal.database import Row, Transaction, microseconds
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.order import Queue
-from berinia_webhookd.model import EntryKind, EntryState, OutcomeKind, Settlement
+from berinia_webhookd.model import EntryKind, EntryState, OutcomeKind, Pause, Settlement
 
 # What was lost after it had begun is dead, and nobody else decides what became of it.
 RESULT_COUNTS: Final = frozenset({EntryState.RUNNING, EntryState.DEAD})
@@ -37,6 +38,7 @@ class Rows:
     replies: list[dict[str, Any]] = field(default_factory=list)
     late: list[dict[str, Any]] = field(default_factory=list)
     queues: set[Queue] = field(default_factory=set)
+    pauses: dict[int, Pause] = field(default_factory=dict)  # by conversation
 
 
 async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settled]:
@@ -96,6 +98,8 @@ def _settle_one(transaction: Transaction, ended: Ended, row: Row, rows: Rows) ->
     transaction.count(kind, channel, entry.agent, row["state"], -1)
     transaction.count(kind, channel, entry.agent, state.value)
     rows.queues.add(order.queue_of(row))
+    if settlement.pause is not None:
+        rows.pauses[row["conversation"]] = settlement.pause
     if row["had_caller"]:
         transaction.changes.replies.add(entry.event_id)
     if said is not None and route is not ReplyRoute.NONE:
@@ -182,4 +186,6 @@ async def _write(transaction: Transaction, rows: Rows) -> None:
     await transaction.many("settle", rows.entries)
     await transaction.many("insert_reply", rows.replies)
     await insert_late(transaction, rows.late)
+    for conversation, pause in rows.pauses.items():
+        await pauses.pause(transaction, [conversation], pause)
     await order.advance_open(transaction, rows.queues)

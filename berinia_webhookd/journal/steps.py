@@ -4,11 +4,13 @@ it sees what all the others did.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from berinia_webhookd.journal import (
     accept,
     claim,
+    pause,
     purge,
     recover,
     rejected,
@@ -46,6 +48,9 @@ GIVE_BACK_LEFTOVERS: Final[BatchStep[recover.Leftovers, None]] = BatchStep(
 RENEW: Final[BatchStep[claim.Held, list[Entry]]] = BatchStep("renew", 7, claim.renew)
 NOTE_UNAVAILABLE: Final[BatchStep[purge.Unavailable, None]] = BatchStep(
     "note_unavailable", 8, purge.note_unavailable
+)
+END_PAUSES: Final[BatchStep[Sequence[int], Sequence[int]]] = BatchStep(
+    "end_pauses", 6, pause.end, touches=pause.to_end
 )
 PURGE: Final[BatchStep[purge.Retention, int]] = BatchStep("purge", 9, purge.purge)
 CLAIM: Final[BatchStep[claim.Claim, Claimed]] = BatchStep("claim", 10, claim.claim)

@@ -20,6 +20,7 @@ from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable
 from berinia_webhookd.journal import (
     claim,
+    pause,
     purge,
     queries,
     recover,
@@ -50,6 +51,7 @@ from berinia_webhookd.journal.steps import (
     BEGIN,
     BRING_WORK,
     CLAIM,
+    END_PAUSES,
     GIVE_BACK_LEFTOVERS,
     NOTE_UNAVAILABLE,
     PURGE,
@@ -297,7 +299,11 @@ class SqlJournal:
     # ---- upkeep
 
     async def recover(self) -> int:
-        """Give back what dead processes were running; on SQLite only `open` finds any."""
+        """Give back what dead processes were running (on SQLite only `open` finds any), and forget
+        pauses that are over.
+        """
+        if over := await self._read(pause.over):
+            await self._submit(END_PAUSES, over)
         if not self._database.shared or self._commits is None:
             return 0
         recovery = recover.Recovery(

@@ -25,6 +25,7 @@ from berinia_webhookd.journal.contract import (
 from berinia_webhookd.journal.database import stored
 from berinia_webhookd.model import (
     AgentName,
+    Conversation,
     Decoded,
     Entry,
     EntryId,
@@ -109,6 +110,7 @@ class MemoryJournal:
         self._used: dict[bytes, set[EventId]] = {}
         self._replies: dict[EventId, _Reply] = {}
         self._consents: dict[consents.Party, consents.Registered] = {}
+        self._paused_until: dict[Conversation, float] = {}
         self._work = asyncio.Event()
         self._changed = asyncio.Condition()
 
@@ -241,7 +243,11 @@ class MemoryJournal:
                 queues.setdefault(kept.queue, []).append(kept)
         for queue in queues.values():
             if all(kept.state is not EntryState.RUNNING for kept in queue):
-                yield _next(queue, self._time())
+                paused_until = self._paused_until.get(queue[0].event.conversation, 0.0)
+                held = paused_until if request.kind is EntryKind.AGENT else 0.0
+                starts_at, kept = _next(queue, self._time(), held)
+                if starts_at < inf:
+                    yield starts_at, kept
 
     async def begin(self, entry: Entry) -> bool:
         """Say whether the lease is still held."""
@@ -261,6 +267,8 @@ class MemoryJournal:
         kept.due_at = self._time() + (settlement.due_in_seconds or 0)
         if kept.hold_until is None and settlement.hold_seconds is not None:
             kept.hold_until = self._time() + settlement.hold_seconds
+        if settlement.pause is not None:
+            self._pause(kept.event.conversation, settlement.pause.seconds)
         if said is not None and route is not ReplyRoute.NONE:
             self._replies[kept.event_id] = _Reply(said.reply, route, said.postable)
             if route is ReplyRoute.LATE:
@@ -269,6 +277,11 @@ class MemoryJournal:
         async with self._changed:
             self._changed.notify_all()
         return Settled(kept=True, reply=route)
+
+    def _pause(self, conversation: Conversation, seconds: float | None) -> None:
+        """Hold it, unless it is held for longer."""
+        until = inf if seconds is None else self._time() + seconds
+        self._paused_until[conversation] = max(until, self._paused_until.get(conversation, 0.0))
 
     def _reply_of(self, settlement: Settlement, kept: _Kept) -> _Reply | None:
         """What the person is to be told."""
@@ -385,9 +398,13 @@ class MemoryJournal:
         late.reply_text, late.replied_at = text, self.clock()
 
 
-def _next(queue: Sequence[_Kept], now: float) -> tuple[float, _Kept]:
+def _next(queue: Sequence[_Kept], now: float, paused_until: float) -> tuple[float, _Kept]:
     """What of a queue that runs nothing is next, and from when: the order rule."""
-    candidates = [*_candidates(queue), *_candidates([e for e in queue if e.event.overtakes])]
+    candidates = [
+        (starts_at if kept.event.overtakes else max(starts_at, paused_until), kept)
+        for some in (queue, [kept for kept in queue if kept.event.overtakes])
+        for starts_at, kept in _candidates(some)
+    ]
     return min(
         candidates,
         key=lambda one: (max(one[0], now), not one[1].event.overtakes, one[1].place),

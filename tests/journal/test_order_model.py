@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from berinia_webhookd.journal import order
+from berinia_webhookd.journal.database import Transaction, open_database
 from berinia_webhookd.journal.operations import Operations
-from berinia_webhookd.model import Decoded, Entry, EntryState, OptOut, VerifiedDelivery
+from berinia_webhookd.model import Decoded, Entry, EntryState, OptOut, Pause, VerifiedDelivery
 
 from .world import SqliteWorld, World
+
+PAST = datetime.min.replace(tzinfo=UTC)
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass
@@ -30,6 +35,7 @@ class Kept:
     hold_until: datetime | None = None
     entry: Entry | None = None
     losses: int = 0
+    held_until: datetime | None = None  # by a guard
     event_id: str = ""
 
 
@@ -38,6 +44,7 @@ class Rule:
 
     def __init__(self) -> None:
         self.entries: dict[str, Kept] = {}
+        self.paused_until: dict[str, datetime] = {}
         self.last_place = 0
 
     def next_place(self) -> int:
@@ -51,12 +58,18 @@ class Rule:
                 return False
         elif one.state != "ready":
             return False
+        if not one.opt_out and self.ends_at(one) > now:
+            return False
         others = [e for e in self.entries.values() if e.sender == one.sender and e is not one]
         if any(e.state == "running" for e in others):
             return False
         if one.opt_out:  # keeps its place among its like, and waits for nothing else
             others = [e for e in others if e.opt_out]
         return not any(self.holds_back(e, now) for e in others if e.place < one.place)
+
+    def ends_at(self, one: Kept) -> datetime:
+        """When nothing holds it any more: neither a guard nor a pause of its conversation."""
+        return max(one.held_until or PAST, self.paused_until.get(one.sender, PAST))
 
     def holds_back(self, one: Kept, now: datetime) -> bool:
         if one.state == "waiting":
@@ -89,6 +102,9 @@ Steps = st.lists(
         st.tuples(st.just("replay"), st.integers(0, 5)),
         st.tuples(st.just("discard"), st.integers(0, 5)),
         st.tuples(st.just("crash")),
+        st.tuples(st.just("pause"), st.sampled_from("ab"), st.sampled_from([None, 20, 200])),
+        st.tuples(st.just("resume"), st.sampled_from("ab")),
+        st.tuples(st.just("guard"), st.integers(0, 5), st.sampled_from([None, 30, 300])),
         st.tuples(st.just("time"), st.sampled_from([5, 40, 100, 500])),
     ),
     max_size=30,
@@ -96,7 +112,7 @@ Steps = st.lists(
 
 
 @given(steps=Steps)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_claims_follow_the_rule(steps: list[tuple[Any, ...]]) -> None:
     """Whatever is claimed may start, and no conversation that could go on is left standing."""
     with tempfile.TemporaryDirectory() as folder:
@@ -132,14 +148,17 @@ async def do_claim(world: World, rule: Rule, limit: int) -> None:
         kept = rule.entries[entry.event.body]
         assert rule.may_start(kept, now)
         assert not any(rule.overtakes(e, kept) for e in rule.entries.values())
-        kept.state, kept.entry = "running", entry
+        kept.state, kept.entry, kept.held_until = "running", entry, None
     assert len(claimed.entries) == min(limit, len(could))
     if len(could) <= limit:
         upcoming = [
             at
             for e in rule.entries.values()
-            for at in (e.due_at, e.hold_until)
-            if e.state == "waiting" and at is not None and at > now
+            for at in (
+                *((e.due_at, e.hold_until) if e.state == "waiting" else ()),
+                *((rule.ends_at(e),) if e.state in {"ready", "waiting"} else ()),
+            )
+            if at is not None and now < at < NEVER
         ]
         first = next((at for at in sorted(upcoming) if rule.startable_senders(at)), None)
         expected = None if first is None else (first - now).total_seconds()
@@ -176,6 +195,7 @@ async def do_replay(world: World, rule: Rule, index: int) -> None:
     assert bool(changed.refused) == (kept.state in {"ready", "running"})
     if not changed.refused:
         kept.state, kept.place, kept.losses = "ready", rule.next_place(), 0
+        kept.held_until = None
         kept.due_at = kept.hold_until = None
 
 
@@ -209,5 +229,48 @@ async def do_crash(world: World, rule: Rule) -> None:
             kept.state = "ready" if kept.losses < 5 else "dead"
 
 
+async def do_pause(world: World, rule: Rule, sender: str, seconds: float | None) -> None:
+    """Somebody pauses a conversation, if there is one: never for less than it is paused for."""
+    async with Operations(world.url, clock=world.clock) as operations:
+        await operations.pause(sender, Pause("me", seconds=seconds))
+    if any(kept.sender == sender for kept in rule.entries.values()):
+        until = end_of(world, seconds)
+        rule.paused_until[sender] = max(until, rule.paused_until.get(sender, PAST))
+
+
+async def do_resume(world: World, rule: Rule, sender: str) -> None:
+    """Ends the pause, and lets go of what guards hold."""
+    async with Operations(world.url, clock=world.clock) as operations:
+        await operations.resume(sender)
+    rule.paused_until.pop(sender, None)
+    for kept in rule.entries.values():
+        if kept.sender == sender:
+            kept.held_until = None
+
+
+async def do_guard(world: World, rule: Rule, index: int, seconds: float | None) -> None:
+    """A guard holds an entry that is ready or waits."""
+    could = [e for e in rule.entries.values() if e.state in {"ready", "waiting"} and not e.opt_out]
+    if not could:
+        return
+    kept = could[index % len(could)]
+
+    async def hold(transaction: Transaction) -> None:
+        rows = await transaction.execute("entries_of_events", events=[kept.event_id])
+        await order.hold_entries(transaction, rows, "budget", seconds)
+
+    database = open_database(world.url, clock=world.clock)
+    try:
+        await database.write(hold)
+    finally:
+        await database.close()
+    kept.state, kept.held_until, kept.due_at = "ready", end_of(world, seconds), None
+
+
+def end_of(world: World, seconds: float | None) -> datetime:
+    return NEVER if seconds is None else world.clock.now + timedelta(seconds=seconds)
+
+
 async def do_time(world: World, rule: Rule, seconds: float) -> None:
     world.clock.move(seconds)
+    await world.journal.recover()

@@ -15,7 +15,7 @@ import pytest
 
 from berinia_webhookd.journal import postgresql, sqlite
 from berinia_webhookd.journal.contract import ClaimRequest
-from berinia_webhookd.model import EntryKind, EntryState, OptOut, Outcome, OutcomeKind
+from berinia_webhookd.model import EntryKind, EntryState, OptOut, Outcome, OutcomeKind, Pause
 
 from .world import (
     AGENT,
@@ -111,6 +111,7 @@ HARMLESS = (
     "SCAN candidates",
     "SCAN next",
     "SCAN outcome",
+    "SCAN busy",  # agents with anything to do
     "SCAN CONSTANT ROW",
     "SCAN entries USING INDEX entries_running",
     "SCAN entries USING INDEX entries_callers",
@@ -137,7 +138,8 @@ async def live(world: World) -> None:
     one, two, _ = (await world.journal.claim(lanes)).entries
     await world.journal.renew([one, two])
     reply = Outcome(OutcomeKind.SUCCESS, reply="yes")
-    await world.settle(one, outcome=reply, late=True)
+    await world.settle(one, outcome=reply, late=True, pause=Pause("an agent", seconds=1))
+    await world.accept("while it is paused")
     await world.journal.release([two])
     await world.fail((await world.claim())[0], retry_in=5)
     await world.journal.wait_for_reply(receipt.event_id, 0)
@@ -154,6 +156,7 @@ async def live(world: World) -> None:
     answer = an_event("Yes", sender=said.sender)
     answer = replace(answer, as_start=replace(answer, opt_out=OptOut.START))
     await world.accept_event(answer)
+    world.clock.move(1)
     await world.reopen()
     await world.journal.recover()
 
@@ -186,7 +189,7 @@ async def test_a_long_queue_is_not_read(
 
 
 async def steps_of_one_life(world: SqliteWorld, waiting: int) -> int:
-    """How many instructions of SQLite's machine one more message costs behind so many."""
+    """How many steps of SQLite's machine one more message, and a pause, cost behind so many."""
     for start in range(0, waiting, 500):
         await asyncio.gather(*(world.accept() for _ in range(start, min(waiting, start + 500))))
     database: Any = world.journal._database
@@ -199,7 +202,8 @@ async def steps_of_one_life(world: SqliteWorld, waiting: int) -> int:
     await database.do(lambda connection: connection.set_progress_handler(step, 1))
     await world.accept()
     (entry,) = await world.claim(1)
-    await world.fail(entry, retry_in=5)
+    await world.fail(entry, retry_in=5, pause=Pause("an agent"))
+    await world.accept()
     await database.do(lambda connection: connection.set_progress_handler(None, 0))
     return count
 

@@ -157,7 +157,9 @@ class World(abc.ABC):
         )
         return replace(plain, **changes)
 
-    async def fail(self, entry: Entry, *, retry_in: float, hold: float = HOLD_SECONDS) -> Settled:
+    async def fail(
+        self, entry: Entry, *, retry_in: float, hold: float = HOLD_SECONDS, **changes: Any
+    ) -> Settled:
         """An attempt that failed, to be tried again."""
         return await self.settle(
             entry,
@@ -166,6 +168,7 @@ class World(abc.ABC):
             retries=entry.retries + 1,
             due_in_seconds=retry_in,
             hold_seconds=hold,
+            **changes,
         )
 
     async def states(self) -> dict[str, int]:

@@ -39,6 +39,7 @@ CREATE TABLE conversations (
     paused_for TEXT               -- why
 );
 CREATE UNIQUE INDEX conversations_parties ON conversations (sender, channel, party);
+CREATE INDEX conversations_paused ON conversations (paused_until) WHERE paused_at IS NOT NULL;
 
 -- What a delivery means: none to many for each.
 CREATE TABLE events (
@@ -76,7 +77,7 @@ CREATE TABLE entries (
     opt_out INTEGER NOT NULL,     -- 1: STOP or START, which overtake
     state TEXT NOT NULL,
     startable_at BIGINT,          -- set on the next entry of its queue and no other; 0: at once
-    due_at BIGINT,                -- of one that waits: when it is tried again
+    due_at BIGINT,                -- of one that waits or is held: when it may start; NULL: never yet
     hold_until BIGINT,            -- until when its failures hold back its queue
     lease_until BIGINT,
     lease_holder TEXT,
@@ -106,7 +107,7 @@ CREATE INDEX entries_startable ON entries (kind, agent, startable_at, place)
     WHERE startable_at IS NOT NULL;
 CREATE INDEX entries_oldest_ready ON entries (agent, place)
     WHERE state = 'ready' AND startable_at IS NULL;
-CREATE INDEX entries_held ON entries (held, place) WHERE held IS NOT NULL;
+CREATE INDEX entries_held ON entries (conversation, kind, agent) WHERE held IS NOT NULL;
 CREATE INDEX entries_gathered ON entries (gathered_into) WHERE gathered_into IS NOT NULL;
 CREATE INDEX entries_finished ON entries (finished_at)
     WHERE finished_at IS NOT NULL AND state <> 'dead';

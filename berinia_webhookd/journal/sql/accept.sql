@@ -1,7 +1,8 @@
 -- name: find_conversations
 -- CROSS JOIN, so that SQLite looks each of them up.
 WITH wanted (channel, sender, party) AS (VALUES (:channel, :sender, :party))
-SELECT conversations.id, conversations.channel, conversations.sender, conversations.party
+SELECT conversations.id, conversations.channel, conversations.sender, conversations.party,
+       CASE WHEN conversations.paused_at IS NULL THEN 0 ELSE 1 END AS paused
 FROM wanted CROSS JOIN conversations
 WHERE conversations.channel = wanted.channel AND conversations.sender = wanted.sender
   AND conversations.party = wanted.party;
@@ -11,7 +12,7 @@ WHERE conversations.channel = wanted.channel AND conversations.sender = wanted.s
 INSERT INTO conversations (channel, sender, party)
 VALUES (:channel, :sender, :party)
 ON CONFLICT (channel, sender, party) DO NOTHING
-RETURNING id, channel, sender, party;
+RETURNING id, channel, sender, party, 0 AS paused;
 
 -- name: used_keys
 -- Which events came with these replay keys; in `seen`, the digests of such keys stand.

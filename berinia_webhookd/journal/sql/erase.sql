@@ -48,7 +48,9 @@ DELETE FROM replies WHERE event IN (:events);
 
 -- name: erase_parties
 -- Once nothing of a conversation is left, nobody knows whose it was.
-UPDATE conversations SET sender = NULL, party = NULL, paused_for = NULL
+UPDATE conversations
+SET sender = NULL, party = NULL,
+    paused_at = NULL, paused_until = NULL, paused_by = NULL, paused_for = NULL
 WHERE id IN (:conversations)
   AND NOT EXISTS (SELECT 1 FROM events
                   WHERE events.conversation = conversations.id AND events.data IS NOT NULL);

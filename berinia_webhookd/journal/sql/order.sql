@@ -5,13 +5,17 @@ SELECT id FROM conversations WHERE id IN (:ids) ORDER BY id
 /*postgresql FOR NO KEY UPDATE */;
 
 -- name: heads
--- What each queue of these conversations waits for: the entry that runs, or else the next one. Each
--- part has its index, and finds one entry however many wait.
+-- What each queue of these conversations waits for: the entry that runs, or else the next one; or one
+-- that is held, which keeps those behind it from starting. Each part has its index, and finds one
+-- entry however many wait.
 SELECT conversation, kind, agent, state FROM entries
 WHERE startable_at IS NOT NULL AND conversation IN (:conversations)
 UNION ALL
 SELECT conversation, kind, agent, state FROM entries
-WHERE state = 'running' AND gathered_into IS NULL AND conversation IN (:conversations);
+WHERE state = 'running' AND gathered_into IS NULL AND conversation IN (:conversations)
+UNION ALL
+SELECT conversation, kind, agent, state FROM entries
+WHERE held IS NOT NULL AND conversation IN (:conversations);
 
 -- name: clear_next
 -- Which entry of a queue is next is not known any more.
@@ -21,53 +25,69 @@ WHERE conversation = :conversation AND kind = :kind AND agent = :agent
 
 -- name: set_next
 -- Which entry of a queue is next, and from when; none is while one is running. STOP and START, which
--- overtake, keep their places among themselves. The partial indexes on ready, ready with opt-out,
--- waiting and running find the few rows that matter.
+-- overtake, keep their places among themselves, and pass every hold. What is held, or stands in a
+-- conversation that is paused, is next from the end of that on; without an end it is not (the largest
+-- number stands for never). The partial indexes on ready, ready with opt-out, waiting and running
+-- find the few rows that matter.
 UPDATE entries SET startable_at = next.starts_at
 FROM (
     SELECT place, starts_at FROM (
-        -- The first ready entry holds back all behind it; those that wait before it may hold it
-        -- back in turn.
         SELECT place, opt_out,
-               coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
-                         WHERE earlier.conversation = :conversation AND earlier.kind = :kind
-                           AND earlier.agent = :agent AND earlier.state = 'waiting'
-                           AND earlier.place < first.place), 0) AS starts_at
-        FROM (SELECT place, opt_out FROM entries
-              WHERE conversation = :conversation AND kind = :kind AND agent = :agent
-                AND state = 'ready' AND startable_at IS NULL
-              ORDER BY place LIMIT 1) AS first
-        UNION ALL
-        -- The first that overtakes waits for its like only.
-        SELECT place, 1,
-               coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
-                         WHERE earlier.conversation = :conversation AND earlier.kind = :kind
-                           AND earlier.agent = :agent AND earlier.state = 'waiting'
-                           AND earlier.opt_out = 1 AND earlier.place < first_opt_out.place), 0)
-        FROM (SELECT place FROM entries
-              WHERE conversation = :conversation AND kind = :kind AND agent = :agent
-                AND state = 'ready' AND startable_at IS NULL AND opt_out = 1
-              ORDER BY place LIMIT 1) AS first_opt_out
-        UNION ALL
-        -- One that waits for its retry, unless a ready one stands before it.
-        SELECT place, opt_out, CASE WHEN held > due_at THEN held ELSE due_at END
-        FROM (SELECT place, opt_out, due_at,
-                     coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
-                               WHERE earlier.conversation = :conversation AND earlier.kind = :kind
-                                 AND earlier.agent = :agent AND earlier.state = 'waiting'
-                                 AND earlier.opt_out >= waiting.opt_out
-                                 AND earlier.place < waiting.place), 0) AS held
-              FROM entries AS waiting
-              WHERE conversation = :conversation AND kind = :kind AND agent = :agent
-                AND state = 'waiting'
-                AND NOT EXISTS (
-                    SELECT 1 FROM entries AS ready
-                    WHERE ready.conversation = :conversation AND ready.kind = :kind
-                      AND ready.agent = :agent AND ready.state = 'ready'
-                      AND ready.startable_at IS NULL
-                      AND ready.opt_out >= waiting.opt_out
-                      AND ready.place < waiting.place)) AS retries
-    ) AS candidates
+               /*postgresql greatest*//*sqlite max*/(
+                   behind, own, CASE WHEN opt_out = 1 THEN 0 ELSE pause.until END) AS starts_at
+        FROM (
+            -- The first ready entry holds back all behind it; those that wait before it may hold it
+            -- back in turn.
+            SELECT place, opt_out,
+                   coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
+                             WHERE earlier.conversation = :conversation AND earlier.kind = :kind
+                               AND earlier.agent = :agent AND earlier.state = 'waiting'
+                               AND earlier.place < first.place), 0) AS behind,
+                   CASE WHEN held IS NULL THEN 0
+                        ELSE coalesce(due_at, 9223372036854775807) END AS own
+            FROM (SELECT place, opt_out, held, due_at FROM entries
+                  WHERE conversation = :conversation AND kind = :kind AND agent = :agent
+                    AND state = 'ready' AND startable_at IS NULL
+                  ORDER BY place LIMIT 1) AS first
+            UNION ALL
+            -- The first that overtakes waits for its like only.
+            SELECT place, 1,
+                   coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
+                             WHERE earlier.conversation = :conversation AND earlier.kind = :kind
+                               AND earlier.agent = :agent AND earlier.state = 'waiting'
+                               AND earlier.opt_out = 1
+                               AND earlier.place < first_opt_out.place), 0), 0
+            FROM (SELECT place FROM entries
+                  WHERE conversation = :conversation AND kind = :kind AND agent = :agent
+                    AND state = 'ready' AND startable_at IS NULL AND opt_out = 1
+                  ORDER BY place LIMIT 1) AS first_opt_out
+            UNION ALL
+            -- One that waits for its retry, unless a ready one stands before it.
+            SELECT place, opt_out,
+                   coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
+                             WHERE earlier.conversation = :conversation AND earlier.kind = :kind
+                               AND earlier.agent = :agent AND earlier.state = 'waiting'
+                               AND earlier.opt_out >= waiting.opt_out
+                               AND earlier.place < waiting.place), 0), due_at
+            FROM entries AS waiting
+            WHERE conversation = :conversation AND kind = :kind AND agent = :agent
+              AND state = 'waiting'
+              AND NOT EXISTS (
+                  SELECT 1 FROM entries AS ready
+                  WHERE ready.conversation = :conversation AND ready.kind = :kind
+                    AND ready.agent = :agent AND ready.state = 'ready'
+                    AND ready.startable_at IS NULL
+                    AND ready.opt_out >= waiting.opt_out
+                    AND ready.place < waiting.place)
+        ) AS candidates
+        CROSS JOIN (
+            -- What an agent has said already is told, whoever paused the conversation since.
+            SELECT CASE WHEN paused_at IS NULL OR :kind = 'reply' THEN 0
+                        ELSE coalesce(paused_until, 9223372036854775807) END AS until
+            FROM conversations WHERE id = :conversation
+        ) AS pause
+    ) AS timed
+    WHERE starts_at < 9223372036854775807
     -- Of those that could start by now, one that overtakes.
     ORDER BY CASE WHEN starts_at > :now THEN starts_at ELSE 0 END, opt_out DESC, place LIMIT 1
 ) AS next
@@ -88,3 +108,33 @@ WHERE id IN (:conversations)
     OR EXISTS (SELECT 1 FROM entries
                WHERE conversation = conversations.id AND kind = :kind AND agent = :agent
                  AND state = 'waiting'));
+
+-- name: open_queues
+-- The queues of these conversations in which something is left to start, however much that is: each
+-- of the few agents is asked about.
+SELECT conversations.id AS conversation, busy.kind, busy.agent
+FROM (SELECT kind, agent FROM tallies WHERE state IN ('ready', 'waiting')
+      GROUP BY kind, agent HAVING sum(total) > 0) AS busy
+CROSS JOIN conversations
+WHERE conversations.id IN (:conversations)
+  AND (EXISTS (SELECT 1 FROM entries
+               WHERE conversation = conversations.id AND kind = busy.kind
+                 AND agent = busy.agent AND startable_at IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM entries
+               WHERE conversation = conversations.id AND kind = busy.kind
+                 AND agent = busy.agent AND state = 'ready' AND startable_at IS NULL)
+    OR EXISTS (SELECT 1 FROM entries
+               WHERE conversation = conversations.id AND kind = busy.kind
+                 AND agent = busy.agent AND state = 'waiting'));
+
+-- name: hold_entries
+-- Ready, and not to be started: until an instant, or until it is released.
+UPDATE entries
+SET state = 'ready', held = :reason, due_at = CAST(:now AS BIGINT) + CAST(:lasts AS BIGINT)
+WHERE place IN (:places);
+
+-- name: release_entries
+-- No guard holds anything of these conversations any more.
+UPDATE entries SET held = NULL, due_at = NULL
+WHERE held IS NOT NULL AND conversation IN (:conversations)
+RETURNING conversation;

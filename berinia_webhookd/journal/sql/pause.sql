@@ -1,0 +1,34 @@
+-- name: conversations_to_pause
+-- The conversations of a person, on one channel or on all.
+SELECT id, channel FROM conversations
+WHERE sender = :sender AND channel = coalesce(:channel, channel) ORDER BY id;
+
+-- name: pause
+-- Of these conversations, those that are paused now, or for longer than they were: no pause ends one
+-- that lasts longer.
+UPDATE conversations
+SET paused_at = CASE WHEN paused_at IS NULL OR paused_until <= :now THEN CAST(:now AS BIGINT)
+                     ELSE paused_at END,
+    paused_until = CAST(:now AS BIGINT) + CAST(:lasts AS BIGINT), paused_by = :by, paused_for = :why
+WHERE id IN (:conversations)
+  AND (paused_at IS NULL OR paused_until < CAST(:now AS BIGINT) + CAST(:lasts AS BIGINT)
+       OR (CAST(:lasts AS BIGINT) IS NULL AND paused_until IS NOT NULL))
+RETURNING id, channel;
+
+-- name: resume
+-- Of these conversations, those that were paused.
+UPDATE conversations
+SET paused_at = NULL, paused_until = NULL, paused_by = NULL, paused_for = NULL
+WHERE id IN (:conversations) AND paused_at IS NOT NULL
+RETURNING id, channel;
+
+-- name: end_pauses
+-- Of these conversations, those whose pause is over.
+UPDATE conversations
+SET paused_at = NULL, paused_until = NULL, paused_by = NULL, paused_for = NULL
+WHERE id IN (:conversations) AND paused_until <= :now
+RETURNING id, channel;
+
+-- name: pauses_over
+-- The conversations whose pause is over by now.
+SELECT id FROM conversations WHERE paused_at IS NOT NULL AND paused_until <= :now LIMIT 500;
