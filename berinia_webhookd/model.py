@@ -1,4 +1,5 @@
 """The words of the flow as records that nobody changes; each stage hands the next a different one.
+Those that every request makes are named tuples, which take a fifth of the time to make.
 
 RawDelivery → VerifiedDelivery → Decoded → Receipts → Entry → Outcome → Settlement. Only a channel's
 `verify` builds a `VerifiedDelivery` (and the journal restores one), so that skipping verification
@@ -8,11 +9,12 @@ does not type-check. Instants are aware datetimes in UTC; durations are seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, NewType
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, NewType
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -22,6 +24,7 @@ ChannelName = NewType("ChannelName", str)  # [a-z][a-z0-9-]*: sms, email, whatsa
 AgentName = NewType("AgentName", str)  # starts with a capital
 
 DIRECT_MESSAGE = "Direct Message"
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class EntryState(StrEnum):
@@ -135,8 +138,7 @@ class Caller:
         return self.peer is None and self.peer_trusted
 
 
-@dataclass(frozen=True, slots=True)
-class RawDelivery:
+class RawDelivery(NamedTuple):
     """One HTTP request as it came, proven by nobody."""
 
     channel: ChannelName
@@ -150,23 +152,25 @@ class RawDelivery:
     method: str = "POST"
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedDelivery:
+class VerifiedDelivery(NamedTuple):
     """A delivery whose sender is proven. `fields` saves decoding a form twice, if verifying did."""
 
     channel: ChannelName
     content_type_header: str
-    body: bytes = field(repr=False)
+    body: bytes
     received_at: datetime
     # What makes this very delivery unique (SHA-256 of the Mailgun signature), where one exists.
     replay_key: bytes | None = None
-    fields: tuple[tuple[str, str], ...] | None = field(default=None, repr=False)
+    fields: tuple[tuple[str, str], ...] | None = None
     target: str = ""  # the request target; secrets in its query are masked before it is stored
-    headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names the channel keeps
+    headers: Mapping[str, str] = _NOTHING  # lower-case names the channel keeps
+
+    def __repr__(self) -> str:
+        """Name the delivery, and show nothing of its body."""
+        return f"<VerifiedDelivery {self.channel} {self.received_at.isoformat()}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(NamedTuple):
     """The unit of order, in normal form for comparison only: `+336…`, `whatsapp:+336…` are one."""
 
     channel: ChannelName
@@ -192,8 +196,7 @@ class Consent:
     since: datetime | None  # None: nobody knows
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """What a delivery means, in our shape. Provider values are untouched."""
 
     channel: ChannelName
@@ -213,8 +216,8 @@ class Event:
     attachments: tuple[Attachment, ...] = ()
     kind: EventKind = EventKind.MESSAGE
     status: str | None = None  # of a receipt: what became of the message
-    raw: Mapping[str, Any] = field(default_factory=dict)  # name → last value
-    raw_multi: Mapping[str, list[Any]] = field(default_factory=dict)  # names that repeat → values
+    raw: Mapping[str, Any] = _NOTHING  # name → last value
+    raw_multi: Mapping[str, list[Any]] = _NOTHING  # names that repeat → values
     # What its channel knows until it is stored: `skipped` is a column beside the event's data.
     marks: frozenset[EventMark] = frozenset()
     as_start: Event | None = None  # it, if its sender has opted out: then its word means START
@@ -242,16 +245,14 @@ class RejectedItem:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """What a verified delivery says: none to many events, and what could not be read."""
 
     events: tuple[Event, ...]
     rejected: tuple[RejectedItem, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The journal's word that an event is on disk, now or since an earlier copy."""
 
     event_id: EventId

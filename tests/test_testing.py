@@ -102,7 +102,7 @@ async def test_a_signature_belongs_to_one_message(journal: Journal) -> None:
     event = an_event("one")
     delivery = a_delivery(event, replay_key=b"key")
     (first,) = await journal.accept(delivery, Decoded((event,)))
-    assert await journal.accept(delivery, Decoded((event,))) == (replace(first, duplicate=True),)
+    assert await journal.accept(delivery, Decoded((event,))) == (first._replace(duplicate=True),)
     with pytest.raises(ReplayedSignature):
         await journal.accept(delivery, Decoded((an_event("two"),)))
 
@@ -179,7 +179,7 @@ async def test_consents_are_those_of_the_start_of_an_attempt(journal: Journal) -
     said = [
         an_event("one"),
         an_event("STOP", opt_out=OptOut.STOP),
-        replace(word, as_start=replace(word, opt_out=OptOut.START)),
+        word._replace(as_start=word._replace(opt_out=OptOut.START)),
         an_event("two"),
     ]
     heard = []

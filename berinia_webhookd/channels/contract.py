@@ -158,15 +158,15 @@ class Channel(ABC):
         if event.opt_out is None and event.kind is EventKind.MESSAGE:
             meaning = self._opt_out_words.meaning(event.body)
             if meaning is OptOut.START:  # "Yes" is an answer, unless the person said STOP before
-                start = self._skipped_if_ruled(replace(event, opt_out=OptOut.START))
-                event = replace(event, as_start=start)
+                start = self._skipped_if_ruled(event._replace(opt_out=OptOut.START))
+                event = event._replace(as_start=start)
             elif meaning is not None:
-                event = replace(event, opt_out=meaning)
+                event = event._replace(opt_out=meaning)
         return self._skipped_if_ruled(event)
 
     def _skipped_if_ruled(self, event: Event) -> Event:
         reason = self._skip_reason(event)
-        return event if reason is None else replace(event, skipped=reason)
+        return event if reason is None else event._replace(skipped=reason)
 
     def _skip_reason(self, event: Event) -> str | None:
         if event.conversation.sender in self._blocked:

@@ -12,7 +12,6 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -210,8 +209,7 @@ class TwilioChannel(Channel):
         belong to the person it was sent to.
         """
         sid = event.message_id or ""
-        return replace(
-            event,
+        return event._replace(
             kind=EventKind.RECEIPT,
             status=status,
             agent=self._receipt_agent,

@@ -8,8 +8,8 @@ first, and asked about afterwards: so nothing that another process does meanwhil
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from berinia_webhookd.journal import consents, event_text, order
 from berinia_webhookd.journal.contract import ReplayedSignature
@@ -35,8 +35,7 @@ from berinia_webhookd.model import (
 Parties = tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NewEvent:
+class NewEvent(NamedTuple):
     """One event, with the id it gets if it is new, and as it is stored."""
 
     id: EventId
@@ -46,8 +45,7 @@ class NewEvent:
     consent: ConsentState | None = None  # what its sender changed by it
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
+class Arrival(NamedTuple):
     """One delivery to accept. It has a number already where it is replayed."""
 
     delivery: VerifiedDelivery
@@ -115,7 +113,7 @@ async def _with_new_items(transaction: Transaction, arrivals: Sequence[Arrival])
     result: list[Arrival] = []
     for one in arrivals:
         key = keys.get(id(one))
-        result.append(replace(one, rejected=()) if key in kept and one.number is None else one)
+        result.append(one._replace(rejected=()) if key in kept and one.number is None else one)
         if key is not None:
             kept.add(key)
     return result
@@ -219,8 +217,7 @@ def _first_ones(
     return first
 
 
-@dataclass(frozen=True, slots=True)
-class Inserted:
+class Inserted(NamedTuple):
     """An event that was inserted, unless it was there."""
 
     arrival: Arrival
@@ -327,8 +324,8 @@ def _as_heard(
 ) -> tuple[list[Arrival], list[Inserted]]:
     """The same with the events as the register of consents understood them."""
     return (
-        [replace(a, events=tuple(heard.get(new.id, new) for new in a.events)) for a in arrivals],
-        [replace(one, new=heard.get(one.new.id, one.new)) for one in kept],
+        [a._replace(events=tuple(heard.get(new.id, new) for new in a.events)) for a in arrivals],
+        [one._replace(new=heard.get(one.new.id, one.new)) for one in kept],
     )
 
 
@@ -436,4 +433,4 @@ async def _of_the_first_time(
 
 
 def _as_the_first(receipt: Receipt, agent: AgentName, skipped: str | None) -> Receipt:
-    return replace(receipt, agent=agent, skipped=skipped) if receipt.duplicate else receipt
+    return receipt._replace(agent=agent, skipped=skipped) if receipt.duplicate else receipt

@@ -66,7 +66,7 @@ async def hear(
     ]
     await transaction.many("mark_start", marks)
     return {
-        id_: replace(starts.get(id_, one.new), consent=heard.changed.get(id_))
+        id_: starts.get(id_, one.new)._replace(consent=heard.changed.get(id_))
         for one in spoken
         if (id_ := one.new.id) in heard.starts or id_ in heard.changed
     }
@@ -90,7 +90,7 @@ def _as_start(one: Inserted) -> NewEvent:
     event = one.new.event.as_start or one.new.event
     form = one.arrival.delivery.fields if one.new.in_form else None
     data, in_form = event_text.encode(event, form)
-    return replace(one.new, event=event, data=data, in_form=in_form)
+    return one.new._replace(event=event, data=data, in_form=in_form)
 
 
 async def _hear(transaction: Transaction, said: Sequence[Said]) -> Heard:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any, Final
@@ -145,7 +145,7 @@ def an_event(text: str = "", *, sender: str = "+33639980001", **changes: Any) ->
         body=body,
         raw={"Body": body, "From": sender},
     )
-    return replace(plain, **changes)
+    return plain._replace(**changes)
 
 
 def a_delivery(event: Event, *, replay_key: bytes | None = None) -> VerifiedDelivery:

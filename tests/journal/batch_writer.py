@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from dataclasses import replace
 
 from berinia_webhookd import clock
 from berinia_webhookd.journal.store import SqlJournal
@@ -30,7 +29,7 @@ async def write(url: str) -> None:
                 an_event(f"{number}.{part}", sender=f"+33639980{sender}{part}")
                 for part in range(EVENTS)
             )
-            delivery = replace(a_delivery(events[0]), body=f"delivery {number}".encode())
+            delivery = a_delivery(events[0])._replace(body=f"delivery {number}".encode())
             rejected = (RejectedItem("entry.2", "it has no text"),)
             await journal.accept(delivery, Decoded(events, rejected))
             sys.stdout.write(f"{number}\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from urllib.parse import urlencode
 
 import pytest
@@ -112,7 +111,7 @@ def a_form(text: str) -> tuple[VerifiedDelivery, Event]:
     raw = {"From": "+33639980001", "To": "+33639980000", "Body": text, "NumMedia": "0"}
     event = an_event(text, raw=raw)
     body = urlencode(raw, errors="surrogateescape").encode()
-    return replace(a_delivery(event), body=body, fields=tuple(raw.items())), event
+    return a_delivery(event)._replace(body=body, fields=tuple(raw.items())), event
 
 
 @pytest.mark.parametrize("text", ["Oui, demain à 10h + 5 %", "\udcff no UTF-8"])

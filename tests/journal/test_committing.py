@@ -59,7 +59,7 @@ async def test_what_arrives_together_is_one_transaction(closed_world: World) -> 
 
 async def test_an_item_that_cannot_be_stored_fails_alone(world: World) -> None:
     """The others of its batch are committed as if it had not come; the log holds no data."""
-    poison = replace(an_event("secret text"), channel=ChannelName("\ud800"))
+    poison = an_event("secret text")._replace(channel=ChannelName("\ud800"))
     with structlog.testing.capture_logs() as logged:
         results = await asyncio.gather(
             world.accept("one"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -28,7 +27,7 @@ OUT, IN = ConsentState.OPTED_OUT, ConsentState.OPTED_IN
 def yes(sender: str = SOMEBODY, **changes: Any) -> Event:
     """A word that may mean START, as its channel hands it on."""
     event = an_event(sender=sender, **changes)
-    return replace(event, as_start=replace(event, opt_out=OptOut.START))
+    return event._replace(as_start=event._replace(opt_out=OptOut.START))
 
 
 async def say(world: World, word: OptOut, sender: str = SOMEBODY, **changes: Any) -> Receipt:
@@ -113,8 +112,8 @@ async def test_a_start_follows_the_rules_of_start(world: World) -> None:
     """What its channel skips, for one: the message is skipped as what it turned out to be."""
     await say(world, OptOut.STOP)
     event = an_event(skipped="auto_reply")
-    heard = replace(event, opt_out=OptOut.START, skipped=None)
-    receipt = await world.accept_event(replace(event, as_start=heard))
+    heard = event._replace(opt_out=OptOut.START, skipped=None)
+    receipt = await world.accept_event(event._replace(as_start=heard))
     assert (receipt.skipped, receipt.consent) == (None, IN)
     assert await world.states() == {"ready": 2}
 
@@ -196,7 +195,7 @@ async def test_two_nodes_hear_the_same_person(closed_world: World) -> None:
         receipts = await asyncio.gather(
             *(
                 closed_world.accept_event(
-                    replace(event, conversation=replace(event.conversation, party=f"+{number}")),
+                    event._replace(conversation=event.conversation._replace(party=f"+{number}")),
                     journal=nodes[number % 2],
                 )
                 for number in range(20)

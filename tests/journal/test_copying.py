@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,7 +73,7 @@ async def live(world: World) -> None:
     await world.settle((await world.claim())[0], state=EntryState.DEAD)
     await world.accept("first", sender="+33639981002")
     await world.accept("second", sender="+33639981002")
-    refused = replace(a_delivery(event), body=b"no form at all")
+    refused = a_delivery(event)._replace(body=b"no form at all")
     await world.journal.reject(refused, {"kind": "MalformedDelivery"})
     await world.journal.accept(BATCH, decode(BATCH))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 
@@ -38,7 +37,7 @@ async def live(world: World, sender: str, secret: str) -> None:
     said = Outcome(OutcomeKind.SUCCESS, reply=f"{secret} reply")
     await world.settle(entry, outcome=said, late=True)
     await world.journal.stop_waiting(receipt.event_id, hung_up=True)
-    refused = replace(a_delivery(event), body=f"From=%2B{sender[1:]}&x={secret}".encode())
+    refused = a_delivery(event)._replace(body=f"From=%2B{sender[1:]}&x={secret}".encode())
     await world.journal.reject(refused, {"kind": "MalformedDelivery"})
 
 
@@ -150,7 +149,7 @@ async def test_what_nobody_could_read_goes_however_it_was_escaped(
     world: World, desk: Operations, body: bytes
 ) -> None:
     """JSON may be written with escapes, and a body be no JSON that could be read at all."""
-    delivery = replace(a_delivery(an_event("x")), body=body)
+    delivery = a_delivery(an_event("x"))._replace(body=body)
     await world.journal.reject(delivery, {"kind": "MalformedDelivery"})
     assert (await desk.erase("zo\u00eb")).rejected == 1
     assert (await desk.stats()).rejected == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -208,10 +207,10 @@ async def test_rejected_deliveries_are_kept_once(world: World, desk: Operations)
     await world.reopen(rejected_max=3)
     event = an_event("x")
     for number in (1, 1, 2, 3, 4, 5):
-        delivery = replace(a_delivery(event), body=b"bad %d" % number)
+        delivery = a_delivery(event)._replace(body=b"bad %d" % number)
         await world.journal.reject(delivery, {"kind": "MalformedDelivery", "missing": ["Body"]})
     for body in (b"bad 5", b"bad 6"):
-        delivery = replace(a_delivery(event, replay_key=b"k" * 32), body=body)
+        delivery = a_delivery(event, replay_key=b"k" * 32)._replace(body=body)
         await world.journal.reject(delivery, {"kind": "MalformedDelivery"})
     listed = await desk.list_events(Filters(state="rejected"))
     shown = [await desk.show(one.id) for one in listed]
@@ -222,7 +221,7 @@ async def test_rejected_deliveries_are_kept_once(world: World, desk: Operations)
 
 async def test_a_rejected_delivery_re_enters_at_decoding(world: World, desk: Operations) -> None:
     """After a fix it becomes an event, once; before, it stays what it is."""
-    good, bad = (replace(a_delivery(an_event("x")), body=body) for body in (b"good", b"bad"))
+    good, bad = (a_delivery(an_event("x"))._replace(body=body) for body in (b"good", b"bad"))
     for delivery in (bad, good):
         await world.journal.reject(delivery, {"kind": "MalformedDelivery"})
     filters = Filters(state="rejected")

@@ -7,7 +7,6 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +153,7 @@ async def live(world: World) -> None:
     said = an_event("STOP", sender="+33639980004", opt_out=OptOut.STOP)
     await world.accept_event(said)
     answer = an_event("Yes", sender=said.sender)
-    answer = replace(answer, as_start=replace(answer, opt_out=OptOut.START))
+    answer = answer._replace(as_start=answer._replace(opt_out=OptOut.START))
     await world.accept_event(answer)
     world.clock.move(1)
     await world.reopen()

@@ -129,7 +129,7 @@ class World(abc.ABC):
 
     async def accept_events(self, *events: Event, **changes: Any) -> Receipts:
         """Accept several events of one delivery."""
-        delivery = replace(a_delivery(events[0]), body=repr(events).encode())
+        delivery = a_delivery(events[0])._replace(body=repr(events).encode())
         return await self.journal.accept(delivery, Decoded(events, **changes))
 
     async def claim(self, limit: int = 100, *agents: AgentName) -> Sequence[Entry]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import orjson
 
@@ -52,8 +51,8 @@ def _decode(channel: Channel, content_type: str, body: bytes) -> None:
     with contextlib.suppress(DeliveryRejected):
         delivery = _verified(channel.name, content_type, body)
         event = event_of(channel, delivery)
-        stored = replace(
-            event, marks=frozenset(), as_start=None, said_at=None, time_unknown=False, skipped=None
+        stored = event._replace(
+            marks=frozenset(), as_start=None, said_at=None, time_unknown=False, skipped=None
         )
         for form in (None, delivery.fields):
             text, in_form = event_text.encode(event, form)

@@ -201,7 +201,6 @@ def test_a_large_mail_comes_through_our_file(behind_nginx: Start) -> None:
 
 async def connected_at_once(nginx: Nginx, count: int) -> list[int]:
     """The statuses of so many SMS, none of which ends before all have begun."""
-
     few = asyncio.Semaphore(50)  # as many as nginx lets wait
 
     async def begin() -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
