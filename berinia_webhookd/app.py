@@ -51,6 +51,7 @@ from berinia_webhookd.outbound.alerts import Alerts, daemon_conditions
 from berinia_webhookd.outbound.attachment_files import stored_attachments
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.dispatcher import Dispatcher
+from berinia_webhookd.outbound.guards import Guards
 from berinia_webhookd.outbound.late_replies import LateReplies
 from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.outbound.transports import Transports
@@ -346,6 +347,7 @@ def build_outbound(
         lease_seconds=settings.journal.lease_seconds,
         metrics=metrics,
         on_dead=alerts.entry_dead,
+        guards=Guards(alerts.held, alerts.agent_failing),
     )
     return Outbound(transports, late_replies, availability, alerts, policies, dispatcher)
 

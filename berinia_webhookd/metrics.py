@@ -72,6 +72,9 @@ class Metrics:
         self.oldest_ready_seconds = self._gauge(
             "oldest_ready_seconds", "How long the oldest ready entry has been waiting.", "agent"
         )
+        self.held_conversations = self._gauge(
+            "held_conversations", "Conversations that a guard holds back.", "reason"
+        )
         self.attempts_total = self._counter("attempts_total", "Attempts ended.", "agent", "outcome")
         self.attempt_seconds = self._histogram(
             "attempt_seconds", "One attempt.", ATTEMPT_BUCKETS, "agent"

@@ -84,6 +84,14 @@ class Word(StrEnum):
     NOTHING = "nothing"  # it did nothing: HTTP 429 and 503
 
 
+class Guard(StrEnum):
+    """What holds entries back: they stay ready, and start once it lets go of them."""
+
+    BUDGET = "budget"  # so many runs for one person, or so much cost in a day
+    LOOP = "loop"  # two machines that answer each other
+    BREAKER = "breaker"  # its agent fails, whoever writes
+
+
 class OptOut(StrEnum):
     """What a person asked for with a single word."""
 
@@ -293,6 +301,18 @@ class Outcome:
     retry_after_seconds: float | None = None
     uses_schedule: bool = True  # False: this machine failed before the agent was called
     word: Word | None = None  # of a failure: what the agent itself says; None: nothing
+    cost: float | None = None  # what the agent says that it cost, in whatever the budget counts
+
+    @property
+    def agent_works(self) -> bool | None:
+        """Whether this speaks for the agent: what it answers does, even with an error that has a
+        text. None: it says nothing of the agent.
+        """
+        if self.kind in {OutcomeKind.LOST, OutcomeKind.STOPPED} or not self.uses_schedule:
+            return None
+        if self.kind is OutcomeKind.ERROR:
+            return self.reply is not None
+        return self.kind in {OutcomeKind.SUCCESS, OutcomeKind.REJECTED}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ PROMISED = {
     "rejected_total": ("counter", ("channel",)),
     "entries": ("gauge", ("state",)),
     "oldest_ready_seconds": ("gauge", ("agent",)),
+    "held_conversations": ("gauge", ("reason",)),
     "attempts_total": ("counter", ("agent", "outcome")),
     "attempt_seconds": ("histogram", ("agent",)),
     "agent_available": ("gauge", ("agent",)),

@@ -259,6 +259,14 @@ class AgentSettings:
         unset="any host",
         example="berinia",
     )
+    daily_cost: float | None = setting(
+        number(0.0001, 1e9),
+        None,
+        "what its results of one day, UTC, may cost: the sum of the `cost` that it returns; the "
+        "rest waits for the next day",
+        unset="no limit",
+        example=20,
+    )
     retry_schedule_seconds: tuple[float, ...] | None = setting(
         SCHEDULE,
         None,

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from berinia_webhookd.journal import event_text, order
+from berinia_webhookd.journal import event_text, guards, order
 from berinia_webhookd.journal.consents import consent_of
-from berinia_webhookd.journal.contract import Claimed, ClaimRequest
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Hold
 from berinia_webhookd.journal.database import SECOND, Row, Transaction, instant
 from berinia_webhookd.model import (
     AgentName,
@@ -65,15 +65,17 @@ async def claim(transaction: Transaction, claims: Sequence[Claim]) -> list[Claim
 async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
     chosen: dict[int, str] = {}  # places, with the state until now
     upcoming: list[int] = []
+    holds: list[Hold] = []
     for request in asked.requests:
         found: dict[int, str] = {}
         for agent in await _agents_of(transaction, request):
             about = {"kind": request.kind.value, "agent": agent}
+            (known,) = await transaction.execute("next_startable", **about)
             most = request.limit + len(chosen)
-            found |= dict(await transaction.execute("startable", **about, most=most))
-            ((due_in,),) = await transaction.execute("next_startable", **about)
-            if due_in is not None:
-                upcoming.append(due_in)
+            passing = await guards.passing(transaction, request, agent, known, most)
+            found |= passing.found
+            holds += passing.holds
+            upcoming += [at for at in (known["due_in"], passing.opens_in) if at is not None]
         in_order = sorted(found.keys() - chosen.keys())
         chosen |= {place: found[place] for place in in_order[: request.limit]}
         if transaction.shared and len(in_order) > request.limit:
@@ -86,7 +88,7 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
         kind, channel, agent = entry.kind.value, entry.event.channel, entry.agent
         transaction.count(kind, channel, agent, chosen[entry.id], -1)
         transaction.count(kind, channel, agent, EntryState.RUNNING.value)
-    return Claimed(entries, next_due_seconds)
+    return Claimed(entries, next_due_seconds, holds)
 
 
 async def _within_memory(transaction: Transaction, places: list[int]) -> list[int]:

@@ -8,10 +8,10 @@ operators do with a journal is in `journal/operations.py`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from berinia_webhookd.model import (
     AgentName,
@@ -20,6 +20,7 @@ from berinia_webhookd.model import (
     EntryKind,
     EntryState,
     EventId,
+    Guard,
     Receipts,
     Settlement,
     VerifiedDelivery,
@@ -30,6 +31,19 @@ class ReplayedSignature(Exception):
     """A signature that was already used with another message."""
 
 
+# So many attempts of an agent that failed one after the other are told; and after so many, over all
+# conversations, the breaker has it tried with one entry at a time.
+TOLD_FAILURES: Final = 3
+MOST_FAILURES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What an agent may use up."""
+
+    daily_cost: float | None = None  # of its results in one day, UTC
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
     """What a dispatcher can start now: up to `limit` entries of a kind for any of these agents."""
@@ -37,14 +51,28 @@ class ClaimRequest:
     kind: EntryKind
     agents: frozenset[AgentName] | None  # None: any
     limit: int
+    budgets: Mapping[AgentName, Budget] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a guard has begun to hold back: all entries of an agent."""
+
+    guard: Guard
+    agent: AgentName
+    why: str
+    seconds: float | None  # until it lets go by itself
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The entries leased, and in how long the next one that waits for its retry falls due."""
+    """The entries leased, in how long the next one may start that waits for an instant, and what
+    guards have begun to hold back.
+    """
 
     entries: Sequence[Entry]
     next_due_seconds: float | None
+    holds: Sequence[Hold] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +104,9 @@ class Settled:
 
     kept: bool
     reply: ReplyRoute = ReplyRoute.NONE
+    # On how many attempts in a row the agent has failed, where that is to be told: it came to one
+    # of the two numbers above, or the agent works again.
+    failures: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +123,7 @@ class Backlog:
 
     entries: Mapping[EntryState, int]
     oldest_ready_seconds: Mapping[AgentName, float]
+    held_conversations: Mapping[Guard, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

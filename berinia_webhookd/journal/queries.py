@@ -4,12 +4,14 @@ deliveries. It only reads.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from berinia_webhookd.errors import NotFound
+from berinia_webhookd.journal import guards
 from berinia_webhookd.journal.contract import Backlog, Count, MissingAgent, Statistics
 from berinia_webhookd.journal.database import (
     DAY,
@@ -21,7 +23,7 @@ from berinia_webhookd.journal.database import (
 )
 from berinia_webhookd.journal.deliveries import restored
 from berinia_webhookd.journal.event_text import storable
-from berinia_webhookd.model import AgentName, EntryState, EventId, VerifiedDelivery
+from berinia_webhookd.model import AgentName, EntryState, EventId, Guard, VerifiedDelivery
 
 ListedState = EntryState | Literal["rejected"]
 UNFINISHED: Final = {EntryState.READY, EntryState.RUNNING, EntryState.WAITING, EntryState.DEAD}
@@ -210,7 +212,11 @@ async def backlog(transaction: Transaction) -> Backlog:
             if age is not None:
                 agent = AgentName(row["agent"])
                 oldest[agent] = max(age / SECOND, oldest.get(agent, 0.0))
-    return Backlog(entries=counts, oldest_ready_seconds=oldest)
+    held = Counter[Guard]()
+    for one in (await guards.held_agents(transaction)).values():
+        ((total,),) = await transaction.execute("count_next", agent=one.agent)
+        held[one.guard] += total
+    return Backlog(entries=counts, oldest_ready_seconds=oldest, held_conversations=held)
 
 
 async def missing_agents(transaction: Transaction) -> list[MissingAgent]:

@@ -5,10 +5,10 @@ of it in one transaction, so that a reply is either a waiting caller's or posted
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from berinia_webhookd.journal import order
+from berinia_webhookd.journal import guards, order
 from berinia_webhookd.journal import pause as pauses
 from berinia_webhookd.journal.claim import Holder, still_held
 from berinia_webhookd.journal.contract import ReplyRoute, Settled
@@ -56,6 +56,22 @@ async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settl
         else:
             results.append(_settle_one(transaction, one, row, rows))
     await _write(transaction, rows)
+    return await _with_failures(transaction, ended, results)
+
+
+async def _with_failures(
+    transaction: Transaction, ended: Sequence[Ended], results: list[Settled]
+) -> list[Settled]:
+    """The results, the last of each agent with what its guards have to tell."""
+    of_agents = {
+        number: one.settlement.entry.agent
+        for number, one in enumerate(ended)
+        if results[number].kept and one.settlement.entry.kind is EntryKind.AGENT
+    }
+    outcomes = [(agent, ended[number].settlement.outcome) for number, agent in of_agents.items()]
+    last = {agent: number for number, agent in of_agents.items()}
+    for agent, failures in (await guards.note_outcomes(transaction, outcomes)).items():
+        results[last[agent]] = replace(results[last[agent]], failures=failures)
     return results
 
 

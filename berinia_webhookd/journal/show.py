@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from berinia_webhookd import json_text
-from berinia_webhookd.journal import event_text
+from berinia_webhookd.journal import event_text, guards
 from berinia_webhookd.journal.database import Row, Transaction, as_record
+from berinia_webhookd.journal.guards import HeldAgent
 from berinia_webhookd.journal.queries import GIVEN_UP
 from berinia_webhookd.model import EntryKind, EntryState
 
@@ -46,6 +47,7 @@ class ShownEntry:
     losses: int
     may_have_acted: bool  # nobody knows what its at-most-once agent did
     unavailable: str | None  # why the agent cannot be loaded
+    held: str | None  # why a guard keeps it from its agent
     attempts: tuple[ShownAttempt, ...]
 
 
@@ -89,6 +91,7 @@ async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
     tries = await transaction.execute("show_attempts", event=event)
     entries = await transaction.execute("show_entries", event=event)
     notes = await transaction.execute("unavailable_agents")
+    held = await guards.held_agents(transaction)
     said = await transaction.execute("show_reply", event=event)
     of_agent = next(one for one in entries if one["kind"] == EntryKind.AGENT)
     return as_record(
@@ -99,7 +102,7 @@ async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
         data=None if row["data"] is None else event_text.fields_of(row["data"], row["form"]),
         rejection=None,
         events=(),
-        entries=tuple(_entry(one, tries, notes) for one in entries),
+        entries=tuple(_entry(one, tries, notes, held) for one in entries),
         reply=next((as_record(ShownReply, one, failed=bool(one["failed"])) for one in said), None),
     )
 
@@ -119,7 +122,12 @@ async def show_delivery(transaction: Transaction, delivery_id: str) -> Shown | N
     )
 
 
-def _entry(row: Row, attempts: Sequence[Row], notes: Sequence[Row]) -> ShownEntry:
+def _entry(
+    row: Row,
+    attempts: Sequence[Row],
+    notes: Sequence[Row],
+    held: Mapping[str, HeldAgent],
+) -> ShownEntry:
     waits = row["state"] in {EntryState.READY, EntryState.WAITING}
     of_entry = [one for one in attempts if one["entry"] == row["place"]]
     return as_record(
@@ -127,8 +135,14 @@ def _entry(row: Row, attempts: Sequence[Row], notes: Sequence[Row]) -> ShownEntr
         row,
         may_have_acted=bool(row["began"]) and row["state"] in GIVEN_UP,
         unavailable=_why_unavailable(row["agent"], notes) if waits else None,
+        held=_why_held(row, held) if waits else None,
         attempts=tuple(as_record(ShownAttempt, one) for one in of_entry),
     )
+
+
+def _why_held(row: Row, held: Mapping[str, HeldAgent]) -> str | None:
+    passes = row["kind"] == EntryKind.REPLY or row["opt_out"]
+    return None if passes or row["agent"] not in held else held[row["agent"]].why
 
 
 def _why_unavailable(agent: str, notes: Sequence[Row]) -> str | None:

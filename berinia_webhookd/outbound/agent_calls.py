@@ -24,6 +24,7 @@ RESOURCES = [
     getattr(resource, f"RLIMIT_{name}")
     for name in ("FSIZE", "NOFILE", "NPROC", "AS", "DATA", "CPU")
 ]
+NUMBER_KEYS = ("after_seconds", "cost")
 ANSWER_KEYS = ("status", "response", "message", "result", "error")
 
 
@@ -158,7 +159,7 @@ class Host:
         if not isinstance(returned, dict):
             return {"returned": {}}
         texts: dict[str, Any] = bounded({key: returned.get(key) for key in ANSWER_KEYS})
-        return {"returned": {**texts, **seconds_of(returned)}}
+        return {"returned": {**texts, **numbers_of(returned)}}
 
     def run_until_complete(self, awaitable: Any) -> Any:
         """Run it on the event loop that all async agents of this host share."""
@@ -195,12 +196,17 @@ def bounded(values: dict[str, Any]) -> dict[str, str]:
     return texts
 
 
-def seconds_of(returned: dict[str, Any]) -> dict[str, float]:
-    """Return after how many seconds the agent wants to be called again, if it says so."""
-    seconds = returned.get("after_seconds")
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-        return {}  # also what is no number
-    return {"after_seconds": float(min(seconds, 1e9))}
+def numbers_of(returned: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of an answer: in how many seconds the agent wants to be called again, and
+    what it cost.
+    """
+    numbers: dict[str, float] = {}
+    for key in NUMBER_KEYS:
+        value = returned.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            continue  # also what is no number
+        numbers[key] = float(min(value, 1e9))
+    return numbers
 
 
 def as_text(value: Any) -> str | None:

@@ -19,7 +19,7 @@ from typing import Final
 from berinia_webhookd import json_text
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.config.settings import AlertSettings
-from berinia_webhookd.journal.contract import LostForGood
+from berinia_webhookd.journal.contract import MOST_FAILURES, Hold, LostForGood
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Settlement
 from berinia_webhookd.outbound.alert_delivery import deliver
@@ -40,6 +40,8 @@ class AlertKind(StrEnum):
     ENTRY_DEAD = "entry_dead"
     SIGNATURES_REFUSED = "signatures_refused"
     AGENT_UNAVAILABLE = "agent_unavailable"
+    AGENT_FAILING = "agent_failing"
+    CONVERSATION_HELD = "conversation_held"
     JOURNAL_DEGRADED = "journal_degraded"
     DISK_LOW = "disk_low"
     LOOPBACK_LOCKED = "loopback_locked"
@@ -49,6 +51,8 @@ LOOK: Final = {
     AlertKind.ENTRY_DEAD: "berinia-webhookd events list --state dead",
     AlertKind.SIGNATURES_REFUSED: "berinia-webhookd logs (signature.invalid has a diagnosis)",
     AlertKind.AGENT_UNAVAILABLE: "berinia-webhookd check-config",
+    AlertKind.AGENT_FAILING: "berinia-webhookd events list --agent NAME, then events show ID",
+    AlertKind.CONVERSATION_HELD: "berinia-webhookd doctor",
     AlertKind.JOURNAL_DEGRADED: "berinia-webhookd doctor",
     AlertKind.DISK_LOW: "berinia-webhookd doctor",
     AlertKind.LOOPBACK_LOCKED: "berinia-webhookd doctor",
@@ -125,6 +129,25 @@ class Alerts:
             agent=lost.agent,
             channel=lost.channel,
             event_id=lost.event_id,
+        )
+
+    def agent_failing(self, settlement: Settlement, failures: int) -> None:
+        """Alert of an agent whose last attempts all failed."""
+        agent, kind = settlement.entry.agent, settlement.outcome.kind.value
+        tried = "; one entry at a time is tried now" if failures >= MOST_FAILURES else ""
+        self.sound(
+            AlertKind.AGENT_FAILING,
+            f"{agent} failed on its last {failures} attempts ({kind}){tried}",
+            agent=agent,
+        )
+
+    def held(self, hold: Hold) -> None:
+        """Alert of what a guard has begun to hold back."""
+        self.sound(
+            AlertKind.CONVERSATION_HELD,
+            f"{hold.agent} gets nothing but opt-outs: {hold.why}",
+            agent=hold.agent,
+            reason=hold.guard.value,
         )
 
     async def run(self) -> None:

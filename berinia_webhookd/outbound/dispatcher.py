@@ -12,7 +12,7 @@ import contextlib
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -28,6 +28,7 @@ from berinia_webhookd.model import AgentName, Entry, EntryKind, Outcome, Outcome
 from berinia_webhookd.outbound.attempt import AttemptLog, OnDead, make_attempt
 from berinia_webhookd.outbound.availability import Availability, TransportDirectory
 from berinia_webhookd.outbound.contract import NotBegun, Transport, begin_freely
+from berinia_webhookd.outbound.guards import Guards
 from berinia_webhookd.outbound.retry_policy import RetryPolicies, RetryPolicy
 
 logger = structlog.get_logger()
@@ -107,8 +108,10 @@ class Dispatcher:
         lease_seconds: float,
         metrics: Metrics,
         on_dead: OnDead = lambda *_: None,
+        guards: Guards | None = None,
     ) -> None:
         """`on_dead` gets each entry that nobody will try again."""
+        self._guards = guards or Guards()
         self._outbox = outbox
         self._transports = transports
         self._late_replies = late_replies
@@ -219,8 +222,15 @@ class Dispatcher:
         """Claim what there is room for; sleep where that was nothing."""
         self.last_turn = asyncio.get_running_loop().time()
         self._woken.clear()
+        known = self._guards.failing
         claimed = await self._claim()
+        self._guards.report_holds(claimed.holds)
+        # The journal did not yet know, when it gave these, that their agent fails.
+        failing = self._guards.failing - known
+        self._give_back([entry for entry in claimed.entries if _is_of(entry, failing)])
         for entry in claimed.entries:
+            if _is_of(entry, failing):
+                continue
             queue = self._queue_of(entry)
             queue.waiting.append(entry)
             self._busy[entry.agent] += entry.kind is EntryKind.AGENT
@@ -250,18 +260,22 @@ class Dispatcher:
             elif limit is None:
                 shared.setdefault(queue, set()).add(agent)
             elif (room := min(queue.room, limit - self._busy[agent])) > 0:
-                requests.append(ClaimRequest(EntryKind.AGENT, frozenset({agent}), room))
+                requests.append(self._request({agent}, room))
         for agents in of_host.values():
             # What waited for their host in here would keep others from theirs.
             queue = self._queue(self._transports.of(next(iter(agents))))
             if queue.room > 0 and not sum(self._busy[agent] for agent in agents):
-                requests.append(ClaimRequest(EntryKind.AGENT, frozenset(agents), 1))
+                requests.append(self._request(agents, 1))
         for queue, agents in shared.items():
             if (room := queue.room) > 0:
-                requests.append(ClaimRequest(EntryKind.AGENT, frozenset(agents), room))
+                requests.append(self._request(agents, room))
         if (room := self._queue(self._late_replies).room) > 0:
             requests.append(ClaimRequest(EntryKind.REPLY, None, room))
         return requests
+
+    def _request(self, agents: Set[AgentName], limit: int) -> ClaimRequest:
+        budgets = {agent: budget for agent in agents if (budget := self._policies.budget_of(agent))}
+        return ClaimRequest(EntryKind.AGENT, frozenset(agents), limit, budgets)
 
     def _queue(self, transport: Transport) -> TransportQueue:
         return self._queues.setdefault(transport, TransportQueue(transport))
@@ -315,6 +329,8 @@ class Dispatcher:
             return
         took_seconds = perf_counter() - started
         queue.observe(took_seconds)
+        if entry.kind is EntryKind.AGENT and self._guards.observe(entry.agent, outcome):
+            self._leave_waiting(queue, entry.agent)
         settlement = run.policy.settle(
             entry, outcome, took_seconds, random=random.random, begun=run.begun
         )
@@ -324,6 +340,20 @@ class Dispatcher:
             self._make_room(queue, task)
         settled = await _until_recorded(lambda: self._outbox.settle(settlement))
         self._log.ended(settlement, settled)
+        self._guards.report_failures(settlement, settled)
+
+    def _leave_waiting(self, queue: TransportQueue, agent: AgentName) -> None:
+        """Give back what is claimed of an agent and has not begun."""
+        left = [entry for entry in queue.waiting if _is_of(entry, {agent})]
+        for entry in left:
+            queue.waiting.remove(entry)
+        self._busy[agent] -= len(left)
+        self._give_back(left)
+
+    def _give_back(self, entries: list[Entry]) -> None:
+        if entries:
+            release = partial(self._outbox.release, entries)
+            self._tasks.create_task(_until_recorded(release))
 
     async def _begin(self, run: Run) -> None:
         """Write down that an attempt begins which must not be made twice. Whoever is not told that
@@ -377,6 +407,11 @@ class Dispatcher:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+
+def _is_of(entry: Entry, agents: Set[AgentName]) -> bool:
+    """Whether an entry is for one of these agents."""
+    return entry.kind is EntryKind.AGENT and entry.agent in agents
 
 
 def _grace(run: Run, grace_seconds: float) -> float:

@@ -7,6 +7,7 @@ BerinIA's own agents take in `run`. Providers' values stay untouched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from berinia_webhookd.channels.provider import RunInput
@@ -24,7 +25,7 @@ from berinia_webhookd.outbound.signs import signs_of
 Shape = Literal["handle", "run"]
 
 LONGEST_ERROR: Final = 8192  # characters
-LONGEST_PAUSE_SECONDS: Final = 1e9  # that an agent can ask for; longer ones are mistakes
+LARGEST_NUMBER: Final = 1e9  # of seconds or of cost; larger ones are mistakes
 REPLY_KEYS: Final = ("response", "message", "result")
 ERROR_KEYS: Final = ("error", *REPLY_KEYS)
 _TYPES: Final = {
@@ -117,6 +118,12 @@ def outcome_of(returned: object) -> Outcome:
     """Return the outcome that an agent's return value, or the JSON of its 2xx, stands for."""
     if not isinstance(returned, Mapping):
         return Outcome(OutcomeKind.SUCCESS)
+    outcome = _outcome_of(returned)
+    cost = _number(returned.get("cost"))
+    return outcome if cost is None else replace(outcome, cost=cost)
+
+
+def _outcome_of(returned: Mapping[str, object]) -> Outcome:
     match returned.get("status"):
         case "error":
             error = _first_text(returned, ERROR_KEYS) or "the agent returned an error"
@@ -129,7 +136,7 @@ def outcome_of(returned: object) -> Outcome:
             return Outcome(
                 OutcomeKind.ERROR,
                 error=error[:LONGEST_ERROR],
-                retry_after_seconds=_seconds(returned.get("after_seconds")),
+                retry_after_seconds=_number(returned.get("after_seconds")),
                 word=Word.AGAIN,
             )
         case "rejected":
@@ -138,9 +145,9 @@ def outcome_of(returned: object) -> Outcome:
     return Outcome(OutcomeKind.SUCCESS, reply=_first_text(returned, REPLY_KEYS))
 
 
-def _seconds(value: object) -> float | None:
+def _number(value: object) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value < LONGEST_PAUSE_SECONDS else None  # type: ignore[operator, arg-type]
+    return float(value) if is_number and 0 <= value < LARGEST_NUMBER else None  # type: ignore[operator, arg-type]
 
 
 def _first_text(values: Mapping[str, object], keys: Sequence[str]) -> str | None:

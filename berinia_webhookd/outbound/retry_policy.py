@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from berinia_webhookd.channels.contract import Channel, ChannelOf, no_channel
 from berinia_webhookd.config.settings import AgentSettings, ChannelSettings, Settings
+from berinia_webhookd.journal.contract import Budget
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
@@ -133,6 +134,11 @@ class RetryPolicies:
     def host_of(self, agent: AgentName) -> str | None:
         """Return the word of the host that it shares with others, one attempt at a time."""
         return self._settings.agents.of(agent).shared_host
+
+    def budget_of(self, agent: AgentName) -> Budget | None:
+        """Return what an agent may use up; None: it has no bounds."""
+        cost = self._settings.agents.of(agent).daily_cost
+        return None if cost is None else Budget(daily_cost=cost)
 
     def of(self, entry: Entry) -> RetryPolicy:
         """Return the policy of an entry: what its agent's settings say, else its channel's kind."""

@@ -209,6 +209,8 @@ def waiting_reason(entry: ShownEntry, now: datetime) -> str:
         # The last line of a traceback says it; `check-config` shows the others.
         last = (entry.unavailable.strip().splitlines() or [""])[-1]
         return f"the agent cannot be loaded: {one_line(last, LINE_CHARACTERS)}"
+    if entry.held is not None:
+        return f"held: {printable(entry.held)}"
     if entry.state == EntryState.WAITING and entry.due_at is not None:
         return f"tried again at {utc(entry.due_at)} ({_ahead(entry.due_at, now)})"
     if entry.state == EntryState.RUNNING and entry.started_at is not None:

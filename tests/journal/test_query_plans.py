@@ -27,7 +27,7 @@ from .world import (
     on_sqlite,
 )
 
-SMALL = {"tallies", "schema", "unavailable_agents", "sqlite_master"}
+SMALL = {"tallies", "agents", "schema", "unavailable_agents", "sqlite_master"}
 
 
 class Statements:
@@ -247,7 +247,7 @@ INSERT INTO consents (address, channel, state, since, latest_at)
     SELECT '+' || n, 'sms', 'opted_out', 1, 1 FROM generate_series(1, {MANY}) n;
 END $$
 """
-FEW = {"schema", "unavailable_agents", "tallies", "pg_namespace", "pg_class"}
+FEW = {"schema", "agents", "unavailable_agents", "tallies", "pg_namespace", "pg_class"}
 
 
 def relations_read_through(plan: dict[str, Any]) -> set[str]:

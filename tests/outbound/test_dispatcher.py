@@ -234,6 +234,25 @@ async def test_a_failure_is_tried_again_when_due(world: World) -> None:
     assert world.transport.begun == ["one"] * 3
 
 
+async def test_an_agent_that_fails_is_not_given_everything(world: World) -> None:
+    """What was claimed before the journal knew of five failures is given back; from then on one
+    entry at a time is tried, until one succeeds and all flow.
+    """
+    world.settings = "agents.ResponseListenerAgent.retry_schedule_seconds = []"
+    works = asyncio.Event()
+    world.transport.behave = lambda _: (
+        SUCCESS if works.is_set() else Outcome(OutcomeKind.EXCEPTION, error="broken")
+    )
+    for n in range(60):
+        await world.accept(f"message {n}", sender=f"+3363998{n:04}")
+    world.start()
+    await world.settled(EntryState.DEAD, 6)  # the sixth is a try
+    dead = (await world.journal.backlog()).entries[EntryState.DEAD]
+    assert dead <= 5 + world.transport.capacity
+    works.set()
+    await world.settled(EntryState.DONE, 60 - dead)
+
+
 async def test_an_unavailable_agent_makes_its_entries_wait(world: World) -> None:
     """Nothing is claimed for an agent that is not loaded; it flows once it is."""
     world.transport.reason = "no such module"

@@ -105,6 +105,8 @@ CREATE UNIQUE INDEX entries_next ON entries (conversation, kind, agent)
     WHERE startable_at IS NOT NULL;
 CREATE INDEX entries_startable ON entries (kind, agent, startable_at, place)
     WHERE startable_at IS NOT NULL;
+CREATE INDEX entries_startable_opt_out ON entries (kind, agent, startable_at, place)
+    WHERE startable_at IS NOT NULL AND opt_out = 1;
 CREATE INDEX entries_oldest_ready ON entries (agent, place)
     WHERE state = 'ready' AND startable_at IS NULL;
 CREATE INDEX entries_held ON entries (conversation, kind, agent) WHERE held IS NOT NULL;
@@ -196,6 +198,17 @@ CREATE TABLE tallies (
     shard INTEGER NOT NULL,
     total BIGINT NOT NULL,
     PRIMARY KEY (kind, channel, agent, state, shard)
+) /*sqlite WITHOUT ROWID */;
+
+-- What an agent's guards know of it, over all conversations. No row: nothing.
+CREATE TABLE agents (
+    agent TEXT PRIMARY KEY,
+    failures INTEGER NOT NULL,    -- attempts that failed since one that did not
+    tries INTEGER NOT NULL,       -- that began since it is held for them
+    failed_at BIGINT,             -- when the last one failed
+    day BIGINT NOT NULL,          -- in UTC, counted from 1970: of the cost
+    cost DOUBLE PRECISION NOT NULL, -- what its results of that day cost together
+    spent_on BIGINT               -- the last day on which its budget held something back
 ) /*sqlite WITHOUT ROWID */;
 
 -- Why an agent cannot be loaded, by the node that tried.

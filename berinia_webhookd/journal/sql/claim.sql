@@ -16,9 +16,14 @@ SELECT place, state FROM (
 ) AS fallen_due;
 
 -- name: next_startable
--- In how long the next one of an agent may start.
-SELECT min(startable_at) - CAST(:now AS BIGINT) AS due_in FROM entries
-WHERE kind = :kind AND agent = :agent AND startable_at > :now;
+-- In how long the next one of an agent may start, and what its guards know of it.
+SELECT next.starts_at - CAST(:now AS BIGINT) AS due_in, agents.failures, agents.tries,
+       CAST(:now AS BIGINT) - agents.failed_at AS failed_ago,
+       CASE WHEN agents.day = CAST(:now AS BIGINT) / 86400000000 THEN agents.cost END AS cost,
+       86400000000 - CAST(:now AS BIGINT) % 86400000000 AS day_left
+FROM (SELECT min(startable_at) AS starts_at FROM entries
+      WHERE kind = :kind AND agent = :agent AND startable_at > :now) AS next
+LEFT JOIN agents ON agents.agent = :agent;
 
 -- name: sizes
 -- How much comes into memory with these.

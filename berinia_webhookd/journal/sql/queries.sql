@@ -81,7 +81,7 @@ FROM deliveries WHERE id = :id AND rejection IS NOT NULL;
 
 -- name: show_entries
 -- What became of an event, agent by agent.
-SELECT place, kind, agent, state, created_at, due_at, hold_until, lease_until, node, started_at,
+SELECT place, kind, agent, opt_out, state, created_at, due_at, hold_until, lease_until, node, started_at,
        finished_at, retries, losses, CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
 FROM entries WHERE event = :event ORDER BY created_at, place;
 
@@ -155,6 +155,11 @@ SELECT CAST(:now AS BIGINT) - min(created_at) AS age FROM (
     SELECT created_at FROM entries
     WHERE kind = :kind AND agent = :agent AND startable_at > 0 AND state = 'ready'
 ) AS ready;
+
+-- name: count_next
+-- How many conversations wait for an agent.
+SELECT count(*) AS total FROM entries
+WHERE kind = 'agent' AND agent = :agent AND startable_at IS NOT NULL;
 
 -- name: delivery_of
 -- The delivery an event came with, unless it was erased.

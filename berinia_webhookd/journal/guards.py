@@ -1,0 +1,168 @@
+"""What holds entries back although their turn has come: they stay ready, nothing of them is lost,
+and opt-outs pass. Here is what guards count, in the transactions that claim and settle; what they
+are told to hold against is in the claim requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from berinia_webhookd.journal.contract import (
+    MOST_FAILURES,
+    TOLD_FAILURES,
+    Budget,
+    ClaimRequest,
+    Hold,
+)
+from berinia_webhookd.journal.database import SECOND, Row, Transaction
+from berinia_webhookd.model import AgentName, EntryKind, Guard, Outcome
+
+LONGEST_TRY_PAUSE: Final = 60 * SECOND
+
+
+def try_pause(tries: int) -> int:
+    """Return for how long an agent that fails is left alone after so many tries: 1, 2, 4 … 60 s."""
+    return min(SECOND << min(tries, 6), LONGEST_TRY_PAUSE)
+
+
+# ---- what may be leased
+
+
+@dataclass(slots=True)
+class Passing:
+    """What guards let pass of one agent."""
+
+    found: dict[int, str]  # places, with the state until now
+    opens_in: int | None = None  # microseconds; None: nobody knows
+    holds: list[Hold] = field(default_factory=list)
+
+
+async def passing(
+    transaction: Transaction, request: ClaimRequest, agent: str, known: Row, most: int
+) -> Passing:
+    """Return what may start of an agent now; `known` is what the journal knows of it."""
+    of_agent = request.kind is EntryKind.AGENT
+    budget = request.budgets.get(AgentName(agent), Budget()) if of_agent else Budget()
+    if budget.daily_cost is not None and (known["cost"] or 0.0) >= budget.daily_cost:
+        return await _spent(transaction, agent, budget.daily_cost, known, most)
+    if of_agent and (known["failures"] or 0) >= MOST_FAILURES:
+        return await _failing(transaction, agent, known, most)
+    about = {"kind": request.kind.value, "agent": agent}
+    return Passing(dict(await transaction.execute("startable", **about, most=most)))
+
+
+async def _opt_outs(transaction: Transaction, agent: str, most: int) -> dict[int, str]:
+    return dict(await transaction.execute("startable_opt_outs", agent=agent, most=most))
+
+
+async def _first(transaction: Transaction, agent: str) -> dict[int, str]:
+    """The oldest entry of an agent that may start."""
+    found = dict(await transaction.execute("startable", kind="agent", agent=agent, most=1))
+    return {place: found[place] for place in sorted(found)[:1]}
+
+
+async def _spent(
+    transaction: Transaction, agent: str, daily_cost: float, known: Row, most: int
+) -> Passing:
+    """Hold an agent whose budget of the day is spent, until the next one."""
+    through = Passing(await _opt_outs(transaction, agent, most), known["day_left"])
+    first = await _first(transaction, agent)
+    if first.keys() - through.found.keys() and await transaction.execute("note_spent", agent=agent):
+        why = f"its results of today cost {known['cost']:g}, and its daily_cost is {daily_cost:g}"
+        seconds = known["day_left"] / SECOND
+        through.holds.append(Hold(Guard.BUDGET, AgentName(agent), why, seconds))
+    return through
+
+
+async def _failing(transaction: Transaction, agent: str, known: Row, most: int) -> Passing:
+    """Let one entry of an agent that fails be tried, once its pause is over."""
+    through = Passing(await _opt_outs(transaction, agent, most))
+    left = try_pause(known["tries"]) - (known["failed_ago"] or 0)
+    if left > 0:
+        through.opens_in = left
+        return through
+    first = await _first(transaction, agent)
+    if first and await transaction.execute("begin_try", agent=agent, tries=known["tries"]):
+        through.found |= first
+    return through
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAgent:
+    """An agent that a guard of its own holds."""
+
+    agent: AgentName
+    guard: Guard
+    why: str
+
+
+async def held_agents(transaction: Transaction) -> dict[str, HeldAgent]:
+    """Return which agents are held, and for what."""
+    rows = await transaction.execute("held_agents", most_failures=MOST_FAILURES)
+    return {row["agent"]: _held_agent(row) for row in rows}
+
+
+def _held_agent(row: Row) -> HeldAgent:
+    if row["spent"]:
+        why = f"its results of today cost {row['cost']:g}, all of its daily_cost, until 00:00 UTC"
+        return HeldAgent(AgentName(row["agent"]), Guard.BUDGET, why)
+    why = (
+        f"it failed on its last {row['failures']} attempts, and is tried with one entry at a time,"
+        " the oldest"
+    )
+    return HeldAgent(AgentName(row["agent"]), Guard.BREAKER, why)
+
+
+# ---- what is counted
+
+
+async def note_outcomes(
+    transaction: Transaction, outcomes: Sequence[tuple[AgentName, Outcome]]
+) -> dict[AgentName, int]:
+    """Count what failed one after the other, and what was spent. Returns how many attempts of an
+    agent failed, where that is to be told; none, where it works again.
+    """
+    tallies = {agent: _Tally() for agent, _ in outcomes}
+    for agent, outcome in outcomes:
+        tallies[agent].add(outcome)
+    told = await _note_working(transaction, [a for a, tally in tallies.items() if tally.works])
+    rows = [
+        {"agent": agent, "failures": tally.failures, "cost": tally.cost}
+        for agent, tally in sorted(tallies.items())
+        if tally.failures or tally.cost
+    ]
+    for agent, failures in await transaction.many("note_attempts", rows):
+        before = failures - tallies[agent].failures
+        if any(before < number <= failures for number in (TOLD_FAILURES, MOST_FAILURES)):
+            told[agent] = failures
+    return told
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Attempts of one agent, in their order."""
+
+    works: bool = False
+    failures: int = 0  # since it worked
+    cost: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        self.cost += outcome.cost or 0.0
+        if outcome.agent_works:
+            self.works, self.failures = True, 0
+        elif outcome.agent_works is False:
+            self.failures += 1
+
+
+async def _note_working(
+    transaction: Transaction, agents: Iterable[AgentName]
+) -> dict[AgentName, int]:
+    """End the rows of failures of agents that work."""
+    names = sorted(agents)
+    failing = await transaction.execute("failing", agents=names) if names else ()
+    if not failing:
+        return {}
+    await transaction.execute("works_again", agents=[row["agent"] for row in failing])
+    return {row["agent"]: 0 for row in failing if row["failures"] >= TOLD_FAILURES}

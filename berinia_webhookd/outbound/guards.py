@@ -1,0 +1,75 @@
+"""Guards, as the dispatcher meets them: what the journal holds back is logged and alerted here, and
+nothing more of an agent is begun that fails time and again.
+
+What is held, and for how long, is decided in the journal, which counts for all nodes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from berinia_webhookd.journal.contract import MOST_FAILURES, Hold, Settled
+from berinia_webhookd.model import AgentName, EntryKind, Outcome, Settlement
+
+logger = structlog.get_logger()
+
+OnHold = Callable[[Hold], None]
+OnFailing = Callable[[Settlement, int], None]  # the last attempt, and how many failed in a row
+
+
+class Guards:
+    """The guards of one dispatcher."""
+
+    def __init__(
+        self, on_hold: OnHold = lambda _: None, on_failing: OnFailing = lambda *_: None
+    ) -> None:
+        """`on_hold` gets what begins to be held back, `on_failing` an agent that keeps failing."""
+        self._on_hold = on_hold
+        self._on_failing = on_failing
+        self._failures: Counter[AgentName] = Counter()
+
+    @property
+    def failing(self) -> frozenset[AgentName]:
+        """The agents of which only what the journal lets be tried may begin: one entry at a time.
+        What was claimed before it knew of the failures is to be given back.
+        """
+        return frozenset(
+            agent for agent, failures in self._failures.items() if failures >= MOST_FAILURES
+        )
+
+    def observe(self, agent: AgentName, outcome: Outcome) -> bool:
+        """Count an attempt of an agent; returns whether it fails time and again."""
+        if outcome.agent_works:
+            del self._failures[agent]
+        elif outcome.agent_works is False:
+            self._failures[agent] += 1
+        return self._failures[agent] >= MOST_FAILURES
+
+    def report_holds(self, holds: Sequence[Hold]) -> None:
+        """Log and alert what guards have begun to hold back."""
+        for hold in holds:
+            logger.warning(
+                "conversation.held", agent=hold.agent, reason=hold.guard.value, detail=hold.why
+            )
+            self._on_hold(hold)
+
+    def report_failures(self, settlement: Settlement, settled: Settled) -> None:
+        """Log and alert that an agent keeps failing, or works again."""
+        entry, failures = settlement.entry, settled.failures
+        if failures is None or entry.kind is not EntryKind.AGENT:
+            return
+        if not failures:
+            logger.info("agent.recovered", agent=entry.agent)
+            return
+        one_at_a_time = failures >= MOST_FAILURES
+        logger.error(
+            "agent.failing",
+            agent=entry.agent,
+            failures=failures,
+            outcome=settlement.outcome.kind.value,
+            one_at_a_time=one_at_a_time,
+        )
+        self._on_failing(settlement, failures)
