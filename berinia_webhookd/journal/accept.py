@@ -13,8 +13,21 @@ from typing import Any, NamedTuple
 
 from berinia_webhookd.journal import consents, event_text, order
 from berinia_webhookd.journal.contract import ReplayedSignature
-from berinia_webhookd.journal.database import Conflict, Row, Transaction, microseconds, stored
-from berinia_webhookd.journal.deliveries import delivery_row, key_digest, new_id, once_key
+from berinia_webhookd.journal.database import (
+    Conflict,
+    Row,
+    Transaction,
+    Unstorable,
+    microseconds,
+    stored,
+)
+from berinia_webhookd.journal.deliveries import (
+    EVENTS_EACH,
+    delivery_row,
+    key_digest,
+    new_id,
+    once_key,
+)
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.rejected_items import as_items, rejection_text
 from berinia_webhookd.model import (
@@ -54,6 +67,7 @@ class Arrival(NamedTuple):
     rejected: tuple[RejectedItem, ...] = ()
     wait_seconds: float | None = None
     number: int | None = None
+    events_before: int = 0  # numbers of its that are taken
 
     @classmethod
     def of(
@@ -64,6 +78,7 @@ class Arrival(NamedTuple):
         node: str,
         wait_seconds: float | None = None,
         number: int | None = None,
+        events_before: int = 0,
     ) -> Arrival:
         """What a delivery is decoded to, ready to be stored."""
         alone = len(decoded.events) == 1 and not decoded.rejected and number is None
@@ -72,7 +87,10 @@ class Arrival(NamedTuple):
             NewEvent(EventId(new_id()), event, *event_text.encode(event, form))
             for event in decoded.events
         )
-        return cls(delivery, events, node, decoded.rejected, wait_seconds, number)
+        return cls(
+            *(delivery, events, node, decoded.rejected, wait_seconds),
+            *(number, events_before),
+        )
 
     @property
     def size_bytes(self) -> int:
@@ -236,19 +254,20 @@ async def _insert(
     """Insert deliveries and events. The places of their entries are drawn here, where their
     conversations are held.
     """
-    total = len(first) + 2 * sum(len(fresh) for _, fresh in first)
-    numbers = iter(await transaction.numbers(total) if total else ())
+    numbers = await transaction.numbers(len(first)) if first else ()
     deliveries: list[dict[str, Any]] = []
     inserted: list[Inserted] = []
-    for one, fresh in first:
-        number = next(numbers)
+    for number, (one, fresh) in zip(numbers, first, strict=True):
+        if len(fresh) + one.events_before > EVENTS_EACH:
+            raise Unstorable("too many events in one delivery")
+        delivery = number if one.number is None else one.number
         if one.number is None:
             deliveries.append(_delivery(one, number))
-        for new in fresh:
+        for index, new in enumerate(fresh):
             conversation = conversations[_parties(new.event.conversation)]
-            delivery = number if one.number is None else one.number
-            event = next(numbers)
-            inserted.append(Inserted(one, new, event, delivery, conversation, next(numbers)))
+            event = delivery * EVENTS_EACH + one.events_before + index
+            place = number * EVENTS_EACH + index
+            inserted.append(Inserted(one, new, event, delivery, conversation, place))
     await transaction.many("insert_delivery", deliveries)
     # In one order on every node, so that two of them never wait for each other.
     rows = sorted(map(_event, inserted), key=lambda row: bytes(row["digest"]))
@@ -272,6 +291,7 @@ def _event(one: Inserted) -> dict[str, Any]:
         "number": one.number,
         "id": one.new.id,
         "delivery": one.delivery,
+        "place": one.place,
         "kind": event.kind.value,
         "conversation": one.conversation,
         "digest": event.digest,

@@ -81,9 +81,9 @@ class Transaction(abc.ABC):
 
     @abc.abstractmethod
     async def numbers(self, count: int) -> Sequence[int]:
-        """Return so many numbers, ascending, above all that the journal has for deliveries,
-        events and places. Those of one conversation are in the order of commits where the
-        conversation is held.
+        """Return so many numbers, ascending, above all that the journal has for deliveries and
+        places. Those of one conversation are in the order of commits where the conversation is
+        held.
         """
 
     @abc.abstractmethod

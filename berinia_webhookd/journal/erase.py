@@ -117,7 +117,10 @@ async def erase_events(transaction: Transaction, sender: str, conversations: Seq
         return 0
     events = [row["number"] for row in chosen]
     entries = await transaction.execute("entries_to_erase", events=events)
-    for name in ("erase_attempts", "erase_entries", "erase_replies", "erase_events"):
+    places = [row["place"] for row in entries]
+    for name in ("erase_attempts", "erase_entries"):
+        await transaction.execute(name, places=places)
+    for name in ("erase_replies", "erase_events"):
         await transaction.execute(name, events=events)
     for row in entries:
         transaction.moved(row, EntryState.ERASED.value)

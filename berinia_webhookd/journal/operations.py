@@ -24,6 +24,7 @@ from berinia_webhookd.journal.database import (
     open_database,
     path_of,
 )
+from berinia_webhookd.journal.deliveries import EVENTS_EACH
 from berinia_webhookd.journal.erase import Erasure, Found
 from berinia_webhookd.journal.lock import real_path, require_one_name
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
@@ -36,7 +37,7 @@ P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
 
 BATCH: Final = 200
-RANGE: Final = 1000  # of numbers, exported at once
+RANGE: Final = 1000 * EVENTS_EACH  # of numbers, exported at once
 PATIENCE_SECONDS: Final = 10.0  # for running attempts, and for readers of the WAL
 PAUSE_SECONDS: Final = 0.2
 TRIES: Final = 5  # against processes that were faster

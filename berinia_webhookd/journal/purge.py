@@ -105,9 +105,11 @@ async def _delete(transaction: Transaction, deliveries: Sequence[int]) -> None:
             for key, event, received_at in keys
         ],
     )
-    for row in await transaction.execute("entries_of_deliveries", deliveries=deliveries):
+    for row in await transaction.execute("count_of_deliveries", deliveries=deliveries):
         kind, channel, agent, state, total = row
         transaction.count(kind, channel, agent, state, -total)
+    await transaction.execute("delete_entries_of", deliveries=deliveries)
+    await transaction.execute("delete_events_of", deliveries=deliveries)
     await transaction.execute("delete_deliveries", numbers=deliveries)
 
 

@@ -21,7 +21,7 @@ from berinia_webhookd.journal.database import (
     instant,
     stored,
 )
-from berinia_webhookd.journal.deliveries import restored
+from berinia_webhookd.journal.deliveries import EVENTS_EACH, restored
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.model import AgentName, EntryState, EventId, Guard, VerifiedDelivery
 
@@ -92,7 +92,10 @@ async def list_entries(
     if first is None:
         first, _ = await numbers_of(transaction, filters)
     if filters.sender is not None:
-        name, values["sender"] = "list_of_sender", storable(filters.sender)
+        found = await transaction.execute(
+            "conversations_of_sender", sender=storable(filters.sender)
+        )
+        name, values["conversations"] = "list_of_conversations", [id_ for (id_,) in found]
     elif filters.state in UNFINISHED:
         name = "list_unfinished"
     rows = await transaction.execute(name, **values, first=first, end=end, most=limit)
@@ -136,12 +139,12 @@ def _values(filters: Filters) -> dict[str, Any]:
 async def numbers_of(transaction: Transaction, filters: Filters) -> tuple[int, int]:
     """Return the first and the last number that an event that matches can have."""
     ((last,),) = await transaction.execute("last_number")
-    return await _first_since(transaction, filters.since), int(last)
+    return await _first_since(transaction, filters.since), (last + 1) * EVENTS_EACH - 1
 
 
 async def _first_since(transaction: Transaction, since: datetime | None) -> int:
-    """Return the number of the first delivery received since about an instant. Deliveries are
-    numbered in the order of arrival, so it is found by halves.
+    """Return the number of the first event received since about an instant. Deliveries are
+    numbered in the order of arrival, so theirs is found by halves.
     """
     if since is None:
         return 0
@@ -154,7 +157,7 @@ async def _first_since(transaction: Transaction, since: datetime | None) -> int:
             low = found[0]["number"] + 1
         else:
             high = middle
-    return low
+    return low * EVENTS_EACH
 
 
 async def find(transaction: Transaction, prefix: str) -> tuple[str, str]:

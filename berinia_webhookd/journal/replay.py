@@ -13,7 +13,7 @@ from berinia_webhookd.journal import order, rejected_items
 from berinia_webhookd.journal.accept import Arrival, accept
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.database import Row, Transaction
-from berinia_webhookd.journal.deliveries import restored
+from berinia_webhookd.journal.deliveries import EVENTS_EACH, restored
 from berinia_webhookd.model import (
     Decoded,
     EntryKind,
@@ -89,11 +89,13 @@ async def _replay(
     ]
     again = [row for row, refused in zip(rows, refusals, strict=True) if refused is None]
     if again and not dry_run:
-        places = await transaction.numbers(len(again))
-        await transaction.many(
-            "replay_entry",
-            [{"place": row["place"], "to": to} for row, to in zip(again, places, strict=True)],
-        )
+        numbers = await transaction.numbers(len(again))
+        moves = [
+            {"place": row["place"], "event": row["event"], "to": number * EVENTS_EACH}
+            for row, number in zip(again, numbers, strict=True)
+        ]
+        await transaction.many("replay_entry", moves)
+        await transaction.many("move_entry_of_event", moves)
         await _moved(transaction, again, EntryState.READY)
     return [_changed(row, why) for row, why in zip(rows, refusals, strict=True)]
 
@@ -159,11 +161,17 @@ async def replay_delivery(
     if not decoded.events and not decoded.rejected:
         return refused("nothing in it is an event")
     own = await transaction.execute("events_of_delivery", delivery=kept["number"])
-    arrival = Arrival.of(delivery, decoded, node=node, number=kept["number"])
+    arrival = Arrival.of(
+        delivery,
+        decoded,
+        node=node,
+        number=kept["number"],
+        events_before=own[-1]["number"] % EVENTS_EACH + 1 if own else 0,
+    )
     told = await (_foreseen if dry_run else _accept)(transaction, arrival)
     if isinstance(told, ReplayedSignature):
         return refused(str(told))
-    known = {id_ for (id_,) in own}
+    known = {row["id"] for row in own}
     if not dry_run and (known or not all(receipt.duplicate for receipt in told)):
         left = rejected_items.as_items(decoded.rejected)
         if kept["body"] is None:

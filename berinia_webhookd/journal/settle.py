@@ -13,6 +13,7 @@ from berinia_webhookd.journal import pause as pauses
 from berinia_webhookd.journal.claim import Holder, still_held
 from berinia_webhookd.journal.contract import ReplyRoute, Settled
 from berinia_webhookd.journal.database import Row, Transaction, microseconds
+from berinia_webhookd.journal.deliveries import EVENTS_EACH
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.order import Queue
 from berinia_webhookd.model import EntryKind, EntryState, OutcomeKind, Pause, Settlement
@@ -192,8 +193,11 @@ def late_entry(transaction: Transaction, row: Row, channel: str) -> dict[str, An
 async def insert_late(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> None:
     """Insert entries that post replies, behind all there are."""
     if rows:
-        places = await transaction.numbers(len(rows))
-        placed = [{**row, "place": place} for row, place in zip(rows, places, strict=True)]
+        numbers = await transaction.numbers(len(rows))
+        placed = [
+            {**row, "place": number * EVENTS_EACH}
+            for row, number in zip(rows, numbers, strict=True)
+        ]
         await transaction.many("insert_entry", placed)
 
 

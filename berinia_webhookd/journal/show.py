@@ -117,7 +117,7 @@ async def show_delivery(transaction: Transaction, delivery_id: str) -> Shown | N
         Shown,
         rows[0],
         rejection=json_text.decode(rows[0]["rejection"]),
-        events=tuple(id_ for (id_,) in events),
+        events=tuple(row["id"] for row in events),
         entries=(),
     )
 

@@ -55,8 +55,7 @@ PRAGMAS: Final = (
 LAST_NUMBER: Final = """
 SELECT max(
     coalesce((SELECT max(number) FROM deliveries), 0),
-    coalesce((SELECT max(number) FROM events), 0),
-    coalesce((SELECT max(place) FROM entries), 0)
+    coalesce((SELECT max(place) FROM entries), 0) / 1048576
 )
 """
 # What the file is, and not what was to be written, is why.

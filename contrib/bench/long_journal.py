@@ -11,12 +11,14 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from berinia_webhookd.journal.deliveries import EVENTS_EACH
+
 # Less than `journal.retention_days`, so that nothing is purged meanwhile.
 SPREAD_SECONDS = 20 * 86400
 
 # By table: what differs from the copied row. `:copy` counts back in time, `:step` milliseconds
-# each; `:numbers` is how many numbers the few take, `n` an event's among them, `:few` how many
-# those are.
+# each; `:numbers` is how many numbers the few deliveries take, `n` an event's place among the few,
+# `:few` how many those are. An event's number is its delivery's times `EVENTS_EACH`.
 _SHIFT = "(:copy * :step * 1000)"
 _NUMBER = "(:copy * :few + n)"
 # The id's time moved; the random rest makes it different from every other of that instant.
@@ -24,8 +26,8 @@ _MOVED = "(milliseconds(id) - :copy * :step)"
 _ID = f"printf('%08x-%04x', {_MOVED} >> 16, {_MOVED} & 65535) || substr(id, 14)"
 
 
-def _before(*columns: str) -> dict[str, str]:
-    return {column: f"{column} - :copy * :numbers" for column in columns}
+def _before(*columns: str, each: int = EVENTS_EACH) -> dict[str, str]:
+    return {column: f"{column} - :copy * :numbers * {each}" for column in columns}
 
 
 def _sooner(*columns: str) -> dict[str, str]:
@@ -33,11 +35,12 @@ def _sooner(*columns: str) -> dict[str, str]:
 
 
 _NEW = {
-    "deliveries": {"id": _ID, **_before("number"), **_sooner("received_at")},
+    "deliveries": {"id": _ID, **_before("number", each=1), **_sooner("received_at")},
     "events": {
         "id": _ID,
         "digest": f"new_digest({_NUMBER})",
-        **_before("number", "delivery"),
+        **_before("delivery", each=1),
+        **_before("number", "place"),
     },
     "entries": {
         **_before("place", "event"),
@@ -46,12 +49,13 @@ _NEW = {
     "attempts": {**_before("entry"), **_sooner("started_at", "ended_at")},
     "replies": {**_before("event"), **_sooner("decided_at")},
 }
+# Their keys, and how many of those there are for each number of a delivery.
 _KEYS = {
-    "deliveries": ("number",),
-    "events": ("number", "delivery"),
-    "entries": ("place", "event"),
-    "attempts": ("entry",),
-    "replies": ("event",),
+    "deliveries": {"number": 1},
+    "events": {"number": EVENTS_EACH, "delivery": 1, "place": EVENTS_EACH},
+    "entries": {"place": EVENTS_EACH, "event": EVENTS_EACH},
+    "attempts": {"entry": EVENTS_EACH},
+    "replies": {"event": EVENTS_EACH},
 }
 
 
@@ -89,17 +93,18 @@ def _take_away(journal: sqlite3.Connection) -> list[str]:
 
 def _copy(journal: sqlite3.Connection, few: int, copies: int) -> None:
     (numbers,) = journal.execute(
-        "SELECT 1 + max((SELECT max(number) FROM events), (SELECT max(place) FROM entries))"
+        "SELECT 1 + max((SELECT max(number) FROM deliveries), "
+        f"               (SELECT max(place) FROM entries) / {EVENTS_EACH})"
     ).fetchone()
     sources = {}
     for table, new in _NEW.items():
         # What is newest has the largest numbers, and none is below 0.
-        moved = ", ".join(f"{key} = {key} + :room" for key in _KEYS[table])
+        moved = ", ".join(f"{key} = {key} + :room * {each}" for key, each in _KEYS[table].items())
         journal.execute(f"UPDATE {table} SET {moved}", {"room": numbers * copies})
         columns = [row[1] for row in journal.execute(f"PRAGMA table_info({table})")]
         journal.execute(
             f"CREATE TEMP TABLE few_{table} AS SELECT *, "
-            f"row_number() OVER (ORDER BY {_KEYS[table][0]}) - 1 AS n FROM main.{table}"
+            f"row_number() OVER (ORDER BY {next(iter(_KEYS[table]))}) - 1 AS n FROM main.{table}"
         )
         values = ", ".join(new.get(column, column) for column in columns)
         sources[table] = (

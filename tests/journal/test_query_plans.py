@@ -14,6 +14,7 @@ import pytest
 
 from berinia_webhookd.journal import postgresql, sqlite
 from berinia_webhookd.journal.contract import ClaimRequest
+from berinia_webhookd.journal.deliveries import EVENTS_EACH
 from berinia_webhookd.model import EntryKind, EntryState, OptOut, Outcome, OutcomeKind, Pause
 
 from .world import (
@@ -231,8 +232,9 @@ INSERT INTO deliveries (number, id, channel, target, content_type, node, receive
     FROM generate_series(1, {MANY}) n;
 INSERT INTO conversations (id, channel, sender, party)
     SELECT n, 'sms', n::text, 'here' FROM generate_series(1000000, 1000000 + {MANY} / 10) n;
-INSERT INTO events (number, id, delivery, kind, conversation, digest, raw_in_body, data)
-    SELECT -n, n::text, -n, 'message', 1000000 + n / 10, n::text::bytea, 0, '{{}}'
+INSERT INTO events (number, id, delivery, place, kind, conversation, digest, raw_in_body, data)
+    SELECT -n * {EVENTS_EACH}::bigint, n::text, -n, -n * {EVENTS_EACH}::bigint, 'message',
+           1000000 + n / 10, n::text::bytea, 0, '{{}}'
     FROM generate_series(1, {MANY}) n;
 INSERT INTO entries (place, event, kind, agent, conversation, opt_out, state,
                      attempts, retries, losses, created_at, finished_at)
@@ -278,4 +280,4 @@ async def test_nothing_reads_through_a_large_table(
                 if "SKIP LOCKED" in statement and "startable_at" in statement:
                     used.append(explained)
     assert len(used) > 1
-    assert all('"entries_startable"' in plan for plan in used)
+    assert [plan for plan in used if '"entries_startable"' not in plan] == []

@@ -41,13 +41,15 @@ CREATE TABLE conversations (
 CREATE UNIQUE INDEX conversations_parties ON conversations (sender, channel, party);
 CREATE INDEX conversations_paused ON conversations (paused_until) WHERE paused_at IS NOT NULL;
 
--- What a delivery means: none to many for each.
+-- What a delivery means: none to many for each. Their numbers begin at the delivery's times 1048576,
+-- so that they are found by their key.
 CREATE TABLE events (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
-    delivery BIGINT NOT NULL REFERENCES deliveries (number) ON DELETE CASCADE,
+    delivery BIGINT NOT NULL,
+    place BIGINT NOT NULL,        -- of its agent's entry
     kind TEXT NOT NULL,           -- message, receipt, other
-    conversation BIGINT NOT NULL REFERENCES conversations (id),
+    conversation BIGINT NOT NULL,
     digest BYTEA NOT NULL,        -- the same digest is the same event
     opt_out TEXT,                 -- STOP, START, HELP
     skipped TEXT,                 -- by which rule of its channel
@@ -55,13 +57,11 @@ CREATE TABLE events (
     rank INTEGER,                 -- of a receipt: its status among those of its channel
     reconcile_key BYTEA,          -- what reconciliation knows it by
     rebuilt_key BYTEA,            -- of one that reconciliation took in: what its callback has
-    raw_in_body INTEGER NOT NULL,-- 1: its raw fields are read from the delivery's body
+    raw_in_body INTEGER NOT NULL, -- 1: its raw fields are read from the delivery's body
     data TEXT                     -- JSON: the event in our shape; NULL once erased
 );
 CREATE UNIQUE INDEX events_id ON events (id);
 CREATE UNIQUE INDEX events_digest ON events (digest);
-CREATE INDEX events_delivery ON events (delivery);
-CREATE INDEX events_conversation ON events (conversation);
 CREATE INDEX events_about ON events (about) WHERE about IS NOT NULL;
 CREATE INDEX events_reconcile_key ON events (reconcile_key) WHERE reconcile_key IS NOT NULL;
 CREATE INDEX events_rebuilt_key ON events (rebuilt_key) WHERE rebuilt_key IS NOT NULL;
@@ -70,7 +70,7 @@ CREATE INDEX events_rebuilt_key ON events (rebuilt_key) WHERE rebuilt_key IS NOT
 -- agent are a queue; the place is an entry's key and its order in it.
 CREATE TABLE entries (
     place INTEGER PRIMARY KEY,
-    event BIGINT NOT NULL REFERENCES events (number) ON DELETE CASCADE,
+    event BIGINT NOT NULL,
     kind TEXT NOT NULL,           -- agent, reply
     agent TEXT NOT NULL,
     conversation BIGINT NOT NULL,
@@ -93,7 +93,9 @@ CREATE TABLE entries (
     created_at BIGINT NOT NULL,
     finished_at BIGINT
 );
-CREATE INDEX entries_event ON entries (event);
+-- For the views below alone: `IS TRUE` keeps all other questions from reading through these two.
+CREATE INDEX entries_replies ON entries (event) WHERE (kind = 'reply') IS TRUE;
+CREATE INDEX entries_conversation ON entries (conversation) WHERE (startable_at IS NULL) IS TRUE;
 CREATE INDEX entries_ready ON entries (conversation, kind, agent, place)
     WHERE state = 'ready' AND startable_at IS NULL;
 CREATE INDEX entries_ready_opt_out ON entries (conversation, kind, agent, place)
@@ -128,6 +130,29 @@ CREATE TABLE attempts (
     reply TEXT,                   -- where it went nowhere; else it is in replies
     PRIMARY KEY (entry, number)
 ) /*sqlite WITHOUT ROWID */;
+
+-- The entries of an event: that of its agent, and late replies.
+CREATE VIEW entries_of_events (event, place) AS
+SELECT number, place FROM events
+UNION ALL
+SELECT event, place FROM entries WHERE (kind = 'reply') IS TRUE;
+
+-- The entries of all events of a delivery.
+CREATE VIEW entries_of_deliveries (delivery, event, place) AS
+SELECT deliveries.number, events.number, events.place
+FROM deliveries JOIN events
+    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
+UNION ALL
+SELECT deliveries.number, entries.event, entries.place
+FROM deliveries JOIN entries
+    ON entries.event BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
+    AND (entries.kind = 'reply') IS TRUE;
+
+-- The entries of a conversation: those that are next in their queues, and all others.
+CREATE VIEW entries_of_conversations (conversation, event, place) AS
+SELECT conversation, event, place FROM entries WHERE startable_at IS NOT NULL
+UNION ALL
+SELECT conversation, event, place FROM entries WHERE (startable_at IS NULL) IS TRUE;
 
 -- What people ask about an entry, with its event and delivery.
 CREATE VIEW entries_in_full AS

@@ -17,7 +17,8 @@ RETURNING id, channel, sender, party, 0 AS paused;
 -- name: used_keys
 -- Which events came with these replay keys; in `seen`, the digests of such keys stand.
 SELECT deliveries.replay_key AS key, deliveries.number AS delivery, events.id AS event
-FROM deliveries JOIN events ON events.delivery = deliveries.number
+FROM deliveries JOIN events
+    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
 WHERE deliveries.replay_key IN (:keys)
   AND deliveries.replay_key IS NOT NULL AND deliveries.state = 'accepted'
 UNION ALL
@@ -34,11 +35,10 @@ VALUES
 -- name: insert_event
 -- One whose digest is there already is not inserted; `already_seen` tells which.
 INSERT INTO events
-    (number, id, delivery, kind, conversation, digest, opt_out, skipped, raw_in_body,
-     data)
+    (number, id, delivery, place, kind, conversation, digest, opt_out, skipped, raw_in_body, data)
 VALUES
-    (:number, :id, :delivery, :kind, :conversation, :digest, :opt_out, :skipped, :raw_in_body,
-     :data)
+    (:number, :id, :delivery, :place, :kind, :conversation, :digest, :opt_out, :skipped,
+     :raw_in_body, :data)
 ON CONFLICT (digest) DO NOTHING;
 
 -- name: already_seen
@@ -56,7 +56,6 @@ UPDATE events SET opt_out = 'START', skipped = :skipped, data = :data WHERE numb
 DELETE FROM events WHERE number IN (:numbers);
 
 -- name: delete_deliveries
--- What belongs to them goes with them.
 DELETE FROM deliveries WHERE number IN (:numbers);
 
 -- name: insert_entry
@@ -78,12 +77,11 @@ ON CONFLICT (digest) DO NOTHING;
 -- To whom these events went the first time, and why to nobody.
 SELECT events.id AS event, entries.agent,
        CASE WHEN entries.state = 'skipped' THEN events.skipped END AS skipped
-FROM events JOIN entries ON entries.event = events.number
-WHERE events.id IN (:events) AND entries.kind = 'agent';
+FROM events JOIN entries ON entries.place = events.place
+WHERE events.id IN (:events);
 
 -- name: wait_with
 -- One more caller waits for an event's reply, perhaps for longer than the first.
 UPDATE entries SET waiting_until = CAST(:now AS BIGINT) + :wait
-WHERE event = (SELECT number FROM events WHERE id = :event) AND kind = 'agent'
-  AND finished_at IS NULL
+WHERE place = (SELECT place FROM events WHERE id = :event) AND finished_at IS NULL
   AND (waiting_until IS NULL OR waiting_until < CAST(:now AS BIGINT) + :wait);

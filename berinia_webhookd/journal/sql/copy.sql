@@ -46,8 +46,7 @@ GROUP BY kind, channel, agent, state;
 -- name: continue_numbers
 -- New numbers of PostgreSQL begin behind those that were copied.
 SELECT setval('numbers', greatest((SELECT max(number) FROM deliveries),
-                                  (SELECT max(number) FROM events),
-                                  (SELECT max(place) FROM entries)));
+                                  (SELECT max(place) / 1048576 FROM entries)));
 
 -- name: continue_conversations
 SELECT setval(pg_get_serial_sequence('conversations', 'id'), max(id)) FROM conversations;

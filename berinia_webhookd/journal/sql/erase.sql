@@ -5,26 +5,32 @@ SELECT id FROM conversations WHERE sender = :sender ORDER BY id;
 -- name: count_with_data
 -- How many events of these conversations still have their data.
 SELECT count(*) AS total FROM events
-WHERE conversation IN (:conversations) AND data IS NOT NULL;
+WHERE number IN (SELECT event FROM entries_of_conversations
+                 WHERE conversation IN (:conversations))
+  AND data IS NOT NULL;
 
 -- name: running_events
 -- Events with an attempt under way, which needs their data.
-SELECT DISTINCT events.id FROM events JOIN entries ON entries.event = events.number
-WHERE events.conversation IN (:conversations) AND events.data IS NOT NULL
-  AND entries.state = 'running';
+SELECT DISTINCT events.id FROM entries JOIN events ON events.number = entries.event
+WHERE entries.place IN (SELECT place FROM entries_of_conversations
+                        WHERE conversation IN (:conversations))
+  AND entries.state = 'running' AND events.data IS NOT NULL;
 
 -- name: erasable_events
 -- The next events to erase: those with no attempt under way.
 SELECT number, delivery FROM events
-WHERE conversation IN (:conversations) AND data IS NOT NULL
+WHERE number IN (SELECT event FROM entries_of_conversations
+                 WHERE conversation IN (:conversations))
+  AND data IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM entries WHERE place = events.place AND state = 'running')
   AND NOT EXISTS (SELECT 1 FROM entries
-                  WHERE entries.event = events.number AND entries.state = 'running')
+                  WHERE event = events.number AND (kind = 'reply') IS TRUE AND state = 'running')
 ORDER BY number LIMIT :most;
 
 -- name: entries_to_erase
 -- Their entries, as they are before.
 SELECT place, kind, channel, agent, conversation, state FROM entries_in_full
-WHERE event IN (:events);
+WHERE place IN (SELECT place FROM entries_of_events WHERE event IN (:events));
 
 -- name: erase_events
 -- The digest stays: the same event is recognised when it comes again.
@@ -35,12 +41,11 @@ UPDATE events SET data = NULL, opt_out = NULL, skipped = NULL, about = NULL WHER
 UPDATE entries
 SET state = 'erased', startable_at = NULL, due_at = NULL, hold_until = NULL, held = NULL,
     finished_at = coalesce(finished_at, :now)
-WHERE event IN (:events);
+WHERE place IN (:places);
 
 -- name: erase_attempts
 -- What went wrong and what was said may name a person.
-UPDATE attempts SET error = NULL, reply = NULL
-WHERE entry IN (SELECT place FROM entries WHERE event IN (:events));
+UPDATE attempts SET error = NULL, reply = NULL WHERE entry IN (:places);
 
 -- name: erase_replies
 -- So may what was said to whoever asked.
@@ -52,15 +57,18 @@ UPDATE conversations
 SET sender = NULL, party = NULL,
     paused_at = NULL, paused_until = NULL, paused_by = NULL, paused_for = NULL
 WHERE id IN (:conversations)
-  AND NOT EXISTS (SELECT 1 FROM events
-                  WHERE events.conversation = conversations.id AND events.data IS NOT NULL);
+  AND (SELECT events.number FROM entries_of_conversations AS entries
+       JOIN events ON events.number = entries.event
+       WHERE entries.conversation = conversations.id AND events.data IS NOT NULL LIMIT 1) IS NULL;
 
 -- name: deliveries_to_erase
 -- The body is needed only for its rejected items. Nobody else changes them meanwhile.
 SELECT number, target, headers, rejection,
        CASE WHEN rejection IS NOT NULL THEN body END AS body,
        EXISTS (SELECT 1 FROM events
-               WHERE events.delivery = deliveries.number AND events.data IS NOT NULL) AS shared
+               WHERE number BETWEEN deliveries.number * 1048576
+                                AND deliveries.number * 1048576 + 1048575
+                 AND data IS NOT NULL) AS shared
 FROM deliveries WHERE number IN (:deliveries) ORDER BY number
 /*postgresql FOR NO KEY UPDATE */;
 

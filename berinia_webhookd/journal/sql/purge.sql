@@ -1,8 +1,6 @@
 -- name: finished
 -- What finished first, long enough ago, behind an entry that was looked at; what is dead stays.
-SELECT finished_at, place,
-       (SELECT delivery FROM events WHERE number = entries.event) AS delivery
-FROM entries
+SELECT finished_at, place, event / 1048576 AS delivery FROM entries
 WHERE finished_at IS NOT NULL AND state <> 'dead'
   AND finished_at < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT)
   AND (finished_at, place) > (:finished_at, :place)
@@ -11,14 +9,17 @@ LIMIT :most;
 
 -- name: kept_deliveries
 -- Those of which something is open or dead, or finished not long enough ago.
-SELECT DISTINCT events.delivery FROM events JOIN entries ON entries.event = events.number
-WHERE events.delivery IN (:deliveries)
-  AND (entries.finished_at IS NULL OR entries.state = 'dead'
-    OR entries.finished_at >= CAST(:now AS BIGINT) - CAST(:keep AS BIGINT));
+SELECT DISTINCT event / 1048576 AS delivery FROM entries
+WHERE place IN (SELECT place FROM entries_of_deliveries WHERE delivery IN (:deliveries))
+  AND (finished_at IS NULL OR state = 'dead'
+    OR finished_at >= CAST(:now AS BIGINT) - CAST(:keep AS BIGINT));
 
 -- name: conversations_of_deliveries
 -- In which conversations these deliveries have events.
-SELECT delivery, conversation FROM events WHERE delivery IN (:deliveries);
+SELECT deliveries.number AS delivery, events.conversation
+FROM deliveries JOIN events
+    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
+WHERE deliveries.number IN (:deliveries);
 
 -- name: free_conversations
 -- Those that nobody is changing; the others are left for the next time.
@@ -29,7 +30,9 @@ SELECT id FROM conversations WHERE id IN (:ids) ORDER BY id
 -- What came long enough ago and never became an event.
 SELECT number FROM deliveries
 WHERE rejection IS NOT NULL AND received_at < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT)
-  AND NOT EXISTS (SELECT 1 FROM events WHERE events.delivery = deliveries.number)
+  AND NOT EXISTS (SELECT 1 FROM events
+                  WHERE number BETWEEN deliveries.number * 1048576
+                                   AND deliveries.number * 1048576 + 1048575)
 ORDER BY received_at
 LIMIT :most;
 
@@ -37,31 +40,41 @@ LIMIT :most;
 -- Events that are about to go are recognised for longer; counted from their receipt.
 INSERT INTO seen (digest, event, received_at)
 SELECT events.digest, events.id, deliveries.received_at
-FROM events JOIN deliveries ON deliveries.number = events.delivery
-WHERE events.delivery IN (:deliveries)
+FROM deliveries JOIN events
+    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
+WHERE deliveries.number IN (:deliveries)
 ON CONFLICT (digest) DO NOTHING;
 
 -- name: replay_keys_of
 -- The replay keys that were used, with the events that came with them.
 SELECT deliveries.replay_key, events.id AS event, deliveries.received_at
-FROM deliveries JOIN events ON events.delivery = deliveries.number
+FROM deliveries JOIN events
+    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
 WHERE deliveries.number IN (:deliveries) AND deliveries.replay_key IS NOT NULL;
 
--- name: entries_of_deliveries
+-- name: count_of_deliveries
 -- How many entries go with these deliveries, by state.
-SELECT entries.kind, deliveries.channel, entries.agent, entries.state, count(*) AS total
-FROM deliveries
-JOIN events ON events.delivery = deliveries.number
-JOIN entries ON entries.event = events.number
-WHERE deliveries.number IN (:deliveries)
-GROUP BY entries.kind, deliveries.channel, entries.agent, entries.state;
+SELECT kind, channel, agent, state, count(*) AS total FROM entries_in_full
+WHERE place IN (SELECT place FROM entries_of_deliveries WHERE delivery IN (:deliveries))
+GROUP BY kind, channel, agent, state;
+
+-- name: delete_entries_of
+-- Their attempts go with them.
+DELETE FROM entries
+WHERE place IN (SELECT place FROM entries_of_deliveries WHERE delivery IN (:deliveries));
+
+-- name: delete_events_of
+-- Their replies go with them.
+DELETE FROM events
+WHERE number IN (SELECT event FROM entries_of_deliveries WHERE delivery IN (:deliveries));
 
 -- name: delete_empty_conversations
 -- A conversation goes with its last event, unless it is paused. The newest stays, so that its id is
 -- never given to another.
 DELETE FROM conversations
 WHERE id IN (:ids) AND paused_at IS NULL AND id < (SELECT max(newest.id) FROM conversations AS newest)
-  AND NOT EXISTS (SELECT 1 FROM events WHERE events.conversation = conversations.id);
+  AND (SELECT place FROM entries_of_conversations AS entries
+       WHERE entries.conversation = conversations.id LIMIT 1) IS NULL;
 
 -- name: forget_seen
 -- What was received so long ago may come again.

@@ -3,19 +3,25 @@
 SELECT number, received_at FROM deliveries WHERE number >= :number ORDER BY number LIMIT 1;
 
 -- name: last_number
--- The number of the newest event.
-SELECT coalesce(max(number), 0) AS number FROM events;
+-- The number of the newest delivery.
+SELECT coalesce(max(number), 0) AS number FROM deliveries;
 
 -- name: list_entries
 -- Entries, the newest event first; a filter that is NULL lets everything through.
-SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
-       attempts_made AS attempts, place, event,
-       CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
-FROM entries_in_full
-WHERE event >= :first AND event < :end AND received_at >= :since
-  AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
-  AND state = coalesce(:state, state)
-ORDER BY event DESC, place DESC LIMIT :most;
+SELECT events.id, entries.state, deliveries.channel, entries.agent, events.kind,
+       entries.kind AS entry, deliveries.received_at,
+       (SELECT count(*) FROM attempts WHERE attempts.entry = entries.place) AS attempts,
+       entries.place, events.number AS event,
+       CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS began
+FROM events
+JOIN entries ON entries.place = events.place
+             OR (entries.event = events.number AND (entries.kind = 'reply') IS TRUE)
+JOIN deliveries ON deliveries.number = events.delivery
+WHERE events.number >= :first AND events.number < :end AND deliveries.received_at >= :since
+  AND deliveries.channel = coalesce(:channel, deliveries.channel)
+  AND entries.agent = coalesce(:agent, entries.agent)
+  AND entries.state = coalesce(:state, entries.state)
+ORDER BY events.number DESC, entries.place DESC LIMIT :most;
 
 -- name: list_unfinished
 -- The same of a state in which there are few, however many have finished.
@@ -35,17 +41,15 @@ WHERE place IN (SELECT place FROM entries WHERE state = 'ready' AND startable_at
   AND state = :state
 ORDER BY event DESC, place DESC LIMIT :most;
 
--- name: list_of_sender
--- The same of one person.
+-- name: list_of_conversations
+-- The same of one person's.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
        attempts_made AS attempts, place, event,
        CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
 FROM entries_in_full
-WHERE event IN (SELECT events.number
-                FROM conversations JOIN events ON events.conversation = conversations.id
-                WHERE conversations.sender = :sender
-                  AND events.number >= :first AND events.number < :end)
-  AND received_at >= :since
+WHERE place IN (SELECT place FROM entries_of_conversations
+                WHERE conversation IN (:conversations))
+  AND event >= :first AND event < :end AND received_at >= :since
   AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
   AND state = coalesce(:state, state)
 ORDER BY event DESC, place DESC LIMIT :most;
@@ -83,14 +87,14 @@ FROM deliveries WHERE id = :id AND rejection IS NOT NULL;
 -- What became of an event, agent by agent.
 SELECT place, kind, agent, opt_out, state, created_at, due_at, hold_until, lease_until, node, started_at,
        finished_at, retries, losses, CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
-FROM entries WHERE event = :event ORDER BY created_at, place;
+FROM entries WHERE place IN (SELECT place FROM entries_of_events WHERE event = :event)
+ORDER BY created_at, place;
 
 -- name: show_attempts
 -- Every try to deliver an event.
-SELECT attempts.entry, attempts.number, attempts.node, attempts.started_at, attempts.ended_at,
-       attempts.outcome, attempts.error, attempts.reply
-FROM entries JOIN attempts ON attempts.entry = entries.place
-WHERE entries.event = :event ORDER BY attempts.entry, attempts.number;
+SELECT entry, number, node, started_at, ended_at, outcome, error, reply FROM attempts
+WHERE entry IN (SELECT place FROM entries_of_events WHERE event = :event)
+ORDER BY entry, number;
 
 -- name: show_reply
 -- What the agent said to whoever asked.
@@ -118,8 +122,8 @@ SELECT agent, min(created_at) FROM entries WHERE state = 'waiting' GROUP BY agen
 -- name: received_since
 -- How many events came since an instant, and since a later one.
 SELECT count(*) AS total, count(*) FILTER (WHERE deliveries.received_at >= :later) AS later
-FROM deliveries JOIN events ON events.delivery = deliveries.number
-WHERE deliveries.number >= :first AND deliveries.received_at >= :since;
+FROM events JOIN deliveries ON deliveries.number = events.delivery
+WHERE events.number >= :first AND deliveries.received_at >= :since;
 
 -- name: finished_since
 -- How many entries ended since an instant, but dead ones.

@@ -1,11 +1,14 @@
 -- name: entries_of_events
 -- All entries of these events, in their order.
-SELECT place, kind, channel, agent, conversation, state, id, began_at FROM entries_in_full
-WHERE id IN (:events) ORDER BY place;
+SELECT place, kind, channel, agent, conversation, state, event, id, began_at FROM entries_in_full
+WHERE place IN (SELECT entries_of_events.place
+                FROM events JOIN entries_of_events ON entries_of_events.event = events.number
+                WHERE events.id IN (:events))
+ORDER BY place;
 
 -- name: entries_at
 -- The entries that are at these places now; one that was replayed has left its own.
-SELECT place, kind, channel, agent, conversation, state, id, began_at FROM entries_in_full
+SELECT place, kind, channel, agent, conversation, state, event, id, began_at FROM entries_in_full
 WHERE place IN (:places) ORDER BY place;
 
 -- name: replay_entry
@@ -14,6 +17,10 @@ UPDATE entries
 SET place = :to, state = 'ready', startable_at = NULL, due_at = NULL, hold_until = NULL,
     retries = 0, losses = 0, held = NULL, finished_at = NULL, began_at = NULL, lease_holder = NULL
 WHERE place = :place;
+
+-- name: move_entry_of_event
+-- An event knows the place of its agent's entry.
+UPDATE events SET place = :to WHERE number = :event AND place = :place;
 
 -- name: discard_entry
 -- Given up: never run again, unless it is replayed.
@@ -30,7 +37,10 @@ FROM deliveries WHERE id = :id AND rejection IS NOT NULL
 
 -- name: events_of_delivery
 -- What a delivery became.
-SELECT id FROM events WHERE delivery = :delivery;
+SELECT number, id FROM events
+WHERE number BETWEEN CAST(:delivery AS BIGINT) * 1048576
+                 AND CAST(:delivery AS BIGINT) * 1048576 + 1048575
+ORDER BY number;
 
 -- name: accept_again
 -- A delivery that was replayed has become events; what is still rejected of it is kept, once.

@@ -4,10 +4,10 @@ SELECT entries.place, entries.event, events.id AS event_id, conversations.channe
        entries.conversation, replies.text, replies.route, replies.failed, replies.postable,
        CASE WHEN entries.finished_at IS NULL THEN 0 ELSE 1 END AS finished
 FROM events
-JOIN entries ON entries.event = events.number
+JOIN entries ON entries.place = events.place
 JOIN conversations ON conversations.id = events.conversation
 LEFT JOIN replies ON replies.event = events.number
-WHERE events.id = :event AND entries.kind = 'agent';
+WHERE events.id = :event;
 
 -- name: conversations_of
 SELECT conversation FROM events WHERE id IN (:events);
