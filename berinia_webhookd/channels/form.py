@@ -124,10 +124,11 @@ def _parts(content_type_header: str, body: bytes) -> Iterator[tuple[MultipartSeg
 
 
 def _is_file(segment: MultipartSegment) -> bool:
-    """Whether a part is a file: it has a file name, even an empty one, or is no text."""
+    """Whether a part is a file: it has a file name, even an empty one, or is no text of a form."""
     if segment.filename is not None or "filename*" in _disposition(segment):
         return True
-    return not (segment.content_type or "text/plain").startswith("text/")
+    media_type = (segment.content_type or "text/plain").partition(";")[0].strip().lower()
+    return media_type not in ("text/plain", "text/html")
 
 
 def _file(segment: MultipartSegment, content: bytes) -> File:

@@ -22,7 +22,6 @@ import orjson
 
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.automatic_mail import auto_submitted_of
-from berinia_webhookd.channels.content import text_of
 from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
 from berinia_webhookd.channels.form import (
     MULTIPART,
@@ -33,6 +32,8 @@ from berinia_webhookd.channels.form import (
     raw_fields,
     readable,
 )
+from berinia_webhookd.channels.html_text import text_of_html
+from berinia_webhookd.channels.mail_headers import decode_words, unfolded
 from berinia_webhookd.channels.mime import MimeMessage, parse_mime
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import MailgunSettings
@@ -65,7 +66,9 @@ _MAX_AHEAD_SECONDS: Final = 300
 _LARGE_BODY_BYTES: Final = 262_144  # above, a proof is looked for before the form is read
 _REPLAY_DOMAIN: Final = b"berinia-webhookd mailgun signature\0"
 
-TEXT_FIELDS: Final = ("stripped-text", "body-plain", "body-html", "body-mime")
+TEXT_FIELDS: Final = ("stripped-text", "body-plain", "stripped-html", "body-html", "body-mime")
+# What a mail without any text has: only a subject, or only files.
+_OTHER_SIGNS: Final = ("subject", "message-headers", "attachment-count")
 
 
 def _run_input(event: Event) -> dict[str, Any]:
@@ -148,10 +151,11 @@ class MailgunChannel(Channel):
         """Read the mail; the body is the first of `TEXT_FIELDS` that is not blank."""
         form = _form_of(delivery)
         message = MailMessage(form.fields)
-        _require_well_formed(message)
+        _require_well_formed(form, message)
         sender, recipient = message.field("sender") or "", message.field("recipient") or ""
-        subject, body = message.field("subject") or message.header("Subject"), message.body
-        message_id = message.header("Message-Id")
+        body, message_id = message.body, message.header("Message-Id")
+        subject = message.field("subject") or message.header("Subject")
+        subject = None if subject is None else unfolded(decode_words(subject))
         automatic, marks = auto_submitted_of(message.all, sender, subject)
         raw, raw_multi = raw_fields(form.fields)
         event = Event(
@@ -261,10 +265,11 @@ def _form_of(delivery: VerifiedDelivery) -> Form:
     return Form(delivery.fields)
 
 
-def _require_well_formed(message: MailMessage) -> None:
+def _require_well_formed(form: Form, message: MailMessage) -> None:
     missing = [name for name in ("sender", "recipient") if message.field(name) is None]
-    if all(message.field(name) is None for name in TEXT_FIELDS):
-        missing.append(" or ".join(TEXT_FIELDS))
+    signs = (*TEXT_FIELDS, *_OTHER_SIGNS)
+    if not form.files and all(message.field(name) is None for name in signs):
+        missing.append(" or ".join(signs))
     invalid = () if (message.field("recipient") or "-").strip() else ("recipient",)
     if missing or invalid:
         text = "Fields are missing or ill-formed."
@@ -274,7 +279,7 @@ def _require_well_formed(message: MailMessage) -> None:
 def _files(form: Form, message: MailMessage) -> Iterator[tuple[str, str, bytes]]:
     """Yield name, type and content of what arrived, whatever `attachment-count` says."""
     for part in form.files:
-        yield part.file_name, part.content_type, part.content
+        yield unfolded(part.file_name), part.content_type, part.content
     for file in message.mime.files if message.mime is not None else ():
         yield file.file_name, file.content_type, file.content
 
@@ -330,7 +335,7 @@ class MailMessage:
             found.append(self.mime.headers)
         for pairs in found:
             for name, value in pairs:
-                headers.setdefault(name.lower(), []).append(readable(value))
+                headers.setdefault(name.lower(), []).append(unfolded(readable(value)))
         return headers
 
     @property
@@ -344,16 +349,12 @@ class MailMessage:
         return first or ""
 
     def _texts(self) -> Iterator[str]:
-        for name in TEXT_FIELDS[:2]:
+        for name in TEXT_FIELDS[:-1]:
             text = self.field(name)
             if text is not None:
-                yield text
-        html = self.field("body-html")
-        if html is not None:
-            yield text_of(html)
+                yield text_of_html(text) if name.endswith("html") else text
         if self.mime is not None:
-            yield self.mime.plain_text or ""
-            yield text_of(self.mime.html or "")
+            yield self.mime.body
 
 
 def _listed_headers(text: str) -> Iterable[tuple[str, str]]:

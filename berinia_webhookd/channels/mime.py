@@ -1,47 +1,35 @@
-"""Raw MIME messages (`body-mime`), parsed by the standard library within bounds: its parser nests,
-and takes long for absurd numbers of parts, lines or parameters. A message beyond the bounds is
-malformed. Contents are never written anywhere, and file names are never used as paths.
+"""Raw MIME messages (`body-mime`), read as a good mail program shows them.
+
+The standard library reads the parameters of headers. Not its parser: it takes a header that is
+slightly wrong for the body, writes attached messages anew, and needs the square of the time for
+nested parts. Contents are never written anywhere, and file names are never used as paths.
 """
 
 from __future__ import annotations
 
-import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from email.errors import MessageError
-from email.header import decode_header, make_header
-from email.message import Message
-from email.parser import BytesParser
-from email.policy import Compat32
-from itertools import islice
-from typing import Any, Final, TypeAlias
+from itertools import chain
+from typing import Final
 
-from berinia_webhookd.channels.form import readable
-from berinia_webhookd.errors import MalformedDelivery
+from berinia_webhookd.channels.charsets import text_of
+from berinia_webhookd.channels.html_text import MAX_LENGTH, text_of_html
+from berinia_webhookd.channels.mail_headers import (
+    Allowance,
+    ContentHeaders,
+    Headers,
+    decode_words,
+    split_headers,
+)
+from berinia_webhookd.channels.transfer_encoding import decoded
 
-_MAX_HEADER_LENGTH: Final = 8192
-_MAX_HEADERS: Final = 500  # of the message itself; what stands behind them is not read
-_MAX_WORDS: Final = 100  # of RFC 2047 in a header line; one with more is taken as it stands
-_BOUNDS: Final = ((b"\n", 1_000_000), (b"\n--", 10_000), (b"boundary", 100), (b"message/", 100))
-# The library looks at each line once for each boundary around it, and takes long for a header line.
-_MAX_COMPARED_LINES: Final = 10_000_000
-_MAX_HEADER_LINES: Final = 100_000  # wherever they stand, and what looks like them
-_HEADER_LINE: Final = re.compile(rb"\n[!-9;-~]{1,200}:")
-# Codecs that are no charsets of mail, and slow or raising whatever they are told.
-_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
-# What the library raises on odd messages, which of them depends on its version.
-_BROKEN = (MessageError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
-
-_Message: TypeAlias = "Message[str, str]"
-
-
-class _ShortHeaders(Compat32):
-    """Cuts header lines: the library's time for parameters grows with the square of the length."""
-
-    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
-        name, value = super().header_source_parse(sourcelines)
-        return name, value[:_MAX_HEADER_LENGTH]
+_MAX_PARTS: Final = 1000
+_MAX_HEADER_LINES: Final = 100_000  # of a message and all of its parts
+_MAX_NESTED_BYTES: Final = 157_286_400  # of multiparts, each with the ones in it
+_MAX_DEPTH: Final = 20  # of multiparts in one another; a deeper one is a file
+_PLAIN: Final = "text/plain"
+_HTML: Final = "text/html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,100 +43,134 @@ class MimeFile:
 
 @dataclass(frozen=True, slots=True)
 class MimeMessage:
-    """What is read of a message."""
+    """What is read of a message: its headers, its text as people see it, its files."""
 
-    headers: tuple[tuple[str, str], ...]
-    plain_text: str | None  # the first text/plain part
-    html: str | None  # the first text/html part
+    headers: Headers
+    body: str
     files: tuple[MimeFile, ...]
 
 
 def parse_mime(content: bytes) -> MimeMessage:
-    """Parse a message into headers, text and attachments.
+    """Parse a message.
 
     Raises:
-        MalformedDelivery: it is beyond the bounds, or cannot be read.
+        MalformedDelivery: it has more parts or header lines than anybody sends.
     """
-    if _is_too_complex(content):
-        raise MalformedDelivery("The MIME message is too complex.", invalid=("body-mime",))
-    try:
-        return _read(BytesParser(policy=_ShortHeaders()).parsebytes(content))
-    except _BROKEN:
-        message = "The MIME message cannot be read."
-        raise MalformedDelivery(message, invalid=("body-mime",)) from None
-
-
-def _is_too_complex(content: bytes) -> bool:
-    lowered = content.lower()
-    counts = {needle: lowered.count(needle) for needle, _ in _BOUNDS}
-    if any(counts[needle] > most for needle, most in _BOUNDS):
-        return True
-    lines = counts[b"\n"]
-    if lines * counts[b"boundary"] > _MAX_COMPARED_LINES:
-        return True
-    if lines <= _MAX_HEADER_LINES:
-        return False
-    return sum(1 for _ in _HEADER_LINE.finditer(content)) > _MAX_HEADER_LINES
-
-
-def _read(message: _Message) -> MimeMessage:
-    texts: dict[str, str] = {}
-    files: list[MimeFile] = []
-    for part in _leaves(message):
-        content_type = part.get_content_type()
-        if content_type in ("text/plain", "text/html") and not _is_attached(part):
-            texts.setdefault(content_type, _text(part))
-        else:
-            files.append(MimeFile(_file_name(part), readable(content_type), _content(part)))
-    headers = tuple(
-        (readable(name), _header(value)) for name, value in islice(message.items(), _MAX_HEADERS)
+    message = _Reader().read(content)
+    leaves = tuple(_leaves(message))
+    texts = _texts(leaves)
+    return MimeMessage(
+        tuple((name, decode_words(value)) for name, value in message.headers),
+        _shown(_chosen(message, texts)),
+        tuple(
+            MimeFile(part.content.file_name, part.type, part.decoded)
+            for part in leaves
+            if part not in texts
+        ),
     )
-    return MimeMessage(headers, texts.get("text/plain"), texts.get("text/html"), tuple(files))
 
 
-def _leaves(message: _Message) -> Iterator[_Message]:
-    """Yield the parts that are no containers, in order; an attached message is one part."""
-    waiting = [message]
-    while waiting:
-        part = waiting.pop()
-        if part.is_multipart() and part.get_content_maintype() == "multipart":
-            children: list[_Message] = list(part.get_payload())  # type: ignore[arg-type]
-            waiting.extend(reversed(children))
-        else:
-            yield part
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """A message, or a part of one."""
+
+    headers: Headers
+    content: ContentHeaders
+    type: str
+    body: bytes  # as it was sent; empty where there are parts
+    parts: tuple[_Part, ...]
+
+    @property
+    def decoded(self) -> bytes:
+        return decoded(self.body, self.content.encoding)
+
+    @property
+    def text(self) -> str:
+        return text_of(self.decoded, self.content.charset)
 
 
-def _is_attached(part: _Message) -> bool:
-    return part.get_content_disposition() == "attachment" or part.get_filename() is not None
+class _Reader:
+    """Reads a message, and counts what could be endless."""
+
+    def __init__(self) -> None:
+        self._parts = Allowance(_MAX_PARTS, "parts")
+        self._lines = Allowance(_MAX_HEADER_LINES, "header lines")
+        self._nested_bytes = Allowance(_MAX_NESTED_BYTES, "parts in one another")
+
+    def read(self, entity: bytes, default_type: str = _PLAIN, depth: int = 0) -> _Part:
+        """Read a message or part, and the parts in it; an attached message is a file."""
+        headers, body = split_headers(entity, self._lines, is_message=depth == 0)
+        content = ContentHeaders(headers, default_type)
+        if not content.type.startswith("multipart/") or depth == _MAX_DEPTH:
+            return _Part(headers, content, content.type, body, ())
+        self._nested_bytes.take(len(body))
+        default_type = "message/rfc822" if content.type == "multipart/digest" else _PLAIN
+        parts: list[_Part] = []
+        for part in _split(decoded(body, content.encoding), content.boundary):
+            self._parts.take()
+            parts.append(self.read(part, default_type, depth + 1))
+        if not parts:
+            return _Part(headers, content, _PLAIN, body, ())
+        return _Part(headers, content, content.type, b"", tuple(parts))
 
 
-def _file_name(part: _Message) -> str:
-    return _header(part.get_filename() or "")
+def _split(content: bytes, boundary: bytes) -> Iterator[bytes]:
+    """Yield what lies between the boundaries of a multipart; the last one may never come."""
+    if not boundary:
+        return
+    line = re.compile(rb"--" + re.escape(boundary) + rb"(--)?[ \t]*(?:\r?\n|\r?\Z)")
+    begin: int | None = None
+    for found in line.finditer(content):
+        if found.start() and content[found.start() - 1 : found.start()] != b"\n":
+            continue
+        if begin is not None:
+            yield content[begin : found.start()].removesuffix(b"\n").removesuffix(b"\r")
+        if found[1]:
+            return
+        begin = found.end()
+    if begin is not None:
+        yield content[begin:]
 
 
-def _content(part: _Message) -> bytes:
-    if part.is_multipart():  # an attached message, or a report of delivery
-        return part.as_bytes().partition(b"\n\n")[2]
-    content: Any = part.get_payload(decode=True)
-    return bytes(content or b"")
+def _leaves(part: _Part) -> Iterator[_Part]:
+    """Yield the parts that have no parts, in order."""
+    if not part.parts:
+        yield part
+    for one in part.parts:
+        yield from _leaves(one)
 
 
-def _text(part: _Message) -> str:
-    try:
-        charset = str(part.get_content_charset() or "utf-8")
-        if codecs.lookup(charset).name not in _NO_CHARSETS:
-            return _content(part).decode(charset, "replace")
-    except (LookupError, ValueError):  # not a charset
-        pass
-    return _content(part).decode("utf-8", "replace")
+def _texts(leaves: Sequence[_Part]) -> Set[_Part]:
+    """Return the parts that are texts for people; one with a name is, where there is no other."""
+    texts = [
+        part for part in leaves if part.type in (_PLAIN, _HTML) and not part.content.is_attachment
+    ]
+    return {part for part in texts if not part.content.file_name} or set(texts[:1])
 
 
-def _header(value: Any) -> str:
-    """Return a header as people read it: RFC 2047 words are decoded where they can be."""
-    text = str(value)
-    if text.count("=?") > _MAX_WORDS:
-        return readable(text)
-    try:
-        return readable(str(make_header(decode_header(text))))
-    except (MessageError, LookupError, ValueError):
-        return readable(text)
+def _chosen(part: _Part, texts: Set[_Part]) -> Sequence[_Part]:
+    """Return the texts that are shown, in order: of alternatives the plain one, if it says
+    anything, else the first that does.
+    """
+    if not part.parts:
+        return [part] if part in texts else []
+    found = [_chosen(one, texts) for one in part.parts]
+    if part.type != "multipart/alternative":
+        return list(chain.from_iterable(found))
+    alternatives = sorted(filter(None, found), key=lambda one: all(t.type == _HTML for t in one))
+    saying = (one for one in alternatives if any(text.text.strip() for text in one))
+    return next(saying, next(iter(alternatives), []))
+
+
+def _shown(parts: Sequence[_Part]) -> str:
+    """Return texts as people see them, below one another, without blank ones beside others."""
+    texts: list[str] = []
+    room = MAX_LENGTH
+    for part in parts:
+        text = part.text
+        if part.type == _HTML:
+            text, room = text_of_html(text[:room]), max(0, room - len(text))
+        texts.append(text)
+    texts = [text for text in texts if text.strip()] or texts[:1]
+    above = [text if text.endswith("\n") else text + "\n" for text in texts[:-1]]
+    return "".join((*above, *texts[-1:]))

@@ -17,13 +17,13 @@ import orjson
 
 from berinia_webhookd.addresses import require_allowed
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest, normal_group
-from berinia_webhookd.channels.content import decode_json_object
 from berinia_webhookd.channels.contract import (
     Answer,
     Channel,
     Replies,
     SignedRequest,
 )
+from berinia_webhookd.channels.json_body import decode_json_object
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import WhatsAppSettings
 from berinia_webhookd.channels.signatures import secret_match

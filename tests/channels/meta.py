@@ -19,8 +19,8 @@ from urllib.parse import parse_qs
 import orjson
 
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
-from berinia_webhookd.channels.content import decode_json_object
 from berinia_webhookd.channels.contract import Answer, Channel, Kind, SignedRequest
+from berinia_webhookd.channels.json_body import decode_json_object
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.signatures import secret_match
 from berinia_webhookd.config import values

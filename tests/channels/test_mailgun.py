@@ -190,8 +190,13 @@ def test_the_replay_key_is_the_signatures() -> None:
         ({"sender": None}, ("sender",)),
         ({"recipient": None, "sender": None}, ("sender", "recipient")),
         (
-            {"body_plain": None, "stripped_text": None},
-            ("stripped-text or body-plain or body-html or body-mime",),
+            {"body_plain": None, "stripped_text": None, "subject": None},
+            (
+                (
+                    "stripped-text or body-plain or stripped-html or body-html or body-mime"
+                    " or subject or message-headers or attachment-count"
+                ),
+            ),
         ),
     ],
 )

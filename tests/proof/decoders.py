@@ -16,9 +16,10 @@ from berinia_webhookd.channels import (
     signatures,
     twilio_boundaries,
 )
-from berinia_webhookd.channels.content import decode_json_object, text_of
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.channels.form import decode_form, raw_fields
+from berinia_webhookd.channels.html_text import text_of_html
+from berinia_webhookd.channels.json_body import decode_json_object
 from berinia_webhookd.channels.mime import parse_mime
 from berinia_webhookd.channels.settings import WhatsAppSettings
 from berinia_webhookd.channels.whatsapp import WhatsAppChannel
@@ -110,11 +111,11 @@ def json_object(body: bytes) -> None:
 def mime(body: bytes) -> None:
     with contextlib.suppress(DeliveryRejected):
         message = parse_mime(body)
-        orjson.dumps([message.headers, message.plain_text, message.html])
+        orjson.dumps([message.headers, message.body])
 
 
 def html(body: bytes) -> None:
-    text_of(body.decode("utf-8", "surrogateescape"))
+    text_of_html(body.decode("utf-8", "surrogateescape"))
 
 
 def names(body: bytes) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.content import MAX_LENGTH, text_of
+from berinia_webhookd.channels.html_text import MAX_LENGTH, text_of_html
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,13 @@ from berinia_webhookd.channels.content import MAX_LENGTH, text_of
         ("<!DOCTYPE html><html><head><title>t</title><style>p{}</style></head><body>x", "x"),
         ("a<script>if (a < b) alert('</p>')</SCRIPT >b", "ab"),
         ("a<!-- <p>no</p> -->b<?php x ?>c", "abc"),
-        ("<div><div>a</div></div>\n\n<div>b</div>", "a\n\nb"),
+        ("<div><div>a</div></div>\n\n<div>b</div>", "a\nb"),
+        ("<table><tr><td>Nom</td> <td>Prénom</td></tr><tr><td>a<td>b</table>", "Nom\tPrénom\na\tb"),
+        ("<td>Nom</td><td>Prénom</td>", "Nom\nPrénom"),
+        ('<a title="a > b">Oui</a> <img alt="->" src="x">fin', "Oui fin"),
+        ("a<pre>one\n  two\n</pre>b", "a\none\n  two\nb"),
+        ('<p style="color: red; DISPLAY : none">no</p><p hidden>no</p>yes', "yes"),
+        ("<ul><li>one<li>two</ul><p>a<br><br>b", "one\ntwo\n\na\n\nb"),
         ("plain text", "plain text"),
         ("a<script>never closed", "a"),
         ("a<b never closed", "a"),
@@ -30,14 +36,14 @@ from berinia_webhookd.channels.content import MAX_LENGTH, text_of
 )
 def test_what_a_reader_sees(document: str, text: str) -> None:
     """Words and lines stay, markup and what is never shown goes."""
-    assert text_of(document) == text
+    assert text_of_html(document) == text
 
 
 @given(st.text(st.sampled_from("<>!-/? abp&#x;'\"script")))
 def test_any_text_is_read(document: str) -> None:
     """No document raises."""
-    text_of(document)
-    text_of("<script>" + document + "<style" + document)
+    text_of_html(document)
+    text_of_html("<script>" + document + "<style" + document)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +61,9 @@ def test_any_text_is_read(document: str) -> None:
 )
 def test_hostile_documents(unit: str, text: str) -> None:
     """Documents on which the standard library's parser takes minutes are read to their end."""
-    assert text_of(unit * 50_000 + ">end") == text
+    assert text_of_html(unit * 50_000 + ">end") == text
 
 
 def test_a_long_document_is_read_so_far() -> None:
     """Nothing behind the limit costs time."""
-    assert text_of("<" * (2 * MAX_LENGTH)) == "<" * MAX_LENGTH
+    assert text_of_html("<" * (2 * MAX_LENGTH)) == "<" * MAX_LENGTH

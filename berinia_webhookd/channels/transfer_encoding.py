@@ -1,0 +1,49 @@
+"""Content-Transfer-Encodings of mails (RFC 2045), decoded as far as broken ones go."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import Final
+
+_NOT_BASE64: Final = re.compile(rb"[^A-Za-z0-9+/=]+")
+_PADDING: Final = re.compile(rb"=+")
+_MOST_UU_LINES: Final = 1_000_000  # of 45 bytes each
+_MOST_PIECES: Final = 1000  # of Base64 that were encoded apart and put together
+
+
+def decoded(content: bytes, encoding: str) -> bytes:
+    """Return what an encoding stands for; one that nobody knows stands for itself."""
+    match encoding.strip().lower():
+        case "base64":
+            return from_base64(content)
+        case "quoted-printable":
+            return binascii.a2b_qp(content)
+        case "x-uuencode" | "uuencode" | "x-uue" | "uue":
+            return _from_uu(content)
+        case _:
+            return content
+
+
+def from_base64(content: bytes) -> bytes:
+    """Decode Base64 as far as it goes: cut off, with a character too many, padded in the middle."""
+    pieces = _PADDING.split(_NOT_BASE64.sub(b"", content), maxsplit=_MOST_PIECES)
+    return b"".join(_whole_groups(piece) for piece in pieces)
+
+
+def _whole_groups(piece: bytes) -> bytes:
+    if len(piece) % 4 == 1:  # six bits are no byte
+        piece = piece[:-1]
+    return binascii.a2b_base64(piece + b"=" * (-len(piece) % 4))
+
+
+def _from_uu(content: bytes) -> bytes:
+    lines: list[bytes] = []
+    for line in content.partition(b"begin ")[2].split(b"\n", _MOST_UU_LINES)[1:]:
+        if line.strip() in (b"end", b"`"):
+            break
+        try:
+            lines.append(binascii.a2b_uu(line.rstrip()))
+        except binascii.Error:  # some encoders put a wrong length first; the rest of it is lost
+            continue
+    return b"".join(lines)
