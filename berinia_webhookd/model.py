@@ -253,11 +253,35 @@ class RejectedItem:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why nothing of a conversation is dispatched, by whose word, and for how long."""
+
+    by: str
+    reason: str | None = None
+    seconds: float | None = None  # None: until somebody resumes it
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequest:
+    """A channel's word to pause: all conversations of a sender, all with a party (a group, also its
+    later ones), or the one of both. In normal form, as in a `Conversation`.
+    """
+
+    channel: ChannelName
+    sender: str | None
+    party: str | None
+    pause: Pause
+
+
 class Decoded(NamedTuple):
-    """What a verified delivery says: none to many events, and what could not be read."""
+    """What a verified delivery says: none to many events, what could not be read, and what is to be
+    paused.
+    """
 
     events: tuple[Event, ...]
     rejected: tuple[RejectedItem, ...] = ()
+    pauses: tuple[PauseRequest, ...] = ()
 
 
 class Receipt(NamedTuple):
@@ -292,6 +316,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Handoff:
+    """An agent's word that somebody else goes on: its conversation is paused."""
+
+    seconds: float | None = None  # None: until somebody resumes it
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How one attempt ended, as the transport saw it."""
 
@@ -314,6 +346,8 @@ class Outcome:
             return self.reply is not None
         return self.kind in {OutcomeKind.SUCCESS, OutcomeKind.REJECTED}
 
+    handoff: Handoff | None = None  # of a success: a person is to go on with the conversation
+
 
 @dataclass(frozen=True, slots=True)
 class FailureReply:
@@ -321,15 +355,6 @@ class FailureReply:
 
     text: str
     late: bool  # whether it can be posted where nobody waits for it
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Why nothing of a conversation is dispatched, by whose word, and for how long."""
-
-    by: str
-    reason: str | None = None
-    seconds: float | None = None  # None: until somebody resumes it
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from berinia_webhookd.model import (
     Outcome,
     OutcomeKind,
     Pause,
+    PauseRequest,
     Receipt,
     Receipts,
     Settlement,
@@ -212,6 +213,29 @@ async def test_an_agent_hands_its_conversation_over(journal: Journal, clock: Clo
     assert (await journal.claim([request])).next_due_seconds == 100
     clock.move(100)
     assert await bodies(journal) == ["two"]
+
+
+async def test_a_channel_pauses_everybody_of_a_group(journal: Journal) -> None:
+    """Those that wrote, and those that write there for the first time; once."""
+    one = an_event("one")
+    await accept(journal, one)
+    group = PauseRequest(one.channel, None, one.conversation.party, Pause("bot"))
+    assert await journal.pause([group]) == 2  # with the word for whoever comes
+    assert await journal.pause([group]) == 0
+    await accept(journal, an_event("two", sender=OTHER_SENDER))
+    assert await bodies(journal) == []
+
+
+async def test_a_channel_pauses_a_person_before_the_first_word(journal: Journal) -> None:
+    """In the one conversation that is meant; somebody alone is meant wherever they wrote."""
+    one, other = an_event("one"), an_event("two", sender=OTHER_SENDER)
+    about = (one.channel, one.conversation.sender, one.conversation.party)
+    assert await journal.pause([PauseRequest(*about, Pause("bot"))]) == 1
+    await accept(journal, one)
+    await accept(journal, other)
+    assert await bodies(journal, 1) == ["two"]
+    alone = PauseRequest(other.channel, other.conversation.sender, None, Pause("bot"))
+    assert await journal.pause([alone]) == 1
 
 
 async def test_without_a_time_a_pause_does_not_end(journal: Journal, clock: Clock) -> None:

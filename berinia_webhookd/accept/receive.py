@@ -135,6 +135,27 @@ class Commits:
             self._hinted.add(channel.name)
             _log.warning("event.skipped", **about, reason=reason, hint=hint)
 
+    async def pause(self, request: web.Request, channel: Channel, decoded: Decoded) -> None:
+        """Have the journal hold what a channel says is to be paused.
+
+        Raises:
+            JournalUnavailable: it is not on disk in time.
+        """
+
+        async def note(changed: int) -> None:
+            pause = decoded.pauses[0].pause
+            _log.info(
+                "conversation.paused",
+                **request[WHOSE],
+                by=pause.by,
+                for_seconds=pause.seconds,
+                conversations=changed,
+            )
+
+        verified = request[VERIFIED]
+        pausing = self._inbox.pause(decoded.pauses)
+        await note(await self._in_time(pausing, verified, channel, note))
+
     async def keep_rejected(
         self, request: web.Request, channel: Channel, error: MalformedDelivery | AccountRefused
     ) -> None:
@@ -232,6 +253,8 @@ class ChannelHandler:
         except (MalformedDelivery, AccountRefused) as error:
             await self.commits.keep_rejected(request, self.channel, error)
             raise
+        if decoded.pauses:
+            await self.commits.pause(request, self.channel, decoded)
         return await self.answer(request, decoded)
 
     async def answer(self, request: web.Request, decoded: Decoded) -> web.Response:

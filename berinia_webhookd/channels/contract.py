@@ -152,7 +152,7 @@ class Channel(ABC):
             MalformedDelivery, AccountRefused: as `read` does.
         """
         decoded = self.read(delivery)
-        return Decoded(tuple(map(self._judged, decoded.events)), decoded.rejected)
+        return decoded._replace(events=tuple(map(self._judged, decoded.events)))
 
     def _judged(self, event: Event) -> Event:
         if event.opt_out is None and event.kind is EventKind.MESSAGE:

@@ -16,7 +16,12 @@ from typing import Any, Final
 import orjson
 
 from berinia_webhookd.addresses import require_allowed
-from berinia_webhookd.channels.addresses_of_people import conversation, event_digest, normal_group
+from berinia_webhookd.channels.addresses_of_people import (
+    conversation,
+    event_digest,
+    normal_group,
+    normal_party,
+)
 from berinia_webhookd.channels.contract import (
     Answer,
     Channel,
@@ -37,6 +42,8 @@ from berinia_webhookd.model import (
     Decoded,
     Event,
     EventMark,
+    Pause,
+    PauseRequest,
     RawDelivery,
     Receipts,
     VerifiedDelivery,
@@ -44,6 +51,9 @@ from berinia_webhookd.model import (
 
 RECIPIENT: Final = "BerinIA"
 MEDIA_TYPE: Final = "application/json"
+PAUSE: Final = "pause"  # the `type` of the word that a conversation is to be paused
+
+LONGEST_PAUSE_SECONDS: Final = 1e9  # longer ones are mistakes
 
 _REQUIRED = ("source", "type", "author", "content", "timestamp", "messageId")
 _NOT_BLANK = ("author", "messageId")
@@ -125,6 +135,8 @@ class WhatsAppChannel(Channel):
     def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Read either form of message, and find the agent by the group."""
         document = decode_json_object(delivery.body)
+        if document.get("type") == PAUSE:
+            return Decoded((), pauses=self._pauses(document))
         if isinstance(document.get("message"), dict) and "author" not in document:
             return Decoded((self._older_event(document, delivery),))
         _require_well_formed(document)
@@ -141,6 +153,23 @@ class WhatsAppChannel(Channel):
             profile_name=_optional_text(document, "profile_name"),
         )
         return Decoded((event,))
+
+    def _pauses(self, document: dict[str, Any]) -> tuple[PauseRequest, ...]:
+        """Read the bot's word that somebody has taken over: from an author, in a group, or both. An
+        author alone is meant wherever they wrote, and where they write to us directly.
+        """
+        _require_pause(document)
+        group, author = _group(document), _optional_text(document, "author") or ""
+        party = normal_party(RECIPIENT if group is None else group)
+        sender = normal_party(author) if author.strip() else None
+        seconds = document.get("for_seconds")
+        pause = Pause(
+            by=self.provider.name,
+            reason=_optional_text(document, "reason"),
+            seconds=None if seconds is None else float(seconds),
+        )
+        request = PauseRequest(self.name, sender, party, pause)
+        return (request,) if group is not None else (request, replace(request, party=None))
 
     def _older_event(self, document: dict[str, Any], delivery: VerifiedDelivery) -> Event:
         """Read `{"sender", "profile_name", "message": {"text"}}` of the bot's first version."""
@@ -268,6 +297,20 @@ def _invalid_options(document: Mapping[str, Any]) -> list[str]:
     if isinstance(timestamp, bool) or not isinstance(timestamp, str | int | float | None):
         invalid.append("timestamp")
     return invalid
+
+
+def _require_pause(document: Mapping[str, Any]) -> None:
+    texts = ("source", "author", "group", "reason")
+    invalid = [name for name in texts if not isinstance(document.get(name), str | None)]
+    missing = ["source"] if document.get("source") is None else []
+    if not invalid and _group(document) is None and not (document.get("author") or "").strip():
+        missing.append("author or group")
+    seconds = document.get("for_seconds")
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (is_number and 0 <= seconds <= LONGEST_PAUSE_SECONDS):
+        invalid.append("for_seconds")
+    if missing or invalid:
+        raise _malformed(missing, invalid)
 
 
 def _malformed(missing: Sequence[str], invalid: Sequence[str]) -> MalformedDelivery:

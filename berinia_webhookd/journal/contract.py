@@ -21,6 +21,7 @@ from berinia_webhookd.model import (
     EntryState,
     EventId,
     Guard,
+    PauseRequest,
     Receipts,
     Settlement,
     VerifiedDelivery,
@@ -190,6 +191,11 @@ class Inbox(Protocol):
 
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
         """Keep a verified delivery that fails validation: once per signature or body, capped."""
+
+    async def pause(self, requests: Sequence[PauseRequest]) -> int:
+        """Hold conversations; returns how many of them were not held, or not for so long. What runs
+        goes on, and a pause never ends one that lasts longer.
+        """
 
     async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
         """Return the inline (or already stored) reply as soon as there is one; None when the time

@@ -209,12 +209,12 @@ class Operations:
         self, sender: str, pause_: Pause, *, channel: str | None = None
     ) -> Sequence[int]:
         """Pause a person's conversations; returns those that were not, or not for so long."""
-        conversations = await self._read(pause.of_person, sender, channel)
+        conversations = await self._read(pause.of, channel, sender, None)
         return await self._write(pause.pause, conversations, pause_)
 
     async def resume(self, sender: str, *, channel: str | None = None) -> Sequence[int]:
         """End pauses, and what guards hold, in a person's conversations; returns where that was."""
-        conversations = await self._read(pause.of_person, sender, channel)
+        conversations = await self._read(pause.of, channel, sender, None)
         return await self._write(pause.resume, conversations)
 
     async def erase(

@@ -7,12 +7,15 @@ means for the order is in `order.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from berinia_webhookd.journal import order
 from berinia_webhookd.journal.database import Transaction, microseconds
 from berinia_webhookd.journal.event_text import storable
-from berinia_webhookd.model import Pause
+from berinia_webhookd.model import Pause, PauseRequest
+
+EVERYBODY: Final = "*"  # the sender of a pause of all with a party, also of later ones
 
 
 async def pause(
@@ -30,6 +33,43 @@ async def pause(
     changed = [row["id"] for row in rows]
     await order.advance_all(transaction, changed)
     return changed
+
+
+async def pause_as_asked(
+    transaction: Transaction, asked: Sequence[Sequence[PauseRequest]]
+) -> list[Sequence[int]]:
+    """Pause what each means, all of it or nothing; returns what changed."""
+    changed: list[Sequence[int]] = []
+    for requests in asked:
+        ids: list[int] = []
+        for request in requests:
+            ids += await pause(transaction, await _made(transaction, request), request.pause)
+        changed.append(ids)
+    return changed
+
+
+async def _made(transaction: Transaction, request: PauseRequest) -> Sequence[int]:
+    """The conversations that are meant. With a party there is one, though nobody has written."""
+    if request.party is not None:
+        if request.sender is None:
+            await transaction.execute("keep_conversations")
+        row = {
+            "channel": request.channel,
+            "sender": storable(EVERYBODY if request.sender is None else request.sender),
+            "party": storable(request.party),
+        }
+        await transaction.many("make_conversations", [row])
+    return await of(transaction, request.channel, request.sender, request.party)
+
+
+async def to_pause(
+    transaction: Transaction, asked: Sequence[Sequence[PauseRequest]]
+) -> Iterable[int]:
+    """Return the conversations that are meant, as far as there are any yet."""
+    found: list[int] = []
+    for request in (one for requests in asked for one in requests):
+        found += await of(transaction, request.channel, request.sender, request.party)
+    return found
 
 
 async def resume(transaction: Transaction, conversations: Sequence[int]) -> Sequence[int]:
@@ -60,9 +100,18 @@ async def to_end(_: Transaction, asked: Sequence[Sequence[int]]) -> list[int]:
     return [id_ for conversations in asked for id_ in conversations]
 
 
-async def of_person(transaction: Transaction, sender: str, channel: str | None) -> list[int]:
-    """Return the conversations of a person, given in normal form."""
-    rows = await transaction.execute(
-        "conversations_to_pause", sender=storable(sender), channel=channel
-    )
-    return [row["id"] for row in rows]
+async def of(
+    transaction: Transaction, channel: str | None, sender: str | None, party: str | None
+) -> list[int]:
+    """Return the conversations of a sender, with a party, or of both, given in normal form."""
+    found: set[int] | None = None
+    if sender is not None:
+        rows = await transaction.execute(
+            "conversations_of_person", sender=storable(sender), channel=channel
+        )
+        found = {id_ for (id_,) in rows}
+    if party is not None:
+        about = {"channel": channel, "party": storable(party)}
+        rows = await transaction.execute("conversations_of_party", **about)
+        found = {id_ for (id_,) in rows if found is None or id_ in found}
+    return sorted(found or ())

@@ -19,7 +19,7 @@ from berinia_webhookd.journal import (
 )
 from berinia_webhookd.journal.contract import Claimed, Reply, Settled
 from berinia_webhookd.journal.group_commit import BatchStep
-from berinia_webhookd.model import Entry, Receipts
+from berinia_webhookd.model import Entry, PauseRequest, Receipts
 
 ACCEPT: Final[BatchStep[accept.Arrival, Receipts]] = BatchStep(
     "accept", 0, accept.accept, bounded=True, touches=accept.touched
@@ -32,6 +32,9 @@ BEGIN: Final[BatchStep[claim.Held, bool]] = BatchStep(
 )
 SETTLE: Final[BatchStep[settle.Ended, Settled]] = BatchStep(
     "settle", 3, settle.settle, touches=settle.touched
+)
+PAUSE: Final[BatchStep[Sequence[PauseRequest], Sequence[int]]] = BatchStep(
+    "pause", 2, pause.pause_as_asked, touches=pause.to_pause
 )
 STOP_WAITING: Final[BatchStep[replies.Departure, Reply | None]] = BatchStep(
     "stop_waiting", 4, replies.stop_waiting, touches=replies.touched

@@ -54,6 +54,7 @@ from berinia_webhookd.journal.steps import (
     END_PAUSES,
     GIVE_BACK_LEFTOVERS,
     NOTE_UNAVAILABLE,
+    PAUSE,
     PURGE,
     RECOVER,
     REJECT,
@@ -70,6 +71,7 @@ from berinia_webhookd.model import (
     EntryId,
     EntryKind,
     EventId,
+    PauseRequest,
     Receipts,
     RejectedItem,
     Settlement,
@@ -228,6 +230,11 @@ class SqlJournal:
         """Keep a verified delivery that fails validation."""
         rejection = rejected.Rejection(delivery, reason, self._holder.node, self._rejected_max)
         await self._submit(REJECT, rejection, size_bytes=len(delivery.body))
+
+    async def pause(self, requests: Sequence[PauseRequest]) -> int:
+        """Hold conversations (see the contract)."""
+        changed = await self._submit(PAUSE, requests)
+        return len(changed)
 
     async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
         """Return the reply as soon as there is one for whoever waits; None when there will be

@@ -85,6 +85,15 @@ class AttemptLog:
                 may_have_acted=settlement.may_have_acted,
             )
             self._on_dead(settlement)
+        if settled.kept and settlement.pause is not None:
+            pause = settlement.pause
+            logger.info(
+                "conversation.paused",
+                **_log_fields(entry),
+                conversation=entry.conversation_id,
+                by=pause.by,
+                for_seconds=pause.seconds,
+            )
         dead_reply = entry.kind is EntryKind.REPLY and settlement.state is EntryState.DEAD
         if dead_reply or settled.reply is ReplyRoute.UNDELIVERABLE:
             logger.warning("reply.undeliverable", **_log_fields(entry))

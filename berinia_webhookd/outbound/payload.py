@@ -16,6 +16,7 @@ from berinia_webhookd.model import (
     Conversation,
     Entry,
     EventKind,
+    Handoff,
     Outcome,
     OutcomeKind,
     Word,
@@ -26,6 +27,7 @@ Shape = Literal["handle", "run"]
 
 LONGEST_ERROR: Final = 8192  # characters
 LARGEST_NUMBER: Final = 1e9  # of seconds or of cost; larger ones are mistakes
+LONGEST_REASON: Final = 500
 REPLY_KEYS: Final = ("response", "message", "result")
 ERROR_KEYS: Final = ("error", *REPLY_KEYS)
 _TYPES: Final = {
@@ -142,7 +144,16 @@ def _outcome_of(returned: Mapping[str, object]) -> Outcome:
         case "rejected":
             error = _first_text(returned, ERROR_KEYS) or "the agent rejected the event"
             return Outcome(OutcomeKind.REJECTED, error=error[:LONGEST_ERROR], word=Word.FAILED)
-    return Outcome(OutcomeKind.SUCCESS, reply=_first_text(returned, REPLY_KEYS))
+    handoff = _handoff(returned) if returned.get("status") == "handoff" else None
+    return Outcome(OutcomeKind.SUCCESS, reply=_first_text(returned, REPLY_KEYS), handoff=handoff)
+
+
+def _handoff(returned: Mapping[str, object]) -> Handoff:
+    reason = _first_text(returned, ("reason",))
+    return Handoff(
+        seconds=_number(returned.get("for_seconds")),
+        reason=None if reason is None else reason[:LONGEST_REASON],
+    )
 
 
 def _number(value: object) -> float | None:

@@ -22,6 +22,7 @@ from berinia_webhookd.model import (
     FailureReply,
     Outcome,
     OutcomeKind,
+    Pause,
     Settlement,
     Word,
 )
@@ -85,6 +86,7 @@ class RetryPolicy:
             late=can_be_posted(self.channel, entry.event),
             failure_reply=self._failure_reply(entry, outcome) if dead else None,
             may_have_acted=dead and begun and outcome.word is None,
+            pause=_pause_of(entry, outcome),
         )
 
     def _answers(self, entry: Entry, outcome: Outcome) -> bool:
@@ -108,6 +110,12 @@ class RetryPolicy:
 
     def _failure_reply(self, entry: Entry, outcome: Outcome) -> FailureReply | None:
         return failure_reply(self.channel, entry.event, outcome.kind, self.timeout_seconds)
+
+
+def _pause_of(entry: Entry, outcome: Outcome) -> Pause | None:
+    if outcome.handoff is None:
+        return None
+    return Pause(entry.agent, outcome.handoff.reason, outcome.handoff.seconds)
 
 
 def _jittered(seconds: float, random: Callable[[], float]) -> float:

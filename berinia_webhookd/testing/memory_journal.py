@@ -23,6 +23,7 @@ from berinia_webhookd.journal.contract import (
     Settled,
 )
 from berinia_webhookd.journal.database import stored
+from berinia_webhookd.journal.pause import EVERYBODY
 from berinia_webhookd.model import (
     AgentName,
     Conversation,
@@ -34,6 +35,7 @@ from berinia_webhookd.model import (
     Event,
     EventId,
     OutcomeKind,
+    PauseRequest,
     Receipt,
     Receipts,
     Settlement,
@@ -158,6 +160,10 @@ class MemoryJournal:
         event_id = EventId(f"event-{len(self._seen)}")
         self._seen[event.digest] = event_id, event.agent
         self._deliveries[event_id] = delivery
+        if event.conversation not in {kept.event.conversation for kept in self._entries}:
+            everybody = event.conversation._replace(sender=EVERYBODY)
+            paused_until = self._paused_until.get(everybody, 0.0)
+            self._paused_until.setdefault(event.conversation, paused_until)
         heard = self._hear(event_id, event)
         event = (event.as_start or event) if event_id in heard.starts else event
         kept = self._add(event_id, event, EntryKind.AGENT)
@@ -182,6 +188,19 @@ class MemoryJournal:
         await self._commit()
         if delivery.body not in (one.body for one, _ in self.rejected):
             self.rejected.append((delivery, reason))
+
+    async def pause(self, requests: Sequence[PauseRequest]) -> int:
+        """Hold conversations."""
+        await self._commit()
+        changed = 0
+        for request in requests:
+            meant = {kept.event.conversation for kept in self._entries if _is_of(kept, request)}
+            if request.party is not None:
+                sender = EVERYBODY if request.sender is None else request.sender
+                meant.add(Conversation(request.channel, sender, request.party))
+            for conversation in meant:
+                changed += self._pause(conversation, request.pause.seconds)
+        return changed
 
     async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
         """Wait until the event's agent has answered or ended without."""
@@ -278,10 +297,13 @@ class MemoryJournal:
             self._changed.notify_all()
         return Settled(kept=True, reply=route)
 
-    def _pause(self, conversation: Conversation, seconds: float | None) -> None:
-        """Hold it, unless it is held for longer."""
+    def _pause(self, conversation: Conversation, seconds: float | None) -> bool:
+        """Hold it, unless it is held for as long."""
         until = inf if seconds is None else self._time() + seconds
-        self._paused_until[conversation] = max(until, self._paused_until.get(conversation, 0.0))
+        shorter = until <= self._paused_until.get(conversation, 0.0)
+        if not shorter:
+            self._paused_until[conversation] = until
+        return not shorter
 
     def _reply_of(self, settlement: Settlement, kept: _Kept) -> _Reply | None:
         """What the person is to be told."""
@@ -396,6 +418,15 @@ class MemoryJournal:
         event = next(self._of(event_id)).event
         late = self._add(event_id, event, EntryKind.REPLY)
         late.reply_text, late.replied_at = text, self.clock()
+
+
+def _is_of(kept: _Kept, request: PauseRequest) -> bool:
+    conversation = kept.event.conversation
+    return (
+        conversation.channel == request.channel
+        and request.sender in {None, conversation.sender}
+        and request.party in {None, conversation.party}
+    )
 
 
 def _next(queue: Sequence[_Kept], now: float, paused_until: float) -> tuple[float, _Kept]:

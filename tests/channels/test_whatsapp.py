@@ -103,6 +103,50 @@ def changed(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in merged.items() if value is not ...}
 
 
+def pause_of(**fields: Any) -> list[tuple[Any, ...]]:
+    channel = whatsapp_channel()
+    word = {"source": "whatsapp", "type": "pause", **fields}
+    decoded = channel.decode(channel.verify(bot(word)))
+    assert decoded.events == ()
+    return [(one.sender, one.party, one.pause.seconds) for one in decoded.pauses]
+
+
+def test_the_bot_may_say_that_somebody_has_taken_over() -> None:
+    """In a group, for one of its authors, or for an author wherever they wrote, and directly."""
+    author, group = "33639980001@c.us", MESSAGE["group"]
+    party = "🤖 support ia / chatbot"
+    assert pause_of(group=group, for_seconds=60) == [(None, party, 60.0)]
+    assert pause_of(group=group, author=author) == [("+33639980001", party, None)]
+    wherever = [("+33639980001", "berinia", None), ("+33639980001", None, None)]
+    assert pause_of(author=author) == wherever
+    assert pause_of(author=author, group="Direct Message") == wherever
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing", "invalid"),
+    [
+        ({}, ("author or group",), ()),
+        ({"author": " ", "group": ""}, ("author or group",), ()),
+        ({"group": "Direct Message"}, ("author or group",), ()),
+        ({"author": "a", "source": None}, ("source",), ()),
+        ({"author": 7}, (), ("author",)),
+        ({"author": "a", "group": ["b"]}, (), ("group",)),
+        ({"author": "a", "reason": {}}, (), ("reason",)),
+        *(
+            ({"author": "a", "for_seconds": value}, (), ("for_seconds",))
+            for value in (-1, "60", True, 1e300)
+        ),
+    ],
+)
+def test_a_pause_says_whose(
+    fields: dict[str, Any], missing: tuple[str, ...], invalid: tuple[str, ...]
+) -> None:
+    """What it lacks, and what cannot be read, is named."""
+    with pytest.raises(MalformedDelivery) as refused:
+        pause_of(**fields)
+    assert (refused.value.missing, refused.value.invalid) == (missing, invalid)
+
+
 def test_a_group_message_is_read() -> None:
     """Every value reaches the event as the bot sent it."""
     channel: Channel = whatsapp_channel()

@@ -15,10 +15,19 @@ import pytest
 from berinia_webhookd.journal import postgresql, sqlite
 from berinia_webhookd.journal.contract import ClaimRequest
 from berinia_webhookd.journal.deliveries import EVENTS_EACH
-from berinia_webhookd.model import EntryKind, EntryState, OptOut, Outcome, OutcomeKind, Pause
+from berinia_webhookd.model import (
+    EntryKind,
+    EntryState,
+    OptOut,
+    Outcome,
+    OutcomeKind,
+    Pause,
+    PauseRequest,
+)
 
 from .world import (
     AGENT,
+    SMS,
     PostgresqlWorld,
     SqliteWorld,
     World,
@@ -140,6 +149,11 @@ async def live(world: World) -> None:
     reply = Outcome(OutcomeKind.SUCCESS, reply="yes")
     await world.settle(one, outcome=reply, late=True, pause=Pause("an agent", seconds=1))
     await world.accept("while it is paused")
+    requests = [
+        PauseRequest(SMS, None, "somewhere", Pause("bot")),
+        PauseRequest(SMS, third.sender, None, Pause("bot", seconds=1)),
+    ]
+    await world.journal.pause(requests)
     await world.journal.release([two])
     await world.fail((await world.claim())[0], retry_in=5)
     await world.journal.wait_for_reply(receipt.event_id, 0)
@@ -274,6 +288,8 @@ async def test_nothing_reads_through_a_large_table(
         for mode in ("force_custom_plan", "force_generic_plan"):
             await connection.execute(f"SET plan_cache_mode = {mode}")
             for statement, values in statements.seen.items():
+                if statement.startswith("LOCK"):
+                    continue
                 explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", *values)
                 plan = json.loads(explained)[0]["Plan"]
                 assert relations_read_through(plan) <= FEW, statement

@@ -8,11 +8,20 @@ WHERE conversations.channel = wanted.channel AND conversations.sender = wanted.s
   AND conversations.party = wanted.party;
 
 -- name: make_conversations
--- Another node may make the same one meanwhile: that is waited for, and looked up.
-INSERT INTO conversations (channel, sender, party)
-VALUES (:channel, :sender, :party)
+-- Another node may make the same one meanwhile: that is waited for, and looked up. A new one is paused
+-- while its party is, for everybody.
+WITH wanted (channel, sender, party) AS (VALUES (:channel, :sender, :party))
+INSERT INTO conversations
+    (channel, sender, party, paused_at, paused_until, paused_by, paused_for)
+SELECT wanted.channel, wanted.sender, wanted.party,
+       everybody.paused_at, everybody.paused_until, everybody.paused_by, everybody.paused_for
+FROM wanted
+LEFT JOIN conversations AS everybody
+  ON everybody.sender = '*' AND everybody.channel = wanted.channel
+  AND everybody.party = wanted.party
+WHERE 1 = 1
 ON CONFLICT (channel, sender, party) DO NOTHING
-RETURNING id, channel, sender, party, 0 AS paused;
+RETURNING id, channel, sender, party, CASE WHEN paused_at IS NULL THEN 0 ELSE 1 END AS paused;
 
 -- name: used_keys
 -- Which events came with these replay keys; in `seen`, the digests of such keys stand.

@@ -1,6 +1,15 @@
--- name: conversations_to_pause
+-- name: conversations_of_party
+-- The conversations of everybody with a party, such as a group.
+SELECT id FROM conversations WHERE channel = :channel AND party = :party ORDER BY id;
+
+-- name: keep_conversations
+-- Let nobody make one until the commit: whoever did is waited for, and seen.
+/*postgresql LOCK TABLE conversations IN SHARE ROW EXCLUSIVE MODE */
+/*sqlite SELECT 1 */;
+
+-- name: conversations_of_person
 -- The conversations of a person, on one channel or on all.
-SELECT id, channel FROM conversations
+SELECT id FROM conversations
 WHERE sender = :sender AND channel = coalesce(:channel, channel) ORDER BY id;
 
 -- name: pause
