@@ -228,6 +228,7 @@ class Event(NamedTuple):
     raw_multi: Mapping[str, list[Any]] = _NOTHING  # names that repeat → values
     # What its channel knows until it is stored: `skipped` is a column beside the event's data.
     marks: frozenset[EventMark] = frozenset()
+    authors: frozenset[str] = frozenset()  # who else it is from, in normal form
     as_start: Event | None = None  # it, if its sender has opted out: then its word means START
     said_at: datetime | None = None  # its own time, where its provider tells it
     time_unknown: bool = False  # it was said before, and nobody knows when

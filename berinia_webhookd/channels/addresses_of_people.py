@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 from berinia_webhookd.model import ChannelName, Conversation
@@ -19,6 +20,9 @@ _MAX_SPELLING_LENGTH: Final = 1000
 _MIN_INTERNATIONAL_DIGITS: Final = 9
 _PREFIXES = re.compile(r"(?:(?:whatsapp|sms|rcs|tel|mailto):(?://)?\s*)+")
 _NAMED_ADDRESS = re.compile(r"[^<>]*<\s*([^<>\s]+@[^<>\s]+)\s*>")
+_MAX_HEADER_LENGTH: Final = 100_000
+_MOST: Final = 100  # addresses of one mail
+_BETWEEN_ADDRESSES = re.compile(r"[\s<>()\[\],;:\"]+")
 # whatsapp-web.js ids of people, with or without the number of their device.
 _WHATSAPP_ID = re.compile(r"\+?([0-9]+)(?::[0-9]+)?@(?:c\.us|s\.whatsapp\.net)")
 _E164 = re.compile(r"\+[1-9][0-9]{7,14}")  # nearly all there are, and normal already
@@ -49,6 +53,17 @@ def normal_party(text: str) -> str:
     if phone := _PHONE.fullmatch(text):
         return _normal_phone(phone[1], phone[2])[:_MAX_PARTY_LENGTH]
     return text[:_MAX_PARTY_LENGTH].strip()
+
+
+def addresses_in(headers: Iterable[str]) -> frozenset[str]:
+    """Return the normal forms of the e-mail addresses in headers, of the first hundred."""
+    words = [
+        word
+        for header in headers
+        for word in _BETWEEN_ADDRESSES.split(header[:_MAX_HEADER_LENGTH])
+        if "@" in word[1:]
+    ]
+    return frozenset(normal_party(word.strip("'")) for word in [*dict.fromkeys(words)][:_MOST])
 
 
 def _normal_phone(international: str | None, rest: str) -> str:

@@ -20,7 +20,11 @@ from urllib.parse import urlencode
 
 import orjson
 
-from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
+from berinia_webhookd.channels.addresses_of_people import (
+    addresses_in,
+    conversation,
+    event_digest,
+)
 from berinia_webhookd.channels.automatic_mail import auto_submitted_of
 from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
 from berinia_webhookd.channels.form import (
@@ -158,10 +162,11 @@ class MailgunChannel(Channel):
         subject = None if subject is None else unfolded(decode_words(subject))
         automatic, marks = auto_submitted_of(message.all, sender, subject)
         raw, raw_multi = raw_fields(form.fields)
+        parties = conversation(self.name, sender, recipient)
         event = Event(
             channel=self.name,
             agent=self.agent,
-            conversation=conversation(self.name, sender, recipient),
+            conversation=parties,
             digest=event_digest(
                 self.name,
                 recipient,
@@ -179,6 +184,7 @@ class MailgunChannel(Channel):
             message_id=message_id,
             auto_submitted=automatic,
             marks=marks,
+            authors=message.authors - {parties.sender},
             attachments=tuple(_attachment(*file) for file in _files(form, message)),
             raw=raw,
             raw_multi=raw_multi,
@@ -337,6 +343,11 @@ class MailMessage:
             for name, value in pairs:
                 headers.setdefault(name.lower(), []).append(unfolded(readable(value)))
         return headers
+
+    @property
+    def authors(self) -> frozenset[str]:
+        """Everybody whom From and Reply-To name, in normal form."""
+        return addresses_in((*self.all("From"), *self.all("Reply-To")))
 
     @property
     def body(self) -> str:

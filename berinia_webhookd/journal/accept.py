@@ -112,6 +112,7 @@ async def accept(
     kept = await _without_repeated(transaction, inserted, known)
     if heard := await consents.hear(transaction, kept):
         arrivals, kept = _as_heard(arrivals, kept, heard)
+    await transaction.many("insert_author", _authors(kept))
     await _insert_entries(transaction, kept, conversations)
     return await _receipts(transaction, arrivals, known, used, kept)
 
@@ -347,6 +348,14 @@ def _as_heard(
         [a._replace(events=tuple(heard.get(new.id, new) for new in a.events)) for a in arrivals],
         [one._replace(new=heard.get(one.new.id, one.new)) for one in kept],
     )
+
+
+def _authors(kept: Sequence[Inserted]) -> list[dict[str, Any]]:
+    return [
+        {"event": one.number, "address": storable(address)}
+        for one in kept
+        for address in one.new.event.authors
+    ]
 
 
 async def _insert_entries(

@@ -63,6 +63,7 @@ TABLES: Final = (
     Table("deliveries", {"number": 0}, "body"),
     Table("conversations", {"id": 0}),
     Table("events", {"number": 0}, "data"),
+    Table("authors", {"event": 0, "address": ""}),
     Table("entries", {"place": 0}),
     Table("attempts", {"entry": 0, "number": 0}, "error"),
     Table("replies", {"event": 0}, "text"),

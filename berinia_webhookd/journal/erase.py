@@ -1,7 +1,8 @@
 """Deleting a person's data: from every column and raw body, from the SQLite file and from its WAL.
 
 What stays is that an event was there: its digest, its times and outcomes. A person is found by the
-normal form of the sender, so every spelling is met. Of a delivery with several people only that
+normal form of the sender, so every spelling is met, and a mail also by the people of its From and
+Reply-To, in an index. Of a delivery with several people only that
 person's part goes: the shared body is blanked, and everybody else's part has its own data.
 """
 
@@ -16,7 +17,8 @@ from urllib.parse import unquote_plus
 from berinia_webhookd import json_text
 from berinia_webhookd.journal import order, rejected_items
 from berinia_webhookd.journal.database import Row, Transaction
-from berinia_webhookd.journal.event_text import storable, to_text
+from berinia_webhookd.journal.event_text import to_text
+from berinia_webhookd.journal.queries import person_of
 from berinia_webhookd.journal.rejected_items import Item
 from berinia_webhookd.model import EntryState
 
@@ -56,12 +58,13 @@ class Erasure:
 
 async def find(transaction: Transaction, sender: str, rejected: Sequence[int]) -> Found:
     """Return what there is of a sender, in normal form; rejected deliveries were found before."""
-    rows = await transaction.execute("conversations_of_sender", sender=storable(sender))
-    ids = tuple(id_ for (id_,) in rows)
-    counted = await transaction.execute("count_with_data", conversations=ids)
-    running = await transaction.execute("running_events", conversations=ids)
+    person = await person_of(transaction, sender)
+    authored = await transaction.execute("conversations_of_author", sender=person["sender"])
+    ids = dict.fromkeys((*person["conversations"], *(id_ for (id_,) in authored)))
+    counted = await transaction.execute("count_with_data", **person)
+    running = await transaction.execute("running_events", **person)
     total = sum(count for (count,) in counted)
-    return Found(ids, total, tuple(id_ for (id_,) in running), tuple(rejected))
+    return Found(tuple(ids), total, tuple(id_ for (id_,) in running), tuple(rejected))
 
 
 async def find_rejected(
@@ -111,7 +114,8 @@ def names(text: bytes, sender: str) -> bool:
 async def erase_events(transaction: Transaction, sender: str, conversations: Sequence[int]) -> int:
     """Blank one batch of events that are not running; returns how many. At the end, the parties."""
     await order.hold(transaction, conversations)
-    chosen = await transaction.execute("erasable_events", conversations=conversations, most=BATCH)
+    person = await person_of(transaction, sender)
+    chosen = await transaction.execute("erasable_events", **person, held=conversations, most=BATCH)
     if not chosen:
         await transaction.execute("erase_parties", conversations=conversations)
         return 0
@@ -120,7 +124,7 @@ async def erase_events(transaction: Transaction, sender: str, conversations: Seq
     places = [row["place"] for row in entries]
     for name in ("erase_attempts", "erase_entries"):
         await transaction.execute(name, places=places)
-    for name in ("erase_replies", "erase_events"):
+    for name in ("erase_replies", "erase_authors", "erase_events"):
         await transaction.execute(name, events=events)
     for row in entries:
         transaction.moved(row, EntryState.ERASED.value)

@@ -92,14 +92,19 @@ async def list_entries(
     if first is None:
         first, _ = await numbers_of(transaction, filters)
     if filters.sender is not None:
-        found = await transaction.execute(
-            "conversations_of_sender", sender=storable(filters.sender)
-        )
-        name, values["conversations"] = "list_of_conversations", [id_ for (id_,) in found]
+        name = "list_of_person"
+        values |= await person_of(transaction, filters.sender)
     elif filters.state in UNFINISHED:
         name = "list_unfinished"
     rows = await transaction.execute(name, **values, first=first, end=end, most=limit)
     return [as_record(Listed, row) for row in rows]
+
+
+async def person_of(transaction: Transaction, sender: str) -> dict[str, Any]:
+    """Return what statements know a person by: conversations, and the address as an author's."""
+    person = storable(sender)
+    found = await transaction.execute("conversations_of_sender", sender=person)
+    return {"sender": person, "conversations": [id_ for (id_,) in found]}
 
 
 async def replayable(transaction: Transaction, filters: Filters) -> list[int]:

@@ -297,6 +297,8 @@ def _report(changed: Sequence[Changed], done: str, *, as_json: bool) -> None:
 def erase(context: CommandContext, /, *, sender: str, dry_run: bool, as_json: bool) -> None:
     """Delete a person's data: raw bodies, events, attachments, replies, conversations.
 
+    A mail is found by its envelope's sender, its From and its Reply-To.
+
     That events were there stays known, without their content. Exit code 1: something is left, as
     an attempt is running or the file is being read; run it again.
     """

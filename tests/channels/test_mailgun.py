@@ -488,3 +488,34 @@ def test_verified_forms_are_read_or_malformed(fields: list[tuple[str, str]]) -> 
     except MalformedDelivery:
         return
     json.dumps(dict(event.raw), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "authors"),
+    [
+        ({"from": "Anna <anna@example.com>"}, {"anna@example.com"}),
+        ({"From": '"Durand, Zoë" <ZOE@Example.COM>, o\'brien@example.com, \'lea@example.com\''},
+         {"zoe@example.com", "o'brien@example.com", "lea@example.com"}),
+        ({"message-headers": '[["Reply-To", "<anna@example.com>"], ["From", "lea@example.com"]]'},
+         {"anna@example.com", "lea@example.com"}),
+        ({"from": "Camille <LEAD@example.com>", "Reply-To": "undisclosed:;"}, set()),
+        ({"from": "@ " * 50_000, "Reply-To": "anna@example.com"}, {"anna@example.com"}),
+    ],
+)  # fmt: skip
+def test_whose_a_mail_is_beside_its_sender(fields: Mapping[str, str], authors: set[str]) -> None:
+    """The people of From and Reply-To, in normal form, however they are written."""
+    plain = {name: value for name, value in MAIL_FIELDS.items() if name.lower() != "from"}
+    assert read({**plain, "sender": "lead@example.com", **fields}).authors == authors
+
+
+def test_a_mail_has_no_more_authors_than_are_kept() -> None:
+    """A hostile one could name as many as it has room for."""
+    many = " ".join(f"<{number}@example.com>" for number in range(5000))
+    assert len(read({**MAIL_FIELDS, "Reply-To": many}).authors) <= 100
+
+
+def test_whose_a_raw_mail_is() -> None:
+    """Posted as MIME, its headers are read as well."""
+    raw = "From: Anna <anna@example.com>\r\nReply-To: lea@example.com\r\n\r\nBonjour"
+    fields = {"sender": "bounce@example.net", "recipient": "us@example.com", "body-mime": raw}
+    assert read(fields).authors == {"anna@example.com", "lea@example.com"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from .daemon import Daemon
+from .providers import EMAIL_PATH, MAILGUN_KEY, posted_mail, sample_mail
 
 
 def test_mistakes_in_the_settings_hide_neither_events_nor_logs(daemon: Daemon) -> None:
@@ -52,3 +53,21 @@ def test_an_agent_that_cannot_be_loaded_says_why(stopped: Daemon) -> None:
     [standing] = [line for line in shown.splitlines() if line.startswith("now ")]
     assert "the agent cannot be loaded: ModuleNotFoundError: No module named" in standing
     assert "a_module_that_is_not_there" in standing
+
+
+def test_nothing_is_left_of_a_person_whose_mails_came_by_another_envelope(stopped: Daemon) -> None:
+    """A newsletter's envelope names its sender's machine; the person stands in From or Reply-To."""
+    text = stopped.config.read_text()
+    stopped.config.write_text(f'{text}\nchannels.email.signing_keys = ["{MAILGUN_KEY}"]\n')
+    stopped.start()
+    named = ({"from": "Anna <Anna.Durand@Example.COM>"}, {"Reply_To": "anna.durand@example.com"})
+    for fields in ({}, *named):
+        mail = sample_mail(sender="bounce-17@mailer.example.net", **fields)
+        assert stopped.request("POST", EMAIL_PATH, *posted_mail(mail)).status == 200
+    stopped.wait_for("attempt.succeeded", count=3)
+    done = stopped.run("events", "erase", "--sender", "anna.durand@example.com")
+    assert done.stdout.startswith("2 events in 1 conversations")
+    left = json.loads(stopped.run("events", "list", "--state", "done", "--json").stdout)
+    assert len(left) == 1
+    for file in (stopped.folder / "state").glob("journal.db*"):
+        assert b"anna.durand" not in file.read_bytes().lower(), file

@@ -10,6 +10,7 @@ import pytest
 
 from berinia_webhookd.journal.erase import names
 from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.model import ChannelName, Decoded, EntryState, Outcome, OutcomeKind
 
 from .world import SqliteWorld, World, a_delivery, an_event, on_sqlite, traces
@@ -56,6 +57,35 @@ async def test_nothing_of_a_person_is_left(world: World, desk: Operations) -> No
     assert await traces(world, b"Nachbar", OTHER[1:].encode())
     assert await world.states() == {"erased": 3, "done": 1, "ready": 1}
     assert (await desk.erase(PERSON)).events == 0
+
+
+async def test_a_mail_is_of_everybody_it_is_from(world: World, desk: Operations) -> None:
+    """Found by From and Reply-To too; other mails with the same envelope stay."""
+    envelope = "bounces@lists.example.net"
+    people = frozenset({"anna@example.com", "lea@example.com"})
+    await world.accept("Geheimnis", sender=envelope, authors=people)
+    kept = await world.accept("Nachbar", sender=envelope, authors=frozenset({"zoe@example.com"}))
+    found = await desk.list_events(Filters(sender="lea@example.com"))
+    dry = await desk.erase("anna@example.com", dry_run=True)
+    assert (len(found), dry.events, dry.conversations) == (1, 1, 1)
+    done = await desk.erase("anna@example.com")
+    assert (done.events, done.conversations, done.files_clean) == (1, 1, True)
+    assert await traces(world, b"Geheimnis", b"anna@example.com", b"lea@example.com") == []
+    assert await world.claim_bodies() == ["Nachbar"]
+    assert (await desk.show(kept.event_id)).data is not None
+    assert (await desk.erase("anna@example.com")).conversations == 0
+    assert await traces(world, envelope.encode())
+
+
+async def test_authors_go_with_their_mail(world: World) -> None:
+    """When it is purged."""
+    await world.accept("old", authors=frozenset({"anna@example.com"}))
+    (entry,) = await world.claim()
+    await world.settle(entry)
+    world.clock.move(31 * DAY)
+    assert await world.journal.purge() == 1
+    await world.journal.close()
+    assert await traces(world, b"anna@example.com") == []
 
 
 @on_sqlite

@@ -250,6 +250,7 @@ INSERT INTO events (number, id, delivery, place, kind, conversation, digest, raw
     SELECT -n * {EVENTS_EACH}::bigint, n::text, -n, -n * {EVENTS_EACH}::bigint, 'message',
            1000000 + n / 10, n::text::bytea, 0, '{{}}'
     FROM generate_series(1, {MANY}) n;
+INSERT INTO authors SELECT number, number || '@example.com' FROM events;
 INSERT INTO entries (place, event, kind, agent, conversation, opt_out, state,
                      attempts, retries, losses, created_at, finished_at)
     SELECT number, number, 'agent', '{AGENT}', conversation, 0, 'done',

@@ -53,7 +53,12 @@ def _decode(channel: Channel, content_type: str, body: bytes) -> None:
         delivery = _verified(channel.name, content_type, body)
         event = event_of(channel, delivery)
         stored = event._replace(
-            marks=frozenset(), as_start=None, said_at=None, time_unknown=False, skipped=None
+            marks=frozenset(),
+            authors=frozenset(),
+            as_start=None,
+            said_at=None,
+            time_unknown=False,
+            skipped=None,
         )
         for form in (None, delivery.fields):
             text, in_form = event_text.encode(event, form)

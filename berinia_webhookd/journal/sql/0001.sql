@@ -68,6 +68,15 @@ CREATE INDEX events_about ON events (about) WHERE about IS NOT NULL;
 CREATE INDEX events_reconcile_key ON events (reconcile_key) WHERE reconcile_key IS NOT NULL;
 CREATE INDEX events_rebuilt_key ON events (rebuilt_key) WHERE rebuilt_key IS NOT NULL;
 
+-- Who else an event is from, in normal form: in mails, the people of From and Reply-To, where they
+-- are not its sender.
+CREATE TABLE authors (
+    event BIGINT NOT NULL REFERENCES events (number) ON DELETE CASCADE,
+    address TEXT NOT NULL,
+    PRIMARY KEY (event, address)
+) /*sqlite WITHOUT ROWID */;
+CREATE INDEX authors_address ON authors (address);
+
 -- One event for one agent, or one late reply to post. A conversation's entries of one kind for one
 -- agent are a queue; the place is an entry's key and its order in it.
 CREATE TABLE entries (

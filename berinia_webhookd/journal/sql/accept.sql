@@ -50,6 +50,9 @@ VALUES
      :raw_in_body, :data)
 ON CONFLICT (digest) DO NOTHING;
 
+-- name: insert_author
+INSERT INTO authors (event, address) VALUES (:event, :address);
+
 -- name: already_seen
 -- Which events have these digests, or had them. Asked after inserting: a purge that moved one into
 -- `seen` meanwhile has then been waited for, and is seen.

@@ -2,26 +2,36 @@
 -- In which conversations a person wrote.
 SELECT id FROM conversations WHERE sender = :sender ORDER BY id;
 
+-- name: conversations_of_author
+-- In which conversations there are events that a person is an author of.
+SELECT DISTINCT events.conversation FROM authors JOIN events ON events.number = authors.event
+WHERE authors.address = :sender ORDER BY 1;
+
 -- name: count_with_data
--- How many events of these conversations still have their data.
+-- How many events of a person still have their data.
 SELECT count(*) AS total FROM events
 WHERE number IN (SELECT event FROM entries_of_conversations
-                 WHERE conversation IN (:conversations))
+                 WHERE conversation IN (:conversations)
+                 UNION ALL SELECT event FROM authors WHERE address = :sender)
   AND data IS NOT NULL;
 
 -- name: running_events
 -- Events with an attempt under way, which needs their data.
 SELECT DISTINCT events.id FROM entries JOIN events ON events.number = entries.event
 WHERE entries.place IN (SELECT place FROM entries_of_conversations
-                        WHERE conversation IN (:conversations))
+                        WHERE conversation IN (:conversations)
+                        UNION ALL SELECT entries_of_events.place
+                        FROM authors JOIN entries_of_events ON entries_of_events.event = authors.event
+                        WHERE authors.address = :sender)
   AND entries.state = 'running' AND events.data IS NOT NULL;
 
 -- name: erasable_events
 -- The next events to erase: those with no attempt under way.
 SELECT number, delivery FROM events
 WHERE number IN (SELECT event FROM entries_of_conversations
-                 WHERE conversation IN (:conversations))
-  AND data IS NOT NULL
+                 WHERE conversation IN (:conversations)
+                 UNION ALL SELECT event FROM authors WHERE address = :sender)
+  AND conversation IN (:held) AND data IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM entries WHERE place = events.place AND state = 'running')
   AND NOT EXISTS (SELECT 1 FROM entries
                   WHERE event = events.number AND (kind = 'reply') IS TRUE AND state = 'running')
@@ -46,6 +56,9 @@ WHERE place IN (:places);
 -- name: erase_attempts
 -- What went wrong and what was said may name a person.
 UPDATE attempts SET error = NULL, reply = NULL WHERE entry IN (:places);
+
+-- name: erase_authors
+DELETE FROM authors WHERE event IN (:events);
 
 -- name: erase_replies
 -- So may what was said to whoever asked.

@@ -41,14 +41,17 @@ WHERE place IN (SELECT place FROM entries WHERE state = 'ready' AND startable_at
   AND state = :state
 ORDER BY event DESC, place DESC LIMIT :most;
 
--- name: list_of_conversations
--- The same of one person's.
+-- name: list_of_person
+-- The same of one person.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
        attempts_made AS attempts, place, event,
        CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
 FROM entries_in_full
 WHERE place IN (SELECT place FROM entries_of_conversations
-                WHERE conversation IN (:conversations))
+                WHERE conversation IN (:conversations)
+                UNION ALL SELECT entries_of_events.place
+                FROM authors JOIN entries_of_events ON entries_of_events.event = authors.event
+                WHERE authors.address = :sender)
   AND event >= :first AND event < :end AND received_at >= :since
   AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
   AND state = coalesce(:state, state)
