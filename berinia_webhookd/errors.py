@@ -8,7 +8,12 @@ family to status codes is in `accept/problems.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from berinia_webhookd.findings import Finding
+
+LONGEST_SHOWN_VALUE: Final = 200
 
 
 class WebhookdError(Exception):
@@ -64,14 +69,26 @@ class DeliveryRejected(WebhookdError):
 
 
 class MalformedDelivery(DeliveryRejected):
-    """The body cannot be read, or fields are missing or ill-formed; names only, never values."""
+    """The body cannot be read, or fields are missing or ill-formed.
+
+    The text has names only; `values` is what ill-formed fields held, for the operator alone.
+    """
 
     def __init__(
-        self, message: str, *, missing: tuple[str, ...] = (), invalid: tuple[str, ...] = ()
+        self,
+        message: str,
+        *,
+        missing: tuple[str, ...] = (),
+        invalid: tuple[str, ...] = (),
+        values: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.missing = missing
         self.invalid = invalid
+        found = values or {}
+        self.values = {
+            name: str(found[name])[:LONGEST_SHOWN_VALUE] for name in invalid if name in found
+        }
 
     @property
     def in_full(self) -> str:

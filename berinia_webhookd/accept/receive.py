@@ -163,6 +163,7 @@ class Commits:
         reason: dict[str, object] = {"kind": type(error).__name__, "detail": str(error)}
         if isinstance(error, MalformedDelivery):
             reason |= {"missing": list(error.missing), "invalid": list(error.invalid)}
+            reason |= {"values": error.values} if error.values else {}
         self._metrics.rejected_total.labels(channel=channel.name).inc()
         _log.warning("delivery.rejected", **request[WHOSE], reason=reason)
 

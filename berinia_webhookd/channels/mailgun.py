@@ -279,7 +279,8 @@ def _require_well_formed(form: Form, message: MailMessage) -> None:
     invalid = () if (message.field("recipient") or "-").strip() else ("recipient",)
     if missing or invalid:
         text = "Fields are missing or ill-formed."
-        raise MalformedDelivery(text, missing=tuple(missing), invalid=invalid)
+        values = {name: message.field(name) for name in invalid}
+        raise MalformedDelivery(text, missing=tuple(missing), invalid=invalid, values=values)
 
 
 def _files(form: Form, message: MailMessage) -> Iterator[tuple[str, str, bytes]]:

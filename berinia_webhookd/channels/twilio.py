@@ -298,7 +298,9 @@ def _require_well_formed(
         invalid |= _repeated(fields)
     if missing or invalid:
         message = "Fields are missing or ill-formed."
-        raise MalformedDelivery(message, missing=missing, invalid=tuple(sorted(invalid)))
+        raise MalformedDelivery(
+            message, missing=missing, invalid=tuple(sorted(invalid)), values=values
+        )
 
 
 def _repeated(fields: Fields) -> set[str]:

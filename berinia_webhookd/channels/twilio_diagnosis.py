@@ -135,12 +135,12 @@ def _other_hosts(delivery: RawDelivery) -> Iterator[str]:
     headers, host = delivery.headers, delivery.caller.host
     forwarded = headers.get("X-Forwarded-Host", "").partition(",")[0].strip()
     for name in filter(None, (host, forwarded)):
+        yield name
+        yield name.lower()
         bare = split_port(name)[0]
         for port in (headers.get("X-Forwarded-Port", "").strip(), split_port(host)[1]):
             if port:
                 yield f"{bare}:{port}"
-        yield name
-        yield name.lower()
 
 
 def _targets(delivery: RawDelivery) -> Iterator[_Guess[str]]:

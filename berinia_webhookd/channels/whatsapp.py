@@ -183,7 +183,7 @@ class WhatsAppChannel(Channel):
             invalid.append("sender")
         invalid.extend(_invalid_options(document))
         if missing or invalid:
-            raise _malformed(missing, invalid)
+            raise _malformed(document, missing, invalid)
         # Without a time stamp nothing tells a repetition from somebody who says the same again.
         timestamp = document.get("timestamp") or delivery.received_at.isoformat()
         return self._event(
@@ -283,7 +283,7 @@ def _require_well_formed(document: Mapping[str, Any]) -> None:
             invalid.append(name)
     invalid.extend(_invalid_options(document))
     if missing or invalid:
-        raise _malformed(missing, invalid)
+        raise _malformed(document, missing, invalid)
 
 
 def _invalid_options(document: Mapping[str, Any]) -> list[str]:
@@ -310,12 +310,16 @@ def _require_pause(document: Mapping[str, Any]) -> None:
     if seconds is not None and not (is_number and 0 <= seconds <= LONGEST_PAUSE_SECONDS):
         invalid.append("for_seconds")
     if missing or invalid:
-        raise _malformed(missing, invalid)
+        raise _malformed(document, missing, invalid)
 
 
-def _malformed(missing: Sequence[str], invalid: Sequence[str]) -> MalformedDelivery:
+def _malformed(
+    document: Mapping[str, Any], missing: Sequence[str], invalid: Sequence[str]
+) -> MalformedDelivery:
     message = "Fields are missing or ill-formed."
-    return MalformedDelivery(message, missing=tuple(missing), invalid=tuple(invalid))
+    return MalformedDelivery(
+        message, missing=tuple(missing), invalid=tuple(invalid), values=document
+    )
 
 
 def _group(document: Mapping[str, Any]) -> str | None:

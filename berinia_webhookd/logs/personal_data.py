@@ -20,7 +20,7 @@ LONGEST_NAME: Final = 1024
 # Log keys that hold people, whatever their value.
 PERSONAL_KEYS: Final = frozenset(
     {
-        *("sender", "recipient", "author", "profile_name", "group", "subject"),
+        *("sender", "recipient", "author", "profile_name", "group", "subject", "from", "to"),
         *("body", "text", "content", "reply", "response", "payload"),
     }
 )
@@ -76,7 +76,7 @@ def _hidden(key: str, value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {
-            scrub(text_of(name)[:LONGEST_NAME]): _hidden(text_of(name), item)
+            scrub(text_of(name)[:LONGEST_NAME]): _hidden(text_of(name).lower(), item)
             for name, item in value.items()
         }
     if isinstance(value, list | tuple | set | frozenset):

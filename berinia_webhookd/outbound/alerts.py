@@ -16,6 +16,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from prometheus_client import Counter
+
 from berinia_webhookd import json_text
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.config.settings import AlertSettings
@@ -28,7 +30,7 @@ PAUSE_SECONDS: Final = 300.0
 CHECK_SECONDS: Final = 5.0
 SERVICE: Final = "berinia-webhookd"
 BURST: Final = 10  # refused signatures …
-BURST_SECONDS: Final = 300.0  # … within this time
+RECENT_SECONDS: Final = 300.0  # … within this time
 
 # What holds now: one plain sentence by the name of what it is about; empty when all is well.
 Condition = Callable[[], Awaitable[Mapping[str, str]]]
@@ -39,6 +41,7 @@ class AlertKind(StrEnum):
 
     ENTRY_DEAD = "entry_dead"
     SIGNATURES_REFUSED = "signatures_refused"
+    DELIVERY_REJECTED = "delivery_rejected"
     AGENT_UNAVAILABLE = "agent_unavailable"
     AGENT_FAILING = "agent_failing"
     CONVERSATION_HELD = "conversation_held"
@@ -50,6 +53,7 @@ class AlertKind(StrEnum):
 LOOK: Final = {
     AlertKind.ENTRY_DEAD: "berinia-webhookd events list --state dead",
     AlertKind.SIGNATURES_REFUSED: "berinia-webhookd logs (signature.invalid has a diagnosis)",
+    AlertKind.DELIVERY_REJECTED: "berinia-webhookd events list --state rejected",
     AlertKind.AGENT_UNAVAILABLE: "berinia-webhookd check-config",
     AlertKind.AGENT_FAILING: "berinia-webhookd events list --agent NAME, then events show ID",
     AlertKind.CONVERSATION_HELD: "berinia-webhookd doctor",
@@ -225,22 +229,30 @@ def daemon_conditions(
 
     return {
         AlertKind.LOOPBACK_LOCKED: locked,
-        AlertKind.SIGNATURES_REFUSED: RefusedSignatures(metrics, time.monotonic),
+        AlertKind.SIGNATURES_REFUSED: refused_signatures(metrics, time.monotonic),
+        AlertKind.DELIVERY_REJECTED: rejected_deliveries(metrics, time.monotonic),
         AlertKind.AGENT_UNAVAILABLE: agent_unavailable,
         AlertKind.JOURNAL_DEGRADED: journal_degraded,
         AlertKind.DISK_LOW: disk_low,
     }
 
 
-class RefusedSignatures:
-    """The condition of a channel that refused `BURST` signatures within `BURST_SECONDS`: its secret
-    was changed at the provider, or somebody forges requests.
-    """
+class Recent:
+    """The condition that a counter rose by so much within `RECENT_SECONDS` on a channel."""
 
-    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds that never go back."""
-        self._counter = metrics.signature_failures_total
+    def __init__(
+        self,
+        counter: Counter,
+        clock: Callable[[], float],
+        *,
+        at_least: int,
+        summary: Callable[[str, int], str],
+    ) -> None:
+        """`clock` gives seconds that never go back; `summary` takes the channel and by how much."""
+        self._counter = counter
         self._clock = clock
+        self._at_least = at_least
+        self._summary = summary
         # When it was counted, and how many there had been by then, by channel.
         self._counts: deque[tuple[float, Mapping[str, float]]] = deque([(clock(), {})])
 
@@ -248,15 +260,14 @@ class RefusedSignatures:
         """Return a sentence for each such channel."""
         now, totals = self._clock(), self._totals()
         self._counts.append((now, totals))
-        while self._counts[0][0] < now - BURST_SECONDS:
+        while self._counts[0][0] < now - RECENT_SECONDS:
             self._counts.popleft()
         before = self._counts[0][1]
         recent = {channel: total - before.get(channel, 0) for channel, total in totals.items()}
         return {
-            channel: f"{count:.0f} requests to {channel} with an invalid signature were refused "
-            f"within {BURST_SECONDS / 60:.0f} minutes"
+            channel: self._summary(channel, round(count))
             for channel, count in recent.items()
-            if count >= BURST
+            if count >= self._at_least
         }
 
     def _totals(self) -> Mapping[str, float]:
@@ -266,3 +277,30 @@ class RefusedSignatures:
             for sample in metric.samples
             if sample.name.endswith("_total")
         }
+
+
+def refused_signatures(metrics: Metrics, clock: Callable[[], float]) -> Recent:
+    """The secret was changed at the provider, or somebody forges requests."""
+    return Recent(
+        metrics.signature_failures_total,
+        clock,
+        at_least=BURST,
+        summary=lambda channel, count: (
+            f"{count} requests to {channel} with an invalid signature were refused"
+            f" within {RECENT_SECONDS / 60:.0f} minutes"
+        ),
+    )
+
+
+def rejected_deliveries(metrics: Metrics, clock: Callable[[], float]) -> Recent:
+    """A provider sent what could not be read: it is kept, and nobody has seen it."""
+    return Recent(
+        metrics.rejected_total,
+        clock,
+        at_least=1,
+        summary=lambda channel, count: (
+            f"{count} verified deliveries to {channel} could not be read, and are kept"
+            if count > 1
+            else f"a verified delivery to {channel} could not be read, and is kept"
+        ),
+    )

@@ -154,12 +154,29 @@ def _why_rejected(rejection: Mapping[str, Any]) -> str:
     return f"{detail} ({'; '.join(named)})" if named else str(detail)
 
 
+def _attachment_lines(attachments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "attachments:"
+    heading = tuple(click.style(name, bold=True) for name in ("NAME", "TYPE", "BYTES", "SHA-256"))
+    rows = [
+        (
+            one_line(str(one.get("file_name") or "-"), 60),
+            one_line(str(one.get("content_type")), 60),
+            str(one.get("size_bytes")),
+            str(one.get("sha256"))[:16] + "…",
+        )
+        for one in attachments
+    ]
+    yield from (INDENT + line for line in columns([heading, *rows]))
+
+
 def _timeline(shown: Shown, now: datetime) -> Iterator[str]:
     size = "" if shown.body_bytes is None else f", {shown.body_bytes} bytes"
     when = f"{utc(shown.received_at)} ({age(shown.received_at, now)})"
     yield f"{when}  received by {printable(shown.node)}{size}"
     if shown.rejection is not None:
         yield f"{INDENT}rejected: {one_line(_why_rejected(shown.rejection), 1000)}"
+        for name, value in shown.rejection.get("values", {}).items():
+            yield f"{INDENT}{printable(name)} was: {one_line(str(value), LINE_CHARACTERS)}"
     if shown.events:
         yield f"{INDENT}the rest of it became {', '.join(shown.events)}"
     for entry in shown.entries:
@@ -230,11 +247,13 @@ def _data_lines(shown: Shown) -> Iterator[str]:
             yield "Its data is erased."
         return
     values = {k: v for k, v in shown.data.items() if k not in _NOT_LISTED and v not in _NOTHING}
-    raw = values.pop("raw", None)
+    raw, attachments = values.pop("raw", None), values.pop("attachments", ())
     rows = [(f"{printable(name)}:", one_line(_as_text(v), 1000)) for name, v in values.items()]
     yield from columns(rows or [("",)])
     yield "body:"
     yield from (INDENT + line for line in printable(str(shown.data.get("body", ""))).splitlines())
+    if attachments:
+        yield from _attachment_lines(attachments)
     if raw:
         yield "raw:"
         fields = [(one_line(str(k), 60), one_line(_as_text(v), 1000)) for k, v in raw.items()]

@@ -521,3 +521,13 @@ def test_verified_forms_are_read_or_malformed(fields: list[tuple[str, str]]) -> 
         event_of(channel, verified)
     except DeliveryRejected:
         return
+
+
+def test_what_ill_formed_fields_held_is_kept_for_the_operator() -> None:
+    """Beside the error's text, which a stranger reads and which has names only."""
+    channel = sms_channel(public_urls=[PUBLIC_URL])
+    delivery = signed_sms({**SMS_FIELDS, "From": "a\x00b"})
+    with pytest.raises(MalformedDelivery) as caught:
+        channel.decode(channel.verify(delivery))
+    assert caught.value.values == {"From": "a\x00b"}
+    assert "a\x00b" not in caught.value.in_full

@@ -58,6 +58,17 @@ def test_hidden_host() -> None:
     assert PUBLIC_URL in text
 
 
+def test_a_tunnel_that_rewrites_the_host() -> None:
+    """The URL outside is advised, without the port of the host inside."""
+    delivery = signed_sms(
+        who=caller(scheme="http", host="localhost:8391"),
+        headers={"X-Forwarded-Host": "app.example.com"},
+    )
+    text = diagnosis(sms_channel(), delivery)
+    assert f'server.public_url = "{PUBLIC_URL}"' in text
+    assert "8391" not in text
+
+
 def test_lost_port() -> None:
     """`Host $host` drops a port that Twilio called."""
     delivery = signed_sms(url=f"{PUBLIC_URL}:8443{SMS_PATH}", headers={"X-Forwarded-Port": "8443"})

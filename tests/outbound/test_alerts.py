@@ -22,7 +22,13 @@ from berinia_webhookd.config.settings import AlertSettings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, EntryState, Outcome, OutcomeKind, Settlement
 from berinia_webhookd.outbound.alert_delivery import post, run_command
-from berinia_webhookd.outbound.alerts import AlertKind, Alerts, RefusedSignatures, daemon_conditions
+from berinia_webhookd.outbound.alerts import (
+    AlertKind,
+    Alerts,
+    daemon_conditions,
+    refused_signatures,
+    rejected_deliveries,
+)
 
 from .agent_world import MARK, make_entry, marked_processes, until, until_gone
 
@@ -151,7 +157,7 @@ async def test_a_condition_is_told_when_it_begins(receiver: Receiver) -> None:
 async def test_refused_signatures_are_a_burst_from_ten_in_five_minutes() -> None:
     """One by one over hours they are not; each channel counts by itself."""
     metrics, time = Metrics(), 0.0
-    condition = RefusedSignatures(metrics, lambda: time)
+    condition = refused_signatures(metrics, lambda: time)
     sms = metrics.signature_failures_total.labels(channel="sms")
     for _ in range(60):
         sms.inc()
@@ -160,6 +166,22 @@ async def test_refused_signatures_are_a_burst_from_ten_in_five_minutes() -> None
         assert await condition() == {}
     sms.inc(9)
     assert set(await condition()) == {"sms"}
+    time += 400
+    assert await condition() == {}
+
+
+async def test_one_rejected_delivery_is_told() -> None:
+    """Each within five minutes belongs to the same alert; a later one is told anew."""
+    metrics, time = Metrics(), 0.0
+    condition = rejected_deliveries(metrics, lambda: time)
+    email = metrics.rejected_total.labels(channel="email")
+    assert await condition() == {}
+    email.inc()
+    assert await condition() == {
+        "email": "a verified delivery to email could not be read, and is kept"
+    }
+    email.inc()
+    assert "2 verified deliveries" in (await condition())["email"]
     time += 400
     assert await condition() == {}
 

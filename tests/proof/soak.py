@@ -1,5 +1,6 @@
 """The long form of the proofs: `python -m tests.proof.soak SECONDS`, run by `make soak`. Half of
-the time goes to faults under traffic, half to fuzzing the decoders; a bug ends it with status 1.
+the time goes to faults under traffic, half to fuzzing the decoders, and ten thousand mails are read
+besides; a bug ends it with status 1.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..channels.deliveries import email_channel
 from .decoders import DECODERS
 from .fuzz import run as fuzz
+from .mails import mails, misread
 from .storm import Storm
 
 SENDERS = 4
 DISK_MIB = 1024
+MAILS = 10_000
 # Kills are what there must be most of; every other fault comes in turn.
 KILLS_PER_FAULT = 4
 
@@ -55,11 +59,20 @@ def rage(folder: Path, seconds: float) -> tuple[bool, str]:
     return not any(verdict.failures.values()), "\n".join(lines)
 
 
+def read_mails() -> tuple[bool, str]:
+    """Whether made mails are read as they were meant, and what to print."""
+    seed, channel = time.time_ns(), email_channel()
+    wrong = [found for made in mails(seed, MAILS) if (found := misread(channel, made)) is not None]
+    return not wrong, "\n".join([f"mails {MAILS}, seed {seed}, misread {len(wrong)}", *wrong[:10]])
+
+
 def main(seconds: int) -> int:
     """Run it all; the exit status."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         results = [rage(Path(folder), seconds / 2)]
     sys.stdout.write(results[0][1] + "\n")
+    results.append(read_mails())
+    sys.stdout.write(results[-1][1] + "\n")
     for name in sorted(DECODERS):
         went_well, what = fuzz(name, max(1, seconds // 2 // len(DECODERS)))
         sys.stdout.write(what + "\n")
