@@ -42,6 +42,7 @@ from berinia_webhookd.errors import (
     JournalUnavailable,
     JournalWriterEnded,
 )
+from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
 from berinia_webhookd.loopback_lock import LoopbackLock
@@ -216,10 +217,13 @@ async def opened(
         metrics = Metrics()
         channels = Channels(settings)
         policies = RetryPolicies(settings, channels.of)
-        journal = SqlJournal.from_settings(settings, now, metrics, policies.lost_reply)
+        state = state_folder(environ)
+        key_of_consents = consents_key(settings, state)
+        journal = SqlJournal.from_settings(
+            settings, now, metrics, policies.lost_reply, key_of_consents
+        )
         stack.push_async_callback(journal.close)
         await journal.open()
-        state = state_folder(environ)
         key = installation_key(state)
         guard = LoopbackGuard(
             settings.server,
@@ -302,6 +306,18 @@ def installation_key(state: Path) -> InstallationKey:
         hint = "doctor cannot send probes; let the state folder belong to the daemon's user"
         logger.warning("installation.key_unusable", reason=str(error), hint=hint)
         return InstallationKey(secrets.token_bytes(32))
+
+
+def consents_key(settings: Settings, state: Path) -> ConsentsKey | None:
+    """Return the key of the register of consents, made at the first start. Without one nobody who
+    opted out can be erased, and a journal in which somebody was is not opened.
+    """
+    try:
+        return ConsentsKey.of(settings, state, make=True)
+    except (OSError, ValueError) as error:
+        hint = "let the state folder belong to the daemon's user, or set consents.key"
+        logger.warning("consents.key_unusable", reason=str(error), hint=hint)
+        return None
 
 
 def build_outbound(

@@ -26,6 +26,7 @@ class Commands(click.Group):
         "doctor": ("berinia_webhookd.tools.doctor", "doctor_command"),
         "send": ("berinia_webhookd.tools.send", "send"),
         "events": ("berinia_webhookd.tools.events", "events"),
+        "consents": ("berinia_webhookd.tools.consents", "consents"),
         "journal": ("berinia_webhookd.tools.journal", "journal"),
         "logs": ("berinia_webhookd.tools.logs", "logs"),
     }

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
-import stat
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
 
+from berinia_webhookd import secret_files
+
 HEADER: Final = "Berinia-Probe"  # of an answer to a probe: how the request looked when it arrived
 KEY_FILE: Final = "installation.key"
 MAX_AGE_SECONDS: Final = 60.0
 _DOMAIN: Final = b"berinia-webhookd own request\0"
-_KEY_BYTES: Final = 32
 _MARK: Final = re.compile(
     r"(?P<said>(?P<purpose>[a-z]+)\.(?P<time>[0-9]{10})\.(?P<nonce>[0-9a-f]{32})"
     r"\.(?P<body>[0-9a-f]{64}))\.(?P<mac>[0-9a-f]{64})"
@@ -63,20 +62,7 @@ class InstallationKey:
             OSError: the folder cannot be written.
             ValueError: what lies there is no key, or others may read it.
         """
-        file = folder / KEY_FILE
-        if not file.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = folder / f".{KEY_FILE}.{secrets.token_hex(8)}"
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                with os.fdopen(descriptor, "w") as stream:
-                    stream.write(secrets.token_hex(_KEY_BYTES) + "\n")
-                file.hardlink_to(fresh)  # whole, and never over one that another process made
-            except FileExistsError:
-                pass
-            finally:
-                fresh.unlink()
-        return cls.read(folder)
+        return cls._of(secret_files.made(folder / KEY_FILE))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -86,15 +72,11 @@ class InstallationKey:
             OSError: there is none, or this user may not read it.
             ValueError: what lies there is no key, or others may read it.
         """
-        descriptor = os.open(folder / KEY_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor) as stream:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise ValueError(f"{folder / KEY_FILE} must be a file for its owner alone")
-            secret = bytes.fromhex(stream.read(4 * _KEY_BYTES).strip())
-        if len(secret) != _KEY_BYTES:
-            raise ValueError(f"{folder / KEY_FILE} holds no key")
-        return cls(secret)
+        return cls._of(secret_files.read(folder / KEY_FILE))
+
+    @classmethod
+    def _of(cls, text: str) -> Self:
+        return cls(bytes.fromhex(text))
 
     def mark(self, purpose: Purpose, now: datetime, body: bytes = b"", nonce: str = "") -> str:
         """Return the value of the header."""

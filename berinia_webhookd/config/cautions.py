@@ -81,6 +81,13 @@ def warnings(
                 why="a proxy on this machine that does not say who calls makes every stranger look "
                 "like a program on this machine",
             )
+    if settings.consents.key is None and settings.journal.file is None:
+        yield warning(
+            "consents.key",
+            "not set, which a journal in PostgreSQL needs",
+            "set it to what `openssl rand -hex 32` prints, the same on every node",
+            why="nobody who opted out can be erased: their opt-out would be forgotten",
+        )
     yield from _about_agents(settings)
     yield from _about_shared_hosts(settings)
     yield from _about_networks(settings.server)

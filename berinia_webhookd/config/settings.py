@@ -170,6 +170,21 @@ class JournalSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsentsSettings:
+    key: Secret | None = setting(
+        values.key,
+        None,
+        "by which the opt-out of an erased person stays recognisable; the same on every node, and "
+        "saved with the journal's backups",
+        unset="`consents.key` in `$STATE_DIRECTORY`, else in `~/.local/state/berinia-webhookd`, "
+        "made at the first start; must be set for a PostgreSQL journal",
+        example="what `openssl rand -hex 32` prints",
+        secret=True,
+        restart=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     dir: Path = setting(
         folder,
@@ -460,6 +475,7 @@ class Settings:
     server: ServerSettings
     rate_limit: RateLimitSettings
     journal: JournalSettings
+    consents: ConsentsSettings
     logs: LogSettings
     alerts: AlertSettings
     agents: AgentsSettings
@@ -474,6 +490,7 @@ SECTIONS: Final[Mapping[str, type]] = {  # beside the tables of agents and chann
     "server": ServerSettings,
     "rate_limit": RateLimitSettings,
     "journal": JournalSettings,
+    "consents": ConsentsSettings,
     "logs": LogSettings,
     "alerts": AlertSettings,
 }

@@ -33,6 +33,7 @@ DOTTED: Final = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 PYTHON_TARGET: Final = re.compile(rf"python:{DOTTED}:{DOTTED}")
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 LONGEST_LIST: Final = 1000
+SHORTEST_KEY: Final = 32  # characters
 BUILT_IN_WORDS: Final = "+"  # among words: those that are known anyway
 RETRIABLE: Final = frozenset(
     map(OutcomeKind, ("error", "exception", "timeout", "crash", "unreachable"))
@@ -65,6 +66,14 @@ def command(raw: Any) -> str:
 def secret(raw: Any) -> Secret:
     """Read a secret; blanks around it are a slip of copying."""
     return Secret(text(raw).strip())
+
+
+def key(raw: Any) -> Secret:
+    """Read a secret that nobody can guess."""
+    found = secret(raw)
+    if len(found.reveal()) < SHORTEST_KEY:
+        raise ValueError(f"give {SHORTEST_KEY} characters or more (`openssl rand -hex 32`)")
+    return found
 
 
 def boolean(raw: Any) -> bool:

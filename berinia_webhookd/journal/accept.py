@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from berinia_webhookd.journal import consents, event_text, order
+from berinia_webhookd.journal import consents, consents_key, event_text, order
+from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.database import (
     Conflict,
@@ -68,6 +69,7 @@ class Arrival(NamedTuple):
     wait_seconds: float | None = None
     number: int | None = None
     events_before: int = 0  # numbers of its that are taken
+    key: ConsentsKey | None = None
 
     @classmethod
     def of(
@@ -79,6 +81,7 @@ class Arrival(NamedTuple):
         wait_seconds: float | None = None,
         number: int | None = None,
         events_before: int = 0,
+        key: ConsentsKey | None = None,
     ) -> Arrival:
         """What a delivery is decoded to, ready to be stored."""
         alone = len(decoded.events) == 1 and not decoded.rejected and number is None
@@ -89,7 +92,7 @@ class Arrival(NamedTuple):
         )
         return cls(
             *(delivery, events, node, decoded.rejected, wait_seconds),
-            *(number, events_before),
+            *(number, events_before, key),
         )
 
     @property
@@ -104,7 +107,8 @@ async def accept(
     """Store what is new; what was seen before gets the receipts of the first time."""
     arrivals = await _with_new_items(transaction, arrivals)
     parties = [_parties(new.event.conversation) for one in arrivals for new in one.events]
-    conversations = await _conversations(transaction, parties)
+    key = next((one.key for one in arrivals), None)
+    conversations = await _conversations(transaction, parties, key)
     used = await _used_keys(transaction, arrivals)
     first = _first_ones(arrivals, used)
     inserted = await _insert(transaction, first, conversations.ids)
@@ -154,7 +158,9 @@ class Conversations:
                 self.paused.add(row["id"])
 
 
-async def _conversations(transaction: Transaction, parties: Iterable[Parties]) -> Conversations:
+async def _conversations(
+    transaction: Transaction, parties: Iterable[Parties], key: ConsentsKey | None
+) -> Conversations:
     """The conversations of these parties, made where they are new; on PostgreSQL, held until the
     commit. Nothing can be in those that are new where nobody else writes meanwhile.
     """
@@ -165,6 +171,7 @@ async def _conversations(transaction: Transaction, parties: Iterable[Parties]) -
             made = await transaction.many("make_conversations", missing)
             found.add(made)
             found.empty.update(row["id"] for row in made)
+            await consents_key.recognise(transaction, key, (row["sender"] for row in made))
         if not transaction.shared:
             return found
         if transaction.held.issuperset(found.ids.values()) and len(found.ids) == len(wanted):

@@ -6,14 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
 
 from berinia_webhookd.journal import event_text
-from berinia_webhookd.journal.database import Transaction, instant, stored
+from berinia_webhookd.journal.consents_key import ConsentsKey
+from berinia_webhookd.journal.database import Row, Transaction, instant, stored
 from berinia_webhookd.model import Consent, ConsentState, EventId, OptOut
 
 if TYPE_CHECKING:
     from berinia_webhookd.journal.accept import Inserted, NewEvent
+
+PAGE: Final = 500
 
 Party = tuple[str, str]  # address in normal form, channel
 
@@ -158,3 +162,50 @@ def consent_of(state: str | None, since: int | None) -> Consent | None:
     if state is None:
         return None
     return Consent(ConsentState(state), None if since is None else instant(since))
+
+
+@dataclass(frozen=True, slots=True)
+class ListedConsent:
+    """What the register says of a person on a channel, for people."""
+
+    address: str | None  # in normal form; None: of somebody who was erased
+    channel: str
+    state: str
+    since: datetime | None  # None: nobody knows
+    event: str | None
+
+
+async def latest(
+    transaction: Transaction, *, channel: str | None, limit: int
+) -> list[ListedConsent]:
+    """Return what was said last."""
+    rows = await transaction.execute("list_consents", channel=channel, most=limit)
+    return list(map(_listed, rows))
+
+
+async def page(transaction: Transaction, *, after: Party) -> tuple[Party, list[ListedConsent]]:
+    """Return the next part of the register behind a key, and the key of its last row."""
+    rows = await transaction.execute("consents_behind", **_key(after), most=PAGE)
+    end = (rows[-1]["address"], rows[-1]["channel"]) if rows else after
+    return end, list(map(_listed, rows))
+
+
+async def of_person(
+    transaction: Transaction, key: ConsentsKey | None, sender: str
+) -> list[ListedConsent]:
+    """Return what it says of a person, in normal form, who may have been erased."""
+    address = event_text.storable(sender)
+    addresses = [address] if key is None else [address, key.digest(address)]
+    rows = await transaction.execute("consents_of", addresses=addresses)
+    return [replace(_listed(row), address=sender) for row in rows]
+
+
+def _listed(row: Row) -> ListedConsent:
+    consent = consent_of(row["state"], row["since"])
+    return ListedConsent(
+        address=None if row["erased_by"] else row["address"],
+        channel=row["channel"],
+        state=row["state"],
+        since=None if consent is None else consent.since,
+        event=row["event"],
+    )

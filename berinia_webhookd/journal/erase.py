@@ -37,10 +37,11 @@ class Found:
     running: tuple[str, ...]  # events with an attempt under way: not to be erased now
     rejected: tuple[int, ...]  # deliveries that were rejected, at least in part
 
-    def as_erasure(self) -> Erasure:
+    def as_erasure(self, consents: int) -> Erasure:
         """Return what erasing it all would do."""
         return Erasure(
             *(self.events, len(self.conversations), len(self.rejected), self.running),
+            consents=consents,
             files_clean=False,
         )
 
@@ -53,6 +54,7 @@ class Erasure:
     conversations: int
     rejected: int
     running: tuple[str, ...]  # events left, because an attempt is under way
+    consents: int  # channels on which the register keeps an opt-out or its end, under a digest
     files_clean: bool  # False: the WAL could not be truncated yet; run it again
 
 

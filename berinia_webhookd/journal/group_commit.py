@@ -32,6 +32,7 @@ from berinia_webhookd.journal.database import (
     Database,
     DatabaseError,
     Outage,
+    Step,
     Transaction,
 )
 from berinia_webhookd.metrics import Metrics
@@ -90,6 +91,7 @@ class GroupCommit:
         *,
         committed: Callable[[BatchStep[Any, Any], Any, Any], None],
         changed: Callable[[], None],
+        check: Step[None],
         metrics: Metrics | None,
         patience_seconds: float,
     ) -> None:
@@ -98,6 +100,7 @@ class GroupCommit:
         self._database = database
         self._committed = committed  # called with each item and its result, once on disk
         self._changed = changed  # called when somebody else wrote
+        self._check = check  # raises CannotStart for a journal that is not for this process
         self._metrics = metrics
         self._small: deque[Work] = deque()
         self._large: deque[Work] = deque()
@@ -289,7 +292,7 @@ class GroupCommit:
         """Connect, and prove by a commit that the journal can be written."""
         try:
             await self._database.prepare()
-            self.up_since = await self._database.write(prove_room)
+            self.up_since = await self._database.write(self._prove)
         except (DatabaseError, CannotStart, CannotStartNow) as error:
             await self._went_down(error, [])
             raise JournalUnavailable("the journal cannot be reached") from error
@@ -298,6 +301,10 @@ class GroupCommit:
         self._proven_at = self._loop.time() + LONGEST_PAUSE_SECONDS
         self._is_up(True)
         self._changed()
+
+    async def _prove(self, transaction: Transaction) -> int:
+        await self._check(transaction)
+        return await prove_room(transaction)
 
     async def _went_down(self, error: BaseException, batch: list[Work]) -> None:
         self._refuse_all(error, batch)

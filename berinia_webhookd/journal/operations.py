@@ -14,7 +14,9 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import CannotStart, JournalUnavailable, NotFound
-from berinia_webhookd.journal import erase, pause, queries, replay, show
+from berinia_webhookd.journal import consents, consents_key, erase, pause, queries, replay, show
+from berinia_webhookd.journal.consents import ListedConsent
+from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.contract import MissingAgent, Statistics
 from berinia_webhookd.journal.database import (
     Conflict,
@@ -47,11 +49,18 @@ class Operations:
     """One journal in an operator's hands: `async with Operations(url) as journal`."""
 
     def __init__(
-        self, url: str, *, node: str = "operator", clock: Callable[[], datetime] = now
+        self,
+        url: str,
+        *,
+        node: str = "operator",
+        clock: Callable[[], datetime] = now,
+        key: ConsentsKey | None = None,
     ) -> None:
+        """`key` is that of the register of consents."""
         self._path = path_of(url)
         self._database = open_database(url, clock=clock, pool_size=2, patient=True)
         self._node = node
+        self._key = key
 
     async def __aenter__(self) -> Self:
         """Check that the journal is there, and this program's.
@@ -122,6 +131,27 @@ class Operations:
                 if shown is not None:
                     yield shown
 
+    async def consents(self, *, channel: str | None = None, limit: int = 50) -> list[ListedConsent]:
+        """Return what people said last of being written to, the newest first."""
+        return await self._read(consents.latest, channel=channel, limit=limit)
+
+    async def consents_of(self, sender: str) -> list[ListedConsent]:
+        """Return what the register says of a person, given in normal form.
+
+        Raises:
+            CannotStart: it holds digests of erased people, and the key is another one.
+        """
+        await self._read(consents_key.require_fit, self._key)
+        return await self._read(consents.of_person, self._key, sender)
+
+    async def export_consents(self) -> AsyncIterator[ListedConsent]:
+        """Yield the whole register, read in small pages."""
+        after, found = await self._read(consents.page, after=("", ""))
+        while found:
+            for one in found:
+                yield one
+            after, found = await self._read(consents.page, after=after)
+
     async def stats(self) -> Statistics:
         """Return counts, ages and rates."""
         return await self._read(queries.statistics)
@@ -188,7 +218,7 @@ class Operations:
 
     async def _read_again(self, id_: str, decode: Decode, *, dry_run: bool) -> list[Changed]:
         return await self._write(
-            replay.replay_delivery, id_, decode, node=self._node, dry_run=dry_run
+            replay.replay_delivery, id_, decode, node=self._node, key=self._key, dry_run=dry_run
         )
 
     async def discard(self, prefixes: Sequence[str]) -> list[Changed]:
@@ -224,10 +254,17 @@ class Operations:
         dry_run: bool = False,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> Erasure:
-        """Delete all data of a sender, given in normal form; waits a while for what is running."""
+        """Delete all data of a sender, given in normal form; waits a while for what is running.
+
+        Raises:
+            WebhookdError: the person opted out, and without a key nobody would know any more.
+            CannotStart: it is another key than that of those who were erased before.
+        """
+        await self._read(consents_key.require_fit, self._key)
+        named = await self._read(consents_key.count, self._key, sender)
         found = await self._find_person(sender)
         if dry_run:
-            return found.as_erasure()
+            return found.as_erasure(named)
         deadline = asyncio.get_running_loop().time() + patience_seconds
         events, conversations, rejected = 0, set[int](), set[int]()
         while True:
@@ -238,8 +275,10 @@ class Operations:
             if not found.running or asyncio.get_running_loop().time() > deadline:
                 break
             await asyncio.sleep(PAUSE_SECONDS)
+        digested = await self._write(consents_key.erase, self._key, sender)
         clean = await self._clean_files(deadline)
-        return Erasure(events, len(conversations), len(rejected), found.running, clean)
+        counts = events, len(conversations), len(rejected)
+        return Erasure(*counts, running=found.running, consents=digested, files_clean=clean)
 
     async def _erase(self, sender: str, found: Found) -> int:
         erased = 0

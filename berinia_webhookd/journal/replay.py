@@ -11,6 +11,7 @@ from typing import Final
 from berinia_webhookd.errors import DeliveryRejected, MalformedDelivery
 from berinia_webhookd.journal import order, rejected_items
 from berinia_webhookd.journal.accept import Arrival, accept
+from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.database import Row, Transaction
 from berinia_webhookd.journal.deliveries import EVENTS_EACH, restored
@@ -37,6 +38,7 @@ class Changed:
     refused: str | None = None
     event_id: str | None = None  # what became of a rejected delivery
     passed_over: bool = False  # refused, because its agent did it already, or may have
+    consent: str | None = None  # what the person changed who said it
 
 
 REFUSED_REPLAY: Final = {
@@ -137,7 +139,13 @@ async def _held(transaction: Transaction, name: str, **values: object) -> Sequen
 
 
 async def replay_delivery(
-    transaction: Transaction, delivery_id: str, decode: Decode, *, node: str, dry_run: bool
+    transaction: Transaction,
+    delivery_id: str,
+    decode: Decode,
+    *,
+    node: str,
+    key: ConsentsKey | None,
+    dry_run: bool,
 ) -> list[Changed]:
     """Decode a delivery again that was rejected, at least in part: what can be read now becomes
     events, and what was accepted before is recognised by its digest.
@@ -165,6 +173,7 @@ async def replay_delivery(
         delivery,
         decoded,
         node=node,
+        key=key,
         number=kept["number"],
         events_before=own[-1]["number"] % EVENTS_EACH + 1 if own else 0,
     )
@@ -189,7 +198,14 @@ async def replay_delivery(
 
 def _read_again(delivery_id: str, receipt: Receipt) -> Changed:
     refused = f"it was received again as {receipt.event_id}" if receipt.duplicate else None
-    return Changed(delivery_id, receipt.agent, "rejected", refused, receipt.event_id or None)
+    return Changed(
+        delivery_id,
+        receipt.agent,
+        "rejected",
+        refused,
+        receipt.event_id or None,
+        consent=receipt.consent,
+    )
 
 
 async def _accept(transaction: Transaction, arrival: Arrival) -> Receipts | ReplayedSignature:

@@ -30,6 +30,7 @@ from berinia_webhookd.journal import (
     settle,
 )
 from berinia_webhookd.journal.accept import Arrival
+from berinia_webhookd.journal.consents_key import ConsentsKey, require_fit
 from berinia_webhookd.journal.contract import (
     Backlog,
     Claimed,
@@ -98,8 +99,10 @@ class SqlJournal:
         metrics: Metrics | None = None,
         patience_seconds: float = 10.0,
         lost_reply: recover.LostReply = lambda _: None,
+        consents_key: ConsentsKey | None = None,
     ) -> None:
         """`lost_reply` gives what a person is told whose event is lost for good with a process."""
+        self._consents_key = consents_key
         self._patience_seconds = patience_seconds
         self._lost_reply = lost_reply
         self._keep = purge.Retention(retention_days, dedupe_days)
@@ -121,6 +124,7 @@ class SqlJournal:
         clock: Callable[[], datetime],
         metrics: Metrics | None = None,
         lost_reply: recover.LostReply = lambda _: None,
+        consents_key: ConsentsKey | None = None,
     ) -> SqlJournal:
         """The journal that is configured."""
         ours = settings.journal
@@ -136,6 +140,7 @@ class SqlJournal:
             metrics=metrics,
             patience_seconds=settings.server.ack_timeout_seconds,
             lost_reply=lost_reply,
+            consents_key=consents_key,
         )
 
     def reconfigure(self, settings: Settings) -> None:
@@ -158,6 +163,7 @@ class SqlJournal:
                 self._database,
                 committed=self._committed,
                 changed=lambda: self._heard(Changes(work=True, all_replies=True)),
+                check=partial(require_fit, key=self._consents_key),
                 metrics=self._metrics,
                 patience_seconds=self._patience_seconds,
             )
@@ -215,7 +221,13 @@ class SqlJournal:
         """Commit all that is new of a delivery, or nothing (see the contract)."""
         if not decoded.events:
             return asyncio.ensure_future(self._without_events(delivery, decoded.rejected))
-        arrival = Arrival.of(delivery, decoded, node=self._holder.node, wait_seconds=wait_seconds)
+        arrival = Arrival.of(
+            delivery,
+            decoded,
+            node=self._holder.node,
+            wait_seconds=wait_seconds,
+            key=self._consents_key,
+        )
         return self._begin(ACCEPT, arrival, size_bytes=arrival.size_bytes)
 
     async def _without_events(

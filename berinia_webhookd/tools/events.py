@@ -4,18 +4,15 @@ It never makes a journal, and asks nothing: `--dry-run` is the safeguard.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import click
 import structlog
 
 from berinia_webhookd.channels import catalogue
-from berinia_webhookd.channels.addresses_of_people import normal_party
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import ChannelNotConfigured
@@ -25,7 +22,6 @@ from berinia_webhookd.journal.queries import Filters, ListedState
 from berinia_webhookd.journal.replay import Changed, Decode
 from berinia_webhookd.logs.pipeline import LogOptions, configure
 from berinia_webhookd.model import Decoded, EntryState, VerifiedDelivery
-from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.event_view import (
     list_lines,
@@ -34,6 +30,7 @@ from berinia_webhookd.tools.event_view import (
     shown_json,
     statistics_lines,
 )
+from berinia_webhookd.tools.opened_journal import OpenedJournal, normal_address, open_journal
 from berinia_webhookd.tools.since import Since
 from berinia_webhookd.tools.terminal import coloured_state, json_text, printable
 
@@ -46,36 +43,6 @@ NOT_COVERED: Final = (
     "Not covered: backups, PostgreSQL's WAL, the agents' own data, logs written with"
     " logs.personal_data = full."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The journal in use, and the logs beside it."""
-
-    url: str
-    logs: Path
-
-    def run(self, work: Callable[[Operations], Coroutine[Any, Any, ResultT]]) -> ResultT:
-        """Do something with the open journal.
-
-        Raises:
-            NotFound: there is none, or not what was asked for.
-            JournalUnavailable: it cannot be read or written.
-        """
-
-        async def whole() -> ResultT:
-            async with Operations(self.url) as journal:
-                return await work(journal)
-
-        return asyncio.run(whole())
-
-
-def _open(context: CommandContext) -> Opened:
-    """Find the journal and say on stderr which one it is."""
-    settings, running = context.look_with_installation()
-    url = installation.journal_url(settings, running)
-    click.echo(f"journal: {printable(installation.shown_url(url))}", err=True)
-    return Opened(url, installation.logs_folder(settings, running))
 
 
 def _filters(command: CommandT) -> CommandT:
@@ -104,15 +71,8 @@ def _as_filters(
         channel=channel,
         agent=agent,
         since=since,
-        sender=None if sender is None else _normal_sender(sender),
+        sender=None if sender is None else normal_address(sender, "--sender"),
     )
-
-
-def _normal_sender(sender: str) -> str:
-    normal = normal_party(sender)
-    if not normal:
-        raise click.UsageError("--sender is empty")
-    return normal
 
 
 _state_option = click.option("--state", type=click.Choice(STATES), help="Only in this state.")
@@ -136,7 +96,9 @@ def events() -> None:
 @click.pass_obj
 def list_(context: CommandContext, /, *, limit: int, as_json: bool, **wanted: Any) -> None:
     """List events, newest first."""
-    found = _open(context).run(lambda journal: journal.list_events(_as_filters(**wanted), limit))
+    found = open_journal(context).run(
+        lambda journal: journal.list_events(_as_filters(**wanted), limit)
+    )
     if as_json:
         click.echo(json_text([listed_json(one) for one in found]))
     elif not found:
@@ -151,7 +113,7 @@ def list_(context: CommandContext, /, *, limit: int, as_json: bool, **wanted: An
 @click.pass_obj
 def show(context: CommandContext, /, *, id_: str, as_json: bool) -> None:
     """Show one event: what happened to it from its arrival to its outcome, and its data."""
-    shown = _open(context).run(lambda journal: journal.show(id_))
+    shown = open_journal(context).run(lambda journal: journal.show(id_))
     if as_json:
         click.echo(json_text(shown_json(shown)))
     else:
@@ -163,7 +125,10 @@ def show(context: CommandContext, /, *, id_: str, as_json: bool) -> None:
 @_filters
 @click.pass_obj
 def export(context: CommandContext, /, **wanted: Any) -> None:
-    """Write events as JSON lines, oldest first, each as `show --json` has it."""
+    """Write events as JSON lines, oldest first, each as `show --json` has it.
+
+    With --sender, what the register of consents says of the person follows, a line a channel.
+    """
     filters = _as_filters(**wanted)
     if filters.state == "rejected":
         raise click.UsageError("rejected deliveries are no events; see `events list`")
@@ -171,8 +136,10 @@ def export(context: CommandContext, /, **wanted: Any) -> None:
     async def write(journal: Operations) -> None:
         async for shown in journal.export(filters):
             click.echo(json_text(shown_json(shown), indent=None))
+        for one in await journal.consents_of(filters.sender) if filters.sender else ():
+            click.echo(json_text({"consent": asdict(one)}, indent=None))
 
-    _open(context).run(write)
+    open_journal(context, with_key=filters.sender is not None).run(write)
 
 
 @events.command("stats")
@@ -180,7 +147,7 @@ def export(context: CommandContext, /, **wanted: Any) -> None:
 @click.pass_obj
 def stats(context: CommandContext, /, *, as_json: bool) -> None:
     """Count events by channel, agent and state; the oldest waiting; rates."""
-    figures = _open(context).run(lambda journal: journal.stats())
+    figures = open_journal(context).run(lambda journal: journal.stats())
     if as_json:
         click.echo(json_text(asdict(figures)))
     else:
@@ -219,7 +186,7 @@ def replay(
         raise click.UsageError("give either ids or --state (with further filters if wanted)")
     filters = _as_filters(**wanted)
     decode = decoder(context.load().settings)
-    opened = _open(context)
+    opened = open_journal(context, with_key=True)
     how: dict[str, Any] = {"decode": decode, "dry_run": dry_run, "once_again": once_again}
     if ids:
         changed = opened.run(lambda journal: journal.replay(ids, **how))
@@ -231,7 +198,7 @@ def replay(
     _exit_if(bool(ids) and any(one.refused for one in changed))
 
 
-def _tell_the_log(opened: Opened, changed: Sequence[Changed]) -> None:
+def _tell_the_log(opened: OpenedJournal, changed: Sequence[Changed]) -> None:
     """Add the operator's hand to what the daemon logs, if its files are there: they are made by
     the daemon alone, as its own user.
     """
@@ -244,6 +211,10 @@ def _tell_the_log(opened: Opened, changed: Sequence[Changed]) -> None:
             structlog.get_logger().info(
                 "entry.replayed", event_id=event_id, agent=one.agent, was=one.was
             )
+            if one.consent is not None:
+                structlog.get_logger().info(
+                    "consent.changed", event_id=event_id, agent=one.agent, consent=one.consent
+                )
     files.close()
 
 
@@ -269,7 +240,7 @@ def discard(context: CommandContext, /, *, ids: Sequence[str], as_json: bool) ->
 
     What is running cannot be discarded. Exit code 1: something was refused.
     """
-    changed = _open(context).run(lambda journal: journal.discard(ids))
+    changed = open_journal(context).run(lambda journal: journal.discard(ids))
     _report(changed, "discarded", as_json=as_json)
     _exit_if(any(one.refused for one in changed))
 
@@ -302,8 +273,10 @@ def erase(context: CommandContext, /, *, sender: str, dry_run: bool, as_json: bo
     That events were there stays known, without their content. Exit code 1: something is left, as
     an attempt is running or the file is being read; run it again.
     """
-    normal = _normal_sender(sender)
-    erasure = _open(context).run(lambda journal: journal.erase(normal, dry_run=dry_run))
+    normal = normal_address(sender, "--sender")
+    erasure = open_journal(context, with_key=True).run(
+        lambda journal: journal.erase(normal, dry_run=dry_run)
+    )
     if as_json:
         click.echo(json_text({**asdict(erasure), "dry_run": dry_run}))
     else:
@@ -318,6 +291,9 @@ def _say_erasure(erasure: Erasure, *, dry_run: bool) -> None:
         f"{erasure.events} events in {erasure.conversations} conversations and"
         f" {erasure.rejected} rejected deliveries {verb}"
     )
+    if erasure.consents:
+        kept = "would be kept" if dry_run else "kept"
+        click.echo(f"{erasure.consents} consents {kept} under a digest of the address")
     for id_ in erasure.running:
         click.echo(f"{id_}  running: erase again when its attempt has ended", err=True)
     if not dry_run and not erasure.files_clean:

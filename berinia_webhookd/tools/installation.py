@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 from berinia_webhookd.config.files import Unusable, distrust, read_ordinary
 from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.config.values import SQLITE, sqlite_file
-from berinia_webhookd.errors import CannotStart, CannotStartNow
+from berinia_webhookd.errors import CannotStart, CannotStartNow, WebhookdError
+from berinia_webhookd.journal.consents_key import FILE_NAME as CONSENTS_KEY
+from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.own_requests import InstallationKey
 
 FILE_NAME: Final = "serve.json"
@@ -168,6 +170,26 @@ def own_key(
         return InstallationKey.read(folder)
     except (OSError, ValueError):
         return None
+
+
+def consents_key(
+    settings: Settings, environ: Mapping[str, str], installation: RunningDaemon | None
+) -> ConsentsKey | None:
+    """Return the key of the register of consents; None where there is none.
+
+    Raises:
+        WebhookdError: this user may not read it, or it cannot be used.
+    """
+    folder = state_folder(environ) if installation is None else installation.state
+    try:
+        return ConsentsKey.of(settings, folder)
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        file = folder / CONSENTS_KEY
+        raise WebhookdError(f"{file} cannot be read by this user", hint="try sudo") from error
+    except (OSError, ValueError) as error:
+        raise WebhookdError(f"consents.key cannot be used: {error}") from error
 
 
 def own_folder(environ: Mapping[str, str]) -> Path:

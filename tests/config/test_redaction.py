@@ -19,6 +19,8 @@ HOLDING_SECRETS = f"""
 public_url = "https://app.example.com"
 [journal]
 url = "postgresql://berinia:{WORD}@localhost/berinia"
+[consents]
+key = "{WORD * 5}"
 [logs]
 password = "{WORD}"
 [channels.sms]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from ..postgresql import Postgresql
+from .cluster import Cluster
 from .daemon import Daemon
 
 SENDER, CUSTOMER = "+33639980077", "+33639980078"
@@ -34,3 +38,75 @@ def test_who_says_stop_is_out_until_start(daemon: Daemon) -> None:
     resumed = told(daemon, 3)
     assert (resumed["opt_out"], resumed["consent"]["state"]) == ("START", "opted_in")
     assert daemon.wait_for("consent.changed", consent="opted_in")["event_id"]
+
+
+def test_an_opt_out_outlives_erasure(daemon: Daemon) -> None:
+    """It is recognised by a key that nobody else can read, over `kill -9`; with another key, the
+    daemon does not start.
+    """
+    daemon.sms(From=SENDER, Body="STOP")
+    daemon.sms(From=CUSTOMER, Body="Bonjour")
+    daemon.wait_for("attempt.succeeded", count=2)
+    erased = daemon.run("events", "erase", "--sender", SENDER, "--json")
+    assert json.loads(erased.stdout)["consents"] == 1
+    key = Path(daemon.environment["STATE_DIRECTORY"]) / "consents.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert check(daemon, "06 39 98 00 77")[0] == 0  # another number, as it is written
+    status, said = check(daemon, f"whatsapp:{SENDER}")
+    assert (status, said["may_be_written_to"]) == (1, False)
+    assert [one["state"] for one in said["consents"]] == ["opted_out"]
+    (listed,) = json.loads(daemon.run("consents", "list", "--json").stdout)
+    assert (listed["address"], listed["state"]) == (None, "opted_out")
+    daemon.kill()
+    daemon.start()
+    daemon.sms(From=SENDER, Body="Encore moi")
+    assert told(daemon, 2)["consent"] == {"state": "opted_out", "since": listed["since"]}
+    exported = daemon.run("consents", "export").stdout.splitlines()
+    assert [json.loads(line)["address"] for line in exported] == [SENDER]
+    daemon.run("events", "erase", "--sender", SENDER)
+    assert daemon.stop() == 0
+    key.write_text("0" * 64)
+    refused = daemon.run(*daemon.role, check=False)
+    assert refused.returncode == 3
+    assert "consents.key" in refused.stderr
+    assert daemon.run("consents", "check", SENDER, check=False).returncode == 3
+
+
+def check(daemon: Daemon, *words: str) -> tuple[int, dict[str, Any]]:
+    """What `consents check` says, and its exit status."""
+    done = daemon.run("consents", "check", *words, "--json", check=False)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_people_read_the_register(daemon: Daemon) -> None:
+    """A list, an answer with since when and by which event, and a person's data with consents."""
+    assert "Nobody" in daemon.run("consents", "list").stdout
+    daemon.sms(From=SENDER, Body="STOP")
+    event = daemon.wait_for("consent.changed")["event_id"]
+    assert SENDER in daemon.run("consents", "list", "--channel", "sms").stdout
+    refused = daemon.run("consents", "check", SENDER, check=False)
+    assert refused.returncode == 1
+    assert "must not be written to" in refused.stdout
+    assert event in refused.stdout
+    assert check(daemon, SENDER, "--channel", "email")[0] == 0
+    assert "never said" in daemon.run("consents", "check", CUSTOMER).stdout
+    assert daemon.run("consents", "check", " ", check=False).returncode == 2
+    *_, last = daemon.run("events", "export", "--sender", SENDER).stdout.splitlines()
+    assert json.loads(last)["consent"]["event"] == event
+
+
+def test_on_postgresql_the_key_is_set_and_named(tmp_path: Path, postgresql: Postgresql) -> None:
+    """Without it nobody who opted out is erased; with it two nodes recognise the same people."""
+    cluster = Cluster(tmp_path, postgresql)
+    with cluster.stack:
+        one = cluster.node(Daemon, "one").start()
+        one.wait_for("config.warning", setting="consents.key")
+        one.sms(From=SENDER, Body="STOP")
+        one.wait_for("attempt.succeeded")
+        refused = one.run("events", "erase", "--sender", SENDER, check=False)
+        assert (refused.returncode, "consents.key" in refused.stderr) == (1, True)
+        assert one.stop() == 0
+        one.config.write_text(one.config.read_text() + f'\nconsents.key = "{"k" * 32}"\n')
+        one.run("events", "erase", "--sender", SENDER)
+        assert check(one, SENDER)[0] == 1
+        assert cluster.node(Daemon, "two").run("serve", check=False).returncode == 3

@@ -200,8 +200,12 @@ CREATE TABLE consents (
     since BIGINT,                 -- NULL: nobody knows
     event TEXT,                   -- the id of the one that said so
     latest_at BIGINT NOT NULL,    -- of the newest event that said anything: older ones come too late
+    erased_by TEXT,               -- once the address is a digest: the name of the key that made it
     PRIMARY KEY (address, channel)
 ) /*sqlite WITHOUT ROWID */;
+
+CREATE INDEX consents_latest ON consents (latest_at);
+CREATE INDEX consents_erased ON consents (erased_by) WHERE erased_by IS NOT NULL;
 
 -- Who did what.
 CREATE TABLE actions (

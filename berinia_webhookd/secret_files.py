@@ -1,0 +1,54 @@
+"""Secrets that the daemon makes for itself: files of its state folder, for their owner alone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+_BYTES: Final = 32
+_LONGEST: Final = 1024
+
+
+def made(file: Path) -> str:
+    """Read a secret; make it where there is none.
+
+    Raises:
+        OSError: the folder cannot be written.
+        ValueError: what lies there is no secret, or others may read it.
+    """
+    if not file.exists():
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(secrets.token_hex(_BYTES) + "\n")
+                stream.flush()
+                os.fsync(descriptor)
+            file.hardlink_to(fresh)  # whole, and never over one that another process made
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    return read(file)
+
+
+def read(file: Path) -> str:
+    """Read a secret.
+
+    Raises:
+        OSError: there is none, or this user may not read it.
+        ValueError: what lies there is no secret, or others may read it.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor) as stream:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ValueError(f"{file} must be a file for its owner alone")
+        text = stream.read(_LONGEST).strip()
+    if len(text) < 2 * _BYTES:
+        raise ValueError(f"{file} holds no key")
+    return text
