@@ -206,19 +206,12 @@ class Reservation:
             del self._budget.unverified_bytes[self._client]
 
 
-async def receive_body(
-    request: web.Request,
-    reservation: Reservation,
-    *,
-    max_bytes: int,
-    timeout_seconds: float,
-) -> bytes:
-    """The whole body, byte for byte.
+def body_at_hand(request: web.Request, reservation: Reservation, *, max_bytes: int) -> bytes | None:
+    """Return the body where all of it came with the head, as nearly always; else None.
 
     Raises:
         MediaTypeUnsupported: it is compressed, be it on the way.
-        BodyTooLarge, Overloaded: before anything is read, where there is a Content-Length.
-        BodyTooSlow, MalformedDelivery: it stalls, or is not what HTTP allows.
+        BodyTooLarge, Overloaded: there is no room for it.
     """
     encoding = request.headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
@@ -226,18 +219,34 @@ async def receive_body(
     transfer = request.headers.get("Transfer-Encoding")
     if transfer is not None and transfer.strip().lower() != "chunked":
         raise MediaTypeUnsupported("Of transfer encodings only chunked is accepted.")
+    stream = request.content
+    if not stream.is_eof() or stream.exception() is not None:
+        return None
+    _require_at_most(stream.total_bytes, max_bytes)
+    reservation.grow_to(stream.total_bytes)
+    return stream.read_nowait()
+
+
+async def receive_body(
+    request: web.Request,
+    reservation: Reservation,
+    *,
+    max_bytes: int,
+    timeout_seconds: float,
+) -> bytes:
+    """Wait for the rest of a body that was not at hand, and return it whole, byte for byte.
+
+    Raises:
+        BodyTooLarge, Overloaded: before anything is read, where there is a Content-Length.
+        BodyTooSlow, MalformedDelivery: it stalls, or is not what HTTP allows.
+    """
     length = request.content_length
     if length is not None:
         _require_at_most(length, max_bytes)
         reservation.require_room(length)
     if "Expect" in request.headers:
         await _continue(request)
-    stream = request.content
-    if stream.is_eof() and stream.exception() is None:
-        _require_at_most(stream.total_bytes, max_bytes)
-        reservation.grow_to(stream.total_bytes)
-        return stream.read_nowait()
-    return await _read(stream, reservation, max_bytes, timeout_seconds)
+    return await _read(request.content, reservation, max_bytes, timeout_seconds)
 
 
 def _require_at_most(size_bytes: int, max_bytes: int) -> None:

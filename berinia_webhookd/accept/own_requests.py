@@ -15,17 +15,17 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from berinia_webhookd.accept.loopback_guard import LoopbackGuard
+from berinia_webhookd.accept.request_context import CONTEXT
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import SignatureInvalid
 from berinia_webhookd.http_request import CALLER
-from berinia_webhookd.own_requests import HEADER, InstallationKey, Mark, Purpose
+from berinia_webhookd.own_requests import HEADER, InstallationKey, Purpose
 
-MARK: Final[web.RequestKey[Mark]] = web.RequestKey("mark", Mark)
 _LONGEST_SHOWN: Final = 300
 
 
 class OwnRequests:
-    """The middleware: a request of ours has `request[MARK]`."""
+    """The middleware: a request of ours has a `mark` in its context."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class OwnRequests:
             if mark.purpose is Purpose.ARRIVAL:
                 self._guard.note_arrival(mark.nonce, forwarded_for(request), request[CALLER])
                 return web.Response(status=web.HTTPNoContent.status_code)
-            request[MARK] = mark
+            request[CONTEXT].mark = mark
         return await handler(request)
 
 

@@ -22,7 +22,7 @@ from aiohttp_remotes.utils import check_ip, parse_trusted_element
 from aiohttp_remotes.x_forwarded import XForwardedBase
 from multidict import CIMultiDict
 
-from berinia_webhookd.accept.request_context import CONTEXT, WHOSE, whose
+from berinia_webhookd.accept.request_context import CONTEXT
 from berinia_webhookd.addresses import Network, bucket_of, unmapped
 from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.model import Caller, IPAddress
@@ -38,9 +38,6 @@ class Client(NamedTuple):
 
     shown: str | None
     bucket: bytes
-
-
-CLIENT: Final[web.RequestKey[Client]] = web.RequestKey("client", Client)
 
 
 class _Evidence(NamedTuple):
@@ -84,8 +81,8 @@ class ProxyHeaders(XForwardedBase):
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Note the caller for whatever comes further in."""
         request[CALLER], client = self.identify(request)
-        request[CLIENT] = client
-        request[WHOSE] = whose(request[CONTEXT], client.shown)
+        context = request[CONTEXT]
+        context.said["client"], context.bucket = client
         return await handler(request)
 
     def identify(self, request: web.Request) -> tuple[Caller, Client]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 from heapq import heappop, heappush, heapreplace
 from typing import Final
 
@@ -19,8 +20,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiolimiter import AsyncLimiter
 
-from berinia_webhookd.accept.proxy_headers import CLIENT
-from berinia_webhookd.accept.request_context import CONTEXT, WHOSE
+from berinia_webhookd.accept.request_context import CONTEXT
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import RateLimited
 from berinia_webhookd.metrics import Metrics
@@ -131,8 +131,8 @@ class RateLimit:
         """Turn away who failed too often, and who reads too much; note and count all who are
         refused further in as well.
         """
-        client = request[CLIENT].bucket
-        endpoint = request[CONTEXT].endpoint
+        context = request[CONTEXT]
+        client, endpoint = context.bucket, context.endpoint
         try:
             if endpoint.channel is not None:
                 self.require_no_flood(client)
@@ -140,7 +140,7 @@ class RateLimit:
                 await self.take_reading(client)
             return await handler(request)
         except RateLimited as error:
-            self._note(request, error)
+            self._note(context.said, error)
             raise
 
     def require_no_flood(self, client: bytes) -> None:
@@ -171,8 +171,7 @@ class RateLimit:
         self._failures = _Buckets("unverified", settings.requests, window, self._most)
         self._verified = _Buckets("verified", settings.verified_requests, window, self._most)
 
-    def _note(self, request: web.Request, error: RateLimited) -> None:
-        said = request[WHOSE]
+    def _note(self, said: Mapping[str, str | None], error: RateLimited) -> None:
         self._rate_limited_total.labels(channel=said["channel"]).inc()
         if self._throttle.due():
             skipped = self._throttle.take_skipped()

@@ -14,9 +14,9 @@ import structlog
 from aiohttp import web
 
 from berinia_webhookd.accept.body import LONG_BODY_BYTES
-from berinia_webhookd.accept.own_requests import MARK, how_it_arrived
+from berinia_webhookd.accept.own_requests import how_it_arrived
 from berinia_webhookd.accept.replies import WaitingCallers, with_reply
-from berinia_webhookd.accept.request_context import CONTEXT, WHOSE, Endpoint
+from berinia_webhookd.accept.request_context import Endpoint
 from berinia_webhookd.accept.signature_check import (
     VERIFIED,
     VerifiedRequest,
@@ -73,7 +73,7 @@ class Commits:
 
     async def accept(
         self,
-        request: web.Request,
+        verified: VerifiedRequest,
         channel: Channel,
         decoded: Decoded,
         *,
@@ -85,16 +85,16 @@ class Commits:
             SignatureInvalid: its signature was used before with another message.
             JournalUnavailable: it is not on disk in time; if it gets there later, it is kept.
         """
-        verified, log, said = request[VERIFIED], request[CONTEXT].log, request[WHOSE]
+        context = verified.context
 
         def note(receipts: Receipts) -> None:
             for receipt, event in zip(receipts, decoded.events, strict=True):
-                about = {**said, "event_id": receipt.event_id, "agent": receipt.agent}
+                about = {**context.said, "event_id": receipt.event_id, "agent": receipt.agent}
                 if receipt.duplicate:
                     self._metrics.duplicates_total.labels(channel=channel.name).inc()
-                    log.info("event.duplicate", **about)
+                    context.log.info("event.duplicate", **about)
                 else:
-                    self._note_new(channel, event, receipt, log, about)
+                    self._note_new(channel, event, receipt, context.log, about)
 
         async def late(receipts: Receipts) -> None:
             note(receipts)
@@ -107,7 +107,7 @@ class Commits:
             receipts = await self._in_time(accepting, verified, channel, late)
         except ReplayedSignature:
             reason = "used before with another message"
-            note_invalid_signature(self._metrics, request, reason, diagnosis=None)
+            note_invalid_signature(self._metrics, context, reason, diagnosis=None)
             raise SignatureInvalid(reason) from None
         verified.reservation.end_work()
         note(receipts)
@@ -135,7 +135,7 @@ class Commits:
             self._hinted.add(channel.name)
             _log.warning("event.skipped", **about, reason=reason, hint=hint)
 
-    async def pause(self, request: web.Request, channel: Channel, decoded: Decoded) -> None:
+    async def pause(self, verified: VerifiedRequest, channel: Channel, decoded: Decoded) -> None:
         """Have the journal hold what a channel says is to be paused.
 
         Raises:
@@ -146,18 +146,20 @@ class Commits:
             pause = decoded.pauses[0].pause
             _log.info(
                 "conversation.paused",
-                **request[WHOSE],
+                **verified.context.said,
                 by=pause.by,
                 for_seconds=pause.seconds,
                 conversations=changed,
             )
 
-        verified = request[VERIFIED]
         pausing = self._inbox.pause(decoded.pauses)
         await note(await self._in_time(pausing, verified, channel, note))
 
     async def keep_rejected(
-        self, request: web.Request, channel: Channel, error: MalformedDelivery | AccountRefused
+        self,
+        verified: VerifiedRequest,
+        channel: Channel,
+        error: MalformedDelivery | AccountRefused,
     ) -> None:
         """Store a verified delivery that cannot be taken in, so that it can be replayed."""
         reason: dict[str, object] = {"kind": type(error).__name__, "detail": str(error)}
@@ -165,12 +167,11 @@ class Commits:
             reason |= {"missing": list(error.missing), "invalid": list(error.invalid)}
             reason |= {"values": error.values} if error.values else {}
         self._metrics.rejected_total.labels(channel=channel.name).inc()
-        _log.warning("delivery.rejected", **request[WHOSE], reason=reason)
+        _log.warning("delivery.rejected", **verified.context.said, reason=reason)
 
         async def late(_: None) -> None:
             return None
 
-        verified = request[VERIFIED]
         await self._in_time(self._inbox.reject(verified.delivery, reason), verified, channel, late)
 
     async def _in_time(
@@ -242,8 +243,8 @@ class ChannelHandler:
             MalformedDelivery, AccountRefused: it was kept as rejected.
             SignatureInvalid, JournalUnavailable: see `Commits.accept`.
         """
-        delivery = request[VERIFIED].delivery
-        mark = request.get(MARK)
+        verified = request[VERIFIED]
+        delivery, mark = verified.delivery, verified.context.mark
         if mark is not None and mark.purpose is Purpose.PROBE:
             return self._probe_answer(request, mark)
         try:
@@ -252,17 +253,21 @@ class ChannelHandler:
             else:
                 decoded = self.channel.decode(delivery)
         except (MalformedDelivery, AccountRefused) as error:
-            await self.commits.keep_rejected(request, self.channel, error)
+            await self.commits.keep_rejected(verified, self.channel, error)
             raise
         if decoded.pauses:
-            await self.commits.pause(request, self.channel, decoded)
-        return await self.answer(request, decoded)
+            await self.commits.pause(verified, self.channel, decoded)
+        return await self.answer(request, verified, decoded)
 
-    async def answer(self, request: web.Request, decoded: Decoded) -> web.Response:
+    async def answer(
+        self,
+        request: web.Request,  # noqa: ARG002 - of a caller who waits
+        verified: VerifiedRequest,
+        decoded: Decoded,
+    ) -> web.Response:
         """Commit, then answer as the channel says."""
-        return answered(
-            self.channel.answer(await self.commits.accept(request, self.channel, decoded))
-        )
+        receipts = await self.commits.accept(verified, self.channel, decoded)
+        return answered(self.channel.answer(receipts))
 
     def _probe_answer(self, request: web.Request, mark: Mark) -> web.Response:
         """The channel's answer, or 400 where the body was altered on its way; and in a header how
@@ -281,12 +286,14 @@ class ReplyingHandler(ChannelHandler):
     is none in time.
     """
 
-    async def answer(self, request: web.Request, decoded: Decoded) -> web.Response:
+    async def answer(
+        self, request: web.Request, verified: VerifiedRequest, decoded: Decoded
+    ) -> web.Response:
         """Commit, then wait for the agent: for its reply to the one event of a message."""
         seconds = self._wait_seconds()
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        receipts = await self.commits.accept(request, self.channel, decoded, wait_seconds=seconds)
+        receipts = await self.commits.accept(verified, self.channel, decoded, wait_seconds=seconds)
         if seconds is not None and len(receipts) == 1 and receipts[0].skipped is None:
             left = begun + seconds - loop.time()
             reply = await self.commits.callers.reply(request, receipts[0].event_id, left)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 import structlog
 import uuid_utils
@@ -21,6 +20,7 @@ from structlog.typing import FilteringBoundLogger
 
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.own_requests import Mark
 
 SERVER: Final = "berinia-webhookd"
 READING: Final = frozenset({"GET", "HEAD"})
@@ -41,19 +41,21 @@ class Endpoint:
     channel: Channel | None = None  # None: a page
 
 
-class RequestContext(NamedTuple):
-    """What is known of a request from the first middleware on."""
+@dataclass(slots=True)
+class RequestContext:
+    """What is known of a request; those middlewares that find out more add it."""
 
     request_id: str
     path: str  # of the request target, without the query, byte for byte
     endpoint: Endpoint
     # What every request says: structlog's own proxy would put a logger together for each line.
     log: FilteringBoundLogger
+    said: dict[str, str | None]  # by every log line about it; its client once that is known
+    bucket: bytes = b""  # of the rate limit, and its share of the memory
+    mark: Mark | None = None  # of a request of this installation itself
 
 
 CONTEXT: Final[web.RequestKey[RequestContext]] = web.RequestKey("context", RequestContext)
-# What every log line about a request says; its client is known once the proxy's headers are read.
-WHOSE: Final[web.RequestKey[Mapping[str, str | None]]] = web.RequestKey("whose", Mapping)
 
 
 class EndpointRoute(web.ResourceRoute):
@@ -90,7 +92,6 @@ class RequestContexts:
         """Answer with the request's id, whatever happens; then log and count."""
         begun = perf_counter()  # the loop's clock counts whole milliseconds
         context = request[CONTEXT] = self._context(request)
-        request[WHOSE] = whose(context, None)
         status = _HUNG_UP
         try:
             response = await handler(request)
@@ -107,7 +108,7 @@ class RequestContexts:
             self._answer_seconds(label).observe(seconds)
             self._log.info(
                 "request.finished",
-                **request[WHOSE],
+                **context.said,
                 method=request.method,
                 path=shown_path(context.path),
                 status=status,
@@ -119,18 +120,13 @@ class RequestContexts:
         if wanted is None or not _REQUEST_ID.fullmatch(wanted):
             wanted = new_request_id()
         endpoint = cast(EndpointRoute, request.match_info.route).endpoint
-        return RequestContext(wanted, path_of(request), endpoint, self._log)
+        said = {"request_id": wanted, "channel": endpoint.label, "client": None}
+        return RequestContext(wanted, path_of(request), endpoint, self._log, said)
 
 
 def path_of(request: web.Request) -> str:
     """Return the path of the request target as it came."""
     return request.raw_path.partition("?")[0]
-
-
-def whose(context: RequestContext, client: str | None) -> Mapping[str, str | None]:
-    """Return what every log line about a request says."""
-    label = context.endpoint.label
-    return {"request_id": context.request_id, "channel": label, "client": client}
 
 
 def new_request_id() -> str:

@@ -14,12 +14,16 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from berinia_webhookd.accept.body import LONG_BODY_BYTES, BodyBudget, Reservation, receive_body
+from berinia_webhookd.accept.body import (
+    LONG_BODY_BYTES,
+    BodyBudget,
+    Reservation,
+    body_at_hand,
+    receive_body,
+)
 from berinia_webhookd.accept.loopback_guard import LoopbackGuard
-from berinia_webhookd.accept.own_requests import MARK
-from berinia_webhookd.accept.proxy_headers import CLIENT
 from berinia_webhookd.accept.rate_limit import RateLimit, Throttle
-from berinia_webhookd.accept.request_context import CONTEXT, WHOSE, Endpoint
+from berinia_webhookd.accept.request_context import CONTEXT, Endpoint, RequestContext
 from berinia_webhookd.addresses import peer_is_here
 from berinia_webhookd.channels.contract import Answer, Channel
 from berinia_webhookd.clock import now
@@ -36,7 +40,7 @@ from berinia_webhookd.errors import (
 )
 from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import RawDelivery, VerifiedDelivery
+from berinia_webhookd.model import Caller, RawDelivery, VerifiedDelivery
 
 _log = structlog.get_logger()
 
@@ -52,13 +56,14 @@ _UNPROVEN: Final = (
 
 
 class VerifiedRequest(NamedTuple):
-    """A verified delivery, when its body was complete (on the event loop's clock), and the memory
-    set aside for it.
+    """A verified delivery, when its body was complete (on the event loop's clock), the memory set
+    aside for it, and what else is known of its request.
     """
 
     delivery: VerifiedDelivery
     complete_at: float
     reservation: Reservation
+    context: RequestContext
 
 
 VERIFIED: Final[web.RequestKey[VerifiedRequest]] = web.RequestKey("verified", VerifiedRequest)
@@ -93,52 +98,54 @@ class SignatureCheck:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let pass what is verified, and who reads a page by a method that it has."""
-        endpoint = request[CONTEXT].endpoint
+        context = request[CONTEXT]
+        endpoint = context.endpoint
         _require_method(request, endpoint)
         channel = endpoint.channel
         if channel is None:
             return await handler(request)
         channel.require_secret()
-        client = request[CLIENT].bucket
+        client, caller = context.bucket, request[CALLER]
         with self.budget.reservation(client) as reservation:
             try:
-                delivery = await self._received(request, channel, reservation)
+                delivery = await self._received(request, channel, caller, reservation)
                 complete_at = self._time()
-                proven = await self._prove(request, channel, delivery, reservation)
+                proven = await self._prove(context, channel, delivery, reservation)
             except _UNPROVEN:
                 await self._rate_limit.count_failure(client)
                 raise
             await self._rate_limit.take_verified(client)
             if isinstance(proven, Answer):
-                return self._shake_hands(request, proven)
+                return self._shake_hands(context, proven)
             reservation.verified()
-            self._look_at_the_way(request, channel)
-            request[VERIFIED] = VerifiedRequest(proven, complete_at, reservation)
+            if not caller.forwarded and context.mark is None and channel.provider.from_outside:
+                self._look_at_the_way(caller)
+            request[VERIFIED] = VerifiedRequest(proven, complete_at, reservation, context)
             return await handler(request)
 
-    def _look_at_the_way(self, request: web.Request, channel: Channel) -> None:
+    def _look_at_the_way(self, caller: Caller) -> None:
         """Have the guard look where a provider's own request says nothing of who called."""
-        caller = request[CALLER]
-        from_outside = channel.provider.from_outside and MARK not in request
-        if from_outside and not caller.forwarded and caller.peer_trusted and peer_is_here(caller):
+        if caller.peer_trusted and peer_is_here(caller):
             self._guard.suspect()
 
     async def _received(
-        self, request: web.Request, channel: Channel, reservation: Reservation
+        self, request: web.Request, channel: Channel, caller: Caller, reservation: Reservation
     ) -> RawDelivery:
         content_type_header = request.headers.get("Content-Type", "")
         content_type = content_type_header.partition(";")[0].strip().lower()
         if request.method != "GET" and content_type not in channel.media_types:
             raise MediaTypeUnsupported(f"Send {' or '.join(sorted(channel.media_types))}.")
-        body = await receive_body(
-            request,
-            reservation,
-            max_bytes=channel.max_body_bytes,
-            timeout_seconds=self.body_timeout_seconds,
-        )
+        body = body_at_hand(request, reservation, max_bytes=channel.max_body_bytes)
+        if body is None:
+            body = await receive_body(
+                request,
+                reservation,
+                max_bytes=channel.max_body_bytes,
+                timeout_seconds=self.body_timeout_seconds,
+            )
         return RawDelivery(
             channel=channel.name,
-            caller=request[CALLER],
+            caller=caller,
             target=request.raw_path,
             headers=request.headers,
             content_type=content_type,
@@ -150,7 +157,7 @@ class SignatureCheck:
 
     async def _prove(
         self,
-        request: web.Request,
+        context: RequestContext,
         channel: Channel,
         delivery: RawDelivery,
         reservation: Reservation,
@@ -169,17 +176,16 @@ class SignatureCheck:
             return channel.verify(delivery)
         except SignatureInvalid as error:
             diagnosis = await self._diagnosis(channel, delivery)
-            note_invalid_signature(self._metrics, request, str(error), diagnosis)
+            note_invalid_signature(self._metrics, context, str(error), diagnosis)
             raise
         except AddressRefused as error:
             diagnosis = str(error) if isinstance(error, LoopbackLocked) else None
-            _log.warning("address.refused", **request[WHOSE], diagnosis=diagnosis)
+            _log.warning("address.refused", **context.said, diagnosis=diagnosis)
             raise
 
-    def _shake_hands(self, request: web.Request, answer: Answer) -> web.Response:
-        context = request[CONTEXT]
+    def _shake_hands(self, context: RequestContext, answer: Answer) -> web.Response:
         self._metrics.handshakes_total.labels(channel=context.endpoint.label).inc()
-        context.log.info("handshake.answered", **request[WHOSE])
+        context.log.info("handshake.answered", **context.said)
         # What it repeats is no page of ours.
         headers = {"Content-Type": answer.content_type, "X-Content-Type-Options": "nosniff"}
         return web.Response(status=answer.status, body=answer.body, headers=headers)
@@ -194,11 +200,11 @@ class SignatureCheck:
 
 
 def note_invalid_signature(
-    metrics: Metrics, request: web.Request, reason: str, diagnosis: str | None
+    metrics: Metrics, context: RequestContext, reason: str, diagnosis: str | None
 ) -> None:
     """Log a signature that proves nothing, and count it unless it is of our own making."""
-    said = request[WHOSE]
-    if MARK in request:
+    said = context.said
+    if context.mark is not None:
         _log.warning("signature.invalid", **said, reason=reason, diagnosis=diagnosis, sample=True)
         return
     metrics.signature_failures_total.labels(channel=said["channel"]).inc()
