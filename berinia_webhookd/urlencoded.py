@@ -32,14 +32,16 @@ def decode_urlencoded(body: bytes) -> Fields:
     for pair in as_text(body.replace(b"+", b" ")).split("&"):
         if pair:
             name, _, value = pair.partition("=")
-            if "%" in pair:
-                name, value = _unquoted(name), _unquoted(value)
+            if "%" in value:
+                value = _unquoted(value)
+            if "%" in name:
+                name = _unquoted(name)
             fields.append((name, value))
     return tuple(fields)
 
 
 def _unquoted(text: str) -> str:
-    return as_text(_percent_decoded(as_bytes(text))) if "%" in text else text
+    return as_text(_percent_decoded(as_bytes(text)))
 
 
 def _percent_decoded(text: bytes) -> bytes:

@@ -173,12 +173,12 @@ class Channel(ABC):
             return "blocked"
         if event.opt_out is not None:
             return EventMark.OPT_OUT if EventMark.OPT_OUT in self._skipped_marks else None
-        marks = set(event.marks)
+        marks = event.marks
         if event.kind is EventKind.RECEIPT:
-            marks.add(EventMark.RECEIPT)
+            marks |= {EventMark.RECEIPT}
         elif self.is_empty(event):
-            marks.add(EventMark.EMPTY)
-        return min(marks & self._skipped_marks, default=None)
+            marks |= {EventMark.EMPTY}
+        return min(marks & self._skipped_marks, default=None) if marks else None
 
     def is_empty(self, event: Event) -> bool:
         """Whether there is neither a text nor an attachment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import unicodedata
 from collections.abc import Mapping
 from typing import Final
@@ -25,6 +26,10 @@ WORDS: Final[Words] = {
     OptOut.HELP: ("HELP", "INFO"),
 }
 _LONGEST: Final = 100  # characters of a message that may be such a word
+# What `folded` takes out of ASCII, where most messages end: control characters, blanks and hyphens;
+# and punctuation around it, as Unicode classes it.
+_WITHIN_ASCII: Final = dict.fromkeys((*range(0x21), ord("-"), 0x7F))
+_AROUND_ASCII: Final = "".join(c for c in string.punctuation if unicodedata.category(c)[0] == "P")
 
 
 class OptOutWords:
@@ -56,8 +61,8 @@ def folded(text: str) -> str:
     """Return a text for comparison: without letter case, accents, punctuation around it, and blanks
     and hyphens in it.
     """
-    if text.isascii() and text.isalpha():
-        return text.lower()
+    if text.isascii():
+        return text.lower().translate(_WITHIN_ASCII).strip(_AROUND_ASCII)
     plain = [
         c
         for c in without_accents(text)

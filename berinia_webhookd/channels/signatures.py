@@ -6,10 +6,10 @@ separators between what it signs, and Mailgun's does not cover the body.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import re
+from binascii import b2a_base64
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, product
 from typing import Final
@@ -98,7 +98,7 @@ class TwilioKeys:
         for keyed in self._keyed:
             mac = keyed.copy()
             mac.update(message)
-            matches |= hmac.compare_digest(base64.b64encode(mac.digest()), presented)
+            matches |= hmac.compare_digest(b2a_base64(mac.digest(), newline=False), presented)
         return matches
 
 

@@ -182,7 +182,7 @@ class TwilioChannel(Channel):
         values = dict(fields)  # what is read below is sent once
         receipt = "MessageStatus" in values and "Body" not in values
         _require_well_formed(fields, values, RECEIPT_REQUIRED if receipt else REQUIRED)
-        require_unmoved(fields)
+        require_unmoved(values)
         if self._account_sids and values.get("AccountSid") not in self._account_sids:
             raise AccountRefused("This account is not accepted here.")
         raw, raw_multi = raw_fields(fields)
@@ -286,8 +286,8 @@ def _require_well_formed(
     missing = tuple([name for name in required if name not in values])
     invalid = {
         name
-        for name, shape in _SHAPES.items()
-        if name in values and not shape.fullmatch(values[name])
+        for name, value in values.items()
+        if (shape := _SHAPES.get(name)) is not None and not shape.fullmatch(value)
     }
     for name in () if KNOWN.issuperset(values) else values.keys() - KNOWN:
         if not _NAME.fullmatch(name):

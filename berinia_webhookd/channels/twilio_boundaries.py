@@ -47,35 +47,41 @@ _BEHIND_TEXT: Final = re.compile(
 # Acted on where they are there, with the shape of their value.
 _OPTIONAL: Final = {
     "AccountSid": re.compile("AccountSidAC[0-9a-f]{32}"),
-    "OptOutType": re.compile("OptOutType(?:STOP|START|HELP)", re.IGNORECASE | re.ASCII),
+    "OptOutType": re.compile("OptOutType(?ai:STOP|START|HELP)"),
 }
 _CUTTABLE: Final = (*_ADDRESSES, "Body", "OptOutType")
 _STYLE: Final = re.compile("[A-Z][a-z]")  # of the names that Twilio gives
 
 
-def require_unmoved(fields: Fields) -> None:
+def require_unmoved(values: Mapping[str, str]) -> None:
     """Refuse what was glued together or cut apart such that it means something else.
 
     Raises:
         FieldsMoved: what the daemon acts on is not as Twilio sent it.
     """
-    values = dict(fields)
-    names = sorted(values)
-    if (
-        _BEHIND_TEXT.search(values.get("Body", ""))
-        or any(_is_glued(name, values, names) for name in _ADDRESSES if name in values)
-        or any(_is_hidden(name, values, names) for name in _OPTIONAL if name not in values)
-        or (not KNOWN.issuperset(values) and any(_cut_off(names)))
-    ):
+    if _any_moved(values, sorted(values)):
         # Names and values may hold parts of each other, so none is shown.
         raise FieldsMoved("Fields run into each other.", invalid=("(field boundaries)",))
 
 
+def _any_moved(values: Mapping[str, str], names: Sequence[str]) -> bool:
+    if _BEHIND_TEXT.search(values.get("Body", "")):
+        return True
+    for name in _ADDRESSES:
+        value = values.get(name, "")
+        if value and not _NUMBER.fullmatch(value) and _is_glued(name, values, names):
+            return True
+    for name in _OPTIONAL:
+        if name not in values and _is_hidden(name, values, names):
+            return True
+    return not KNOWN.issuperset(values) and any(_cut_off(names))
+
+
 def _is_glued(name: str, values: Mapping[str, str], names: Sequence[str]) -> bool:
-    """Whether an address has swallowed what follows it, or begins in the text ahead of it."""
+    """Whether an address that is no number has swallowed what follows it, or begins in the text
+    ahead of it.
+    """
     value = values[name]
-    if _NUMBER.fullmatch(value):
-        return False
     before = names[bisect_left(names, name) - 1] if names[0] != name else ""
     if name in value and (before in _WRITTEN_BY_PEOPLE or before not in KNOWN):
         return True
@@ -90,8 +96,10 @@ def _is_glued(name: str, values: Mapping[str, str], names: Sequence[str]) -> boo
 def _is_hidden(name: str, values: Mapping[str, str], names: Sequence[str]) -> bool:
     """Whether a missing field stands in its neighbours in the order of signing."""
     place = bisect_left(names, name)
-    neighbours = names[max(place - 1, 0) : place + 1]
-    return any(_OPTIONAL[name].search(neighbour + values[neighbour]) for neighbour in neighbours)
+    for neighbour in names[max(place - 1, 0) : place + 1]:
+        if _OPTIONAL[name].search(neighbour + values[neighbour]):
+            return True
+    return False
 
 
 def _cut_off(names: Sequence[str]) -> Iterator[bool]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
-from berinia_webhookd.channels.opt_out import WORDS, OptOutWords
+from berinia_webhookd.channels.opt_out import WORDS, OptOutWords, folded
 from berinia_webhookd.model import OptOut
 
 KNOWN = OptOutWords(WORDS, None)
@@ -63,3 +65,10 @@ def test_words_can_be_replaced_or_added_to() -> None:
 
 def test_a_word_of_punctuation_alone_is_none() -> None:
     assert OptOutWords({}, {OptOut.STOP: ("!",)}).meaning("") is None
+
+
+def test_ascii_is_folded_as_all_other_text() -> None:
+    """Whatever stands in, before and behind a word; the blank of no width makes it other text."""
+    for before, within, behind in product(map(chr, range(128)), ("", "-", "'", " "), "!$_ a"):
+        text = f"{before}St{within}op{behind}"
+        assert folded(text) == folded(text + "\u200b"), text

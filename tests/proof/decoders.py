@@ -104,7 +104,7 @@ def form(body: bytes) -> None:
         fields = decode_form(content_type.decode("latin-1"), rest).fields
         orjson.dumps(raw_fields(fields))
         with contextlib.suppress(DeliveryRejected):
-            twilio_boundaries.require_unmoved(fields)
+            twilio_boundaries.require_unmoved(dict(fields))
         twilio_boundaries.reaches_into_url("/x?" + content_type.decode("latin-1"), fields)
 
 
