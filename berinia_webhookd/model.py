@@ -245,6 +245,11 @@ class Event(NamedTuple):
         """Whether it goes before the rest of its conversation: HELP is a question like others."""
         return self.opt_out in {OptOut.STOP, OptOut.START}
 
+    @property
+    def gathers(self) -> bool:
+        """Whether it may be part of a burst: it is something written that is no single word."""
+        return self.kind is EventKind.MESSAGE and self.opt_out is None
+
 
 @dataclass(frozen=True, slots=True)
 class RejectedItem:
@@ -299,6 +304,24 @@ Receipts = tuple[Receipt, ...]  # one for each event of a delivery, in their ord
 
 
 @dataclass(frozen=True, slots=True)
+class Gathering:
+    """For how long a conversation must be silent before its messages are handed over together, and
+    how long the first of them waits at the most.
+    """
+
+    seconds: float
+    most_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One message of a burst, which shares the attempt of the burst's last one."""
+
+    event_id: EventId
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One event for one agent (or one reply to post), leased to this process."""
 
@@ -313,7 +336,27 @@ class Entry:
     consent: Consent | None = None  # of the person, when it was leased; None: never asked for
     reply_text: str | None = None  # kind reply only
     replied_at: datetime | None = None  # kind reply only: when the agent's reply was ready
-    size_bytes: int = 0  # of the event as it is stored
+    size_bytes: int = 0  # of the event as it is stored, with those of its members
+    members: tuple[Member, ...] = ()  # of a burst: the messages before its own
+
+    @property
+    def messages(self) -> tuple[Member, ...]:
+        """Every message that its attempt is about, in their order; its own is the last."""
+        return (*self.members, Member(self.event_id, self.event))
+
+    @property
+    def text(self) -> str:
+        """What the person wrote, in as many lines as there are messages."""
+        if not self.members:
+            return self.event.body
+        return "\n".join(one.event.body for one in self.messages if one.event.body)
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """The files of all messages."""
+        if not self.members:
+            return self.event.attachments
+        return tuple(file for one in self.messages for file in one.event.attachments)
 
 
 @dataclass(frozen=True, slots=True)

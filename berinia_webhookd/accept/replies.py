@@ -104,13 +104,9 @@ class WaitingCallers:
 
 
 def with_reply(receipt: Receipt, reply: Reply) -> web.Response:
-    """200 with the agent's text."""
-    body = orjson.dumps(
-        {
-            "status": "ok",
-            "event_id": receipt.event_id,
-            "agent": receipt.agent,
-            "response": reply.text,
-        }
-    )
+    """200 with the agent's text; without one where that is another message's."""
+    answer = {"status": "ok", "event_id": receipt.event_id, "agent": receipt.agent}
+    if reply.text is not None:
+        answer["response"] = reply.text
+    body = orjson.dumps(answer)
     return web.Response(status=200, body=body, headers={"Content-Type": "application/json"})

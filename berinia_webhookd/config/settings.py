@@ -31,7 +31,15 @@ from berinia_webhookd.config.values import (
     whole,
 )
 from berinia_webhookd.findings import Finding
-from berinia_webhookd.model import AgentName, ChannelName, Delivery, EventMark, OptOut, OutcomeKind
+from berinia_webhookd.model import (
+    AgentName,
+    ChannelName,
+    Delivery,
+    EventMark,
+    Gathering,
+    OptOut,
+    OutcomeKind,
+)
 
 MIB: Final = 1024 * 1024
 DAY: Final = 86_400.0
@@ -295,6 +303,15 @@ class AgentSettings:
     order_hold_seconds: float = setting(
         number(0, 30 * DAY), 300.0, "how long a waiting retry holds back its conversation"
     )
+    gather_seconds: float = setting(
+        number(0, DAY),
+        0.0,
+        "one run for a burst of messages: it begins when the conversation has been silent so long; "
+        "`0`: a run for each message",
+    )
+    gather_max_seconds: float = setting(
+        number(0, DAY), 30.0, "how long the first message of a burst waits for its run at the most"
+    )
     memory_limit_bytes: int | None = setting(
         whole(16 * MIB, 2**50), None, "memory of its host", unset="no limit", example=2**30
     )
@@ -305,6 +322,13 @@ class AgentSettings:
         example="whsec_…",
         secret=True,
     )
+
+    @property
+    def gathering(self) -> Gathering | None:
+        """How its messages are gathered, if they are."""
+        if not self.gather_seconds:
+            return None
+        return Gathering(self.gather_seconds, self.gather_max_seconds)
 
     @property
     def shared_host(self) -> str | None:

@@ -7,7 +7,7 @@ first, and asked about afterwards: so nothing that another process does meanwhil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ from berinia_webhookd.model import (
     EntryState,
     Event,
     EventId,
+    Gathering,
     Receipt,
     Receipts,
     RejectedItem,
@@ -47,6 +48,12 @@ from berinia_webhookd.model import (
 )
 
 Parties = tuple[str, str, str]
+GatheringOf = Callable[[AgentName], Gathering | None]
+
+
+def no_gathering(agent: AgentName) -> None:
+    """Hand over each message by itself."""
+    del agent
 
 
 class NewEvent(NamedTuple):
@@ -57,6 +64,7 @@ class NewEvent(NamedTuple):
     data: str
     in_form: bool  # whether its raw fields are read from the delivery's body
     consent: ConsentState | None = None  # what its sender changed by it
+    gathering: Gathering | None = None
 
 
 class Arrival(NamedTuple):
@@ -82,12 +90,18 @@ class Arrival(NamedTuple):
         number: int | None = None,
         events_before: int = 0,
         key: ConsentsKey | None = None,
+        gathering_of: GatheringOf = no_gathering,
     ) -> Arrival:
         """What a delivery is decoded to, ready to be stored."""
         alone = len(decoded.events) == 1 and not decoded.rejected and number is None
         form = delivery.fields if alone else None  # erasing one of several blanks the body
         events = tuple(
-            NewEvent(EventId(new_id()), event, *event_text.encode(event, form))
+            NewEvent(
+                EventId(new_id()),
+                event,
+                *event_text.encode(event, form),
+                gathering=gathering_of(event.agent),
+            )
             for event in decoded.events
         )
         return cls(
@@ -382,6 +396,7 @@ async def _insert_entries(
 
 def _entry(one: Inserted) -> dict[str, Any]:
     event = one.new.event
+    gathering = one.new.gathering if event.gathers else None
     return {
         "place": one.place,
         "event": one.number,
@@ -391,6 +406,8 @@ def _entry(one: Inserted) -> dict[str, Any]:
         "opt_out": int(event.overtakes),
         "state": EntryState.READY.value if event.skipped is None else EntryState.SKIPPED.value,
         "startable_at": None,
+        "quiet": None if gathering is None else microseconds(gathering.seconds),
+        "gather": None if gathering is None else microseconds(gathering.most_seconds),
         "wait": microseconds(one.arrival.wait_seconds if event.skipped is None else None),
     }
 

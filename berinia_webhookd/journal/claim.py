@@ -6,11 +6,11 @@ ones of all conversations are handed out in the order of their places.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from berinia_webhookd.journal import event_text, guards, order
+from berinia_webhookd.journal import event_text, gather, guards, order
 from berinia_webhookd.journal.consents import consent_of
 from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Hold
 from berinia_webhookd.journal.database import SECOND, Row, Transaction, instant
@@ -23,6 +23,8 @@ from berinia_webhookd.model import (
     EventId,
 )
 
+# When to look again at what somebody was changing.
+BUSY: Final = SECOND // 20
 # One claim brings no more of large events into memory, but for one that is larger alone.
 CLAIM_BYTES: Final = 16 * 1024 * 1024
 
@@ -63,11 +65,11 @@ async def claim(transaction: Transaction, claims: Sequence[Claim]) -> list[Claim
 
 
 async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
-    chosen: dict[int, str] = {}  # places, with the state until now
+    chosen: dict[int, Row] = {}  # by place, as it is until now
     upcoming: list[int] = []
     holds: list[Hold] = []
     for request in asked.requests:
-        found: dict[int, str] = {}
+        found: dict[int, Row] = {}
         for agent in await _agents_of(transaction, request):
             about = {"kind": request.kind.value, "agent": agent}
             (known,) = await transaction.execute("next_startable", **about)
@@ -81,14 +83,24 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
         if transaction.shared and len(in_order) > request.limit:
             # Other nodes passed over what is locked and left: they look again after the commit.
             transaction.changes.work = True
-    next_due_seconds = min(upcoming) / SECOND if upcoming else None
     places = await _within_memory(transaction, list(chosen))
-    entries = await _lease(transaction, asked.holder, places)
+    leases = {place: chosen[place] for place in places}
+    if gathering := [row for row in leases.values() if row["gather_by"] is not None]:
+        bursts = await gather.put_together(transaction, gathering)
+        if len(bursts) < len(gathering):
+            upcoming.append(BUSY)
+        leases = {place: row for place, row in leases.items() if row["gather_by"] is None} | bursts
+    entries = await _lease(transaction, asked.holder, leases)
     for entry in entries:
-        kind, channel, agent = entry.kind.value, entry.event.channel, entry.agent
-        transaction.count(kind, channel, agent, chosen[entry.id], -1)
-        transaction.count(kind, channel, agent, EntryState.RUNNING.value)
-    return Claimed(entries, next_due_seconds, holds)
+        _count(transaction, entry, leases[entry.id]["state"], -1)
+        _count(transaction, entry, EntryState.RUNNING)
+    return Claimed(entries, min(upcoming) / SECOND if upcoming else None, holds)
+
+
+def _count(transaction: Transaction, entry: Entry, state: str, by: int = 1) -> None:
+    """Note that an entry and its members came into a state, or left it."""
+    by *= len(entry.members) + 1
+    transaction.count(entry.kind.value, entry.event.channel, entry.agent, state, by)
 
 
 async def _within_memory(transaction: Transaction, places: list[int]) -> list[int]:
@@ -118,13 +130,21 @@ async def agents_with_open(transaction: Transaction, kind: EntryKind) -> list[st
     return [row["agent"] for row in rows]
 
 
-async def _lease(transaction: Transaction, holder: Holder, places: list[int]) -> list[Entry]:
-    if not places:
+async def _lease(
+    transaction: Transaction, holder: Holder, leases: Mapping[int, Row]
+) -> list[Entry]:
+    if not leases:
         return []
+    places = list(leases)
     await transaction.execute(
         "lease", places=places, lease=holder.lease, holder=holder.name, node=holder.node
     )
-    return [_entry(row) for row in await transaction.execute("leased", places=places)]
+    entries = [_entry(row) for row in await transaction.execute("leased", places=places)]
+    if gathering := [e for e in entries if leases[e.id]["gather_by"] is not None]:
+        complete = await gather.with_members(transaction, gathering)
+        of_place = {entry.id: entry for entry in [*entries, *complete]}
+        return [of_place[entry.id] for entry in entries]
+    return entries
 
 
 def _entry(row: Row) -> Entry:
@@ -170,6 +190,7 @@ async def begin(transaction: Transaction, wanted: Sequence[Held]) -> list[bool]:
     for held in wanted:
         ours = await still_held(transaction, held.holder, held.entries)
         await transaction.execute("begin", places=list(ours))
+        await gather.share(transaction, _bursts(held, ours))
         begun.append(len(ours) == len(held.entries))
     return begun
 
@@ -195,10 +216,17 @@ async def release(transaction: Transaction, wanted: Sequence[Held]) -> list[None
     for held in wanted:
         ours = await still_held(transaction, held.holder, held.entries)
         await transaction.execute("give_back", places=list(ours))
+        bursts = _bursts(held, ours)
+        await gather.share(transaction, bursts)
+        await gather.disband(transaction, bursts)
         await order.advance(transaction, map(order.queue_of, ours.values()))
         for entry in held.entries:
             if entry.id in ours:
-                kind, channel = entry.kind.value, entry.event.channel
-                transaction.count(kind, channel, entry.agent, EntryState.RUNNING.value, -1)
-                transaction.count(kind, channel, entry.agent, EntryState.READY.value)
+                _count(transaction, entry, EntryState.RUNNING, -1)
+                _count(transaction, entry, EntryState.READY)
     return [None] * len(wanted)
+
+
+def _bursts(held: Held, ours: Collection[int]) -> list[int]:
+    """The places of those that have members."""
+    return [entry.id for entry in held.entries if entry.members and entry.id in ours]

@@ -112,9 +112,11 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The stored reply of an event's agent; `failed` says the agent returned it as an error."""
+    """The stored reply of an event's agent; `failed` says the agent returned it as an error. One
+    without a text says that the event shared its attempt with others, and none of it is for it.
+    """
 
-    text: str
+    text: str | None
     failed: bool
 
 

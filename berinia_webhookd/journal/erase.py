@@ -128,6 +128,7 @@ async def erase_events(transaction: Transaction, sender: str, conversations: Seq
         await transaction.execute(name, places=places)
     for name in ("erase_replies", "erase_authors", "erase_events"):
         await transaction.execute(name, events=events)
+    await transaction.execute("leave", places=[row["place"] for row in entries])
     for row in entries:
         transaction.moved(row, EntryState.ERASED.value)
     await order.advance(transaction, map(order.queue_of, entries))

@@ -34,7 +34,7 @@ def try_pause(tries: int) -> int:
 class Passing:
     """What guards let pass of one agent."""
 
-    found: dict[int, str]  # places, with the state until now
+    found: dict[int, Row]  # by place, as they are until now
     opens_in: int | None = None  # microseconds; None: nobody knows
     holds: list[Hold] = field(default_factory=list)
 
@@ -50,16 +50,21 @@ async def passing(
     if of_agent and (known["failures"] or 0) >= MOST_FAILURES:
         return await _failing(transaction, agent, known, most)
     about = {"kind": request.kind.value, "agent": agent}
-    return Passing(dict(await transaction.execute("startable", **about, most=most)))
+    return Passing(_by_place(await transaction.execute("startable", **about, most=most)))
 
 
-async def _opt_outs(transaction: Transaction, agent: str, most: int) -> dict[int, str]:
-    return dict(await transaction.execute("startable_opt_outs", agent=agent, most=most))
+def _by_place(rows: Iterable[Row]) -> dict[int, Row]:
+    return {row["place"]: row for row in rows}
 
 
-async def _first(transaction: Transaction, agent: str) -> dict[int, str]:
+async def _opt_outs(transaction: Transaction, agent: str, most: int) -> dict[int, Row]:
+    return _by_place(await transaction.execute("startable_opt_outs", agent=agent, most=most))
+
+
+async def _first(transaction: Transaction, agent: str) -> dict[int, Row]:
     """The oldest entry of an agent that may start."""
-    found = dict(await transaction.execute("startable", kind="agent", agent=agent, most=1))
+    rows = await transaction.execute("startable", kind="agent", agent=agent, most=1)
+    found = _by_place(rows)
     return {place: found[place] for place in sorted(found)[:1]}
 
 

@@ -185,6 +185,8 @@ class Operations:
         """
         results: list[Changed] = []
         for id_, what in [await self._read(queries.find, prefix) for prefix in prefixes]:
+            if any(one.id == id_ for one in results):
+                continue  # it shares the attempt of one before
             if what == "event":
                 results += await self._write(
                     replay.replay_events, [id_], dry_run=dry_run, once_again=once_again

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence, Set
 from typing import Any, Final, NamedTuple
 
+from berinia_webhookd.journal import gather
 from berinia_webhookd.journal.database import Row, Transaction, microseconds
 from berinia_webhookd.model import EntryState
 
@@ -57,6 +58,10 @@ async def begin(
         head = heads.get(queue)
         if row["conversation"] in paused:
             changed.append(queue)
+        elif row["quiet"] is not None:
+            if head != EntryState.RUNNING:
+                heads[queue] = EntryState.READY
+                changed.append(queue)  # the others wait for its silence
         elif head is None:
             heads[queue] = EntryState.READY
             row["startable_at"] = AT_ONCE
@@ -101,6 +106,7 @@ async def hold_entries(
     await transaction.execute("hold_entries", places=places, reason=reason, lasts=lasts)
     for row in rows:
         transaction.moved(row, EntryState.READY.value)
+    await gather.follow(transaction, rows, dict.fromkeys(places, EntryState.READY.value))
     await advance(transaction, map(queue_of, rows))
 
 

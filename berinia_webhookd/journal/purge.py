@@ -105,6 +105,7 @@ async def _delete(transaction: Transaction, deliveries: Sequence[int]) -> None:
             for key, event, received_at in keys
         ],
     )
+    await transaction.execute("leave_deliveries", deliveries=deliveries)
     for row in await transaction.execute("count_of_deliveries", deliveries=deliveries):
         kind, channel, agent, state, total = row
         transaction.count(kind, channel, agent, state, -total)

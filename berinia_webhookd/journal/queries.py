@@ -72,6 +72,7 @@ class Listed:
     place: int = 0
     event: int = 0
     began: bool = False  # of an at-most-once agent: it has acted, or may have
+    gathered_into: str | None = None  # the event whose attempts it shares
 
     @property
     def may_have_acted(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from berinia_webhookd.journal import event_text, order
+from berinia_webhookd.journal import event_text, gather, order
 from berinia_webhookd.journal.claim import Holder
 from berinia_webhookd.journal.contract import LostForGood, ReplyRoute
 from berinia_webhookd.journal.database import SECOND, Row, Transaction
@@ -83,6 +83,7 @@ async def _recover(transaction: Transaction, recovery: Recovery) -> Recovered:
     states = dict(await transaction.execute("lose", places=places, most_losses=MOST_LOSSES))
     for row in orphans:
         transaction.moved(row, states[row["place"]])
+    await gather.follow(transaction, orphans, states)
     await order.advance(transaction, map(order.queue_of, orphans))
     dead = [row for row in orphans if states[row["place"]] == EntryState.DEAD]
     await _tell_people(transaction, dead, recovery.reply)
@@ -94,20 +95,23 @@ async def _tell_people(transaction: Transaction, dead: Sequence[Row], reply: Los
     if not dead:
         return
     places = [row["place"] for row in dead]
+    members = await gather.members_of(transaction, places)
     replies, late = [], []
     for row in await transaction.execute("left_without_reply", places=places):
+        messages = [*members.get(row["place"], ()), row]
         told = reply(event_text.decode(row["data"], row["form"]))
-        if told is None:
+        if told is None or any(one["has_reply"] for one in messages):
             continue
         said = Said(told.text, failed=True, late=told.late)
         # Posted if it can be: who waited may have waited at the process that is gone.
-        route = said.later_route(row)
-        if route is not ReplyRoute.LATE and row["has_caller"]:
+        route = said.later_route(messages)
+        listener = gather.listener(messages)
+        if route is not ReplyRoute.LATE and listener["has_caller"]:
             route = ReplyRoute.INLINE
         if route is ReplyRoute.NONE:
             continue
-        replies.append(said.row(row["event"], route))
-        transaction.changes.replies.add(EventId(row["event_id"]))
+        replies.append(said.row(listener["event"], route))
+        transaction.changes.replies.update(EventId(one["event_id"]) for one in messages)
         if route is ReplyRoute.LATE:
             late.append(late_entry(transaction, row, row["channel"]))
         elif route is ReplyRoute.UNDELIVERABLE:
@@ -160,6 +164,9 @@ async def give_back_leftovers(transaction: Transaction, wanted: Sequence[Leftove
             await transaction.execute("give_back", places=[row["place"] for row in rows])
             for row in rows:
                 transaction.moved(row, EntryState.READY.value)
+            ready = {row["place"]: EntryState.READY.value for row in rows}
+            await gather.follow(transaction, rows, ready)
+            await gather.disband(transaction, ready)
             await order.advance(transaction, map(order.queue_of, rows))
     return [None] * len(wanted)
 

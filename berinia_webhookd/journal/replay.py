@@ -130,12 +130,20 @@ async def _moved(transaction: Transaction, rows: Sequence[Row], state: EntryStat
 
 
 async def _held(transaction: Transaction, name: str, **values: object) -> Sequence[Row]:
-    """Return the rows as they are while nobody else changes their conversations."""
+    """Return the rows as they are while nobody else changes their conversations, and with them
+    those of the messages that share an attempt with any of them.
+    """
     rows = await transaction.execute(name, **values)
-    if not transaction.shared:
+    if transaction.shared:
+        await order.hold(transaction, [row["conversation"] for row in rows])
+        rows = await transaction.execute(name, **values)
+    places = {row["place"] for row in rows}
+    sharing = await transaction.execute("bursts_of", places=list(places))
+    others = {row["place"] for row in sharing} - places
+    if not others:
         return rows
-    await order.hold(transaction, [row["conversation"] for row in rows])
-    return await transaction.execute(name, **values)
+    more = await transaction.execute("entries_at", places=list(others))
+    return sorted([*rows, *more], key=lambda row: int(row["place"]))
 
 
 async def replay_delivery(

@@ -41,8 +41,11 @@ async def reply_to(transaction: Transaction, event_id: EventId) -> FoundReply:
         return FoundReply(None, inline=False, over=True)
     (row,) = rows
     reply = _reply(row)
+    if reply is None and row["finished"] and row["gathered"]:
+        reply = Reply(text=None, failed=False)  # another message's caller has it, if there is one
     over = reply is not None or bool(row["finished"])
-    return FoundReply(reply, inline=row["route"] == ReplyRoute.INLINE, over=over)
+    inline = row["route"] == ReplyRoute.INLINE or row["text"] is None
+    return FoundReply(reply, inline=inline, over=over)
 
 
 def _reply(row: Row) -> Reply | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from berinia_webhookd.journal import guards, order
+from berinia_webhookd.journal import gather, guards, order
 from berinia_webhookd.journal import pause as pauses
 from berinia_webhookd.journal.claim import Holder, still_held
 from berinia_webhookd.journal.contract import ReplyRoute, Settled
@@ -47,6 +47,7 @@ async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settl
     await order.hold(transaction, await touched(transaction, ended))
     leases = [one.settlement.entry for one in ended]
     held = await still_held(transaction, ended[0].holder, leases, RESULT_COUNTS)
+    members = await gather.members_of(transaction, [one.id for one in leases if one.members])
     rows = Rows()
     results: list[Settled] = []
     for one in ended:
@@ -55,8 +56,10 @@ async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settl
         if row is None:
             results.append(Settled(kept=False))
         else:
-            results.append(_settle_one(transaction, one, row, rows))
+            others = members.get(one.settlement.entry.id, [])
+            results.append(_settle_one(transaction, one, [*others, row], rows))
     await _write(transaction, rows)
+    await gather.share(transaction, members)
     return await _with_failures(transaction, ended, results)
 
 
@@ -81,11 +84,14 @@ async def touched(_: Transaction, ended: Sequence[Ended]) -> Iterable[int]:
     return [int(one.settlement.entry.conversation_id) for one in ended]
 
 
-def _settle_one(transaction: Transaction, ended: Ended, row: Row, rows: Rows) -> Settled:
-    settlement = ended.settlement
+def _settle_one(
+    transaction: Transaction, ended: Ended, messages: Sequence[Row], rows: Rows
+) -> Settled:
+    """Settle an entry; of its messages, its own is the last."""
+    settlement, row = ended.settlement, messages[-1]
     entry, outcome = settlement.entry, settlement.outcome
-    said = _reply_of(settlement, row)
-    route = ReplyRoute.NONE if said is None else said.route(row)
+    said = _reply_of(settlement, messages)
+    route = ReplyRoute.NONE if said is None else said.route(messages)
     state = settlement.state
     told = route is not ReplyRoute.NONE and settlement.state is EntryState.DONE
     reply = None if told else outcome.reply
@@ -112,15 +118,18 @@ def _settle_one(transaction: Transaction, ended: Ended, row: Row, rows: Rows) ->
         }
     )
     kind, channel = entry.kind.value, entry.event.channel
-    transaction.count(kind, channel, entry.agent, row["state"], -1)
-    transaction.count(kind, channel, entry.agent, state.value)
+    transaction.count(kind, channel, entry.agent, row["state"], -len(messages))
+    transaction.count(kind, channel, entry.agent, state.value, len(messages))
     rows.queues.add(order.queue_of(row))
     if settlement.pause is not None:
         rows.pauses[row["conversation"]] = settlement.pause
-    if row["had_caller"]:
-        transaction.changes.replies.add(entry.event_id)
+    transaction.changes.replies.update(
+        message.event_id
+        for message, its_row in zip(entry.messages, messages, strict=True)
+        if its_row["had_caller"]
+    )
     if said is not None and route is not ReplyRoute.NONE:
-        rows.replies.append(said.row(row["event"], route))
+        rows.replies.append(said.row(gather.listener(messages)["event"], route))
     if route is ReplyRoute.LATE:
         rows.late.append(late_entry(transaction, row, channel))
         rows.queues.add(Queue(row["conversation"], EntryKind.REPLY.value, row["agent"]))
@@ -135,18 +144,19 @@ class Said:
     failed: bool  # not the agent's word of success
     late: bool  # whether it can be posted where nobody waits for it
 
-    def route(self, row: Row) -> ReplyRoute:
-        """Return how it goes back, by who waits for the entry."""
-        if row["has_caller"]:
+    def route(self, messages: Sequence[Row]) -> ReplyRoute:
+        """Return how it goes back, by who waits for any of the messages that it answers."""
+        if any(row["has_caller"] for row in messages):
             return ReplyRoute.INLINE
-        return self.later_route(row)
+        return self.later_route(messages)
 
-    def later_route(self, row: Row) -> ReplyRoute:
+    def later_route(self, messages: Sequence[Row]) -> ReplyRoute:
         """Return how it goes back without a caller."""
         if self.late:
             return ReplyRoute.LATE
         # A channel without replies never has a caller who waits.
-        return ReplyRoute.UNDELIVERABLE if row["had_caller"] else ReplyRoute.NONE
+        had_caller = any(row["had_caller"] for row in messages)
+        return ReplyRoute.UNDELIVERABLE if had_caller else ReplyRoute.NONE
 
     def row(self, event: int, route: ReplyRoute) -> dict[str, Any]:
         """The row of the reply to an event."""
@@ -159,7 +169,7 @@ class Said:
         }
 
 
-def _reply_of(settlement: Settlement, row: Row) -> Said | None:
+def _reply_of(settlement: Settlement, messages: Sequence[Row]) -> Said | None:
     """The agent's own words, where they end the entry; else those for an entry that nobody tries
     again, if the person has been told nothing.
     """
@@ -169,7 +179,8 @@ def _reply_of(settlement: Settlement, row: Row) -> Said | None:
     if settlement.state is EntryState.DONE:
         failed = outcome.kind is not OutcomeKind.SUCCESS
         return Said(outcome.reply, failed, settlement.late) if outcome.reply else None
-    if settlement.state is EntryState.DEAD and failure is not None and not row["has_reply"]:
+    told = any(row["has_reply"] for row in messages)
+    if settlement.state is EntryState.DEAD and failure is not None and not told:
         return Said(failure.text, failed=True, late=failure.late)
     return None
 
@@ -186,6 +197,8 @@ def late_entry(transaction: Transaction, row: Row, channel: str) -> dict[str, An
         "opt_out": 0,
         "state": EntryState.READY.value,
         "startable_at": None,
+        "quiet": None,
+        "gather": None,
         "wait": None,
     }
 

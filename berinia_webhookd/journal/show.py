@@ -48,6 +48,9 @@ class ShownEntry:
     may_have_acted: bool  # nobody knows what its at-most-once agent did
     unavailable: str | None  # why the agent cannot be loaded
     held: str | None  # why a guard keeps it from its agent
+    gathers_until: datetime | None  # while its conversation is not silent: at the earliest
+    gathered_into: str | None  # the event whose attempts it shares
+    gathered: tuple[str, ...]  # the events that share its attempts
     attempts: tuple[ShownAttempt, ...]
 
 
@@ -92,6 +95,7 @@ async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
     entries = await transaction.execute("show_entries", event=event)
     notes = await transaction.execute("unavailable_agents")
     held = await guards.held_agents(transaction)
+    members = await transaction.execute("show_members", event=event)
     said = await transaction.execute("show_reply", event=event)
     of_agent = next(one for one in entries if one["kind"] == EntryKind.AGENT)
     return as_record(
@@ -102,7 +106,7 @@ async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
         data=None if row["data"] is None else event_text.fields_of(row["data"], row["form"]),
         rejection=None,
         events=(),
-        entries=tuple(_entry(one, tries, notes, held) for one in entries),
+        entries=tuple(_entry(one, tries, notes, held, members) for one in entries),
         reply=next((as_record(ShownReply, one, failed=bool(one["failed"])) for one in said), None),
     )
 
@@ -127,6 +131,7 @@ def _entry(
     attempts: Sequence[Row],
     notes: Sequence[Row],
     held: Mapping[str, HeldAgent],
+    members: Sequence[Row],
 ) -> ShownEntry:
     waits = row["state"] in {EntryState.READY, EntryState.WAITING}
     of_entry = [one for one in attempts if one["entry"] == row["place"]]
@@ -136,6 +141,7 @@ def _entry(
         may_have_acted=bool(row["began"]) and row["state"] in GIVEN_UP,
         unavailable=_why_unavailable(row["agent"], notes) if waits else None,
         held=_why_held(row, held) if waits else None,
+        gathered=tuple(one["id"] for one in members if one["place"] == row["place"]),
         attempts=tuple(as_record(ShownAttempt, one) for one in of_entry),
     )
 

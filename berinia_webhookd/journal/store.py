@@ -29,7 +29,7 @@ from berinia_webhookd.journal import (
     replies,
     settle,
 )
-from berinia_webhookd.journal.accept import Arrival
+from berinia_webhookd.journal.accept import Arrival, GatheringOf, no_gathering
 from berinia_webhookd.journal.consents_key import ConsentsKey, require_fit
 from berinia_webhookd.journal.contract import (
     Backlog,
@@ -100,10 +100,14 @@ class SqlJournal:
         patience_seconds: float = 10.0,
         lost_reply: recover.LostReply = lambda _: None,
         consents_key: ConsentsKey | None = None,
+        gathering_of: GatheringOf = no_gathering,
     ) -> None:
-        """`lost_reply` gives what a person is told whose event is lost for good with a process."""
+        """`lost_reply` gives what a person is told whose event is lost for good with a process, and
+        `gathering_of` how an agent's messages are gathered.
+        """
         self._consents_key = consents_key
         self._patience_seconds = patience_seconds
+        self._gathering_of = gathering_of
         self._lost_reply = lost_reply
         self._keep = purge.Retention(retention_days, dedupe_days)
         self._rejected_max = rejected_max
@@ -141,10 +145,12 @@ class SqlJournal:
             patience_seconds=settings.server.ack_timeout_seconds,
             lost_reply=lost_reply,
             consents_key=consents_key,
+            gathering_of=_gathering_of(settings),
         )
 
     def reconfigure(self, settings: Settings) -> None:
         """Take effect from the next commit on."""
+        self._gathering_of = _gathering_of(settings)
         self._patience_seconds = settings.server.ack_timeout_seconds
         if self._commits is not None:
             self._commits.patience_seconds = self._patience_seconds
@@ -227,6 +233,7 @@ class SqlJournal:
             node=self._holder.node,
             wait_seconds=wait_seconds,
             key=self._consents_key,
+            gathering_of=self._gathering_of,
         )
         return self._begin(ACCEPT, arrival, size_bytes=arrival.size_bytes)
 
@@ -391,7 +398,7 @@ class SqlJournal:
             entry = item.settlement.entry
             self._leased.discard(entry.id)
             if entry.kind is EntryKind.AGENT:
-                self._wake_callers([entry.event_id])
+                self._wake_callers(message.event_id for message in entry.messages)
 
     def _heard(self, changes: Changes) -> None:
         """Another process wrote: whoever sleeps here looks again."""
@@ -403,3 +410,7 @@ class SqlJournal:
         for event_id in event_ids:
             for changed in self._replies.get(event_id, ()):
                 changed.set()
+
+
+def _gathering_of(settings: Settings) -> GatheringOf:
+    return lambda agent: settings.agents.of(agent).gathering

@@ -55,13 +55,18 @@ class AttachmentFiles:
 
     @contextlib.asynccontextmanager
     async def of(self, entry: Entry) -> AsyncIterator[tuple[str, ...]]:
-        """Yield the paths, in the order of `Event.attachments`; none once that is erased.
+        """Yield the paths, in the order of `Entry.attachments`; none once one of them is erased.
 
         Raises:
             NoRoom: they cannot be written.
         """
-        contents = tuple(await self._fetch(entry.event_id)) if entry.event.attachments else ()
-        if len(contents) != len(entry.event.attachments) or not contents:
+        contents = [
+            content
+            for one in entry.messages
+            if one.event.attachments
+            for content in await self._fetch(one.event_id)
+        ]
+        if len(contents) != len(entry.attachments) or not contents:
             yield ()
             return
         if not self._swept:

@@ -100,10 +100,12 @@ class AttemptLog:
 
 
 def _log_fields(entry: Entry) -> dict[str, object]:
+    gathered = {"gathered": len(entry.messages)} if entry.members else {}
     return {
         "event_id": entry.event_id,
         "channel": entry.event.channel,
         "agent": entry.agent,
         "attempt": entry.attempt,
         "kind": entry.kind.value,
+        **gathered,
     }

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import quote, quote_plus
 
 from berinia_webhookd.logs.personal_data import HIDDEN, LONGEST_TEXT, scrub
-from berinia_webhookd.model import Entry, Outcome
+from berinia_webhookd.model import Entry, Event, Outcome
 
 LONG_BYTES: Final = 8192  # of an event as it is stored: what a longer one takes is felt by callers
 SHORTEST_VALUE: Final = 3  # shorter values are too common to look for
@@ -59,10 +59,13 @@ class EventMask:
         return replace(outcome, error=self(outcome.error))
 
     def _made(self) -> Callable[[str], str]:
-        event = self._entry.event
-        parts = (event.sender, event.recipient, event.body, event.subject, event.profile_name)
-        files = [attachment.file_name for attachment in event.attachments]
-        return masker((*parts, event.group, files, event.raw, event.raw_multi))
+        return masker(value for one in self._entry.messages for value in _values(one.event))
+
+
+def _values(event: Event) -> Iterator[object]:
+    yield from (event.sender, event.recipient, event.body, event.subject, event.profile_name)
+    yield from (event.group, event.raw, event.raw_multi)
+    yield [attachment.file_name for attachment in event.attachments]
 
 
 def masker(values: Iterable[object]) -> Callable[[str], str]:

@@ -36,7 +36,7 @@ class LogAgents:
             sender=event.sender,
             recipient=event.recipient,
             subject=event.subject,
-            body=event.body,
+            body=entry.text,
         )
         return Outcome(OutcomeKind.SUCCESS)
 

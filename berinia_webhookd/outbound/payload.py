@@ -54,39 +54,61 @@ def envelope(entry: Entry, paths: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _data(entry: Entry, paths: Sequence[str]) -> dict[str, Any]:
-    event = entry.event
+    event, messages = entry.event, _messages(entry, paths)
+    own = messages[-1]
     return {
         "channel": event.channel,
         "sender": event.sender,
         "recipient": event.recipient,
         "subject": event.subject,
-        "body": event.body,
+        "body": entry.text,
         "message_id": event.message_id,
         "conversation": conversation_text(event.conversation),
         "group": event.group,
         "kind": event.kind.value,
         **({"status": event.status} if event.kind is EventKind.RECEIPT else {}),
-        "received_at": event.received_at.isoformat(),
+        "received_at": own["received_at"],
         "attempt": entry.attempt,
-        "attachments": [
-            _attachment(known, paths[number] if paths else None)
-            for number, known in enumerate(event.attachments)
-        ],
+        "attachments": [file for one in messages for file in one["attachments"]],
         **_manners(entry),
-        "signs": signs_of(event),
-        "raw": dict(event.raw),
-        "raw_multi": dict(event.raw_multi),
+        "signs": sorted({sign for one in messages for sign in one["signs"]}),
+        "messages": messages,
+        "raw": own["raw"],
+        "raw_multi": own["raw_multi"],
     }
 
 
+def _messages(entry: Entry, paths: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return what is each message's own, in their order."""
+    files = iter(paths)
+    return [
+        {
+            "id": one.event_id,
+            "sender": one.event.sender,
+            "subject": one.event.subject,
+            "body": one.event.body,
+            "message_id": one.event.message_id,
+            "received_at": one.event.received_at.isoformat(),
+            "attachments": [
+                _attachment(known, next(files, None)) for known in one.event.attachments
+            ],
+            "signs": signs_of(one.event),
+            "raw": dict(one.event.raw),
+            "raw_multi": dict(one.event.raw_multi),
+        }
+        for one in entry.messages
+    ]
+
+
 def _manners(entry: Entry) -> dict[str, Any]:
-    """What says that nobody should be answered."""
-    event, consent = entry.event, entry.consent
+    """What says that nobody should be answered, of any message."""
+    opt_out, consent = entry.event.opt_out, entry.consent
     since = None if consent is None or consent.since is None else consent.since.isoformat()
+    automatic = [one.event.auto_submitted for one in entry.messages if one.event.auto_submitted]
     return {
-        "opt_out": event.opt_out.value if event.opt_out else None,
+        "opt_out": opt_out.value if opt_out else None,
         "consent": None if consent is None else {"state": consent.state.value, "since": since},
-        "auto_submitted": event.auto_submitted.value if event.auto_submitted else None,
+        "auto_submitted": automatic[-1].value if automatic else None,
     }
 
 
@@ -107,10 +129,15 @@ def conversation_text(conversation: Conversation) -> str:
 
 def run_input(entry: Entry, shape: RunInput | None) -> dict[str, Any]:
     """Return the input of `run`: the provider's shape, else the envelope's data, flat; with
-    `event_id` and `attempt`, and with what says that nobody should be answered.
+    `event_id` and `attempt`, and with what says that nobody should be answered. What was gathered
+    comes as one text, with its `messages`.
     """
-    given: dict[str, Any] = {"action": "process_event", "data": _data(entry, ())}
-    if shape is not None:
+    if shape is None:
+        given: dict[str, Any] = {"action": "process_event", "data": _data(entry, ())}
+    elif entry.members:
+        given = shape(entry.event._replace(body=entry.text))
+        given.get("data", given).update(_manners(entry), messages=_messages(entry))
+    else:
         given = shape(entry.event)
         given.get("data", given).update(_manners(entry))
     return {**given, "event_id": entry.event_id, "attempt": entry.attempt}

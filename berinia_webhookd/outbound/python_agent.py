@@ -188,7 +188,7 @@ class PythonAgents:
         self, host: AgentHost, entry: Entry, timeout_seconds: float, begin: Begin
     ) -> Outcome:
         shape = await self._loaded(host, entry.agent)
-        if shape == "handle" and entry.event.attachments:
+        if shape == "handle" and entry.attachments:
             try:
                 async with self._files.of(entry) as paths:
                     argument = envelope(entry, paths)

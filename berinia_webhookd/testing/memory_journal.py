@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import inf
-from typing import Final
 
 from berinia_webhookd.clock import now, wait_for_event
 from berinia_webhookd.journal import consents
@@ -29,11 +28,11 @@ from berinia_webhookd.model import (
     Conversation,
     Decoded,
     Entry,
-    EntryId,
     EntryKind,
     EntryState,
     Event,
     EventId,
+    Gathering,
     OutcomeKind,
     PauseRequest,
     Receipt,
@@ -41,47 +40,7 @@ from berinia_webhookd.model import (
     Settlement,
     VerifiedDelivery,
 )
-
-OPEN: Final = (EntryState.READY, EntryState.WAITING, EntryState.RUNNING)
-
-
-@dataclass(eq=False)
-class _Kept:
-    """One entry of the journal in memory; times are seconds of the clock."""
-
-    place: int
-    event_id: EventId
-    event: Event
-    kind: EntryKind
-    created_at: float
-    state: EntryState = EntryState.READY
-    attempts: int = 0
-    retries: int = 0
-    due_at: float = 0
-    hold_until: float | None = None
-    waiting_until: float | None = None  # for how long a caller waits for the reply
-    reply_text: str | None = None
-    replied_at: datetime | None = None
-
-    @property
-    def queue(self) -> tuple[object, ...]:
-        """What is in order with each other."""
-        return self.event.conversation, self.kind, self.event.agent
-
-    def leased(self) -> Entry:
-        """It, as it stands here."""
-        return Entry(
-            id=EntryId(self.place),
-            event_id=self.event_id,
-            kind=self.kind,
-            agent=self.event.agent,
-            conversation_id=repr(self.event.conversation),
-            attempt=self.attempts,
-            retries=self.retries,
-            event=self.event,
-            reply_text=self.reply_text,
-            replied_at=self.replied_at,
-        )
+from berinia_webhookd.testing.memory_queue import OPEN, Kept, disband, next_of, put_together
 
 
 @dataclass(eq=False)
@@ -100,13 +59,14 @@ class MemoryJournal:
     """
 
     clock: Callable[[], datetime] = now
+    gathering: Gathering | None = None  # of every agent
     failure: Exception | None = None
     rejected: list[tuple[VerifiedDelivery, Mapping[str, object]]] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.gate.set()
-        self._entries: list[_Kept] = []
+        self._entries: list[Kept] = []
         self._deliveries: dict[EventId, VerifiedDelivery] = {}
         self._seen: dict[bytes, tuple[EventId, AgentName]] = {}
         self._used: dict[bytes, set[EventId]] = {}
@@ -169,6 +129,9 @@ class MemoryJournal:
         kept = self._add(event_id, event, EntryKind.AGENT)
         if event.skipped is None:
             kept.waiting_until = until
+            if self.gathering is not None and event.gathers:
+                kept.quiet_at = self._time() + self.gathering.seconds
+                kept.gather_by = self._time() + self.gathering.most_seconds
         else:
             kept.state = EntryState.SKIPPED
         consent = heard.changed.get(event_id)
@@ -211,6 +174,8 @@ class MemoryJournal:
                     return found.reply
                 await self._changed.wait_for(lambda: not self._is_open(event_id))
         found = self._replies.get(event_id)
+        if found is None and not self._is_open(event_id) and self._was_gathered(event_id):
+            return Reply(text=None, failed=False)
         return found.reply if found is not None and found.route is ReplyRoute.INLINE else None
 
     async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
@@ -225,14 +190,14 @@ class MemoryJournal:
             return found.reply
         found.route = ReplyRoute.LATE if found.postable else ReplyRoute.UNDELIVERABLE
         if found.route is ReplyRoute.LATE:
-            self._post_late(event_id, found.reply.text)
+            self._post_late(event_id, found.reply)
         return None
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
         """Lease what may start now."""
         self._work.clear()
         await self._commit()
-        claimed: list[_Kept] = []
+        claimed: list[Kept] = []
         due: list[float] = []
         for request in requests:
             left = request.limit
@@ -241,21 +206,24 @@ class MemoryJournal:
                     due.append(starts_at)
                 elif left > 0:
                     left -= 1
-                    kept.state = EntryState.RUNNING
-                    kept.attempts += 1
-                    claimed.append(kept)
+                    queue = [e for e in self._entries if e.queue == kept.queue]
+                    last = put_together(kept, queue, self._time())
+                    for one in last.burst:
+                        one.state = EntryState.RUNNING
+                    last.attempts += 1
+                    claimed.append(last)
         entries = [self._leased(kept) for kept in sorted(claimed, key=lambda kept: kept.place)]
         return Claimed(entries, min(due) - self._time() if due else None)
 
-    def _leased(self, kept: _Kept) -> Entry:
+    def _leased(self, kept: Kept) -> Entry:
         """What whoever claimed it gets."""
         found = self._consents.get((kept.event.conversation.sender, kept.event.channel))
         consent = consents.consent_of(found.state, found.since) if found else None
         return replace(kept.leased(), consent=consent)
 
-    def _startable(self, request: ClaimRequest) -> Iterator[tuple[float, _Kept]]:
+    def _startable(self, request: ClaimRequest) -> Iterator[tuple[float, Kept]]:
         """Which entry of each queue is next, and from when."""
-        queues: dict[tuple[object, ...], list[_Kept]] = {}
+        queues: dict[tuple[object, ...], list[Kept]] = {}
         for kept in self._entries:
             wanted = request.agents is None or kept.event.agent in request.agents
             if wanted and kept.kind is request.kind and kept.state in OPEN:
@@ -264,7 +232,7 @@ class MemoryJournal:
             if all(kept.state is not EntryState.RUNNING for kept in queue):
                 paused_until = self._paused_until.get(queue[0].event.conversation, 0.0)
                 held = paused_until if request.kind is EntryKind.AGENT else 0.0
-                starts_at, kept = _next(queue, self._time(), held)
+                starts_at, kept = next_of(queue, self._time(), held)
                 if starts_at < inf:
                     yield starts_at, kept
 
@@ -281,17 +249,19 @@ class MemoryJournal:
             return Settled(kept=False)
         said = self._reply_of(settlement, kept)
         route = ReplyRoute.NONE if said is None else self._route(said, kept)
-        kept.state = settlement.state
-        kept.retries = settlement.retries
-        kept.due_at = self._time() + (settlement.due_in_seconds or 0)
-        if kept.hold_until is None and settlement.hold_seconds is not None:
-            kept.hold_until = self._time() + settlement.hold_seconds
+        for one in kept.burst:
+            one.state, one.quiet_at = settlement.state, None
+            one.retries = settlement.retries
+            one.due_at = self._time() + (settlement.due_in_seconds or 0)
+            if one.hold_until is None and settlement.hold_seconds is not None:
+                one.hold_until = self._time() + settlement.hold_seconds
         if settlement.pause is not None:
             self._pause(kept.event.conversation, settlement.pause.seconds)
         if said is not None and route is not ReplyRoute.NONE:
-            self._replies[kept.event_id] = _Reply(said.reply, route, said.postable)
+            listens = next(filter(self._is_awaited, reversed(kept.burst)), kept)
+            self._replies[listens.event_id] = _Reply(said.reply, route, said.postable)
             if route is ReplyRoute.LATE:
-                self._post_late(kept.event_id, said.reply.text)
+                self._post_late(kept.event_id, said.reply)
         self._work.set()
         async with self._changed:
             self._changed.notify_all()
@@ -305,7 +275,7 @@ class MemoryJournal:
             self._paused_until[conversation] = until
         return not shorter
 
-    def _reply_of(self, settlement: Settlement, kept: _Kept) -> _Reply | None:
+    def _reply_of(self, settlement: Settlement, kept: Kept) -> _Reply | None:
         """What the person is to be told."""
         if kept.kind is EntryKind.REPLY:
             return None
@@ -314,16 +284,22 @@ class MemoryJournal:
         if settlement.state is EntryState.DONE and outcome.reply:
             return _Reply(Reply(outcome.reply, failed), ReplyRoute.NONE, settlement.late)
         dead = settlement.state is EntryState.DEAD
-        if dead and failure is not None and kept.event_id not in self._replies:
+        told = any(one.event_id in self._replies for one in kept.burst)
+        if dead and failure is not None and not told:
             return _Reply(Reply(failure.text, failed=True), ReplyRoute.NONE, failure.late)
         return None
 
-    def _route(self, said: _Reply, kept: _Kept) -> ReplyRoute:
-        if kept.waiting_until is not None and kept.waiting_until > self._time():
+    def _route(self, said: _Reply, kept: Kept) -> ReplyRoute:
+        if any(map(self._is_awaited, kept.burst)):
             return ReplyRoute.INLINE
         if said.postable:
             return ReplyRoute.LATE
-        return ReplyRoute.NONE if kept.waiting_until is None else ReplyRoute.UNDELIVERABLE
+        had_caller = any(one.waiting_until is not None for one in kept.burst)
+        return ReplyRoute.UNDELIVERABLE if had_caller else ReplyRoute.NONE
+
+    def _is_awaited(self, kept: Kept) -> bool:
+        """Whether a caller waits for its reply."""
+        return kept.waiting_until is not None and kept.waiting_until > self._time()
 
     async def wait_for_work(self, seconds: float | None) -> None:
         """Sleep until there may be something new to claim."""
@@ -338,8 +314,11 @@ class MemoryJournal:
         """Give entries back."""
         await self._commit()
         for kept in filter(None, map(self._held, entries)):
-            kept.state = EntryState.READY
+            for one in kept.burst:
+                one.state = EntryState.READY
             kept.attempts -= 1
+            if kept.quiet_at is not None:
+                disband(kept)
         self._work.set()
 
     async def agents_waiting(self) -> frozenset[AgentName]:
@@ -395,12 +374,12 @@ class MemoryJournal:
         await self.gate.wait()
         self._check()
 
-    def _add(self, event_id: EventId, event: Event, kind: EntryKind) -> _Kept:
-        kept = _Kept(len(self._entries) + 1, event_id, event, kind, self._time())
+    def _add(self, event_id: EventId, event: Event, kind: EntryKind) -> Kept:
+        kept = Kept(len(self._entries) + 1, event_id, event, kind, self._time())
         self._entries.append(kept)
         return kept
 
-    def _of(self, event_id: EventId) -> Iterator[_Kept]:
+    def _of(self, event_id: EventId) -> Iterator[Kept]:
         """The entries of an event's agent."""
         for kept in self._entries:
             if kept.event_id == event_id and kept.kind is EntryKind.AGENT:
@@ -409,45 +388,24 @@ class MemoryJournal:
     def _is_open(self, event_id: EventId) -> bool:
         return any(kept.state in OPEN for kept in self._of(event_id))
 
-    def _held(self, entry: Entry) -> _Kept | None:
+    def _held(self, entry: Entry) -> Kept | None:
         """What a lease is for, unless it was lost."""
         kept = self._entries[entry.id - 1]
         return kept if kept.state is EntryState.RUNNING and kept.attempts == entry.attempt else None
 
-    def _post_late(self, event_id: EventId, text: str) -> None:
+    def _was_gathered(self, event_id: EventId) -> bool:
+        return any(kept.members or kept.gathered_into for kept in self._of(event_id))
+
+    def _post_late(self, event_id: EventId, reply: Reply) -> None:
         event = next(self._of(event_id)).event
         late = self._add(event_id, event, EntryKind.REPLY)
-        late.reply_text, late.replied_at = text, self.clock()
+        late.reply_text, late.replied_at = reply.text, self.clock()
 
 
-def _is_of(kept: _Kept, request: PauseRequest) -> bool:
+def _is_of(kept: Kept, request: PauseRequest) -> bool:
     conversation = kept.event.conversation
     return (
         conversation.channel == request.channel
         and request.sender in {None, conversation.sender}
         and request.party in {None, conversation.party}
     )
-
-
-def _next(queue: Sequence[_Kept], now: float, paused_until: float) -> tuple[float, _Kept]:
-    """What of a queue that runs nothing is next, and from when: the order rule."""
-    candidates = [
-        (starts_at if kept.event.overtakes else max(starts_at, paused_until), kept)
-        for some in (queue, [kept for kept in queue if kept.event.overtakes])
-        for starts_at, kept in _candidates(some)
-    ]
-    return min(
-        candidates,
-        key=lambda one: (max(one[0], now), not one[1].event.overtakes, one[1].place),
-    )
-
-
-def _candidates(queue: Sequence[_Kept]) -> Iterator[tuple[float, _Kept]]:
-    """Each that starts once what stands before it does not hold it back."""
-    held = 0.0
-    for kept in sorted(queue, key=lambda kept: kept.place):
-        if kept.state is EntryState.READY:
-            yield held, kept
-            return
-        yield max(held, kept.due_at), kept
-        held = max(held, kept.hold_until or 0.0)

@@ -53,6 +53,7 @@ def listed_json(listed: Listed) -> dict[str, Any]:
         "kind": listed.kind,
         "entry": listed.entry,
         "may_have_acted": listed.may_have_acted,
+        "gathered_into": listed.gathered_into,
     }
 
 
@@ -80,6 +81,8 @@ def _agent_of(listed: Listed) -> str:
     name = printable(listed.agent or "-")
     if listed.entry == EntryKind.REPLY:
         return f"{name} (late reply)"
+    if listed.gathered_into is not None:
+        return f"{name} (gathered)"
     return name if listed.kind in _PLAIN else f"{name} ({listed.kind})"
 
 
@@ -196,6 +199,10 @@ _ROUTES: Final = {
 
 
 def _entry_lines(entry: ShownEntry, now: datetime) -> Iterator[str]:
+    if entry.gathered:
+        yield f"{INDENT}with {len(entry.gathered)} before it: {', '.join(entry.gathered)}"
+    if entry.gathered_into is not None:
+        yield f"{INDENT}gathered: its attempts and its reply are those of {entry.gathered_into}"
     what = "late reply: " if entry.kind == EntryKind.REPLY else ""
     for attempt in entry.attempts:
         good = attempt.outcome == "success"
@@ -230,10 +237,20 @@ def waiting_reason(entry: ShownEntry, now: datetime) -> str:
         return f"held: {printable(entry.held)}"
     if entry.state == EntryState.WAITING and entry.due_at is not None:
         return f"tried again at {utc(entry.due_at)} ({_ahead(entry.due_at, now)})"
+    if (burst := _burst_reason(entry, now)) is not None:
+        return burst
     if entry.state == EntryState.RUNNING and entry.started_at is not None:
         node = printable(entry.node or "an unknown node")
         return f"attempt {len(entry.attempts) + 1} on {node} since {utc(entry.started_at)}"
     return "starts when the agent is free and earlier messages of its conversation let it"
+
+
+def _burst_reason(entry: ShownEntry, now: datetime) -> str | None:
+    if entry.gathered_into is not None:
+        return "goes with the event that it is gathered into"
+    if entry.gathers_until is not None and entry.gathers_until > now:
+        return f"gathers until {utc(entry.gathers_until)}, longer if more is written"
+    return None
 
 
 def _ahead(instant: datetime, now: datetime) -> str:

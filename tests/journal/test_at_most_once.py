@@ -25,6 +25,7 @@ from berinia_webhookd.model import (
     EntryState,
     Event,
     FailureReply,
+    Gathering,
     Outcome,
     OutcomeKind,
 )
@@ -250,7 +251,7 @@ class Model:
         if self.held:
             entry = self.held.pop()
             if await self.world.journal.begin(entry) and told:
-                self.calls[entry.event_id] += 1
+                self.calls.update(one.event_id for one in entry.messages)
                 self.called.append(entry)
 
     async def give_back(self, *, told: bool) -> None:
@@ -276,7 +277,8 @@ class Model:
         del told
         if self.called:
             entry = self.called.pop()
-            self.allowed[entry.event_id] += again  # the agent's word, committed or not
+            # The agent's word, committed or not.
+            self.allowed.update(one.event_id for one in entry.messages if again)
             await self.world.settle(entry, **changes)
 
     async def check(self) -> None:
@@ -285,17 +287,27 @@ class Model:
             assert calls <= 1 + self.allowed[event_id], event_id
 
 
+GATHERING = Gathering(5, 30)
 STEPS = ("claim", "begin", "give_back", "succeed", "fail", "ask_again")
 CRASHES = ("never", "never", "never", "before", "during", "after")
 
 
-@pytest.mark.parametrize("seed", range(4))
-async def test_no_crash_calls_an_agent_twice(world: World, seed: int) -> None:
-    """Before, during and after every commit of an attempt, on either engine."""
+@pytest.mark.parametrize("gathered", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_crash_calls_an_agent_twice(closed_world: World, seed: int, gathered: int) -> None:
+    """Before, during and after every commit of an attempt, on either engine; no message of a burst
+    is handed over again either.
+    """
+    world = closed_world
+    world.options["gathering_of"] = lambda _: GATHERING if gathered > 1 else None
+    await world.open()
     model = Model(world)
     for crash in ("before", "during", "after"):
         for at in range(3):
-            await world.accept(f"{seed} {crash} {at}", sender=f"+336399800{seed}{at}")
+            for number in range(gathered):
+                text = f"{seed} {crash} {at} {number}"
+                await world.accept(text, sender=f"+336399800{seed}{at}")
+            world.clock.move(GATHERING.seconds)
             for number, what in enumerate(("claim", "begin", STEPS[3 + seed % 3])):
                 await model.step(what, crash=crash if number == at else "never")
                 await model.check()
@@ -306,20 +318,23 @@ async def test_no_crash_calls_an_agent_twice(world: World, seed: int) -> None:
 
 @given(
     st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(CRASHES)), max_size=12),
+    st.booleans(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_story_calls_an_agent_twice(
-    tmp_path_factory: pytest.TempPathFactory, story: list[tuple[str, str]]
+    tmp_path_factory: pytest.TempPathFactory, story: list[tuple[str, str]], gather: bool
 ) -> None:
     """Any steps, with a process that dies anywhere among them."""
 
     async def whole() -> None:
         world = SqliteWorld(tmp_path_factory.mktemp("story"))
+        world.options["gathering_of"] = lambda _: GATHERING if gather else None
         await world.open()
         try:
             model = Model(world)
-            for number in range(3):
-                await world.accept(f"{number}", sender=f"+3363998000{number}")
+            for number in range(6 if gather else 3):
+                await world.accept(f"{number}", sender=f"+3363998000{number % 3}")
+            world.clock.move(GATHERING.seconds)
             for what, crash in story:
                 await model.step(what, crash=crash)
                 await model.check()

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import tempfile
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berinia_webhookd.journal import order
 from berinia_webhookd.journal.database import Transaction, open_database
 from berinia_webhookd.journal.operations import Operations
-from berinia_webhookd.model import Decoded, Entry, EntryState, OptOut, Pause, VerifiedDelivery
+from berinia_webhookd.model import (
+    Decoded,
+    Entry,
+    EntryState,
+    Gathering,
+    OptOut,
+    Pause,
+    VerifiedDelivery,
+)
 
 from .world import SqliteWorld, World
 
@@ -37,15 +49,47 @@ class Kept:
     losses: int = 0
     held_until: datetime | None = None  # by a guard
     event_id: str = ""
+    quiet_at: datetime | None = None  # as long as it gathers
+    gather_by: datetime | None = None
+    member: bool = False  # of a burst: its last one has the attempt
+    members: list[Kept] = field(default_factory=list)
+
+    @property
+    def burst(self) -> list[Kept]:
+        return [*self.members, self]
+
+    @property
+    def stands_at(self) -> int:
+        return min(e.place for e in self.burst)
+
+    def become(self, **changes: Any) -> None:
+        """Members are as the entry whose attempt they share."""
+        for one in self.burst:
+            for name, value in changes.items():
+                setattr(one, name, value)
+
+    def disband(self) -> None:
+        for one in self.members:
+            one.member = False
+        self.members = []
 
 
 class Rule:
     """Section 7 of the contract, word by word."""
 
-    def __init__(self) -> None:
+    def __init__(self, gathering: Gathering | None = None) -> None:
         self.entries: dict[str, Kept] = {}
         self.paused_until: dict[str, datetime] = {}
         self.last_place = 0
+        self.gathering = gathering
+
+    @property
+    def units(self) -> list[Kept]:
+        """What has an attempt of its own."""
+        return [e for e in self.entries.values() if not e.member]
+
+    def unit_of(self, one: Kept) -> Kept:
+        return next(unit for unit in self.units if one in unit.burst)
 
     def next_place(self) -> int:
         self.last_place += 1
@@ -56,16 +100,39 @@ class Rule:
             assert one.due_at is not None
             if one.due_at > now:
                 return False
-        elif one.state != "ready":
+        elif one.state != "ready" or self.gathers_until(one) > now:
             return False
         if not one.opt_out and self.ends_at(one) > now:
             return False
-        others = [e for e in self.entries.values() if e.sender == one.sender and e is not one]
+        others = [e for e in self.units if e.sender == one.sender and e is not one]
         if any(e.state == "running" for e in others):
             return False
         if one.opt_out:  # keeps its place among its like, and waits for nothing else
             others = [e for e in others if e.opt_out]
-        return not any(self.holds_back(e, now) for e in others if e.place < one.place)
+        return not any(self.holds_back(e, now) for e in others if e.stands_at < one.stands_at)
+
+    def gathers_until(self, head: Kept) -> datetime:
+        """When its conversation has been silent for long enough, or it has waited for too long."""
+        if head.quiet_at is None or head.gather_by is None or head.held_until is not None:
+            return PAST
+        quiet = [e.quiet_at for e in self.ready(head.sender) if e.quiet_at is not None]
+        return min(head.gather_by, max(quiet))
+
+    def ready(self, sender: str) -> list[Kept]:
+        return [e for e in self.entries.values() if e.sender == sender and e.state == "ready"]
+
+    def burst_of(self, head: Kept, now: datetime) -> list[Kept]:
+        """What is handed over with it, in the order of places."""
+        if head.quiet_at is None:
+            return head.burst
+        later = [e for e in self.entries.values() if e.place > head.place]
+        same = [e for e in later if e.sender == head.sender]
+        barriers = [e.place for e in same if e.opt_out and e.state == "ready"]
+        barriers += [e.place for e in same if e.state == "waiting" and self.holds_back(e, now)]
+        barriers += [e.place for e in same if e.held_until is not None]
+        end = min(barriers, default=self.last_place + 1)
+        gathered = [e for e in same if e.state == "ready" and e.quiet_at and e.place < end]
+        return sorted([head, *gathered], key=lambda e: e.place)
 
     def ends_at(self, one: Kept) -> datetime:
         """When nothing holds it any more: neither a guard nor a pause of its conversation."""
@@ -88,7 +155,7 @@ class Rule:
         )
 
     def startable_senders(self, now: datetime) -> set[str]:
-        return {e.sender for e in self.entries.values() if self.may_start(e, now)}
+        return {e.sender for e in self.units if self.may_start(e, now)}
 
 
 Steps = st.lists(
@@ -111,33 +178,70 @@ Steps = st.lists(
 )
 
 
+GATHERING = Gathering(20, 60)
+
+
+@pytest.mark.parametrize("gathering", [None, GATHERING])
 @given(steps=Steps)
 @settings(max_examples=150, deadline=None)
-def test_claims_follow_the_rule(steps: list[tuple[Any, ...]]) -> None:
-    """Whatever is claimed may start, and no conversation that could go on is left standing."""
+def test_claims_follow_the_rule(steps: list[tuple[Any, ...]], gathering: Gathering | None) -> None:
+    """Whatever is claimed may start, with all that is handed over with it, and no conversation that
+    could go on is left standing.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(live(SqliteWorld(Path(folder)), steps))
+        asyncio.run(live(SqliteWorld(Path(folder)), steps, gathering))
 
 
-async def live(world: World, steps: list[tuple[Any, ...]]) -> None:
-    rule = Rule()
+@pytest.mark.parametrize("seed", range(4))
+async def test_bursts_follow_the_rule_on_either_engine(closed_world: World, seed: int) -> None:
+    """The same with gathering, in longer lives."""
+    dice = random.Random(seed)
+    steps = [dice.choice(DENSE)(dice) for _ in range(80)]
+    await live(closed_world, steps, GATHERING)
+
+
+DENSE: list[Callable[[random.Random], tuple[Any, ...]]] = [
+    *[lambda dice: ("accept", dice.choice("ab"), dice.random() < 0.1)] * 5,
+    *[lambda dice: ("time", dice.choice([5, 25, 100]))] * 3,
+    *[lambda dice: ("claim", dice.choice([1, 3]))] * 3,
+    lambda dice: ("done", dice.randrange(4)),
+    lambda dice: ("fail", dice.randrange(4), dice.choice([10, 50, 400])),
+    lambda dice: ("release", dice.randrange(4)),
+    lambda dice: ("give_up", dice.randrange(4)),
+    lambda dice: ("replay", dice.randrange(40)),
+    lambda dice: ("discard", dice.randrange(40)),
+    lambda _: ("crash",),
+]
+
+
+async def live(
+    world: World, steps: list[tuple[Any, ...]], gathering: Gathering | None = None
+) -> None:
+    rule = Rule(gathering)
+    world.options["gathering_of"] = lambda _: gathering
     await world.open()
     try:
         for name, *arguments in steps:
             await globals()[f"do_{name}"](world, rule, *arguments)
+        states = Counter(e.state for e in rule.entries.values())
+        assert await world.states() == states
     finally:
-        await world.journal.close()
+        await world.journals.pop().close()
 
 
 def running(rule: Rule, index: int) -> Kept | None:
-    found = [e for e in rule.entries.values() if e.state == "running"]
+    found = [e for e in rule.units if e.state == "running"]
     return found[index % len(found)] if found else None
 
 
 async def do_accept(world: World, rule: Rule, sender: str, opt_out: bool) -> None:
     text = f"{sender}{len(rule.entries)}"
     receipt = await world.accept(text, sender=sender, opt_out=OptOut.STOP if opt_out else None)
-    rule.entries[text] = Kept(sender, rule.next_place(), opt_out, event_id=receipt.event_id)
+    kept = Kept(sender, rule.next_place(), opt_out, event_id=receipt.event_id)
+    if rule.gathering is not None and not opt_out:
+        kept.quiet_at = world.clock.now + timedelta(seconds=rule.gathering.seconds)
+        kept.gather_by = world.clock.now + timedelta(seconds=rule.gathering.most_seconds)
+    rule.entries[text] = kept
 
 
 async def do_claim(world: World, rule: Rule, limit: int) -> None:
@@ -145,10 +249,16 @@ async def do_claim(world: World, rule: Rule, limit: int) -> None:
     could = rule.startable_senders(now)
     claimed = await world.claimed(limit)
     for entry in claimed.entries:
-        kept = rule.entries[entry.event.body]
-        assert rule.may_start(kept, now)
+        kept, *_ = burst = [rule.entries[one.event.body] for one in entry.messages]
+        unit = kept if kept.quiet_at is not None else burst[-1]
+        assert rule.may_start(unit, now)
+        assert burst == rule.burst_of(unit, now)
         assert not any(rule.overtakes(e, kept) for e in rule.entries.values())
-        kept.state, kept.entry, kept.held_until = "running", entry, None
+        last = burst.pop()
+        for one in burst:
+            one.member = True
+        last.members, last.entry = burst, entry
+        last.become(state="running", held_until=None)
     assert len(claimed.entries) == min(limit, len(could))
     if len(could) <= limit:
         upcoming = [
@@ -160,29 +270,39 @@ async def do_claim(world: World, rule: Rule, limit: int) -> None:
             )
             if at is not None and now < at < NEVER
         ]
-        first = next((at for at in sorted(upcoming) if rule.startable_senders(at)), None)
+        upcoming += [rule.gathers_until(e) for e in rule.entries.values() if gathers(e)]
+        first = next(
+            (at for at in sorted(upcoming) if at > now and rule.startable_senders(at)), None
+        )
         expected = None if first is None else (first - now).total_seconds()
         assert claimed.next_due_seconds == expected
+
+
+def gathers(kept: Kept) -> bool:
+    return kept.state == "ready" and kept.quiet_at is not None
 
 
 async def do_done(world: World, rule: Rule, index: int) -> None:
     if (kept := running(rule, index)) and kept.entry:
         assert (await world.settle(kept.entry)).kept
-        kept.state = "done"
+        kept.become(state="done", quiet_at=None)
 
 
 async def do_fail(world: World, rule: Rule, index: int, retry_in: float) -> None:
     if (kept := running(rule, index)) and kept.entry:
         assert (await world.fail(kept.entry, retry_in=retry_in, hold=100)).kept
-        kept.state = "waiting"
-        kept.due_at = world.clock.now + timedelta(seconds=retry_in)
-        kept.hold_until = kept.hold_until or world.clock.now + timedelta(seconds=100)
+        kept.become(
+            state="waiting",
+            quiet_at=None,
+            due_at=world.clock.now + timedelta(seconds=retry_in),
+            hold_until=kept.hold_until or world.clock.now + timedelta(seconds=100),
+        )
 
 
 async def do_give_up(world: World, rule: Rule, index: int) -> None:
     if (kept := running(rule, index)) and kept.entry:
         assert (await world.settle(kept.entry, state=EntryState.DEAD)).kept
-        kept.state = "dead"
+        kept.become(state="dead", quiet_at=None)
 
 
 async def do_replay(world: World, rule: Rule, index: int) -> None:
@@ -190,13 +310,18 @@ async def do_replay(world: World, rule: Rule, index: int) -> None:
     if not rule.entries:
         return
     kept = list(rule.entries.values())[index % len(rule.entries)]
+    burst = rule.unit_of(kept).burst
     async with Operations(world.url, clock=world.clock) as operations:
-        (changed,) = await operations.replay([kept.event_id], decode=nothing_to_decode)
-    assert bool(changed.refused) == (kept.state in {"ready", "running"})
-    if not changed.refused:
-        kept.state, kept.place, kept.losses = "ready", rule.next_place(), 0
-        kept.held_until = None
-        kept.due_at = kept.hold_until = None
+        changed = await operations.replay([kept.event_id], decode=nothing_to_decode)
+    assert [one.id for one in changed] == [one.event_id for one in burst]
+    refused = kept.state in {"ready", "running"}
+    assert {bool(one.refused) for one in changed} == {refused}
+    if not refused:
+        rule.unit_of(kept).disband()
+        for one in burst:
+            one.state, one.place, one.losses = "ready", rule.next_place(), 0
+            one.due_at = one.hold_until = one.held_until = None
+            one.quiet_at = one.gather_by and world.clock.now
 
 
 def nothing_to_decode(_: VerifiedDelivery) -> Decoded:
@@ -208,25 +333,30 @@ async def do_discard(world: World, rule: Rule, index: int) -> None:
     if not rule.entries:
         return
     kept = list(rule.entries.values())[index % len(rule.entries)]
+    unit = rule.unit_of(kept)
     async with Operations(world.url, clock=world.clock) as operations:
-        (changed,) = await operations.discard([kept.event_id])
-    assert bool(changed.refused) == (kept.state in {"running", "done", "discarded"})
-    if not changed.refused:
-        kept.state = "discarded"
+        changed = await operations.discard([kept.event_id])
+    assert [one.id for one in changed] == [one.event_id for one in unit.burst]
+    refused = kept.state in {"running", "done", "discarded"}
+    assert {bool(one.refused) for one in changed} == {refused}
+    if not refused:
+        unit.become(state="discarded")
 
 
 async def do_release(world: World, rule: Rule, index: int) -> None:
     if (kept := running(rule, index)) and kept.entry:
         await world.journal.release([kept.entry])
-        kept.state = "ready"
+        kept.become(state="ready")
+        if kept.quiet_at is not None:
+            kept.disband()
 
 
 async def do_crash(world: World, rule: Rule) -> None:
     await world.crash()
-    for kept in rule.entries.values():
+    for kept in rule.units:
         if kept.state == "running":
-            kept.losses += 1
-            kept.state = "ready" if kept.losses < 5 else "dead"
+            losses = kept.losses + 1
+            kept.become(losses=losses, state="ready" if losses < 5 else "dead", quiet_at=None)
 
 
 async def do_pause(world: World, rule: Rule, sender: str, seconds: float | None) -> None:
@@ -250,7 +380,7 @@ async def do_resume(world: World, rule: Rule, sender: str) -> None:
 
 async def do_guard(world: World, rule: Rule, index: int, seconds: float | None) -> None:
     """A guard holds an entry that is ready or waits."""
-    could = [e for e in rule.entries.values() if e.state in {"ready", "waiting"} and not e.opt_out]
+    could = [e for e in rule.units if e.state in {"ready", "waiting"} and not e.opt_out]
     if not could:
         return
     kept = could[index % len(could)]
@@ -264,7 +394,7 @@ async def do_guard(world: World, rule: Rule, index: int, seconds: float | None) 
         await database.write(hold)
     finally:
         await database.close()
-    kept.state, kept.held_until, kept.due_at = "ready", end_of(world, seconds), None
+    kept.become(state="ready", held_until=end_of(world, seconds), due_at=None)
 
 
 def end_of(world: World, seconds: float | None) -> datetime:
@@ -273,4 +403,5 @@ def end_of(world: World, seconds: float | None) -> datetime:
 
 async def do_time(world: World, rule: Rule, seconds: float) -> None:
     world.clock.move(seconds)
+    await world.journal.renew([e.entry for e in rule.units if e.state == "running" and e.entry])
     await world.journal.recover()

@@ -15,9 +15,11 @@ import pytest
 from berinia_webhookd.journal import postgresql, sqlite
 from berinia_webhookd.journal.contract import ClaimRequest
 from berinia_webhookd.journal.deliveries import EVENTS_EACH
+from berinia_webhookd.journal.gather import MOST_MESSAGES
 from berinia_webhookd.model import (
     EntryKind,
     EntryState,
+    Gathering,
     OptOut,
     Outcome,
     OutcomeKind,
@@ -171,8 +173,31 @@ async def live(world: World) -> None:
     answer = answer._replace(as_start=answer._replace(opt_out=OptOut.START))
     await world.accept_event(answer)
     world.clock.move(1)
-    await world.reopen()
+    await world.reopen(gathering_of=lambda _: Gathering(5, 30))
     await world.journal.recover()
+    await live_of_bursts(world)
+
+
+async def live_of_bursts(world: World) -> None:
+    """The same of messages that are handed over together."""
+    for text in ("four", "five", "six"):
+        gathered = an_event(text, sender="+33639980009")
+        receipt = await world.accept_event(gathered, wait_seconds=30)
+    world.clock.move(5)
+    (burst,) = [entry for entry in await world.claim() if entry.members]
+    await world.journal.begin(burst)
+    await world.fail(burst, retry_in=1)
+    world.clock.move(1)
+    (burst,) = [entry for entry in await world.claim() if entry.members]
+    await world.journal.release([burst])
+    (burst,) = [entry for entry in await world.claim() if entry.members]
+    await world.journal.begin(burst)
+    await world.settle(burst)
+    await world.journal.wait_for_reply(receipt.event_id, 0)
+    await world.accept("seven", sender="+33639980009")
+    world.clock.move(5)
+    await world.claim()
+    await world.crash()
 
 
 @on_sqlite
@@ -202,7 +227,7 @@ async def test_a_long_queue_is_not_read(
     assert max(statements.rows) == 1
 
 
-async def steps_of_one_life(world: SqliteWorld, waiting: int) -> int:
+async def steps_of_one_life(world: SqliteWorld, waiting: int, claimed: int) -> int:
     """How many steps of SQLite's machine one more message, and a pause, cost behind so many."""
     for start in range(0, waiting, 500):
         await asyncio.gather(*(world.accept() for _ in range(start, min(waiting, start + 500))))
@@ -215,7 +240,9 @@ async def steps_of_one_life(world: SqliteWorld, waiting: int) -> int:
 
     await database.do(lambda connection: connection.set_progress_handler(step, 1))
     await world.accept()
+    world.clock.move(30)
     (entry,) = await world.claim(1)
+    assert len(entry.messages) == claimed
     await world.fail(entry, retry_in=5, pause=Pause("an agent"))
     await world.accept()
     await database.do(lambda connection: connection.set_progress_handler(None, 0))
@@ -231,7 +258,22 @@ async def test_ten_thousand_that_wait_cost_no_more_than_ten(
     for waiting in (10, 10_000):
         world = SqliteWorld(tmp_path / str(waiting))
         await world.open()
-        found.append(await steps_of_one_life(world, waiting))
+        found.append(await steps_of_one_life(world, waiting, 1))
+        await world.journal.close()
+    few, many = found
+    assert many <= few * 1.1
+
+
+@on_sqlite
+async def test_ten_thousand_that_gather_cost_no_more_than_fifty(
+    closed_world: SqliteWorld, tmp_path: Path
+) -> None:
+    """No more is looked at than what is handed over."""
+    found = []
+    for waiting in (MOST_MESSAGES, 10_000):
+        world = SqliteWorld(tmp_path / str(waiting))
+        await world.open(gathering_of=lambda _: Gathering(5, 30))
+        found.append(await steps_of_one_life(world, waiting, MOST_MESSAGES))
         await world.journal.close()
     few, many = found
     assert many <= few * 1.1

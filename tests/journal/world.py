@@ -82,6 +82,7 @@ class World(abc.ABC):
 
     clock: Clock = field(default_factory=Clock, kw_only=True)
     journals: list[SqlJournal] = field(default_factory=list, kw_only=True)
+    options: dict[str, Any] = field(default_factory=dict, kw_only=True)  # of every process
 
     @property
     @abc.abstractmethod
@@ -93,7 +94,7 @@ class World(abc.ABC):
 
     async def open(self, url: str | None = None, **options: Any) -> SqlJournal:
         """One more process that uses the journal, perhaps by another way."""
-        given = {"node": "here", "clock": self.clock, **options}
+        given = {"node": "here", "clock": self.clock, **self.options, **options}
         journal = SqlJournal(url or self.url, **given)
         self.journals.append(journal)
         await journal.open()

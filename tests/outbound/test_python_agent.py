@@ -93,6 +93,20 @@ async def test_handle_gets_a_cloudevent(hosts: HostWorld) -> None:
             "consent": None,
             "auto_submitted": None,
             "signs": [],
+            "messages": [
+                {
+                    "id": entry.event_id,
+                    "sender": "+33639980001",
+                    "subject": None,
+                    "body": "  Oui 🙂\n",
+                    "message_id": "SM1",
+                    "received_at": "2026-03-01T12:00:00+00:00",
+                    "attachments": [],
+                    "signs": [],
+                    "raw": {"Body": "  Oui 🙂\n"},
+                    "raw_multi": {},
+                }
+            ],
             "raw": {"Body": "  Oui 🙂\n"},
             "raw_multi": {},
         },

@@ -99,6 +99,8 @@ CREATE TABLE entries (
     retries INTEGER NOT NULL,
     losses INTEGER NOT NULL,
     held TEXT,                    -- which guard holds it, while it is ready
+    quiet_at BIGINT,              -- of one that gathers: when it is silent long enough after it
+    gather_by BIGINT,             -- of one that gathers: when it starts at the latest
     gathered_into BIGINT,         -- the place of the entry whose attempt it shares
     waiting_until BIGINT,         -- until when a caller waits for the reply
     created_at BIGINT NOT NULL,
@@ -123,7 +125,7 @@ CREATE INDEX entries_startable_opt_out ON entries (kind, agent, startable_at, pl
 CREATE INDEX entries_oldest_ready ON entries (agent, place)
     WHERE state = 'ready' AND startable_at IS NULL;
 CREATE INDEX entries_held ON entries (conversation, kind, agent) WHERE held IS NOT NULL;
-CREATE INDEX entries_gathered ON entries (gathered_into) WHERE gathered_into IS NOT NULL;
+CREATE INDEX entries_gathered ON entries (gathered_into, place) WHERE gathered_into IS NOT NULL;
 CREATE INDEX entries_finished ON entries (finished_at)
     WHERE finished_at IS NOT NULL AND state <> 'dead';
 CREATE INDEX entries_callers ON entries (waiting_until)
@@ -170,6 +172,8 @@ CREATE VIEW entries_in_full AS
 SELECT entries.place, entries.kind, entries.agent, entries.conversation, entries.state,
        entries.began_at, entries.event, events.id, events.kind AS event_kind, events.delivery,
        deliveries.channel, deliveries.received_at,
+       (SELECT other.id FROM entries AS last JOIN events AS other ON other.number = last.event
+        WHERE last.place = entries.gathered_into) AS gathered_into,
        (SELECT count(*) FROM attempts WHERE attempts.entry = entries.place) AS attempts_made
 FROM entries
 JOIN events ON events.number = entries.event

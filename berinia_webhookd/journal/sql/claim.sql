@@ -1,15 +1,15 @@
 -- name: startable
 -- What of an agent may start now: what waits for no instant, and what has fallen due. Another node
 -- may be claiming some of it: that is passed over for later ones.
-SELECT place, state FROM (
-    SELECT place, state FROM entries
+SELECT place, state, kind, agent, conversation, quiet_at, gather_by FROM (
+    SELECT place, state, kind, agent, conversation, quiet_at, gather_by FROM entries
     WHERE kind = :kind AND agent = :agent AND startable_at = 0
     ORDER BY place LIMIT :most
     /*postgresql FOR UPDATE SKIP LOCKED */
 ) AS at_once
 UNION ALL
-SELECT place, state FROM (
-    SELECT place, state FROM entries
+SELECT place, state, kind, agent, conversation, quiet_at, gather_by FROM (
+    SELECT place, state, kind, agent, conversation, quiet_at, gather_by FROM entries
     WHERE kind = :kind AND agent = :agent AND startable_at > 0 AND startable_at <= :now
     ORDER BY startable_at, place LIMIT :most
     /*postgresql FOR UPDATE SKIP LOCKED */

@@ -18,7 +18,7 @@ RETURNING agent, failures;
 
 -- name: startable_opt_outs
 -- What may start of an agent that a guard holds.
-SELECT place, state FROM entries
+SELECT place, state, kind, agent, conversation, quiet_at, gather_by FROM entries
 WHERE kind = 'agent' AND agent = :agent AND opt_out = 1 AND startable_at IS NOT NULL
   AND startable_at <= :now
 ORDER BY startable_at, place LIMIT :most

@@ -37,15 +37,23 @@ FROM (
                    behind, own, CASE WHEN opt_out = 1 THEN 0 ELSE pause.until END) AS starts_at
         FROM (
             -- The first ready entry holds back all behind it; those that wait before it may hold it
-            -- back in turn.
-            SELECT place, opt_out,
+            -- back in turn. One that gathers waits until those behind it have been silent.
+            SELECT coalesce(gathered_into, place) AS place, opt_out,
                    coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
                              WHERE earlier.conversation = :conversation AND earlier.kind = :kind
                                AND earlier.agent = :agent AND earlier.state = 'waiting'
                                AND earlier.place < first.place), 0) AS behind,
-                   CASE WHEN held IS NULL THEN 0
-                        ELSE coalesce(due_at, 9223372036854775807) END AS own
-            FROM (SELECT place, opt_out, held, due_at FROM entries
+                   CASE WHEN held IS NOT NULL THEN coalesce(due_at, 9223372036854775807)
+                        WHEN quiet_at IS NULL THEN 0
+                        ELSE (SELECT CASE WHEN max(latest.quiet_at) < first.gather_by
+                                          THEN max(latest.quiet_at) ELSE first.gather_by END
+                              FROM (SELECT quiet_at FROM entries
+                                    WHERE conversation = :conversation AND kind = :kind
+                                      AND agent = :agent AND state = 'ready'
+                                      AND startable_at IS NULL
+                                    ORDER BY place DESC LIMIT 50) AS latest) END AS own
+            FROM (SELECT place, opt_out, held, due_at, gathered_into, quiet_at, gather_by
+                  FROM entries
                   WHERE conversation = :conversation AND kind = :kind AND agent = :agent
                     AND state = 'ready' AND startable_at IS NULL
                   ORDER BY place LIMIT 1) AS first
@@ -62,23 +70,27 @@ FROM (
                     AND state = 'ready' AND startable_at IS NULL AND opt_out = 1
                   ORDER BY place LIMIT 1) AS first_opt_out
             UNION ALL
-            -- One that waits for its retry, unless a ready one stands before it.
+            -- One that waits for its retry, unless a ready one stands before it. With members, it
+            -- stands where the first of them does.
             SELECT place, opt_out,
                    coalesce((SELECT max(earlier.hold_until) FROM entries AS earlier
                              WHERE earlier.conversation = :conversation AND earlier.kind = :kind
                                AND earlier.agent = :agent AND earlier.state = 'waiting'
                                AND earlier.opt_out >= waiting.opt_out
-                               AND earlier.place < waiting.place), 0), due_at
-            FROM entries AS waiting
-            WHERE conversation = :conversation AND kind = :kind AND agent = :agent
-              AND state = 'waiting'
-              AND NOT EXISTS (
+                               AND earlier.place < waiting.stands_at), 0), due_at
+            FROM (SELECT place, opt_out, due_at,
+                         coalesce((SELECT min(member.place) FROM entries AS member
+                                   WHERE member.gathered_into = own.place), place) AS stands_at
+                  FROM entries AS own
+                  WHERE conversation = :conversation AND kind = :kind AND agent = :agent
+                    AND state = 'waiting' AND gathered_into IS NULL) AS waiting
+            WHERE NOT EXISTS (
                   SELECT 1 FROM entries AS ready
                   WHERE ready.conversation = :conversation AND ready.kind = :kind
                     AND ready.agent = :agent AND ready.state = 'ready'
                     AND ready.startable_at IS NULL
                     AND ready.opt_out >= waiting.opt_out
-                    AND ready.place < waiting.place)
+                    AND ready.place < waiting.stands_at)
         ) AS candidates
         CROSS JOIN (
             -- What an agent has said already is told, whoever paused the conversation since.

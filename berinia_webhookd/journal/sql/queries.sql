@@ -12,7 +12,9 @@ SELECT events.id, entries.state, deliveries.channel, entries.agent, events.kind,
        entries.kind AS entry, deliveries.received_at,
        (SELECT count(*) FROM attempts WHERE attempts.entry = entries.place) AS attempts,
        entries.place, events.number AS event,
-       CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS began
+       CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS began,
+       (SELECT other.id FROM entries AS last JOIN events AS other ON other.number = last.event
+        WHERE last.place = entries.gathered_into) AS gathered_into
 FROM events
 JOIN entries ON entries.place = events.place
              OR (entries.event = events.number AND (entries.kind = 'reply') IS TRUE)
@@ -27,7 +29,7 @@ ORDER BY events.number DESC, entries.place DESC LIMIT :most;
 -- The same of a state in which there are few, however many have finished.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
        attempts_made AS attempts, place, event,
-       CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
+       CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began, gathered_into
 FROM entries_in_full
 WHERE place IN (SELECT place FROM entries WHERE state = 'ready' AND startable_at IS NULL
                 UNION ALL SELECT place FROM entries WHERE startable_at IS NOT NULL
@@ -45,7 +47,7 @@ ORDER BY event DESC, place DESC LIMIT :most;
 -- The same of one person.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
        attempts_made AS attempts, place, event,
-       CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
+       CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began, gathered_into
 FROM entries_in_full
 WHERE place IN (SELECT place FROM entries_of_conversations
                 WHERE conversation IN (:conversations)
@@ -89,9 +91,20 @@ FROM deliveries WHERE id = :id AND rejection IS NOT NULL;
 -- name: show_entries
 -- What became of an event, agent by agent.
 SELECT place, kind, agent, opt_out, state, created_at, due_at, hold_until, lease_until, node, started_at,
-       finished_at, retries, losses, CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began
+       finished_at, retries, losses, CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began,
+       CASE WHEN state = 'ready' AND quiet_at < gather_by THEN quiet_at
+            WHEN state = 'ready' AND quiet_at IS NOT NULL THEN gather_by END AS gathers_until,
+       (SELECT events.id FROM entries AS last JOIN events ON events.number = last.event
+        WHERE last.place = entries.gathered_into) AS gathered_into
 FROM entries WHERE place IN (SELECT place FROM entries_of_events WHERE event = :event)
 ORDER BY created_at, place;
+
+-- name: show_members
+-- The events that share the attempts of an event's entries.
+SELECT member.gathered_into AS place, events.id
+FROM entries AS member JOIN events ON events.number = member.event
+WHERE member.gathered_into IN (SELECT place FROM entries_of_events WHERE event = :event)
+ORDER BY member.place;
 
 -- name: show_attempts
 -- Every try to deliver an event.

@@ -52,7 +52,7 @@ SET state = CASE WHEN began_at IS NOT NULL OR losses + 1 >= :most_losses
                  THEN 'dead' ELSE 'ready' END,
     finished_at = CASE WHEN began_at IS NOT NULL OR losses + 1 >= :most_losses
                        THEN CAST(:now AS BIGINT) END,
-    losses = losses + 1, lease_until = NULL,
+    losses = losses + 1, lease_until = NULL, quiet_at = NULL,
     lease_holder = CASE WHEN began_at IS NOT NULL THEN lease_holder END
 WHERE place IN (:places)
 RETURNING place, state;
@@ -62,6 +62,7 @@ RETURNING place, state;
 SELECT entries.place, entries.event, events.id AS event_id, entries.agent, entries.conversation,
        conversations.channel, events.data,
        CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form,
+       0 AS has_reply,
        CASE WHEN entries.waiting_until IS NULL THEN 0 ELSE 1 END AS had_caller,
        CASE WHEN entries.waiting_until > :now THEN 1 ELSE 0 END AS has_caller
 FROM entries

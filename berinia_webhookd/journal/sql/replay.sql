@@ -15,7 +15,8 @@ WHERE place IN (:places) ORDER BY place;
 -- Ready again, behind everything that is there, with all of its schedule before it.
 UPDATE entries
 SET place = :to, state = 'ready', startable_at = NULL, due_at = NULL, hold_until = NULL,
-    retries = 0, losses = 0, held = NULL, finished_at = NULL, began_at = NULL, lease_holder = NULL
+    retries = 0, losses = 0, held = NULL, finished_at = NULL, began_at = NULL, lease_holder = NULL,
+    quiet_at = CASE WHEN gather_by IS NOT NULL THEN CAST(:now AS BIGINT) END, gathered_into = NULL
 WHERE place = :place;
 
 -- name: move_entry_of_event

@@ -2,7 +2,11 @@
 -- What is known of an event's reply, with the entry of its agent.
 SELECT entries.place, entries.event, events.id AS event_id, conversations.channel, entries.agent,
        entries.conversation, replies.text, replies.route, replies.failed, replies.postable,
-       CASE WHEN entries.finished_at IS NULL THEN 0 ELSE 1 END AS finished
+       CASE WHEN entries.finished_at IS NULL THEN 0 ELSE 1 END AS finished,
+       CASE WHEN entries.gathered_into IS NOT NULL
+                 OR EXISTS (SELECT 1 FROM entries AS member
+                            WHERE member.gathered_into = entries.place)
+            THEN 1 ELSE 0 END AS gathered
 FROM events
 JOIN entries ON entries.place = events.place
 JOIN conversations ON conversations.id = events.conversation

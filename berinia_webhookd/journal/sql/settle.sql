@@ -21,7 +21,7 @@ SET state = outcome.state,
     retries = outcome.retries,
     finished_at = CASE WHEN outcome.state IN ('done', 'dead') THEN CAST(:now AS BIGINT) END,
     began_at = CASE WHEN outcome.acted = 1 THEN entries.began_at END,
-    lease_until = NULL, lease_holder = NULL
+    lease_until = NULL, lease_holder = NULL, quiet_at = NULL
 FROM outcome
 WHERE entries.place = outcome.place;
 

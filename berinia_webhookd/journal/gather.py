@@ -1,0 +1,110 @@
+"""Bursts: messages of one conversation that are handed over together, as one attempt of the last of
+them. The others are its members: they run, wait and end with it, and have no attempt of their own.
+
+`order.py` decides when a burst may start; here it is put together, once, by the claim that begins
+its first attempt. What was tried has the same members from then on.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from berinia_webhookd.journal import event_text
+from berinia_webhookd.journal.database import Row, Transaction
+from berinia_webhookd.model import Entry, EventId, Member
+
+MOST_MESSAGES: Final = 50
+MOST_BYTES: Final = 256 * 1024
+
+
+async def put_together(transaction: Transaction, heads: Sequence[Row]) -> dict[int, Row]:
+    """Put together the bursts that these entries begin. By the place of the one that the attempt is
+    of, the row that it began with; without those whose conversations somebody is changing.
+    """
+    ids = sorted({row["conversation"] for row in heads})
+    free = {id_ for (id_,) in await transaction.execute("free_conversations", ids=ids)}
+    return {
+        await _put_together(transaction, head): head
+        for head in heads
+        if head["conversation"] in free
+    }
+
+
+async def _put_together(transaction: Transaction, head: Row) -> int:
+    if head["quiet_at"] is None:
+        return int(head["place"])  # it was tried: its members are known
+    queue = {name: head[name] for name in ("conversation", "kind", "agent")}
+    found = await transaction.execute("burst", **queue, head=head["place"], most=MOST_MESSAGES - 1)
+    *members, last = _within_memory(found)
+    if members:
+        await transaction.execute("gather", places=members, into=last)
+    return last
+
+
+def _within_memory(found: Sequence[Row]) -> Iterator[int]:
+    """The places of the first ones, as many as are not too large together."""
+    size_bytes = 0
+    for number, row in enumerate(found):
+        size_bytes += row["size_bytes"] or 0
+        if number and size_bytes > MOST_BYTES:
+            return
+        yield row["place"]
+
+
+async def with_members(transaction: Transaction, entries: Sequence[Entry]) -> list[Entry]:
+    """The entries with the messages that share their attempts, which run from here on."""
+    found = await members_of(transaction, [entry.id for entry in entries])
+    await share(transaction, found)
+    return [_with(entry, found.get(entry.id, ())) for entry in entries]
+
+
+def _with(entry: Entry, rows: Sequence[Row]) -> Entry:
+    members = tuple(
+        Member(EventId(row["event_id"]), event_text.decode(row["data"], row["form"]))
+        for row in rows
+    )
+    size_bytes = entry.size_bytes + sum(len(row["data"]) for row in rows)
+    return replace(entry, members=members, size_bytes=size_bytes)
+
+
+async def members_of(transaction: Transaction, places: Collection[int]) -> dict[int, list[Row]]:
+    """By the place of the entry whose attempt they share, the members in their order."""
+    found: defaultdict[int, list[Row]] = defaultdict(list)
+    if places:
+        for row in await transaction.execute("members", places=list(places)):
+            found[row["gathered_into"]].append(row)
+    return found
+
+
+async def share(transaction: Transaction, places: Collection[int]) -> None:
+    """Let the members of these entries be in the states that they are in."""
+    if places:
+        await transaction.execute("share", places=list(places))
+
+
+async def follow(transaction: Transaction, rows: Sequence[Row], states: Mapping[int, str]) -> None:
+    """The same after these entries, whose rows have their states until now, came into others; and
+    count it.
+    """
+    places = [row["place"] for row in rows]
+    counted = dict(await transaction.execute("count_members", places=places))
+    await share(transaction, counted)
+    for row in rows:
+        for _ in range(counted.get(row["place"], 0)):
+            transaction.moved(row, states[row["place"]])
+
+
+async def disband(transaction: Transaction, places: Collection[int]) -> None:
+    """Let go the members of what nobody has tried: they are gathered anew, with what came since."""
+    if places:
+        await transaction.execute("disband", places=list(places))
+
+
+def listener(rows: Sequence[Row]) -> Row:
+    """Of a burst's messages, the one whose caller gets the reply: the last that anybody waits for,
+    else the last.
+    """
+    return next((row for row in reversed(rows) if row["has_caller"]), rows[-1])
