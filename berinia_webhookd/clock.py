@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 
 def now() -> datetime:
@@ -20,6 +21,26 @@ async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def wait_until(when: float, future: asyncio.Future[Any]) -> None:
+    """Wait for a future, at most until this instant of the loop's clock, and cancel nothing. It is
+    `asyncio.wait` for one, at a third of its cost: every message waits so for its commit.
+    """
+    loop = future.get_loop()
+    waiter = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = loop.call_at(when, wake)
+    future.add_done_callback(wake)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        future.remove_done_callback(wake)
 
 
 def doubling_pauses(first_seconds: float, longest_seconds: float) -> Iterator[float]:

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from berinia_webhookd.clock import doubling_pauses, wait_for_event
+from berinia_webhookd.clock import doubling_pauses, wait_for_event, wait_until
 
 
 @pytest.mark.parametrize("seconds", [None, 0, 60.0])
@@ -31,6 +31,24 @@ async def test_being_cancelled_is_no_timeout() -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+@pytest.mark.parametrize("how", ["done", "late", "cancelled"])
+async def test_a_future_is_waited_for_and_never_cancelled(how: str) -> None:
+    """Until it is done or too late, or whoever waits is cancelled."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[str] = loop.create_future()
+    soon = loop.time() + (0 if how == "late" else 60)
+    waiting = asyncio.create_task(wait_until(soon, future))
+    await asyncio.sleep(0)
+    if how == "done":
+        future.set_result("said")
+    elif how == "cancelled":
+        waiting.cancel()
+    await asyncio.wait((waiting,), timeout=30)
+    assert waiting.cancelled() == (how == "cancelled")
+    assert future.done() == (how == "done")
+    assert not future.cancelled()
 
 
 def test_pauses_double_up_to_the_longest() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import io
-from collections import defaultdict, deque
+from collections import deque
 from types import TracebackType
 from typing import Final, Self
 
@@ -97,7 +97,7 @@ class BodyBudget:
         self.limit_bytes = limit_bytes
         self.semaphore = ByteSemaphore(_WORKED_ON_BYTES)
         self.used_bytes = 0
-        self.unverified_bytes: defaultdict[bytes, int] = defaultdict(int)
+        self.unverified_bytes: dict[bytes, int] = {}  # by client, of whom there is something
 
     def most_bytes(self, size_bytes: int) -> int:
         """Return how much may be held in all with a body of this size among it."""
@@ -145,7 +145,8 @@ class Reservation:
         self.require_room(size_bytes)
         more = size_bytes - self._held_bytes
         self._budget.used_bytes += more
-        self._budget.unverified_bytes[self._client] += more
+        unverified = self._budget.unverified_bytes
+        unverified[self._client] = unverified.get(self._client, 0) + more
         self._held_bytes = size_bytes
 
     async def begin_work(self, size_bytes: int, timeout_seconds: float) -> None:
@@ -172,8 +173,12 @@ class Reservation:
         """The sender is proven: it no longer counts against its client's share."""
         if self._unverified:
             self._unverified = False
-            self._budget.unverified_bytes[self._client] -= self._held_bytes
-            self._forget_client_if_idle()
+            unverified = self._budget.unverified_bytes
+            left = unverified.get(self._client, 0) - self._held_bytes
+            if left:
+                unverified[self._client] = left
+            else:
+                unverified.pop(self._client, None)
 
     def hand_over(self) -> Reservation:
         """Let what is held outlive the request, for a commit that goes on without it; such a one
@@ -196,14 +201,12 @@ class Reservation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.verified()
-        self.end_work()
+        if self._unverified:
+            self.verified()
+        if self._worked_on_bytes:
+            self.end_work()
         self._budget.used_bytes -= self._held_bytes
         self._held_bytes = 0
-
-    def _forget_client_if_idle(self) -> None:
-        if not self._budget.unverified_bytes[self._client]:
-            del self._budget.unverified_bytes[self._client]
 
 
 def body_at_hand(request: web.Request, reservation: Reservation, *, max_bytes: int) -> bytes | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from heapq import heappop, heappush, heapreplace
 from typing import Final
 
@@ -56,14 +56,14 @@ class _Buckets:
         if limiter is not None and not limiter.has_capacity():
             raise self._refusal(limiter)
 
-    async def take(self, key: bytes) -> None:
-        """Take a token, or raise `RateLimited`; never waits."""
+    def take(self, key: bytes) -> Awaitable[None]:
+        """Take a token, or raise `RateLimited`; what it returns never waits."""
         limiter = self._limiters.get(key)
         if limiter is None:
             limiter = self._add(key)
         if not limiter.has_capacity():
             raise self._refusal(limiter)
-        await limiter.acquire()  # returns without giving up its turn, since there is capacity
+        return limiter.acquire()  # which does not give up its turn, since there is capacity
 
     def _add(self, key: bytes) -> AsyncLimiter:
         if len(self._limiters) >= self._most:
@@ -158,9 +158,9 @@ class RateLimit:
         """One request of a reading endpoint."""
         await self._failures.take(client)
 
-    async def take_verified(self, client: bytes) -> None:
+    def take_verified(self, client: bytes) -> Awaitable[None]:
         """One request that verified."""
-        await self._verified.take(client)
+        return self._verified.take(client)
 
     def __len__(self) -> int:
         return len(self._failures) + len(self._verified)

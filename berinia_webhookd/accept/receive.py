@@ -23,6 +23,7 @@ from berinia_webhookd.accept.signature_check import (
     note_invalid_signature,
 )
 from berinia_webhookd.channels.contract import Answer, Channel
+from berinia_webhookd.clock import wait_until
 from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import (
     AccountRefused,
@@ -187,7 +188,7 @@ class Commits:
         latest = verified.complete_at + (channel.ack_timeout_seconds or self.ack_timeout_seconds)
         task = asyncio.ensure_future(work)
         try:
-            await asyncio.wait((task,), timeout=latest - self._loop.time())
+            await wait_until(latest, task)
         except asyncio.CancelledError:
             self._finish_late(task, verified, late)
             raise
