@@ -89,6 +89,8 @@ def warnings(
             why="nobody who opted out can be erased: their opt-out would be forgotten",
         )
     yield from _about_agents(settings)
+    yield from _about_what_means_nothing(settings.agents)
+    yield from _about_gathering(settings)
     yield from _about_shared_hosts(settings)
     yield from _about_networks(settings.server)
     yield from _about_this_machine(settings)
@@ -145,6 +147,38 @@ def _routed(settings: Settings) -> frozenset[AgentName]:
     """Return the agents that enabled channels route to."""
     enabled = [channel.agents for channel in settings.channels.values() if channel.enabled]
     return frozenset[AgentName]().union(*enabled)
+
+
+def _about_what_means_nothing(agents: AgentsSettings) -> Iterator[Finding]:
+    """Yield hosts of agents that run in none."""
+    for name in sorted(agents.by_name):
+        agent = agents.of(name)
+        if agent.shared_host is None and agent.host not in {None, agents.defaults.host}:
+            yield warning(
+                f"agents.{name}.host",
+                "means nothing for an agent over HTTP, and nothing for `log:`",
+                f"leave `agents.{name}.host` away, or give the agent a `python:` target",
+                why="hosts are for Python agents; one over HTTP keeps its memory where it runs",
+            )
+
+
+def _about_gathering(settings: Settings) -> Iterator[Finding]:
+    """Yield bursts that take longer than the callers wait who want an answer."""
+    for channel in settings.channels.values():
+        wait = getattr(channel, "reply_wait_seconds", None)
+        if wait is None or not channel.enabled:
+            continue
+        for name in sorted(channel.agents):
+            gathering = settings.agents.of(name).gathering
+            if gathering is not None and gathering.most_seconds >= wait:
+                yield warning(
+                    f"agents.{name}.gather_max_seconds",
+                    f"a burst may wait {gathering.most_seconds:g} s for its run, and callers of "
+                    f"{channel.name} wait {wait:g} s",
+                    f"a longer `channels.{channel.name}.reply_wait_seconds`, or a shorter "
+                    f"`agents.{name}.gather_max_seconds`",
+                    why="whoever writes on and on gets no answer in the chat, or a late one",
+                )
 
 
 def _shared_hosts(settings: Settings) -> dict[str, list[AgentName]]:

@@ -277,6 +277,28 @@ class TestWarnings:
         place.toml('channels.whatsapp = { allowed_ips = "0.0.0.0/0", secret = "a-long-word" }')
         assert "channels.whatsapp.allowed_ips" not in warned(place)
 
+    @pytest.mark.parametrize("target", ["http://127.0.0.1:5000/", "log:"])
+    def test_a_host_of_an_agent_that_runs_in_none(self, place: Place, target: str) -> None:
+        """Nobody would notice that its memory is not kept there."""
+        agent = f'[agents.MetaAgent]\ntarget = "{target}"'
+        place.toml(f'{agent}\n[agents.defaults]\nhost = "berinia"')
+        assert "agents.MetaAgent.host" not in warned(place)
+        place.toml(f'{agent}\nhost = "berinia"')
+        assert "agents.MetaAgent.host" in warned(place)
+        place.toml('[agents.MetaAgent]\ntarget = "python:meta:Agent"\nhost = "berinia"')
+        assert "agents.MetaAgent.host" not in warned(place)
+
+    def test_a_burst_that_outlasts_its_callers(self, place: Place) -> None:
+        """They would always get 202."""
+        key = "agents.MetaAgent.gather_max_seconds"
+        gather = "[agents.MetaAgent]\ngather_seconds = 5\n"
+        place.toml(f'{gather}[channels.whatsapp]\nagent = "MetaAgent"')
+        assert key in warned(place)
+        place.toml(f'{gather}[channels.whatsapp]\nagent = "MetaAgent"\nreply_wait_seconds = 60')
+        assert key not in warned(place)
+        place.toml('[channels.whatsapp]\nagent = "MetaAgent"')
+        assert key not in warned(place)
+
     def test_listening_to_the_world(self, place: Place) -> None:
         assert "server.host" not in warned(place)
         place.toml('server.host = "0.0.0.0"')
