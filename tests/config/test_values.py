@@ -285,7 +285,8 @@ class TestWarnings:
         assert "agents.MetaAgent.host" not in warned(place)
         place.toml(f'{agent}\nhost = "berinia"')
         assert "agents.MetaAgent.host" in warned(place)
-        place.toml('[agents.MetaAgent]\ntarget = "python:meta:Agent"\nhost = "berinia"')
+        there = '[agents.MetaAgent]\ntarget = "python:meta:Agent"\nhost = "berinia"'
+        place.toml(f"channels.whatsapp.enabled = false\n{there}")
         assert "agents.MetaAgent.host" not in warned(place)
 
     def test_a_burst_that_outlasts_its_callers(self, place: Place) -> None:
