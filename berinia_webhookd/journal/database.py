@@ -42,6 +42,13 @@ class Outage(DatabaseError):
         self.hint = hint
 
 
+class Damaged(Outage):
+    """What is in the database's file is why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, passing=False)
+
+
 class Conflict(DatabaseError):
     """Another process was faster; trying again sees what it did."""
 
@@ -198,7 +205,7 @@ def open_database(
         from berinia_webhookd.journal.postgresql import PostgresqlDatabase  # noqa: PLC0415
 
         return PostgresqlDatabase(url, pool_size=pool_size, patient=patient)
-    from berinia_webhookd.journal.sqlite import SqliteDatabase  # noqa: PLC0415
+    from berinia_webhookd.journal.journal_file import SqliteDatabase  # noqa: PLC0415
 
     return SqliteDatabase(sqlite_path(url), clock)
 

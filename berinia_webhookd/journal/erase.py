@@ -121,7 +121,13 @@ async def erase_events(transaction: Transaction, sender: str, conversations: Seq
     if not chosen:
         await transaction.execute("erase_parties", conversations=conversations)
         return 0
-    events = [row["number"] for row in chosen]
+    await blank(transaction, [row["number"] for row in chosen])
+    await erase_deliveries(transaction, sender, sorted({row["delivery"] for row in chosen}))
+    return len(chosen)
+
+
+async def blank(transaction: Transaction, events: Sequence[int]) -> None:
+    """Blank events, and all that came of them."""
     entries = await transaction.execute("entries_to_erase", events=events)
     places = [row["place"] for row in entries]
     for name in ("erase_attempts", "erase_entries"):
@@ -132,8 +138,6 @@ async def erase_events(transaction: Transaction, sender: str, conversations: Seq
     for row in entries:
         transaction.moved(row, EntryState.ERASED.value)
     await order.advance(transaction, map(order.queue_of, entries))
-    await erase_deliveries(transaction, sender, sorted({row["delivery"] for row in chosen}))
-    return len(chosen)
 
 
 async def erase_deliveries(

@@ -52,6 +52,7 @@ LISTENING_LOOK_SECONDS: Final = 5.0  # or at once, where they say so
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
 PROBE_BYTES: Final = 64 * 1024  # more than most items need
+SAY_AGAIN_SECONDS: Final = 60.0  # what needs an operator
 CLOSE_SECONDS: Final = 5.0  # for what is queued at the end
 TRIES: Final = 3  # another node may have inserted the same key meanwhile
 
@@ -116,6 +117,8 @@ class GroupCommit:
         self.up_since = 0  # by the database's clock
         self._proven_at = 0.0  # from when an outage is a new one, and not the last one going on
         self._last_turn = self._loop.time()
+        self._said = ""
+        self._say_again_at = 0.0
 
     @property
     def last_turn(self) -> float:
@@ -169,7 +172,7 @@ class GroupCommit:
             _require_orderly_end(self._task)
 
     async def close(self) -> None:
-        """Commit what is queued, then let go of the connection; a disk that hangs is given up.
+        """Commit what is queued, and end; a disk that hangs is given up.
 
         Raises:
             JournalWriterEnded: the writer ended by itself.
@@ -181,7 +184,6 @@ class GroupCommit:
             if hangs:
                 self._task.cancel()
                 await asyncio.wait(hangs)
-        await self._database.disconnect()
         if self._task is not None:
             _require_orderly_end(self._task)
 
@@ -318,8 +320,12 @@ class GroupCommit:
         self._refuse_all(Outage(reason), [])
 
     def _refuse_all(self, error: BaseException, batch: list[Work]) -> None:
-        if self.up or self._task is None:
+        lasts = isinstance(error, Outage) and not error.passing
+        again = str(error) != self._said or self._loop.time() >= self._say_again_at
+        if self.up or self._task is None or (lasts and again):
             logger.error("journal.degraded", error=str(error))
+            self._said = str(error)
+            self._say_again_at = self._loop.time() + SAY_AGAIN_SECONDS
         self._is_up(False)
         _fail([*batch, *self._take_all()], "the journal cannot be reached", error)
 

@@ -10,12 +10,16 @@ import errno
 import fcntl
 import os
 import re
+import struct
 from pathlib import Path
 from typing import Final
 
 from berinia_webhookd.errors import CannotStart, CannotStartNow
 
 LOCKS: Final = Path("/proc/locks")
+# The bytes of a SQLite file that readers lock, and that who closes it last locks alone.
+SHARED_FIRST: Final = 0x40000002
+SHARED_SIZE: Final = 510
 _MOUNT: Final = re.compile(r"^mnt_id:\s*(\d+)", re.MULTILINE)
 
 
@@ -60,6 +64,26 @@ class OwnerLock:
         found = os.fstat(descriptor)
         if not os.path.samestat(found, self._path.stat()):
             raise CannotStartNow(f"the journal {self._path} was replaced while it was opened")
+
+    @property
+    def held(self) -> bool:
+        """Whether this process is the owner."""
+        return self._descriptor is not None
+
+    @property
+    def descriptor(self) -> int:
+        """The file that is locked, by whatever name."""
+        if self._descriptor is None:
+            raise RuntimeError("the lock is not held")
+        return self._descriptor
+
+    def keep_wal(self, *, keep: bool) -> None:
+        """Let nobody who closes the file write the WAL back and remove it: for SQLite this is one
+        more reader. Whoever asks has it open by SQLite already.
+        """
+        kind = fcntl.F_RDLCK if keep else fcntl.F_UNLCK
+        lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, SHARED_FIRST, SHARED_SIZE, 0)
+        fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, lock)
 
     def release(self) -> None:
         """Let the next one be the owner, once SQLite has closed the file."""

@@ -1,7 +1,7 @@
-"""SQLite: its file, and connections of its own driver in threads of their own.
+"""SQLite: connections of its own driver, in threads of their own.
 
 A thread does a whole transaction at a time, so that it costs one hop each way whatever is done in
-it. One connection writes; a few others read.
+it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,9 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote
 
-from berinia_webhookd.errors import CannotStart, CannotStartNow
 from berinia_webhookd.journal import sql
 from berinia_webhookd.journal.database import (
-    Changes,
-    Database,
-    DatabaseError,
+    Damaged,
     Outage,
     ResultT,
     Row,
@@ -32,15 +29,13 @@ from berinia_webhookd.journal.database import (
     Unstorable,
     stored,
 )
+from berinia_webhookd.journal.file_watch import WAL_BYTES, FileWatch, number_state
 from berinia_webhookd.journal.job_thread import JobThread
-from berinia_webhookd.journal.lock import OwnerLock, real_path
-from berinia_webhookd.journal.migrate import migrate
 
 BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
 CHECKPOINT_MILLISECONDS: Final = 50
 CLOSE_SECONDS: Final = 5.0  # for a connection whose disk may hang
 STATEMENTS: Final = 1024  # kept ready by a connection: each has many sizes
-READERS: Final = 4
 ROWS_AT_ONCE: Final = 64
 PADDED_MOST: Final = 4096  # longer lists are rare, and SQLite takes 32766 values at most
 
@@ -51,6 +46,7 @@ PRAGMAS: Final = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA temp_store = MEMORY",  # no personal data in files elsewhere
     "PRAGMA cache_size = -16000",
+    f"PRAGMA journal_size_limit = {WAL_BYTES}",  # what the WAL shrinks to after a peak
 )
 LAST_NUMBER: Final = """
 SELECT max(
@@ -181,10 +177,18 @@ class SqliteTransaction(Transaction):
 class ConnectionThread:
     """A connection, and the thread that does nothing but its transactions."""
 
-    def __init__(self, path: Path, begin: str, clock: Callable[[], datetime]) -> None:
-        self._path = path
+    def __init__(
+        self,
+        opened: Callable[[], sqlite3.Connection],
+        begin: str,
+        clock: Callable[[], datetime],
+        watch: FileWatch | None = None,
+    ) -> None:
+        """`opened` makes the connection, in its thread; `watch` has the owner's that writes."""
+        self._opened = opened
         self._begin = begin
         self._clock = clock
+        self._watch = watch
         self._connection: sqlite3.Connection | None = None
         self._thread = JobThread("journal")
 
@@ -208,9 +212,9 @@ class ConnectionThread:
                 self._connection.close()
 
     def _with_connection(self, job: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        with _translated():
+        with translated():
             if self._connection is None:
-                self._connection = connect(self._path)
+                self._connection = self._opened()
             return job(self._connection)
 
     def _transact(self, connection: sqlite3.Connection, step: Step[ResultT]) -> ResultT:
@@ -220,130 +224,16 @@ class ConnectionThread:
             result = run(step(transaction))
             if transaction.counts:
                 run(transaction.write_counts(0))
+            if self._watch is not None:
+                self._watch.committing(connection)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:  # SQLite has rolled back already where it could not write
                 connection.execute("ROLLBACK")
             raise
+        if self._watch is not None:
+            self._watch.committed(connection)
         return result
-
-
-class SqliteDatabase(Database):
-    """A journal in a file, with one owner."""
-
-    shared = False
-
-    def __init__(self, path: Path, clock: Callable[[], datetime]) -> None:
-        self.path = real_path(path)
-        self._clock = clock
-        self._lock = OwnerLock(self.path)
-        self._writer: ConnectionThread | None = None
-        self._idle: list[ConnectionThread] = []
-        self._free = asyncio.Semaphore(READERS)
-        self._inode: int | None = None
-        self._companions: tuple[int, ...] = ()  # inodes of the files that go with ours
-        self._hangs = False  # whether a connection could not be closed
-        self._version: int | None = None  # changes when others write
-
-    async def own(self) -> None:
-        """See `Database`."""
-        prepare_folder(self.path)
-        self._lock.take()
-        try:
-            await self.write(migrate)
-        except DatabaseError as error:
-            why = f"the journal cannot be opened: {error}"
-            if isinstance(error, Outage) and error.passing:
-                hint = "another program may be writing to it, or its disk be full"
-                raise CannotStartNow(why, hint=hint) from error
-            hint = "see journal.url; a damaged file can be moved away and looked at"
-            raise CannotStart(why, hint=hint) from error
-
-    async def prepare(self) -> None:
-        """See `Database`."""
-        self._check_file()
-        await self.look_around()
-
-    async def write(self, step: Step[ResultT]) -> ResultT:
-        """See `Database`."""
-        return await self._writing_thread().transact(step)
-
-    async def read(self, step: Step[ResultT]) -> ResultT:
-        """See `Database`."""
-        async with self._free:
-            idle = self._idle
-            reader = idle.pop() if idle else self._connection("BEGIN")
-            try:
-                return await reader.transact(step)
-            finally:
-                if idle is self._idle:
-                    idle.append(reader)
-                else:  # everything was disconnected meanwhile
-                    await reader.close()
-
-    async def do(self, job: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        """Do something outside of transactions, with the connection that writes."""
-        return await self._writing_thread().do(job)
-
-    async def look_around(self) -> bool:
-        """See `Database`."""
-        self._check_file()
-        self._check_companions()
-        version = await self.do(_data_version)
-        changed, self._version = version != self._version, version
-        return changed
-
-    async def listen(self, heard: Callable[[Changes], None], lost: Callable[[], None]) -> None:
-        """See `Database`: a file says nothing; it is looked at."""
-        del heard, lost
-        await asyncio.Event().wait()
-
-    async def truncate_wal(self) -> bool:
-        """See `Database`."""
-        return await self.do(_truncate_wal)
-
-    async def disconnect(self) -> None:
-        """See `Database`; the last connection that is closed writes the WAL back."""
-        self._companions = ()
-        idle, self._idle = self._idle, []
-        writer, self._writer = self._writer, None
-        connections = (*idle, *([] if writer is None else [writer]))
-        if not all(await asyncio.gather(*(connection.close() for connection in connections))):
-            self._hangs = True
-
-    async def close(self) -> None:
-        """See `Database`."""
-        await self.disconnect()
-        if not self._hangs:  # else the file is still open, and ours until the process ends
-            self._lock.release()
-
-    def _writing_thread(self) -> ConnectionThread:
-        if self._writer is None:
-            self._writer = self._connection("BEGIN IMMEDIATE")
-        return self._writer
-
-    def _connection(self, begin: str) -> ConnectionThread:
-        return ConnectionThread(self.path, begin, self._clock)
-
-    def _check_file(self) -> None:
-        """Notice a file that was removed or replaced under us: what is written then is lost."""
-        with _translated():
-            inode = self.path.stat().st_ino
-        if self._inode is None:
-            self._inode = inode
-        if inode != self._inode:
-            self._inode = None
-            raise Outage("the journal's file was replaced")
-
-    def _check_companions(self) -> None:
-        """Notice that the WAL, where the latest commits are, or its index is no longer the one we
-        have open: who opens the journal next would not see it. Closing our connections saves it.
-        """
-        files = [self.path.with_name(self.path.name + end) for end in ("-wal", "-shm")]
-        companions = tuple(file.stat().st_ino if file.exists() else 0 for file in files)
-        self._companions = self._companions or companions
-        if companions != self._companions:
-            raise Outage("the journal's -wal or -shm file was replaced")
 
 
 def run(step: Awaitable[ResultT]) -> ResultT:
@@ -371,26 +261,8 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def prepare_folder(path: Path) -> None:
-    """Make the journal's folder, if need be, and let nobody else read what lies there of it.
-
-    Raises:
-        CannotStart: it cannot be written here.
-    """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
-            if file.exists() and file.stat().st_mode & 0o077:
-                file.chmod(0o600)
-    except OSError as error:
-        raise CannotStart(
-            f"the journal {path} cannot be written: {error.strerror}",
-            hint="give the daemon's user its folder, or set journal.url",
-        ) from error
-
-
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Errors of the driver, and Python's while it binds values, as what they mean to us."""
     try:
         yield
@@ -398,10 +270,21 @@ def _translated() -> Iterator[None]:
         raise Outage(str(error), passing=_is_passing(error)) from error
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:
-            raise Outage(str(error), passing=False) from error
+            raise Damaged(str(error)) from error
         raise Unstorable(str(error)) from error
     except (sqlite3.Error, ArithmeticError, ValueError) as error:
         raise Unstorable(type(error).__name__) from error
+
+
+def companions(path: Path) -> list[Path]:
+    """Return the files that go with a journal's: its WAL, and the index of that."""
+    return [path.with_name(path.name + end) for end in ("-wal", "-shm")]
+
+
+def damage(connection: sqlite3.Connection, kind: str) -> str | None:
+    """Return what SQLite's `quick_check` or `integrity_check` finds; None if all is well."""
+    ((found,),) = connection.execute(f"PRAGMA {kind}(1)")
+    return None if found == "ok" else str(found)
 
 
 def _is_passing(error: Exception) -> bool:
@@ -409,16 +292,14 @@ def _is_passing(error: Exception) -> bool:
     return code is not None and code & 0xFF in PASSING
 
 
-def _truncate_wal(connection: sqlite3.Connection) -> bool:
+def truncate_wal(connection: sqlite3.Connection) -> bool:
+    """Write the WAL back and empty it, unless somebody still reads an older state."""
+    number_state(connection)
     # It keeps writers out while it waits for readers, so it must not wait for long.
     connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_MILLISECONDS}")
     busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
     return not busy
-
-
-def _data_version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
 def _padded(values: Sequence[Any]) -> list[Any]:

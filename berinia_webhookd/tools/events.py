@@ -17,9 +17,11 @@ from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import ChannelNotConfigured
 from berinia_webhookd.journal.erase import Erasure
+from berinia_webhookd.journal.lock import real_path
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import Filters, ListedState
 from berinia_webhookd.journal.replay import Changed, Decode
+from berinia_webhookd.journal.saved_copies import saved_copies
 from berinia_webhookd.logs.pipeline import LogOptions, configure
 from berinia_webhookd.model import Decoded, EntryState, VerifiedDelivery
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
@@ -282,7 +284,11 @@ def erase(context: CommandContext, /, *, sender: str, dry_run: bool, as_json: bo
     else:
         _say_erasure(erasure, dry_run=dry_run)
     click.echo(NOT_COVERED, err=True)
-    _exit_if(not dry_run and (bool(erasure.running) or not erasure.files_clean))
+    file = context.load().settings.journal.file
+    copies = [] if file is None else saved_copies(real_path(file))
+    for copy in copies:
+        click.echo(f"{copy}  was saved of a lost journal: restore or discard it first", err=True)
+    _exit_if(not dry_run and (bool(erasure.running or copies) or not erasure.files_clean))
 
 
 def _say_erasure(erasure: Erasure, *, dry_run: bool) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 import click
 
+from berinia_webhookd.clock import now
 from berinia_webhookd.config import values
 from berinia_webhookd.journal.copying import Copied, copy_journal
+from berinia_webhookd.journal.restoring import discard_copy, restore_journal
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.installation import shown_url
 from berinia_webhookd.tools.terminal import json_text, printable
@@ -59,6 +62,41 @@ def copy(
     bar.end()
     click.echo(json_text(_as_json(tables)) if as_json else "\n".join(_as_lines(tables)))
     return 0 if dry_run or all(table.complete for table in tables) else 1
+
+
+@journal.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def restore(context: CommandContext, *, file: Path) -> int:
+    """Put FILE, a copy of the journal, in the place of the journal.
+
+    What the journal has and FILE lacks is taken into it first: events, consents, erasures. Stop
+    `serve` first; exit code 4: it runs. A copy that `serve` saved is gone afterwards.
+    """
+    done = restore_journal(_file_of(context), file, now())
+    click.echo(f"{done.events} events, {done.taken} of them from the journal that was there")
+    if done.erased:
+        click.echo(f"{done.erased} events that were erased there are erased")
+    if done.set_aside is not None:
+        click.echo(f"what was there cannot be read, and is now {done.set_aside}", err=True)
+    return 0
+
+
+@journal.command("discard")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def discard(context: CommandContext, *, file: Path) -> int:
+    """Give up FILE, which `serve` saved of a journal that was lost, and delete it."""
+    discard_copy(_file_of(context), file)
+    click.echo(f"{file} is deleted")
+    return 0
+
+
+def _file_of(context: CommandContext) -> Path:
+    path = context.load().settings.journal.file
+    if path is None:
+        raise click.UsageError("journal.url is no SQLite file: use PostgreSQL's own tools")
+    return path
 
 
 def _journal_url(option: str, given: str | None, configured: str) -> str:

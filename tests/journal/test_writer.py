@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from berinia_webhookd import clock
 from berinia_webhookd.journal.database import Outage, Transaction
-from berinia_webhookd.journal.sqlite import ConnectionThread
+from berinia_webhookd.journal.sqlite import ConnectionThread, connect
 
 
 async def count_tables(transaction: Transaction) -> int:
@@ -19,7 +20,7 @@ async def test_nobody_waits_for_a_closed_connection(tmp_path: Path) -> None:
     """What is asked of it after its end fails at once, as where a connection was lost."""
     path = tmp_path / "journal.db"
     path.touch()
-    writer = ConnectionThread(path, "BEGIN IMMEDIATE", clock.now)
+    writer = ConnectionThread(partial(connect, path), "BEGIN IMMEDIATE", clock.now)
     assert await writer.transact(count_tables) == 0
     await writer.close()
     await writer.close()
@@ -31,7 +32,7 @@ async def test_a_step_that_waits_is_a_mistake_that_is_said(tmp_path: Path) -> No
     """Steps run to their end in the thread: nothing but their transaction may be waited for."""
     path = tmp_path / "journal.db"
     path.touch()
-    writer = ConnectionThread(path, "BEGIN", clock.now)
+    writer = ConnectionThread(partial(connect, path), "BEGIN", clock.now)
 
     class Never:
         def __await__(self):  # type: ignore[no-untyped-def]

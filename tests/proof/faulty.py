@@ -12,7 +12,7 @@ from typing import Any
 
 from berinia_webhookd import app, cli
 from berinia_webhookd.journal.database import Outage
-from berinia_webhookd.journal.sqlite import SqliteDatabase
+from berinia_webhookd.journal.journal_file import SqliteDatabase
 
 FAULTS = Path(os.environ["PROOF_FAULTS"])
 CRAWL_SECONDS = 0.3

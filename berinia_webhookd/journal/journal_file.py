@@ -1,0 +1,309 @@
+"""A SQLite journal: a file with one owner. One connection writes; a few others read.
+
+The owner looks at the file with each commit (`file_watch`). Of one that was lost it saves what is
+still open, beside it (`saved_copies`), and writes nothing more until an operator has decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from berinia_webhookd.errors import CannotStart, CannotStartNow
+from berinia_webhookd.journal.database import (
+    Changes,
+    Damaged,
+    Database,
+    DatabaseError,
+    Outage,
+    ResultT,
+    Step,
+)
+from berinia_webhookd.journal.file_watch import FileWatch, Lost
+from berinia_webhookd.journal.lock import OwnerLock, real_path
+from berinia_webhookd.journal.migrate import migrate
+from berinia_webhookd.journal.saved_copies import (
+    NotSaved,
+    Saved,
+    remove_unfinished,
+    save,
+    saved_copies,
+)
+from berinia_webhookd.journal.sqlite import (
+    CLOSE_SECONDS,
+    ConnectionThread,
+    companions,
+    connect,
+    damage,
+    translated,
+    truncate_wal,
+)
+
+logger = structlog.get_logger()
+
+READERS: Final = 4
+SAVE_AGAIN_SECONDS: Final = 55.0  # there may be room then
+
+
+class SqliteDatabase(Database):
+    """A journal in a file; commands beside the owner have it open too."""
+
+    shared = False
+
+    def __init__(self, path: Path, clock: Callable[[], datetime]) -> None:
+        self.path = real_path(path)
+        self._clock = clock
+        self._lock = OwnerLock(self.path)
+        self._watch = FileWatch(self.path, self._lock)
+        self._writer: ConnectionThread | None = None
+        self._idle: list[ConnectionThread] = []
+        self._free = asyncio.Semaphore(READERS)
+        self._companions: tuple[int, ...] = ()  # inodes of the files that go with ours
+        self._owned = False
+        self._hangs = False  # whether a connection could not be closed
+        self._version: int | None = None  # changes when others write
+        self._saved: Saved | None = None
+        self._not_saved = "nothing of it was open"
+        self._save_at = 0.0
+
+    async def own(self) -> None:
+        """See `Database`."""
+        prepare_folder(self.path)
+        if copies := saved_copies(self.path):
+            raise CannotStart(
+                _undecided(copies),
+                hint=f"`berinia-webhookd journal restore {copies[0]}` puts it in the place of "
+                f"the journal, `berinia-webhookd journal discard {copies[0]}` gives it up",
+            )
+        self._lock.take()
+        remove_unfinished(self.path)
+        try:
+            await self.write(migrate)
+        except DatabaseError as error:
+            why = f"the journal cannot be opened: {error}"
+            if isinstance(error, Outage) and error.passing:
+                hint = "another program may be writing to it, or its disk be full"
+                raise CannotStartNow(why, hint=hint) from error
+            hint = "see journal.url; a damaged file can be moved away and looked at"
+            raise CannotStart(why, hint=hint) from error
+        self._lock.keep_wal(keep=True)
+        self._owned = True
+
+    async def prepare(self) -> None:
+        """See `Database`."""
+        if self._lock.held:
+            await self._require_trust()
+        await self.look_around()
+
+    async def write(self, step: Step[ResultT]) -> ResultT:
+        """See `Database`."""
+        return await self._suspecting(self._writing_thread().transact(step))
+
+    async def read(self, step: Step[ResultT]) -> ResultT:
+        """See `Database`."""
+        async with self._free:
+            idle = self._idle
+            reader = idle.pop() if idle else self._connection("BEGIN")
+            try:
+                return await self._suspecting(reader.transact(step))
+            finally:
+                if idle is self._idle:
+                    idle.append(reader)
+                else:  # everything was disconnected meanwhile
+                    await reader.close()
+
+    async def do(self, job: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        """Do something outside of transactions, with the connection that writes."""
+        return await self._suspecting(self._writing_thread().do(job))
+
+    async def look_around(self) -> bool:
+        """See `Database`."""
+        if self._lock.held:
+            await self.do(self._watch.look)
+        await self._check_companions()
+        version = await self.do(_data_version)
+        changed, self._version = version != self._version, version
+        return changed
+
+    async def listen(self, heard: Callable[[Changes], None], lost: Callable[[], None]) -> None:
+        """See `Database`: a file says nothing; it is looked at."""
+        del heard, lost
+        await asyncio.Event().wait()
+
+    async def truncate_wal(self) -> bool:
+        """See `Database`."""
+        return await self.do(truncate_wal)
+
+    async def disconnect(self) -> None:
+        """See `Database`; where the file is doubted, what we have open may be all there is."""
+        if not (self._watch.doubt or self._watch.gone):
+            await self._disconnect()
+
+    async def close(self) -> None:
+        """See `Database`; whoever closes the file last writes the WAL back, if the file is ours."""
+        if self._owned and await self._answers():
+            try:
+                await self.prepare()
+            except Outage as outage:
+                logger.error("journal.degraded", error=str(outage))  # noqa: TRY400 - it is no mistake
+            else:
+                self._lock.keep_wal(keep=False)
+        await self._disconnect()
+        if not self._hangs:  # else the file is still open, and ours until the process ends
+            self._lock.release()
+
+    # ---- connections
+
+    def _writing_thread(self) -> ConnectionThread:
+        if self._writer is None:
+            self._writer = self._connection("BEGIN IMMEDIATE", writes=True)
+        return self._writer
+
+    def _connection(self, begin: str, *, writes: bool = False) -> ConnectionThread:
+        watch = self._watch if writes and self._lock.held else None
+        return ConnectionThread(partial(self._open, watch), begin, self._clock, watch)
+
+    def _open(self, watch: FileWatch | None) -> sqlite3.Connection:
+        """Connect to no file but ours."""
+        if self._lock.held:
+            self._watch.require_name()
+        connection = connect(self.path)
+        if watch is not None:
+            watch.opened(connection)
+        return connection
+
+    async def _suspecting(self, work: Awaitable[ResultT]) -> ResultT:
+        """Doubt a file in which damage was met."""
+        try:
+            return await work
+        except Damaged as damage:
+            if self._lock.held:
+                self._watch.suspect(str(damage))
+            raise
+
+    async def _disconnect(self) -> None:
+        self._companions = ()
+        idle, self._idle = self._idle, []
+        writer, self._writer = self._writer, None
+        connections = (*idle, *([] if writer is None else [writer]))
+        if not all(await asyncio.gather(*(connection.close() for connection in connections))):
+            self._hangs = True
+
+    async def _answers(self) -> bool:
+        """Whether the thread that writes does; a disk may hang."""
+        if self._writer is None:
+            return False
+        await asyncio.wait((done := self._writer.do(lambda _: None),), timeout=CLOSE_SECONDS)
+        return done.done() and done.exception() is None
+
+    # ---- a file that was lost
+
+    async def _require_trust(self) -> None:
+        """Check what is doubted; of what is lost, save what is open.
+
+        Raises:
+            Outage: the file cannot be used.
+        """
+        try:
+            with translated():
+                self._watch.require_name()
+            if self._watch.doubt:
+                await self._check()
+        except Lost as lost:
+            raise Outage(f"{lost}; {await self._save()}", passing=False) from lost
+        if self._saved is not None:  # the file is back, and has all of it
+            self._saved.path.unlink(missing_ok=True)
+            self._saved = None
+        if copies := saved_copies(self.path):
+            raise Outage(_undecided(copies), passing=False)
+
+    async def _check(self) -> None:
+        """Trust a doubted file again if it is sound, and forget what was read of it before.
+
+        Raises:
+            Lost: it is not.
+        """
+        watch = self._watch
+        seen = watch.judge()
+        kind = "integrity_check" if watch.is_as_left(seen) else "quick_check"
+        checking = self._connection("BEGIN")
+        try:
+            found = await checking.do(lambda connection: damage(connection, kind))
+        except Damaged as error:
+            found = str(error)
+        finally:
+            await checking.close()
+        if found is not None:
+            watch.lossy = True
+            raise Lost(f"{watch.doubt}: {found}")
+        await self._disconnect()
+        watch.trust(seen)
+
+    async def _save(self) -> str:
+        """Save what is open, and leave nothing that SQLite would write into the file that is at the
+        journal's place now; returns what became of it.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._saved is None and self._writer is not None and now >= self._save_at:
+            self._save_at = now + SAVE_AGAIN_SECONDS
+            try:
+                self._saved = await self._writer.do(
+                    lambda connection: save(connection, self.path, self._clock())
+                )
+            except NotSaved as error:
+                self._not_saved = str(error)
+            else:
+                self._remove_companions()
+        if self._saved is None:
+            return f"it cannot be saved: {self._not_saved}"
+        return f"{self._saved.what} is saved in {self._saved.path}"
+
+    def _remove_companions(self) -> None:
+        for file, inode in zip(companions(self.path), self._companions, strict=False):
+            if file.exists() and file.stat().st_ino == inode:
+                file.unlink()
+
+    async def _check_companions(self) -> None:
+        """Notice that the WAL, where the latest commits are, or its index is no longer the one we
+        have open: who opens the journal next would not see it. It is written back at once.
+        """
+        inodes = tuple(file.stat().st_ino if file.exists() else 0 for file in companions(self.path))
+        self._companions = self._companions or inodes
+        if inodes != self._companions:
+            if self._lock.held:
+                await self.do(self._watch.save_wal)
+            raise Outage("the journal's -wal or -shm file was replaced")
+
+
+def prepare_folder(path: Path) -> None:
+    """Make the journal's folder, if need be, and let nobody else read what lies there of it.
+
+    Raises:
+        CannotStart: it cannot be written here.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in (path, *companions(path)):
+            if file.exists() and file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+    except OSError as error:
+        raise CannotStart(
+            f"the journal {path} cannot be written: {error.strerror}",
+            hint="give the daemon's user its folder, or set journal.url",
+        ) from error
+
+
+def _undecided(copies: Sequence[Path]) -> str:
+    names = ", ".join(map(str, copies))
+    return f"what was saved of a journal that was lost lies there undecided: {names}"
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])

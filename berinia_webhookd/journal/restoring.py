@@ -1,0 +1,228 @@
+"""Putting a copy in the place of a SQLite journal, or giving up one that was saved. What the
+journal has and the copy lacks is taken into the copy first: events, digests, consents, erasures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from berinia_webhookd.errors import CannotStart, NotFound
+from berinia_webhookd.journal import erase, order, sql
+from berinia_webhookd.journal.database import Transaction, in_batches, stored
+from berinia_webhookd.journal.lock import OwnerLock, real_path
+from berinia_webhookd.journal.migrate import SCHEMA_VERSION
+from berinia_webhookd.journal.saved_copies import flush, saved_copies
+from berinia_webhookd.journal.sqlite import SqliteTransaction, companions, damage, run
+
+BATCH: Final = 200
+_NUMBER: Final = "{column} + (SELECT number FROM behind)"
+_PLACE: Final = "{column} + (SELECT place FROM behind)"
+_CONVERSATION: Final = "(SELECT ours FROM conversation_of WHERE theirs = {column})"
+_UNLESS_USED: Final = (
+    "CASE WHEN {column} IN (SELECT {column} FROM main.deliveries WHERE {column} IS NOT NULL) "
+    "THEN NULL ELSE {column} END"
+)
+_OF_TAKEN: Final = "event IN (SELECT number FROM taken_events)"
+# What may have acted is not: the next start finds that it was lost.
+_BEGINS_AGAIN: Final = "state = 'running' AND began_at IS NULL"
+# What is taken of a table, and which of its columns are said in our numbers.
+TAKEN: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "conversations": (
+        "id IN (SELECT theirs FROM conversation_of, behind WHERE ours > conversation)",
+        {"id": _CONVERSATION},
+    ),
+    "deliveries": (
+        "number IN (SELECT number FROM taken_deliveries)",
+        {"number": _NUMBER, "replay_key": _UNLESS_USED, "once_key": _UNLESS_USED},
+    ),
+    "events": (
+        "number IN (SELECT number FROM taken_events)",
+        {"number": _PLACE, "delivery": _NUMBER, "place": _PLACE, "conversation": _CONVERSATION},
+    ),
+    "authors": (_OF_TAKEN, {"event": _PLACE}),
+    "entries": (
+        _OF_TAKEN,
+        {
+            "place": _PLACE,
+            "event": _PLACE,
+            "conversation": _CONVERSATION,
+            "gathered_into": f"CASE WHEN {_BEGINS_AGAIN} THEN NULL ELSE {_PLACE} END",
+            "startable_at": "NULL",
+            "state": f"CASE WHEN {_BEGINS_AGAIN} THEN 'ready' ELSE state END",
+        },
+    ),
+    "attempts": (
+        f"entry IN (SELECT place FROM present.entries WHERE {_OF_TAKEN})",  # noqa: S608
+        {"entry": _PLACE},
+    ),
+    "replies": (_OF_TAKEN, {"event": _PLACE}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What came of it: events in the journal now, how many of them the copy lacked, how many were
+    erased in it, and where a journal was put that could not be read.
+    """
+
+    events: int
+    taken: int
+    erased: int
+    set_aside: Path | None
+
+
+def restore_journal(journal: Path, file: Path, now: datetime) -> Restored:
+    """Put a copy in the place of the journal; a saved one is gone then.
+
+    Raises:
+        NotFound: there is no such copy.
+        CannotStart: it is no sound journal of this version.
+        CannotStartNow: the journal is in use.
+    """
+    journal, file = real_path(journal), real_path(file)
+    if not file.is_file() or file == journal:
+        raise NotFound(f"there is no copy of the journal at {file}")
+    fresh = journal.with_name(journal.name + ".restoring")
+    with _alone(journal):
+        for leftover in (fresh, *companions(fresh)):
+            leftover.unlink(missing_ok=True)
+        fresh.touch(mode=0o600, exist_ok=False)
+        if os.geteuid() == 0:
+            owner = journal.parent.stat()
+            os.chown(fresh, owner.st_uid, owner.st_gid)
+        set_aside = None
+        with closing(sqlite3.connect(fresh, isolation_level=None)) as copy:
+            _fill(copy, file)
+            readable = _attach(copy, journal)
+            before = _count(copy)
+            copy.execute("BEGIN")
+            transaction = SqliteTransaction(copy, stored(now))
+            erased = run(_take(transaction)) if readable else 0
+            run(_put_in_order(transaction))
+            copy.execute("COMMIT")
+            total = _count(copy)
+            if any(name == "present" for _, name, _ in copy.execute("PRAGMA database_list")):
+                copy.execute("DETACH present")
+            copy.execute("PRAGMA journal_mode = DELETE")
+        flush(fresh)
+        if readable is False:
+            set_aside = journal.with_name(f"{journal.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
+            journal.rename(set_aside)
+        for left in companions(journal):
+            left.unlink(missing_ok=True)
+        fresh.rename(journal)
+        flush(journal.parent)
+        if file in saved_copies(journal):
+            file.unlink()
+    return Restored(total, total - before, erased, set_aside)
+
+
+def discard_copy(journal: Path, file: Path) -> None:
+    """Delete a copy that was saved.
+
+    Raises:
+        NotFound: this is none.
+    """
+    file = real_path(file)
+    if file not in saved_copies(real_path(journal)):
+        raise NotFound(
+            f"{file} is no copy that was saved of the journal",
+            hint=f"they lie beside it: {journal}.saved-…",
+        )
+    file.unlink()
+    flush(file.parent)
+
+
+@contextlib.contextmanager
+def _alone(journal: Path) -> Iterator[None]:
+    lock = OwnerLock(journal)
+    lock.take()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fill(copy: sqlite3.Connection, file: Path) -> None:
+    """Copy the copy: what is given stays as it is until all is well."""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as given:
+            given.backup(copy)
+        found = damage(copy, "quick_check")
+        (version,) = copy.execute("SELECT version FROM schema").fetchone()
+    except sqlite3.Error as error:
+        raise CannotStart(f"{file} is no journal that can be read: {error}") from error
+    if found is not None:
+        raise CannotStart(f"{file} is damaged: {found}")
+    if version != SCHEMA_VERSION:
+        raise CannotStart(f"{file} has schema {version}, and this program {SCHEMA_VERSION}")
+    copy.execute("PRAGMA secure_delete = ON")
+    copy.row_factory = sqlite3.Row
+
+
+def _attach(copy: sqlite3.Connection, journal: Path) -> bool | None:
+    """Attach the journal; returns whether it can be read, None where there is nothing in it."""
+    try:
+        copy.execute("ATTACH ? AS present", (str(journal),))
+        if not copy.execute("SELECT 1 FROM present.sqlite_master LIMIT 1").fetchone():
+            return None
+        ((found,),) = copy.execute("PRAGMA present.quick_check(1)")
+        ((version,),) = copy.execute("SELECT version FROM present.schema")
+    except sqlite3.Error:
+        return False
+    return bool(found == "ok" and version == SCHEMA_VERSION)
+
+
+def _count(copy: sqlite3.Connection) -> int:
+    ((total,),) = copy.execute("SELECT count(*) FROM main.events")
+    return int(total)
+
+
+async def _take(transaction: Transaction) -> int:
+    """Take what the copy lacks; returns how many events were erased."""
+    for name in ("taken_events", "taken_deliveries", "behind", "conversation_of"):
+        await _keep(transaction, name)
+    for table, (which, ours) in TAKEN.items():
+        columns = [name for (name,) in await transaction.execute("table_columns", table=table)]
+        values = ", ".join(ours.get(column, column).format(column=column) for column in columns)
+        await transaction.execute(
+            f"INSERT INTO main.{table} ({', '.join(columns)}) "  # noqa: S608 - names of ours
+            f"SELECT {values} FROM present.{table} WHERE {which}"
+        )
+    for name in ("restore_seen", "restore_consents", "restore_actions"):
+        await transaction.execute(name)
+    return await _erase(transaction)
+
+
+async def _erase(transaction: Transaction) -> int:
+    """Erase what was erased in the journal."""
+    rows = await transaction.execute("restore_erased")
+    for some in in_batches(rows, BATCH):
+        await erase.blank(transaction, [row["number"] for row in some])
+        conversations = [row["conversation"] for row in some]
+        await transaction.execute("erase_parties", conversations=conversations)
+    await transaction.execute("restore_erased_deliveries")
+    return len(rows)
+
+
+async def _put_in_order(transaction: Transaction) -> None:
+    """Write down anew which entries are next, and count them."""
+    rows = await transaction.execute("restore_conversations")
+    for some in in_batches(rows, BATCH):
+        await order.advance_all(transaction, [row["conversation"] for row in some])
+    await transaction.execute("forget_tallies")
+    await transaction.execute("recount")
+
+
+async def _keep(transaction: Transaction, name: str) -> None:
+    """Keep what a statement finds in a temporary table."""
+    text = sql.text_of("sqlite", f"restore_{name}")
+    await transaction.script(f"CREATE TEMP TABLE {name} AS {text}")

@@ -1,0 +1,187 @@
+"""Copies of a journal that was lost while it was open: `journal.db.saved-<time>`, beside it. While
+one lies there, somebody has to decide what becomes of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from berinia_webhookd.journal import sql
+from berinia_webhookd.journal.deliveries import EVENTS_EACH
+
+MARK: Final = ".saved-"
+UNFINISHED: Final = ".unfinished"  # SQLite puts files of its own beside it
+MISSES: Final = 10_000  # in a row, with growing steps: over half a million numbers
+SPARSE: Final = ("events", "entries", "replies")  # numbered by their deliveries
+NOT_KEPT: Final = {"schema"}  # is made with the tables
+
+
+class NotSaved(Exception):
+    """Why there is no copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A copy, and what it has of the journal."""
+
+    path: Path
+    what: str
+
+
+def saved_copies(journal: Path) -> list[Path]:
+    """Return the copies beside a journal, oldest first."""
+    return _beside(journal, MARK)
+
+
+def remove_unfinished(journal: Path) -> None:
+    """Remove what a process left that ended while it saved."""
+    for file in _beside(journal, UNFINISHED):
+        file.unlink()
+
+
+def save(connection: sqlite3.Connection, journal: Path, now: datetime) -> Saved:
+    """Write all that an open connection sees beside the journal; what has the copy's name is whole,
+    sound and flushed. Of a journal that is damaged it is what can be read.
+
+    Raises:
+        NotSaved: there is no room, or nothing can be read.
+    """
+    target = journal.with_name(f"{journal.name}{MARK}{now:%Y%m%dT%H%M%SZ}")
+    unfinished = journal.with_name(journal.name + UNFINISHED)
+    try:
+        with _roomy_cache(connection):
+            what = "all that it held"
+            if not _copied_whole(connection, unfinished):
+                unfinished.unlink()
+                what = _copy_readable(connection, unfinished)
+        flush(unfinished)
+        unfinished.rename(target)
+        flush(target.parent)
+    except (OSError, sqlite3.Error, MemoryError) as error:
+        raise NotSaved(str(error)) from error
+    finally:
+        remove_unfinished(journal)
+    return Saved(target, what)
+
+
+@contextlib.contextmanager
+def _roomy_cache(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let nothing that is read take the place of what is in memory: it is all there is of it."""
+    ((pages,),) = connection.execute("PRAGMA page_count")
+    ((usual,),) = connection.execute("PRAGMA cache_size")
+    connection.execute(f"PRAGMA cache_size = {pages + 1000}")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA cache_size = {usual}")
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(journal: Path, mark: str) -> list[Path]:
+    try:
+        found = list(journal.parent.iterdir())
+    except FileNotFoundError:
+        return []
+    return sorted(file for file in found if file.name.startswith(journal.name + mark))
+
+
+def _new(path: Path) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def _copied_whole(connection: sqlite3.Connection, target: Path) -> bool:
+    with closing(_new(target)) as copy:
+        try:
+            connection.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+            ((found,),) = copy.execute("PRAGMA integrity_check(1)")
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            return False
+    return bool(found == "ok")
+
+
+def _copy_readable(connection: sqlite3.Connection, target: Path) -> str:
+    """Copy each row that can be read, and those alone that have what they refer to."""
+    with closing(_new(target)) as copy:
+        for _, text in sql.steps():
+            copy.executescript(sql.plain("sqlite", text))
+        copy.execute("BEGIN")
+        tables = "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
+        for table, text in copy.execute(tables).fetchall():
+            if table not in NOT_KEPT:
+                _copy_table(connection, copy, table, has_rowid="WITHOUT ROWID" not in text)
+        ((counted,),) = copy.execute(sql.text_of("sqlite", "save_counted"))
+        for table in ("events", "entries", "attempts", "replies", "authors"):
+            copy.execute(sql.text_of("sqlite", f"save_whole_{table}"))
+        copy.execute("COMMIT")
+        ((entries,),) = copy.execute("SELECT count(*) FROM entries")
+    if not entries:
+        raise NotSaved("no event of it can be read any more")
+    return f"what can be read of it, {entries} entries of {counted},"
+
+
+def _copy_table(
+    connection: sqlite3.Connection, copy: sqlite3.Connection, table: str, *, has_rowid: bool
+) -> None:
+    described = copy.execute(f"PRAGMA table_info({table})").fetchall()
+    columns = ", ".join(row[1] for row in described)
+    keys = ["rowid"] if has_rowid else [row[1] for row in described if row[5]]
+    values = ", ".join("?" * len(described))
+    insert = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({values})"  # noqa: S608 - our names
+    select = f"SELECT {columns}, {keys[0]} FROM {table}"  # noqa: S608
+    for direction in ("DESC", "ASC"):  # what was lately used, and so is in memory, is at the end
+        order = ", ".join(f"{key} {direction}" for key in keys)
+        rows = _readable(connection, select, keys[0], order, numbered=has_rowid)
+        copy.executemany(insert, rows)
+
+
+def _readable(
+    connection: sqlite3.Connection, select: str, key: str, order: str, *, numbered: bool
+) -> Iterator[Sequence[Any]]:
+    """Rows in the order of their keys until one cannot be read; where keys are numbers, those too
+    that come behind it.
+    """
+    sign, compare = (-1, "<") if order.endswith("DESC") else (1, ">")
+    apart = EVENTS_EACH if select.endswith(SPARSE) else 1
+    at: int | None = None
+    misses = 0
+    while misses < MISSES:
+        where = "" if at is None else f"WHERE {key} {compare} {at}"
+        try:
+            for *row, number in connection.execute(f"{select} {where} ORDER BY {order}"):
+                misses = 0
+                if numbered:
+                    at = number
+                if not any(map(_is_cut, row)):
+                    yield row
+        except sqlite3.DatabaseError:
+            if at is None:
+                return
+            misses += 1
+            at += sign * apart * (1 + misses // 100)
+        else:
+            return
+
+
+def _is_cut(value: Any) -> bool:
+    """Whether a page at the end of a value is missing: SQLite reads zeros there."""
+    return isinstance(value, str | bytes) and value[-1:] in {"\0", b"\0"}

@@ -1,0 +1,75 @@
+-- Statements for putting a copy in the place of a SQLite journal, executed on the copy, to which the
+-- journal is attached as `present`. What is taken from there is what the copy lacks; it gets numbers
+-- behind those of the copy. The first ones become temporary tables of their names.
+
+-- name: restore_taken_events
+-- The events that the copy does not know.
+SELECT number, delivery, conversation FROM present.events
+WHERE digest NOT IN (SELECT digest FROM main.events)
+  AND digest NOT IN (SELECT digest FROM main.seen);
+
+-- name: restore_taken_deliveries
+-- Their deliveries, and those that were rejected as a whole.
+SELECT number FROM present.deliveries AS theirs
+WHERE number IN (SELECT delivery FROM taken_events)
+   OR state = 'rejected' AND id NOT IN (SELECT id FROM main.deliveries)
+      AND NOT EXISTS (SELECT 1 FROM main.deliveries AS ours WHERE ours.once_key = theirs.once_key);
+
+-- name: restore_behind
+-- Behind which numbers they come: those of deliveries; those of events and places, which begin at
+-- their deliveries' times 1048576; and others.
+SELECT number, number * 1048576 AS place, conversation, action FROM (
+    SELECT max(coalesce((SELECT max(number) FROM main.deliveries), 0),
+               coalesce((SELECT max(place) FROM main.entries), 0) / 1048576) AS number,
+           coalesce((SELECT max(id) FROM main.conversations), 0) AS conversation,
+           coalesce((SELECT max(number) FROM main.actions), 0) AS action);
+
+-- name: restore_conversation_of
+-- A conversation of the same parties is the same one.
+SELECT theirs.id AS theirs, coalesce(ours.id, theirs.id + behind.conversation) AS ours
+FROM present.conversations AS theirs
+JOIN behind
+LEFT JOIN main.conversations AS ours
+  ON ours.sender = theirs.sender AND ours.channel = theirs.channel AND ours.party = theirs.party
+WHERE theirs.id IN (SELECT conversation FROM taken_events);
+
+-- name: restore_seen
+-- Digests.
+INSERT INTO seen (digest, event, received_at)
+SELECT digest, event, received_at FROM present.seen WHERE true
+ON CONFLICT DO NOTHING;
+
+-- name: restore_consents
+-- The later word counts.
+INSERT INTO consents (address, channel, state, since, event, latest_at)
+SELECT address, channel, state, since, event, latest_at FROM present.consents WHERE true
+ON CONFLICT (address, channel) DO UPDATE
+SET state = excluded.state, since = excluded.since, event = excluded.event,
+    latest_at = excluded.latest_at
+WHERE excluded.latest_at > consents.latest_at;
+
+-- name: restore_actions
+-- Who did what.
+INSERT INTO actions (number, at, who, way, what, about)
+SELECT theirs.number + behind.action, at, who, way, what, about
+FROM present.actions AS theirs JOIN behind
+WHERE NOT EXISTS (SELECT 1 FROM main.actions AS ours
+                  WHERE ours.at = theirs.at AND ours.who = theirs.who AND ours.what = theirs.what);
+
+-- name: restore_erased
+-- What was erased there.
+SELECT ours.number, ours.conversation
+FROM main.events AS ours JOIN present.events AS theirs ON theirs.digest = ours.digest
+WHERE theirs.data IS NULL AND ours.data IS NOT NULL
+ORDER BY ours.number;
+
+-- name: restore_erased_deliveries
+-- Bodies that were erased there, with what was left of their deliveries.
+UPDATE deliveries
+SET body = NULL, target = theirs.target, headers = theirs.headers, rejection = theirs.rejection
+FROM present.deliveries AS theirs
+WHERE theirs.id = deliveries.id AND theirs.body IS NULL AND deliveries.body IS NOT NULL;
+
+-- name: restore_conversations
+-- Where something may be next.
+SELECT DISTINCT conversation FROM entries WHERE finished_at IS NULL;

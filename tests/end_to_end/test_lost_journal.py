@@ -1,0 +1,175 @@
+"""A SQLite journal that is removed, replaced, cut or written over under the running daemon."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from .cluster import wait_until_equal
+from .daemon import Daemon, sample_sms
+
+PAGE = 4096
+
+
+def replace(journal: Path, backup: Path) -> None:
+    backup.rename(journal)
+
+
+def write_over(journal: Path, backup: Path) -> None:
+    journal.write_bytes(backup.read_bytes())
+
+
+def cut(journal: Path, backup: Path) -> None:
+    del backup
+    os.truncate(journal, 0)
+
+
+def remove(journal: Path, backup: Path) -> None:
+    del backup
+    journal.unlink()
+
+
+def spoil(journal: Path, backup: Path) -> None:
+    """Random bytes in many pages."""
+    del backup
+    with journal.open("r+b") as file:
+        for page in random.Random(1).sample(range(1, journal.stat().st_size // PAGE), 20):
+            file.seek(page * PAGE)
+            file.write(random.Random(page).randbytes(PAGE))
+
+
+FAULTS = [replace, write_over, cut, remove, spoil]
+
+
+def journal_of(daemon: Daemon) -> Path:
+    return daemon.folder / "state" / "journal.db"
+
+
+def copy_of(journal: Path) -> Path:
+    backup = journal.with_name("backup.db")
+    with closing(sqlite3.connect(journal)) as source, closing(sqlite3.connect(backup)) as copy:
+        source.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+    return backup
+
+
+def saved(daemon: Daemon) -> list[Path]:
+    return sorted(journal_of(daemon).parent.glob("journal.db.saved-*"))
+
+
+def lose(daemon: Daemon, fault: Callable[[Path, Path], None]) -> list[dict[str, str]]:
+    """Accept messages, some of them after a backup, and then lose the journal; returns those that
+    were accepted.
+    """
+    messages = [sample_sms(From=f"+336399{n:05d}") for n in range(120)]
+    for fields in messages[:60]:
+        assert daemon.sms(fields).status == 200
+    backup = copy_of(journal_of(daemon))
+    for fields in messages[60:]:
+        assert daemon.sms(fields).status == 200
+    fault(journal_of(daemon), backup)
+    return messages
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_was_accepted_survives(stopped: Daemon, fault: Callable[[Path, Path], None]) -> None:
+    """It is saved beside the journal; nobody is told 200 from then on, nothing starts while it is
+    undecided, and once it is put in the journal's place everything is there, once.
+    """
+    daemon = stopped.start("--no-dispatch")
+    messages = lose(daemon, fault)
+    before = journal_of(daemon).read_bytes() if fault is replace else None
+    late = sample_sms()
+    assert daemon.sms(late).status == 503
+    wait_until_equal(lambda: daemon.request("GET", "/health").status, 503)
+    wait_until_equal(lambda: len(saved(daemon)), 1)
+    (copy,) = saved(daemon)
+    daemon.wait_for("journal.degraded")
+    assert daemon.stop() == 0
+    if before is not None:
+        assert journal_of(daemon).read_bytes() == before
+    assert copy.stat().st_mode & 0o077 == 0
+
+    refused = daemon.run("serve", "--port", "0", check=False)
+    assert refused.returncode == 3
+    assert f"journal restore {copy}" in refused.stderr
+    assert f"journal discard {copy}" in refused.stderr
+
+    restored = daemon.run("journal", "restore", str(copy))
+    assert restored.stdout.split()[0] in {"120", "121"}  # what got 503 may have been committed
+    assert saved(daemon) == []
+    daemon.start()
+    assert {daemon.sms(fields).status for fields in [*messages, late]} == {200}
+    daemon.wait_until_seen(121)
+    assert daemon.stop() == 0
+    assert len(daemon.seen()) == 121
+
+
+def test_a_copy_that_is_given_up(stopped: Daemon) -> None:
+    """What is at the journal's place is used then; only what was saved can be discarded."""
+    daemon = stopped.start("--no-dispatch")
+    lose(daemon, replace)
+    wait_until_equal(lambda: len(saved(daemon)), 1)
+    daemon.stop()
+    (copy,) = saved(daemon)
+    erasing = daemon.run("events", "erase", "--sender", "+33639900001", check=False)
+    assert (erasing.returncode, str(copy) in erasing.stderr) == (1, True)
+    other = daemon.run("journal", "discard", str(journal_of(daemon)), check=False)
+    assert (other.returncode, journal_of(daemon).exists()) == (1, True)
+    daemon.run("journal", "discard", str(copy))
+    assert not copy.exists()
+    daemon.start()
+    assert daemon.run("events", "list", "--json", "--limit", "200").stdout.count('"id"') == 60
+
+
+def test_a_journal_in_use_is_not_restored(daemon: Daemon) -> None:
+    """Exit code 4, and nothing has changed."""
+    daemon.sms()
+    backup = copy_of(journal_of(daemon))
+    refused = daemon.run("journal", "restore", str(backup), check=False)
+    assert refused.returncode == 4
+    assert daemon.sms().status == 200
+    assert backup.exists()
+
+
+def test_a_change_that_harms_nothing_is_checked_and_forgotten(daemon: Daemon) -> None:
+    """A doubt ends where the file is sound."""
+    assert daemon.sms().status == 200
+    journal_of(daemon).touch()
+    daemon.wait_for("journal.degraded")
+    daemon.wait_for("journal.recovered")
+    assert daemon.sms().status == 200
+    assert saved(daemon) == []
+
+
+def test_what_came_in_after_a_backup_is_kept_when_it_is_restored(stopped: Daemon) -> None:
+    """Events, their order, and erasures of the journal that is there are taken into the backup."""
+    hold = stopped.agents / "hold"
+    daemon = stopped.start("--no-dispatch")
+    anna, ben = {"From": "+33639980011"}, {"From": "+33639980012"}
+    first = [sample_sms(**who, Body=f"first of {who['From']}") for who in (anna, ben)]
+    for fields in first:
+        assert daemon.sms(fields).status == 200
+    backup = copy_of(journal_of(daemon))
+    later = [sample_sms(**ben, Body=f"later {n}") for n in range(3)]
+    for fields in later:
+        assert daemon.sms(fields).status == 200
+    daemon.run("events", "erase", "--sender", anna["From"])
+    daemon.stop()
+    restored = daemon.run("journal", "restore", str(backup))
+    assert "5 events, 3 of them from the journal" in restored.stdout
+    assert "1 events that were erased there" in restored.stdout
+    assert b"first of +33639980011" not in journal_of(daemon).read_bytes()
+    assert not hold.exists()
+    daemon.start()
+    bodies = [one["data"]["body"] for one in daemon.wait_until_seen(4)]
+    assert bodies == [f"first of {ben['From']}", "later 0", "later 1", "later 2"]
+    assert {daemon.sms(fields).status for fields in [*first, *later]} == {200}
+    daemon.stop()
+    assert len(daemon.seen()) == 4
