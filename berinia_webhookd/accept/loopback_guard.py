@@ -16,13 +16,11 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from berinia_webhookd.addresses import peer_is_here
 from berinia_webhookd.clock import now, wait_for_event
 from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.loopback_lock import NGINX_LINE, LoopbackLock, Reason
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import Caller
 from berinia_webhookd.own_requests import HEADER, InstallationKey, Purpose
 
 _log = structlog.get_logger()
@@ -35,22 +33,14 @@ FORGED: Final = "192.0.2.77"  # never assigned: RFC 5737
 PAGES: Final = ("/metrics", "/health")
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """How a request of our own came in."""
-
-    forwarded_for: str  # the header; empty where there was none
-    from_here: bool  # by a loopback address or a Unix socket
-
-    @property
-    def against(self) -> Reason | None:
-        """What it says against believing in loopback."""
-        if not self.from_here:
-            return None  # its proxy runs elsewhere, and lends no address of this machine
-        if not self.forwarded_for:
-            return Reason.NOT_SENT
-        last = self.forwarded_for.rpartition(",")[2].strip()
-        return Reason.NOT_APPENDED if last == FORGED else None
+def said_against(forwarded_for: str) -> Reason | None:
+    """Return what a request of our own says against believing in loopback, by the header that it
+    arrived with, whoever passed it on: one proxy without the header is seldom the only one.
+    """
+    if not forwarded_for:
+        return Reason.NOT_SENT
+    last = forwarded_for.rpartition(",")[2].strip()
+    return Reason.NOT_APPENDED if last == FORGED else None
 
 
 @dataclass(slots=True)
@@ -84,7 +74,8 @@ class LoopbackGuard:
         self._key = key
         self._gauge = metrics.loopback_locked
         self._enabled = enabled
-        self._expected: dict[str, Arrival | None] = {}  # by the nonce of the mark
+        # By the nonce of the mark, with which X-Forwarded-For it arrived; None: not yet.
+        self._expected: dict[str, str | None] = {}
         self._asked = asyncio.Event()
         self._suspected_at = -SUSPICION_PAUSE_SECONDS
         self.locked = self._is_kept = enabled and lock.read() is not None
@@ -100,10 +91,10 @@ class LoopbackGuard:
             self._aims = aims
             self._asked.set()
 
-    def note_arrival(self, nonce: str, forwarded_for: str, caller: Caller) -> None:
+    def note_arrival(self, nonce: str, forwarded_for: str) -> None:
         """Note how a request of our own came in; one that nobody waits for is another process's."""
         if nonce in self._expected:
-            self._expected[nonce] = Arrival(forwarded_for, peer_is_here(caller))
+            self._expected[nonce] = forwarded_for
 
     def suspect(self) -> None:
         """Look at once: a provider's request came from a proxy here that says of nobody."""
@@ -147,8 +138,9 @@ class LoopbackGuard:
             finally:
                 arrivals.append(self._expected.pop(nonce))
         for arrival in arrivals:
-            if arrival is not None and arrival.against is not None and found.against is None:
-                found.against = aim, arrival.against
+            against = None if arrival is None else said_against(arrival)
+            if against is not None and found.against is None:
+                found.against = aim, against
         found.arrived += None not in arrivals
 
     async def _call(self, client: HttpClient, aim: str, nonce: str, forged: dict[str, str]) -> None:

@@ -50,7 +50,7 @@ class OwnRequests:
             if mark is None:
                 raise SignatureInvalid("This is no probe of this installation.")
             if mark.purpose is Purpose.ARRIVAL:
-                self._guard.note_arrival(mark.nonce, forwarded_for(request), request[CALLER])
+                self._guard.note_arrival(mark.nonce, forwarded_for(request))
                 return web.Response(status=web.HTTPNoContent.status_code)
             request[CONTEXT].mark = mark
         return await handler(request)

@@ -293,7 +293,8 @@ def become_host(guardian: int, requests: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     faulthandler.enable()
-    kept = fcntl.fcntl(requests, fcntl.F_DUPFD_CLOEXEC, REQUESTS_FD)
+    highest = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1
+    kept = fcntl.fcntl(requests, fcntl.F_DUPFD_CLOEXEC, min(REQUESTS_FD, highest))
     os.close(requests)
     agent_calls.Host(kept).serve()
 

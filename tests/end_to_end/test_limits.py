@@ -432,3 +432,10 @@ def test_too_few_descriptors_are_warned_of(stopped: Daemon) -> None:
         check=False,
     )
     assert "at most 100 files and connections" in checked.stdout
+
+
+def test_agents_start_with_very_few_descriptors(stopped: Daemon) -> None:
+    """Where the system allows no more than 60: the least that a shared machine gives."""
+    stopped.start(launcher=with_descriptors(60, 60))
+    stopped.sms()
+    stopped.wait_for("attempt.succeeded")

@@ -14,7 +14,7 @@ import pytest
 
 from ..end_to_end.daemon import PATIENCE_SECONDS, SMS_PATH, Answer, Daemon, sample_sms, signed_sms
 from ..end_to_end.providers import WHATSAPP_PATH, posted_whatsapp
-from .nginx import CURRENT, INSIDE, OLD_BLOCK, OUR_FILE, Nginx
+from .nginx import CURRENT, HOST, INSIDE, OLD_BLOCK, OUR_FILE, Nginx
 
 pytestmark = pytest.mark.system
 
@@ -24,6 +24,7 @@ DROPPING = {
     "sets nothing": "",
     "HTTP/1.1 alone": "proxy_http_version 1.1;",
     "keeps the host": "proxy_set_header Host $host;",
+    "keeps its port": "proxy_set_header Host $http_host;",
     "keeps the host, new HTTP": "proxy_set_header Host $host; proxy_http_version 1.1;",
     "keeps its port, new HTTP": "proxy_set_header Host $http_host; proxy_http_version 1.1;",
     "says who, empty": 'proxy_set_header Host $host; proxy_set_header X-Forwarded-For "";',
@@ -59,6 +60,20 @@ def bot(daemon: Daemon, headers: Mapping[str, str] = {}) -> Answer:
     return daemon.request("POST", WHATSAPP_PATH, body, {**own, **headers})
 
 
+def stranger_without_host(nginx: Nginx) -> int:
+    """The status of a stranger's message in HTTP/1.0: where $http_host is passed on, nginx passes
+    none.
+    """
+    body, headers = posted_whatsapp()
+    fields = {**headers, "Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    raw = socket.create_connection((INSIDE, nginx.port), PATIENCE_SECONDS)
+    with nginx.tls.wrap_socket(raw, server_hostname=HOST) as connection:
+        connection.sendall(f"POST {WHATSAPP_PATH} HTTP/1.0\r\n{head}\r\n".encode() + body)
+        with connection.makefile("rb") as answer:
+            return int(answer.readline().split()[1])
+
+
 def events(daemon: Daemon) -> int:
     return len(json.loads(daemon.run("events", "list", "--json").stdout))
 
@@ -76,6 +91,7 @@ def test_a_proxy_without_its_headers_makes_nobody_the_bot(
         for headers in ({}, {"X-Forwarded-For": INSIDE}, {"X-Forwarded-For": ""}):
             assert stranger(nginx, headers, host=host).status == 403, (host, headers)
         assert nginx.request("GET", "/metrics", host=host).status == 403, host
+    assert stranger_without_host(nginx) in {400, 403}  # HTTP/1.1 has to have one
     assert events(daemon) == 0
     refused = bot(daemon)
     assert refused.status == 403
