@@ -28,6 +28,7 @@ class Commands(click.Group):
         "events": ("berinia_webhookd.tools.events", "events"),
         "consents": ("berinia_webhookd.tools.consents", "consents"),
         "journal": ("berinia_webhookd.tools.journal", "journal"),
+        "prove": ("berinia_webhookd.tools.prove", "prove"),
         "logs": ("berinia_webhookd.tools.logs", "logs"),
     }
 

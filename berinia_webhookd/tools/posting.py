@@ -112,6 +112,33 @@ class Tally:
         return {name: ordered[place] for name, place in places.items()} if ordered else {}
 
 
+async def post(
+    client: HttpClient,
+    target: Target,
+    request: SignedRequest,
+    number: int,
+    *,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> Posted:
+    """Post one request; returns its answer.
+
+    Raises:
+        TimeoutError, aiohttp.ClientError, OSError: there is none.
+    """
+    began = perf_counter()
+    async with client.request(
+        "POST",
+        URL(target.base_url + request.path, encoded=True),
+        body=request.body,
+        headers=request.headers,
+        timeout_seconds=timeout_seconds,
+    ) as response:
+        answer = await read_body(response, MAX_ANSWER_BYTES)
+        status, reason = response.status, response.reason or ""
+    text = answer.decode("utf-8", "replace")
+    return Posted(number, status, reason, text, perf_counter() - began)
+
+
 async def post_all(
     target: Target,
     sign: Callable[[], SignedRequest],
@@ -157,21 +184,10 @@ class _Poster:
     posted: Callable[[Posted], None]
 
     async def post(self, number: int, request: SignedRequest) -> None:
-        began = perf_counter()
         try:
-            async with self.client.request(
-                "POST",
-                URL(self.target.base_url + request.path, encoded=True),
-                body=request.body,
-                headers=request.headers,
-                timeout_seconds=TIMEOUT_SECONDS,
-            ) as response:
-                answer = await read_body(response, MAX_ANSWER_BYTES)
-                status, reason = response.status, response.reason or ""
+            one = await post(self.client, self.target, request, number)
         finally:
             self.places.release()
-        text = answer.decode("utf-8", "replace")
-        one = Posted(number, status, reason, text, perf_counter() - began)
         self.tally.add(one)
         self.posted(one)
 

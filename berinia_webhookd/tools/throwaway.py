@@ -1,0 +1,151 @@
+"""A daemon to throw away: a `serve` of this program in a folder of its own, with secrets, a journal
+and logs that nobody else uses. It is ended by its process, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from subprocess import DEVNULL
+from typing import Final, Self
+
+from berinia_webhookd.channels import catalogue
+from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.config.load import load
+from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.model import ChannelName
+from berinia_webhookd.outbound.fork_server import agents_environment
+from berinia_webhookd.tools import installation
+from berinia_webhookd.tools.posting import Target
+
+CHANNEL: Final = ChannelName("email")  # whose answers name the event
+READY: Final = b"READY=1"
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 60.0
+_CONFIG: Final = """\
+[journal]
+url = "sqlite:///{folder}/journal.db"
+[logs]
+dir = "{folder}/logs"
+level = "error"
+[rate_limit]
+verified_requests = 1000000000
+[agents.ResponseListenerAgent]
+target = "log:"
+[channels.email]
+signing_keys = ["{key}"]
+[channels.sms]
+enabled = false
+[channels.whatsapp]
+enabled = false
+"""
+
+
+class ThrowawayDaemon:
+    """One such daemon, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write its configuration into an empty folder."""
+        self.journal = folder / "journal.db"
+        self._folder = folder
+        self._config = folder / "berinia-webhookd.toml"
+        self._config.touch(mode=0o600)
+        self._config.write_text(_CONFIG.format(folder=folder, key=secrets.token_hex(16)))
+        self._process: asyncio.subprocess.Process | None = None
+        self._supervisor = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._supervisor.setblocking(False)
+        self._supervisor.bind("")  # the kernel gives it a name
+        self._said = folder / "stderr.txt"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
+        self._supervisor.close()
+
+    def channel(self) -> Channel:
+        """Return the channel that it receives on, which also signs."""
+        kinds = catalogue.KINDS
+        loaded = load(
+            kinds=kinds, environ={}, working_folder=self._folder, config_file=self._config
+        )
+        return catalogue.build(loaded.settings.channels, ())[CHANNEL]
+
+    async def start(self) -> Target:
+        """Start it, and return where it listens.
+
+        Raises:
+            WebhookdError: it ended instead, or said nothing.
+        """
+        with self._said.open("wb") as said:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "berinia_webhookd", "--config", str(self._config)),
+                *("serve", "--port", "0"),
+                cwd=self._folder,
+                env=self._environment(),
+                stdin=DEVNULL,
+                stdout=DEVNULL,
+                stderr=said,
+            )
+        ready = asyncio.ensure_future(self._ready())
+        ended = asyncio.ensure_future(self._process.wait())
+        try:
+            await asyncio.wait(
+                (ready, ended), timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            running = installation.read(self._environment()) if ready.done() else None
+            if ended.done() or running is None:
+                raise WebhookdError(f"the daemon did not start: {self._last_line()}")
+            return Target.from_text(running.address)
+        finally:
+            ready.cancel()
+            ended.cancel()
+
+    async def _ready(self) -> None:
+        while await asyncio.get_running_loop().sock_recv(self._supervisor, 4096) != READY:
+            pass
+
+    def _last_line(self) -> str:
+        lines = self._said.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"it said nothing within {START_SECONDS:.0f} s"
+
+    def _environment(self) -> Mapping[str, str]:
+        """The caller's, without what would configure it otherwise."""
+        theirs = {
+            name: value
+            for name, value in agents_environment(os.environ).items()
+            if name != "DEBUG" and not name.endswith("_DIRECTORY")
+        }
+        folders = dict.fromkeys(("STATE_DIRECTORY", "RUNTIME_DIRECTORY"), str(self._folder))
+        name = self._supervisor.getsockname()
+        return {**theirs, **folders, "NOTIFY_SOCKET": "@" + os.fsdecode(name)[1:]}
+
+    async def kill(self) -> None:
+        """`kill -9`, if it runs; returns when it has ended."""
+        await self._end(kill=True)
+
+    async def stop(self) -> None:
+        """SIGTERM; what it has accepted is dispatched before, as far as it can be."""
+        await self._end(kill=False)
+
+    async def _end(self, *, kill: bool) -> None:
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        if kill:
+            process.kill()
+            await process.wait()
+            return
+        process.terminate()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
