@@ -18,11 +18,14 @@ from typing import Final, Self
 from .daemon import PATIENCE_SECONDS, Daemon
 
 BACKLOG: Final = 1024
-# What systemd does between fork and exec: the socket becomes descriptor 3, and is said to be.
+# What systemd does between fork and exec: the sockets become descriptors 3 and up, and are said to.
 HAND_OVER: Final = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), WATCHDOG_PID=str(os.getpid()))
+import fcntl, os, sys
+held = [fcntl.fcntl(int(one), fcntl.F_DUPFD_CLOEXEC, 100) for one in sys.argv[1].split(",")]
+for place, one in enumerate(held, 3):
+    os.dup2(one, place)
+pid = str(os.getpid())
+os.environ.update(LISTEN_FDS=str(len(held)), LISTEN_PID=pid, WATCHDOG_PID=pid)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
@@ -32,14 +35,20 @@ def held_port(port: int = 0) -> socket.socket:
     return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
 
 
-def start_behind(held: socket.socket, daemon: Daemon, *, flags: Sequence[str] = ()) -> None:
-    """Start the daemon with the socket; it answers once it listens, callers wait until then."""
+def start_behind(
+    held: socket.socket,
+    daemon: Daemon,
+    *others: socket.socket,
+    flags: Sequence[str] = (),
+) -> None:
+    """Start the daemon with the sockets; it answers once it listens, callers wait until then."""
+    numbers = [one.fileno() for one in (held, *others)]
     if held.family == socket.AF_INET:
         daemon.port = held.getsockname()[1]
     daemon.launch(
         *(flags or ("--port", str(daemon.port))),
-        launcher=[sys.executable, "-c", HAND_OVER, str(held.fileno())],
-        pass_fds=[held.fileno()],
+        launcher=[sys.executable, "-c", HAND_OVER, ",".join(map(str, numbers))],
+        pass_fds=numbers,
     )
 
 

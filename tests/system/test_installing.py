@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ..end_to_end.daemon import PATIENCE_SECONDS, TOKEN, Daemon
+from ..end_to_end.providers import WHATSAPP_PATH, posted_whatsapp
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -196,6 +197,21 @@ def test_a_user_of_its_own_needs_no_more(service: Installed) -> None:
     service.wait_for("attempt.succeeded")
     assert states(service) == ["done"]
     assert service.stop() == 0
+
+
+def test_the_readme_makes_a_word_for_the_bot(service: Installed) -> None:
+    """By a line that is typed as it stands there; without the word nobody is the bot."""
+    lines = (PROJECT / "README.md").read_text().splitlines()
+    (line,) = [one for one in lines if "WHATSAPP__SECRET=$(openssl rand" in one]
+    typed = line.replace("/etc/berinia-webhookd", str(service.etc.folder))
+    subprocess.run(["sh", "-c", typed], check=True, timeout=PATIENCE_SECONDS)
+    word = (service.etc.folder / ".env").read_text().rstrip().rpartition("SECRET=")[2]
+    assert len(word) == 64
+    service.start()
+    body, headers = posted_whatsapp()
+    assert service.request("POST", WHATSAPP_PATH, body, headers).status == 403
+    told = {**headers, "Authorization": f"Bearer {word}"}
+    assert service.request("POST", WHATSAPP_PATH, body, told).status == 202
 
 
 def test_nobody_else_reads_what_people_wrote(service: Installed) -> None:

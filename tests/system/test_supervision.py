@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.daemon import Daemon
+from tests.end_to_end.daemon import PATIENCE_SECONDS, SMS_PATH, Daemon, sample_sms, signed_sms
 from tests.end_to_end.load import Load, wait_until_delivered
+from tests.end_to_end.providers import ALL_CHANNELS, WHATSAPP_PATH, posted_whatsapp
 from tests.end_to_end.supervisor import NotifySocket, held_port, start_behind
 
 pytestmark = pytest.mark.system
@@ -191,6 +194,41 @@ def test_systemds_own_socket_activation(stopped: Daemon) -> None:
     stopped.wait_for("attempt.succeeded")
     assert not [line for line in stopped.lines if line["event"] == "server.sockets_differ"]
     assert stopped.stop() == 0
+
+
+def test_a_socket_unit_holds_the_bots_own_listener_too(stopped: Daemon) -> None:
+    """Each serves what is its own, and both outlive a restart."""
+    with held_port() as held, held_port() as own:
+        address = f"127.0.0.1:{own.getsockname()[1]}"
+        listen = f'channels.whatsapp.listen = "{address}"\n{ALL_CHANNELS}'
+        stopped.config.write_text(stopped.config.read_text() + listen)
+        for _ in range(2):
+            start_behind(held, stopped, own)
+            stopped.wait_for("server.started", address=f"127.0.0.1:{stopped.port}")
+            assert stopped.sms().status == 200
+            assert stopped.request("POST", WHATSAPP_PATH, *posted_whatsapp()).status == 404
+            assert status_at(own, "POST", WHATSAPP_PATH, *posted_whatsapp()) == 200
+            assert status_at(own, "POST", SMS_PATH, *signed_sms(sample_sms())) == 404
+            assert status_at(own, "GET", "/metrics") == 404
+            assert not [line for line in stopped.lines if line["event"] == "server.sockets_differ"]
+            assert stopped.stop() == 0
+
+
+def status_at(
+    listener: socket.socket,
+    method: str,
+    target: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] = {},
+) -> int:
+    """The status of a request on another listener than the daemon's first."""
+    host, port = listener.getsockname()
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_SECONDS)
+    try:
+        connection.request(method, target, body, dict(headers))
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def test_an_inherited_socket_wins_and_a_difference_is_said(stopped: Daemon) -> None:
