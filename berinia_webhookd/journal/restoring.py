@@ -16,6 +16,7 @@ from typing import Final
 
 from berinia_webhookd.errors import CannotStart, NotFound
 from berinia_webhookd.journal import erase, order, sql
+from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.database import Transaction, in_batches, stored
 from berinia_webhookd.journal.lock import OwnerLock, real_path
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION
@@ -79,8 +80,11 @@ class Restored:
     set_aside: Path | None
 
 
-def restore_journal(journal: Path, file: Path, now: datetime) -> Restored:
-    """Put a copy in the place of the journal; a saved one is gone then.
+def restore_journal(
+    journal: Path, file: Path, now: datetime, *, key: ConsentsKey | None = None
+) -> Restored:
+    """Put a copy in the place of the journal; a saved one is gone then. By the key, people who were
+    erased in it are recognised in the copy's register of consents.
 
     Raises:
         NotFound: there is no such copy.
@@ -105,7 +109,7 @@ def restore_journal(journal: Path, file: Path, now: datetime) -> Restored:
             before = _count(copy)
             copy.execute("BEGIN")
             transaction = SqliteTransaction(copy, stored(now))
-            erased = run(_take(transaction)) if readable else 0
+            erased = run(_take(transaction, key)) if readable else 0
             run(_put_in_order(transaction))
             copy.execute("COMMIT")
             total = _count(copy)
@@ -186,7 +190,7 @@ def _count(copy: sqlite3.Connection) -> int:
     return int(total)
 
 
-async def _take(transaction: Transaction) -> int:
+async def _take(transaction: Transaction, key: ConsentsKey | None) -> int:
     """Take what the copy lacks; returns how many events were erased."""
     for name in ("taken_events", "taken_deliveries", "behind", "conversation_of"):
         await _keep(transaction, name)
@@ -199,7 +203,19 @@ async def _take(transaction: Transaction) -> int:
         )
     for name in ("restore_seen", "restore_consents", "restore_actions"):
         await transaction.execute(name)
+    await _name_as_the_journal(transaction, key)
     return await _erase(transaction)
+
+
+async def _name_as_the_journal(transaction: Transaction, key: ConsentsKey | None) -> None:
+    """Keep of somebody whom the register both names and has a digest of what the journal has."""
+    digests = {address for (address,) in await transaction.execute("restore_digests")}
+    if key is None or not digests:
+        return
+    for row in await transaction.execute("restore_named"):
+        if (digest := key.digest(row["address"])) in digests:
+            gone = digest if row["present"] else row["address"]
+            await transaction.execute("restore_forget", address=gone)
 
 
 async def _erase(transaction: Transaction) -> int:

@@ -175,21 +175,26 @@ def own_key(
 def consents_key(
     settings: Settings, environ: Mapping[str, str], installation: RunningDaemon | None
 ) -> ConsentsKey | None:
-    """Return the key of the register of consents; None where there is none.
+    """Return the key of the register of consents; None where there is none. The file of a daemon
+    that does not run is looked for beside its journal as well.
 
     Raises:
         WebhookdError: this user may not read it, or it cannot be used.
     """
-    folder = state_folder(environ) if installation is None else installation.state
-    try:
-        return ConsentsKey.of(settings, folder)
-    except FileNotFoundError:
-        return None
-    except PermissionError as error:
-        file = folder / CONSENTS_KEY
-        raise WebhookdError(f"{file} cannot be read by this user", hint="try sudo") from error
-    except (OSError, ValueError) as error:
-        raise WebhookdError(f"consents.key cannot be used: {error}") from error
+    folders = [state_folder(environ) if installation is None else installation.state]
+    if installation is None and settings.journal.file is not None:
+        folders.append(settings.journal.file.parent)
+    for folder in folders:
+        try:
+            return ConsentsKey.of(settings, folder)
+        except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            file = folder / CONSENTS_KEY
+            raise WebhookdError(f"{file} cannot be read by this user", hint="try sudo") from error
+        except (OSError, ValueError) as error:
+            raise WebhookdError(f"consents.key cannot be used: {error}") from error
+    return None
 
 
 def own_folder(environ: Mapping[str, str]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -12,10 +13,11 @@ import click
 
 from berinia_webhookd.clock import now
 from berinia_webhookd.config import values
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.journal.copying import Copied, copy_journal
 from berinia_webhookd.journal.restoring import discard_copy, restore_journal
 from berinia_webhookd.tools.command_context import CommandContext
-from berinia_webhookd.tools.installation import shown_url
+from berinia_webhookd.tools.installation import consents_key, shown_url
 from berinia_webhookd.tools.terminal import json_text, printable
 
 SEEN_BY_ALL: Final = (
@@ -73,7 +75,9 @@ def restore(context: CommandContext, *, file: Path) -> int:
     What the journal has and FILE lacks is taken into it first: events, consents, erasures. Stop
     `serve` first; exit code 4: it runs. A copy that `serve` saved is gone afterwards.
     """
-    done = restore_journal(_file_of(context), file, now())
+    settings = context.load().settings
+    key = consents_key(settings, os.environ, None)
+    done = restore_journal(_file_of(settings), file, now(), key=key)
     click.echo(f"{done.events} events, {done.taken} of them from the journal that was there")
     if done.erased:
         click.echo(f"{done.erased} events that were erased there are erased")
@@ -87,13 +91,13 @@ def restore(context: CommandContext, *, file: Path) -> int:
 @click.pass_obj
 def discard(context: CommandContext, *, file: Path) -> int:
     """Give up FILE, which `serve` saved of a journal that was lost, and delete it."""
-    discard_copy(_file_of(context), file)
+    discard_copy(_file_of(context.load().settings), file)
     click.echo(f"{file} is deleted")
     return 0
 
 
-def _file_of(context: CommandContext) -> Path:
-    path = context.load().settings.journal.file
+def _file_of(settings: Settings) -> Path:
+    path = settings.journal.file
     if path is None:
         raise click.UsageError("journal.url is no SQLite file: use PostgreSQL's own tools")
     return path

@@ -9,6 +9,7 @@ from typing import Any
 from ..postgresql import Postgresql
 from .cluster import Cluster
 from .daemon import Daemon
+from .test_lost_journal import copy_of
 
 SENDER, CUSTOMER = "+33639980077", "+33639980078"
 
@@ -93,6 +94,26 @@ def test_people_read_the_register(daemon: Daemon) -> None:
     assert daemon.run("consents", "check", " ", check=False).returncode == 2
     *_, last = daemon.run("events", "export", "--sender", SENDER).stdout.splitlines()
     assert json.loads(last)["consent"]["event"] == event
+
+
+def test_a_backup_brings_back_nobody_who_was_erased(daemon: Daemon) -> None:
+    """What the person said since the backup counts, and is under a digest after the restore."""
+    state = Path(daemon.environment["STATE_DIRECTORY"])
+    daemon.sms(From=SENDER, Body="STOP")
+    daemon.wait_for("attempt.succeeded")
+    backup = copy_of(state / "journal.db")
+    daemon.sms(From=SENDER, Body="START")
+    daemon.sms(From=SENDER, Body="STOP SMS")
+    daemon.wait_for("attempt.succeeded", count=3)
+    event = daemon.wait_for("consent.changed", count=3)["event_id"]
+    daemon.run("events", "erase", "--sender", SENDER)
+    daemon.stop()
+    daemon.run("journal", "restore", str(backup))
+    assert SENDER[1:].encode() not in (state / "journal.db").read_bytes()
+    (listed,) = json.loads(daemon.run("consents", "list", "--json").stdout)
+    assert (listed["address"], listed["event"]) == (None, event)
+    assert check(daemon, SENDER)[0] == 1
+    assert daemon.start().sms().status == 200
 
 
 def test_on_postgresql_the_key_is_set_and_named(tmp_path: Path, postgresql: Postgresql) -> None:

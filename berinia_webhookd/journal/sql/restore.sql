@@ -41,12 +41,25 @@ ON CONFLICT DO NOTHING;
 
 -- name: restore_consents
 -- The later word counts.
-INSERT INTO consents (address, channel, state, since, event, latest_at)
-SELECT address, channel, state, since, event, latest_at FROM present.consents WHERE true
+INSERT INTO consents (address, channel, state, since, event, latest_at, erased_by)
+SELECT address, channel, state, since, event, latest_at, erased_by FROM present.consents WHERE true
 ON CONFLICT (address, channel) DO UPDATE
 SET state = excluded.state, since = excluded.since, event = excluded.event,
     latest_at = excluded.latest_at
 WHERE excluded.latest_at > consents.latest_at;
+
+-- name: restore_named
+-- Whom the register names, and whether that of the journal does.
+SELECT DISTINCT address, EXISTS (SELECT 1 FROM present.consents AS theirs
+                                 WHERE theirs.address = ours.address) AS present
+FROM main.consents AS ours WHERE erased_by IS NULL;
+
+-- name: restore_digests
+-- The digests in it.
+SELECT DISTINCT address FROM main.consents WHERE erased_by IS NOT NULL;
+
+-- name: restore_forget
+DELETE FROM main.consents WHERE address = :address;
 
 -- name: restore_actions
 -- Who did what.
