@@ -45,7 +45,8 @@ error_log {folder}/error.log;
 worker_rlimit_nofile 4096;
 events {{ worker_connections 2048; }}
 http {{
-    access_log {folder}/access.log;
+    log_format passed_on '$status $upstream_status';
+    access_log {folder}/access.log passed_on;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -136,6 +137,25 @@ class Nginx:
             raise AssertionError(f"nginx: {error}\n{self.errors()}") from error
         finally:
             connection.close()
+
+    def raw(self, data: bytes) -> bytes:
+        """All that comes back to bytes over TLS, until nginx closes."""
+        received = []
+        raw = socket.create_connection((INSIDE, self.port), PATIENCE_SECONDS)
+        with self.tls.wrap_socket(raw, server_hostname=HOST) as connection:
+            try:
+                connection.sendall(data)
+                while part := connection.recv(65_536):
+                    received.append(part)
+            except (ConnectionError, ssl.SSLError):
+                pass  # cut off: what came back until then counts
+        return b"".join(received)
+
+    def passed_on(self) -> int:
+        """How many requests the daemon got from it; to be asked when it has ended."""
+        lines = (self.folder / "access.log").read_text().splitlines()
+        answers = [line.partition(" ")[2] for line in lines]
+        return sum(len(each.split(",")) for each in answers if each != "-")
 
     def errors(self) -> str:
         """Its error log."""

@@ -14,7 +14,7 @@ import pytest
 
 from ..end_to_end.daemon import PATIENCE_SECONDS, SMS_PATH, Answer, Daemon, sample_sms, signed_sms
 from ..end_to_end.providers import WHATSAPP_PATH, posted_whatsapp
-from .nginx import CURRENT, HOST, INSIDE, OLD_BLOCK, OUR_FILE, Nginx
+from .nginx import CURRENT, INSIDE, OLD_BLOCK, OUR_FILE, Nginx
 
 pytestmark = pytest.mark.system
 
@@ -67,11 +67,8 @@ def stranger_without_host(nginx: Nginx) -> int:
     body, headers = posted_whatsapp()
     fields = {**headers, "Content-Length": str(len(body))}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    raw = socket.create_connection((INSIDE, nginx.port), PATIENCE_SECONDS)
-    with nginx.tls.wrap_socket(raw, server_hostname=HOST) as connection:
-        connection.sendall(f"POST {WHATSAPP_PATH} HTTP/1.0\r\n{head}\r\n".encode() + body)
-        with connection.makefile("rb") as answer:
-            return int(answer.readline().split()[1])
+    request = f"POST {WHATSAPP_PATH} HTTP/1.0\r\n{head}\r\n".encode() + body
+    return int(nginx.raw(request).split()[1])
 
 
 def events(daemon: Daemon) -> int:
