@@ -40,7 +40,8 @@ test-system: $(VENV)/installed-dev  ## the tests that need programs from Debian
 	$(BIN)/pytest -m system
 
 SECONDS ?= 600
-soak: $(VENV)/installed-dev  ## faults, kills and fuzzing for so long: make soak SECONDS=3600
+soak: $(VENV)/installed-dev  ## attacks, faults, kills and fuzzing for so long: make soak SECONDS=3600
+	tests/install_system_programs
 	$(PIP) install --editable '.[soak]'
 	$(BIN)/python -m tests.proof.soak $(SECONDS)
 

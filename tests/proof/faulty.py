@@ -1,5 +1,5 @@
-"""The daemon with two seams opened: its clock can be stepped, and its commits can be made to fail
-or crawl, by files in the folder that `PROOF_FAULTS` names. Everything else is the real thing.
+"""The daemon with two seams opened: its clock can be stepped, and its commits can be made to fail,
+crawl or hang, by files in the folder that `PROOF_FAULTS` names. Everything else is the real thing.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from berinia_webhookd import app, cli
-from berinia_webhookd.journal.database import Outage
+from berinia_webhookd.journal.database import Database, Outage
 from berinia_webhookd.journal.journal_file import SqliteDatabase
+from berinia_webhookd.journal.postgresql import PostgresqlDatabase
 
 FAULTS = Path(os.environ["PROOF_FAULTS"])
 CRAWL_SECONDS = 0.3
+LOOK_SECONDS = 0.02
 
-_write = SqliteDatabase.write
 _said: dict[str, str] = {}
 
 
@@ -36,20 +37,30 @@ def stepped_clock() -> datetime:
     return datetime.now(UTC) + timedelta(seconds=float(wanted("clock") or 0))
 
 
-async def faulty_write(self: SqliteDatabase, step: Any) -> Any:
-    """Fails before the commit, after it (it is on disk, and nobody knows), or takes its time."""
-    how = wanted("commits")
-    if how == "fail":
-        raise Outage("input/output error, injected")
-    if how == "crawl":
-        await asyncio.sleep(CRAWL_SECONDS)
-    result = await _write(self, step)
-    if how == "fail afterwards":
-        raise Outage("input/output error after the commit, injected")
-    return result
+def make_faulty(kind: type[Database]) -> None:
+    """Let writes fail before the commit, after it (it is on disk, and nobody knows), take their
+    time, or hang.
+    """
+    write = kind.write
+
+    async def faulty_write(self: Database, step: Any) -> Any:
+        how = wanted("commits")
+        if how == "fail":
+            raise Outage("input/output error, injected")
+        if how == "crawl":
+            await asyncio.sleep(CRAWL_SECONDS)
+        while wanted("commits") == "hang":  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(LOOK_SECONDS)
+        result = await write(self, step)
+        if how == "fail afterwards":
+            raise Outage("input/output error after the commit, injected")
+        return result
+
+    kind.write = faulty_write  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     app.now = stepped_clock  # type: ignore[attr-defined]
-    SqliteDatabase.write = faulty_write  # type: ignore[method-assign]
+    make_faulty(SqliteDatabase)
+    make_faulty(PostgresqlDatabase)
     cli.main()

@@ -1,7 +1,10 @@
-"""A daemon under traffic, and every kind of trouble that can befall it from outside."""
+"""A daemon under traffic, and every kind of trouble that can befall it from outside, with its
+journal in a file or in PostgreSQL.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,6 +21,7 @@ from typing import Any
 
 from tests.channels.deliveries import MAILGUN_KEY
 from tests.end_to_end.daemon import Daemon
+from tests.postgresql import Postgresql
 
 from .forged_chat import SECRET
 from .traffic import Traffic, conversations
@@ -51,6 +55,7 @@ SETTINGS = f"""
     agents.MetaAgent.target = "python:recorder:Recorder"
     agents.AdminInterpreterAgent.target = "python:recorder:Recorder"
 """
+RELOADS, RELOADS_SECONDS = 300, 6.0
 STEPS_SECONDS = (-120, 600, -240, 3600, 7200)  # Mailgun's time stamps may be 5 minutes ahead
 PATIENCE_SECONDS = 60
 
@@ -58,8 +63,10 @@ PATIENCE_SECONDS = 60
 class StormyDaemon(Daemon):
     """A daemon whose clock and commits can be interfered with."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, SETTINGS, agent=RECORDER)
+    def __init__(self, folder: Path, journal_url: str | None = None) -> None:
+        shared = f'journal.url = "{journal_url}"\njournal.lease_seconds = 2'
+        settings = SETTINGS if journal_url is None else f"{SETTINGS}\n{shared}"
+        super().__init__(folder, settings, agent=RECORDER)
         text = self.config.read_text()
         own = "agents.ResponseListenerAgent.retry_schedule_seconds = [0.05, 0.05, 0.05]"
         self.config.write_text(text.replace(own, ""))
@@ -91,9 +98,16 @@ class Storm:
     """Traffic, and faults by name; each leaves the daemon as it found it, but for the scars."""
 
     def __init__(
-        self, folder: Path, *, senders: int, pause_seconds: float, disk_mib: int = 16
+        self,
+        folder: Path,
+        *,
+        senders: int,
+        pause_seconds: float,
+        disk_mib: int = 16,
+        server: Postgresql | None = None,
     ) -> None:
-        self.daemon = StormyDaemon(folder)
+        url = None if server is None else server.url(asyncio.run(server.new_database()))
+        self.daemon = StormyDaemon(folder, url)
         self.traffic = Traffic(conversations(senders), lambda: self.daemon.port, pause_seconds)
         self.disk_mib = disk_mib
         self.counts: dict[str, int] = {}
@@ -105,17 +119,25 @@ class Storm:
             "terminate": self.terminate,
             "freeze": self.freeze,
             "kill hosts": self.kill_hosts,
-            "file size limit": self.limit_file_size,
-            "locked file": self.lock_file,
             "no descriptors": self.take_descriptors,
             "clock steps": self.step_clock,
             "commits fail": lambda: self.spoil_commits("fail"),
             "commits fail afterwards": lambda: self.spoil_commits("fail afterwards"),
             "commits crawl": lambda: self.spoil_commits("crawl"),
+            "commits hang": lambda: self.spoil_commits("hang"),
             "logs read-only": self.forbid_logs,
+            "reloads": self.reload,
         }
-        if can_mount():
-            self.faults["disk full"] = self.fill_disk
+        if server is None:
+            self.faults["file size limit"] = self.limit_file_size
+            self.faults["locked file"] = self.lock_file
+            if can_mount():
+                self.faults["disk full"] = self.fill_disk
+                self.faults["disk removed"] = self.remove_disk
+                self.faults["disk read-only"] = self.forbid_disk
+        else:
+            self.faults["database crashes"] = lambda: self.crash(server)
+            self.faults["database full"] = lambda: self.fill(server)
 
     def befall(self, name: str) -> None:
         """One fault, with traffic before and after it. Every other one comes when the daemon has
@@ -212,6 +234,44 @@ class Storm:
                         continue
         self.until_refused()
         ballast.unlink()
+
+    def remove_disk(self) -> None:
+        state, aside = self.daemon.state, self.daemon.folder / "disk"
+        aside.mkdir(exist_ok=True)
+        with mounted("--bind", state, aside):
+            subprocess.run(["umount", "--lazy", str(state)], check=True)
+            self.until_refused()
+            subprocess.run(["mount", "--bind", str(aside), str(state)], check=True)
+        self.daemon.wait_for("journal.recovered")
+
+    def forbid_disk(self) -> None:
+        with read_only(self.daemon.state):
+            self.wait_for_traffic(3)  # what it has open it may go on writing
+            self.daemon.kill()
+            self.daemon.launch()
+            status = self.daemon.wait_until_ended()
+            assert status in {3, 4}, f"exit status {status} on a read-only disk"
+        self.daemon.start()
+
+    def reload(self) -> None:
+        pause = threading.Event()
+        for _ in range(RELOADS):
+            self.daemon.send_signal(signal.SIGHUP)
+            pause.wait(RELOADS_SECONDS / RELOADS)
+        self.wait_for_traffic(3)
+
+    def crash(self, server: Postgresql) -> None:
+        server.crash()
+        self.until_refused()
+        server.start()
+        self.daemon.wait_for("journal.recovered")
+
+    def fill(self, server: Postgresql) -> None:
+        server.limit_files(8192)
+        self.until_refused()
+        server.limit_files(None)
+        server.ensure_running()
+        self.daemon.wait_for("journal.recovered")
 
     @contextlib.contextmanager
     def raging(self) -> Iterator[None]:
