@@ -4,7 +4,7 @@ of it in one transaction, so that a reply is either a waiting caller's or posted
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ class Rows:
     replies: list[dict[str, Any]] = field(default_factory=list)
     late: list[dict[str, Any]] = field(default_factory=list)
     queues: set[Queue] = field(default_factory=set)
+    told_before: list[int] = field(default_factory=list)  # events that end otherwise now
     pauses: dict[int, Pause] = field(default_factory=dict)  # by conversation
 
 
@@ -58,8 +59,7 @@ async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settl
         else:
             others = members.get(one.settlement.entry.id, [])
             results.append(_settle_one(transaction, one, [*others, row], rows))
-    await _write(transaction, rows)
-    await gather.share(transaction, members)
+    await _write(transaction, rows, members)
     return await _with_failures(transaction, ended, results)
 
 
@@ -121,6 +121,8 @@ def _settle_one(
     transaction.count(kind, channel, entry.agent, row["state"], -len(messages))
     transaction.count(kind, channel, entry.agent, state.value, len(messages))
     rows.queues.add(order.queue_of(row))
+    if state is EntryState.DONE and entry.kind is EntryKind.AGENT:
+        rows.told_before += [message["event"] for message in messages if message["has_reply"]]
     if settlement.pause is not None:
         rows.pauses[row["conversation"]] = settlement.pause
     transaction.changes.replies.update(
@@ -203,6 +205,18 @@ def late_entry(transaction: Transaction, row: Row, channel: str) -> dict[str, An
     }
 
 
+async def _withdraw(transaction: Transaction, rows: Rows) -> None:
+    """Give up what waits to be posted and is not true any more: of a failure, before a success."""
+    if not rows.told_before:
+        return
+    found = await transaction.execute("replies_to_post", events=rows.told_before)
+    await transaction.many("discard_entry", [{"place": row["place"]} for row in found])
+    await transaction.execute("forget_failure_replies", events=rows.told_before)
+    for row in found:
+        transaction.moved(row, EntryState.DISCARDED.value)
+        rows.queues.add(order.queue_of(row))
+
+
 async def insert_late(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> None:
     """Insert entries that post replies, behind all there are."""
     if rows:
@@ -214,9 +228,11 @@ async def insert_late(transaction: Transaction, rows: Sequence[dict[str, Any]]) 
         await transaction.many("insert_entry", placed)
 
 
-async def _write(transaction: Transaction, rows: Rows) -> None:
+async def _write(transaction: Transaction, rows: Rows, bursts: Collection[int]) -> None:
     await transaction.many("insert_attempt", rows.attempts)
     await transaction.many("settle", rows.entries)
+    await gather.share(transaction, bursts)
+    await _withdraw(transaction, rows)
     await transaction.many("insert_reply", rows.replies)
     await insert_late(transaction, rows.late)
     for conversation, pause in rows.pauses.items():

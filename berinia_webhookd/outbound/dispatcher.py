@@ -22,7 +22,7 @@ import structlog
 
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Outbox
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Outbox, Settled
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Entry, EntryKind, Outcome, OutcomeKind, Settlement
 from berinia_webhookd.outbound.attempt import AttemptLog, OnDead, make_attempt
@@ -53,6 +53,7 @@ class Run:
     policy: RetryPolicy
     begun: bool = False  # its agent may have been called, and must not be called again
     settlement: Settlement | None = None  # how it ended, once that is known
+    recording: asyncio.Future[Settled] | None = None  # the commit of that, as it was last tried
 
 
 @dataclass(eq=False)
@@ -193,14 +194,15 @@ class Dispatcher:
         }
 
     async def _end(self, runs: Mapping[asyncio.Task[None], Run]) -> None:
-        """End what outlasted its grace; what is known of how it ended is recorded once more."""
+        """End what outlasted its grace; what is known of how it ended is recorded."""
         for task in runs:
             task.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
+        ended = [run for task, run in runs.items() if task.cancelled()]
         await self._release(
-            [run.entry for run in runs.values() if not run.begun and run.settlement is None]
+            [run.entry for run in ended if not run.begun and run.settlement is None]
         )
-        for run in runs.values():
+        for run in ended:
             if run.begun or run.settlement is not None:
                 await self._settle_at_last(run)
 
@@ -212,6 +214,10 @@ class Dispatcher:
             run.settlement = run.policy.settle(
                 run.entry, outcome, 0.0, random=random.random, begun=True
             )
+        with contextlib.suppress(JournalUnavailable):
+            if run.recording is not None:  # it may be on disk already, and is known by its answer
+                self._log.ended(run.settlement, await run.recording)
+                return
         try:
             self._log.ended(run.settlement, await self._outbox.settle(run.settlement))
         except JournalUnavailable as error:
@@ -338,9 +344,14 @@ class Dispatcher:
         if (task := asyncio.current_task()) is not None:
             queue.settling[task] = run
             self._make_room(queue, task)
-        settled = await _until_recorded(lambda: self._outbox.settle(settlement))
+        settled = await _until_recorded(partial(self._record, run, settlement))
         self._log.ended(settlement, settled)
         self._guards.report_failures(settlement, settled)
+
+    async def _record(self, run: Run, settlement: Settlement) -> Settled:
+        """Commit how a run ended; who ends the run ends not the commit."""
+        run.recording = asyncio.ensure_future(self._outbox.settle(settlement))
+        return await asyncio.shield(run.recording)
 
     def _leave_waiting(self, queue: TransportQueue, agent: AgentName) -> None:
         """Give back what is claimed of an agent and has not begun."""

@@ -12,7 +12,7 @@ from typing import Final
 import aiohttp
 
 from berinia_webhookd import json_text
-from berinia_webhookd.channels.contract import ChannelOf
+from berinia_webhookd.channels.contract import ChannelOf, Replies
 from berinia_webhookd.http_client import HttpClient, is_success
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import Begin, begin_freely
@@ -41,14 +41,24 @@ class LateReplies:
         await begin()
         channel = self._channel_of(entry.event.channel)
         replies = None if channel is None else channel.replies
-        url = None if replies is None else replies.late_url
-        if replies is None or url is None or entry.event.group is None or not entry.reply_text:
+        if entry.reply_text is None:
+            return Outcome(OutcomeKind.SUCCESS)  # what was said since is posted in its place
+        if replies is None or replies.late_url is None or entry.event.group is None:
             return Outcome(OutcomeKind.REJECTED, error="there is nowhere to post this reply")
-        if entry.replied_at is not None:
-            age = (self._clock() - entry.replied_at).total_seconds()
-            if age > replies.late_max_age_seconds:
-                setting = f"channels.{entry.event.channel}.late_reply_max_age_seconds"
-                return Outcome(OutcomeKind.REJECTED, error=f"{age:.0f} s old, over {setting}")
+        if (too_old := self._too_old(entry, replies)) is not None:
+            return too_old
+        return await self._post(entry, replies.late_url, timeout_seconds)
+
+    def _too_old(self, entry: Entry, replies: Replies) -> Outcome | None:
+        if entry.replied_at is None:
+            return None
+        age = (self._clock() - entry.replied_at).total_seconds()
+        if age <= replies.late_max_age_seconds:
+            return None
+        setting = f"channels.{entry.event.channel}.late_reply_max_age_seconds"
+        return Outcome(OutcomeKind.REJECTED, error=f"{age:.0f} s old, over {setting}")
+
+    async def _post(self, entry: Entry, url: str, timeout_seconds: float) -> Outcome:
         message = {"group": entry.event.group, "message": entry.reply_text}
         try:
             async with self._client.request(

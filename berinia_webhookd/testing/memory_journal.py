@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import inf
@@ -255,6 +255,8 @@ class MemoryJournal:
             one.due_at = self._time() + (settlement.due_in_seconds or 0)
             if one.hold_until is None and settlement.hold_seconds is not None:
                 one.hold_until = self._time() + settlement.hold_seconds
+        if settlement.state is EntryState.DONE and kept.kind is EntryKind.AGENT:
+            self._withdraw({one.event_id for one in kept.burst})
         if settlement.pause is not None:
             self._pause(kept.event.conversation, settlement.pause.seconds)
         if said is not None and route is not ReplyRoute.NONE:
@@ -274,6 +276,13 @@ class MemoryJournal:
         if not shorter:
             self._paused_until[conversation] = until
         return not shorter
+
+    def _withdraw(self, event_ids: Set[EventId]) -> None:
+        """Give up replies that nobody has begun to post."""
+        for kept in self._entries:
+            waits = kept.state in {EntryState.READY, EntryState.WAITING}
+            if waits and kept.kind is EntryKind.REPLY and kept.event_id in event_ids:
+                kept.state = EntryState.DISCARDED
 
     def _reply_of(self, settlement: Settlement, kept: Kept) -> _Reply | None:
         """What the person is to be told."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
-from collections.abc import Callable, Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ import pytest
 from .bot import Bot
 from .daemon import Answer, Daemon
 from .providers import ALL_CHANNELS, WHATSAPP_PATH, posted_whatsapp, sample_whatsapp
+from .supervisor import NotifySocket
 
 # Writes to each lead, and rests after the second while a file named `hold` is there.
 CAMPAIGN = """
@@ -54,13 +59,13 @@ def start(tmp_path: Path, bot: Bot) -> Iterator[Start]:
     """Starts a daemon whose agent sends a campaign, and that rests in its middle."""
     with ExitStack() as stack:
 
-        def begin(settings: str = "") -> Daemon:
+        def begin(settings: str = "", environment: Mapping[str, str] | None = None) -> Daemon:
             late = f'channels.whatsapp.late_reply_url = "{bot.url}"'
             lines = f"{ALL_CHANNELS}\n{SHORT}\n{late}\n{settings}"
             daemon = Daemon(tmp_path, lines, agent=CAMPAIGN)
             (daemon.agents / "hold").touch()
             stack.callback(daemon.close)
-            return daemon.start()
+            return daemon.start(environment=environment)
 
         yield begin
 
@@ -177,3 +182,71 @@ def test_an_agent_that_asks_for_it_is_called_again(start: Start, bot: Bot) -> No
     said = answer.json().get("response") or bot.wait_for(1)[0]["message"]
     assert said == "3 leads"
     assert [one["outcome"] for one in show(daemon, answer)["attempts"]] == ["error", "success"]
+
+
+class BreaksOff:
+    """An HTTP agent that reads each request whole, and closes the connection without an answer."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}/"
+        self.requests: list[bytes] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # it was closed
+            while True:
+                connection, _ = self._server.accept()
+                with connection:
+                    self.requests.append(_whole_request(connection))
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+
+def _whole_request(connection: socket.socket) -> bytes:
+    head, body = b"", b""
+    while b"\r\n\r\n" not in head:
+        head += connection.recv(65_536)
+    head, _, body = head.partition(b"\r\n\r\n")
+    length = int(re.findall(rb"(?i)content-length: (\d+)", head)[0])
+    while len(body) < length:
+        body += connection.recv(65_536)
+    return body
+
+
+def test_a_request_that_was_written_is_not_sent_again(start: Start, bot: Bot) -> None:
+    """The agent over HTTP may have acted: its entry is dead, the chat is told, over a restart."""
+    with contextlib.closing(BreaksOff()) as agent:
+        lines = [
+            "channels.whatsapp.groups = {}",
+            'channels.whatsapp.agent = "Caller"',
+            f'agents.Caller.target = "{agent.url}"',
+        ]
+        daemon = start("\n".join(lines))
+        answer = order(daemon)
+        assert daemon.wait_for("attempt.failed")["outcome"] == "crash"
+        daemon.wait_for("entry.dead", may_have_acted=True)
+        told = answer.json().get("response") or bot.wait_for(1)[0]["message"]
+        assert "s'est arrêté brutalement" in told
+        shown = show(daemon, answer)
+        assert (shown["state"], len(shown["attempts"])) == ("dead", 1)
+        kill_daemon(daemon)
+        assert len(agent.requests) == 1
+        daemon.run("events", "replay", shown["id"], "--once-again")
+        daemon.wait_for("entry.dead", may_have_acted=True)
+        assert len(agent.requests) == 2
+
+
+def test_systemctl_status_names_what_stopping_waits_for(start: Start, tmp_path: Path) -> None:
+    """Whose command it is, which, and how long it may take at most."""
+    with NotifySocket(tmp_path) as supervisor:
+        daemon = start("agents.defaults.stop_grace_seconds = 120", supervisor.environment())
+        event_id = order(daemon).json()["event_id"]
+        daemon.wait_until_seen(2)
+        daemon.send_signal(signal.SIGTERM)
+        waits = f"AdminInterpreterAgent ({event_id}, 120 s at most)"
+        supervisor.wait_for("STATUS", f"stopping: waiting for {waits}")
+        (daemon.agents / "hold").unlink()
+        assert daemon.wait_until_ended() == 0

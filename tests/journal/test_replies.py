@@ -239,3 +239,53 @@ async def test_an_unknown_event_has_no_reply(world: World) -> None:
     event_id = EventId("00000000-0000-7000-8000-000000000000")
     assert await world.journal.wait_for_reply(event_id, 30) is None
     assert await world.journal.stop_waiting(event_id, hung_up=True) is None
+
+
+async def failed_and_replayed(world: World, *, posting: bool) -> tuple[Entry | None, Entry]:
+    """A failure that is to be posted, perhaps by somebody who has just begun to, and the attempt of
+    its replay.
+    """
+    receipt, entry = await ask(world)
+    world.clock.move(30)
+    sorry = FailureReply("sorry", late=True)
+    failed = Outcome(OutcomeKind.TIMEOUT)
+    await answer(world, entry, outcome=failed, state=EntryState.DEAD, failure_reply=sorry)
+    late = (await world.journal.claim(REPLIES)).entries[0] if posting else None
+    async with Operations(world.url, clock=world.clock) as desk:
+        await desk.replay([receipt.event_id], decode=lambda _: Decoded(()))
+    world.clock.move(1)
+    (again,) = await world.claim()
+    return late, again
+
+
+@pytest.mark.parametrize("reply", ["said", None])
+async def test_a_success_takes_the_place_of_a_failure(world: World, reply: str | None) -> None:
+    """What was not yet posted of the failure never is; the success is posted once, if it says
+    anything.
+    """
+    _, again = await failed_and_replayed(world, posting=False)
+    await answer(world, again, outcome=Outcome(OutcomeKind.SUCCESS, reply=reply))
+    assert await late_ones(world) == [reply] * bool(reply)
+    assert await late_ones(world) == []
+
+
+@pytest.mark.parametrize("reply", ["said", None])
+@pytest.mark.parametrize("end", ["crash", "unreachable"])
+async def test_a_failure_that_could_not_be_posted_is_not_told_later(
+    world: World, end: str, reply: str | None
+) -> None:
+    """Somebody was just posting it: it has no text any more when it is tried again."""
+    late, again = await failed_and_replayed(world, posting=True)
+    await answer(world, again, outcome=Outcome(OutcomeKind.SUCCESS, reply=reply))
+    assert late is not None
+    if end == "crash":
+        await world.crash()
+    else:
+        await world.fail(late, retry_in=1, hold=0)
+    world.clock.move(2)
+    told = []
+    while entries := (await world.journal.claim(REPLIES)).entries:
+        for entry in entries:
+            told.append(entry.reply_text)
+            await world.settle(entry)
+    assert sorted(told, key=str) == [None, *[reply] * bool(reply)]

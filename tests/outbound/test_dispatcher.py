@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.channels.contract import no_channel
 from berinia_webhookd.config.load import load
-from berinia_webhookd.journal.contract import Claimed, ClaimRequest
+from berinia_webhookd.errors import JournalUnavailable
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Settled
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
@@ -30,6 +32,7 @@ from berinia_webhookd.model import (
     EventId,
     Outcome,
     OutcomeKind,
+    Settlement,
     VerifiedDelivery,
 )
 from berinia_webhookd.outbound.availability import Availability
@@ -101,6 +104,7 @@ class World:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     settings: str = ""
     lease_seconds: float = 15
+    dead: list[Settlement] = field(default_factory=list)  # what is alerted
 
     def start(self) -> Dispatcher:
         file = self.folder / "settings.toml"
@@ -117,6 +121,7 @@ class World:
             policies=RetryPolicies(loaded.settings),
             lease_seconds=self.lease_seconds,
             metrics=metrics,
+            on_dead=self.dead.append,
         )
         self.tasks.append(asyncio.create_task(dispatcher.run()))
         return dispatcher
@@ -374,3 +379,64 @@ async def test_stopping_waits_for_what_ends_in_time(world: World) -> None:
     gate.set()
     await stopping
     assert (await world.journal.backlog()).entries[EntryState.DONE] == 1
+
+
+class LateAnswers(SqlJournal):
+    """What ends is on disk at once, and answered later."""
+
+    recorded, answer = asyncio.Event(), asyncio.Event()
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        settled = await super().settle(settlement)
+        self.recorded.set()
+        await self.answer.wait()
+        return settled
+
+
+async def test_stopping_knows_what_is_just_being_recorded(tmp_path: Path) -> None:
+    """Its end is told once, and nobody takes its lease for lost."""
+    runs: list[asyncio.Task[Any] | None] = []
+
+    def end(_: Entry) -> Outcome:
+        runs.append(asyncio.current_task())
+        return Outcome(OutcomeKind.REJECTED, error="no")
+
+    async with _open(tmp_path, LateAnswers) as world:
+        world.transport.behave = end
+        await world.accept("one")
+        dispatcher = world.start()
+        await LateAnswers.recorded.wait()
+        with structlog.testing.capture_logs() as logged:
+            stopping = asyncio.create_task(dispatcher.stop(0))
+            await asyncio.wait([run for run in runs if run is not None])
+            LateAnswers.answer.set()
+            await stopping
+        assert len(world.dead) == 1
+        (line,) = [line for line in logged if line["event"] == "attempt.failed"]
+        assert "note" not in line
+
+
+class Unsure(SqlJournal):
+    """Says of the first attempt that nobody knows whether its beginning was written down."""
+
+    asked = 0
+
+    async def begin(self, entry: Entry) -> bool:
+        began = await super().begin(entry)
+        self.asked += 1
+        if self.asked == 1:
+            raise JournalUnavailable("the connection broke")
+        return began
+
+
+async def test_an_agent_is_not_called_when_nobody_knows_whether_it_may_be(tmp_path: Path) -> None:
+    """The entry is given back, although its beginning is on disk, and begun anew: once."""
+    async with _open(tmp_path, Unsure) as world:
+        world.settings = 'agents.defaults.delivery = "at-most-once"'
+        await world.accept("one")
+        with structlog.testing.capture_logs() as logged:
+            world.start()
+            await world.settled(EntryState.DONE, 1)
+        assert world.transport.begun == ["one"]
+        assert [line["attempt"] for line in logged if line["event"] == "attempt.not_begun"] == [1]
+        assert [line["attempt"] for line in logged if line["event"] == "attempt.started"] == [1, 1]

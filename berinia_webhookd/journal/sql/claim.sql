@@ -53,6 +53,7 @@ JOIN conversations ON conversations.id = entries.conversation
 LEFT JOIN consents
   ON consents.address = conversations.sender AND consents.channel = deliveries.channel
 LEFT JOIN replies ON replies.event = events.number AND entries.kind = 'reply'
+                 AND replies.decided_at <= entries.created_at -- a newer one has its own entry
 WHERE entries.place IN (:places)
 ORDER BY entries.place;
 

@@ -21,3 +21,15 @@ UPDATE entries SET waiting_until = 0 WHERE place = :place AND waiting_until IS N
 
 -- name: reroute
 UPDATE replies SET route = :route WHERE event = :event;
+
+-- name: replies_to_post
+-- Replies to these events that nobody has begun to post.
+SELECT entries.place, entries.kind, conversations.channel, entries.agent, entries.conversation,
+       entries.state
+FROM entries JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.place IN (SELECT place FROM entries_of_events WHERE event IN (:events))
+  AND entries.kind = 'reply' AND entries.state IN ('ready', 'waiting');
+
+-- name: forget_failure_replies
+-- What failed has been done after all; who is just posting this may, and posts it no second time.
+DELETE FROM replies WHERE event IN (:events) AND failed = 1;
