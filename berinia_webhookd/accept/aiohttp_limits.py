@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
@@ -55,6 +55,7 @@ _LIMITS: Final[dict[str, Any]] = {
     "access_log": None,
 }
 _ROOT: Final = URL("/")
+_SPOKEN: Final = (HttpVersion11, HttpVersion10)
 
 
 class HttpServer:
@@ -174,9 +175,13 @@ class HttpServer:
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         """A target that is no path keeps its text, which the application refuses, but not its
-        URL, which aiohttp would believe (host and scheme) or stumble over.
+        URL, which aiohttp would believe (host and scheme) or stumble over. A version that is not
+        spoken takes its place, so that it is refused and answered in HTTP/1.1.
         """
         cast(_Connection, protocol).begin(payload)
+        if message.version not in _SPOKEN:
+            unspoken = f"HTTP/{message.version.major}.{message.version.minor}"
+            message = message._replace(path=unspoken, version=HttpVersion11)
         if message.method == "CONNECT" or not message.path.startswith("/"):
             message = message._replace(url=_ROOT, should_close=True)
         return self._make_request(message, payload, protocol, writer, task)

@@ -192,5 +192,5 @@ class Paths(web.AbstractResource):
 async def nothing(request: web.Request) -> web.StreamResponse:
     """Refuse what nothing lies on."""
     if not request.raw_path.startswith("/"):
-        raise MalformedDelivery("The request target must begin with a slash.")
+        raise MalformedDelivery("HTTP/1.1 or 1.0 and a path that begins with a slash are spoken.")
     raise UnknownPath("There is nothing here.")

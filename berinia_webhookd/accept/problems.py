@@ -84,6 +84,7 @@ TABLE: Final[Mapping[type[Exception], Row]] = {
         503, detail="The message cannot be stored right now.", headers=_later(10)
     ),
 }
+_UNREADABLE: Final = web.HTTPUnsupportedMediaType.status_code
 _BUG: Final = Row(500, detail="The request could not be served.")
 _REFUSED: Final = Row(400)  # a DeliveryRejected that nobody gave a row
 
@@ -126,8 +127,9 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception as error:  # noqa: BLE001 the outermost boundary: a bug of ours
         _log.exception("request.failed", request_id=context.request_id, channel=endpoint.label)
         response = problem(error, context.request_id, endpoint.channel)
-    if not request.content.is_eof():
-        response.force_close()  # the rest of its body is not wanted
+    if not request.content.is_eof() or response.status == _UNREADABLE:
+        # The rest of its body is not wanted, or may be taken for another request.
+        response.force_close()
     return response
 
 

@@ -187,6 +187,22 @@ async def test_compressed_bodies_are_refused(served: World, encoding: str) -> No
     assert not served.sms.seen
 
 
+async def test_what_follows_an_unknown_coding_is_no_request(served: World) -> None:
+    """415, and the connection is closed: where its body ends is a matter of opinion."""
+    coded = request(b"4\r\nid=1\r\n0\r\n\r\n", Transfer_Encoding="gzip, chunked", Content_Length="")
+    coded = coded.replace(b"Connection: close\r\n", b"")
+    assert statuses(await served.raw(coded + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")) == [415]
+    assert not served.sms.seen
+
+
+@pytest.mark.parametrize("version", ["0.9", "2.0"])
+async def test_other_versions_are_refused_in_ours(served: World, version: str) -> None:
+    """400 in HTTP/1.1, and the connection is closed."""
+    reply = await served.raw(f"GET /health HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b"Connection: close\r\n" in reply
+
+
 async def test_identity_is_no_compression(served: World) -> None:
     """An explicit `identity` is fine."""
     assert statuses(await served.raw(request(Content_Encoding="identity"))) == [200]
