@@ -3,12 +3,12 @@ that cannot be parsed gets a bare 400 and one line in the log, never a traceback
 not come is cut off; connections over the limit, of all or of one peer, get a 503 before anything of
 theirs is read.
 
-The server is the one that an `AppRunner` makes; ours are the connections given to it and the loop
-that accepts them. Public by name but documented nowhere, and read in aiohttp 3.14.5:
-`Server.request_factory`, `RequestHandler(manager, loop=…)`, its `log_access`, `handle_error` and
-`log_exception`. One private name is needed, in `_Connection.end_broken_bodies` and where a head
-is awaited: `_messages`, the queue of parsed requests, because nothing public says that the bytes
-after a head could not be parsed, and whoever reads the body would wait for its timeout. Tests in
+The server is the one that an `AppRunner` makes; ours are the connections given to it. Public by
+name but documented nowhere, and read in aiohttp 3.14.5: `Server.request_factory`,
+`RequestHandler(manager, loop=…)`, its `log_access`, `handle_error` and `log_exception`. One private
+name is needed, in `_Connection.end_broken_bodies` and where a head is awaited: `_messages`, the
+queue of parsed requests, because nothing public says that the bytes after a head could not be
+parsed, and whoever reads the body would wait for its timeout. Tests in
 `tests/accept/test_aiohttp_limits.py` fail when an upgrade changes any of these.
 """
 
@@ -28,6 +28,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from yarl import URL
 
+from berinia_webhookd.accept.accept_loop import AcceptLoop
 from berinia_webhookd.accept.body import give_back_large_bodies
 from berinia_webhookd.accept.problems import problem
 from berinia_webhookd.accept.request_context import SERVER, new_request_id
@@ -43,8 +44,6 @@ HEAD_TIMEOUT_SECONDS: Final = 15.0
 _PEER_SHARE: Final = 4  # one peer has at most this part of the connections
 _REFUSAL_SECONDS: Final = 1.0  # for a refused caller to read why
 _MOST_REFUSALS: Final = 1024  # being told at once; those above are simply cut off
-_MOST_ACCEPTED_A_TURN: Final = 256  # so that those who are in are served, too
-_PAUSE_SECONDS: Final = 1.0  # when the machine has no descriptor or memory left for a connection
 _LIMITS: Final[dict[str, Any]] = {
     "max_line_size": 8190,
     "max_field_size": 8190,
@@ -104,7 +103,7 @@ class HttpServer:
         self._make_request = self._server.request_factory
         self._server.request_factory = self._request
         for listener in listeners:
-            accept_loop = AcceptLoop(self, listener)
+            accept_loop = AcceptLoop(self.connection, listener)
             self._accept_loops.append(accept_loop)
             accept_loop.start()
 
@@ -190,7 +189,10 @@ class HttpServer:
 class _Connection(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("body", "bounds", "head_timer", "heard_at", "is_busy", "peer", "refused")
+    __slots__ = (
+        *("body", "bounds", "closes_at_eof", "half_closed", "head_timer"),
+        *("heard_at", "is_busy", "peer", "refused"),
+    )
 
     def __init__(self, bounds: HttpServer, server: web.Server) -> None:
         super().__init__(
@@ -203,6 +205,8 @@ class _Connection(web.RequestHandler):
         self.heard_at = bounds.loop.time()
         self.is_busy = False  # whether a request is being answered
         self.body: StreamReader | None = None  # of that request
+        self.half_closed = False  # the caller sends nothing any more, and may still read
+        self.closes_at_eof = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.peer = self.bounds.peer_of(transport)
@@ -237,13 +241,26 @@ class _Connection(web.RequestHandler):
         elif self.head_timer is None and not self.is_busy:
             self.await_head()
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # which asyncio reads
+        """Keep the connection of a caller that has sent all it wants to, for the answers that are
+        due; `log_access` closes it. One that goes away altogether looks just the same.
+        """
+        self.half_closed = True
+        bodies = [payload for _, payload in self._messages]
+        if self.body is not None:
+            bodies.append(self.body)
+        whole = all(body.is_eof() for body in bodies)
+        return bool(bodies) and whole and not self.closes_at_eof
+
     def begin(self, body: StreamReader) -> None:
         """Note that a request is being answered."""
-        self.is_busy, self.body = True, body
+        self.is_busy, self.body, self.closes_at_eof = True, body, False
 
     def log_access(self, *_: Any) -> None:
         """Note that a request has been answered; the line in the log is the application's."""
         self.is_busy, self.body = False, None
+        if self.half_closed and not self._messages:
+            self.close()
         self.bounds.changed.set()
 
     def handle_error(
@@ -323,70 +340,15 @@ class _Connection(web.RequestHandler):
         bounds.loop.call_later(_REFUSAL_SECONDS, transport.abort)
 
 
-class AcceptLoop:
-    """Takes in the connections of one listening socket. An event loop on libuv accepts one a turn,
-    and under load a turn takes long: callers would wait in the kernel's queue for many seconds,
-    where no deadline of ours reaches them. Here each turn takes in whoever waits.
-
-    Args:
-        listener: bound and listening; `stop` closes it.
+def gone_at_eof(request: web.Request) -> bool:
+    """Take the end of what a caller sends for its hanging up from now on, as one who waits for long
+    is to be believed; return whether it has come already.
     """
-
-    def __init__(self, server: HttpServer, listener: socket.socket) -> None:
-        self._server = server
-        self._listener = listener
-        self._event_loop = server.loop
-        self._beginning: set[asyncio.Task[None]] = set()
-        self._pause: asyncio.TimerHandle | None = None
-        self._stopping = False
-
-    def start(self) -> None:
-        """Begin to accept."""
-        self._listener.setblocking(False)
-        self._event_loop.add_reader(self._listener, self._accept)
-
-    async def stop(self) -> None:
-        """Take in who has come by now, whom closing would cut off without a word; then nobody."""
-        self._stopping = True
-        if self._pause is not None:
-            self._pause.cancel()
-        self._event_loop.remove_reader(self._listener)
-        self._accept()
-        self._listener.close()
-        if self._beginning:
-            await asyncio.wait(self._beginning)
-
-    def _accept(self) -> None:
-        for _ in range(_MOST_ACCEPTED_A_TURN):
-            try:
-                connection, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                continue  # gone while it waited
-            except OSError as error:
-                self._wait_for_better_times(error)
-                return
-            connection.setblocking(False)
-            task = self._event_loop.create_task(self._begin(connection))
-            self._beginning.add(task)
-            task.add_done_callback(self._beginning.discard)
-
-    async def _begin(self, connection: socket.socket) -> None:
-        try:
-            await self._event_loop.connect_accepted_socket(self._server.connection, connection)
-        except OSError as error:
-            connection.close()
-            _log.debug("connection.failed", reason=type(error).__name__)
-
-    def _wait_for_better_times(self, error: OSError) -> None:
-        _log.error("connection.failed", reason=error.strerror or str(error))
-        self._event_loop.remove_reader(self._listener)
-        if self._stopping:
-            return
-        self._pause = self._event_loop.call_later(
-            _PAUSE_SECONDS, self._event_loop.add_reader, self._listener, self._accept
-        )
+    connection = request.protocol
+    if isinstance(connection, _Connection):
+        connection.closes_at_eof = True
+        return connection.half_closed
+    return False
 
 
 def _too_many_connections() -> bytes:

@@ -219,8 +219,7 @@ def body_at_hand(request: web.Request, reservation: Reservation, *, max_bytes: i
     encoding = request.headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         raise MediaTypeUnsupported("Compressed bodies are not accepted.")
-    transfer = request.headers.get("Transfer-Encoding")
-    if transfer is not None and transfer.strip().lower() != "chunked":
+    if not is_end_certain(request):
         raise MediaTypeUnsupported("Of transfer encodings only chunked is accepted.")
     stream = request.content
     if not stream.is_eof() or stream.exception() is not None:
@@ -250,6 +249,12 @@ async def receive_body(
     if "Expect" in request.headers:
         await _continue(request)
     return await _read(request.content, reservation, max_bytes, timeout_seconds)
+
+
+def is_end_certain(request: web.Request) -> bool:
+    """Whether all agree on where a body ends: of transfer encodings only chunked says so."""
+    transfer = request.headers.get("Transfer-Encoding")
+    return transfer is None or transfer.strip().lower() == "chunked"
 
 
 def _require_at_most(size_bytes: int, max_bytes: int) -> None:

@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from berinia_webhookd.accept.body import is_end_certain
 from berinia_webhookd.accept.request_context import CONTEXT
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import (
@@ -84,7 +85,6 @@ TABLE: Final[Mapping[type[Exception], Row]] = {
         503, detail="The message cannot be stored right now.", headers=_later(10)
     ),
 }
-_UNREADABLE: Final = web.HTTPUnsupportedMediaType.status_code
 _BUG: Final = Row(500, detail="The request could not be served.")
 _REFUSED: Final = Row(400)  # a DeliveryRejected that nobody gave a row
 
@@ -127,7 +127,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception as error:  # noqa: BLE001 the outermost boundary: a bug of ours
         _log.exception("request.failed", request_id=context.request_id, channel=endpoint.label)
         response = problem(error, context.request_id, endpoint.channel)
-    if not request.content.is_eof() or response.status == _UNREADABLE:
+    if not request.content.is_eof() or not is_end_certain(request):
         # The rest of its body is not wanted, or may be taken for another request.
         response.force_close()
     return response

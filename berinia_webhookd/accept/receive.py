@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import structlog
 from aiohttp import web
 
+from berinia_webhookd.accept.aiohttp_limits import gone_at_eof
 from berinia_webhookd.accept.body import LONG_BODY_BYTES
 from berinia_webhookd.accept.own_requests import how_it_arrived
 from berinia_webhookd.accept.replies import WaitingCallers, with_reply
@@ -291,7 +292,7 @@ class ReplyingHandler(ChannelHandler):
         self, request: web.Request, verified: VerifiedRequest, decoded: Decoded
     ) -> web.Response:
         """Commit, then wait for the agent: for its reply to the one event of a message."""
-        seconds = self._wait_seconds()
+        seconds = self._wait_seconds(request)
         loop = asyncio.get_running_loop()
         begun = loop.time()
         receipts = await self.commits.accept(verified, self.channel, decoded, wait_seconds=seconds)
@@ -302,12 +303,12 @@ class ReplyingHandler(ChannelHandler):
                 return with_reply(receipts[0], reply)
         return answered(self.channel.answer(receipts))
 
-    def _wait_seconds(self) -> float | None:
+    def _wait_seconds(self, request: web.Request) -> float | None:
         """For how long the caller waits, if it does."""
         replies = self.channel.replies
         if replies is None or not replies.wait_seconds or self.commits.stopping.is_set():
             return None
-        return replies.wait_seconds
+        return None if gone_at_eof(request) else replies.wait_seconds
 
 
 def endpoint(channel: Channel, commits: Commits) -> Endpoint:

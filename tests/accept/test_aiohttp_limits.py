@@ -102,7 +102,7 @@ async def test_a_lack_of_descriptors_passes(
     callers: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who could not be let in waits, and is let in when there is room again."""
-    monkeypatch.setattr("berinia_webhookd.accept.aiohttp_limits._PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("berinia_webhookd.accept.accept_loop._PAUSE_SECONDS", 0.01)
     listener = callers.enter_context(NoMoreDescriptors())
     listener.bind(("127.0.0.1", 0))
     listener.listen()

@@ -203,6 +203,29 @@ async def test_other_versions_are_refused_in_ours(served: World, version: str) -
     assert b"Connection: close\r\n" in reply
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_caller_that_has_sent_all_is_answered(served: World, count: int) -> None:
+    """Whoever closes its side after its requests reads their answers, after which we close ours."""
+    good = request().replace(b"Connection: close\r\n", b"")
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(good * count)
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        assert statuses(await reader.read()) == [200] * count
+    writer.close()
+
+
+async def test_a_caller_that_closes_within_its_body_is_let_go(served: World) -> None:
+    """Nothing more can come."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(request(b"id", length=4))
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    writer.close()
+    assert not served.sms.seen
+
+
 async def test_identity_is_no_compression(served: World) -> None:
     """An explicit `identity` is fine."""
     assert statuses(await served.raw(request(Content_Encoding="identity"))) == [200]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import socket
+import struct
 from datetime import timedelta
 from typing import Any
 
@@ -205,6 +207,8 @@ async def test_a_caller_that_hangs_up_does_not_take_its_commit_back(served: Worl
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(request.encode() + body)
     await served.inbox.pending(1)
+    reset = struct.pack("ii", 1, 0)  # one that only closes its side could still read
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
     writer.close()
     await writer.wait_closed()
     await served.get("/health")

@@ -79,12 +79,16 @@ async def test_no_waiting_when_it_is_switched_off(world: World) -> None:
     assert not world.inbox.stopped
 
 
-async def hang_up(world: World, body: bytes = b"id=1") -> asyncio.StreamWriter:
+async def hang_up(
+    world: World, body: bytes = b"id=1", *, eof: bool = False
+) -> asyncio.StreamWriter:
     """A connection whose request waits for its reply."""
     head = "".join(f"{name}: {value}\r\n" for name, value in GOOD.items())
     request = f"POST {CHAT_PATH} HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", world.port)
     writer.write(request.encode() + body)
+    if eof:
+        writer.write_eof()
     return writer
 
 
@@ -109,6 +113,15 @@ async def test_a_caller_that_hangs_up_before_the_commit_makes_the_reply_late(ser
     served.inbox.gate.set()
     await served.inbox.told.wait()
     assert served.inbox.stopped == [("event-0", True)]
+
+
+async def test_a_caller_that_has_closed_its_side_is_not_made_to_wait(served: World) -> None:
+    """It is told at once that its message is stored: it may be gone altogether."""
+    writer = await hang_up(served, eof=True)
+    async with asyncio.timeout(10):
+        await served.inbox.pending(1)
+    assert not served.receiver.commits.callers.waiting
+    writer.close()
 
 
 async def test_a_late_commit_makes_the_reply_late(world: World) -> None:
