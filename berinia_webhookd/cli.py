@@ -27,6 +27,7 @@ class Commands(click.Group):
         "send": ("berinia_webhookd.tools.send", "send"),
         "events": ("berinia_webhookd.tools.events", "events"),
         "consents": ("berinia_webhookd.tools.consents", "consents"),
+        "conversations": ("berinia_webhookd.tools.conversations", "conversations"),
         "journal": ("berinia_webhookd.tools.journal", "journal"),
         "prove": ("berinia_webhookd.tools.prove", "prove"),
         "logs": ("berinia_webhookd.tools.logs", "logs"),

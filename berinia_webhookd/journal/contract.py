@@ -27,6 +27,8 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
+PAUSED: Final = "paused"  # why what stands in such a conversation is held; else a guard's name
+
 
 class ReplayedSignature(Exception):
     """A signature that was already used with another message."""
@@ -126,7 +128,7 @@ class Backlog:
 
     entries: Mapping[EntryState, int]
     oldest_ready_seconds: Mapping[AgentName, float]
-    held_conversations: Mapping[Guard, int] = field(default_factory=dict)
+    held_conversations: Mapping[str, int] = field(default_factory=dict)  # by guard, and `paused`
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ class Statistics:
     rejected: int
     oldest_open_at: dict[str, datetime]  # by agent: ready or waiting for a retry
     may_have_acted: dict[str, int]  # by agent: dead ones that must not simply be repeated
+    held: dict[str, int]  # conversations, by the reason
     received_last_hour: int
     received_last_day: int
     finished_last_hour: int

@@ -230,6 +230,7 @@ async def _finish(transaction: Transaction) -> None:
     if transaction.shared:  # a file's numbers follow from what is there
         await transaction.execute("continue_numbers")
         await transaction.execute("continue_conversations")
+        await transaction.execute("continue_actions")
 
 
 async def _columns(database: Database, table: Table) -> list[str]:

@@ -140,16 +140,15 @@ async def blank(transaction: Transaction, events: Sequence[int]) -> None:
     await order.advance(transaction, map(order.queue_of, entries))
 
 
-async def erase_deliveries(
-    transaction: Transaction, sender: str, deliveries: Sequence[int]
-) -> None:
+async def erase_deliveries(transaction: Transaction, sender: str, deliveries: Sequence[int]) -> int:
     """Blank what deliveries hold of a person beside the events; delete rejected ones of which
-    nothing is left.
+    nothing is left. Returns how many deliveries that were.
     """
     rows = await transaction.execute("deliveries_to_erase", deliveries=deliveries)
     left = [_left_of(row, sender) for row in rows]
     await transaction.many("erase_delivery", left)
     await transaction.execute("delete_rejected", numbers=deliveries)
+    return len(rows)
 
 
 def _left_of(row: Row, sender: str) -> dict[str, object]:

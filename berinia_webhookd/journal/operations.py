@@ -6,98 +6,48 @@ journal.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from types import TracebackType
-from typing import Concatenate, Final, ParamSpec, Self, TypeVar
+from functools import partial
+from typing import Final
 
-from berinia_webhookd.clock import now
-from berinia_webhookd.errors import CannotStart, JournalUnavailable, NotFound
-from berinia_webhookd.journal import consents, consents_key, erase, pause, queries, replay, show
-from berinia_webhookd.journal.consents import ListedConsent
-from berinia_webhookd.journal.consents_key import ConsentsKey
-from berinia_webhookd.journal.contract import MissingAgent, Statistics
-from berinia_webhookd.journal.database import (
-    Conflict,
-    DatabaseError,
-    Transaction,
-    in_batches,
-    open_database,
-    path_of,
+from berinia_webhookd.errors import NotFound
+from berinia_webhookd.journal import (
+    actions,
+    consents,
+    consents_key,
+    conversations,
+    erase,
+    pause,
+    queries,
+    replay,
+    show,
 )
+from berinia_webhookd.journal.access import JournalAccess, explained
+from berinia_webhookd.journal.actions import About
+from berinia_webhookd.journal.consents import ListedConsent
+from berinia_webhookd.journal.contract import MissingAgent, Statistics
+from berinia_webhookd.journal.conversations import ConversationState, ShownConversation
+from berinia_webhookd.journal.database import in_batches
 from berinia_webhookd.journal.deliveries import EVENTS_EACH
 from berinia_webhookd.journal.erase import Erasure, Found
-from berinia_webhookd.journal.lock import real_path, require_one_name
-from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
+from berinia_webhookd.journal.pause import Resumed, Whose
 from berinia_webhookd.journal.queries import Filters, Listed
 from berinia_webhookd.journal.replay import Changed, Decode
 from berinia_webhookd.journal.show import Shown
-from berinia_webhookd.model import Pause
+from berinia_webhookd.model import ChannelName, Pause, PauseRequest
 
-P = ParamSpec("P")
-ResultT = TypeVar("ResultT")
-
+REPLAY: Final = "events replay"
+ERASE: Final = "events erase"
 BATCH: Final = 200
 RANGE: Final = 1000 * EVENTS_EACH  # of numbers, exported at once
 PATIENCE_SECONDS: Final = 10.0  # for running attempts, and for readers of the WAL
 PAUSE_SECONDS: Final = 0.2
-TRIES: Final = 5  # against processes that were faster
 
 
-class Operations:
+class Operations(JournalAccess):
     """One journal in an operator's hands: `async with Operations(url) as journal`."""
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        node: str = "operator",
-        clock: Callable[[], datetime] = now,
-        key: ConsentsKey | None = None,
-    ) -> None:
-        """`key` is that of the register of consents."""
-        self._path = path_of(url)
-        self._database = open_database(url, clock=clock, pool_size=2, patient=True)
-        self._node = node
-        self._key = key
-
-    async def __aenter__(self) -> Self:
-        """Check that the journal is there, and this program's.
-
-        Raises:
-            NotFound: there is no journal.
-            CannotStart: its schema is not this program's, or its file has several names.
-        """
-        if self._path is not None:
-            if not self._path.exists():
-                raise NotFound(
-                    f"there is no journal at {self._path}", hint="`serve` makes it; see journal.url"
-                )
-            require_one_name(real_path(self._path))
-        try:
-            await self._require_version()
-        except BaseException:
-            await self._database.close()
-            raise
-        return self
-
-    async def _require_version(self) -> None:
-        version = await self._read(stored_version)
-        if version is None:
-            raise NotFound("there is no journal in this database", hint="`serve` makes it")
-        if version < SCHEMA_VERSION:
-            raise CannotStart(
-                "the journal is older than this program", hint="start `serve` once: it upgrades it"
-            )
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._database.close()
 
     # ---- looking
 
@@ -152,6 +102,33 @@ class Operations:
                 yield one
             after, found = await self._read(consents.page, after=after)
 
+    async def list_conversations(
+        self, *, paused: bool = False, limit: int = 50
+    ) -> list[ConversationState]:
+        """Return the conversations that are held, then the most recent; or those paused alone."""
+        look = conversations.list_conversations
+        return await self._read(look, paused=paused, limit=limit)
+
+    async def show_conversation(self, name: str, *, limit: int = 50) -> ShownConversation:
+        """Return one conversation by its number, or that of an event by the beginning of its id.
+
+        Raises:
+            NotFound: there is none, or more than one such event.
+        """
+        found = await self._read(conversations.find, name)
+        return await self._read(conversations.show_conversation, found, limit=limit)
+
+    async def show_conversations(self, whose: Whose, *, limit: int = 50) -> list[ShownConversation]:
+        """Return the conversations that are meant.
+
+        Raises:
+            NotFound: there is none.
+        """
+        show_one = conversations.show_conversation
+        return [
+            await self._read(show_one, found, limit=limit) for found in await self._meant(whose)
+        ]
+
     async def stats(self) -> Statistics:
         """Return counts, ages and rates."""
         return await self._read(queries.statistics)
@@ -184,15 +161,15 @@ class Operations:
             NotFound: an id is not there, or not unique; nothing was done then.
         """
         results: list[Changed] = []
+        about = self._about_replay(dry_run=dry_run, once_again=once_again)
+        how = {"dry_run": dry_run, "once_again": once_again}
         for id_, what in [await self._read(queries.find, prefix) for prefix in prefixes]:
             if any(one.id == id_ for one in results):
                 continue  # it shares the attempt of one before
             if what == "event":
-                results += await self._write(
-                    replay.replay_events, [id_], dry_run=dry_run, once_again=once_again
-                )
+                results += await self._act(REPLAY, about, replay.replay_events, [id_], **how)
             else:
-                results += await self._read_again(id_, decode, dry_run=dry_run)
+                results += await self._read_again(id_, decode, about, dry_run=dry_run)
         return results
 
     async def replay_matching(
@@ -207,21 +184,34 @@ class Operations:
         `once_again`.
         """
         results: list[Changed] = []
+        about = self._about_replay(filters, dry_run=dry_run, once_again=once_again)
+        how = {"dry_run": dry_run, "once_again": once_again}
         if filters.state == "rejected":
             for one in reversed(await self._read(queries.list_rejected, filters)):
-                results += await self._read_again(one.id, decode, dry_run=dry_run)
+                results += await self._read_again(one.id, decode, about, dry_run=dry_run)
             return results
         found = await self._read(queries.replayable, filters)
         for some in in_batches(found, BATCH):
-            results += await self._write(
-                replay.replay_entries, some, dry_run=dry_run, once_again=once_again
-            )
+            results += await self._act(REPLAY, about, replay.replay_entries, some, **how)
         return results
 
-    async def _read_again(self, id_: str, decode: Decode, *, dry_run: bool) -> list[Changed]:
-        return await self._write(
-            replay.replay_delivery, id_, decode, node=self._node, key=self._key, dry_run=dry_run
-        )
+    def _about_replay(
+        self, filters: Filters | None = None, *, dry_run: bool, once_again: bool
+    ) -> Callable[[Iterable[Changed]], About]:
+        if dry_run:
+            return lambda _: {}
+        return lambda changed: actions.of_changed(changed, filters, once_again=once_again)
+
+    async def _read_again(
+        self,
+        id_: str,
+        decode: Decode,
+        about: Callable[[Iterable[Changed]], About],
+        *,
+        dry_run: bool,
+    ) -> list[Changed]:
+        step = partial(replay.replay_delivery, node=self._node, key=self._key, dry_run=dry_run)
+        return await self._act(REPLAY, about, step, id_, decode)
 
     async def discard(self, prefixes: Sequence[str]) -> list[Changed]:
         """Give events up; what is running, done or erased is refused.
@@ -234,20 +224,47 @@ class Operations:
             raise NotFound(f"{rejected[0]} was rejected when it came; there is nothing to discard")
         results: list[Changed] = []
         for some in in_batches([id_ for id_, _ in found], BATCH):
-            results += await self._write(replay.discard_events, some)
+            results += await self._act(
+                "events discard", actions.of_changed, replay.discard_events, some
+            )
         return results
 
-    async def pause(
-        self, sender: str, pause_: Pause, *, channel: str | None = None
-    ) -> Sequence[int]:
-        """Pause a person's conversations; returns those that were not, or not for so long."""
-        conversations = await self._read(pause.of, channel, sender, None)
-        return await self._write(pause.pause, conversations, pause_)
+    async def pause(self, whose: Whose, pause_: Pause) -> Sequence[int]:
+        """Pause conversations; returns those that were not, or not for so long.
 
-    async def resume(self, sender: str, *, channel: str | None = None) -> Sequence[int]:
-        """End pauses, and what guards hold, in a person's conversations; returns where that was."""
-        conversations = await self._read(pause.of, channel, sender, None)
-        return await self._write(pause.resume, conversations)
+        Raises:
+            NotFound: there is no such conversation.
+        """
+        found = await self._meant(whose)
+
+        def about(changed: Sequence[int]) -> About:
+            return {"conversations": changed, "for_seconds": changed and pause_.seconds}
+
+        what = "conversations pause"
+        if whose.sender is not None:
+            return await self._act(what, about, pause.pause, found, pause_)
+        # A group with everybody in it, also later, on each channel that has one of this name.
+        requests = [
+            PauseRequest(ChannelName(channel), None, whose.party, pause_)
+            for channel in await self._read(pause.channels_of, found)
+        ]
+        return await self._act(what, about, pause.pause_all, requests)
+
+    async def resume(self, whose: Whose, *, discard: bool = False) -> Resumed:
+        """End pauses, and what guards hold, in conversations; or give up what was held.
+
+        Raises:
+            NotFound: there is no such conversation.
+        """
+        found = await self._meant(whose)
+        what = "conversations resume"
+        return await self._act(what, asdict, pause.resume, found, discard=discard)
+
+    async def _meant(self, whose: Whose) -> Sequence[int]:
+        found = await self._read(pause.of, whose.channel, whose.sender, whose.party)
+        if not found:
+            raise NotFound("there is no such conversation", hint="see `conversations list`")
+        return found
 
     async def erase(
         self,
@@ -277,17 +294,18 @@ class Operations:
             if not found.running or asyncio.get_running_loop().time() > deadline:
                 break
             await asyncio.sleep(PAUSE_SECONDS)
-        digested = await self._write(consents_key.erase, self._key, sender)
+        digested = await self._act(ERASE, _consents, consents_key.erase, self._key, sender)
         clean = await self._clean_files(deadline)
         counts = events, len(conversations), len(rejected)
         return Erasure(*counts, running=found.running, consents=digested, files_clean=clean)
 
     async def _erase(self, sender: str, found: Found) -> int:
         erased = 0
-        while count := await self._write(erase.erase_events, sender, found.conversations):
+        of_events, of_rejected = erase.erase_events, erase.erase_deliveries
+        while count := await self._act(ERASE, _events, of_events, sender, found.conversations):
             erased += count
         for some in in_batches(found.rejected, erase.BODIES):
-            await self._write(erase.erase_deliveries, sender, some)
+            await self._act(ERASE, _rejected, of_rejected, sender, some)
         return erased
 
     async def _find_person(self, sender: str) -> Found:
@@ -300,44 +318,21 @@ class Operations:
 
     async def _clean_files(self, deadline: float) -> bool:
         """Empty the WAL, trying in short steps: a reader of an older state holds it."""
-        with _explained():
+        with explained():
             while not await self._database.truncate_wal():
                 if asyncio.get_running_loop().time() > deadline:
                     return False
                 await asyncio.sleep(PAUSE_SECONDS)
         return True
 
-    # ---- how
 
-    async def _read(
-        self,
-        look: Callable[Concatenate[Transaction, P], Awaitable[ResultT]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> ResultT:
-        with _explained():
-            return await self._database.read(lambda transaction: look(transaction, *args, **kwargs))
-
-    async def _write(
-        self,
-        change: Callable[Concatenate[Transaction, P], Awaitable[ResultT]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> ResultT:
-        with _explained():
-            for _ in range(TRIES):
-                with contextlib.suppress(Conflict):
-                    return await self._database.write(
-                        lambda transaction: change(transaction, *args, **kwargs)
-                    )
-            raise Conflict("other processes were faster, again and again")
+def _events(count: int) -> About:
+    return {"events": count}
 
 
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except DatabaseError as error:
-        raise JournalUnavailable(
-            f"the journal cannot be used: {error}", hint=getattr(error, "hint", None)
-        ) from error
+def _consents(count: int) -> About:
+    return {"consents": count}
+
+
+def _rejected(count: int) -> About:
+    return {"rejected": count}

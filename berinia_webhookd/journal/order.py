@@ -117,6 +117,14 @@ async def release(transaction: Transaction, conversations: Sequence[int]) -> set
     return {row["conversation"] for row in rows}
 
 
+async def discard(transaction: Transaction, rows: Sequence[Row]) -> None:
+    """Give up entries that do not run. Each row has what a queue and `moved` ask for."""
+    await transaction.many("discard_entry", [{"place": row["place"]} for row in rows])
+    for row in rows:
+        transaction.moved(row, EntryState.DISCARDED.value)
+    await advance(transaction, map(queue_of, rows))
+
+
 async def advance_all(transaction: Transaction, conversations: Sequence[int]) -> None:
     """Write down which entry is next in every queue of these conversations."""
     rows = await transaction.execute("open_queues", conversations=conversations)

@@ -8,14 +8,39 @@ means for the order is in `order.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from berinia_webhookd.journal import order
-from berinia_webhookd.journal.database import Transaction, microseconds
+from berinia_webhookd.journal.database import Row, Transaction, instant, microseconds
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.model import Pause, PauseRequest
 
 EVERYBODY: Final = "*"  # the sender of a pause of all with a party, also of later ones
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A conversation's pause, for people."""
+
+    since: datetime
+    until: datetime | None  # None: until somebody resumes it
+    by: str
+    reason: str | None
+
+    def __str__(self) -> str:
+        end = "it is resumed" if self.until is None else f"{self.until:%Y-%m-%d %H:%M:%S} UTC"
+        why = "" if self.reason is None else f": {self.reason}"
+        return f"paused by {self.by} until {end}{why}"
+
+
+def of_row(row: Row) -> Paused | None:
+    """Return the pause of a conversation's row. One that is over is one until it is forgotten."""
+    if row["paused_at"] is None:
+        return None
+    until = None if row["paused_until"] is None else instant(row["paused_until"])
+    return Paused(instant(row["paused_at"]), until, row["paused_by"], row["paused_for"])
 
 
 async def pause(
@@ -35,17 +60,19 @@ async def pause(
     return changed
 
 
+async def pause_all(transaction: Transaction, requests: Sequence[PauseRequest]) -> Sequence[int]:
+    """Pause what each request means; returns the conversations that changed."""
+    changed: list[int] = []
+    for request in requests:
+        changed += await pause(transaction, await _made(transaction, request), request.pause)
+    return changed
+
+
 async def pause_as_asked(
     transaction: Transaction, asked: Sequence[Sequence[PauseRequest]]
 ) -> list[Sequence[int]]:
-    """Pause what each means, all of it or nothing; returns what changed."""
-    changed: list[Sequence[int]] = []
-    for requests in asked:
-        ids: list[int] = []
-        for request in requests:
-            ids += await pause(transaction, await _made(transaction, request), request.pause)
-        changed.append(ids)
-    return changed
+    """Do it for everybody who asks."""
+    return [await pause_all(transaction, requests) for requests in asked]
 
 
 async def _made(transaction: Transaction, request: PauseRequest) -> Sequence[int]:
@@ -72,12 +99,36 @@ async def to_pause(
     return found
 
 
-async def resume(transaction: Transaction, conversations: Sequence[int]) -> Sequence[int]:
-    """End the pauses of conversations and what guards hold there; returns what was held."""
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Which conversations an operator means, in normal form; what is None does not matter."""
+
+    sender: str | None = None
+    channel: str | None = None
+    party: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Which conversations were held until now, and how much of them was given up."""
+
+    conversations: tuple[int, ...]
+    discarded: int = 0
+
+
+async def resume(
+    transaction: Transaction, conversations: Sequence[int], *, discard: bool = False
+) -> Resumed:
+    """End the pauses of conversations and what guards hold there; or give up what was held."""
     await order.hold(transaction, conversations)
-    rows = await transaction.execute("resume", conversations=conversations)
+    paused = await transaction.execute("resume", conversations=conversations)
     released = await order.release(transaction, conversations)
-    return sorted({row["id"] for row in rows} | set(released))
+    held = sorted({row["id"] for row in paused} | released)
+    if not discard:
+        return Resumed(tuple(held))
+    rows = await transaction.execute("entries_to_give_up", conversations=held)
+    await order.discard(transaction, rows)
+    return Resumed(tuple(held), len(rows))
 
 
 async def over(transaction: Transaction) -> list[int]:
@@ -98,6 +149,12 @@ async def end(transaction: Transaction, asked: Sequence[Sequence[int]]) -> list[
 async def to_end(_: Transaction, asked: Sequence[Sequence[int]]) -> list[int]:
     """Return these conversations."""
     return [id_ for conversations in asked for id_ in conversations]
+
+
+async def channels_of(transaction: Transaction, conversations: Sequence[int]) -> list[str]:
+    """Return on which channels these conversations are."""
+    rows = await transaction.execute("channels_of", conversations=conversations)
+    return [channel for (channel,) in rows]
 
 
 async def of(

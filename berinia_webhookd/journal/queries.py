@@ -23,7 +23,7 @@ from berinia_webhookd.journal.database import (
 )
 from berinia_webhookd.journal.deliveries import EVENTS_EACH, restored
 from berinia_webhookd.journal.event_text import storable
-from berinia_webhookd.model import AgentName, EntryState, EventId, Guard, VerifiedDelivery
+from berinia_webhookd.model import AgentName, EntryState, EventId, VerifiedDelivery
 
 ListedState = EntryState | Literal["rejected"]
 UNFINISHED: Final = {EntryState.READY, EntryState.RUNNING, EntryState.WAITING, EntryState.DEAD}
@@ -71,6 +71,7 @@ class Listed:
     attempts: int
     place: int = 0
     event: int = 0
+    reason: str | None = None  # why it is skipped, or held
     began: bool = False  # of an at-most-once agent: it has acted, or may have
     gathered_into: str | None = None  # the event whose attempts it shares
 
@@ -201,6 +202,7 @@ async def statistics(transaction: Transaction) -> Statistics:
     return Statistics(
         counts=tuple(Count(*row) for row in await transaction.execute("count_by_state")),
         rejected=rejected,
+        held=dict(map(tuple, await transaction.execute("count_held"))),
         oldest_open_at=dict(sorted(oldest.items())),
         received_last_hour=last_hour,
         received_last_day=last_day,
@@ -221,7 +223,7 @@ async def backlog(transaction: Transaction) -> Backlog:
             if age is not None:
                 agent = AgentName(row["agent"])
                 oldest[agent] = max(age / SECOND, oldest.get(agent, 0.0))
-    held = Counter[Guard]()
+    held = Counter[str](dict(map(tuple, await transaction.execute("count_held"))))
     for one in (await guards.held_agents(transaction)).values():
         ((total,),) = await transaction.execute("count_next", agent=one.agent)
         held[one.guard] += total

@@ -98,7 +98,9 @@ async def _replay(
         ]
         await transaction.many("replay_entry", moves)
         await transaction.many("move_entry_of_event", moves)
-        await _moved(transaction, again, EntryState.READY)
+        for row in again:
+            transaction.moved(row, EntryState.READY.value)
+        await order.advance(transaction, map(order.queue_of, again))
     return [_changed(row, why) for row, why in zip(rows, refusals, strict=True)]
 
 
@@ -113,20 +115,13 @@ async def discard_events(transaction: Transaction, event_ids: Sequence[str]) -> 
         results.append(_changed(row, refused))
         if refused is None:
             gone.append(row)
-    await transaction.many("discard_entry", [{"place": row["place"]} for row in gone])
-    await _moved(transaction, gone, EntryState.DISCARDED)
+    await order.discard(transaction, gone)
     return results
 
 
 def _changed(row: Row, refused: str | None) -> Changed:
     passed_over = refused == MAY_HAVE_ACTED
     return Changed(row["id"], row["agent"], row["state"], refused, passed_over=passed_over)
-
-
-async def _moved(transaction: Transaction, rows: Sequence[Row], state: EntryState) -> None:
-    for row in rows:
-        transaction.moved(row, state.value)
-    await order.advance(transaction, map(order.queue_of, rows))
 
 
 async def _held(transaction: Transaction, name: str, **values: object) -> Sequence[Row]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from berinia_webhookd import json_text
-from berinia_webhookd.journal import event_text, guards
+from berinia_webhookd.journal import event_text, guards, pause
 from berinia_webhookd.journal.database import Row, Transaction, as_record
 from berinia_webhookd.journal.guards import HeldAgent
 from berinia_webhookd.journal.queries import GIVEN_UP
@@ -147,8 +147,13 @@ def _entry(
 
 
 def _why_held(row: Row, held: Mapping[str, HeldAgent]) -> str | None:
-    passes = row["kind"] == EntryKind.REPLY or row["opt_out"]
-    return None if passes or row["agent"] not in held else held[row["agent"]].why
+    if row["kind"] == EntryKind.REPLY or row["opt_out"]:
+        return None
+    if (paused := pause.of_row(row)) is not None:
+        return str(paused)
+    if row["held"] is not None:
+        return str(row["held"])
+    return None if row["agent"] not in held else held[row["agent"]].why
 
 
 def _why_unavailable(agent: str, notes: Sequence[Row]) -> str | None:

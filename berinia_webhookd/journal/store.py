@@ -15,6 +15,8 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import structlog
+
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable
@@ -78,6 +80,8 @@ from berinia_webhookd.model import (
     Settlement,
     VerifiedDelivery,
 )
+
+logger = structlog.get_logger()
 
 CONNECTIONS = 5  # PostgreSQL only: one that writes, one that listens, and readers
 
@@ -329,7 +333,8 @@ class SqlJournal:
         pauses that are over.
         """
         if over := await self._read(pause.over):
-            await self._submit(END_PAUSES, over)
+            for conversation in await self._submit(END_PAUSES, over):
+                logger.info("conversation.resumed", conversation=conversation, by="its time")
         if not self._database.shared or self._commits is None:
             return 0
         recovery = recover.Recovery(

@@ -24,8 +24,8 @@ RESOURCES = [
     getattr(resource, f"RLIMIT_{name}")
     for name in ("FSIZE", "NOFILE", "NPROC", "AS", "DATA", "CPU")
 ]
-NUMBER_KEYS = ("after_seconds", "cost")
-ANSWER_KEYS = ("status", "response", "message", "result", "error")
+NUMBER_KEYS = ("after_seconds", "for_seconds", "cost")
+ANSWER_KEYS = ("status", "response", "message", "result", "error", "reason")
 
 
 class FolderGone(Exception):

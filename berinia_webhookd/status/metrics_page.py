@@ -12,6 +12,7 @@ from berinia_webhookd.addresses import Network, require_allowed
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.http_request import CALLER
+from berinia_webhookd.journal.contract import PAUSED
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import EntryState, Guard
 from berinia_webhookd.status.backlog import BacklogReader
@@ -59,9 +60,9 @@ class MetricsPage:
         metrics.journal_up.set(self._takes_writes())
         for state in EntryState:
             metrics.entries.labels(state=state).set(backlog.entries.get(state, 0))
-        for guard in Guard:
-            held = backlog.held_conversations.get(guard, 0)
-            metrics.held_conversations.labels(reason=guard).set(held)
+        for reason in (PAUSED, *Guard):
+            held = backlog.held_conversations.get(reason, 0)
+            metrics.held_conversations.labels(reason=reason).set(held)
         metrics.oldest_ready_seconds.clear()
         for agent, age in backlog.oldest_ready_seconds.items():
             metrics.oldest_ready_seconds.labels(agent=agent).set(age)

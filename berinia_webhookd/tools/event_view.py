@@ -52,6 +52,7 @@ def listed_json(listed: Listed) -> dict[str, Any]:
         "attempts": listed.attempts,
         "kind": listed.kind,
         "entry": listed.entry,
+        "reason": listed.reason,
         "may_have_acted": listed.may_have_acted,
         "gathered_into": listed.gathered_into,
     }
@@ -63,7 +64,7 @@ def list_lines(found: Sequence[Listed], now: datetime) -> list[str]:
     rows = [
         [
             one.id,
-            coloured_state(one.state),
+            coloured_state(one.state) + (f" ({printable(one.reason)})" if one.reason else ""),
             one.channel,
             _agent_of(one),
             age(one.received_at, now),
@@ -187,10 +188,10 @@ def _timeline(shown: Shown, now: datetime) -> Iterator[str]:
     if shown.reply is not None:
         kind = "error" if shown.reply.failed else "reply"
         text = one_line(shown.reply.text, LINE_CHARACTERS)
-        yield f"{utc(shown.reply.decided_at)}  {kind} {_ROUTES.get(shown.reply.route, '')}: {text}"
+        yield f"{utc(shown.reply.decided_at)}  {kind} {ROUTES.get(shown.reply.route, '')}: {text}"
 
 
-_ROUTES: Final = {
+ROUTES: Final = {
     "none": "for nobody",
     "inline": "given to the waiting caller",
     "late": "to be posted late",
@@ -308,6 +309,8 @@ def statistics_lines(figures: Statistics, now: datetime) -> Iterator[str]:
     yield ""
     if figures.rejected:
         yield f"rejected deliveries: {figures.rejected}"
+    for reason, count in sorted(figures.held.items()):
+        yield f"conversations held, {printable(reason)}: {count}"
     for agent, since in figures.oldest_open_at.items():
         yield f"oldest waiting for {printable(agent)}: {age(since, now)}"
     yield (

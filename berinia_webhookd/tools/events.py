@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 
 import click
-import structlog
 
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.clock import now
@@ -22,7 +21,6 @@ from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import Filters, ListedState
 from berinia_webhookd.journal.replay import Changed, Decode
 from berinia_webhookd.journal.saved_copies import saved_copies
-from berinia_webhookd.logs.pipeline import LogOptions, configure
 from berinia_webhookd.model import Decoded, EntryState, VerifiedDelivery
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.event_view import (
@@ -98,9 +96,8 @@ def events() -> None:
 @click.pass_obj
 def list_(context: CommandContext, /, *, limit: int, as_json: bool, **wanted: Any) -> None:
     """List events, newest first."""
-    found = open_journal(context).run(
-        lambda journal: journal.list_events(_as_filters(**wanted), limit)
-    )
+    filters = _as_filters(**wanted)
+    found = open_journal(context).run(lambda journal: journal.list_events(filters, limit))
     if as_json:
         click.echo(json_text([listed_json(one) for one in found]))
     elif not found:
@@ -195,29 +192,20 @@ def replay(
     else:
         changed = opened.run(lambda journal: journal.replay_matching(filters, **how))
     if not dry_run:
-        _tell_the_log(opened, changed)
+        _tell_the_log(opened, "entry.replayed", changed)
     _report(changed, "would be replayed" if dry_run else "replayed", as_json=as_json)
     _exit_if(bool(ids) and any(one.refused for one in changed))
 
 
-def _tell_the_log(opened: OpenedJournal, changed: Sequence[Changed]) -> None:
-    """Add the operator's hand to what the daemon logs, if its files are there: they are made by
-    the daemon alone, as its own user.
-    """
-    if not all((opened.logs / name).exists() for name in ("webhook.log", "agents.log")):
-        return
-    files = configure(opened.logs, LogOptions(), quiet=True)
+def _tell_the_log(opened: OpenedJournal, event: str, changed: Sequence[Changed]) -> None:
+    told: list[tuple[str, dict[str, object]]] = []
     for one in changed:
         if not one.refused:
-            event_id = one.event_id or one.id
-            structlog.get_logger().info(
-                "entry.replayed", event_id=event_id, agent=one.agent, was=one.was
-            )
+            about = {"event_id": one.event_id or one.id, "agent": one.agent}
+            told.append((event, {**about, "was": one.was}))
             if one.consent is not None:
-                structlog.get_logger().info(
-                    "consent.changed", event_id=event_id, agent=one.agent, consent=one.consent
-                )
-    files.close()
+                told.append(("consent.changed", {**about, "consent": one.consent}))
+    opened.tell_the_log(told)
 
 
 def decoder(settings: Settings) -> Decode:
@@ -242,7 +230,9 @@ def discard(context: CommandContext, /, *, ids: Sequence[str], as_json: bool) ->
 
     What is running cannot be discarded. Exit code 1: something was refused.
     """
-    changed = open_journal(context).run(lambda journal: journal.discard(ids))
+    opened = open_journal(context)
+    changed = opened.run(lambda journal: journal.discard(ids))
+    _tell_the_log(opened, "entry.discarded", changed)
     _report(changed, "discarded", as_json=as_json)
     _exit_if(any(one.refused for one in changed))
 
@@ -276,9 +266,11 @@ def erase(context: CommandContext, /, *, sender: str, dry_run: bool, as_json: bo
     an attempt is running or the file is being read; run it again.
     """
     normal = normal_address(sender, "--sender")
-    erasure = open_journal(context, with_key=True).run(
-        lambda journal: journal.erase(normal, dry_run=dry_run)
-    )
+    opened = open_journal(context, with_key=True)
+    erasure = opened.run(lambda journal: journal.erase(normal, dry_run=dry_run))
+    if not dry_run:
+        counts = {"events": erasure.events, "conversations": erasure.conversations}
+        opened.tell_the_log([("person.erased", counts)])
     if as_json:
         click.echo(json_text({**asdict(erasure), "dry_run": dry_run}))
     else:

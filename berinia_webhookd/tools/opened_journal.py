@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import structlog
 
 from berinia_webhookd.channels.addresses_of_people import normal_party
+from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.logs.pipeline import LogOptions, configure
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.terminal import printable
@@ -38,10 +42,29 @@ class OpenedJournal:
         """
 
         async def whole() -> ResultT:
-            async with Operations(self.url, key=self.key) as journal:
+            async with Operations(self.url, actor=Actor(caller()), key=self.key) as journal:
                 return await work(journal)
 
         return asyncio.run(whole())
+
+    def tell_the_log(self, told: Iterable[tuple[str, Mapping[str, object]]]) -> None:
+        """Add the operator's hand, events with their fields, to what the daemon logs, if its files
+        are there: they are made by the daemon alone, as its own user.
+        """
+        if not all((self.logs / name).exists() for name in ("webhook.log", "agents.log")):
+            return
+        files = configure(self.logs, LogOptions(), quiet=True)
+        for event, fields in told:
+            structlog.get_logger().info(event, **fields)
+        files.close()
+
+
+def caller() -> str:
+    """Return who gives a command: who became root by `sudo`, else the user; else the number."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def open_journal(context: CommandContext, *, with_key: bool = False) -> OpenedJournal:

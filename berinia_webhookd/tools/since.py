@@ -1,4 +1,4 @@
-"""The parameter `--since`: a time, or how long ago."""
+"""The parameters `--since`, a time or how long ago, and `--for`, how long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from berinia_webhookd.clock import now
 
-_AGO = re.compile(r"([0-9]{1,6})\s*([smhdw])")
+_SPAN = re.compile(r"([0-9]{1,6})\s*([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -33,13 +33,35 @@ class Since(click.ParamType[datetime]):
             )
 
 
+class Duration(click.ParamType[float]):
+    """`30m`, `12h`, `3d`: so many seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds."""
+        if isinstance(value, float):
+            return value
+        span = _span_of(str(value))
+        if not span:
+            self.fail(f"{value!r} is not like 30m, 12h, 3d", param, ctx)
+        return span.total_seconds()
+
+
+def _span_of(text: str) -> timedelta | None:
+    span = _SPAN.fullmatch(text.strip())
+    return None if span is None else timedelta(**{_UNITS[span[2]]: int(span[1])})
+
+
 def instant_of(text: str, now: datetime) -> datetime:
     """Return the time that a text means at `now`.
 
     Raises:
         ValueError, OverflowError: it means none.
     """
-    if ago := _AGO.fullmatch(text.strip()):
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    if (ago := _span_of(text)) is not None:
+        return now - ago
     instant = datetime.fromisoformat(text.strip())
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)

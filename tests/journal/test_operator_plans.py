@@ -9,14 +9,24 @@ import pytest
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.database import DAY, stored
 from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.pause import Whose
 from berinia_webhookd.journal.postgresql import Prepared
 from berinia_webhookd.journal.purge import PURGE_ROWS
 from berinia_webhookd.journal.queries import Filters
-from berinia_webhookd.model import EntryState, OptOut
+from berinia_webhookd.model import EntryState, OptOut, Pause
 
 from .batches import a_batch, decode, message
 from .test_query_plans import FEW, FINISHED, HARMLESS, Statements, relations_read_through
-from .world import AGENT, START, PostgresqlWorld, SqliteWorld, World, on_postgresql, on_sqlite
+from .world import (
+    AGENT,
+    START,
+    PostgresqlWorld,
+    SqliteWorld,
+    World,
+    an_event,
+    on_postgresql,
+    on_sqlite,
+)
 
 ANNA = "+33639980071"
 # Partial indexes over the few that are open, dead or rejected.
@@ -46,6 +56,13 @@ async def look(world: World) -> None:
             found = await desk.list_events(filters)
         await desk.show(found[0].id)
         assert [one async for one in desk.export(Filters(sender=ANNA))]
+        await desk.pause(Whose(ANNA), Pause("me"))
+        await desk.pause(Whose(party=an_event().conversation.party), Pause("me"))
+        for paused in (True, False):
+            assert await desk.list_conversations(paused=paused)
+        assert (await desk.show_conversation(found[0].id)).messages
+        assert await desk.show_conversations(Whose(ANNA))
+        await desk.resume(Whose(ANNA), discard=True)
         await desk.stats()
         await desk.last_received_at()
         await desk.replay_matching(Filters(state=EntryState.DEAD), decode=decode)

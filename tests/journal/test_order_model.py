@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import tempfile
 from collections import Counter
@@ -16,9 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from berinia_webhookd.errors import NotFound
 from berinia_webhookd.journal import order
 from berinia_webhookd.journal.database import Transaction, open_database
 from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.pause import Whose
 from berinia_webhookd.model import (
     Decoded,
     Entry,
@@ -362,7 +365,8 @@ async def do_crash(world: World, rule: Rule) -> None:
 async def do_pause(world: World, rule: Rule, sender: str, seconds: float | None) -> None:
     """Somebody pauses a conversation, if there is one: never for less than it is paused for."""
     async with Operations(world.url, clock=world.clock) as operations:
-        await operations.pause(sender, Pause("me", seconds=seconds))
+        with contextlib.suppress(NotFound):
+            await operations.pause(Whose(sender), Pause("me", seconds=seconds))
     if any(kept.sender == sender for kept in rule.entries.values()):
         until = end_of(world, seconds)
         rule.paused_until[sender] = max(until, rule.paused_until.get(sender, PAST))
@@ -371,7 +375,8 @@ async def do_pause(world: World, rule: Rule, sender: str, seconds: float | None)
 async def do_resume(world: World, rule: Rule, sender: str) -> None:
     """Ends the pause, and lets go of what guards hold."""
     async with Operations(world.url, clock=world.clock) as operations:
-        await operations.resume(sender)
+        with contextlib.suppress(NotFound):
+            await operations.resume(Whose(sender))
     rule.paused_until.pop(sender, None)
     for kept in rule.entries.values():
         if kept.sender == sender:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+from berinia_webhookd.errors import NotFound
 from berinia_webhookd.journal import order
 from berinia_webhookd.journal.contract import ClaimRequest
 from berinia_webhookd.journal.database import Transaction, open_database
 from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.pause import Resumed, Whose
 from berinia_webhookd.model import (
     AgentName,
     EntryKind,
@@ -28,12 +32,12 @@ ELSE = AgentName("ElseAgent")
 
 async def pause(world: World, sender: str = SENDER, **about: Any) -> Sequence[int]:
     async with Operations(world.url, clock=world.clock) as operations:
-        return await operations.pause(sender, Pause("me", **about))
+        return await operations.pause(Whose(sender), Pause("me", **about))
 
 
-async def resume(world: World, sender: str = SENDER) -> Sequence[int]:
+async def resume(world: World, **how: Any) -> Resumed:
     async with Operations(world.url, clock=world.clock) as operations:
-        return await operations.resume(sender)
+        return await operations.resume(Whose(SENDER), **how)
 
 
 async def guard(world: World, event: EventId, seconds: float | None = None) -> None:
@@ -58,7 +62,7 @@ async def test_a_pause_holds_what_is_there_and_what_comes(world: World) -> None:
     await world.accept("two")
     await world.accept("three", sender=OTHER)
     assert [e.event.body for e in await world.claim(9, AGENT, ELSE)] == ["three"]
-    assert len(await resume(world)) == 1
+    assert len((await resume(world)).conversations) == 1
     one, other = await world.claim(9, AGENT, ELSE)
     assert (one.event.body, other.event.body) == ("one", "else")
     await world.settle(one)
@@ -74,9 +78,10 @@ async def test_a_pause_is_said_once_and_ended_once(world: World) -> None:
     assert len(await pause(world, seconds=101)) == 1
     assert len(await pause(world)) == 1
     assert len(await pause(world)) == 0
-    assert len(await resume(world)) == 1
-    assert len(await resume(world)) == 0
-    assert await pause(world, sender="+33639980009") == []
+    assert len((await resume(world)).conversations) == 1
+    assert await resume(world) == Resumed(())
+    with pytest.raises(NotFound):
+        await pause(world, sender="+33639980009")
 
 
 async def test_a_pause_ends_with_its_time(world: World) -> None:
@@ -88,7 +93,7 @@ async def test_a_pause_ends_with_its_time(world: World) -> None:
     world.clock.move(100)
     assert await world.claim_bodies() == ["one"]
     await world.journal.recover()
-    assert await resume(world) == []
+    assert await resume(world) == Resumed(())
 
 
 async def test_an_opt_out_passes_a_pause(world: World) -> None:
@@ -154,7 +159,7 @@ async def test_a_guard_holds_what_stands_behind_as_well(world: World) -> None:
     assert [entry.event.body for entry in claimed] == ["else", "STOP"]
     await world.settle(claimed[1])
     assert await world.claim() == []
-    assert len(await resume(world)) == 1
+    assert len((await resume(world)).conversations) == 1
     assert await world.claim_bodies() == ["one"]
 
 

@@ -88,7 +88,8 @@ class Noting:
         return Counted(cursor, self._statements) if statement.startswith("SELECT") else cursor
 
     async def fetch(self, statement: str, *values: Any) -> Any:
-        self._statements.seen[statement] = values
+        if not statement.startswith("LOCK"):  # which has no plan
+            self._statements.seen[statement] = values
         return await self._connection.fetch(statement, *values)
 
     async def fetchmany(self, statement: str, rows: Sequence[Any]) -> Any:
@@ -123,6 +124,12 @@ HARMLESS = (
     "SCAN next",
     "SCAN outcome",
     "SCAN busy",  # agents with anything to do
+    "SCAN held_conversations",
+    "SCAN recent",
+    "SCAN entries_of_conversations",
+    "SCAN newest",
+    "SCAN conversations USING INDEX conversations_paused",
+    "SCAN entries USING INDEX entries_held",
     "SCAN CONSTANT ROW",
     "SCAN entries USING INDEX entries_running",
     "SCAN entries USING INDEX entries_callers",
@@ -331,8 +338,6 @@ async def test_nothing_reads_through_a_large_table(
         for mode in ("force_custom_plan", "force_generic_plan"):
             await connection.execute(f"SET plan_cache_mode = {mode}")
             for statement, values in statements.seen.items():
-                if statement.startswith("LOCK"):
-                    continue
                 explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", *values)
                 plan = json.loads(explained)[0]["Plan"]
                 assert relations_read_through(plan) <= FEW, statement

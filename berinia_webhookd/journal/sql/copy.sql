@@ -50,3 +50,6 @@ SELECT setval('numbers', greatest((SELECT max(number) FROM deliveries),
 
 -- name: continue_conversations
 SELECT setval(pg_get_serial_sequence('conversations', 'id'), max(id)) FROM conversations;
+
+-- name: continue_actions
+SELECT setval(pg_get_serial_sequence('actions', 'number'), max(number)) FROM actions;

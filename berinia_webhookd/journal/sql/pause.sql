@@ -1,6 +1,9 @@
 -- name: conversations_of_party
--- The conversations of everybody with a party, such as a group.
-SELECT id FROM conversations WHERE channel = :channel AND party = :party ORDER BY id;
+-- The conversations of everybody with a party, such as a group, on one channel or on all.
+SELECT id FROM conversations WHERE party = :party AND channel = coalesce(:channel, channel);
+
+-- name: channels_of
+SELECT DISTINCT channel FROM conversations WHERE id IN (:conversations) ORDER BY channel;
 
 -- name: keep_conversations
 -- Let nobody make one until the commit: whoever did is waited for, and seen.
@@ -9,8 +12,13 @@ SELECT id FROM conversations WHERE channel = :channel AND party = :party ORDER B
 
 -- name: conversations_of_person
 -- The conversations of a person, on one channel or on all.
-SELECT id FROM conversations
-WHERE sender = :sender AND channel = coalesce(:channel, channel) ORDER BY id;
+SELECT id FROM conversations WHERE sender = :sender AND channel = coalesce(:channel, channel)
+UNION
+SELECT conversations.id
+FROM authors
+JOIN events ON events.number = authors.event
+JOIN conversations ON conversations.id = events.conversation
+WHERE authors.address = :sender AND conversations.channel = coalesce(:channel, conversations.channel);
 
 -- name: pause
 -- Of these conversations, those that are paused now, or for longer than they were: no pause ends one

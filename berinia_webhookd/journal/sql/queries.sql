@@ -12,6 +12,7 @@ SELECT events.id, entries.state, deliveries.channel, entries.agent, events.kind,
        entries.kind AS entry, deliveries.received_at,
        (SELECT count(*) FROM attempts WHERE attempts.entry = entries.place) AS attempts,
        entries.place, events.number AS event,
+       (SELECT reason FROM reasons WHERE reasons.place = entries.place) AS reason,
        CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS began,
        (SELECT other.id FROM entries AS last JOIN events AS other ON other.number = last.event
         WHERE last.place = entries.gathered_into) AS gathered_into
@@ -28,7 +29,7 @@ ORDER BY events.number DESC, entries.place DESC LIMIT :most;
 -- name: list_unfinished
 -- The same of a state in which there are few, however many have finished.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
-       attempts_made AS attempts, place, event,
+       attempts_made AS attempts, place, event, reason,
        CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began, gathered_into
 FROM entries_in_full
 WHERE place IN (SELECT place FROM entries WHERE state = 'ready' AND startable_at IS NULL
@@ -46,7 +47,7 @@ ORDER BY event DESC, place DESC LIMIT :most;
 -- name: list_of_person
 -- The same of one person.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
-       attempts_made AS attempts, place, event,
+       attempts_made AS attempts, place, event, reason,
        CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began, gathered_into
 FROM entries_in_full
 WHERE place IN (SELECT place FROM entries_of_conversations
@@ -90,14 +91,21 @@ FROM deliveries WHERE id = :id AND rejection IS NOT NULL;
 
 -- name: show_entries
 -- What became of an event, agent by agent.
-SELECT place, kind, agent, opt_out, state, created_at, due_at, hold_until, lease_until, node, started_at,
-       finished_at, retries, losses, CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began,
-       CASE WHEN state = 'ready' AND quiet_at < gather_by THEN quiet_at
-            WHEN state = 'ready' AND quiet_at IS NOT NULL THEN gather_by END AS gathers_until,
+SELECT entries.place, entries.kind, entries.agent, entries.opt_out, entries.state,
+       entries.created_at, entries.due_at, entries.hold_until, entries.lease_until, entries.node,
+       entries.started_at, entries.finished_at, entries.retries, entries.losses, entries.held,
+       CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS began,
+       CASE WHEN entries.state = 'ready' AND entries.quiet_at < entries.gather_by
+            THEN entries.quiet_at
+            WHEN entries.state = 'ready' AND entries.quiet_at IS NOT NULL
+            THEN entries.gather_by END AS gathers_until,
        (SELECT events.id FROM entries AS last JOIN events ON events.number = last.event
-        WHERE last.place = entries.gathered_into) AS gathered_into
-FROM entries WHERE place IN (SELECT place FROM entries_of_events WHERE event = :event)
-ORDER BY created_at, place;
+        WHERE last.place = entries.gathered_into) AS gathered_into,
+       conversations.paused_at, conversations.paused_until, conversations.paused_by,
+       conversations.paused_for
+FROM entries JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.place IN (SELECT place FROM entries_of_events WHERE event = :event)
+ORDER BY entries.created_at, entries.place;
 
 -- name: show_members
 -- The events that share the attempts of an event's entries.
@@ -127,13 +135,19 @@ GROUP BY kind, channel, agent, state HAVING sum(total) > 0
 ORDER BY kind, channel, agent, state;
 
 -- name: oldest_open
--- Since when the oldest entries of each agent wait, for their turn or for their retry.
+-- Since when the oldest entries of each agent wait, for their turn or for their retry; what is held
+-- waits for somebody else.
 SELECT agent, min(created_at) AS since FROM entries
-WHERE state = 'ready' AND startable_at IS NULL GROUP BY agent
+WHERE state = 'ready' AND startable_at IS NULL
+  AND conversation NOT IN (SELECT conversation FROM held_conversations) GROUP BY agent
 UNION ALL
-SELECT agent, min(created_at) FROM entries WHERE startable_at IS NOT NULL GROUP BY agent
+SELECT agent, min(created_at) FROM entries
+WHERE startable_at IS NOT NULL
+  AND conversation NOT IN (SELECT conversation FROM held_conversations) GROUP BY agent
 UNION ALL
-SELECT agent, min(created_at) FROM entries WHERE state = 'waiting' GROUP BY agent;
+SELECT agent, min(created_at) FROM entries
+WHERE state = 'waiting'
+  AND conversation NOT IN (SELECT conversation FROM held_conversations) GROUP BY agent;
 
 -- name: received_since
 -- How many events came since an instant, and since a later one.
@@ -160,11 +174,12 @@ SELECT name, setting FROM pg_settings WHERE name IN (:names);
 
 -- name: oldest_ready
 -- For how long an agent's oldest entry has been ready: it stands behind others, or may start at
--- once, or when a failure before it holds it back no longer.
+-- once, or when a failure before it holds it back no longer. What is held waits for somebody else.
 SELECT CAST(:now AS BIGINT) - min(created_at) AS age FROM (
     SELECT created_at FROM (
         SELECT created_at FROM entries
         WHERE agent = :agent AND state = 'ready' AND startable_at IS NULL
+          AND conversation NOT IN (SELECT conversation FROM held_conversations)
         ORDER BY place LIMIT 1) AS behind
     UNION ALL
     SELECT created_at FROM (
@@ -174,6 +189,7 @@ SELECT CAST(:now AS BIGINT) - min(created_at) AS age FROM (
     UNION ALL
     SELECT created_at FROM entries
     WHERE kind = :kind AND agent = :agent AND startable_at > 0 AND state = 'ready'
+      AND conversation NOT IN (SELECT conversation FROM held_conversations)
 ) AS ready;
 
 -- name: count_next

@@ -206,11 +206,23 @@ def of_counts(
                 installation.commands.show_log,
                 why="the agent fails, or is too slow for what arrives, or nothing dispatches",
             )
+    yield from _of_held(statistics)
     if statistics.rejected:
         yield note(
             JOURNAL,
             f"{statistics.rejected} verified requests could not be understood",
             "berinia-webhookd events list --state rejected",
+        )
+
+
+def _of_held(statistics: Statistics) -> Iterator[Finding]:
+    if statistics.held:
+        held = ", ".join(f"{count} {reason}" for reason, count in sorted(statistics.held.items()))
+        yield note(
+            JOURNAL,
+            f"conversations are held: {held}",
+            "berinia-webhookd conversations list",
+            "`berinia-webhookd conversations resume --sender …` lets one go on",
         )
 
 

@@ -111,7 +111,7 @@ class TestJournal:
         now = datetime.now(UTC)
         old = now - timedelta(hours=3)
         counts = (Count("agent", "sms", "MetaAgent", "waiting", 7),)
-        statistics = Statistics(counts, 0, {"MetaAgent": old}, {}, 0, 0, 0)
+        statistics = Statistics(counts, 0, {"MetaAgent": old}, {}, {}, 0, 0, 0)
         (finding,) = of_counts(installation_of(running), statistics, now)
         assert finding.level is Level.WARNING
         assert "MetaAgent has waited 3 h; 7 are waiting" in finding.what
@@ -119,7 +119,7 @@ class TestJournal:
     def test_what_may_have_acted_is_not_to_be_repeated(self, running: Daemon) -> None:
         """It is told apart from what failed, and no line proposes to replay it."""
         counts = (Count("agent", "whatsapp", "MetaAgent", "dead", 3),)
-        statistics = Statistics(counts, 0, {}, {"MetaAgent": 3}, 0, 0, 0)
+        statistics = Statistics(counts, 0, {}, {"MetaAgent": 3}, {}, 0, 0, 0)
         (finding,) = of_counts(installation_of(running), statistics, datetime.now(UTC))
         assert finding.level is Level.WRONG
         assert "3 failed, and may have acted all the same (MetaAgent)" in finding.what

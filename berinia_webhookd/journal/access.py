@@ -1,0 +1,142 @@
+"""A journal that a command has opened beside the daemon, or without it: its checks, its short
+transactions, and who does something in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from types import TracebackType
+from typing import Concatenate, Final, ParamSpec, Self, TypeVar
+
+from berinia_webhookd.clock import now
+from berinia_webhookd.errors import CannotStart, JournalUnavailable, NotFound
+from berinia_webhookd.journal import actions
+from berinia_webhookd.journal.actions import About, Actor
+from berinia_webhookd.journal.consents_key import ConsentsKey
+from berinia_webhookd.journal.database import (
+    Conflict,
+    DatabaseError,
+    Transaction,
+    open_database,
+    path_of,
+)
+from berinia_webhookd.journal.lock import real_path, require_one_name
+from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
+
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
+
+UNKNOWN: Final = Actor("operator")
+TRIES: Final = 5  # against processes that were faster
+
+
+class JournalAccess:
+    """One journal: `async with` opens it, and never makes one."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        node: str = "operator",
+        actor: Actor = UNKNOWN,
+        clock: Callable[[], datetime] = now,
+        key: ConsentsKey | None = None,
+    ) -> None:
+        """`key` is that of the register of consents."""
+        self._path = path_of(url)
+        self._database = open_database(url, clock=clock, pool_size=2, patient=True)
+        self._node = node
+        self._actor = actor
+        self._key = key
+
+    async def __aenter__(self) -> Self:
+        """Check that the journal is there, and this program's.
+
+        Raises:
+            NotFound: there is no journal.
+            CannotStart: its schema is not this program's, or its file has several names.
+        """
+        if self._path is not None:
+            if not self._path.exists():
+                raise NotFound(
+                    f"there is no journal at {self._path}", hint="`serve` makes it; see journal.url"
+                )
+            require_one_name(real_path(self._path))
+        try:
+            await self._require_version()
+        except BaseException:
+            await self._database.close()
+            raise
+        return self
+
+    async def _require_version(self) -> None:
+        version = await self._read(stored_version)
+        if version is None:
+            raise NotFound("there is no journal in this database", hint="`serve` makes it")
+        if version < SCHEMA_VERSION:
+            raise CannotStart(
+                "the journal is older than this program", hint="start `serve` once: it upgrades it"
+            )
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._database.close()
+
+    # ---- how
+
+    async def _read(
+        self,
+        look: Callable[Concatenate[Transaction, P], Awaitable[ResultT]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ResultT:
+        with explained():
+            return await self._database.read(lambda transaction: look(transaction, *args, **kwargs))
+
+    async def _write(
+        self,
+        change: Callable[Concatenate[Transaction, P], Awaitable[ResultT]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ResultT:
+        with explained():
+            for _ in range(TRIES):
+                with contextlib.suppress(Conflict):
+                    return await self._database.write(
+                        lambda transaction: change(transaction, *args, **kwargs)
+                    )
+            raise Conflict("other processes were faster, again and again")
+
+    async def _act(
+        self,
+        what: str,
+        about: Callable[[ResultT], About],
+        change: Callable[Concatenate[Transaction, P], Awaitable[ResultT]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> ResultT:
+        """Change something, and note in the same transaction who did it, and what came of it."""
+
+        async def noted(transaction: Transaction) -> ResultT:
+            result = await change(transaction, *args, **kwargs)
+            await actions.note(transaction, self._actor, what, about(result))
+            return result
+
+        return await self._write(noted)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """What the database says, as commands tell it."""
+    try:
+        yield
+    except DatabaseError as error:
+        raise JournalUnavailable(
+            f"the journal cannot be used: {error}", hint=getattr(error, "hint", None)
+        ) from error

@@ -1,0 +1,141 @@
+"""Conversations as operators see them: who wrote what and was told what, what holds it, what is
+next. It only reads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from berinia_webhookd.errors import NotFound
+from berinia_webhookd.journal import pause, queries, show
+from berinia_webhookd.journal.database import Row, Transaction, as_record, instant
+from berinia_webhookd.journal.pause import Paused
+from berinia_webhookd.journal.show import Shown
+from berinia_webhookd.model import EntryState
+
+RECENT_EVENTS: Final = 5000  # among which the conversations of a list are looked for
+LONGEST_NUMBER: Final = 18
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationState:
+    """A conversation as it stands."""
+
+    id: int
+    channel: str
+    sender: str | None  # in normal form; None once erased, * for everybody in a group
+    party: str | None  # the recipient, or the group
+    paused: Paused | None
+    held: tuple[str, ...]  # by which guards
+    ready: int
+    waiting: int
+    running: int
+    last_received_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NextEntry:
+    """What runs of a queue, or is next in it."""
+
+    kind: str
+    agent: str
+    id: str  # of the event
+    state: str
+    startable_at: datetime | None  # None: it runs, or may start at once
+
+
+@dataclass(frozen=True, slots=True)
+class ShownConversation:
+    """A conversation with its newest messages, in their order, and what is next."""
+
+    state: ConversationState
+    messages: tuple[Shown, ...]
+    next: tuple[NextEntry, ...]
+
+
+async def list_conversations(
+    transaction: Transaction, *, paused: bool, limit: int
+) -> list[ConversationState]:
+    """Return the conversations that are paused; or those that are held, then the most recent."""
+    if paused:
+        rows = await transaction.execute("list_paused")
+        return await _states(transaction, [id_ for (id_,) in rows])
+    held = [id_ for (id_,) in await transaction.execute("list_held")]
+    recent = await transaction.execute("recent_conversations", events=RECENT_EVENTS, most=limit)
+    ids = dict.fromkeys([*held, *(row["conversation"] for row in recent)])
+    return await _states(transaction, [*ids][:limit])
+
+
+async def _states(transaction: Transaction, ids: Sequence[int]) -> list[ConversationState]:
+    rows = {row["id"]: row for row in await transaction.execute("conversations", conversations=ids)}
+    received = dict(map(tuple, await transaction.execute("last_received", conversations=ids)))
+    counted = await transaction.execute("open_in_conversations", conversations=ids)
+    return [
+        _state(rows[id_], [one for one in counted if one["conversation"] == id_], received)
+        for id_ in ids
+        if id_ in rows
+    ]
+
+
+def _state(row: Row, counted: Sequence[Row], received: Mapping[int, int]) -> ConversationState:
+    totals = Counter[str]()
+    for one in counted:
+        totals[one["state"]] += one["total"]
+    last = received.get(row["id"])
+    return as_record(
+        ConversationState,
+        row,
+        paused=pause.of_row(row),
+        held=tuple(sorted({one["held"] for one in counted if one["held"] is not None})),
+        ready=totals[EntryState.READY],
+        waiting=totals[EntryState.WAITING],
+        running=totals[EntryState.RUNNING],
+        last_received_at=None if last is None else instant(last),
+    )
+
+
+async def show_conversation(
+    transaction: Transaction, conversation: int, *, limit: int
+) -> ShownConversation:
+    """Return a conversation with so many of its newest messages.
+
+    Raises:
+        NotFound: it is gone.
+    """
+    states = await _states(transaction, [conversation])
+    if not states:
+        raise NotFound(f"there is no conversation {conversation}", hint="see `conversations list`")
+    about = {"conversation": conversation}
+    events = await transaction.execute("events_of_conversation", **about, most=limit)
+    messages = [await show.show_event(transaction, id_) for (id_,) in reversed(events)]
+    next_ones = await transaction.execute("next_in_conversation", **about)
+    return ShownConversation(
+        state=states[0],
+        messages=tuple(message for message in messages if message is not None),
+        next=tuple(map(_next, next_ones)),
+    )
+
+
+def _next(row: Row) -> NextEntry:
+    at = row["startable_at"]  # 0: at once
+    return as_record(NextEntry, row, startable_at=instant(at) if at else None)
+
+
+async def find(transaction: Transaction, name: str) -> int:
+    """Return the conversation of this number, or that of the event whose id begins so: no id begins
+    like a number.
+
+    Raises:
+        NotFound: there is none, or more than one.
+    """
+    if name.isascii() and name.isdigit() and not name.startswith("0"):
+        return int(name[:LONGEST_NUMBER])
+    id_, what = await queries.find(transaction, name)
+    if what != "event":
+        raise NotFound(f"{id_} was rejected when it came; it is in no conversation")
+    ((conversation,),) = await transaction.execute("conversation_of_event", event=id_)
+    return int(conversation)

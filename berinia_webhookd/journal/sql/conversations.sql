@@ -1,0 +1,87 @@
+-- name: list_held
+-- Those that are paused, or in which a guard holds an entry.
+SELECT id FROM conversations WHERE paused_at IS NOT NULL
+UNION
+SELECT conversation FROM held_conversations;
+
+-- name: list_paused
+-- Those that are paused, and groups with everybody in them.
+SELECT id FROM conversations WHERE paused_at IS NOT NULL;
+
+-- name: recent_conversations
+-- Those of the newest events, the newest first.
+SELECT conversation, max(number) AS newest
+FROM (SELECT conversation, number FROM events
+      WHERE number > 0 ORDER BY number DESC LIMIT :events) AS recent
+GROUP BY conversation ORDER BY newest DESC LIMIT :most;
+
+-- name: conversations
+-- Whose these conversations are, and whether they are paused.
+SELECT id, channel, sender, party, paused_at, paused_until, paused_by, paused_for
+FROM conversations WHERE id IN (:conversations);
+
+-- name: last_received
+-- When the newest event of each of these conversations came.
+SELECT newest.conversation, deliveries.received_at
+FROM (SELECT conversation, max(event) AS event FROM entries_of_conversations
+      WHERE conversation IN (:conversations) GROUP BY conversation) AS newest
+JOIN events ON events.number = newest.event
+JOIN deliveries ON deliveries.number = events.delivery;
+
+-- name: open_in_conversations
+-- How much of these conversations has not ended, and what guards hold of it.
+SELECT conversation, state, held, count(*) AS total
+FROM entries WHERE place IN (
+    SELECT place FROM entries
+    WHERE startable_at IS NOT NULL AND conversation IN (:conversations)
+    UNION ALL
+    SELECT place FROM entries
+    WHERE state = 'ready' AND startable_at IS NULL AND conversation IN (:conversations)
+    UNION ALL
+    SELECT place FROM entries
+    WHERE state = 'waiting' AND conversation IN (:conversations)
+    UNION ALL
+    SELECT place FROM entries
+    WHERE state = 'running' AND gathered_into IS NULL AND conversation IN (:conversations))
+GROUP BY conversation, state, held;
+
+-- name: events_of_conversation
+-- The newest events of a conversation.
+SELECT id FROM events
+WHERE number IN (SELECT event FROM entries_of_conversations WHERE conversation = :conversation)
+ORDER BY number DESC LIMIT :most;
+
+-- name: next_in_conversation
+-- What runs of each queue of a conversation, or is next and from when.
+SELECT entries.kind, entries.agent, events.id, entries.state, entries.startable_at
+FROM entries JOIN events ON events.number = entries.event
+WHERE entries.startable_at IS NOT NULL AND entries.conversation = :conversation
+UNION ALL
+SELECT entries.kind, entries.agent, events.id, entries.state, NULL
+FROM entries JOIN events ON events.number = entries.event
+WHERE entries.state = 'running' AND entries.gathered_into IS NULL
+  AND entries.conversation = :conversation;
+
+-- name: conversation_of_event
+-- The conversation of the event with this id.
+SELECT conversation FROM events WHERE id = :event;
+
+-- name: entries_to_give_up
+-- What waits in these conversations for agents, but for opt-outs.
+SELECT entries.place, entries.kind, conversations.channel, entries.agent, entries.conversation,
+       entries.state
+FROM entries JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.place IN (
+    SELECT place FROM entries
+    WHERE startable_at IS NOT NULL AND conversation IN (:conversations)
+    UNION ALL
+    SELECT place FROM entries
+    WHERE state = 'ready' AND startable_at IS NULL AND conversation IN (:conversations)
+    UNION ALL
+    SELECT place FROM entries
+    WHERE state = 'waiting' AND conversation IN (:conversations))
+  AND entries.kind = 'agent' AND entries.opt_out = 0;
+
+-- name: count_held
+-- How many conversations are held, by reason.
+SELECT reason, count(DISTINCT conversation) AS total FROM held_conversations GROUP BY reason;
