@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.model import (
     Consent,
@@ -18,6 +19,7 @@ from berinia_webhookd.model import (
     Receipt,
 )
 
+from .test_query_plans import Statements
 from .world import SMS, START, World, an_event, on_postgresql
 
 SOMEBODY, OTHER = "+33639980001", "+33639980002"
@@ -205,3 +207,17 @@ async def test_two_nodes_hear_the_same_person(closed_world: World) -> None:
         closed_world.clock.move(1)
         changed = [receipt.consent for receipt in receipts if receipt.consent is not None]
         assert changed == [(OUT, IN)[turn % 2]]
+
+
+async def test_a_plain_message_costs_the_register_nothing(
+    closed_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No statement asks it, but one in a conversation that is new: was its person erased?"""
+    await closed_world.open(consents_key=ConsentsKey("k" * 32))
+    await closed_world.accept("one")
+    statements = Statements(monkeypatch)
+    await closed_world.accept("two")
+    assert not [text for text in statements.seen if "consents" in text]
+    await closed_world.accept("three", sender=OTHER)
+    (asked,) = [text for text in statements.seen if "consents" in text]
+    assert "LIMIT 1" in asked

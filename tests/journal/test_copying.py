@@ -11,12 +11,13 @@ import pytest
 
 from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable, NotFound
 from berinia_webhookd.journal import copying
+from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.copying import copy_journal
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.show import Shown
-from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
+from berinia_webhookd.model import ChannelName, EntryState, OptOut, Outcome, OutcomeKind
 
 from ..postgresql import Postgresql
 from ..proxy import Proxy
@@ -105,6 +106,25 @@ async def test_all_of_it_arrives_and_goes_on_there(
     assert heard == ["first", "second", "third"]
     await database.accept("new", sender="+33639981003")
     assert len(await database.claim()) == 1
+
+
+async def test_consents_arrive_there(file: SqliteWorld, database: PostgresqlWorld) -> None:
+    """Those of erased people by their digests: the same key recognises them."""
+    key, (anna, ben) = ConsentsKey("k" * 32), PEOPLE[:2]
+    await file.open(consents_key=key)
+    for sender in (anna, ben):
+        await file.accept(sender=sender, opt_out=OptOut.STOP)
+    async with Operations(file.url, key=key) as desk:
+        await desk.erase(anna)
+        before = [one async for one in desk.export_consents()]
+    await file.journals.pop().close()
+    await copy_journal(file.url, database.plain_url)
+    async with Operations(database.plain_url, key=key) as desk:
+        after = [one async for one in desk.export_consents()]
+        (found,) = await desk.consents_of(anna)
+    assert sorted(map(str, after)) == sorted(map(str, before))
+    assert {one.address for one in after} == {None, ben}
+    assert found.state == "opted_out"
 
 
 async def test_what_was_seen_or_rejected_is_known_there(
