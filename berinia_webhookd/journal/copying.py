@@ -70,6 +70,7 @@ TABLES: Final = (
     Table("seen", {"digest": b""}),
     Table("consents", {"address": "", "channel": ""}),
     Table("actions", {"number": 0}),
+    Table("agents", {"agent": ""}),
 )
 
 
