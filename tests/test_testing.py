@@ -21,6 +21,7 @@ from berinia_webhookd.model import (
     EntryState,
     Event,
     FailureReply,
+    Gathering,
     OptOut,
     Outcome,
     OutcomeKind,
@@ -362,3 +363,79 @@ async def test_what_cannot_be_read_is_no_event(journal: Journal) -> None:
     await journal.reject(a_delivery(an_event("one")), {"missing": ["Body"]})
     assert await bodies(journal) == []
     assert sum((await journal.backlog()).entries.values()) == 0
+
+
+GATHERING = Gathering(5, 30)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def gathering(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
+) -> AsyncIterator[Journal]:
+    """One of each, whose agents gather."""
+    if request.param == "memory":
+        yield MemoryJournal(clock, gathering=GATHERING)
+        return
+    url = f"sqlite:///{tmp_path / 'journal.db'}"
+    real = SqlJournal(url, node="here", clock=clock, gathering_of=lambda _: GATHERING)
+    await real.open()
+    yield real
+    await real.close()
+
+
+async def bursts(journal: Journal) -> list[list[str]]:
+    return [[one.event.body for one in entry.messages] for entry in await claim(journal)]
+
+
+async def test_a_burst_is_one_entry(gathering: Journal, clock: Clock) -> None:
+    """Once its conversation is silent, or has been written in for too long."""
+    for text in ("one", "two", "three"):
+        clock.move(4)
+        await accept(gathering, an_event(text))
+    assert await bursts(gathering) == []
+    await accept(gathering, an_event("HELP", opt_out=OptOut.HELP))
+    await accept(gathering, an_event("STOP", opt_out=OptOut.STOP))
+    (stop,) = await claim(gathering)
+    await gathering.settle(done(stop))
+    clock.move(5)
+    (burst,) = await claim(gathering)
+    assert burst.text == "one\ntwo\nthree"
+    await gathering.settle(done(burst))
+    assert await bursts(gathering) == [["HELP"]]
+    backlog = await gathering.backlog()
+    assert backlog.entries[EntryState.DONE] == 4
+
+
+async def test_a_burst_is_given_back_or_tried_again(gathering: Journal, clock: Clock) -> None:
+    """Untried it takes what came since, tried it does not."""
+    await accept(gathering, an_event("one"))
+    await accept(gathering, an_event("two"))
+    clock.move(5)
+    (burst,) = await claim(gathering)
+    await accept(gathering, an_event("three"))
+    await gathering.release([burst])
+    clock.move(5)
+    (burst,) = await claim(gathering)
+    assert burst.text == "one\ntwo\nthree"
+    await gathering.settle(failed(burst, due_in_seconds=10))
+    await accept(gathering, an_event("four"))
+    clock.move(10)
+    (burst,) = await claim(gathering)
+    assert burst.text == "one\ntwo\nthree"
+    await gathering.settle(done(burst))
+    assert await bursts(gathering) == [["four"]]
+
+
+async def test_a_bursts_reply_is_its_last_callers(gathering: Journal, clock: Clock) -> None:
+    """The others are told at once that there is none for them."""
+    receipts = [
+        (await accept(gathering, an_event(text), wait_seconds=wait))[0]
+        for text, wait in (("one", 60), ("two", 60), ("three", 1))
+    ]
+    clock.move(5)
+    (burst,) = await claim(gathering)
+    settled = await gathering.settle(done(burst, outcome=SAID, late=True))
+    assert settled.reply is ReplyRoute.INLINE
+    replies = [await gathering.wait_for_reply(one.event_id, 0) for one in receipts]
+    assert [reply and reply.text for reply in replies] == [None, "said", None]
+    assert all(replies)

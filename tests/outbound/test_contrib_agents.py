@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from email import message_from_string
 from email.policy import default as default_policy
 from pathlib import Path
@@ -24,7 +25,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
-from berinia_webhookd.model import AgentName, AutoSubmitted, OptOut, Outcome, OutcomeKind
+from berinia_webhookd.model import AgentName, AutoSubmitted, Member, OptOut, Outcome, OutcomeKind
 from berinia_webhookd.outbound.alert_delivery import run_command
 from berinia_webhookd.outbound.http_agent import HttpAgents
 from berinia_webhookd.outbound.python_agent import PythonAgents
@@ -72,6 +73,9 @@ async def test_handle_function(hosts: HostWorld, examples: Path) -> None:
     for _ in range(2):
         outcome = await agents.attempt(entry, timeout_seconds=60)
         assert (outcome.kind, outcome.reply) == (OutcomeKind.SUCCESS, "noted")
+    more = make_entry(LISTENER, "Demain")
+    burst = replace(more, members=(Member(entry.event_id, entry.event),))
+    assert (await agents.attempt(burst, timeout_seconds=60)).reply == "noted"
     await attempt(agents, LISTENER, "STOP", sender="+33639980003", opt_out=OptOut.STOP)
     absent = await attempt(
         agents, LISTENER, "absent", channel="email", auto_submitted=AutoSubmitted.AUTO_REPLY
@@ -80,7 +84,10 @@ async def test_handle_function(hosts: HostWorld, examples: Path) -> None:
     database = sqlite3.connect(examples / "answers.db")
     try:
         answers = database.execute("SELECT id, sender, body FROM answers").fetchall()
-        assert answers == [(entry.event_id, "+33639980001", "Oui")]
+        assert answers == [
+            (entry.event_id, "+33639980001", "Oui"),
+            (more.event_id, "+33639980001", "Demain"),
+        ]
         assert database.execute("SELECT * FROM do_not_contact").fetchall() == [("+33639980003",)]
     finally:
         database.close()
