@@ -30,6 +30,10 @@ class NotFound(WebhookdError):
     """What was asked for does not exist."""
 
 
+class CannotSign(WebhookdError):
+    """A sample cannot be signed: only its provider has the key."""
+
+
 class CannotStart(WebhookdError):
     """The daemon cannot start, and will not by itself: configuration, credentials, newer schema."""
 

@@ -48,6 +48,9 @@ class Metrics:
         self.signature_failures_total = self._counter(
             "signature_failures_total", "Requests whose signature proved nothing.", "channel"
         )
+        self.ignored_total = self._counter(
+            "ignored_total", "Events that a channel names as nothing to keep.", "channel"
+        )
         self.handshakes_total = self._counter(
             "handshakes_total", "Questions of providers before they send, answered.", "channel"
         )

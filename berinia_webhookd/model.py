@@ -224,6 +224,7 @@ class Event(NamedTuple):
     attachments: tuple[Attachment, ...] = ()
     kind: EventKind = EventKind.MESSAGE
     status: str | None = None  # of a receipt: what became of the message
+    thread: str | None = None  # what stands for the group on a declared channel
     raw: Mapping[str, Any] = _NOTHING  # name → last value
     raw_multi: Mapping[str, list[Any]] = _NOTHING  # names that repeat → values
     # What its channel knows until it is stored: `skipped` is a column beside the event's data.
@@ -233,6 +234,8 @@ class Event(NamedTuple):
     said_at: datetime | None = None  # its own time, where its provider tells it
     time_unknown: bool = False  # it was said before, and nobody knows when
     skipped: str | None = None  # why it is kept and handed to nobody
+    about: str | None = None  # of a receipt with a rank: whose receipt it is
+    rank: int | None = None  # its status among those of its channel
 
     @property
     def asks_consent(self) -> bool:
@@ -288,6 +291,7 @@ class Decoded(NamedTuple):
     events: tuple[Event, ...]
     rejected: tuple[RejectedItem, ...] = ()
     pauses: tuple[PauseRequest, ...] = ()
+    ignored: int = 0  # what its channel names as nothing to keep
 
 
 class Receipt(NamedTuple):

@@ -157,6 +157,10 @@ class Commits:
         pausing = self._inbox.pause(decoded.pauses)
         await note(await self._in_time(pausing, verified, channel, note))
 
+    def note_ignored(self, channel: Channel, count: int) -> None:
+        """Count what a channel names as nothing to keep."""
+        self._metrics.ignored_total.labels(channel=channel.name).inc(count)
+
     async def keep_rejected(
         self,
         verified: VerifiedRequest,
@@ -256,7 +260,14 @@ class ChannelHandler:
                 decoded = self.channel.decode(delivery)
         except (MalformedDelivery, AccountRefused) as error:
             await self.commits.keep_rejected(verified, self.channel, error)
-            raise
+            rejected = self.channel.rejected_answer()
+            if rejected is None:
+                raise
+            return answered(rejected)
+        if decoded.ignored:
+            self.commits.note_ignored(self.channel, decoded.ignored)
+            if not decoded.events and not decoded.rejected:
+                return answered(self.channel.answer(()))
         if decoded.pauses:
             await self.commits.pause(verified, self.channel, decoded)
         return await self.answer(request, verified, decoded)

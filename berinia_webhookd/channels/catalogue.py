@@ -8,6 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from berinia_webhookd.channels.contract import Channel, Kind
+from berinia_webhookd.channels.declared import presets
+from berinia_webhookd.channels.declared.channel import DeclaredChannel
+from berinia_webhookd.channels.declared.settings import DeclaredSettings
 from berinia_webhookd.channels.mailgun import MailgunChannel
 from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings, WhatsAppSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
@@ -21,6 +24,7 @@ KINDS: Final[dict[str, Kind]] = {
         Kind(TwilioChannel, TwilioSettings),
         Kind(MailgunChannel, MailgunSettings),
         Kind(WhatsAppChannel, WhatsAppSettings),
+        Kind(DeclaredChannel, DeclaredSettings, presets.declaration),
     )
 }
 

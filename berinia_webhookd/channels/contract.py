@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from berinia_webhookd.addresses import Network
 from berinia_webhookd.channels.addresses_of_people import normal_party
@@ -81,6 +81,7 @@ class Channel(ABC):
     opt_out_words: Words = MappingProxyType(
         {}
     )  # those of the kind, which are looked for in every message
+    secret_parameter: str | None = None  # of the query, which is shown and stored nowhere
     receipts_hint: str | None = None  # what to change where receipts come by mistake
 
     def __init__(self, settings: ChannelSettings, public_urls: Sequence[str] = ()) -> None:
@@ -100,6 +101,12 @@ class Channel(ABC):
         self._opt_out_words = OptOutWords(self.opt_out_words, settings.opt_out_words)
         self._skipped_marks = settings.skipped_marks
         self._blocked = frozenset(map(normal_party, settings.block))
+
+    @classmethod
+    def provider_of(cls, settings: ChannelSettings) -> Provider:
+        """Return the provider of a channel with these settings."""
+        del settings
+        return cls.provider
 
     @abstractmethod
     def require_secret(self) -> None:
@@ -197,6 +204,10 @@ class Channel(ABC):
     def answer(self, receipts: Receipts) -> Answer:
         """Return what the provider expects once the events (of a probe, none) are on disk."""
 
+    def rejected_answer(self) -> Answer | None:
+        """Return the answer to what was kept as rejected; None: 400, and which fields are wrong."""
+        return None
+
     def diagnose(self, delivery: RawDelivery) -> str | None:
         """Return the likely mistake behind a failed signature and the setting or nginx line to
         change, or None. It accepts nothing, and shows no signature.
@@ -231,10 +242,12 @@ class Kind:
 
     channel: type[Channel]
     settings: type[ChannelSettings]
+    # What stands in a preset of that name, in place of defaults; it raises ValueError without one.
+    preset: Callable[[str], Mapping[str, Any]] | None = None
 
     def cautions(
         self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]
     ) -> Iterator[Finding]:
         """Yield what works and will hurt; `came_from` says of each field where its value stands."""
-        yield from self.channel.provider.cautions(channel, settings)
+        yield from self.channel.provider_of(channel).cautions(channel, settings)
         yield from channel.cautions(came_from)

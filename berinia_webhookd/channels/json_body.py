@@ -29,6 +29,18 @@ def decode_json_object(body: bytes) -> dict[str, Any]:
     Raises:
         MalformedDelivery: it is not JSON (RFC 8259), not an object, or beyond the bounds above.
     """
+    document = decode_json(body)
+    if not isinstance(document, dict):
+        raise MalformedDelivery("The body is not a JSON object.")
+    return document
+
+
+def decode_json(body: bytes) -> Any:
+    """Return what the JSON of a body stands for.
+
+    Raises:
+        MalformedDelivery: it is not JSON (RFC 8259), or beyond the bounds above.
+    """
     try:
         document = json.loads(
             _ESCAPES.sub(_whole, body.decode()),
@@ -39,9 +51,7 @@ def decode_json_object(body: bytes) -> dict[str, Any]:
         )
         _require_shallow(document)
     except (ValueError, RecursionError):
-        raise MalformedDelivery("The body is not a well-formed JSON object.") from None
-    if not isinstance(document, dict):
-        raise MalformedDelivery("The body is not a JSON object.")
+        raise MalformedDelivery("The body is not well-formed JSON.") from None
     return document
 
 

@@ -85,7 +85,7 @@ class TwilioKeys:
         """
         presented = _presented(signature)
         try:
-            signed = "".join(chain.from_iterable(_in_signing_order(fields))).encode()
+            signed = "".join(chain.from_iterable(in_signing_order(fields))).encode()
             for url in urls:
                 if self._match_one(presented, url.encode() + signed):
                     return True
@@ -102,7 +102,7 @@ class TwilioKeys:
         return matches
 
 
-def _in_signing_order(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def in_signing_order(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the pairs sorted by name, then value; a pair that repeats is signed once."""
     repeats = len(dict(fields)) < len(fields)
     return sorted(set(fields) if repeats else fields)

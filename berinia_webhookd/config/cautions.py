@@ -42,6 +42,7 @@ def errors(settings: Settings) -> Iterator[Finding]:
             hint = "give each channel a path of its own"
             yield wrong(key, f"is the same as {taken[channel.path]}", hint)
         taken[channel.path] = key
+        yield from channel.errors()
     for word, names in _shared_hosts(settings).items():
         if len({settings.agents.of(name).memory_limit_bytes for name in names}) > 1:
             yield wrong(

@@ -32,7 +32,7 @@ from berinia_webhookd.config.sources import (
     readable,
     unread,
 )
-from berinia_webhookd.config.tables import Tables
+from berinia_webhookd.config.tables import Tables, presets
 from berinia_webhookd.errors import ConfigurationError
 from berinia_webhookd.findings import Finding, Level, wrong
 from berinia_webhookd.model import AgentName
@@ -118,6 +118,7 @@ def examine(
         left_out=tables.refused,
         problems=problems,
     )
+    layers.append(presets(files.table, kinds, problems))
     origins = _origins(keys, layers, environ, problems)
     settings = _frozen(origins, tables)
     lines = list(unread(files, keys))

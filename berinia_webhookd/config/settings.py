@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 from berinia_webhookd.addresses import Network
 from berinia_webhookd.config import values
@@ -470,6 +470,10 @@ class ChannelSettings:
         """What is skipped by its marks."""
         return frozenset(self.skip or ())
 
+    def errors(self) -> Iterator[Finding]:
+        """Yield what is valid alone and not together."""
+        return iter(())
+
     def cautions(self, came_from: Mapping[str, str]) -> Iterator[Finding]:
         """Yield what works and will hurt; `came_from` says of each field where its value stands."""
         del came_from
@@ -482,6 +486,10 @@ class Kind(Protocol):
     @property
     def settings(self) -> type[ChannelSettings]:
         """The dataclass of its channels' settings."""
+
+    @property
+    def preset(self) -> Callable[[str], Mapping[str, Any]] | None:
+        """What stands in a preset of a name, in place of defaults; `ValueError` without one."""
 
     def cautions(
         self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]

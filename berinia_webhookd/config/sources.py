@@ -24,7 +24,7 @@ MOST_PROBLEMS: Final = 100  # before unknown settings are only counted as more: 
 LONGEST_NAME: Final = 100  # of an unknown setting, as shown
 
 
-Source = Literal["flag", "environment", ".env", "credential", "file", "default"]
+Source = Literal["flag", "environment", ".env", "credential", "file", "preset", "default"]
 Keys = Mapping[str, Setting]
 
 

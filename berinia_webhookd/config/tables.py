@@ -20,6 +20,7 @@ from berinia_webhookd.config.settings import (
     Kinds,
     Settings,
 )
+from berinia_webhookd.config.sources import Given, Layer
 from berinia_webhookd.config.values import AGENT_NAME, one_of
 from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.logs.reading import OTHER_THAN_CHANNELS
@@ -57,7 +58,7 @@ class Tables:
             if not AGENT_NAME.fullmatch(name)
         }
         for name, content in _tables(table, "channels").items():
-            kind = content.get("kind")
+            kind = content.get("kind", kind_of_presets(kinds) if "preset" in content else None)
             if name in channels:
                 continue
             if isinstance(kind, str) and kind in kinds and _may_be_called(name):
@@ -84,6 +85,29 @@ class Tables:
             for field, setting in _of_channel(channel, kind, settings):
                 keys[f"channels.{channel}.{field}"] = setting
         return keys | settings_of(Settings)
+
+
+def kind_of_presets(kinds: Kinds) -> str | None:
+    """Return the kind that has presets, which need not name it."""
+    return next((name for name, kind in kinds.items() if kind.preset is not None), None)
+
+
+def presets(table: Mapping[str, Any], kinds: Kinds, problems: list[Finding]) -> Layer:
+    """Return what the presets of channels say, the lowest source of all."""
+    given: dict[str, Given] = {}
+    for name, content in _tables(table, "channels").items():
+        preset = content.get("preset")
+        kind = kinds.get(str(content.get("kind", kind_of_presets(kinds))))
+        if not isinstance(preset, str) or kind is None or kind.preset is None:
+            continue
+        try:
+            declared = kind.preset(preset)
+        except ValueError as error:
+            problems.append(wrong(f"channels.{name}.preset", "is no preset", str(error)))
+            continue
+        for key, raw in declared.items():
+            given[f"channels.{name}.{key}"] = Given(raw, "preset", f"preset {preset}")
+    return given
 
 
 def _tables(table: Mapping[str, Any], section: str) -> dict[str, Mapping[str, Any]]:

@@ -5,10 +5,11 @@ whether that is a secret.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -127,6 +128,23 @@ def one_of(*choices: Word) -> Reader[Word]:
         raise ValueError(f"give one of {', '.join(choices)}")
 
     return read
+
+
+def exactly(*choices: str) -> Reader[str]:
+    """Return a reader of one of a few words, in their letter case."""
+
+    def read(raw: Any) -> str:
+        if raw not in choices:
+            raise ValueError(f"give one of {', '.join(choices)}")
+        return str(raw)
+
+    return read
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+    """Say that a name is not known, and which one is near it."""
+    nearest = difflib.get_close_matches(str(name)[:100], known, n=1)
+    return f"{str(name)[:100]!r} is unknown" + (f": did you mean {nearest[0]}?" if nearest else "")
 
 
 def matching(pattern: str, hint: str) -> Reader[str]:

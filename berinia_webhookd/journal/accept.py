@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from berinia_webhookd.journal import consents, consents_key, event_text, order
+from berinia_webhookd.journal import consents, consents_key, event_text, order, ranks
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.database import (
@@ -128,8 +128,9 @@ async def accept(
     inserted = await _insert(transaction, first, conversations.ids)
     known = await _known(transaction, arrivals, used)
     kept = await _without_repeated(transaction, inserted, known)
-    if heard := await consents.hear(transaction, kept):
-        arrivals, kept = _as_heard(arrivals, kept, heard)
+    for understood in (ranks.judge, consents.hear):
+        if changed := await understood(transaction, kept):
+            arrivals, kept = _as_understood(arrivals, kept, changed)
     await transaction.many("insert_author", _authors(kept))
     await _insert_entries(transaction, kept, conversations)
     return await _receipts(transaction, arrivals, known, used, kept)
@@ -319,6 +320,8 @@ def _event(one: Inserted) -> dict[str, Any]:
         "digest": event.digest,
         "opt_out": event.opt_out,
         "skipped": event.skipped,
+        "about": None if event.about is None else ranks.about_of(event),
+        "rank": event.rank,
         "raw_in_body": int(one.new.in_form),
         "data": one.new.data,
     }
@@ -361,13 +364,13 @@ async def _without_repeated(
     return kept
 
 
-def _as_heard(
-    arrivals: Iterable[Arrival], kept: Iterable[Inserted], heard: Mapping[EventId, NewEvent]
+def _as_understood(
+    arrivals: Iterable[Arrival], kept: Iterable[Inserted], changed: Mapping[EventId, NewEvent]
 ) -> tuple[list[Arrival], list[Inserted]]:
-    """The same with the events as the register of consents understood them."""
+    """The same with the events as the register of consents and the ranks of receipts have them."""
     return (
-        [a._replace(events=tuple(heard.get(new.id, new) for new in a.events)) for a in arrivals],
-        [one._replace(new=heard.get(one.new.id, one.new)) for one in kept],
+        [a._replace(events=tuple(changed.get(new.id, new) for new in a.events)) for a in arrivals],
+        [one._replace(new=changed.get(one.new.id, one.new)) for one in kept],
     )
 
 

@@ -52,6 +52,7 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
         "attachments": [asdict(file) for file in event.attachments],
         "kind": event.kind,
         "status": event.status,
+        "thread": event.thread,
         "raw": None if in_form else dict(event.raw),
         "raw_multi": dict(event.raw_multi),
     }
@@ -99,6 +100,7 @@ def decode(text: str, form: bytes | None = None) -> Event:
         attachments=tuple(Attachment(**file) for file in fields["attachments"]),
         kind=EventKind(fields["kind"]),
         status=fields["status"],
+        thread=fields["thread"],
         raw=fields["raw"],
         raw_multi=fields["raw_multi"],
     )

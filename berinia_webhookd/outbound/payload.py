@@ -65,6 +65,7 @@ def _data(entry: Entry, paths: Sequence[str]) -> dict[str, Any]:
         "message_id": event.message_id,
         "conversation": conversation_text(event.conversation),
         "group": event.group,
+        **({} if event.thread is None else {"thread": event.thread}),
         "kind": event.kind.value,
         **({"status": event.status} if event.kind is EventKind.RECEIPT else {}),
         "received_at": own["received_at"],

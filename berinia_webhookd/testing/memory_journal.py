@@ -11,7 +11,7 @@ from datetime import datetime
 from math import inf
 
 from berinia_webhookd.clock import now, wait_for_event
-from berinia_webhookd.journal import consents
+from berinia_webhookd.journal import consents, ranks
 from berinia_webhookd.journal.contract import (
     Backlog,
     Claimed,
@@ -71,6 +71,7 @@ class MemoryJournal:
         self._seen: dict[bytes, tuple[EventId, AgentName]] = {}
         self._used: dict[bytes, set[EventId]] = {}
         self._replies: dict[EventId, _Reply] = {}
+        self._ranks: dict[str, int] = {}
         self._consents: dict[consents.Party, consents.Registered] = {}
         self._paused_until: dict[Conversation, float] = {}
         self._work = asyncio.Event()
@@ -124,6 +125,10 @@ class MemoryJournal:
             everybody = event.conversation._replace(sender=EVERYBODY)
             paused_until = self._paused_until.get(everybody, 0.0)
             self._paused_until.setdefault(event.conversation, paused_until)
+        if ranks.outranked([(event_id, event)] if event.rank is not None else [], self._ranks):
+            event = event._replace(skipped=ranks.OUTRANKED)
+        elif event.rank is not None:
+            self._ranks[ranks.about_of(event)] = event.rank
         heard = self._hear(event_id, event)
         event = (event.as_start or event) if event_id in heard.starts else event
         kept = self._add(event_id, event, EntryKind.AGENT)

@@ -153,6 +153,7 @@ class CarrierSettings(ChannelSettings):
 
 class CarrierKind:
     settings = CarrierSettings
+    preset = None
 
     def cautions(
         self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]

@@ -44,10 +44,11 @@ VALUES
 -- name: insert_event
 -- One whose digest is there already is not inserted; `already_seen` tells which.
 INSERT INTO events
-    (number, id, delivery, place, kind, conversation, digest, opt_out, skipped, raw_in_body, data)
+    (number, id, delivery, place, kind, conversation, digest, opt_out, skipped, about, rank,
+     raw_in_body, data)
 VALUES
-    (:number, :id, :delivery, :place, :kind, :conversation, :digest, :opt_out, :skipped,
-     :raw_in_body, :data)
+    (:number, :id, :delivery, :place, :kind, :conversation, :digest, :opt_out, :skipped, :about,
+     :rank, :raw_in_body, :data)
 ON CONFLICT (digest) DO NOTHING;
 
 -- name: insert_author
@@ -63,6 +64,14 @@ SELECT digest, event, 1 FROM seen WHERE digest IN (:digests);
 -- name: mark_start
 -- What turned out to be START, because its sender had opted out.
 UPDATE events SET opt_out = 'START', skipped = :skipped, data = :data WHERE number = :number;
+
+-- name: ranks
+-- How far messages are, by all receipts of them.
+SELECT number, about, rank FROM events
+WHERE about IN (:abouts) AND about IS NOT NULL AND rank IS NOT NULL ORDER BY rank;
+
+-- name: mark_outranked
+UPDATE events SET skipped = 'outranked' WHERE number IN (:numbers);
 
 -- name: delete_events
 DELETE FROM events WHERE number IN (:numbers);

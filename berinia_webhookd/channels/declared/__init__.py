@@ -1,0 +1,1 @@
+"""Channels that are declared in the file: their proof, their events and their answers."""

@@ -1,0 +1,350 @@
+"""A channel that is declared in the file: proof, events, handshake and answers from its settings.
+
+What each key means stands in the README; the schemes are in `proof.py`, the places of values in
+`fields.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import unquote_plus, urlencode
+
+from berinia_webhookd import json_text
+from berinia_webhookd.addresses import in_networks
+from berinia_webhookd.channels.addresses_of_people import event_digest, normal_party
+from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
+from berinia_webhookd.channels.declared.events import MOST_EVENTS, Block
+from berinia_webhookd.channels.declared.fields import Field, Item, Unreadable, all_hold
+from berinia_webhookd.channels.declared.presets import provider_of
+from berinia_webhookd.channels.declared.proof import instant_of
+from berinia_webhookd.channels.declared.request import Request
+from berinia_webhookd.channels.declared.sample import sample_of, with_value
+from berinia_webhookd.channels.declared.settings import DeclaredSettings
+from berinia_webhookd.channels.form import URLENCODED, raw_fields
+from berinia_webhookd.channels.provider import Provider
+from berinia_webhookd.config.settings import ChannelSettings
+from berinia_webhookd.errors import (
+    AddressRefused,
+    CannotSign,
+    ChannelNotConfigured,
+    MalformedDelivery,
+    SignatureInvalid,
+)
+from berinia_webhookd.model import (
+    Caller,
+    ChannelName,
+    Conversation,
+    Decoded,
+    Event,
+    EventKind,
+    EventMark,
+    RawDelivery,
+    Receipts,
+    RejectedItem,
+    VerifiedDelivery,
+)
+
+JSON: Final = "application/json"
+
+
+class DeclaredChannel(Channel):
+    """One declared channel."""
+
+    kind = "declared"
+    provider = provider_of(None, ChannelName("declared"))
+
+    def __init__(self, settings: DeclaredSettings, public_urls: Sequence[str] = ()) -> None:
+        self.provider = self.provider_of(settings)  # type: ignore[misc] # each has its own
+        super().__init__(settings, public_urls)
+        self._settings = settings
+        self._public_urls = public_urls
+        self._proof = settings.proof()
+        self._handshake_keys = [one.reveal().encode() for one in settings.handshake_secrets]
+        asked = settings.handshake is not None and not settings.handshake.is_in_body
+        self.methods = frozenset(settings.methods) | ({"GET"} if asked else set())
+        form = settings.body == "form"
+        self.media_types = frozenset({URLENCODED} if form else {JSON})  # type: ignore[misc]
+        self.allowed_networks = settings.allowed_ips
+        self.address_is_proof = settings.verify == "address"
+        self.kept_headers = frozenset(
+            name for block in settings.event for name in _headers_of(block)
+        )
+        source = settings.token or ""
+        self.secret_parameter = source.removeprefix("query:") if source[:6] == "query:" else None
+
+    @classmethod
+    def provider_of(cls, settings: ChannelSettings) -> Provider:
+        """Return what its preset says, or what is true of any."""
+        preset = settings.preset if isinstance(settings, DeclaredSettings) else None
+        return provider_of(preset, settings.name)
+
+    def require_secret(self) -> None:
+        """Raise `ChannelNotConfigured` while nothing can be proved."""
+        if not self._settings.secrets and self._settings.verify != "address":
+            raise ChannelNotConfigured(
+                f"This channel has no secret yet: set channels.{self.name}.secrets."
+            )
+
+    def handshake(self, delivery: RawDelivery) -> Answer | None:
+        """See `Channel.handshake`; a question in a body must have the channel's proof as well."""
+        declared = self._settings.handshake
+        if declared is None:
+            return None
+        request = Request(delivery, self._public_urls)
+        if not declared.asks(request):
+            return None
+        if declared.is_in_body:
+            self._prove(request)
+        if not declared.checks(request, self._handshake_keys):
+            raise SignatureInvalid("The verify token is missing or wrong.")
+        answer = declared.answer(request, self._handshake_keys or self._settings.keys)
+        if answer is None:
+            raise SignatureInvalid("The question has nothing that can be answered.")
+        return Answer(200, *answer)
+
+    def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
+        """Prove it as the declaration says."""
+        self.require_secret()
+        if delivery.method not in self._settings.methods:
+            raise SignatureInvalid("This method is for the provider's question alone.")
+        replay_key = self._prove(Request(delivery, self._public_urls))
+        masked = delivery._replace(target=self._without_secret(delivery.target))
+        return self._verified(masked, replay_key=replay_key)
+
+    def _without_secret(self, target: str) -> str:
+        """Return a request target as it may be stored and shown."""
+        path, mark, query = target.partition("?")
+        if self.secret_parameter is None or not mark:
+            return target
+        shown = [
+            f"{name}=***" if unquote_plus(name) == self.secret_parameter else pair
+            for pair in query.split("&")
+            for name in (pair.partition("=")[0],)
+        ]
+        return path + mark + "&".join(shown)
+
+    def _prove(self, request: Request) -> bytes | None:
+        client = request.delivery.caller.client
+        networks = self.allowed_networks
+        if networks is not None and (client is None or not in_networks(networks, client)):
+            raise AddressRefused("This address is not allowed.")
+        return self._proof.prove(request)
+
+    def read(self, delivery: VerifiedDelivery) -> Decoded:
+        """Read every event that a block declares; items that none takes are kept as rejected."""
+        root = self._root(delivery)
+        events: list[Event] = []
+        rejected: list[RejectedItem] = []
+        ignored = 0
+        for block, item in self._items(root):
+            if self._settings.ignore and all_hold(self._settings.ignore, item):
+                ignored += 1
+            elif block is None:
+                rejected.append(RejectedItem(item.path, "no block of the channel takes it"))
+            else:
+                try:
+                    events.append(self._event(delivery, block, item))
+                except Unreadable as error:
+                    rejected.append(RejectedItem(item.path, str(error)))
+            if len(events) + len(rejected) > MOST_EVENTS:
+                raise MalformedDelivery(f"It has more than {MOST_EVENTS} items.")
+        if not events and [one.path for one in rejected] == [""]:
+            raise MalformedDelivery(rejected[0].reason)
+        if not events and not rejected and not ignored:
+            raise MalformedDelivery("No block of the channel found an event in it.")
+        return Decoded(tuple(events), tuple(rejected), ignored=ignored)
+
+    def _items(self, root: Item) -> Iterator[tuple[Block | None, Item]]:
+        """Yield every item with the block that takes it, if one does, and the whole delivery where
+        it is named as nothing to keep.
+        """
+        blocks = self._settings.event
+        found = False
+        for steps in dict.fromkeys(block.items for block in blocks):
+            alike = [block for block in blocks if block.items == steps]
+            for item in alike[0].reached(root):
+                block = next((one for one in alike if one.takes(item)), None)
+                if block is not None or steps:
+                    found = True
+                    yield block, item
+        if not found and self._settings.ignore and all_hold(self._settings.ignore, root):
+            yield None, root
+
+    def _root(self, delivery: VerifiedDelivery) -> Item:
+        request = Request(_as_raw(delivery), ())
+        match self._settings.body:
+            case "json":
+                document: Any = request.document
+            case "form":
+                document = dict(raw_fields(request.fields)[0])
+            case _:
+                document = dict(request.query)
+        headers = {name.lower(): value for name, value in delivery.headers.items()}
+        return Item((document,), lambda name: headers.get(name.lower()), request.query)
+
+    def _event(self, delivery: VerifiedDelivery, block: Block, item: Item) -> Event:
+        for one in block.required:
+            if one.text(item) is None:
+                raise Unreadable(f"{' or '.join(one.sources)} is missing")
+        read = _reader(item)
+        sender, recipient, thread = read(block.sender), read(block.recipient), read(block.thread)
+        digest = self._digest(delivery, block, item)
+        status, message = read(block.status), read(block.message)
+        raw = item.node if isinstance(item.node, Mapping) else {"value": item.node}
+        text = _soft(block.text, item)
+        opt_out = next((one for one, when in block.opt_out.items() if when.holds(item)), None)
+        said = read(block.time)
+        return Event(
+            channel=self.name,
+            agent=block.agent or self.agent,
+            conversation=self._conversation(
+                sender, thread or recipient, message if status is not None else None, digest
+            ),
+            digest=digest,
+            received_at=delivery.received_at,
+            sender=sender or "",
+            recipient=recipient or "",
+            body=text if text is not None else status or "",
+            subject=_soft(block.subject, item),
+            message_id=message or (_soft(block.id[0], item) if block.id else None),
+            kind=block.kind,
+            status=status,
+            thread=thread,
+            opt_out=opt_out,
+            marks=_marks(block, item, text),
+            rank=_rank(block, status),
+            about=None if status is None else message,
+            said_at=None if said is None else instant_of(said, block.time_unit),
+            raw=raw,
+        )
+
+    def _digest(self, delivery: VerifiedDelivery, block: Block, item: Item) -> bytes:
+        """What makes it the same event: the fields of `id`, unless nothing proves them."""
+        proven = all(one.headers <= self._proof.headers for one in block.id)
+        parts = [one.text(item) for one in block.id] if proven else []
+        if block.id and proven:
+            if all(part is None for part in parts):
+                raise Unreadable("all fields of id are missing")
+            return event_digest(self.name, block.kind.value, *parts)
+        body = hashlib.sha256(delivery.body or delivery.target.encode()).hexdigest()
+        return event_digest(self.name, block.kind.value, body, item.path)
+
+    def _conversation(
+        self, sender: str | None, party: str | None, message: str | None, digest: bytes
+    ) -> Conversation:
+        """All receipts of a message are one; what names nobody is one of its own."""
+        if message is not None:
+            return Conversation(self.name, normal_party(sender or ""), f"message:{message[:300]}")
+        if not sender and not party:
+            return Conversation(self.name, "", f"event:{digest.hex()}")
+        return Conversation(self.name, normal_party(sender or ""), normal_party(party or ""))
+
+    def is_empty(self, event: Event) -> bool:
+        """Whether there is nothing in it, which `read` marks: it knows of files elsewhere."""
+        return EventMark.EMPTY in event.marks
+
+    def answer(self, receipts: Receipts) -> Answer:
+        """What the declaration says, whatever arrived."""
+        del receipts
+        fixed = self._settings.answer
+        return Answer(fixed.status, fixed.content_type, fixed.body.encode())
+
+    def rejected_answer(self) -> Answer | None:
+        """Answer what is kept and cannot be read like the rest: providers repeat or give up."""
+        status = self._settings.rejected_status
+        return self.answer(()) if status is None else Answer(status, "text/plain", b"")
+
+    def sign(
+        self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
+    ) -> SignedRequest:
+        """Return a sample of the first block, with fields of that block laid over it.
+
+        Raises:
+            CannotSign: only the provider has the key.
+        """
+        settings = self._settings
+        secret = settings.keys[0] if valid and settings.secrets else secrets.token_bytes(16)
+        document = sample_of(settings, fields, now)
+        parameter = self.secret_parameter
+        query = {} if parameter is None else {parameter: secret.decode("utf-8", "replace")}
+        headers, body = {}, b""
+        if settings.body == "query":
+            query |= document
+        else:
+            headers["Content-Type"] = next(iter(self.media_types))
+            body = urlencode(document).encode() if settings.body == "form" else _json(document)
+        if settings.body_hash_query is not None:
+            query[settings.body_hash_query] = hashlib.sha256(body).hexdigest()
+        target = f"{self.path}?{urlencode(query)}" if query else self.path
+        kind = headers.get("Content-Type", "")
+        made = VerifiedDelivery(self.name, kind, body, now, target=target, headers=headers)
+        request = Request(_as_raw(made, settings.methods[0]), (base_url,))
+        proof = self._proof.sign(request, secret, now)
+        if proof is None:
+            raise CannotSign(
+                f"A sample for {self.name} cannot be signed: only the provider has the key.",
+                hint=f"berinia-webhookd channels test {self.name} FILE reads a captured request",
+            )
+        source, _, path = (settings.signature.source if settings.signature else "").partition(":")
+        if source == "json":
+            body = _json(with_value(document, path, proof.pop(path)))
+        return SignedRequest(target, {**headers, **proof}, body)
+
+
+_NOBODY: Final = Caller(None, None, "https", "", forwarded=False, peer_trusted=False)
+
+
+def _as_raw(delivery: VerifiedDelivery, method: str = "") -> RawDelivery:
+    """Return a delivery as a request, to read it by its names."""
+    kind = delivery.content_type_header
+    return RawDelivery(
+        delivery.channel,
+        _NOBODY,
+        delivery.target,
+        delivery.headers,
+        kind,
+        kind,
+        delivery.body,
+        delivery.received_at,
+        method,
+    )
+
+
+def _json(document: Any) -> bytes:
+    return json_text.encode(document)
+
+
+def _headers_of(block: Block) -> frozenset[str]:
+    fields = [getattr(block, name) for name in ("sender", "recipient", "thread", "text", "subject")]
+    fields += [block.time, block.status, block.message, *block.id, *block.required]
+    places = [one for one in fields if one is not None]
+    places += [one.field for one in (*block.where, *block.unless)]
+    return frozenset(name for one in places for name in one.headers)
+
+
+def _reader(item: Item) -> Callable[[Field | None], str | None]:
+    return lambda field: None if field is None else field.text(item)
+
+
+def _soft(field: Field | None, item: Item) -> str | None:
+    """Return a text of which nothing depends; an object or a list is none."""
+    try:
+        return None if field is None else field.text(item)
+    except Unreadable:
+        return None
+
+
+def _marks(block: Block, item: Item, text: str | None) -> frozenset[EventMark]:
+    marks = {mark for mark, when in block.marks.items() if when.holds(item)}
+    files = block.attachments is not None and bool(block.attachments.value(item))
+    if block.kind is EventKind.MESSAGE and not files and not (text or "").strip():
+        marks.add(EventMark.EMPTY)
+    return frozenset(marks)
+
+
+def _rank(block: Block, status: str | None) -> int | None:
+    return block.rank.index(status) if status in block.rank else None

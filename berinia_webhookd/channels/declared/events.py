@@ -1,0 +1,166 @@
+"""The events of a delivery, by the blocks that declare them: `[[channels.<name>.event]]`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from berinia_webhookd.channels.declared.fields import (
+    Condition,
+    Field,
+    Item,
+    all_hold,
+    conditions,
+)
+from berinia_webhookd.channels.declared.request import ABSENT, at
+from berinia_webhookd.config import values
+from berinia_webhookd.model import AgentName, EventKind, EventMark, OptOut
+
+MOST_EVENTS: Final = 1000
+_ADDRESSES: Final = ("phone", "email", "other")
+_MARKS: Final = {mark.value: mark for mark in EventMark}
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one kind of event looks like."""
+
+    kind: EventKind = EventKind.MESSAGE
+    items: tuple[str, ...] = ()
+    where: tuple[Condition, ...] = ()
+    unless: tuple[Condition, ...] = ()
+    id: tuple[Field, ...] = ()
+    sender: Field | None = None
+    recipient: Field | None = None
+    thread: Field | None = None
+    text: Field | None = None
+    subject: Field | None = None
+    required: tuple[Field, ...] = ()
+    agent: AgentName | None = None
+    time: Field | None = None
+    time_unit: str = "s"
+    attachments: Field | None = None
+    address: str = "other"
+    marks: Mapping[EventMark, Condition] = field(default_factory=dict)
+    opt_out: Mapping[OptOut, Condition] = field(default_factory=dict)
+    status: Field | None = None
+    message: Field | None = None
+    rank: tuple[str, ...] = ()
+
+    def takes(self, item: Item) -> bool:
+        """Whether an item is such an event."""
+        return all_hold(self.where, item) and not any(one.holds(item) for one in self.unless)
+
+    def reached(self, root: Item) -> Iterator[Item]:
+        """Yield the items that its steps lead to, the whole delivery without any."""
+        yield from _below(root, self.items)
+
+
+def _below(item: Item, steps: Sequence[str]) -> Iterator[Item]:
+    if not steps:
+        yield item
+        return
+    found = at(item.node, steps[0].split(".")) if steps[0] else item.node
+    for number, node in enumerate(found if isinstance(found, list) else ()):
+        path = ".".join(filter(None, (item.path, steps[0], str(number))))
+        yield from _below(
+            dataclasses.replace(item, nodes=(*item.nodes, node), path=path), steps[1:]
+        )
+
+
+def _fields(raw: Any) -> tuple[Field, ...]:
+    return tuple(Field.parse(one) for one in (raw if isinstance(raw, list) else [raw]))
+
+
+def _steps(raw: Any) -> tuple[str, ...]:
+    steps = raw if isinstance(raw, list) else [raw]
+    if not steps or not all(isinstance(one, str) for one in steps):
+        raise ValueError('give the steps into nested lists: ["entry", "changes"], or [""]')
+    return tuple(steps)
+
+
+def _texts(raw: Any) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(one, str) for one in raw):
+        raise ValueError('give a list of texts, such as ["sent", "delivered", "read"]')
+    return tuple(raw)
+
+
+def _marks(raw: Any) -> Mapping[EventMark, Condition]:
+    if not isinstance(raw, Mapping) or not _MARKS.keys() >= raw.keys():
+        raise ValueError(f"give a table from marks to conditions; marks are {', '.join(_MARKS)}")
+    return {_MARKS[name]: Condition.parse(one) for name, one in raw.items()}
+
+
+def _opt_out(raw: Any) -> Mapping[OptOut, Condition]:
+    names = {one.value.lower(): one for one in OptOut}
+    if not isinstance(raw, Mapping) or not names.keys() >= raw.keys():
+        raise ValueError('give a table such as { stop = "event=unsubscribe|spam" }')
+    return {names[name]: Condition.parse(one) for name, one in raw.items()}
+
+
+_READERS: Final[Mapping[str, Any]] = {
+    "kind": lambda raw: EventKind(values.one_of(*(one.value for one in EventKind))(raw)),
+    "items": _steps,
+    "where": conditions,
+    "unless": conditions,
+    "id": _fields,
+    **dict.fromkeys(
+        ("sender", "recipient", "thread", "text", "subject", "time", "attachments"), Field.parse
+    ),
+    **dict.fromkeys(("status", "message"), Field.parse),
+    "required": _fields,
+    "agent": values.agent_name,
+    "time_unit": values.one_of("s", "ms", "iso"),
+    "address": values.one_of(*_ADDRESSES),
+    "marks": _marks,
+    "opt_out": _opt_out,
+    "rank": _texts,
+}
+
+
+def blocks(raw: Any) -> tuple[Block, ...]:
+    """Read the blocks of a channel.
+
+    Raises:
+        ValueError: with everything that is wrong in them.
+    """
+    if not isinstance(raw, list | tuple) or not all(isinstance(one, Mapping) for one in raw):
+        raise ValueError("give blocks, each under its own [[channels.<name>.event]]")
+    wrong: list[str] = []
+    found: list[Block] = []
+    for number, table in enumerate(raw, 1):
+        known: dict[str, Any] = {}
+        for name, value in table.items():
+            if name not in _READERS:
+                wrong.append(f"block {number}: {values.unknown(name, _READERS)}")
+                continue
+            try:
+                known[name] = _READERS[name](value)
+            except ValueError as error:
+                wrong.append(f"block {number}, {name}: {error}")
+        found.append(Block(**known))
+        wrong += [f"block {number}: {one}" for one in _amiss(found[-1])]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return tuple(found)
+
+
+def _amiss(block: Block) -> Iterator[str]:
+    if block.kind is EventKind.RECEIPT and (block.status is None or block.message is None):
+        yield "a receipt needs status and message"
+    if block.kind is not EventKind.RECEIPT and (block.rank or block.status or block.message):
+        yield 'status, message and rank are of receipts: kind = "receipt"'
+    ups = [one for some in (block.id, block.required) for field_ in some for one in field_.sources]
+    ups += [
+        one
+        for field_ in (block.sender, block.recipient, block.thread, block.text, block.subject)
+        for one in (field_.sources if field_ else ())
+    ]
+    deepest = max((len(one) - len(one.lstrip("^")) for one in ups), default=0)
+    if deepest > len(block.items):
+        yield f"{'^' * deepest} leads out of the body: there are {len(block.items)} steps in items"
+
+
+__all__ = ["ABSENT", "MOST_EVENTS", "Block", "blocks"]

@@ -1,0 +1,151 @@
+"""Where a value stands in a delivery, and whether something holds of it. There are no expressions
+and no regular expressions, so that no body makes reading slow.
+
+A field is a dotted path (`a.0.b`), `^a.b` one level up, `header:X`, `query:X`, `=constant`, or a
+list of those of which the first that is there counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from berinia_webhookd.channels.declared.request import ABSENT, at
+
+LONGEST: Final = 500  # characters of a field, steps of a path
+HINT: Final = 'give a path such as "data.id", "^id", "header:X-Id", "query:id" or "=text"'
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A place in a delivery: the nodes from the whole body down to it, and what is around them."""
+
+    nodes: tuple[Any, ...]
+    header: Callable[[str], str | None]
+    query: Mapping[str, str]
+    path: str = ""
+
+    @property
+    def node(self) -> Any:
+        """The innermost."""
+        return self.nodes[-1]
+
+
+class Unreadable(Exception):
+    """A field that must be a text is an object or a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One or several places, of which the first where something stands counts."""
+
+    sources: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, raw: Any) -> Field:
+        """Read a field, or a list of them.
+
+        Raises:
+            ValueError: with what would be right.
+        """
+        sources = raw if isinstance(raw, list | tuple) else [raw]
+        if not sources or not all(isinstance(one, str) and one.strip() for one in sources):
+            raise ValueError(HINT)
+        if any(len(one) > LONGEST or _is_odd(one) for one in sources):
+            raise ValueError(HINT)
+        return cls(tuple(one.strip() if not one.startswith("=") else one for one in sources))
+
+    def value(self, item: Item) -> Any:
+        """Return what stands there, or None."""
+        for source in self.sources:
+            found = _at(source, item)
+            if found is not ABSENT and found is not None:
+                return found
+        return None
+
+    def text(self, item: Item) -> str | None:
+        """Return what stands there as a text; numbers keep their digits.
+
+        Raises:
+            Unreadable: it is an object or a list.
+        """
+        value = self.value(item)
+        if isinstance(value, Mapping | list):
+            raise Unreadable(" or ".join(self.sources))
+        return None if value is None else text_of(value)
+
+    @property
+    def headers(self) -> frozenset[str]:
+        """The headers among its places, in lower case."""
+        marked = (one for one in self.sources if one.startswith("header:"))
+        return frozenset(one.partition(":")[2].strip().lower() for one in marked)
+
+
+def text_of(value: Any) -> str:
+    """Return a value of JSON as a text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _is_odd(source: str) -> bool:
+    if source.startswith("="):
+        return False
+    where, colon, name = source.partition(":")
+    if colon:
+        return where not in ("header", "query") or not name.strip()
+    steps = source.lstrip("^").split(".")
+    return any(not step for step in steps)
+
+
+def _at(source: str, item: Item) -> Any:
+    if source.startswith("="):
+        return source[1:]
+    where, colon, name = source.partition(":")
+    if colon:
+        return item.header(name.strip()) if where == "header" else item.query.get(name.strip())
+    path = source.lstrip("^")
+    up = len(source) - len(path)
+    if up >= len(item.nodes):
+        return ABSENT
+    return at(item.nodes[-1 - up], path.split("."))
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`a.b=c|d`: a field has one of some values; `a.b`: something stands there."""
+
+    field: Field
+    values: tuple[str, ...] | None
+
+    @classmethod
+    def parse(cls, raw: Any) -> Condition:
+        """Read one.
+
+        Raises:
+            ValueError: with what would be right.
+        """
+        if not isinstance(raw, str):
+            raise ValueError('give a condition such as "type=text|image", or "type"')
+        source, equals, values = raw.partition("=")
+        return cls(Field.parse(source), tuple(values.split("|")) if equals else None)
+
+    def holds(self, item: Item) -> bool:
+        """Whether it does."""
+        value = self.field.value(item)
+        if value is None or isinstance(value, Mapping | list):
+            return value is not None and self.values is None
+        if self.values is None:
+            return value is not False
+        return text_of(value) in self.values
+
+
+def conditions(raw: Any) -> tuple[Condition, ...]:
+    """Read a condition or a list of them, all of which have to hold."""
+    return tuple(Condition.parse(one) for one in (raw if isinstance(raw, list) else [raw]))
+
+
+def all_hold(some: Sequence[Condition], item: Item) -> bool:
+    """Whether every one does."""
+    return all(one.holds(item) for one in some)

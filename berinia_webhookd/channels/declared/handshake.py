@@ -1,0 +1,114 @@
+"""Questions that providers ask before they send anything, and their answers."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from berinia_webhookd.channels.declared.request import Request
+from berinia_webhookd.urlencoded import as_bytes
+
+LONGEST_REPLY: Final = 512
+_PLACEHOLDER: Final = re.compile(r"\{(hmac\.(?:hex|base64):)?((?:query|json):[^{}]{1,100})\}")
+# What a MAC is given for must be no body: else whoever asks can have any body signed.
+_NO_BODY: Final = re.compile(r"[A-Za-z0-9._~+/-]{1,512}={0,2}")
+_SOURCE: Final = re.compile(r"(?:query|json):[^=]{1,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """When a request is such a question, what proves it, and what answers it."""
+
+    when: tuple[str, str | None]  # where something stands, and what; None: anything
+    check: str | None
+    reply: str | None
+    reply_json: Mapping[str, str] | None
+
+    @property
+    def is_in_body(self) -> bool:
+        """Whether the question stands in a body, which the channel's proof is over."""
+        return self.when[0].startswith("json:")
+
+    def asks(self, request: Request) -> bool:
+        """Whether a request is such a question."""
+        source, value = self.when
+        found = request.named(source)
+        return found is not None and value in (None, found)
+
+    def checks(self, request: Request, secrets: Sequence[bytes]) -> bool:
+        """Whether it has what proves it, if it needs that."""
+        if self.check is None:
+            return True
+        given = as_bytes(request.named(self.check) or "")
+        matches = False
+        for secret in secrets:
+            matches |= bool(given) and hmac.compare_digest(secret, given)
+        return matches
+
+    def answer(self, request: Request, secrets: Sequence[bytes]) -> tuple[str, bytes] | None:
+        """Return media type and body of the answer; None: what it repeats is not there."""
+        if self.reply is not None:
+            text = request.named(self.reply)
+            return None if text is None else ("text/plain", as_bytes(text[:LONGEST_REPLY]))
+        texts: dict[str, str] = {}
+        for name, template in (self.reply_json or {}).items():
+            filled = _filled(template, request, secrets)
+            if filled is None:
+                return None
+            texts[name] = filled
+        return "application/json", json.dumps(texts).encode()
+
+
+def _filled(template: str, request: Request, secrets: Sequence[bytes]) -> str | None:
+    """Return a template with what it names; None where that is missing, or could be a body."""
+    texts = []
+    for found in _PLACEHOLDER.finditer(template):
+        text = request.named(found[2])
+        if text is None or not secrets or (found[1] and not _NO_BODY.fullmatch(text)):
+            return None
+        mac = hmac.new(secrets[0], as_bytes(text), "sha256").digest()
+        match found[1]:
+            case "hmac.hex:":
+                text = mac.hex()
+            case "hmac.base64:":
+                text = base64.b64encode(mac).decode()
+        texts.append(text[:LONGEST_REPLY])
+    remaining = iter(texts)
+    return _PLACEHOLDER.sub(lambda _: next(remaining), template)
+
+
+def handshake(raw: Any) -> Handshake:
+    """Read the table of a handshake.
+
+    Raises:
+        ValueError: with what would be right.
+    """
+    hint = (
+        'give { when = "query:hub.mode=subscribe", check = "query:hub.verify_token", '
+        'reply = "query:hub.challenge" }'
+    )
+    if not isinstance(raw, Mapping) or not {"when", "check", "reply", "reply_json"} >= raw.keys():
+        raise ValueError(hint)
+    when, check, reply, reply_json = (
+        raw.get(name) for name in ("when", "check", "reply", "reply_json")
+    )
+    if not isinstance(when, str) or (reply is None) == (reply_json is None):
+        raise ValueError(hint)
+    source, equals, value = when.partition("=")
+    sources = [source, *(one for one in (check, reply) if one is not None)]
+    if not all(isinstance(one, str) and _SOURCE.fullmatch(one) for one in sources):
+        raise ValueError(hint)
+    if reply_json is not None:
+        texts = isinstance(reply_json, Mapping) and all(
+            isinstance(one, str) for one in reply_json.values()
+        )
+        if not texts:
+            raise ValueError(
+                'give texts, such as { token = "sha256={hmac.base64:query:crc_token}" }'
+            )
+    return Handshake((source, value if equals else None), check, reply, reply_json)

@@ -1,0 +1,60 @@
+"""The declarations that come with the daemon, one file each in `presets/`: a provider's proof,
+events and answers, and beside them the facts that people read about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+from berinia_webhookd.channels.provider import Provider, SecretSetting
+from berinia_webhookd.model import ChannelName
+
+FACTS: Final = "provider"  # the table of facts beside the declaration
+_FOLDER: Final = resources.files(__package__).joinpath("presets")
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Return the names of all presets."""
+    found = (file.name for file in _FOLDER.iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
+
+
+@cache
+def _whole(name: str) -> Mapping[str, Any]:
+    return tomllib.loads(_FOLDER.joinpath(f"{name}.toml").read_text("utf-8"))
+
+
+def declaration(name: str) -> Mapping[str, Any]:
+    """Return the keys of a preset, as they would stand in the file.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in names():
+        nearest = difflib.get_close_matches(name, names(), n=1)
+        meant = f"did you mean {nearest[0]}? " if nearest else ""
+        raise ValueError(f"{meant}presets are {', '.join(names())}")
+    return {key: value for key, value in _whole(name).items() if key != FACTS}
+
+
+def provider_of(preset: str | None, channel: ChannelName) -> Provider:
+    """Return what people read about a channel's provider."""
+    facts = _whole(preset)[FACTS] if preset is not None and preset in names() else {}
+    return Provider(
+        name=facts.get("name", f"the provider of {channel}"),
+        console=facts.get("console", "the provider's console"),
+        secret=SecretSetting("secrets", facts.get("secret", "the provider's console")),
+        text_field="text",
+        sample=facts.get("sample", "a message"),
+        retries=facts.get("retries", "nobody has written down whether the provider tries again"),
+        retries_by_itself=facts.get("retries_by_itself", True),
+        signs_url=facts.get("signs_url", False),
+        signs_body=facts.get("signs_body", True),
+        signs_time=facts.get("signs_time", False),
+    )

@@ -1,0 +1,114 @@
+"""A sample delivery, made from the blocks that read it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from berinia_webhookd.channels.declared.events import Block
+from berinia_webhookd.channels.declared.fields import Condition, Field
+from berinia_webhookd.channels.declared.settings import DeclaredSettings
+from berinia_webhookd.model import EventKind
+
+PHONES = ("+33639980001", "+33639980000")  # reserved for fiction
+MAILS = ("lead@example.com", "contact@example.com")
+NAMED = ("sender", "recipient", "thread", "text", "subject", "status", "message")
+
+
+def sample_of(settings: DeclaredSettings, fields: Mapping[str, str], now: datetime) -> Any:
+    """Return a body that the first block of messages reads; `fields` are names of that block, or
+    paths in its item.
+    """
+    blocks = settings.event
+    block = next((one for one in blocks if one.kind is EventKind.MESSAGE), blocks[0])
+    values = _values(block, now) | {name: fields[name] for name in NAMED if name in fields}
+    levels: list[Any] = [{} for _ in range(len(block.items) + 1)]
+    for condition in block.where:
+        _put(levels, condition.field, _value(condition))
+    for number, field in enumerate(block.id):
+        _put(levels, field, f"sample-{number}-{secrets.token_hex(8)}", keep=True)
+    for field in block.required:
+        _put(levels, field, "sample", keep=True)
+    for name, value in values.items():
+        field = getattr(block, name)
+        if field is not None:
+            _put(levels, field, value, keep=name not in fields)
+    for path in fields.keys() - set(NAMED):
+        _put(levels, Field((path,)), fields[path])
+    document = _nested(levels, block.items)
+    for name in settings.signed.names if settings.signed else ():
+        if name.startswith("json:"):
+            value = str(int(now.timestamp())) if name == settings.time else secrets.token_hex(25)
+            document = with_value(document, name.removeprefix("json:"), value)
+    return document
+
+
+def with_value(document: Any, path: str, value: str) -> Any:
+    """Set a value of a body."""
+    _put([document], Field((path,)), value)
+    return document
+
+
+def _values(block: Block, now: datetime) -> dict[str, Any]:
+    sender, recipient = MAILS if block.address == "email" else PHONES
+    instant: dict[str, Any] = {
+        "s": int(now.timestamp()),
+        "ms": int(now.timestamp() * 1000),
+        "iso": now.isoformat(),
+    }
+    return {
+        "sender": sender,
+        "recipient": recipient,
+        "thread": "sample-thread",
+        "text": "Bonjour, je suis intéressé.",
+        "subject": "Votre proposition",
+        "time": str(instant[block.time_unit]),
+        "status": (block.rank or ("delivered",))[0],
+        "message": f"sample-{secrets.token_hex(8)}",
+    }
+
+
+def _value(condition: Condition) -> Any:
+    return condition.values[0] if condition.values else "sample"
+
+
+def _put(levels: list[Any], field: Field, value: Any, *, keep: bool = False) -> None:
+    """Set the first place of a field that is in the body."""
+    source = next((one for one in field.sources if ":" not in one and one[:1] != "="), None)
+    if source is None:
+        return
+    path = source.lstrip("^")
+    node = levels[-1 - (len(source) - len(path))]
+    steps = path.split(".")
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        if following is None:
+            _set(node, step, value, keep=keep)
+            return
+        node = _inside(node, step, [] if following.isdecimal() else {})
+
+
+def _inside(node: Any, step: str, empty: Any) -> Any:
+    _set(node, step, empty, keep=True)
+    return node[int(step)] if isinstance(node, list) else node[step]
+
+
+def _set(node: Any, step: str, value: Any, *, keep: bool) -> None:
+    if isinstance(node, list):
+        while len(node) <= int(step):
+            node.append(None)
+        if not keep or node[int(step)] is None:
+            node[int(step)] = value
+    elif isinstance(node, dict) and not (keep and step in node):
+        node[step] = value
+
+
+def _nested(levels: list[Any], steps: Sequence[str]) -> Any:
+    for number in range(len(steps), 0, -1):
+        inner, step = levels[number], steps[number - 1]
+        if not step:
+            levels[number - 1] = [inner]
+            continue
+        _put(levels[:number], Field((step,)), [inner])
+    return levels[0]

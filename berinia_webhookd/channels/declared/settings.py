@@ -1,0 +1,397 @@
+"""What can be set on a declared channel."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from berinia_webhookd.addresses import Network
+from berinia_webhookd.channels.declared.events import Block, blocks
+from berinia_webhookd.channels.declared.fields import Condition, conditions
+from berinia_webhookd.channels.declared.handshake import Handshake, handshake
+from berinia_webhookd.channels.declared.proof import (
+    HASHES,
+    AddressProof,
+    BasicProof,
+    Clock,
+    JwtProof,
+    Proof,
+    SignatureProof,
+    StandardWebhooksProof,
+    TokenProof,
+    ecdsa_verifier,
+    ed25519_verifier,
+    mac_verifier,
+)
+from berinia_webhookd.channels.declared.templates import SignatureTemplate, SignedTemplate
+from berinia_webhookd.config import values
+from berinia_webhookd.config.fields import setting
+from berinia_webhookd.config.secret import Secret
+from berinia_webhookd.config.settings import DAY, STATUS, ChannelSettings
+from berinia_webhookd.config.values import many, network, number, one_of, text
+from berinia_webhookd.findings import Finding, wrong
+from berinia_webhookd.model import AgentName
+
+SCHEMES: Final = (
+    *("hmac-sha1", "hmac-sha256", "hmac-sha512", "standard-webhooks", "ed25519", "ecdsa-p256"),
+    *("jwt", "basic", "token", "address"),
+)
+TEMPLATED: Final = frozenset(SCHEMES[:3]) | {"ed25519", "ecdsa-p256"}
+_STANDARD_TOLERANCE: Final = 300.0
+JWT_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
+
+
+@dataclass(frozen=True, slots=True)
+class FixedAnswer:
+    """What every delivery is answered."""
+
+    status: int = 200
+    content_type: str = "text/plain"
+    body: str = ""
+
+
+def _answer(raw: Any) -> FixedAnswer:
+    hint = 'give { status = 200, content_type = "text/plain", body = "" }, or parts of it'
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        raw = {"status": raw}
+    if not isinstance(raw, Mapping) or not {"status", "content_type", "body"} >= raw.keys():
+        raise ValueError(hint)
+    status, kind, body = (
+        raw.get("status", 200),
+        raw.get("content_type", "text/plain"),
+        raw.get("body", ""),
+    )
+    if not isinstance(status, int) or not 200 <= status <= 299 or not isinstance(body, str):  # noqa: PLR2004
+        raise ValueError(hint)
+    if not isinstance(kind, str) or not kind.isprintable():
+        raise ValueError(hint)
+    return FixedAnswer(status, kind, body)
+
+
+def _method(raw: Any) -> str:
+    if raw not in ("POST", "GET", "PUT"):
+        raise ValueError("give POST, GET or PUT")
+    return str(raw)
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredSettings(ChannelSettings):
+    """A channel of kind `declared`."""
+
+    built_in: ClassVar = None
+
+    preset: str | None = setting(
+        text,
+        None,
+        "a declaration that comes with the daemon; what stands in the file wins over it",
+        unset="none",
+        example="telnyx",
+        file_only=True,
+    )
+    verify: str | None = setting(
+        one_of(*SCHEMES),
+        None,
+        "how a request proves who sent it: " + ", ".join(f"`{one}`" for one in SCHEMES),
+        unset="must be set, here or by the preset",
+        example="hmac-sha256",
+        file_only=True,
+    )
+    signature: SignatureTemplate | None = setting(
+        SignatureTemplate.parse,
+        None,
+        "where the signature stands, as the provider's page writes it",
+        example="X-Hub-Signature-256: sha256={hex}",
+        file_only=True,
+    )
+    signed: SignedTemplate | None = setting(
+        SignedTemplate.parse,
+        None,
+        "what it is over: `{body}`, `{body.sha256}`, `{time}`, `{url}`, `{url.bare}`, "
+        "`{url.decoded}`, `{method}`, `{fields}`, `{json:a.b}`, `{header:X}`",
+        example="{body}",
+        file_only=True,
+    )
+    body_unsigned: bool = setting(
+        values.boolean,
+        False,
+        "that nothing proves the body, written out; then each signature is good for one body",
+        file_only=True,
+    )
+    body_hash_query: str | None = setting(
+        text,
+        None,
+        "the parameter of the URL with the body's SHA-256",
+        example="bodySHA256",
+        file_only=True,
+    )
+    time: str | None = setting(
+        text,
+        None,
+        "the header, or `json:a.b`, that says when it was signed",
+        unset="beside the signature, or nowhere",
+        example="X-Timestamp",
+        file_only=True,
+    )
+    time_unit: str = setting(
+        one_of("s", "ms", "iso"), "s", "seconds, milliseconds or ISO 8601", file_only=True
+    )
+    tolerance_seconds: float | None = setting(
+        number(1, 30 * DAY),
+        None,
+        "older signatures are refused, and those from the future",
+        unset="their age does not count",
+        example=300,
+        file_only=True,
+    )
+    secrets: tuple[Secret, ...] = setting(
+        many(values.secret),
+        (),
+        "what proves the provider; all are accepted, for rotation; `user:password` for `basic`",
+        unset="none, and everything is answered `later_status`",
+        example=["the provider's secret"],
+        secret=True,
+    )
+    secret_encoding: str | None = setting(
+        one_of("text", "base64", "hex", "pem"),
+        None,
+        "how they are written",
+        unset="`base64` for `standard-webhooks`, `ed25519`, `ecdsa-p256`, else `text`",
+        example="text",
+        file_only=True,
+    )
+    secret_prefix: str | None = setting(
+        text,
+        None,
+        "what stands before them and is cut off",
+        unset="`whsec_` for `standard-webhooks`",
+        example="whsec_",
+        file_only=True,
+    )
+    token: str | None = setting(
+        values.matching(
+            r"(?:header|query):[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}", "give header:X or query:k"
+        ),
+        None,
+        'where the token of `verify = "token"` stands',
+        example="header:X-Token",
+        file_only=True,
+    )
+    jwt_header: str = setting(text, "Authorization", "the header with the token", file_only=True)
+    jwt_algorithms: tuple[str, ...] = setting(
+        many(values.exactly(*JWT_ALGORITHMS)),
+        ("HS256",),
+        "the algorithms that are accepted, whatever the token says",
+        file_only=True,
+    )
+    jwt_issuer: str | None = setting(
+        text, None, "what `iss` must be", unset="anything", example="Vonage", file_only=True
+    )
+    jwt_body_claim: str | None = setting(
+        text,
+        None,
+        "the claim with the SHA-256 of the body",
+        example="payload_hash",
+        file_only=True,
+    )
+    jwt_url_claim: str | None = setting(
+        text, None, "the claim with the SHA-256 of the URL", example="url_hash", file_only=True
+    )
+    jwt_check_iat: bool = setting(values.boolean, True, "whether its age counts", file_only=True)
+    allowed_ips: tuple[Network, ...] | None = setting(
+        many(network),
+        None,
+        "addresses or networks it may come from, besides any proof",
+        unset="anywhere",
+        example=["203.0.113.0/24"],
+    )
+    body: str = setting(
+        one_of("json", "form", "query"), "json", "what the body is, or the URL", file_only=True
+    )
+    methods: tuple[str, ...] = setting(
+        many(_method), ("POST",), "the methods it comes by", file_only=True
+    )
+    handshake: Handshake | None = setting(
+        handshake,
+        None,
+        "a question that the provider asks before it sends anything, and its answer",
+        example={
+            "when": "query:hub.mode=subscribe",
+            "check": "query:hub.verify_token",
+            "reply": "query:hub.challenge",
+        },
+        file_only=True,
+    )
+    handshake_secrets: tuple[Secret, ...] = setting(
+        many(values.secret),
+        (),
+        "what `check` is held against",
+        unset="none",
+        example=["the verify token"],
+        secret=True,
+    )
+    answer: FixedAnswer = setting(
+        _answer, FixedAnswer(), "what a delivery is answered once it is on disk", file_only=True
+    )
+    rejected_status: int | None = setting(
+        STATUS,
+        None,
+        "the answer to what is verified and cannot be read; it is kept all the same",
+        unset="that of `answer`, because providers repeat or give up over a 400",
+        example=400,
+        file_only=True,
+    )
+    event: tuple[Block, ...] = setting(
+        blocks, (), "blocks that say what an event is", unset="must be set", file_only=True
+    )
+    ignore: tuple[Condition, ...] = setting(
+        conditions,
+        (),
+        "what is verified, answered, counted and not kept",
+        example="data.event_type=message.sent",
+        file_only=True,
+    )
+    country: str | None = setting(
+        values.matching(r"[A-Z]{2}", 'give a country such as "FR"'),
+        None,
+        "that of phone numbers without one",
+        unset="they stay as written",
+        example="FR",
+        file_only=True,
+    )
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The secrets as bytes.
+
+        Raises:
+            ValueError: one is not what `secret_encoding` says.
+        """
+        return [self._key(one.reveal()) for one in self.secrets]
+
+    def _key(self, secret: str) -> bytes:
+        standard = self.verify == "standard-webhooks"
+        secret = secret.removeprefix(self.secret_prefix or ("whsec_" if standard else ""))
+        binary = standard or self.verify in {"ed25519", "ecdsa-p256"}
+        match self.secret_encoding or ("base64" if binary else "text"):
+            case "base64" if not secret.startswith("-----"):
+                return base64.b64decode(secret, validate=True)
+            case "hex":
+                return binascii.unhexlify(secret)
+            case _:
+                return secret.encode()
+
+    @property
+    def agents(self) -> frozenset[AgentName]:
+        """Its own, and those of its blocks."""
+        return frozenset({self.agent, *(block.agent for block in self.event if block.agent)})
+
+    def proof(self) -> Proof:
+        """Return the proof that it asks for.
+
+        Raises:
+            ValueError: a secret is not what it should be.
+        """
+        keys = self.keys
+        source = self.time
+        clock = Clock(source, self.time_unit, self.tolerance_seconds)
+        match self.verify:
+            case "standard-webhooks":
+                tolerance = self.tolerance_seconds or _STANDARD_TOLERANCE
+                return StandardWebhooksProof(keys, Clock(None, "s", tolerance))
+            case "jwt":
+                return JwtProof(
+                    keys,
+                    self.jwt_header,
+                    self.jwt_algorithms,
+                    self.jwt_issuer,
+                    self.jwt_body_claim,
+                    self.jwt_url_claim,
+                    self.jwt_check_iat,
+                    self.tolerance_seconds or _STANDARD_TOLERANCE,
+                )
+            case "basic":
+                return BasicProof(keys)
+            case "token":
+                return TokenProof(keys, self.token or "")
+            case "address":
+                return AddressProof()
+        if self.signature is None or self.signed is None:
+            raise ValueError("signature and signed must be set")
+        hash_name = HASHES.get(self.verify or "")
+        if hash_name is not None:
+            verify = mac_verifier(hash_name, keys)
+        else:
+            verify = (ed25519_verifier if self.verify == "ed25519" else ecdsa_verifier)(keys)
+        return SignatureProof(
+            self.signature, self.signed, clock, verify, hash_name, self.body_hash_query
+        )
+
+    def errors(self) -> Iterator[Finding]:
+        """Yield what is missing or contradicts itself in the declaration."""
+        found = list(_contradictions(self))
+        for field, what, fix in found:
+            yield wrong(f"channels.{self.name}.{field}", what, fix)
+        if not found:
+            try:
+                self.proof()
+            except ValueError:
+                key, how = f"channels.{self.name}.secrets", self.secret_encoding or "the scheme"
+                yield wrong(
+                    key, f"are not what {how} wants", f"verify = {self.verify!r}: see README"
+                )
+
+
+def _contradictions(channel: DeclaredSettings) -> Iterator[tuple[str, str, str]]:
+    """Yield setting, what is wrong with it, and what to write."""
+    if channel.verify is None:
+        yield "verify", "is not set", f"give one of {', '.join(SCHEMES)}, or a preset"
+        return
+    if not channel.event:
+        yield "event", "is not set", f"[[channels.{channel.name}.event]] says what an event is"
+    if channel.verify in TEMPLATED:
+        yield from _of_templates(channel)
+    if channel.verify == "token" and channel.token is None:
+        yield "token", "is not set", 'token = "header:X-Token" or "query:k"'
+    if channel.verify == "address" and not channel.allowed_ips:
+        yield "allowed_ips", "is not set, and nothing else proves who calls", "list the addresses"
+    if channel.verify == "jwt" and channel.jwt_body_claim is None and not channel.body_unsigned:
+        yield (
+            "jwt_body_claim",
+            "is not set, so the token vouches for any body",
+            "name the claim with the body's SHA-256, or body_unsigned = true",
+        )
+    if channel.body == "query" and "POST" in channel.methods:
+        yield "methods", 'has POST, and body = "query" reads no body', 'methods = ["GET"]'
+    if channel.handshake and channel.handshake.check and not channel.handshake_secrets:
+        yield "handshake_secrets", "is not set, and handshake.check needs it", "set it to the token"
+
+
+def _of_templates(channel: DeclaredSettings) -> Iterator[tuple[str, str, str]]:
+    signature, signed = channel.signature, channel.signed
+    if signature is None:
+        yield "signature", "is not set", 'signature = "X-Signature: sha256={hex}"'
+    if signed is None:
+        yield "signed", "is not set", 'signed = "{body}"'
+    if signature is None or signed is None:
+        return
+    covered = signed.covers_body or channel.body_hash_query is not None
+    if not covered and not channel.body_unsigned:
+        yield (
+            "signed",
+            "covers no body, so whoever sees one signature can send any text",
+            "use {body} in it, or write body_unsigned = true",
+        )
+    has_time = channel.time is not None or signature.has_time
+    if "time" in signed.names and not has_time:
+        yield "time", "is not set, and {time} stands in signed", 'time = "X-Timestamp"'
+    source = (channel.time or "").removeprefix("header:")
+    named = {f"json:{source.removeprefix('json:')}", f"header:{source}"} & set(signed.names)
+    if channel.tolerance_seconds is not None and "time" not in signed.names and not named:
+        yield (
+            "tolerance_seconds",
+            "is set, and the signature covers no time, so anybody can change it",
+            "use {time} in signed, or leave tolerance_seconds away",
+        )

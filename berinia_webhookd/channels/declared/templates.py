@@ -1,0 +1,179 @@
+"""The templates of a signature, as a provider's page writes them: where it is and what it is over.
+
+`"Stripe-Signature: t={time},v1={hex}"` and `"{time}.{body}"`. What is wrong with one raises
+`ValueError` with what would be right.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from berinia_webhookd.channels.declared.request import Request, decoded_url
+from berinia_webhookd.channels.signatures import in_signing_order
+from berinia_webhookd.urlencoded import as_bytes
+
+MOST_CANDIDATES: Final = 20
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_ENCODINGS: Final = ("hex", "base64")
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+BODY: Final = "body"
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a request presents: the signatures in it, decoded, and the time beside them."""
+
+    signatures: tuple[bytes, ...]
+    time: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureTemplate:
+    """Where a signature stands, and how it is split and encoded."""
+
+    source: str  # header:X or json:a.b
+    elements: tuple[tuple[str, str], ...]  # a prefix and `time`, `hex` or `base64`
+
+    @classmethod
+    def parse(cls, text: str) -> SignatureTemplate:
+        """Read `Header: prefix{hex}`, also several parts with commas, or `json:a.b: {hex}`."""
+        hint = 'write it as "X-Signature: sha256={hex}", or "json:signature.signature: {hex}"'
+        is_json = text.startswith("json:")
+        name, colon, rest = text.removeprefix("json:").strip().partition(":")
+        if not colon or not (is_json or _HEADER.fullmatch(name)):
+            raise ValueError(hint)
+        elements = []
+        for part in rest.strip().split(","):
+            found = re.fullmatch(r"([^{}]*)\{([^{}]*)\}", part.strip())
+            if found is None or found[2] not in (*_ENCODINGS, "time"):
+                raise ValueError(hint)
+            elements.append((found[1], found[2]))
+        if not any(kind in _ENCODINGS for _, kind in elements):
+            raise ValueError(hint)
+        return cls(f"{'json' if is_json else 'header'}:{name.strip()}", tuple(elements))
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the time stands beside the signature."""
+        return any(kind == "time" for _, kind in self.elements)
+
+    def presented(self, request: Request) -> Presented:
+        """Return what a request presents; entries of another shape are passed over."""
+        signatures: list[bytes] = []
+        time: str | None = None
+        for entry in (request.named(self.source) or "").split(",", MOST_CANDIDATES * 2):
+            for prefix, kind in self.elements:
+                value = entry.strip()
+                if not value.startswith(prefix):
+                    continue
+                value = value[len(prefix) :]
+                if kind == "time":
+                    time = value if time is None else time
+                elif (content := _decoded(kind, value)) is not None:
+                    signatures.append(content)
+        return Presented(tuple(signatures[:MOST_CANDIDATES]), time)
+
+    def written(self, signature: bytes, time: str) -> str:
+        """Return the value that presents a signature."""
+        return ",".join(
+            prefix + (time if kind == "time" else _encoded(kind, signature))
+            for prefix, kind in self.elements
+        )
+
+
+def _decoded(kind: str, text: str) -> bytes | None:
+    try:
+        if kind == "hex":
+            return binascii.unhexlify(text)
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+
+
+def _encoded(kind: str, content: bytes) -> str:
+    return content.hex() if kind == "hex" else base64.b64encode(content).decode()
+
+
+Piece = Callable[[Request, str, str], bytes | None]  # of a request, its URL and its time
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTemplate:
+    """What a signature is over."""
+
+    text: str
+    names: tuple[str, ...]
+    _pieces: tuple[Piece, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> SignedTemplate:
+        """Read a text with placeholders."""
+        names = tuple(_PLACEHOLDER.findall(text))
+        literals = _PLACEHOLDER.split(text)[::2]
+        if any("{" in one or "}" in one for one in literals):
+            raise ValueError("close every { with a }")
+        pieces: list[Piece] = []
+        for number, literal in enumerate(literals):
+            if literal:
+                pieces.append(_literal(literal))
+            if number < len(names):
+                pieces.append(_piece(names[number]))
+        return cls(text, names, tuple(pieces))
+
+    @property
+    def covers_body(self) -> bool:
+        """Whether another body has another signature."""
+        return bool({BODY, "body.sha256", "fields"} & set(self.names))
+
+    def contents(self, request: Request, time: str | None) -> Iterator[bytes]:
+        """Yield what may have been signed: one for each form of the URL, if that is in it."""
+        urls: Sequence[str] = ("",)
+        if any(name.startswith("url") for name in self.names):
+            urls = request.urls
+        if time is None and "time" in self.names:
+            return
+        for url in urls:
+            pieces = [piece(request, url, time or "") for piece in self._pieces]
+            if None not in pieces:
+                yield b"".join(piece for piece in pieces if piece is not None)
+
+
+def _literal(text: str) -> Piece:
+    content = text.encode()
+    return lambda _request, _url, _time: content
+
+
+def _piece(name: str) -> Piece:
+    if name in _PIECES:
+        return _PIECES[name]
+    where, colon, what = name.partition(":")
+    if colon and what and where in ("json", "header"):
+        return lambda request, _url, _time: _bytes_of(request.named(name))
+    known = ", ".join(f"{{{one}}}" for one in (*_PIECES, "json:a.b", "header:X"))
+    raise ValueError(f"use {known}")
+
+
+def _bytes_of(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("utf-8", "surrogateescape")
+
+
+def _fields(request: Request) -> bytes:
+    """The form, sorted by name, names and values without anything between them, as Twilio does."""
+    return as_bytes("".join(name + value for name, value in in_signing_order(request.fields)))
+
+
+_PIECES: Final[dict[str, Piece]] = {
+    BODY: lambda request, _url, _time: request.body,
+    "body.sha256": lambda request, _url, _time: request.body_sha256,
+    "time": lambda _request, _url, time: as_bytes(time),
+    "url": lambda _request, url, _time: as_bytes(url),
+    "url.bare": lambda _request, url, _time: as_bytes(url.partition("?")[0]),
+    "url.decoded": lambda _request, url, _time: decoded_url(url),
+    "method": lambda request, _url, _time: request.delivery.method.encode(),
+    "fields": lambda request, _url, _time: _fields(request),
+}

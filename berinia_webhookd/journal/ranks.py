@@ -1,0 +1,61 @@
+"""The ranks of receipts. Those of one message may come in any order: one that says less than
+another said before is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from berinia_webhookd.journal.database import Transaction
+from berinia_webhookd.journal.event_text import storable
+from berinia_webhookd.model import Event, EventId
+
+if TYPE_CHECKING:
+    from berinia_webhookd.journal.accept import Inserted, NewEvent
+
+OUTRANKED: Final = "outranked"
+
+
+async def judge(
+    transaction: Transaction, inserted: Sequence[Inserted]
+) -> Mapping[EventId, NewEvent]:
+    """Return the receipts that are skipped, because their message is further already. Their
+    conversation is that of the message, and held.
+    """
+    ranked = {one.new.id: one for one in inserted if one.new.event.rank is not None}
+    if not ranked:
+        return {}
+    abouts = sorted({about_of(one.new.event) for one in ranked.values()})
+    rows = await transaction.execute("ranks", abouts=abouts)
+    new = {one.number for one in ranked.values()}
+    highest = {about: rank for number, about, rank in rows if number not in new}
+    behind = outranked(((id_, one.new.event) for id_, one in ranked.items()), highest)
+    await transaction.execute(
+        "mark_outranked", numbers=[one.number for id_, one in ranked.items() if id_ in behind]
+    )
+    return {
+        id_: one.new._replace(event=one.new.event._replace(skipped=OUTRANKED))
+        for id_, one in ranked.items()
+        if id_ in behind
+    }
+
+
+def about_of(event: Event) -> str:
+    """Return what the receipts of one message have in common."""
+    return storable(f"{event.channel}:{event.about}")
+
+
+def outranked(
+    receipts: Iterable[tuple[EventId, Event]], highest: Mapping[str, int]
+) -> frozenset[EventId]:
+    """Return the receipts below the highest rank that was accepted before, in their order."""
+    reached = dict(highest)
+    behind: set[EventId] = set()
+    for id_, event in receipts:
+        about = about_of(event)
+        if event.rank is None or event.rank >= reached.get(about, event.rank):
+            reached[about] = max(event.rank or 0, reached.get(about, 0))
+        else:
+            behind.add(id_)
+    return frozenset(behind)
