@@ -18,6 +18,7 @@ from berinia_webhookd.model import Caller, IPAddress
 Network = IPv4Network | IPv6Network
 
 LOOPBACK: Final = (ip_address("127.0.0.1"), ip_address("::1"))
+THIS_HOST: Final = tuple(map(ip_network, LOOPBACK))
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _CACHED: Final = 256
 _WIDE: Final = {4: 8, 6: 16}  # shorter prefixes are half the world

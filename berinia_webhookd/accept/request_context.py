@@ -19,6 +19,7 @@ from aiohttp.typedefs import Handler
 from structlog.typing import FilteringBoundLogger
 
 from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.logs.control_characters import escape_controls
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.own_requests import Mark
 
@@ -137,7 +138,5 @@ def new_request_id() -> str:
 @lru_cache(_CACHED)
 def shown_path(path: str) -> str:
     """Return a path for people's eyes: bounded, and without anything a terminal would act on."""
-    shown = path[:_SHOWN_PATH_CHARACTERS]
-    if shown.isascii() and shown.isprintable():
-        return shown if len(path) <= _SHOWN_PATH_CHARACTERS else shown + "..."
-    return ascii(shown)[1:-1]
+    shown = escape_controls(path[:_SHOWN_PATH_CHARACTERS])
+    return shown if len(path) <= _SHOWN_PATH_CHARACTERS else shown + "..."

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from berinia_webhookd.addresses import Network, widest
+from berinia_webhookd.addresses import THIS_HOST, Network, widest
 from berinia_webhookd.config import values
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.config.settings import (
     BYTES,
     DAY,
-    LOOPBACK,
     MARKS,
     MIB,
     BuiltIn,
@@ -140,7 +139,7 @@ class WhatsAppSettings(ChannelSettings):
         "marks of events that are kept and handed to no agent",
     )
     allowed_ips: tuple[Network, ...] = setting(
-        many(network), LOOPBACK, "addresses or networks the bot may call from"
+        many(network), THIS_HOST, "addresses or networks the bot may call from"
     )
     secret: Secret | None = setting(
         values.secret,

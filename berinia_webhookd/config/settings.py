@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Protocol
 
-from berinia_webhookd.addresses import Network
+from berinia_webhookd.addresses import THIS_HOST, Network
 from berinia_webhookd.config import values
 from berinia_webhookd.config.fields import Environ, Required, SameAs, setting
 from berinia_webhookd.config.secret import Secret
@@ -48,7 +48,6 @@ DAYS: Final = number(0.01, 36_500)
 BYTES: Final = whole(1024, 1024 * MIB)  # of a body
 STATUS: Final = whole(400, 599)
 MARKS: Final = many(one_of(*EventMark))
-LOOPBACK: Final = (network("127.0.0.1"), network("::1"))
 RETRY_SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0)
 LEVELS: Final = ("debug", "info", "warning", "error")
 DEFAULTS: Final = AgentName("defaults")  # the table of what holds for all agents
@@ -80,7 +79,9 @@ class ServerSettings:
     port: int = setting(whole(0, 65_535), 8001, "port to listen on, likewise", restart=True)
     uds: Path | None = setting(folder, None, "Unix socket", restart=True, flag_only=True)
     trusted_proxies: tuple[Network, ...] = setting(
-        many(network), LOOPBACK, "addresses or networks whose forwarded headers are believed"
+        many(network),
+        THIS_HOST,
+        "addresses or networks whose forwarded headers are believed",
     )
     public_url: tuple[str, ...] = setting(
         many(values.origin),

@@ -116,7 +116,7 @@ def _run(
     **role: bool,
 ) -> None:
     held_signals.hold()  # until the daemon has its event loop
-    from berinia_webhookd import app  # noqa: PLC0415 - `--help` does without
+    from berinia_webhookd import app, process  # noqa: PLC0415 - `--help` does without
 
     given = {key: value for key, value in flags.items() if value is not None}
     loaded = context.load(given)
@@ -124,7 +124,7 @@ def _run(
     _tune_interpreter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(
-            app.run(
+            process.run(
                 loaded,
                 app.Role(**role),
                 reread=lambda before: context.load(given, before=before),

@@ -1,0 +1,223 @@
+"""A process at work: starts its parts, runs whatever runs for long, reloads, and winds down. Every
+long-lived task belongs to the one task group in `Process.work`; only the journal's writer and the
+agent hosts, which outlive it, belong to their parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+)
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import structlog
+
+from berinia_webhookd import __version__, listening
+from berinia_webhookd.app import Parts, Role, opened
+from berinia_webhookd.config.load import Loaded
+from berinia_webhookd.config.reload import changes
+from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.errors import (
+    CannotStart,
+    ConfigurationError,
+    JournalUnavailable,
+    JournalWriterEnded,
+)
+from berinia_webhookd.journal.store import SqlJournal
+from berinia_webhookd.model import OutcomeKind
+from berinia_webhookd.outbound.alerts import Alerts
+from berinia_webhookd.supervision import (
+    Notifier,
+    Signals,
+    in_thread_of_its_own,
+    report,
+    watch,
+    watchdog_interval_seconds,
+)
+
+logger = structlog.get_logger()
+
+REREAD_SECONDS: Final = 30.0
+PROBLEMS_SAID: Final = 100
+PURGE_PAUSE_SECONDS: Final = 600.0
+PURGE_STEP_SECONDS: Final = 0.2
+
+
+async def run(
+    loaded: Loaded,
+    role: Role,
+    *,
+    reread: Callable[[Loaded], Loaded],
+    environ: Mapping[str, str],
+    on_started: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Be the daemon in this role until SIGTERM or SIGINT.
+
+    `reread` gives the configuration as it stands now, knowing the one before, or raises
+    `ConfigurationError`; `on_started` gets the address once the sockets listen.
+
+    Raises:
+        CannotStart, CannotStartNow: it never began.
+    """
+    signals = Signals()
+    try:
+        async with opened(loaded.settings, role, environ) as parts, serving(parts):
+            signals.started()
+            process = Process(parts, loaded, loaded.settings, reread, Notifier(environ), signals)
+            process.say_started(on_started)
+            await process.work(watchdog_interval_seconds(environ))
+    except asyncio.CancelledError:
+        if not signals.stop.is_set():
+            raise  # else: it was to stop while it started
+
+
+@contextlib.asynccontextmanager
+async def serving(parts: Parts) -> AsyncIterator[None]:
+    """Answer requests inside; at the end, finish those under way."""
+    try:
+        await parts.receiver.start(parts.sockets)
+        yield
+    finally:
+        await parts.receiver.stop()
+
+
+@dataclass(slots=True)
+class Process:
+    """The parts at work: what runs for long, reloads, and the way down."""
+
+    parts: Parts
+    loaded: Loaded  # as read last; `settings` is what holds
+    settings: Settings
+    reread: Callable[[Loaded], Loaded]
+    notifier: Notifier
+    signals: Signals
+
+    def say_started(self, on_started: Callable[[str], None]) -> None:
+        """Report the start to the log, the caller of `run` and systemd."""
+        for finding in self.loaded.warnings:
+            logger.warning("config.warning", setting=finding.subject, detail=finding.what)
+        addresses = [listening.address_of(listener) for listener in self.parts.sockets]
+        logger.info(
+            "server.started",
+            address=addresses[0] if addresses else None,
+            version=__version__,
+            dispatch=self.parts.role.dispatches,
+            config=str(self.loaded.config_file) if self.loaded.config_file else None,
+        )
+        if addresses:
+            on_started(addresses[0])
+        self.notifier.ready()
+
+    async def work(self, watchdog_interval: float | None) -> None:
+        """Run everything that runs for long, until it is to stop.
+
+        Raises:
+            JournalWriterEnded: nothing could be written any more.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(task) for task in self._tasks(watchdog_interval)]
+                await self.signals.stop.wait()
+                await self._wind_down()
+                for task in tasks:
+                    task.cancel()
+        except BaseExceptionGroup as errors:
+            if (ended := errors.subgroup(JournalWriterEnded)) is None:
+                raise
+            raise ended.exceptions[0] from errors
+
+    def _tasks(self, watchdog_interval: float | None) -> Iterator[Coroutine[Any, Any, None]]:
+        parts = self.parts
+        yield self._reload_on_demand()
+        yield parts.journal.watch()
+        yield purge(parts.journal)
+        yield recover(parts.journal, self.settings.journal.lease_seconds / 3, parts.outbound.alerts)
+        yield report(self.notifier, self._status)
+        yield parts.outbound.alerts.run()
+        yield parts.receiver.guard.run()
+        if parts.role.dispatches:
+            yield parts.outbound.dispatcher.run()
+        if watchdog_interval is not None:
+            yield watch(self.notifier, watchdog_interval, lambda: parts.turning)
+
+    async def _wind_down(self) -> None:
+        """Claim no more, keep receiving until the attempts have ended or the grace has passed."""
+        outbound, grace = self.parts.outbound, self.settings.server.shutdown_grace_seconds
+        logger.info("server.stopping", running=outbound.dispatcher.running, grace_seconds=grace)
+        self.notifier.stopping()
+        self.notifier.extend(outbound.dispatcher.longest_grace(grace) + 10)
+        self.notifier.status(await self._status())
+        self.parts.receiver.stopping.set()
+        if self.parts.role.dispatches:
+            await outbound.dispatcher.stop(grace)
+        await outbound.transports.close()
+
+    async def _status(self) -> str:
+        """Return the line of `systemctl status`: while stopping, what is waited for."""
+        begun = self.parts.outbound.dispatcher.begun if self.signals.stop.is_set() else ()
+        if not begun:
+            return await self.parts.backlog.in_one_line()
+        waits = ", ".join(
+            f"{run.entry.agent} ({run.entry.event_id}, {run.policy.stop_grace_seconds:g} s at most)"
+            for run in begun
+        )
+        return f"stopping: waiting for {waits}"
+
+    async def _reload_on_demand(self) -> None:
+        while True:
+            await self.signals.reload.wait()
+            self.signals.reload.clear()
+            self.notifier.reloading()
+            try:
+                fresh = await self._read_again()
+            except CannotStart as error:  # what would keep it from starting
+                found = error.findings if isinstance(error, ConfigurationError) else (error,)
+                problems = [str(problem) for problem in found[:PROBLEMS_SAID]]
+                logger.error("config.refused", problems=problems)  # noqa: TRY400 - all is in them
+            else:
+                self._reload(fresh)
+            self.notifier.ready()
+
+    async def _read_again(self) -> Loaded:
+        try:
+            async with asyncio.timeout(REREAD_SECONDS):
+                return await in_thread_of_its_own(lambda: self.reread(self.loaded))
+        except TimeoutError as error:
+            why = f"the settings cannot be read within {REREAD_SECONDS:g} s"
+            raise CannotStart(why, hint="is the disk that they are on there?") from error
+
+    def _reload(self, fresh: Loaded) -> None:
+        changed = changes(self.settings, self.loaded, fresh)
+        self.settings, self.loaded = changed.effective, fresh
+        self.parts.reconfigure(changed.effective)
+        logger.info("config.reloaded", changed=changed.applied, needs_restart=changed.needs_restart)
+
+
+async def purge(journal: SqlJournal) -> None:
+    """Delete what is past its retention, for ever, in steps that delay nobody."""
+    while True:
+        try:
+            gone = await journal.purge()
+        except JournalUnavailable:
+            gone = 0  # `journal.degraded` has been said
+        await asyncio.sleep(PURGE_STEP_SECONDS if gone else PURGE_PAUSE_SECONDS)
+
+
+async def recover(journal: SqlJournal, pause_seconds: float, alerts: Alerts) -> None:
+    """Give back, for ever, what processes on other nodes were running when they died; and report
+    entries that were running too often when a process died, before this one's start included.
+    """
+    while True:
+        for lost in journal.take_lost_for_good():
+            logger.error("entry.dead", **asdict(lost), outcome=OutcomeKind.LOST.value)
+            alerts.lost_for_good(lost)
+        await asyncio.sleep(pause_seconds)
+        with contextlib.suppress(JournalUnavailable):
+            await journal.recover()
