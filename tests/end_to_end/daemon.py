@@ -92,11 +92,13 @@ class Daemon:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "berinia_webhookd", "--config", str(self.config), *words]
 
-    def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, check: bool = True, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run another command of the program beside the daemon."""
         done = subprocess.run(
             self.command(*words),
-            env=self.environment,
+            env={**self.environment, **(environment or {})},
             cwd=self.folder,
             capture_output=True,
             text=True,

@@ -189,7 +189,8 @@ def test_changes_are_written_down_with_who_made_them(start: Start) -> None:
     (one,) = run_json(daemon, "events", "list")
     daemon.run("events", "replay", one["id"], "--dry-run")
     assert actions(daemon) == []
-    daemon.run("events", "replay", one["id"])
+    replay = ("events", "replay", one["id"])
+    daemon.run(*replay, environment={"SUDO_USER": "camille"})
     bodies(daemon, 2)
     daemon.wait_for("attempt.succeeded", count=2)
     daemon.run("events", "discard", one["id"], check=False)  # it is done already
@@ -197,3 +198,6 @@ def test_changes_are_written_down_with_who_made_them(start: Start) -> None:
     replayed, erased = actions(daemon)
     assert replayed == ("events replay", {"ids": [one["id"]]})
     assert erased == ("events erase", {"events": 1})
+    with closing(sqlite3.connect(daemon.folder / "state" / "journal.db")) as journal:
+        who = journal.execute("SELECT who, way FROM actions ORDER BY number").fetchall()
+    assert who[0] == ("camille", "command")

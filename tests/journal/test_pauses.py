@@ -21,9 +21,10 @@ from berinia_webhookd.model import (
     Outcome,
     OutcomeKind,
     Pause,
+    PauseRequest,
 )
 
-from .world import AGENT, SqliteWorld, World, an_event
+from .world import AGENT, PostgresqlWorld, SqliteWorld, World, an_event
 
 OTHER = "+33639980002"
 SENDER = an_event().conversation.sender
@@ -135,6 +136,31 @@ async def test_what_an_agent_said_is_posted_all_the_same(world: World) -> None:
     posts = [ClaimRequest(EntryKind.REPLY, None, 9)]
     (post,) = (await world.journal.claim(posts)).entries
     assert post.reply_text == "somebody will answer you"
+
+
+async def test_another_process_pauses_a_group(world: World) -> None:
+    """Who writes there for the first time is held as well, on whichever node; so is somebody who
+    was named before the first word.
+    """
+    known, new = an_event("one"), an_event("two", sender=OTHER)
+    await world.accept_event(known)
+    other = await world.open() if isinstance(world, PostgresqlWorld) else world.journal
+    group = PauseRequest(known.channel, None, known.conversation.party, Pause("bot", seconds=60))
+    assert await other.pause([group]) == 2
+    await world.accept_event(new)
+    assert (await world.claimed()).next_due_seconds == 60
+    third = an_event("three", sender="+33639980007")
+    about = (third.channel, third.conversation.sender, third.conversation.party)
+    assert await other.pause([PauseRequest(*about, Pause("bot", seconds=90))]) == 1
+    await world.accept_event(third)
+    world.clock.move(60)
+    assert await world.claim_bodies() == ["one", "two"]
+    world.clock.move(30)
+    assert await world.claim_bodies() == ["three"]
+    for journal in world.journals:
+        await journal.recover()
+    async with Operations(world.url, clock=world.clock) as operations:
+        assert await operations.list_conversations(paused=True) == []
 
 
 async def test_a_pause_outlives_its_daemon(world: World) -> None:

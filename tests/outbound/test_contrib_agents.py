@@ -25,7 +25,16 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
-from berinia_webhookd.model import AgentName, AutoSubmitted, Member, OptOut, Outcome, OutcomeKind
+from berinia_webhookd.model import (
+    AgentName,
+    AutoSubmitted,
+    Handoff,
+    Member,
+    OptOut,
+    Outcome,
+    OutcomeKind,
+    Word,
+)
 from berinia_webhookd.outbound.alert_delivery import run_command
 from berinia_webhookd.outbound.http_agent import HttpAgents
 from berinia_webhookd.outbound.python_agent import PythonAgents
@@ -166,6 +175,45 @@ async def test_async_handle_without_its_service(
         OutcomeKind.ERROR,
         "Je ne peux pas répondre pour le moment.",
     )
+
+
+@asynccontextmanager
+async def language_model() -> AsyncIterator[tuple[str, list[str]]]:
+    """What the model's example asks: busy the first time. Gives its URL and the prompts."""
+    prompts: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        prompts.append((await request.json())["prompt"])
+        if len(prompts) == 1:
+            return web.Response(status=429, headers={"Retry-After": "7"})
+        return web.json_response({"text": "Avec plaisir.", "tokens": 1000})
+
+    application = web.Application()
+    application.router.add_post("/", answer)
+    async with TestServer(application) as server:
+        yield str(server.make_url("/")), prompts
+
+
+async def test_language_model(
+    hosts: HostWorld, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy model is asked later, an answer has its cost, and who asks for a person gets one."""
+    async with language_model() as (url, prompts):
+        monkeypatch.setenv("MODEL_URL", url)
+        agents = as_documented(hosts, examples, "language_model.py")
+        busy = await attempt(agents, META, "Bonjour", channel="whatsapp")
+        answered = await attempt(agents, META, "Bonjour", channel="whatsapp")
+        handed = await attempt(agents, META, "Un HUMAIN svp", channel="whatsapp")
+        silent = await attempt(agents, META, "STOP", channel="whatsapp", opt_out=OptOut.STOP)
+        await agents.close()
+    assert (busy.kind, busy.word, busy.retry_after_seconds) == (OutcomeKind.ERROR, Word.AGAIN, 7)
+    assert (answered.reply, answered.cost) == ("Avec plaisir.", 1000 * 0.000_02)
+    assert handed.handoff == Handoff(12 * 3600, "asks for a person")
+    assert (handed.reply or "").startswith("Je vous passe un conseiller")
+    assert (silent.kind, silent.reply, silent.handoff) == (OutcomeKind.SUCCESS, None, None)
+    assert len(prompts) == 2
+    assert "Bonjour" in prompts[0]
+    assert "written by a stranger" in prompts[0]
 
 
 async def test_berinia_run(hosts: HostWorld, examples: Path) -> None:
