@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,11 +15,14 @@ import click
 
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.clock import now
+from berinia_webhookd.config.fields import Environ
 from berinia_webhookd.config.load import Examined
-from berinia_webhookd.config.settings import JournalSettings, state_folder
-from berinia_webhookd.errors import WebhookdError
-from berinia_webhookd.findings import Finding, Level, note, ok, wrong
+from berinia_webhookd.config.settings import Settings, state_folder
+from berinia_webhookd.errors import CannotStart, WebhookdError
+from berinia_webhookd.findings import Finding, Level, note, ok, warning, wrong
+from berinia_webhookd.journal.consents_key import require_fit
 from berinia_webhookd.journal.database import (
+    Database,
     DatabaseError,
     open_database,
     path_of,
@@ -37,10 +41,11 @@ from berinia_webhookd.status.findings.installation import AgentLoad
 from berinia_webhookd.tools.agent_loading import load_agents
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.config_view import Checked, document, lines
-from berinia_webhookd.tools.installation import shown_url
+from berinia_webhookd.tools.installation import consents_key, shown_url
 from berinia_webhookd.tools.terminal import json_text
 
 JOURNAL_URL: Final = "journal.url"
+CONSENTS_KEY: Final = "consents.key"
 WHERE_AGENTS_ARE: Final = frozenset({"agents.path", "agents.python", "agents.registry"})
 CONNECT_SECONDS: Final = 15.0
 _WORST_LAST: Final = tuple(Level)
@@ -91,7 +96,7 @@ async def _check(examined: Examined, environ: Mapping[str, str], *, offline: boo
             if not is_nowhere(settings.agents, load.agent)
         ]
     if JOURNAL_URL not in invalid:
-        found.append(await _journal(settings.journal, offline=offline))
+        found += await _journal(settings, environ, offline=offline)
     folders = usable_folders(settings, state_folder(environ))
     found += [folder for folder in folders if folder.subject not in invalid]
     found += foreign_logs(settings.logs.dir, settings.channels)
@@ -104,33 +109,48 @@ async def _check(examined: Examined, environ: Mapping[str, str], *, offline: boo
     return Checked(examined, tuple(found), loads)
 
 
-async def _journal(journal: JournalSettings, *, offline: bool) -> Finding:
+async def _journal(settings: Settings, environ: Environ, *, offline: bool) -> list[Finding]:
     """Open the journal if there is one; with `offline` connect to no database server."""
-    url = journal.url.reveal()
+    url = settings.journal.url.reveal()
     shown = shown_url(url)
+    keys: list[Finding] = []
     try:
         file = path_of(url)
         if (known := _without_opening(shown, file, offline=offline)) is not None:
-            return known
+            return [known]
         database = open_database(url, clock=now)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 version = await database.read(stored_version)
+                if version == SCHEMA_VERSION:
+                    keys += await _key(database, settings, environ)
         finally:
             await database.close()
     except TimeoutError:
-        return _unusable(shown, f"no answer within {CONNECT_SECONDS:g} s")
+        return [_unusable(shown, f"no answer within {CONNECT_SECONDS:g} s")]
     except WebhookdError as error:
-        return _unusable(shown, str(error), error.hint)
+        return [_unusable(shown, str(error), error.hint)]
     except DatabaseError as error:
         hint = "`serve` answers 503 until the database can be reached"
         if file is not None:
             hint = "`serve` cannot use this file: restore it, or set another `journal.url`"
-        return _unusable(shown, str(error), hint)
+        return [_unusable(shown, str(error), hint)]
     if version is None:
-        return note(JOURNAL_URL, f"{shown}: holds no journal yet; `serve` makes it")
+        return [note(JOURNAL_URL, f"{shown}: holds no journal yet; `serve` makes it")]
     upgraded = f"; `serve` upgrades it to {SCHEMA_VERSION}" if version < SCHEMA_VERSION else ""
-    return ok(JOURNAL_URL, f"{shown}: schema {version}{upgraded}")
+    return [ok(JOURNAL_URL, f"{shown}: schema {version}{upgraded}"), *keys]
+
+
+async def _key(database: Database, settings: Settings, environ: Environ) -> list[Finding]:
+    """Hold the key of the register of consents against what the journal has of erased people."""
+    try:
+        key = consents_key(settings, environ, None)
+        await database.read(partial(require_fit, key=key))
+    except CannotStart as error:
+        return [wrong(CONSENTS_KEY, str(error), *filter(None, [error.hint]))]
+    except WebhookdError as error:
+        return [warning(CONSENTS_KEY, str(error), *filter(None, [error.hint]))]
+    return []
 
 
 def _without_opening(shown: str, file: Path | None, *, offline: bool) -> Finding | None:

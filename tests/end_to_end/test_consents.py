@@ -71,6 +71,8 @@ def test_an_opt_out_outlives_erasure(daemon: Daemon) -> None:
     assert refused.returncode == 3
     assert "consents.key" in refused.stderr
     assert daemon.run("consents", "check", SENDER, check=False).returncode == 3
+    checked = daemon.run("check-config", check=False)
+    assert (checked.returncode, "consents.key" in checked.stdout) == (1, True)
 
 
 def check(daemon: Daemon, *words: str) -> tuple[int, dict[str, Any]]:
