@@ -171,7 +171,6 @@ def ambiguous() -> Iterator[Forgery]:
         ("UTF-32", text.decode().encode("utf-32")),
         ("Latin-1", b'{"a": "\xe9",' + text[1:]),
         ("a byte order mark", b"\xef\xbb\xbf" + text),
-        ("a lone surrogate", rb'{"a": "\ud800",' + text[1:]),
         ("a huge integer", b'{"a": ' + b"9" * 5000 + b"," + text[1:]),
         ("NaN", b'{"a": NaN,' + text[1:]),
         ("infinity", b'{"a": 1e999,' + text[1:]),
