@@ -139,7 +139,8 @@ class Process:
         yield parts.journal.watch()
         yield purge(parts.journal)
         yield recover(parts.journal, self.settings.journal.lease_seconds / 3, parts.outbound.alerts)
-        yield report(self.notifier, self._status)
+        if self.notifier.is_heard:
+            yield report(self.notifier, self._status)
         yield parts.outbound.alerts.run()
         yield parts.receiver.guard.run()
         if parts.role.dispatches:

@@ -64,6 +64,11 @@ class Notifier:
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is a supervisor."""
+        return bool(self._address)
+
     def ready(self) -> None:
         """Report that the sockets listen, or that a reload has ended."""
         self._send("READY=1")
@@ -89,7 +94,7 @@ class Notifier:
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * MICROSECONDS)}")
 
     def _send(self, message: str) -> None:
-        if not self._address:
+        if not self.is_heard:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
             channel.setblocking(False)

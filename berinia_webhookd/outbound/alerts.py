@@ -96,12 +96,16 @@ class Alerts:
         """Take effect from the next alert on."""
         self.settings = settings
 
+    @property
+    def _anybody_told(self) -> bool:
+        return self.settings.command is not None or self.settings.url is not None
+
     def sound(self, kind: AlertKind, summary: str, **facts: str) -> None:
         """Send an alert as soon as its kind's pause allows; never waits, never fails.
 
         `summary` is one plain sentence; `facts` (such as `agent`, `event_id`) go into the JSON.
         """
-        if self.settings.command is None and self.settings.url is None:
+        if not self._anybody_told:
             return
         before = self._pending.get(kind)
         count = before.count + 1 if before else 1
@@ -162,7 +166,7 @@ class Alerts:
 
     async def _check_conditions(self) -> None:
         while True:
-            for kind, condition in self.conditions.items():
+            for kind, condition in self.conditions.items() if self._anybody_told else ():
                 holding = await condition()
                 begun = holding.keys() - self._holding.get(kind, frozenset())
                 if begun:

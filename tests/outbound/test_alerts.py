@@ -249,6 +249,24 @@ async def test_nobody_there_and_no_answer(receiver: Receiver, unused_tcp_port: i
     receiver.hold.set()
 
 
+async def test_nothing_is_looked_at_where_nobody_is_told(receiver: Receiver) -> None:
+    """Conditions are looked at once a reload names somebody, who is told what holds then."""
+    looks = 0
+
+    async def condition() -> Mapping[str, str]:
+        nonlocal looks
+        looks += 1
+        return {"": "full"}
+
+    async with running(receiver, conditions={AlertKind.DISK_LOW: condition}) as alerts:
+        alerts.reconfigure(AlertSettings(None, None))
+        await asyncio.sleep(0)  # the first look is due
+        assert not looks
+        alerts.reconfigure(AlertSettings(None, receiver.url))
+        await until(lambda: bool(receiver.alerts))
+    assert [alert["summary"] for alert in receiver.alerts] == ["full"]
+
+
 async def test_nothing_is_kept_where_nobody_listens(receiver: Receiver) -> None:
     """Without a command and a URL nothing waits to be told later."""
     async with running(receiver) as alerts:
