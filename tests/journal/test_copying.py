@@ -17,7 +17,14 @@ from berinia_webhookd.journal.copying import copy_journal
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.show import Shown
-from berinia_webhookd.model import ChannelName, EntryState, OptOut, Outcome, OutcomeKind
+from berinia_webhookd.model import (
+    ChannelName,
+    EntryState,
+    Gathering,
+    OptOut,
+    Outcome,
+    OutcomeKind,
+)
 
 from ..postgresql import Postgresql
 from ..proxy import Proxy
@@ -25,6 +32,7 @@ from .batches import a_batch, decode, decode_more, message
 from .world import PostgresqlWorld, SqliteWorld, World, a_delivery, an_event
 
 KEY = b"k" * 32
+BURST = ["a", "thought", "in four", "messages"]
 PEOPLE = [f"+336399820{number:02}" for number in range(30)]
 BATCH = a_batch(
     *(message(one, f"of {one}") for one in PEOPLE), {"from": "+33639982099", "txt": "x"}
@@ -77,6 +85,13 @@ async def live(world: World) -> None:
     refused = a_delivery(event)._replace(body=b"no form at all")
     await world.journal.reject(refused, {"kind": "MalformedDelivery"})
     await world.journal.accept(BATCH, decode(BATCH))
+    await world.reopen(gathering_of=lambda _: Gathering(5, 30))
+    for text in BURST:
+        await world.accept(text, sender="+33639981004")
+    world.clock.move(5)
+    (burst,) = [entry for entry in await world.claim() if entry.members]
+    await world.settle(burst, state=EntryState.DEAD)
+    await world.reopen()
 
 
 async def everything(url: str) -> tuple[list[Shown], list[object], list[object]]:
@@ -93,7 +108,7 @@ async def test_all_of_it_arrives_and_goes_on_there(
     """Events, entries, attempts, replies, bodies and digests; and the order goes on."""
     tables = await copy_journal(file.url, database.plain_url)
     assert all(table.complete for table in tables)
-    assert {table.table: table.source for table in tables}["entries"] == 75
+    assert {table.table: table.source for table in tables}["entries"] == 79
     assert await everything(database.plain_url) == await everything(file.url)
     database.clock = file.clock
     await database.open(database.plain_url)
@@ -106,6 +121,11 @@ async def test_all_of_it_arrives_and_goes_on_there(
     assert heard == ["first", "second", "third"]
     await database.accept("new", sender="+33639981003")
     assert len(await database.claim()) == 1
+    async with Operations(database.plain_url, clock=database.clock) as desk:
+        (one, *_) = await desk.list_events(Filters(sender="+33639981004"))
+        await desk.replay([one.id], decode=decode)
+    (burst,) = await database.claim()
+    assert [message.event.body for message in burst.messages] == BURST
 
 
 async def test_consents_arrive_there(file: SqliteWorld, database: PostgresqlWorld) -> None:
@@ -182,7 +202,7 @@ async def test_a_copy_that_was_broken_off_goes_on(
     )
     assert all(table.complete for table in tables)
     assert await everything(database.plain_url) == await everything(file.url)
-    assert moved.count("deliveries") == 7
+    assert moved.count("deliveries") == 8
     moved.clear()
     await copy_journal(file.url, database.plain_url, progress=lambda name, _: moved.append(name))
     assert moved == []
@@ -219,7 +239,7 @@ async def test_a_dry_run_makes_nothing(
     for target in (database.plain_url, f"sqlite:///{tmp_path / 'none.db'}"):
         tables = await copy_journal(file.url, target, dry_run=True)
         assert {(t.table, t.source, t.target) for t in tables} > {
-            ("entries", 75, 0),
+            ("entries", 79, 0),
             ("seen", 2, 0),
         }
     assert not (tmp_path / "none.db").exists()

@@ -16,7 +16,7 @@ from berinia_webhookd.errors import CannotStart, JournalUnavailable
 from berinia_webhookd.journal import postgresql as limits
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.store import SqlJournal
-from berinia_webhookd.model import Entry, EventId
+from berinia_webhookd.model import Entry, EventId, Gathering
 
 from ..proxy import Proxy
 from .world import PostgresqlWorld, on_postgresql
@@ -163,6 +163,28 @@ async def test_a_claim_whose_answer_is_lost_costs_nothing(
     assert (entry.event.body, entry.attempt) == ("one", 1)
     await behind.journal.recover()
     assert (await behind.settle(entry)).kept
+
+
+async def test_a_burst_whose_claim_is_not_answered_is_put_together_anew(
+    behind: PostgresqlWorld, proxy: Proxy
+) -> None:
+    """Nobody has seen it: what came since comes with it."""
+    await behind.journals.pop().close()
+    await behind.open(behind.url_by(proxy), gathering_of=lambda _: Gathering(5, 30))
+    await behind.accept("one")
+    await behind.accept("two")
+    behind.clock.move(5)
+    proxy.cut_after(b"UPDATE entries SET state = 'running'", b"COMMIT")
+    with pytest.raises(JournalUnavailable):
+        await behind.claim()
+    assert await claim_when_up(behind) == []
+    assert await behind.states() == {"running": 2}
+    await behind.accept("three")
+    await behind.journal.recover()
+    assert await behind.states() == {"ready": 3}
+    behind.clock.move(5)
+    (entry,) = await behind.claim()
+    assert (entry.text, entry.attempt) == ("one\ntwo\nthree", 1)
 
 
 FULL = """
