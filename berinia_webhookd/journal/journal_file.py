@@ -72,6 +72,7 @@ class SqliteDatabase(Database):
         self._saved: Saved | None = None
         self._not_saved = "nothing of it was open"
         self._save_at = 0.0
+        self._saving: asyncio.Task[None] | None = None
 
     async def own(self) -> None:
         """See `Database`."""
@@ -148,6 +149,8 @@ class SqliteDatabase(Database):
 
     async def close(self) -> None:
         """See `Database`; whoever closes the file last writes the WAL back, if the file is ours."""
+        if self._saving is not None:
+            await self._saving
         if self._owned and await self._answers():
             try:
                 await self.prepare()
@@ -253,17 +256,23 @@ class SqliteDatabase(Database):
         now = asyncio.get_running_loop().time()
         if self._saved is None and self._writer is not None and now >= self._save_at:
             self._save_at = now + SAVE_AGAIN_SECONDS
-            try:
-                self._saved = await self._writer.do(
-                    lambda connection: save(connection, self.path, self._clock())
-                )
-            except NotSaved as error:
-                self._not_saved = str(error)
-            else:
-                self._remove_companions()
+            self._saving = asyncio.create_task(self._save_from(self._writer))
+        if self._saving is not None:
+            await asyncio.shield(self._saving)  # it takes its time, and whoever waits may end
         if self._saved is None:
             return f"it cannot be saved: {self._not_saved}"
         return f"{self._saved.what} is saved in {self._saved.path}"
+
+    async def _save_from(self, writer: ConnectionThread) -> None:
+        def copy(connection: sqlite3.Connection) -> Saved:
+            return save(connection, self.path, self._clock(), intact=self._watch.gone)
+
+        try:
+            self._saved = await writer.do(copy)
+        except NotSaved as error:
+            self._not_saved = str(error)
+        else:
+            self._remove_companions()
 
     def _remove_companions(self) -> None:
         for file, inode in zip(companions(self.path), self._companions, strict=False):
