@@ -60,7 +60,7 @@ class DeclaredChannel(Channel):
     def __init__(self, settings: DeclaredSettings, public_urls: Sequence[str] = ()) -> None:
         self.provider = self.provider_of(settings)  # type: ignore[misc] # each has its own
         super().__init__(settings, public_urls)
-        self._settings = settings
+        self.settings = settings
         self._public_urls = public_urls
         self._proof = settings.proof()
         self._handshake_keys = [one.reveal().encode() for one in settings.handshake_secrets]
@@ -84,14 +84,14 @@ class DeclaredChannel(Channel):
 
     def require_secret(self) -> None:
         """Raise `ChannelNotConfigured` while nothing can be proved."""
-        if not self._settings.secrets and self._settings.verify != "address":
+        if not self.settings.secrets and self.settings.verify != "address":
             raise ChannelNotConfigured(
                 f"This channel has no secret yet: set channels.{self.name}.secrets."
             )
 
     def handshake(self, delivery: RawDelivery) -> Answer | None:
         """See `Channel.handshake`; a question in a body must have the channel's proof as well."""
-        declared = self._settings.handshake
+        declared = self.settings.handshake
         if declared is None:
             return None
         request = Request(delivery, self._public_urls)
@@ -101,7 +101,7 @@ class DeclaredChannel(Channel):
             self._prove(request)
         if not declared.checks(request, self._handshake_keys):
             raise SignatureInvalid("The verify token is missing or wrong.")
-        answer = declared.answer(request, self._handshake_keys or self._settings.keys)
+        answer = declared.answer(request, self._handshake_keys or self.settings.keys)
         if answer is None:
             raise SignatureInvalid("The question has nothing that can be answered.")
         return Answer(200, *answer)
@@ -109,7 +109,7 @@ class DeclaredChannel(Channel):
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
         """Prove it as the declaration says."""
         self.require_secret()
-        if delivery.method not in self._settings.methods:
+        if delivery.method not in self.settings.methods:
             raise SignatureInvalid("This method is for the provider's question alone.")
         replay_key = self._prove(Request(delivery, self._public_urls))
         masked = delivery._replace(target=self._without_secret(delivery.target))
@@ -141,7 +141,7 @@ class DeclaredChannel(Channel):
         rejected: list[RejectedItem] = []
         ignored = 0
         for block, item in self._items(root):
-            if self._settings.ignore and all_hold(self._settings.ignore, item):
+            if self.settings.ignore and all_hold(self.settings.ignore, item):
                 ignored += 1
             elif block is None:
                 rejected.append(RejectedItem(item.path, "no block of the channel takes it"))
@@ -162,7 +162,7 @@ class DeclaredChannel(Channel):
         """Yield every item with the block that takes it, if one does, and the whole delivery where
         it is named as nothing to keep.
         """
-        blocks = self._settings.event
+        blocks = self.settings.event
         found = False
         for steps in dict.fromkeys(block.items for block in blocks):
             alike = [block for block in blocks if block.items == steps]
@@ -171,12 +171,12 @@ class DeclaredChannel(Channel):
                 if block is not None or steps:
                     found = True
                     yield block, item
-        if not found and self._settings.ignore and all_hold(self._settings.ignore, root):
+        if not found and self.settings.ignore and all_hold(self.settings.ignore, root):
             yield None, root
 
     def _root(self, delivery: VerifiedDelivery) -> Item:
         request = Request(_as_raw(delivery), ())
-        match self._settings.body:
+        match self.settings.body:
             case "json":
                 document: Any = request.document
             case "form":
@@ -250,12 +250,12 @@ class DeclaredChannel(Channel):
     def answer(self, receipts: Receipts) -> Answer:
         """What the declaration says, whatever arrived."""
         del receipts
-        fixed = self._settings.answer
+        fixed = self.settings.answer
         return Answer(fixed.status, fixed.content_type, fixed.body.encode())
 
     def rejected_answer(self) -> Answer | None:
         """Answer what is kept and cannot be read like the rest: providers repeat or give up."""
-        status = self._settings.rejected_status
+        status = self.settings.rejected_status
         return self.answer(()) if status is None else Answer(status, "text/plain", b"")
 
     def sign(
@@ -266,7 +266,7 @@ class DeclaredChannel(Channel):
         Raises:
             CannotSign: only the provider has the key.
         """
-        settings = self._settings
+        settings = self.settings
         secret = settings.keys[0] if valid and settings.secrets else secrets.token_bytes(16)
         document = sample_of(settings, fields, now)
         parameter = self.secret_parameter
@@ -277,6 +277,9 @@ class DeclaredChannel(Channel):
         else:
             headers["Content-Type"] = next(iter(self.media_types))
             body = urlencode(document).encode() if settings.body == "form" else _json(document)
+        for name in settings.signed.names if settings.signed else ():
+            if name.startswith("header:"):  # such as a nonce
+                headers[name.removeprefix("header:")] = secrets.token_hex(16)
         if settings.body_hash_query is not None:
             query[settings.body_hash_query] = hashlib.sha256(body).hexdigest()
         target = f"{self.path}?{urlencode(query)}" if query else self.path

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from berinia_webhookd.channels.declared.events import Block
-from berinia_webhookd.channels.declared.fields import Condition, Field
+from berinia_webhookd.channels.declared.fields import Field
 from berinia_webhookd.channels.declared.settings import DeclaredSettings
 from berinia_webhookd.model import EventKind
 
@@ -23,10 +23,21 @@ def sample_of(settings: DeclaredSettings, fields: Mapping[str, str], now: dateti
     """
     blocks = settings.event
     block = next((one for one in blocks if one.kind is EventKind.MESSAGE), blocks[0])
+    document = _nested(_filled(block, fields, now), block.items)
+    for name in settings.signed.names if settings.signed else ():
+        if name.startswith("json:"):
+            value = str(int(now.timestamp())) if name == settings.time else secrets.token_hex(25)
+            document = with_value(document, name.removeprefix("json:"), value)
+    return document
+
+
+def _filled(block: Block, fields: Mapping[str, str], now: datetime) -> list[Any]:
+    """Return an item and what is around it, with everything that the block reads."""
     values = _values(block, now) | {name: fields[name] for name in NAMED if name in fields}
     levels: list[Any] = [{} for _ in range(len(block.items) + 1)]
     for condition in block.where:
-        _put(levels, condition.field, _value(condition))
+        if condition.values:
+            _put(levels, condition.field, condition.values[0])
     for number, field in enumerate(block.id):
         _put(levels, field, f"sample-{number}-{secrets.token_hex(8)}", keep=True)
     for field in block.required:
@@ -35,14 +46,11 @@ def sample_of(settings: DeclaredSettings, fields: Mapping[str, str], now: dateti
         field = getattr(block, name)
         if field is not None:
             _put(levels, field, value, keep=name not in fields)
+    for condition in block.where:
+        _put(levels, condition.field, "sample", keep=True)
     for path in fields.keys() - set(NAMED):
         _put(levels, Field((path,)), fields[path])
-    document = _nested(levels, block.items)
-    for name in settings.signed.names if settings.signed else ():
-        if name.startswith("json:"):
-            value = str(int(now.timestamp())) if name == settings.time else secrets.token_hex(25)
-            document = with_value(document, name.removeprefix("json:"), value)
-    return document
+    return levels
 
 
 def with_value(document: Any, path: str, value: str) -> Any:
@@ -68,10 +76,6 @@ def _values(block: Block, now: datetime) -> dict[str, Any]:
         "status": (block.rank or ("delivered",))[0],
         "message": f"sample-{secrets.token_hex(8)}",
     }
-
-
-def _value(condition: Condition) -> Any:
-    return condition.values[0] if condition.values else "sample"
 
 
 def _put(levels: list[Any], field: Field, value: Any, *, keep: bool = False) -> None:
