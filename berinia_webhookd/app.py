@@ -16,6 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -47,7 +48,7 @@ from berinia_webhookd.outbound.late_replies import LateReplies
 from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.own_requests import InstallationKey
-from berinia_webhookd.status.backlog import BacklogReader
+from berinia_webhookd.status.backlog import BacklogReader, held_for_days
 from berinia_webhookd.status.greeting import greeting
 from berinia_webhookd.status.health import HealthPage, checks, disk_check, folders_of
 from berinia_webhookd.status.logs_api import LogsPage
@@ -185,6 +186,7 @@ async def opened(
             metrics=metrics,
             enabled=role.receives and not settings.dev,
         )
+        backlog = BacklogReader(journal)
         outbound = build_outbound(
             settings,
             metrics,
@@ -193,10 +195,10 @@ async def opened(
             channels,
             policies=policies,
             loopback_locked=lambda: guard.locked,
+            backlog=backlog,
         )
         stack.push_async_callback(outbound.transports.close)
         stack.push_async_callback(outbound.late_replies.close)
-        backlog = BacklogReader(journal)
         allowed = settings.server.metrics_allowed_ips
         health = HealthPage(
             checks(
@@ -281,6 +283,7 @@ def build_outbound(
     *,
     loopback_locked: Callable[[], bool],
     policies: RetryPolicies,
+    backlog: BacklogReader,
 ) -> Outbound:
     """Build the dispatching side; nothing runs yet."""
     transports = Transports(
@@ -304,6 +307,7 @@ def build_outbound(
             unavailable=lambda: availability.reasons,
             disk=disk_check(folders_of(settings)),
             loopback_locked=loopback_locked,
+            held_for_days=partial(held_for_days, backlog),
         ),
     )
     dispatcher = Dispatcher(

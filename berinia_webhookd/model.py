@@ -92,6 +92,18 @@ class Guard(StrEnum):
     BREAKER = "breaker"  # its agent fails, whoever writes
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many runs in so much time."""
+
+    count: int
+    seconds: float
+    text: str = ""  # as it is written: 20/h
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class OptOut(StrEnum):
     """What a person asked for with a single word."""
 

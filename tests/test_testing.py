@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from berinia_webhookd.journal.contract import ClaimRequest, ReplayedSignature, Reply, ReplyRoute
+from berinia_webhookd.journal.contract import (
+    Budget,
+    ClaimRequest,
+    ReplayedSignature,
+    Reply,
+    ReplyRoute,
+)
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.model import (
     AgentName,
@@ -22,11 +28,13 @@ from berinia_webhookd.model import (
     Event,
     FailureReply,
     Gathering,
+    Guard,
     OptOut,
     Outcome,
     OutcomeKind,
     Pause,
     PauseRequest,
+    Rate,
     Receipt,
     Receipts,
     Settlement,
@@ -250,6 +258,72 @@ async def test_without_a_time_a_pause_does_not_end(journal: Journal, clock: Cloc
     clock.move(1_000_000)
     claimed = await journal.claim([ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 9)])
     assert (claimed.entries, claimed.next_due_seconds) == ([], None)
+
+
+async def test_an_agent_that_fails_is_tried_with_one_entry_at_a_time(
+    journal: Journal, clock: Clock
+) -> None:
+    """After five failures, until one succeeds."""
+    told = []
+    for number in range(5):
+        (entry,) = await accept_and_claim(journal, f"broken {number}", clock)
+        told.append(
+            (await journal.settle(done(entry, outcome=BROKEN, state=EntryState.DEAD))).failures
+        )
+    assert told == [None, None, 3, None, 5]
+    assert not await accept_and_claim(journal, "one", clock, seconds=0)
+    await accept(journal, an_event("two", sender=OTHER_SENDER))
+    clock.move(1)
+    (entry,) = await claim(journal)
+    assert not await claim(journal)
+    assert (await journal.settle(done(entry))).failures == 0
+    assert len(await claim(journal)) == 1
+
+
+async def test_a_day_has_its_cost_and_a_person_so_many_runs(journal: Journal, clock: Clock) -> None:
+    """What is over a budget is held once, and flows when it is free."""
+    budgets = {AGENT: Budget(daily_cost=5, per_sender=(Rate(1, 60),))}
+    request = ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 9, budgets)
+    for text in ("one", "two"):
+        await accept(journal, an_event(text))
+        held = await journal.claim([request])
+        for entry in held.entries:
+            await journal.settle(done(entry, outcome=replace(SAID, cost=5.0)))
+    (daily,) = held.holds
+    assert daily.guard is Guard.BUDGET
+    assert daily.seconds == held.next_due_seconds
+    assert not (await journal.claim([request])).holds
+    cheap = replace(request, budgets={AGENT: Budget(per_sender=(Rate(1, 60),))})
+    (personal,) = (await journal.claim([cheap])).holds
+    assert (personal.guard, personal.seconds) == (Guard.BUDGET, 60)
+    assert not (await journal.claim([cheap])).holds
+    clock.move(60)
+    assert len((await journal.claim([cheap])).entries) == 1
+
+
+async def test_the_third_time_of_the_same_text_is_held(journal: Journal, clock: Clock) -> None:
+    """With what stands behind it; STOP passes."""
+    request = ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 9)
+    for number in range(3):
+        clock.move(100)
+        await accept(journal, an_event("away")._replace(digest=bytes([number] * 32)))
+        held = await journal.claim([request])
+        for entry in held.entries:
+            await journal.settle(done(entry))
+    (hold,) = held.holds
+    assert (hold.guard, hold.seconds) == (Guard.LOOP, None)
+    assert not await accept_and_claim(journal, "behind", clock)
+    (stop,) = await accept_and_claim(journal, "STOP", clock, opt_out=OptOut.STOP)
+    assert stop.event.body == "STOP"
+
+
+async def accept_and_claim(
+    journal: Journal, text: str, clock: Clock, *, seconds: float = 61, **changes: Any
+) -> Sequence[Entry]:
+    """A message that comes a while after the one before."""
+    clock.move(seconds)
+    await accept(journal, an_event(text, **changes))
+    return await claim(journal)
 
 
 async def test_what_is_given_back_is_claimed_again_at_no_cost(journal: Journal) -> None:

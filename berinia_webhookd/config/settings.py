@@ -39,6 +39,7 @@ from berinia_webhookd.model import (
     Gathering,
     OptOut,
     OutcomeKind,
+    Rate,
 )
 
 MIB: Final = 1024 * 1024
@@ -282,6 +283,20 @@ class AgentSettings:
         "one memory",
         unset="any host",
         example="berinia",
+    )
+    loop_guard: bool = setting(
+        boolean,
+        True,
+        "whether a conversation is held that looks like two machines answering each other: the "
+        "same text three times in a day, ten quick turns, a mail that says it is automatic",
+    )
+    per_sender: tuple[Rate, ...] = setting(
+        many(values.rate),
+        (),
+        "how often it runs for one person: so many times in a second, minute, hour or day (`s`, "
+        "`m`, `h`, `d`), one or several; the rest waits until a run is long enough ago",
+        unset="no limit",
+        example=["20/h", "60/d"],
     )
     daily_cost: float | None = setting(
         number(0.0001, 1e9),

@@ -24,7 +24,7 @@ from berinia_webhookd.addresses import (
 )
 from berinia_webhookd.config.fields import Reader, T
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.model import AgentName, OptOut, OutcomeKind
+from berinia_webhookd.model import AgentName, OptOut, OutcomeKind, Rate
 
 Word = TypeVar("Word", bound=str)
 
@@ -35,6 +35,8 @@ PYTHON_TARGET: Final = re.compile(rf"python:{DOTTED}:{DOTTED}")
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 LONGEST_LIST: Final = 1000
 SHORTEST_KEY: Final = 32  # characters
+RATE: Final = re.compile(r"([1-9][0-9]{0,5})\s*/\s*([smhd])")
+UNIT_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 BUILT_IN_WORDS: Final = "+"  # among words: those that are known anyway
 RETRIABLE: Final = frozenset(
     map(OutcomeKind, ("error", "exception", "timeout", "crash", "unreachable"))
@@ -200,6 +202,14 @@ def folder(raw: Any) -> Path:
         return path.expanduser().absolute()
     except RuntimeError as error:
         raise ValueError("names the home of a user who does not exist") from error
+
+
+def rate(raw: Any) -> Rate:
+    """Read so many in a time, such as 20/h."""
+    found = RATE.fullmatch(raw.strip()) if isinstance(raw, str) else None
+    if found is None:
+        raise ValueError("give so many in a second, minute, hour or day, such as 20/h or 60/d")
+    return Rate(int(found[1]), UNIT_SECONDS[found[2]], text=f"{int(found[1])}/{found[2]}")
 
 
 def agent_name(raw: Any) -> AgentName:

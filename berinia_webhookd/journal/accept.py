@@ -30,6 +30,7 @@ from berinia_webhookd.journal.deliveries import (
     once_key,
 )
 from berinia_webhookd.journal.event_text import storable
+from berinia_webhookd.journal.loops import loop_key
 from berinia_webhookd.journal.rejected_items import as_items, rejection_text
 from berinia_webhookd.model import (
     AgentName,
@@ -411,6 +412,7 @@ def _entry(one: Inserted) -> dict[str, Any]:
         "startable_at": None,
         "quiet": None if gathering is None else microseconds(gathering.seconds),
         "gather": None if gathering is None else microseconds(gathering.most_seconds),
+        "loop_key": loop_key(event),
         "wait": microseconds(one.arrival.wait_seconds if event.skipped is None else None),
     }
 

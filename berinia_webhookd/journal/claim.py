@@ -84,17 +84,23 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
             # Other nodes passed over what is locked and left: they look again after the commit.
             transaction.changes.work = True
     places = await _within_memory(transaction, list(chosen))
+    budgets = {agent: one for request in asked.requests for agent, one in request.budgets.items()}
     leases = {place: chosen[place] for place in places}
+    examined = await guards.examine(transaction, leases, budgets)
+    upcoming += examined.opens_in
+    leases = {place: row for place, row in leases.items() if place not in examined.places}
     if gathering := [row for row in leases.values() if row["gather_by"] is not None]:
         bursts = await gather.put_together(transaction, gathering)
         if len(bursts) < len(gathering):
             upcoming.append(BUSY)
         leases = {place: row for place, row in leases.items() if row["gather_by"] is None} | bursts
     entries = await _lease(transaction, asked.holder, leases)
+    await guards.note_runs(transaction, entries, budgets)
     for entry in entries:
         _count(transaction, entry, leases[entry.id]["state"], -1)
         _count(transaction, entry, EntryState.RUNNING)
-    return Claimed(entries, min(upcoming) / SECOND if upcoming else None, holds)
+    next_due_seconds = min(upcoming) / SECOND if upcoming else None
+    return Claimed(entries, next_due_seconds, holds + examined.holds)
 
 
 def _count(transaction: Transaction, entry: Entry, state: str, by: int = 1) -> None:
@@ -215,6 +221,7 @@ async def release(transaction: Transaction, wanted: Sequence[Held]) -> list[None
     await order.hold(transaction, await touched(transaction, wanted))
     for held in wanted:
         ours = await still_held(transaction, held.holder, held.entries)
+        await transaction.execute("forget_runs", places=list(ours))
         await transaction.execute("give_back", places=list(ours))
         bursts = _bursts(held, ours)
         await gather.share(transaction, bursts)

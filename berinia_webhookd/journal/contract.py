@@ -22,6 +22,7 @@ from berinia_webhookd.model import (
     EventId,
     Guard,
     PauseRequest,
+    Rate,
     Receipts,
     Settlement,
     VerifiedDelivery,
@@ -42,9 +43,11 @@ MOST_FAILURES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What an agent may use up."""
+    """What an agent may use up, and what else its guards are told."""
 
     daily_cost: float | None = None  # of its results in one day, UTC
+    per_sender: tuple[Rate, ...] = ()  # runs for each person
+    loops: bool = True  # whether what looks like a loop is held
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,14 @@ class ClaimRequest:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What a guard has begun to hold back: all entries of an agent."""
+    """What a guard has begun to hold back: an entry with its queue, or all that is for an agent."""
 
     guard: Guard
     agent: AgentName
     why: str
     seconds: float | None  # until it lets go by itself
+    channel: str | None = None  # of an entry
+    event_id: EventId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +128,20 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBack:
+    """What one guard holds."""
+
+    conversations: int
+    oldest_seconds: float  # for how long the oldest message that it holds has been here
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """What `/metrics`, `/health` and the systemd status line say about the entries."""
 
     entries: Mapping[EntryState, int]
     oldest_ready_seconds: Mapping[AgentName, float]
-    held_conversations: Mapping[str, int] = field(default_factory=dict)  # by guard, and `paused`
+    held: Mapping[str, HeldBack] = field(default_factory=dict)  # by guard, and `paused`
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +163,13 @@ class Statistics:
     rejected: int
     oldest_open_at: dict[str, datetime]  # by agent: ready or waiting for a retry
     may_have_acted: dict[str, int]  # by agent: dead ones that must not simply be repeated
-    held: dict[str, int]  # conversations, by the reason
     received_last_hour: int
     received_last_day: int
     finished_last_hour: int
+    # How many attempts failed since one that did not, three or more; and what is held, by guard,
+    # and `paused`.
+    failing_agents: dict[str, int] = field(default_factory=dict)
+    held: dict[str, HeldBack] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

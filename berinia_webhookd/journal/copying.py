@@ -71,6 +71,7 @@ TABLES: Final = (
     Table("consents", {"address": "", "channel": ""}),
     Table("actions", {"number": 0}),
     Table("agents", {"agent": ""}),
+    Table("runs", {"sender": "", "agent": "", "started_at": 0, "entry": 0}),
 )
 
 

@@ -119,6 +119,7 @@ async def erase_events(transaction: Transaction, sender: str, conversations: Seq
     person = await person_of(transaction, sender)
     chosen = await transaction.execute("erasable_events", **person, held=conversations, most=BATCH)
     if not chosen:
+        await transaction.execute("erase_runs", conversations=conversations)
         await transaction.execute("erase_parties", conversations=conversations)
         return 0
     await blank(transaction, [row["number"] for row in chosen])

@@ -5,21 +5,26 @@ are told to hold against is in the claim requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from berinia_webhookd.journal import loops, order
 from berinia_webhookd.journal.contract import (
     MOST_FAILURES,
     TOLD_FAILURES,
     Budget,
     ClaimRequest,
+    HeldBack,
     Hold,
 )
 from berinia_webhookd.journal.database import SECOND, Row, Transaction
-from berinia_webhookd.model import AgentName, EntryKind, Guard, Outcome
+from berinia_webhookd.model import AgentName, Entry, EntryKind, EventId, Guard, Outcome, Rate
 
 LONGEST_TRY_PAUSE: Final = 60 * SECOND
+MOMENT: Final = SECOND // 20
+NO_BUDGET: Final = Budget()
 
 
 def try_pause(tries: int) -> int:
@@ -94,6 +99,124 @@ async def _failing(transaction: Transaction, agent: str, known: Row, most: int) 
     return through
 
 
+# ---- what of that is held after all
+
+
+@dataclass(slots=True)
+class Examined:
+    """What is not leased, although its turn has come."""
+
+    places: set[int] = field(default_factory=set)
+    holds: list[Hold] = field(default_factory=list)
+    opens_in: list[int] = field(default_factory=list)  # microseconds; of what opens by itself
+
+    def later(self, place: int) -> None:
+        """Have an entry looked at once more in a moment."""
+        self.places.add(place)
+        self.opens_in.append(MOMENT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """Why an entry is stopped, and for how long if it lets go by itself (microseconds)."""
+
+    guard: Guard
+    why: str
+    lasts: int | None = None
+
+
+async def examine(
+    transaction: Transaction, rows: Mapping[int, Row], budgets: Mapping[AgentName, Budget]
+) -> Examined:
+    """Hold those of the entries that are about to be leased, given by place, which look like a
+    loop, or whose person has used an agent up. A burst that was tried goes on.
+    """
+    examined, stops = Examined(), dict[int, _Stop]()
+    looped: list[int] = []
+    bounded: defaultdict[AgentName, list[int]] = defaultdict(list)
+    for place, row in rows.items():
+        tried = row["gather_by"] is not None and row["quiet_at"] is None
+        if row["kind"] == EntryKind.REPLY or tried:
+            continue
+        budget = budgets.get(row["agent"], NO_BUDGET)
+        if budget.loops:
+            looped.append(place)
+        if budget.per_sender:
+            bounded[row["agent"]].append(place)
+    for agent, places in sorted(bounded.items()):
+        stops |= await _over(transaction, agent, places, budgets[agent].per_sender, examined)
+    if looped:
+        for place, why in await loops.loops_of(transaction, looped):
+            stops[place] = _Stop(Guard.LOOP, why)
+    if stops:
+        await _stop(transaction, stops, examined)
+    return examined
+
+
+async def _over(
+    transaction: Transaction,
+    agent: str,
+    places: Sequence[int],
+    rates: Sequence[Rate],
+    examined: Examined,
+) -> dict[int, _Stop]:
+    """Find what is over a budget; of one person, one entry at a time is looked at."""
+    stops: dict[int, _Stop] = {}
+    longest: dict[int, int] = {}
+    for rate in rates:
+        about = {"places": places, "before": rate.count - 1, "span": round(rate.seconds * SECOND)}
+        why = f"{agent} ran for this person as often as {rate} allows"
+        seen: set[str] = set()
+        for row in await transaction.execute("over_budget", **about):
+            place, lasts = row["place"], row["frees_in"]
+            if row["sender"] in seen:
+                examined.later(place)
+            elif lasts is not None and lasts > longest.get(place, 0):
+                longest[place] = lasts
+                stops[place] = _Stop(Guard.BUDGET, why, lasts)
+            seen.add(row["sender"])
+    return stops
+
+
+async def _stop(transaction: Transaction, stops: Mapping[int, _Stop], examined: Examined) -> None:
+    """Hold entries, if nobody is changing their conversations; else they are left for later."""
+    rows = await transaction.execute("entries_at", places=sorted(stops))
+    free = {row["conversation"] for row in rows}
+    if transaction.shared:
+        wanted = sorted(free - transaction.held)
+        locked = await transaction.execute("free_conversations", ids=wanted)
+        transaction.held.update(id_ for (id_,) in locked)
+        free &= transaction.held
+    for row in rows:
+        if row["conversation"] not in free:
+            examined.later(row["place"])
+            continue
+        stop = stops[row["place"]]
+        seconds = None if stop.lasts is None else stop.lasts / SECOND
+        await order.hold_entries(transaction, [row], f"{stop.guard}: {stop.why}", seconds)
+        examined.places.add(row["place"])
+        examined.opens_in += [] if stop.lasts is None else [stop.lasts]
+        examined.holds.append(
+            Hold(
+                stop.guard,
+                AgentName(row["agent"]),
+                stop.why,
+                seconds,
+                channel=row["channel"],
+                event_id=EventId(row["id"]),
+            )
+        )
+
+
+async def note_runs(
+    transaction: Transaction, entries: Sequence[Entry], budgets: Mapping[AgentName, Budget]
+) -> None:
+    """Note the runs of agents that have a budget for each person."""
+    bounded = {agent for agent, budget in budgets.items() if budget.per_sender}
+    if places := [entry.id for entry in entries if entry.agent in bounded]:
+        await transaction.execute("note_runs", places=places)
+
+
 @dataclass(frozen=True, slots=True)
 class HeldAgent:
     """An agent that a guard of its own holds."""
@@ -102,11 +225,36 @@ class HeldAgent:
     guard: Guard
     why: str
 
+    @property
+    def said(self) -> str:
+        """As it stands on an entry that is held by itself."""
+        return f"{self.guard}: {self.why}"
+
 
 async def held_agents(transaction: Transaction) -> dict[str, HeldAgent]:
     """Return which agents are held, and for what."""
     rows = await transaction.execute("held_agents", most_failures=MOST_FAILURES)
     return {row["agent"]: _held_agent(row) for row in rows}
+
+
+async def held(transaction: Transaction) -> dict[str, HeldBack]:
+    """Return what is held, by guard, and what is `paused`."""
+    found: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in await transaction.execute("count_held"):
+        found[row["reason"].partition(":")[0]].append(row)
+    for one in (await held_agents(transaction)).values():
+        found[one.guard] += await transaction.execute("held_for_agent", agent=one.agent)
+    return {
+        reason: HeldBack(conversations, max(row["age"] or 0 for row in rows) / SECOND)
+        for reason, rows in sorted(found.items())
+        if (conversations := sum(row["total"] for row in rows))
+    }
+
+
+async def failing_agents(transaction: Transaction) -> dict[str, int]:
+    """Return on how many attempts in a row agents failed, where that is worth telling."""
+    rows = await transaction.execute("held_agents", most_failures=TOLD_FAILURES)
+    return {row["agent"]: row["failures"] for row in rows if row["failures"] >= TOLD_FAILURES}
 
 
 def _held_agent(row: Row) -> HeldAgent:

@@ -113,6 +113,7 @@ async def hold_entries(
 async def release(transaction: Transaction, conversations: Sequence[int]) -> set[int]:
     """Let go of what guards hold in these conversations; returns in which that was anything."""
     rows = await transaction.execute("release_entries", conversations=conversations)
+    await transaction.execute("count_anew", conversations=conversations)
     await advance_all(transaction, conversations)
     return {row["conversation"] for row in rows}
 

@@ -19,6 +19,7 @@ from berinia_webhookd.model import AgentName
 
 PURGE_ROWS: Final = 500
 NOTES_KEPT: Final = 3600 * SECOND
+LONGEST_BUDGET: Final = DAY  # that an agent can have for a person
 TURN: Final = "purge"  # one node does it at a time
 
 
@@ -59,6 +60,7 @@ async def _purge(transaction: Transaction, retention: Retention) -> int:
     await _delete(transaction, [*accepted, *(number for (number,) in rejected)])
     await transaction.execute("delete_empty_conversations", ids=sorted(free))
     await transaction.execute("forget_old_notes", keep=NOTES_KEPT)
+    await transaction.execute("forget_old_runs", keep=LONGEST_BUDGET)
     seen_keep = round(retention.seen_days * DAY)
     forgotten = await transaction.execute("forget_seen", keep=seen_keep, most=PURGE_ROWS)
     return len(accepted) + len(rejected) + len(forgotten)

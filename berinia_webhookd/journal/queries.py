@@ -4,7 +4,6 @@ deliveries. It only reads.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -202,12 +201,13 @@ async def statistics(transaction: Transaction) -> Statistics:
     return Statistics(
         counts=tuple(Count(*row) for row in await transaction.execute("count_by_state")),
         rejected=rejected,
-        held=dict(map(tuple, await transaction.execute("count_held"))),
         oldest_open_at=dict(sorted(oldest.items())),
         received_last_hour=last_hour,
         received_last_day=last_day,
         finished_last_hour=finished,
         may_have_acted=dict(map(tuple, await transaction.execute("count_may_have_acted"))),
+        failing_agents=await guards.failing_agents(transaction),
+        held=await guards.held(transaction),
     )
 
 
@@ -223,11 +223,8 @@ async def backlog(transaction: Transaction) -> Backlog:
             if age is not None:
                 agent = AgentName(row["agent"])
                 oldest[agent] = max(age / SECOND, oldest.get(agent, 0.0))
-    held = Counter[str](dict(map(tuple, await transaction.execute("count_held"))))
-    for one in (await guards.held_agents(transaction)).values():
-        ((total,),) = await transaction.execute("count_next", agent=one.agent)
-        held[one.guard] += total
-    return Backlog(entries=counts, oldest_ready_seconds=oldest, held_conversations=held)
+    held = await guards.held(transaction)
+    return Backlog(entries=counts, oldest_ready_seconds=oldest, held=held)
 
 
 async def missing_agents(transaction: Transaction) -> list[MissingAgent]:

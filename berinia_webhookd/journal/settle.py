@@ -201,6 +201,7 @@ def late_entry(transaction: Transaction, row: Row, channel: str) -> dict[str, An
         "startable_at": None,
         "quiet": None,
         "gather": None,
+        "loop_key": None,
         "wait": None,
     }
 

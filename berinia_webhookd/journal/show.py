@@ -153,7 +153,7 @@ def _why_held(row: Row, held: Mapping[str, HeldAgent]) -> str | None:
         return str(paused)
     if row["held"] is not None:
         return str(row["held"])
-    return None if row["agent"] not in held else held[row["agent"]].why
+    return None if row["agent"] not in held else held[row["agent"]].said
 
 
 def _why_unavailable(agent: str, notes: Sequence[Row]) -> str | None:

@@ -151,12 +151,13 @@ class Alerts:
 
     def held(self, hold: Hold) -> None:
         """Alert of what a guard has begun to hold back."""
-        self.sound(
-            AlertKind.CONVERSATION_HELD,
-            f"{hold.agent} gets nothing but opt-outs: {hold.why}",
-            agent=hold.agent,
-            reason=hold.guard.value,
-        )
+        facts = {"agent": hold.agent, "reason": hold.guard.value}
+        what = f"{hold.agent} gets"
+        if hold.event_id is not None and hold.channel is not None:
+            facts |= {"channel": hold.channel, "event_id": hold.event_id}
+            what = f"{hold.agent} gets, in a conversation on {hold.channel},"
+        summary = f"{what} nothing but opt-outs: {hold.why}"
+        self.sound(AlertKind.CONVERSATION_HELD, summary, **facts)
 
     async def run(self) -> None:
         """Check the conditions and deliver alerts, for ever."""
@@ -212,6 +213,7 @@ def daemon_conditions(
     unavailable: Callable[[], Collection[AgentName]],
     disk: Callable[[], Awaitable[str | None]],
     loopback_locked: Callable[[], bool],
+    held_for_days: Condition,
 ) -> Mapping[AlertKind, Condition]:
     """Return all conditions of one daemon; `disk` says what is nearly full, or None."""
 
@@ -236,6 +238,7 @@ def daemon_conditions(
         AlertKind.SIGNATURES_REFUSED: refused_signatures(metrics, time.monotonic),
         AlertKind.DELIVERY_REJECTED: rejected_deliveries(metrics, time.monotonic),
         AlertKind.AGENT_UNAVAILABLE: agent_unavailable,
+        AlertKind.CONVERSATION_HELD: held_for_days,
         AlertKind.JOURNAL_DEGRADED: journal_degraded,
         AlertKind.DISK_LOW: disk_low,
     }

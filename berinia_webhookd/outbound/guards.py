@@ -52,7 +52,13 @@ class Guards:
         """Log and alert what guards have begun to hold back."""
         for hold in holds:
             logger.warning(
-                "conversation.held", agent=hold.agent, reason=hold.guard.value, detail=hold.why
+                "conversation.held",
+                agent=hold.agent,
+                channel=hold.channel,
+                event_id=hold.event_id,
+                reason=hold.guard.value,
+                detail=hold.why,
+                seconds=hold.seconds,
             )
             self._on_hold(hold)
 

@@ -144,9 +144,10 @@ class RetryPolicies:
         return self._settings.agents.of(agent).shared_host
 
     def budget_of(self, agent: AgentName) -> Budget | None:
-        """Return what an agent may use up; None: it has no bounds."""
-        cost = self._settings.agents.of(agent).daily_cost
-        return None if cost is None else Budget(daily_cost=cost)
+        """Return what an agent's guards are told; None: nothing beside what they do anyway."""
+        ours = self._settings.agents.of(agent)
+        budget = Budget(ours.daily_cost, ours.per_sender, ours.loop_guard)
+        return None if budget == Budget() else budget
 
     def of(self, entry: Entry) -> RetryPolicy:
         """Return the policy of an entry: what its agent's settings say, else its channel's kind."""

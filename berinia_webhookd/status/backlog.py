@@ -11,6 +11,7 @@ from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import Backlog, Upkeep
 from berinia_webhookd.model import EntryState
 
+DAY_SECONDS: Final = 86_400.0
 FRESH_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 2.0
 OPEN_STATES: Final = (EntryState.READY, EntryState.RUNNING, EntryState.WAITING)
@@ -60,3 +61,19 @@ class BacklogReader:
             return JournalUnavailable(f"no answer in {PATIENCE_SECONDS:.0f} seconds")
         except JournalUnavailable as error:
             return error
+
+
+async def held_for_days(backlog: BacklogReader) -> dict[str, str]:
+    """Return a sentence about what guards hold for longer than a day, by guard and days: so each
+    further day is told.
+    """
+    try:
+        held = (await backlog.read()).held
+    except JournalUnavailable:
+        return {}
+    return {
+        f"{guard} {one.oldest_seconds // DAY_SECONDS:.0f}": f"{one.conversations} conversations "
+        f"are held ({guard}), the oldest for {one.oldest_seconds / DAY_SECONDS:.0f} days"
+        for guard, one in held.items()
+        if one.oldest_seconds >= DAY_SECONDS
+    }

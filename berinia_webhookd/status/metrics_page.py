@@ -61,8 +61,9 @@ class MetricsPage:
         for state in EntryState:
             metrics.entries.labels(state=state).set(backlog.entries.get(state, 0))
         for reason in (PAUSED, *Guard):
-            held = backlog.held_conversations.get(reason, 0)
-            metrics.held_conversations.labels(reason=reason).set(held)
+            held = backlog.held.get(reason)
+            count = 0 if held is None else held.conversations
+            metrics.held_conversations.labels(reason=reason).set(count)
         metrics.oldest_ready_seconds.clear()
         for agent, age in backlog.oldest_ready_seconds.items():
             metrics.oldest_ready_seconds.labels(agent=agent).set(age)

@@ -16,12 +16,15 @@ from berinia_webhookd.journal.contract import (
     Backlog,
     Claimed,
     ClaimRequest,
+    Hold,
     ReplayedSignature,
     Reply,
     ReplyRoute,
     Settled,
 )
-from berinia_webhookd.journal.database import stored
+from berinia_webhookd.journal.database import SECOND, stored
+from berinia_webhookd.journal.guards import NO_BUDGET
+from berinia_webhookd.journal.loops import Turn, loop_key
 from berinia_webhookd.journal.pause import EVERYBODY
 from berinia_webhookd.model import (
     AgentName,
@@ -40,6 +43,7 @@ from berinia_webhookd.model import (
     Settlement,
     VerifiedDelivery,
 )
+from berinia_webhookd.testing.memory_guards import Gate, MemoryGuards
 from berinia_webhookd.testing.memory_queue import OPEN, Kept, disband, next_of, put_together
 
 
@@ -74,6 +78,7 @@ class MemoryJournal:
         self._ranks: dict[str, int] = {}
         self._consents: dict[consents.Party, consents.Registered] = {}
         self._paused_until: dict[Conversation, float] = {}
+        self._guards = MemoryGuards()
         self._work = asyncio.Event()
         self._changed = asyncio.Condition()
 
@@ -204,21 +209,71 @@ class MemoryJournal:
         await self._commit()
         claimed: list[Kept] = []
         due: list[float] = []
+        holds: list[Hold] = []
         for request in requests:
             left = request.limit
+            gates: dict[AgentName, Gate] = {}
             for starts_at, kept in sorted(self._startable(request), key=lambda one: one[1].place):
                 if starts_at > self._time():
                     due.append(starts_at)
-                elif left > 0:
+                elif left > 0 and self._passes(kept, request, gates, holds):
                     left -= 1
                     queue = [e for e in self._entries if e.queue == kept.queue]
                     last = put_together(kept, queue, self._time())
                     for one in last.burst:
                         one.state = EntryState.RUNNING
                     last.attempts += 1
+                    last.started_at = round(self._time() * SECOND)
                     claimed.append(last)
+                elif kept.held_until < inf:
+                    due.append(kept.held_until)
+            due += [gate.opens_at for gate in gates.values() if gate.opens_at is not None]
+        due = [at for at in due if at > self._time()]
         entries = [self._leased(kept) for kept in sorted(claimed, key=lambda kept: kept.place)]
-        return Claimed(entries, min(due) - self._time() if due else None)
+        return Claimed(entries, min(due) - self._time() if due else None, holds)
+
+    def _passes(
+        self, kept: Kept, request: ClaimRequest, gates: dict[AgentName, Gate], holds: list[Hold]
+    ) -> bool:
+        """Whether no guard holds an entry whose turn has come."""
+        if kept.kind is EntryKind.REPLY or kept.event.overtakes:
+            return True
+        now, agent = self._time(), kept.event.agent
+        budget = request.budgets.get(agent, NO_BUDGET)
+        if agent not in gates:
+            running = sum(one.state is EntryState.RUNNING for one in self._entries_of(agent))
+            gates[agent] = self._guards.gate(agent, budget, now, running)
+        gate = gates[agent]
+        if gate.left < 1:
+            holds += self._guards.tell(gate, now)
+            return False
+        looked_at = budget.loops and kept.attempts == 0 and loop_key(kept.event) is not None
+        turns = self._turns(kept) if looked_at else ()
+        hold = None if kept.members else self._guards.stop(kept.leased(), turns, budget, now)
+        if hold is not None:
+            kept.state = EntryState.READY
+            kept.held_until = inf if hold.seconds is None else now + hold.seconds
+            holds.append(hold)
+            return False
+        self._guards.passed(gate, agent)
+        if budget.per_sender:
+            self._guards.runs.append((kept.event.conversation.sender, agent, now))
+        return True
+
+    def _entries_of(self, agent: AgentName) -> Iterator[Kept]:
+        for kept in self._entries:
+            if kept.event.agent == agent and kept.kind is EntryKind.AGENT:
+                yield kept
+
+    def _turns(self, kept: Kept) -> list[Turn]:
+        """The messages of an entry's conversation up to it."""
+        return [
+            Turn(key, round(one.created_at * SECOND), one.started_at, one.answered_at)
+            for one in self._entries_of(kept.event.agent)
+            if one.event.conversation == kept.event.conversation
+            and one.place <= kept.place
+            and (key := loop_key(one.event)) is not None
+        ]
 
     def _leased(self, kept: Kept) -> Entry:
         """What whoever claimed it gets."""
@@ -262,6 +317,11 @@ class MemoryJournal:
                 one.hold_until = self._time() + settlement.hold_seconds
         if settlement.state is EntryState.DONE and kept.kind is EntryKind.AGENT:
             self._withdraw({one.event_id for one in kept.burst})
+        if kept.state is EntryState.DONE and (said is not None or kept.waiting_until is None):
+            kept.answered_at = round(self._time() * SECOND)
+        failures = None
+        if kept.kind is EntryKind.AGENT:
+            failures = self._guards.settle(kept.event.agent, settlement.outcome, self._time())
         if settlement.pause is not None:
             self._pause(kept.event.conversation, settlement.pause.seconds)
         if said is not None and route is not ReplyRoute.NONE:
@@ -272,7 +332,7 @@ class MemoryJournal:
         self._work.set()
         async with self._changed:
             self._changed.notify_all()
-        return Settled(kept=True, reply=route)
+        return Settled(kept=True, reply=route, failures=failures)
 
     def _pause(self, conversation: Conversation, seconds: float | None) -> bool:
         """Hold it, unless it is held for as long."""

@@ -35,6 +35,9 @@ class Kept:
     waiting_until: float | None = None  # for how long a caller waits for the reply
     reply_text: str | None = None
     replied_at: datetime | None = None
+    held_until: float = 0  # by a guard
+    started_at: int | None = None  # as the journal stores instants
+    answered_at: int | None = None
 
     @property
     def burst(self) -> list[Kept]:
@@ -87,7 +90,7 @@ def _candidates(queue: Sequence[Kept]) -> Iterator[tuple[float, Kept]]:
     alone = [kept for kept in queue if kept.gathered_into is None]
     for kept in sorted(alone, key=lambda kept: kept.stands_at):
         if kept.state is EntryState.READY:
-            yield max(held, _gathers_until(kept, queue)), kept
+            yield max(held, kept.held_until, _gathers_until(kept, queue)), kept
             return
         yield max(held, kept.due_at), kept
         held = max(held, kept.hold_until or 0.0)

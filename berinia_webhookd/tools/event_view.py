@@ -309,8 +309,10 @@ def statistics_lines(figures: Statistics, now: datetime) -> Iterator[str]:
     yield ""
     if figures.rejected:
         yield f"rejected deliveries: {figures.rejected}"
-    for reason, count in sorted(figures.held.items()):
-        yield f"conversations held, {printable(reason)}: {count}"
+    for agent, failures in figures.failing_agents.items():
+        yield f"{printable(agent)} failed on its last {failures} attempts"
+    for reason, held in figures.held.items():
+        yield f"conversations held, {printable(reason)}: {held.conversations}"
     for agent, since in figures.oldest_open_at.items():
         yield f"oldest waiting for {printable(agent)}: {age(since, now)}"
     yield (

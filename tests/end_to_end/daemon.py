@@ -55,6 +55,7 @@ class Daemon:
     """Starts, watches and ends one `berinia-webhookd serve`."""
 
     role: tuple[str, ...] = ("serve", "--port", "0")
+    loop_guard = False  # tests send the same text again and again, faster than people
 
     def __init__(self, folder: Path, settings: str = "", *, agent: str = RECORDER) -> None:
         self.folder = folder
@@ -69,6 +70,7 @@ class Daemon:
             rate_limit.verified_requests = 100001
             channels.sms.tokens = ["{TOKEN}"]
             agents.path = "{self.agents}"
+            agents.defaults.loop_guard = {str(self.loop_guard).lower()}
             agents.ResponseListenerAgent.target = "python:recorder:Recorder"
             agents.ResponseListenerAgent.retry_schedule_seconds = [0.05, 0.05, 0.05]
             {settings}

@@ -11,20 +11,35 @@ import pytest
 
 from berinia_webhookd.journal.contract import Budget, Claimed, ClaimRequest, Settled
 from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.pause import Whose
+from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.model import (
     AgentName,
+    AutoSubmitted,
+    Conversation,
     Entry,
     EntryKind,
     EntryState,
+    EventKind,
     Guard,
     OptOut,
     Outcome,
     OutcomeKind,
+    Rate,
     Word,
 )
 
-from .world import AGENT, LEASE_SECONDS, PostgresqlWorld, World, on_postgresql
+from .world import (
+    AGENT,
+    LEASE_SECONDS,
+    SMS,
+    PostgresqlWorld,
+    World,
+    an_event,
+    on_postgresql,
+    traces,
+)
 
 BROKEN = Outcome(OutcomeKind.EXCEPTION, error="broken")
 OTHER = AgentName("MetaAgent")
@@ -63,6 +78,12 @@ def bodies(claimed: Claimed) -> list[str]:
     return [entry.event.body for entry in claimed.entries]
 
 
+async def held(world: World) -> dict[str, int]:
+    """How many conversations each guard holds, as the metrics say."""
+    found = (await world.journal.backlog()).held
+    return {guard: one.conversations for guard, one in found.items()}
+
+
 # ---- the breaker
 
 
@@ -76,9 +97,9 @@ async def test_an_agent_that_fails_is_tried_with_one_entry_at_a_time(world: Worl
     await fail_in_a_row(world, 5)
     for number in range(4):
         await world.accept(f"waits {number}", sender=someone(number))
-    held = await claimed(world)
-    assert bodies(held) == []
-    assert held.next_due_seconds == 1
+    holding = await claimed(world)
+    assert bodies(holding) == []
+    assert holding.next_due_seconds == 1
     assert await world.states() == {"dead": 5, "ready": 4}
     world.clock.move(1)
     (entry,) = (await claimed(world)).entries
@@ -95,11 +116,11 @@ async def test_the_pauses_double_up_to_a_minute(world: World) -> None:
         await world.accept(f"waits {number}", sender=someone(number))
     pauses = []
     for _ in range(8):
-        held = await claimed(world)
-        assert not held.entries
-        assert held.next_due_seconds is not None
-        pauses.append(held.next_due_seconds)
-        world.clock.move(held.next_due_seconds)
+        holding = await claimed(world)
+        assert not holding.entries
+        assert holding.next_due_seconds is not None
+        pauses.append(holding.next_due_seconds)
+        world.clock.move(holding.next_due_seconds)
         (entry,) = (await claimed(world)).entries
         await fail(world, entry)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
@@ -209,7 +230,7 @@ async def test_an_operator_sees_why_nothing_starts(world: World) -> None:
     assert shown.held is not None
     assert "its last 5 attempts" in shown.held
     assert passes.held is None
-    assert (await world.journal.backlog()).held_conversations == {Guard.BREAKER: 2}
+    assert await held(world) == {Guard.BREAKER: 1}
 
 
 # ---- cost
@@ -231,15 +252,15 @@ async def test_an_agent_whose_budget_is_spent_waits_for_the_next_day(world: Worl
     for number in range(3):
         await world.accept(f"waits {number}", sender=someone(number))
     await world.accept("STOP", sender=someone(9), opt_out=OptOut.STOP)
-    held = await claimed(world, budgets)
-    assert bodies(held) == ["STOP"]
-    (hold,) = held.holds
+    holding = await claimed(world, budgets)
+    assert bodies(holding) == ["STOP"]
+    (hold,) = holding.holds
     assert (hold.guard, hold.agent) == (Guard.BUDGET, AGENT)
     assert "5.5" in hold.why
     left = DAY_SECONDS - world.clock.now.timestamp() % DAY_SECONDS
-    assert held.next_due_seconds == hold.seconds == left
+    assert holding.next_due_seconds == hold.seconds == left
     assert not (await claimed(world, budgets)).holds
-    assert (await world.journal.backlog()).held_conversations == {Guard.BUDGET: 3}
+    assert await held(world) == {Guard.BUDGET: 3}
     world.clock.move(left)
     assert len((await claimed(world, budgets)).entries) == 3
 
@@ -265,3 +286,286 @@ async def test_each_day_has_a_budget_of_its_own(world: World) -> None:
     await spend(world, 1, 1)
     await world.accept("waits", sender=someone(1))
     assert bodies(await claimed(world, {AGENT: Budget(daily_cost=2)})) == ["waits"]
+
+
+# ---- budgets for each person
+
+
+HOURLY = {AGENT: Budget(per_sender=(Rate(2, 3600, "2/h"),))}
+
+
+async def run_for(world: World, sender: str, budgets: Mapping[AgentName, Budget]) -> Claimed:
+    """Another message of somebody; what may run does."""
+    await world.accept(f"message {next(NUMBERS)}", sender=sender)
+    found = await claimed(world, budgets)
+    for entry in found.entries:
+        await world.settle(entry)
+    world.clock.move(100)
+    return found
+
+
+async def test_a_person_has_so_many_runs_in_an_hour(world: World) -> None:
+    """What is more waits in its order, tells why once, and flows by itself."""
+    for _ in range(2):
+        assert len((await run_for(world, someone(1), HOURLY)).entries) == 1
+    third = await run_for(world, someone(1), HOURLY)
+    assert not third.entries
+    (hold,) = third.holds
+    assert (hold.guard, hold.channel, hold.seconds) == (Guard.BUDGET, "sms", 3400)
+    assert "2/h" in hold.why
+    fourth = await run_for(world, someone(1), HOURLY)
+    assert not fourth.entries
+    assert not fourth.holds
+    assert fourth.next_due_seconds == 3300
+    assert await world.states() == {"done": 2, "ready": 2}
+    assert await held(world) == {Guard.BUDGET: 1}
+    world.clock.move(3200)
+    (entry,) = (await claimed(world, HOURLY)).entries
+    assert entry.attempt == 1
+    await world.settle(entry)
+    assert (await claimed(world, HOURLY)).holds  # the second run is not long enough ago
+    world.clock.move(100)
+    assert len((await claimed(world, HOURLY)).entries) == 1
+
+
+async def test_everybody_has_a_budget_of_their_own(world: World) -> None:
+    """Over all their conversations, and nobody else's."""
+    for _ in range(2):
+        await run_for(world, someone(1), HOURLY)
+    assert len((await run_for(world, someone(2), HOURLY)).entries) == 1
+    elsewhere = Conversation(SMS, someone(1), "+33639980009")
+    await world.accept("elsewhere", sender=someone(1), conversation=elsewhere)
+    assert (await claimed(world, HOURLY)).holds
+
+
+async def test_of_one_person_one_run_is_counted_at_a_time(world: World) -> None:
+    """Two conversations that start in one claim do not share the last run."""
+    await run_for(world, someone(1), HOURLY)
+    for party in ("+33639980008", "+33639980009"):
+        conversation = Conversation(SMS, someone(1), party)
+        await world.accept(f"to {party}", sender=someone(1), conversation=conversation)
+    assert len((await claimed(world, HOURLY)).entries) == 1
+    assert (await claimed(world, HOURLY)).holds
+
+
+async def test_all_rates_hold(world: World) -> None:
+    """The one that lasts longest decides."""
+    budgets = {AGENT: Budget(per_sender=(Rate(1, 60, "1/m"), Rate(2, 86_400, "2/d")))}
+    assert (await run_for(world, someone(1), budgets)).entries
+    assert (await run_for(world, someone(1), budgets)).entries
+    (hold,) = (await run_for(world, someone(1), budgets)).holds
+    assert hold.seconds == DAY_SECONDS - 200
+
+
+async def test_opt_outs_pass_a_budget(world: World) -> None:
+    """Before what is held."""
+    for _ in range(3):
+        await run_for(world, someone(1), HOURLY)
+    await world.accept("STOP", sender=someone(1), opt_out=OptOut.STOP)
+    assert bodies(await claimed(world, HOURLY)) == ["STOP"]
+
+
+async def test_runs_outlive_the_process(world: World) -> None:
+    """They stand in the journal."""
+    for _ in range(2):
+        await run_for(world, someone(1), HOURLY)
+    await world.crash()
+    assert (await run_for(world, someone(1), HOURLY)).holds
+
+
+async def test_what_is_given_back_was_no_run(world: World) -> None:
+    """A daemon that stops does not use up anybody's budget."""
+    await world.accept("one", sender=someone(1))
+    for _ in range(5):
+        (entry,) = (await claimed(world, HOURLY)).entries
+        await world.journal.release([entry])
+    assert (await claimed(world, HOURLY)).entries
+
+
+async def test_a_retry_that_is_over_the_budget_waits_as_well(world: World) -> None:
+    """It is ready then, and held; each attempt is a run."""
+    await world.accept("one", sender=someone(1))
+    for _ in range(2):
+        (entry,) = (await claimed(world, HOURLY)).entries
+        await world.fail(entry, retry_in=5)
+        world.clock.move(10)
+    assert (await claimed(world, HOURLY)).holds
+    assert await world.states() == {"ready": 1}
+    world.clock.move(3600)
+    (entry,) = (await claimed(world, HOURLY)).entries
+    assert (entry.attempt, entry.retries) == (3, 2)
+
+
+async def test_somebody_who_resumes_lets_it_flow(world: World) -> None:
+    """And the count begins anew."""
+    for _ in range(3):
+        await run_for(world, someone(1), HOURLY)
+    async with Operations(world.url, clock=world.clock) as operations:
+        assert (await operations.resume(Whose(someone(1)))).conversations
+    await world.reopen()
+    assert len((await claimed(world, HOURLY)).entries) == 1
+
+
+async def test_erasure_forgets_when_somebody_was_answered(world: World) -> None:
+    """No trace of them is left."""
+    await run_for(world, someone(1), HOURLY)
+    async with Operations(world.url, clock=world.clock) as operations:
+        await operations.erase(someone(1))
+    await world.reopen()
+    assert not await traces(world, someone(1).encode())
+
+
+# ---- loops
+
+
+async def answer(world: World, text: str, after: float = 1, **changes: Any) -> Claimed:
+    """A message some time after our reply to the last one; what may run is answered."""
+    world.clock.move(after)
+    await world.accept_event(an_event(text, digest=next(NUMBERS).to_bytes(32, "big"), **changes))
+    found = await claimed(world)
+    for entry in found.entries:
+        await world.settle(entry)
+    return found
+
+
+async def test_the_third_time_of_the_same_text_in_a_day_is_held(world: World) -> None:
+    """With what stands behind it; told once, and nothing is lost."""
+    assert (await answer(world, "I am away", after=100)).entries
+    assert (await answer(world, "something else", after=100)).entries
+    assert (await answer(world, " I am away\n", after=3600)).entries
+    holding = await answer(world, "I am away", after=3600)
+    assert not holding.entries
+    (hold,) = holding.holds
+    assert (hold.guard, hold.seconds) == (Guard.LOOP, None)
+    assert "the same text" in hold.why
+    behind = await answer(world, "are you a machine?")
+    assert not behind.entries
+    assert not behind.holds
+    assert behind.next_due_seconds is None
+    assert await held(world) == {Guard.LOOP: 1}
+    assert bodies(await answer(world, "STOP", opt_out=OptOut.STOP)) == ["STOP"]
+
+
+async def test_the_same_text_of_another_day_or_person_is_no_loop(world: World) -> None:
+    """Nor is no text at all."""
+    for _ in range(4):
+        assert (await answer(world, "oui", after=DAY_SECONDS / 2 + 1)).entries
+    for number in range(4):
+        assert (await answer(world, "non", after=100, sender=someone(number))).entries
+    for _ in range(4):
+        assert (await answer(world, "", after=100, sender=someone(9))).entries
+
+
+async def test_ten_turns_at_once_are_held(world: World) -> None:
+    """Each came within a minute of our reply to the one before."""
+    for number in range(10):
+        assert (await answer(world, f"turn {number}")).entries
+    (hold,) = (await answer(world, "turn 10")).holds
+    assert hold.guard is Guard.LOOP
+    assert "within a minute" in hold.why
+
+
+@pytest.mark.parametrize("pause", [61.0, DAY_SECONDS])
+async def test_a_pause_ends_the_turns(world: World, pause: float) -> None:
+    """People think, and sleep."""
+    for number in range(40):
+        after = pause if number % 9 == 0 else 59.0
+        assert (await answer(world, f"turn {number}", after=after)).entries
+
+
+async def test_who_does_not_wait_for_our_reply_is_no_machine(world: World) -> None:
+    """A burst of messages, each quicker than our replies, is no loop."""
+    for number in range(40):
+        await world.accept(f"message {number}")
+    for _ in range(40):
+        (entry,) = (await claimed(world)).entries
+        world.clock.move(1)
+        await world.settle(entry)
+
+
+async def test_where_callers_wait_nothing_said_is_no_reply(world: World) -> None:
+    """An agent that only listens in a chat does not loop."""
+    for number in range(20):
+        world.clock.move(1)
+        await world.accept_event(an_event(f"turn {number}"), wait_seconds=30)
+        (entry,) = (await claimed(world)).entries
+        await world.settle(entry)
+    said = Outcome(OutcomeKind.SUCCESS, reply="yes")
+    for number in range(20, 30):
+        world.clock.move(1)
+        await world.accept_event(an_event(f"turn {number}"), wait_seconds=30)
+        (entry,) = (await claimed(world)).entries
+        await world.settle(entry, outcome=said)
+    world.clock.move(1)
+    await world.accept_event(an_event("turn 30"), wait_seconds=30)
+    assert (await claimed(world)).holds
+
+
+async def test_a_mail_that_says_it_is_automatic_is_held(world: World) -> None:
+    """If nothing skipped it; a bounce or a list answers nobody."""
+    automatic = await answer(world, "away", auto_submitted=AutoSubmitted.AUTO_REPLY)
+    (hold,) = automatic.holds
+    assert (hold.guard, "automatic" in hold.why) == (Guard.LOOP, True)
+    for number, kind in enumerate([AutoSubmitted.BOUNCE, AutoSubmitted.LIST]):
+        assert (await answer(world, kind, auto_submitted=kind, sender=someone(20 + number))).entries
+
+
+async def test_receipts_are_no_turns(world: World) -> None:
+    """They come soon after what was sent, and mean nothing."""
+    for number in range(20):
+        found = await answer(world, f"{number % 2}", kind=EventKind.RECEIPT)
+        assert found.entries
+
+
+async def test_resuming_counts_anew(world: World) -> None:
+    """What was held flows, and what follows may come twice again."""
+    for _ in range(3):
+        await answer(world, "I am away", after=100)
+    async with Operations(world.url, clock=world.clock) as operations:
+        assert (await operations.resume(Whose(an_event("").sender))).conversations
+    await world.reopen()
+    (entry,) = (await claimed(world)).entries
+    await world.settle(entry)
+    for _ in range(2):
+        assert (await answer(world, "I am away", after=100)).entries
+    assert (await answer(world, "I am away", after=100)).holds
+
+
+async def test_a_hold_outlives_the_process(world: World) -> None:
+    """It stands on the entry, with its reason."""
+    for _ in range(3):
+        await answer(world, "I am away", after=100)
+    await world.crash()
+    assert bodies(await claimed(world)) == []
+    assert await world.states() == {"done": 2, "ready": 1}
+
+
+async def test_an_operator_sees_what_holds_a_conversation(world: World) -> None:
+    """On the message that was stopped."""
+    for _ in range(3):
+        await answer(world, "I am away", after=100)
+    async with Operations(world.url, clock=world.clock) as operations:
+        newest, *_ = await operations.list_events(Filters(state=EntryState.READY))
+        (shown,) = (await operations.show(newest.id)).entries
+    assert shown.held is not None
+    assert shown.held.startswith("loop: the same text")
+
+
+@on_postgresql
+async def test_nothing_is_held_in_a_conversation_that_another_node_changes(
+    world: PostgresqlWorld,
+) -> None:
+    """It is looked at again in a moment, and nobody waits for anybody."""
+    for _ in range(2):
+        await answer(world, "I am away", after=100)
+    await world.accept_event(an_event("I am away", digest=bytes(32)))
+    async with world.connected() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT id FROM conversations FOR UPDATE")
+        busy = await claimed(world)
+        assert not busy.entries
+        assert not busy.holds
+        assert busy.next_due_seconds is not None
+        await transaction.rollback()
+    assert (await claimed(world)).holds

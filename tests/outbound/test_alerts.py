@@ -19,8 +19,17 @@ from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
 from berinia_webhookd.config.settings import AlertSettings
+from berinia_webhookd.journal.contract import Hold
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, EntryState, Outcome, OutcomeKind, Settlement
+from berinia_webhookd.model import (
+    AgentName,
+    EntryState,
+    EventId,
+    Guard,
+    Outcome,
+    OutcomeKind,
+    Settlement,
+)
 from berinia_webhookd.outbound.alert_delivery import post, run_command
 from berinia_webhookd.outbound.alerts import (
     AlertKind,
@@ -189,9 +198,13 @@ async def test_one_rejected_delivery_is_told() -> None:
 async def test_the_conditions_of_a_daemon() -> None:
     """Each holds while what it is about is wrong, and says so in a sentence without its cause."""
     up, missing, full, locked = True, dict[AgentName, str](), None, False
+    held: dict[str, str] = {}
 
     async def disk() -> str | None:
         return full
+
+    async def held_for_days() -> dict[str, str]:
+        return held
 
     conditions = daemon_conditions(
         metrics=Metrics(),
@@ -199,6 +212,7 @@ async def test_the_conditions_of_a_daemon() -> None:
         unavailable=lambda: missing,
         disk=disk,
         loopback_locked=lambda: locked,
+        held_for_days=held_for_days,
     )
 
     async def holding() -> dict[str, list[str]]:
@@ -208,7 +222,9 @@ async def test_the_conditions_of_a_daemon() -> None:
     assert await holding() == {}
     up, full = False, "/var/lib has 3 MiB left"
     missing[AgentName("MetaAgent")] = "KeyError: 'secret'"
+    held["loop 1"] = "3 conversations are held (loop), the oldest for 1 days"
     assert await holding() == {
+        "conversation_held": [held["loop 1"]],
         "journal_degraded": ["the journal cannot be written, so providers are answered 503"],
         "agent_unavailable": ["MetaAgent cannot be loaded, so its messages wait"],
         "disk_low": ["/var/lib has 3 MiB left"],
@@ -346,3 +362,31 @@ async def test_a_command_ends_with_the_daemon(
     with pytest.raises(asyncio.CancelledError):
         await running
     await until_gone(mark)
+
+
+async def test_what_a_guard_holds_is_told(receiver: Receiver) -> None:
+    """An entry with its conversation, or all of an agent; nobody's number or text."""
+    agent = AgentName("MetaAgent")
+    entry = Hold(Guard.LOOP, agent, "the same text came", None, "sms", EventId("0190"))
+    async with running(receiver) as alerts:
+        alerts.held(entry)
+        await until(lambda: bool(receiver.alerts))
+    (told,) = receiver.alerts
+    assert told["kind"] == "conversation_held"
+    assert told["summary"] == (
+        "MetaAgent gets, in a conversation on sms, nothing but opt-outs: the same text came"
+    )
+    assert (told["reason"], told["event_id"]) == ("loop", "0190")
+
+
+async def test_an_agent_that_keeps_failing_is_told(receiver: Receiver) -> None:
+    """How often, how, and what becomes of the rest."""
+    entry = make_entry("MetaAgent")
+    crash = Outcome(OutcomeKind.CRASH, error="secret")
+    settlement = Settlement(entry, crash, took_seconds=1, state=EntryState.DEAD)
+    async with running(receiver) as alerts:
+        alerts.agent_failing(settlement, 5)
+        await until(lambda: bool(receiver.alerts))
+    (told,) = receiver.alerts
+    assert told["kind"] == "agent_failing"
+    assert told["summary"].startswith("MetaAgent failed on its last 5 attempts (crash); one entry")

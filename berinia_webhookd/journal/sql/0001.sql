@@ -37,7 +37,8 @@ CREATE TABLE conversations (
     paused_at BIGINT,
     paused_until BIGINT,          -- NULL while paused: until somebody resumes it
     paused_by TEXT,
-    paused_for TEXT               -- why
+    paused_for TEXT,              -- why
+    guards_from BIGINT            -- guards count nothing from before: somebody resumed it
 );
 CREATE UNIQUE INDEX conversations_parties ON conversations (sender, channel, party);
 CREATE INDEX conversations_party ON conversations (party, channel);
@@ -98,7 +99,8 @@ CREATE TABLE entries (
     attempts INTEGER NOT NULL,
     retries INTEGER NOT NULL,
     losses INTEGER NOT NULL,
-    held TEXT,                    -- which guard holds it, while it is ready
+    held TEXT,                    -- which guard holds it and why, while it is ready
+    loop_key BIGINT,              -- of a message, the same for the same text; 1: none, 0: automatic
     quiet_at BIGINT,              -- of one that gathers: when it is silent long enough after it
     gather_by BIGINT,             -- of one that gathers: when it starts at the latest
     gathered_into BIGINT,         -- the place of the entry whose attempt it shares
@@ -108,7 +110,8 @@ CREATE TABLE entries (
 );
 -- For the views below alone: `IS TRUE` keeps all other questions from reading through these two.
 CREATE INDEX entries_replies ON entries (event) WHERE (kind = 'reply') IS TRUE;
-CREATE INDEX entries_conversation ON entries (conversation) WHERE (startable_at IS NULL) IS TRUE;
+CREATE INDEX entries_conversation ON entries (conversation /*postgresql , place */)
+    WHERE (startable_at IS NULL) IS TRUE;
 CREATE INDEX entries_ready ON entries (conversation, kind, agent, place)
     WHERE state = 'ready' AND startable_at IS NULL;
 CREATE INDEX entries_ready_opt_out ON entries (conversation, kind, agent, place)
@@ -168,10 +171,10 @@ UNION ALL
 SELECT conversation, event, place FROM entries WHERE (startable_at IS NULL) IS TRUE;
 
 -- What is held: conversations that are paused, and those in which a guard stopped an entry.
-CREATE VIEW held_conversations (conversation, reason) AS
-SELECT id, 'paused' FROM conversations WHERE paused_at IS NOT NULL AND sender <> '*'
+CREATE VIEW held_conversations (conversation, reason, created_at) AS
+SELECT id, 'paused', NULL FROM conversations WHERE paused_at IS NOT NULL AND sender <> '*'
 UNION ALL
-SELECT conversation, held FROM entries WHERE held IS NOT NULL;
+SELECT conversation, held, created_at FROM entries WHERE held IS NOT NULL;
 
 -- Why an entry is held, or skipped.
 CREATE VIEW reasons (place, reason) AS
@@ -273,6 +276,16 @@ CREATE TABLE agents (
     cost DOUBLE PRECISION NOT NULL, -- what its results of that day cost together
     spent_on BIGINT               -- the last day on which its budget held something back
 ) /*sqlite WITHOUT ROWID */;
+
+-- When agents ran that have a budget for each person.
+CREATE TABLE runs (
+    sender TEXT NOT NULL,         -- the person, in normal form
+    agent TEXT NOT NULL,
+    started_at BIGINT NOT NULL,
+    entry BIGINT NOT NULL,        -- its place then
+    PRIMARY KEY (sender, agent, started_at, entry)
+) /*sqlite WITHOUT ROWID */;
+CREATE INDEX runs_started_at ON runs (started_at);
 
 -- Why an agent cannot be loaded, by the node that tried.
 CREATE TABLE unavailable_agents (

@@ -82,9 +82,10 @@ DELETE FROM deliveries WHERE number IN (:numbers);
 -- name: insert_entry
 INSERT INTO entries
     (place, event, kind, agent, conversation, opt_out, state, startable_at, attempts, retries,
-     losses, quiet_at, gather_by, waiting_until, created_at, finished_at)
+     losses, loop_key, quiet_at, gather_by, waiting_until, created_at, finished_at)
 VALUES
     (:place, :event, :kind, :agent, :conversation, :opt_out, :state, :startable_at, 0, 0, 0,
+     :loop_key,
      CAST(:now AS BIGINT) + CAST(:quiet AS BIGINT), CAST(:now AS BIGINT) + CAST(:gather AS BIGINT),
      CAST(:now AS BIGINT) + CAST(:wait AS BIGINT), :now,
      CASE WHEN CAST(:state AS TEXT) = 'skipped' THEN CAST(:now AS BIGINT) END);

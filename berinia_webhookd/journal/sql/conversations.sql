@@ -83,5 +83,8 @@ WHERE entries.place IN (
   AND entries.kind = 'agent' AND entries.opt_out = 0;
 
 -- name: count_held
--- How many conversations are held, by reason.
-SELECT reason, count(DISTINCT conversation) AS total FROM held_conversations GROUP BY reason;
+-- How many conversations are held, by reason, and for how long the oldest entry that a guard stopped
+-- has been here.
+SELECT reason, count(DISTINCT conversation) AS total,
+       CAST(:now AS BIGINT) - min(created_at) AS age
+FROM held_conversations GROUP BY reason ORDER BY reason;

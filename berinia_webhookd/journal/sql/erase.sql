@@ -50,7 +50,7 @@ UPDATE events SET data = NULL, opt_out = NULL, skipped = NULL, about = NULL WHER
 -- Entries of erased events have ended, whatever they waited for.
 UPDATE entries
 SET state = 'erased', startable_at = NULL, due_at = NULL, hold_until = NULL, held = NULL,
-    finished_at = coalesce(finished_at, :now), quiet_at = NULL, gathered_into = NULL
+    loop_key = NULL, finished_at = coalesce(finished_at, :now), quiet_at = NULL, gathered_into = NULL
 WHERE place IN (:places);
 
 -- name: erase_attempts

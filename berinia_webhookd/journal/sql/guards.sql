@@ -51,3 +51,91 @@ SELECT agent, failures, cost,
 FROM agents
 WHERE failures >= :most_failures OR spent_on = CAST(:now AS BIGINT) / 86400000000
 ORDER BY agent;
+
+-- name: doubtful
+-- Of these entries, those that may belong to a loop: automatic ones, texts that came twice before, and
+-- what came soon after the one before it had ended. For most, two looks at an index say no.
+SELECT asked.place, asked.conversation, asked.loop_key, asked.created_at,
+       coalesce(conversations.guards_from, 0) AS since
+FROM (SELECT place, conversation, loop_key, created_at,
+             CASE WHEN loop_key > 1 THEN
+                 (SELECT count(*) FROM (
+                      SELECT earlier.loop_key AS loop_key FROM entries AS earlier
+                      WHERE earlier.conversation = entries.conversation
+                        AND (earlier.startable_at IS NULL) IS TRUE AND earlier.place < entries.place
+                      ORDER BY earlier.place DESC LIMIT 50) AS recent
+                  WHERE recent.loop_key = entries.loop_key) ELSE 0 END AS same,
+             (SELECT CASE WHEN entries.created_at BETWEEN earlier.started_at
+                                                  AND earlier.finished_at + 60000000
+                          THEN 1 ELSE 0 END
+              FROM entries AS earlier
+              WHERE earlier.conversation = entries.conversation AND earlier.kind = 'agent'
+                AND (earlier.startable_at IS NULL) IS TRUE AND earlier.place < entries.place
+              ORDER BY earlier.place DESC LIMIT 1) AS quick
+      FROM entries
+      WHERE place IN (:places) AND opt_out = 0 AND attempts = 0
+        AND loop_key IS NOT NULL) AS asked
+JOIN conversations ON conversations.id = asked.conversation
+WHERE (asked.loop_key = 0 OR asked.same >= 2 OR asked.quick = 1)
+  AND asked.created_at > coalesce(conversations.guards_from, 0);
+
+-- name: last_turns
+-- What came before an entry in its conversation, and when it was answered. Where callers wait, what
+-- has no reply was not; elsewhere nobody knows, and it was.
+SELECT loop_key, created_at,
+       CASE WHEN state = 'done' AND (waiting_until IS NULL
+                 OR EXISTS (SELECT 1 FROM replies WHERE replies.event = recent.event))
+            THEN started_at END AS started_at, finished_at
+FROM (SELECT place, event, loop_key, created_at, started_at, finished_at, waiting_until, state
+      FROM entries
+      WHERE conversation = :conversation AND kind = 'agent' AND loop_key IS NOT NULL
+        AND (startable_at IS NULL) IS TRUE AND place < :place
+      ORDER BY place DESC LIMIT 50) AS recent
+WHERE created_at > :since
+ORDER BY place;
+
+-- name: over_budget
+-- Of these entries, with whose person an agent ran so often within the time: and in how long the
+-- first of those runs is long enough ago.
+SELECT entries.place, conversations.sender,
+       (SELECT runs.started_at FROM runs
+        WHERE runs.sender = conversations.sender AND runs.agent = entries.agent
+          AND runs.started_at > CAST(:now AS BIGINT) - :span
+          AND runs.started_at > coalesce(conversations.guards_from, 0)
+        ORDER BY runs.started_at DESC LIMIT 1 OFFSET :before)
+       + CAST(:span AS BIGINT) - CAST(:now AS BIGINT) AS frees_in
+FROM entries JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.place IN (:places) AND entries.opt_out = 0
+ORDER BY entries.place;
+
+-- name: note_runs
+INSERT INTO runs (sender, agent, started_at, entry)
+SELECT conversations.sender, entries.agent, CAST(:now AS BIGINT), entries.place
+FROM entries JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.place IN (:places) AND conversations.sender IS NOT NULL;
+
+-- name: forget_runs
+-- What was given back had not begun.
+DELETE FROM runs
+WHERE (sender, agent, started_at, entry) IN (
+    SELECT conversations.sender, entries.agent, entries.started_at, entries.place
+    FROM entries JOIN conversations ON conversations.id = entries.conversation
+    WHERE entries.place IN (:places));
+
+-- name: forget_old_runs
+-- No budget looks back so far.
+DELETE FROM runs WHERE started_at < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT);
+
+-- name: erase_runs
+-- Those for people whose data is erased.
+DELETE FROM runs
+WHERE sender IN (SELECT sender FROM conversations WHERE id IN (:conversations));
+
+-- name: count_anew
+-- Guards count nothing from before in these conversations.
+UPDATE conversations SET guards_from = :now WHERE id IN (:conversations);
+
+-- name: held_for_agent
+-- How many conversations wait for an agent that is held as a whole, and for how long.
+SELECT count(*) AS total, CAST(:now AS BIGINT) - min(created_at) AS age FROM entries
+WHERE kind = 'agent' AND agent = :agent AND startable_at IS NOT NULL AND opt_out = 0;

@@ -192,11 +192,6 @@ SELECT CAST(:now AS BIGINT) - min(created_at) AS age FROM (
       AND conversation NOT IN (SELECT conversation FROM held_conversations)
 ) AS ready;
 
--- name: count_next
--- How many conversations wait for an agent.
-SELECT count(*) AS total FROM entries
-WHERE kind = 'agent' AND agent = :agent AND startable_at IS NOT NULL;
-
 -- name: delivery_of
 -- The delivery an event came with, unless it was erased.
 SELECT deliveries.channel, deliveries.target, deliveries.headers, deliveries.content_type,

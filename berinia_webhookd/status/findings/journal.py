@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -14,8 +14,8 @@ from typing import Final
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
-from berinia_webhookd.journal.contract import FileState, Inspection, Statistics
-from berinia_webhookd.model import EntryKind, EntryState
+from berinia_webhookd.journal.contract import PAUSED, FileState, Inspection, Statistics
+from berinia_webhookd.model import EntryKind, EntryState, Guard
 from berinia_webhookd.status.durations import duration
 from berinia_webhookd.status.findings.folders import file_refusal
 from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation
@@ -33,6 +33,12 @@ _SAVE: Final = (
     "`sqlite3 {path} .dump | sed 's/^ROLLBACK;.*/COMMIT;/' | sqlite3 {path}.saved`, and put the "
     "new file in its place"
 )
+
+
+_RELEASES: Final[Mapping[str, str]] = {
+    Guard.BUDGET: "they go on by themselves, or with more: agents.<Name>.per_sender, .daily_cost",
+    Guard.LOOP: "if it is none: `berinia-webhookd conversations resume --sender NUMBER`",
+}
 
 
 async def journal(installation: Installation) -> AsyncIterator[Finding]:
@@ -138,7 +144,11 @@ async def _contents(installation: Installation, inspection: Inspection) -> list[
     statistics = await inspection.stats()
     newest = await inspection.last_received_at()
     durable = await inspection.server_settings("fsync", "full_page_writes")
-    findings = [*of_counts(installation, statistics, now()), *of_clock(newest, now())]
+    findings = [
+        *of_guards(statistics),
+        *of_counts(installation, statistics, now()),
+        *of_clock(newest, now()),
+    ]
     if not findings:
         minutes = LONG_WAITING.total_seconds() / 60
         quiet = f"no message has waited over {minutes:g} min; none failed for good"
@@ -206,7 +216,6 @@ def of_counts(
                 installation.commands.show_log,
                 why="the agent fails, or is too slow for what arrives, or nothing dispatches",
             )
-    yield from _of_held(statistics)
     if statistics.rejected:
         yield note(
             JOURNAL,
@@ -215,13 +224,31 @@ def of_counts(
         )
 
 
-def _of_held(statistics: Statistics) -> Iterator[Finding]:
-    if statistics.held:
-        held = ", ".join(f"{count} {reason}" for reason, count in sorted(statistics.held.items()))
+def of_guards(statistics: Statistics) -> Iterator[Finding]:
+    """Yield the agents that keep failing, and what guards hold."""
+    for agent, failures in statistics.failing_agents.items():
+        yield wrong(
+            JOURNAL,
+            f"{agent} failed on its last {failures} attempts, and none succeeded since",
+            f"see why: `berinia-webhookd events list --agent {agent}`, then `events show ID`",
+            why="after five it is tried with one message at a time; the others wait, and go on by "
+            "themselves once it works",
+        )
+    for reason, held in statistics.held.items():
+        if reason in _RELEASES:
+            yield warning(
+                JOURNAL,
+                f"{held.conversations} conversations are held by a guard ({reason}), the oldest "
+                f"for {duration(held.oldest_seconds)}",
+                "see which: `berinia-webhookd conversations list`",
+                _RELEASES[reason],
+                why="nothing of them but opt-outs is handed to an agent meanwhile; nothing is lost",
+            )
+    if paused := statistics.held.get(PAUSED):
         yield note(
             JOURNAL,
-            f"conversations are held: {held}",
-            "berinia-webhookd conversations list",
+            f"{paused.conversations} conversations are paused",
+            "berinia-webhookd conversations list --paused",
             "`berinia-webhookd conversations resume --sender …` lets one go on",
         )
 

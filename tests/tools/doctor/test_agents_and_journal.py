@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from berinia_webhookd.findings import Finding, Level
-from berinia_webhookd.journal.contract import Count, Statistics
+from berinia_webhookd.journal.contract import Count, HeldBack, Statistics
 from berinia_webhookd.journal.inspecting import inspect_file
+from berinia_webhookd.model import Guard
 from berinia_webhookd.status.findings.installation import Installation
 from berinia_webhookd.status.findings.journal import (
     journal,
     of_companions,
     of_counts,
+    of_guards,
 )
 from berinia_webhookd.tools.doctor.installation import find
 from tests.end_to_end.daemon import Daemon
@@ -111,7 +113,7 @@ class TestJournal:
         now = datetime.now(UTC)
         old = now - timedelta(hours=3)
         counts = (Count("agent", "sms", "MetaAgent", "waiting", 7),)
-        statistics = Statistics(counts, 0, {"MetaAgent": old}, {}, {}, 0, 0, 0)
+        statistics = Statistics(counts, 0, {"MetaAgent": old}, {}, 0, 0, 0)
         (finding,) = of_counts(installation_of(running), statistics, now)
         assert finding.level is Level.WARNING
         assert "MetaAgent has waited 3 h; 7 are waiting" in finding.what
@@ -119,11 +121,28 @@ class TestJournal:
     def test_what_may_have_acted_is_not_to_be_repeated(self, running: Daemon) -> None:
         """It is told apart from what failed, and no line proposes to replay it."""
         counts = (Count("agent", "whatsapp", "MetaAgent", "dead", 3),)
-        statistics = Statistics(counts, 0, {}, {"MetaAgent": 3}, {}, 0, 0, 0)
+        statistics = Statistics(counts, 0, {}, {"MetaAgent": 3}, 0, 0, 0)
         (finding,) = of_counts(installation_of(running), statistics, datetime.now(UTC))
         assert finding.level is Level.WRONG
         assert "3 failed, and may have acted all the same (MetaAgent)" in finding.what
         assert not any("replay" in line for line in finding.fix)
+
+    def test_an_agent_that_keeps_failing(self, running: Daemon) -> None:
+        """Three attempts in a row are enough, whatever state their messages are in."""
+        statistics = Statistics((), 0, {}, {}, 0, 0, 0, failing_agents={"MetaAgent": 3})
+        (finding,) = of_guards(statistics)
+        assert finding.level is Level.WRONG
+        assert "MetaAgent failed on its last 3 attempts" in finding.what
+        assert "events list --agent MetaAgent" in finding.fix[0]
+
+    def test_what_guards_hold(self, running: Daemon) -> None:
+        """How many conversations, since when, and how they go on; the breaker is said above."""
+        held = {guard.value: HeldBack(2, 7200) for guard in Guard}
+        found = list(of_guards(Statistics((), 0, {}, {}, 0, 0, 0, held=held)))
+        assert [finding.level for finding in found] == [Level.WARNING] * 2
+        budget, loop = found
+        assert "2 conversations are held by a guard (budget), the oldest for 2 h" in budget.what
+        assert "resume" in loop.fix[1]
 
     def test_a_journal_that_somebody_locks(self, running: Daemon) -> None:
         """Another program writes and does not end."""
