@@ -18,12 +18,10 @@ from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.config.load import load
 from berinia_webhookd.errors import WebhookdError
-from berinia_webhookd.model import ChannelName
 from berinia_webhookd.outbound.fork_server import agents_environment
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.posting import Target
 
-CHANNEL: Final = ChannelName("email")  # whose answers name the event
 READY: Final = b"READY=1"
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 60.0
@@ -70,12 +68,13 @@ class ThrowawayDaemon:
         self._supervisor.close()
 
     def channel(self) -> Channel:
-        """Return the channel that it receives on, which also signs."""
+        """Return the one channel that it receives on: it signs, and its answers name events."""
         kinds = catalogue.KINDS
         loaded = load(
             kinds=kinds, environ={}, working_folder=self._folder, config_file=self._config
         )
-        return catalogue.build(loaded.settings.channels, ())[CHANNEL]
+        (channel,) = catalogue.build(loaded.settings.channels, ()).values()
+        return channel
 
     async def start(self) -> Target:
         """Start it, and return where it listens.

@@ -198,11 +198,14 @@ class DeclaredChannel(Channel):
         text = _soft(block.text, item)
         opt_out = next((one for one, when in block.opt_out.items() if when.holds(item)), None)
         said = read(block.time)
+        at = None if said is None else instant_of(said, block.time_unit)
+        # A receipt belongs to the person whom the message was sent to.
+        person = (recipient or sender) if block.kind is EventKind.RECEIPT else sender
         return Event(
             channel=self.name,
             agent=block.agent or self.agent,
             conversation=self._conversation(
-                sender, thread or recipient, message if status is not None else None, digest
+                person, thread or recipient, message if status is not None else None, digest
             ),
             digest=digest,
             received_at=delivery.received_at,
@@ -218,7 +221,8 @@ class DeclaredChannel(Channel):
             marks=_marks(block, item, text),
             rank=_rank(block, status),
             about=None if status is None else message,
-            said_at=None if said is None else instant_of(said, block.time_unit),
+            said_at=at,
+            time_unknown=block.time is not None and at is None,
             raw=raw,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -139,6 +140,30 @@ def test_marks_opt_outs_and_agents() -> None:
     assert event.marks == {EventMark.ECHO, EventMark.EMPTY}
     (event,) = read({"id": 1, "files": [{"url": "x"}], "mine": False}, block).events
     assert event.marks == frozenset()
+
+
+def test_a_receipt_speaks_for_the_person_it_is_about() -> None:
+    """Whom the message was sent to: with `unsubscribed` the person asks for an end, at a time that
+    its provider tells, or that nobody knows.
+    """
+    block = {
+        "kind": "receipt",
+        "id": "id",
+        "sender": "from",
+        "recipient": "to",
+        "time": "at",
+        "status": "event",
+        "message": "id",
+        "opt_out": {"stop": "event=unsubscribed"},
+    }
+    said = {"id": "1", "from": "us@example.com", "to": "Lead@example.com", "event": "unsubscribed"}
+    (event,) = read({**said, "at": 1764500000}, block).events
+    assert (event.conversation.sender, event.opt_out) == ("lead@example.com", OptOut.STOP)
+    assert (event.said_at, event.time_unknown) == (datetime.fromtimestamp(1764500000, UTC), False)
+    assert event.asks_consent
+    for odd in ({}, {"at": "yesterday"}):
+        (event,) = read({**said, **odd}, block).events
+        assert (event.said_at, event.time_unknown) == (None, True)
 
 
 def test_conversations() -> None:
