@@ -1,1 +1,1 @@
-"""HTTP: a stranger's request made safe to look at."""
+"""The receiving stage: HTTP requests are bounded, verified, committed and answered."""

@@ -16,9 +16,9 @@ _PAUSE_SECONDS: Final = 1.0  # when the machine has no descriptor or memory left
 
 
 class AcceptLoop:
-    """Takes in the connections of one listening socket. An event loop on libuv accepts one a turn,
+    """Accepts the connections of one listening socket. An event loop on libuv accepts one a turn,
     and under load a turn takes long: callers would wait in the kernel's queue for many seconds,
-    where no deadline of ours reaches them. Here each turn takes in whoever waits.
+    where no deadline of ours reaches them. Here each turn accepts all that wait.
 
     Args:
         connection: makes the protocol of a new connection.

@@ -270,7 +270,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 would be shown to the caller
     ) -> web.StreamResponse:
-        """The last resort: unreadable HTTP (400), or what escaped the application."""
+        """Answer unreadable HTTP (400), or an error that escaped the application."""
         request_id = new_request_id()
         if status == web.HTTPBadRequest.status_code:
             self.bounds.note_unreadable(type(exc).__name__)
@@ -287,7 +287,7 @@ class _Connection(web.RequestHandler):
         return response
 
     def log_exception(self, *_: Any, **kwargs: Any) -> None:
-        """What happens to a connection besides its answers is the caller's doing, mostly."""
+        """Log an error outside any request; callers that go away are the usual cause."""
         error = kwargs.get("exc_info")
         if isinstance(error, web.RequestPayloadError | ConnectionError):
             _log.debug("connection.failed", reason=type(error).__name__)
@@ -295,7 +295,7 @@ class _Connection(web.RequestHandler):
             _log.error("connection.failed", exc_info=error)
 
     def end_broken_bodies(self) -> None:
-        """After unparsable bytes no body can be completed: whoever reads one is told at once."""
+        """Fail the bodies that can never be completed, because what follows cannot be parsed."""
         if isinstance(self._messages[-1][0], RawRequestMessage):
             return
         bodies = [payload for _, payload in self._messages]
@@ -318,7 +318,7 @@ class _Connection(web.RequestHandler):
             self.force_close()
 
     def stop_head_timer(self) -> None:
-        """The head is here, or nobody is left to send it."""
+        """Stop waiting for a head."""
         if self.head_timer is not None:
             self.head_timer.cancel()
             self.head_timer = None

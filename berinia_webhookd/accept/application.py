@@ -143,7 +143,7 @@ class Paths(web.AbstractResource):
     def replace(
         self, endpoints: Mapping[str, Endpoint], own: Mapping[str, Mapping[str, Endpoint]]
     ) -> None:
-        """Have these endpoints from the next request on; `own` has those that are found on one
+        """Route to these endpoints from the next request on; `own` has those that are found on one
         listener alone, where nothing else is.
         """
         self._routes = self._routes_to(endpoints)
@@ -163,7 +163,7 @@ class Paths(web.AbstractResource):
 
     @property
     def canonical(self) -> str:
-        """The path under which the router looks for it: it has all."""
+        """Return the path under which the router looks for it: the root of all."""
         return "/"
 
     def url_for(self, **kwargs: str) -> URL:

@@ -40,7 +40,7 @@ _OWN_MAPPING_BYTES: Final = 1024 * 1024
 
 
 def give_back_large_bodies() -> None:
-    """Have memory of this size returned to the system as soon as it is free. By itself glibc keeps
+    """Make glibc return memory of this size to the system as soon as it is free. By itself it keeps
     ever larger pieces once it has seen large ones, so that a flood of mails would be paid for ever.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -105,12 +105,12 @@ class BodyBudget:
         return self.limit_bytes - (0 if short else self.limit_bytes // _SHORT_SHARE)
 
     def reservation(self, client: bytes) -> Reservation:
-        """Room for one request's body, given back at the end of its `with` block."""
+        """Return room for one request's body, which the end of its `with` block gives back."""
         return Reservation(self, client)
 
 
 class Reservation:
-    """What one request holds of the budget."""
+    """The memory that one request holds of the budget."""
 
     __slots__ = ("_budget", "_client", "_held_bytes", "_unverified", "_worked_on_bytes")
 
@@ -170,7 +170,7 @@ class Reservation:
             self._worked_on_bytes = 0
 
     def verified(self) -> None:
-        """The sender is proven: it no longer counts against its client's share."""
+        """Take the request out of its client's share: its sender is verified."""
         if self._unverified:
             self._unverified = False
             unverified = self._budget.unverified_bytes

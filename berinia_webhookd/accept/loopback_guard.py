@@ -45,7 +45,7 @@ def said_against(forwarded_for: str) -> Reason | None:
 
 @dataclass(slots=True)
 class _Findings:
-    """What one look through all public URLs found."""
+    """What one probe of all public URLs found."""
 
     arrived: int = 0
     against: tuple[str, Reason] | None = None  # the URL, and what is wrong there
@@ -53,7 +53,7 @@ class _Findings:
 
 
 class LoopbackGuard:
-    """Looks at start, every hour, and at once when it is asked to.
+    """Probes the public URLs at start, every hour, and at once on suspicion.
 
     Args:
         lock: kept in the state folder of this node.
@@ -84,7 +84,7 @@ class LoopbackGuard:
         self.reconfigure(server, paths)
 
     def reconfigure(self, server: ServerSettings, paths: Iterable[str]) -> None:
-        """Look again where the URLs or paths are other ones."""
+        """Probe again if the URLs or paths changed."""
         ways = (*paths, *PAGES)
         aims = tuple(url + path for url in server.public_url for path in ways)
         if aims != self._aims:
@@ -97,14 +97,14 @@ class LoopbackGuard:
             self._expected[nonce] = forwarded_for
 
     def suspect(self) -> None:
-        """Look at once: a provider's request came from a proxy here that says of nobody."""
+        """Probe at once: a provider's request came through a local proxy that names no client."""
         at = asyncio.get_running_loop().time()
         if not self.locked and at - self._suspected_at >= SUSPICION_PAUSE_SECONDS:
             self._suspected_at = at
             self._asked.set()
 
     async def run(self) -> None:
-        """Look, for ever."""
+        """Probe, for ever."""
         loop = asyncio.get_running_loop()
         while self._enabled:
             self._asked.clear()

@@ -90,8 +90,8 @@ _REFUSED: Final = Row(400)  # a DeliveryRejected that nobody gave a row
 
 
 def problem(error: Exception, request_id: str, channel: Channel | None = None) -> web.Response:
-    """The answer to an error; to one that is not in the table, a 500 that says nothing. What makes
-    its provider come again, or stay away, is the channel's word.
+    """Return the answer to an error; to one that is not in the table, a 500 that says nothing. The
+    channel says which status makes its provider try again, or stop.
     """
     if isinstance(error, web.HTTPException):
         return _document(Row(error.status, detail=error.reason), {}, request_id, _allow(error))
@@ -111,7 +111,7 @@ def problem(error: Exception, request_id: str, channel: Channel | None = None) -
 
 
 def document(status: int, members: Mapping[str, object], request_id: str) -> bytes:
-    """The body of a problem that is titled by its status."""
+    """Return the body of a problem that is titled by its status."""
     return _encoded(Row(status), members, request_id)
 
 
@@ -176,7 +176,7 @@ def _allow(error: web.HTTPException) -> dict[str, str]:
 
 
 def _rate_limit_headers(error: RateLimited) -> dict[str, str]:
-    """draft-ietf-httpapi-ratelimit-headers, text of May 2026."""
+    """Return the headers of draft-ietf-httpapi-ratelimit-headers, text of May 2026."""
     seconds = error.retry_after_seconds
     return {
         "Retry-After": str(seconds),

@@ -41,7 +41,7 @@ class Client(NamedTuple):
 
 
 class _Evidence(NamedTuple):
-    """What a request says of where it comes from."""
+    """The facts of a request that tell where it comes from."""
 
     peer: str | None
     over_unix_socket: bool  # by our own end
@@ -79,14 +79,14 @@ class ProxyHeaders(XForwardedBase):
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Note the caller for whatever comes further in."""
+        """Identify the caller for the middlewares and handlers further in."""
         request[CALLER], client = self.identify(request)
         context = request[CONTEXT]
         context.said["client"], context.bucket = client
         return await handler(request)
 
     def identify(self, request: web.Request) -> tuple[Caller, Client]:
-        """Never raises: what cannot be read counts as unknown and untrusted."""
+        """Return the caller of a request; what cannot be read counts as unknown and untrusted."""
         headers, protocol = request.headers, request.protocol
         peername = protocol.peername
         forwarded_for = headers.getall(hdrs.X_FORWARDED_FOR, None)
@@ -127,7 +127,7 @@ class ProxyHeaders(XForwardedBase):
         return caller, Client(None if client is None else str(client), bucket_of(caller))
 
     def _client(self, forwarded_for: str) -> IPAddress | None:
-        """The right-most untrusted address; the left-most one where all are trusted."""
+        """Return the right-most untrusted address; the left-most one where all are trusted."""
         client: IPAddress | None = None
         for text in reversed(forwarded_for.split(",")):
             client, trusted = self._parsed(text.strip())
@@ -136,7 +136,7 @@ class ProxyHeaders(XForwardedBase):
         return client
 
     def _parse(self, text: str) -> tuple[IPAddress | None, bool]:
-        """One address, by the parser and the trust check of aiohttp-remotes."""
+        """Parse one address, by the parser and the trust check of aiohttp-remotes."""
         try:
             (address,) = self.get_forwarded_for(CIMultiDict({hdrs.X_FORWARDED_FOR: text}))
         except web.HTTPBadRequest:

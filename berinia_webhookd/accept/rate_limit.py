@@ -128,7 +128,7 @@ class RateLimit:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Turn away who failed too often, and who reads too much; note and count all who are
+        """Refuse clients that failed too often or read too much; log and count those that are
         refused further in as well.
         """
         context = request[CONTEXT]
@@ -155,11 +155,11 @@ class RateLimit:
             return  # it came while others of this client were being refused
 
     async def take_reading(self, client: bytes) -> None:
-        """One request of a reading endpoint."""
+        """Take a token for a request of a reading endpoint."""
         await self._failures.take(client)
 
     def take_verified(self, client: bytes) -> Awaitable[None]:
-        """One request that verified."""
+        """Take a token for a request that verified."""
         return self._verified.take(client)
 
     def __len__(self) -> int:

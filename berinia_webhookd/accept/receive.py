@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 
 
 class Commits:
-    """What the handlers share: the journal's promise in time, and what goes on without a request.
+    """Commits in time for the handlers, and goes on with those that outlive their request.
 
     Args:
         stopping: once set, no caller waits for a reply.
@@ -138,7 +138,7 @@ class Commits:
             _log.warning("event.skipped", **about, reason=reason, hint=hint)
 
     async def pause(self, verified: VerifiedRequest, channel: Channel, decoded: Decoded) -> None:
-        """Have the journal hold what a channel says is to be paused.
+        """Pause the conversations that a channel names.
 
         Raises:
             JournalUnavailable: it is not on disk in time.
@@ -187,8 +187,8 @@ class Commits:
         channel: Channel,
         late: Callable[[_T], Awaitable[None]],
     ) -> _T:
-        """The result of `work`, which goes on when the deadline is over or the caller hangs up:
-        what the journal has begun to write is not taken back.
+        """Return the result of `work`, which goes on after the deadline, or when the caller hangs
+        up: what the journal has begun to write is not taken back.
         """
         latest = verified.complete_at + (channel.ack_timeout_seconds or self.ack_timeout_seconds)
         task = asyncio.ensure_future(work)
@@ -283,8 +283,8 @@ class ChannelHandler:
         return answered(self.channel.answer(receipts))
 
     def _probe_answer(self, request: web.Request, mark: Mark) -> web.Response:
-        """The channel's answer, or 400 where the body was altered on its way; and in a header how
-        the request looked when it arrived.
+        """Return the channel's answer, or 400 where the body was altered on its way; and in a header
+        how the request looked when it arrived.
         """
         body = request[VERIFIED].delivery.body
         response = answered(self.channel.answer(()))
@@ -315,7 +315,7 @@ class ReplyingHandler(ChannelHandler):
         return answered(self.channel.answer(receipts))
 
     def _wait_seconds(self, request: web.Request) -> float | None:
-        """For how long the caller waits, if it does."""
+        """Return how long the caller waits; None if it does not."""
         replies = self.channel.replies
         if replies is None or not replies.wait_seconds or self.commits.stopping.is_set():
             return None

@@ -20,7 +20,7 @@ from berinia_webhookd.model import EventId, Receipt
 
 
 class WaitingCallers:
-    """Who waits for the reply to which event; a message that was sent twice has several callers.
+    """The callers that wait for the reply to an event; one that was sent twice has several.
 
     Args:
         finish_later: runs what a request no longer waits for to its end.
@@ -39,7 +39,7 @@ class WaitingCallers:
         self.waiting: Counter[EventId] = Counter()
 
     async def reply(self, request: web.Request, event_id: EventId, seconds: float) -> Reply | None:
-        """The reply for this caller; None when none comes in time, or while this process lives."""
+        """Return the reply for this caller; None when none comes in time or before a stop."""
         self.waiting[event_id] += 1
         try:
             reply = await self._inline(event_id, seconds)
@@ -76,7 +76,7 @@ class WaitingCallers:
             stopping.cancel()
 
     async def _last_chance(self, event_id: EventId) -> Reply | None:
-        """Say that nobody waits any more; a reply decided inline in the meantime is still ours."""
+        """Stop waiting; a reply that was decided inline in the meantime is still returned."""
         asking = asyncio.get_running_loop().create_task(
             self._inbox.stop_waiting(event_id, hung_up=False)
         )
@@ -89,7 +89,7 @@ class WaitingCallers:
             return None
 
     async def _give_back(self, event_id: EventId, asking: asyncio.Task[Reply | None]) -> None:
-        """The caller hung up over its last chance: a reply that it was to have goes out late."""
+        """Make a reply late whose caller hung up while it was being decided."""
         with contextlib.suppress(JournalUnavailable):
             await asking
         await self.hang_up(event_id)

@@ -33,7 +33,7 @@ _CACHED: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What lies on a path."""
+    """The handler of a path, and what the middlewares need to know of it."""
 
     handle: Handler
     label: str  # the channel's name, or logs, health, other: the `channel` of its metrics

@@ -1,5 +1,5 @@
-"""Middleware: where a stranger's request becomes a verified delivery, or ends. The order is from
-cheap to dear: method, secret, media type, size, then the body, then the proof, then the bucket of
+"""Middleware: verifies a request and makes it a verified delivery, or refuses it. The checks go
+from cheap to expensive: method, secret, media type, size, then the body, then the proof, then the bucket of
 verified requests. A page needs no proof here; whoever may read it is its own business.
 """
 
@@ -124,7 +124,7 @@ class SignatureCheck:
             return await handler(request)
 
     def _look_at_the_way(self, caller: Caller) -> None:
-        """Have the guard look where a provider's own request says nothing of who called."""
+        """Tell the guard of a verified request through a local proxy that names no client."""
         if caller.peer_trusted and peer_is_here(caller):
             self._guard.suspect()
 
@@ -162,7 +162,7 @@ class SignatureCheck:
         delivery: RawDelivery,
         reservation: Reservation,
     ) -> VerifiedDelivery | Answer:
-        """The verified delivery, or the answer to a handshake; of large ones a few at a time."""
+        """Return the verified delivery, or the answer to a handshake; large ones take turns."""
         long = len(delivery.body) > LONG_BODY_BYTES
         if long:
             seconds = channel.ack_timeout_seconds or self.ack_timeout_seconds
@@ -191,7 +191,7 @@ class SignatureCheck:
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
     async def _diagnosis(self, channel: Channel, delivery: RawDelivery) -> str | None:
-        """Looking for the likely mistakes is dear: once a second for all callers together."""
+        """Diagnose a failed signature; it is expensive, so once a second for all callers."""
         if not self._throttle.due():
             return None
         if len(delivery.body) > LONG_BODY_BYTES:

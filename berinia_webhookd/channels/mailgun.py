@@ -192,7 +192,7 @@ class MailgunChannel(Channel):
         return Decoded((event,))
 
     def answer(self, receipts: Receipts) -> Answer:
-        """200, which ends Mailgun's retries."""
+        """Return 200, which ends Mailgun's retries."""
         event_id = receipts[0].event_id if receipts else None
         body = orjson.dumps({"status": "accepted", "event_id": event_id})
         return Answer(200, "application/json", body)

@@ -74,7 +74,7 @@ class Provider:
         return f"its messages get in all the same, since {self.name} signs no URL"
 
     def cautions(self, channel: ChannelSettings, settings: Settings) -> Iterator[Finding]:
-        """What works and will hurt on a channel of this provider."""
+        """Yield findings about settings that work and will cause trouble."""
         key = self.secret.key(channel.name)
         if not getattr(channel, self.secret.setting):
             yield warning(

@@ -1,1 +1,1 @@
-"""The unified logs: what is said, without personal data, into files that may be rotated."""
+"""The unified logs: JSON lines without personal data, in files that may be rotated."""
