@@ -283,8 +283,8 @@ class ChannelHandler:
         return answered(self.channel.answer(receipts))
 
     def _probe_answer(self, request: web.Request, mark: Mark) -> web.Response:
-        """Return the channel's answer, or 400 where the body was altered on its way; and in a header
-        how the request looked when it arrived.
+        """Return the channel's answer, or 400 where the body was altered on its way; and in a
+        header how the request looked when it arrived.
         """
         body = request[VERIFIED].delivery.body
         response = answered(self.channel.answer(()))

@@ -1,6 +1,6 @@
 """Middleware: verifies a request and makes it a verified delivery, or refuses it. The checks go
-from cheap to expensive: method, secret, media type, size, then the body, then the proof, then the bucket of
-verified requests. A page needs no proof here; whoever may read it is its own business.
+from cheap to expensive: method, secret, media type, size, then the body, then the proof, then the
+bucket of verified requests. A page needs no proof here; whoever may read it is its own business.
 """
 
 from __future__ import annotations

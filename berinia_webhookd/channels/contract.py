@@ -248,6 +248,8 @@ class Kind:
     def cautions(
         self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]
     ) -> Iterator[Finding]:
-        """Yield findings about settings that work and will cause trouble; `came_from` says of each field where its value stands."""
+        """Yield findings about settings that work and will cause trouble; `came_from` says of each
+        field where its value stands.
+        """
         yield from self.channel.provider_of(channel).cautions(channel, settings)
         yield from channel.cautions(came_from)

@@ -205,8 +205,8 @@ class TwilioChannel(Channel):
         return Decoded((self._receipt(event, values["MessageStatus"]) if receipt else event,))
 
     def _receipt(self, event: Event, status: str) -> Event:
-        """Return the receipt of a message that was sent: its receipts have an order of their own, and
-        belong to the person it was sent to.
+        """Return the receipt of a message that was sent: its receipts have an order of their own,
+        and belong to the person it was sent to.
         """
         sid = event.message_id or ""
         return event._replace(
