@@ -37,6 +37,7 @@ verified_requests = 6000
 
 [agents]
 path = "{folder}/agents"
+defaults.loop_guard = false  # whoever tries things sends the same text again
 
 # agents/dev_agent.py is yours to edit.
 [agents.ResponseListenerAgent]
