@@ -1,0 +1,129 @@
+"""A SQLite file that is lost, cut or held up while its journal is open, seen from inside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from berinia_webhookd.errors import JournalUnavailable
+from berinia_webhookd.journal import file_watch, journal_file, restoring, saved_copies, sqlite
+from berinia_webhookd.journal.saved_copies import saved_copies as copies_of
+
+from .world import SqliteWorld, on_sqlite
+
+pytestmark = on_sqlite
+SMALL_CACHE = "PRAGMA cache_size = -200"
+
+
+async def wait_until(holds: Callable[[], Any]) -> None:
+    """Nothing but what is looked at says so."""
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def texts_in(file: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(file)) as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert copy.execute("PRAGMA foreign_key_check").fetchall() == []
+        rows = copy.execute("SELECT data FROM events ORDER BY number").fetchall()
+    return [data for (data,) in rows]
+
+
+async def test_the_latest_of_a_large_journal_survive_a_cut(
+    closed_world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not in memory any more is gone with the file; the copy has the rest, and the log says
+    how much that is.
+    """
+    monkeypatch.setattr(sqlite, "PRAGMAS", (*sqlite.PRAGMAS, SMALL_CACHE))
+    await closed_world.open()
+    for start in range(0, 2000, 200):
+        await asyncio.gather(*(closed_world.accept(f"m{start + n}") for n in range(200)))
+    with structlog.testing.capture_logs() as logged:
+        os.truncate(closed_world.file, 0)
+        await wait_until(lambda: copies_of(closed_world.file))
+        await wait_until(lambda: any("is saved" in line.get("error", "") for line in logged))
+    (copy,) = copies_of(closed_world.file)
+    kept = texts_in(copy)
+    assert 0 < len(kept) < 2000
+    assert "m1999" in kept[-1]
+    (said,) = {line["error"] for line in logged if "is saved" in line.get("error", "")}
+    assert f"{len(kept)} entries of 2000" in said
+
+
+async def test_without_room_everything_stays_open(
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said why, and tried again; once there is room, all of it is saved."""
+    for number in range(50):
+        await world.accept(f"m{number}")
+    monkeypatch.setattr(journal_file, "SAVE_AGAIN_SECONDS", 0.0)
+    with structlog.testing.capture_logs() as logged, monkeypatch.context() as full:
+        full.setattr(saved_copies, "FAST", ("PRAGMA max_page_count = 2",))
+        world.file.unlink()
+        await wait_until(lambda: any("cannot be saved" in line["error"] for line in logged))
+        with pytest.raises(JournalUnavailable):
+            await world.accept("refused")
+        assert list(world.folder.glob("*.unfinished*")) == []
+        assert copies_of(world.file) == []
+    await wait_until(lambda: copies_of(world.file))
+    assert len(texts_in(copies_of(world.file)[0])) == 50
+
+
+async def test_closing_saves_what_nobody_has_noticed_yet(world: SqliteWorld) -> None:
+    """A service is restarted in the moment in which its journal was replaced."""
+    for number in range(10):
+        await world.accept(f"m{number}")
+    world.file.unlink()
+    await world.journal.close()
+    (copy,) = copies_of(world.file)
+    assert len(texts_in(copy)) == 10
+    assert list(world.folder.glob("journal.db-*")) == []
+
+
+async def test_another_state_of_the_journal_is_not_taken_for_ours(world: SqliteWorld) -> None:
+    """It is sound, has the same size and even the same time: but it lacks what came since."""
+    for number in range(file_watch.COMMITS * 2):
+        await world.accept(f"m{number}")
+    older, times = world.file.read_bytes(), world.file.stat()
+    while world.file.read_bytes() == older:
+        await world.accept("newer")
+    with world.file.open("r+b") as file:
+        file.write(older)
+    os.utime(world.file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(JournalUnavailable):
+        await world.accept("refused")
+    await wait_until(lambda: copies_of(world.file))
+    assert any("newer" in text for text in texts_in(copies_of(world.file)[0]))
+
+
+async def test_the_wal_shrinks_after_a_peak(world: SqliteWorld) -> None:
+    """A reader of an older state lets it grow; without one it goes back to its usual size."""
+    wal = world.file.with_name(world.file.name + "-wal")
+    with contextlib.closing(sqlite3.connect(world.file, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+        while wal.stat().st_size < 2 * file_watch.WAL_BYTES:
+            await world.accept("x" * 100_000)
+        reader.execute("ROLLBACK")
+    for number in range(3 * file_watch.COMMITS):
+        await world.accept(f"m{number}")
+    assert wal.stat().st_size <= file_watch.WAL_BYTES
+
+
+async def test_no_table_is_forgotten_when_a_copy_is_restored(world: SqliteWorld) -> None:
+    """Rows of each are taken into the copy, or it has what it needs of them."""
+    with contextlib.closing(sqlite3.connect(world.file)) as journal:
+        found = journal.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    by_itself = {"seen", "consents", "actions"}
+    of_the_copy = {"schema", "tallies", "sessions", "unavailable_agents", "agents"}
+    assert {name for (name,) in found} == set(restoring.TAKEN) | by_itself | of_the_copy
