@@ -81,6 +81,7 @@ class Channel(ABC):
     opt_out_words: Words = MappingProxyType(
         {}
     )  # those of the kind, which are looked for in every message
+    can_sign: bool = True  # False: only the provider has the key, so there are no samples
     secret_parameter: str | None = None  # of the query, which is shown and stored nowhere
     receipts_hint: str | None = None  # what to change where receipts come by mistake
 

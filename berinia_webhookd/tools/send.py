@@ -102,6 +102,7 @@ def send(
         valid=not bad_signature,
         key=own_key(os.environ, running),
     )
+    sample.sign()  # or say at once that only the provider can
     report = Report(bad_signature=bad_signature, as_json=as_json, most=count)
     tally = asyncio.run(post_all(target, sample.sign, count=count, rate=rate, posted=report.posted))
     report.finish(channel, target, tally)

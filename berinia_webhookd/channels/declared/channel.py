@@ -20,7 +20,7 @@ from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
 from berinia_webhookd.channels.declared.events import MOST_EVENTS, Block
 from berinia_webhookd.channels.declared.fields import Field, Item, Unreadable, all_hold
 from berinia_webhookd.channels.declared.presets import provider_of
-from berinia_webhookd.channels.declared.proof import instant_of
+from berinia_webhookd.channels.declared.proof import NoProof, Proof, instant_of
 from berinia_webhookd.channels.declared.request import Request
 from berinia_webhookd.channels.declared.sample import sample_of, with_value
 from berinia_webhookd.channels.declared.settings import DeclaredSettings
@@ -62,7 +62,11 @@ class DeclaredChannel(Channel):
         super().__init__(settings, public_urls)
         self.settings = settings
         self._public_urls = public_urls
-        self._proof = settings.proof()
+        try:
+            self._proof: Proof = settings.proof()
+        except ValueError:  # a configuration that is refused is looked at all the same
+            self._proof = NoProof()
+        self.can_sign = self._proof.can_sign
         self._handshake_keys = [one.reveal().encode() for one in settings.handshake_secrets]
         asked = settings.handshake is not None and not settings.handshake.is_in_body
         self.methods = frozenset(settings.methods) | ({"GET"} if asked else set())
@@ -189,7 +193,7 @@ class DeclaredChannel(Channel):
     def _event(self, delivery: VerifiedDelivery, block: Block, item: Item) -> Event:
         for one in block.required:
             if one.text(item) is None:
-                raise Unreadable(f"{' or '.join(one.sources)} is missing")
+                raise Unreadable(f"{one} is missing")
         read = _reader(item)
         sender, recipient, thread = read(block.sender), read(block.recipient), read(block.thread)
         digest = self._digest(delivery, block, item)
@@ -271,6 +275,11 @@ class DeclaredChannel(Channel):
             CannotSign: only the provider has the key.
         """
         settings = self.settings
+        if valid and not self.can_sign:
+            raise CannotSign(
+                f"A sample for {self.name} cannot be signed: only the provider has the key.",
+                hint=f"berinia-webhookd channels test {self.name} FILE reads a captured request",
+            )
         secret = settings.keys[0] if valid and settings.secrets else secrets.token_bytes(16)
         document = sample_of(settings, fields, now)
         parameter = self.secret_parameter
@@ -291,11 +300,6 @@ class DeclaredChannel(Channel):
         made = VerifiedDelivery(self.name, kind, body, now, target=target, headers=headers)
         request = Request(_as_raw(made, settings.methods[0]), (base_url,))
         proof = self._proof.sign(request, secret, now)
-        if proof is None:
-            raise CannotSign(
-                f"A sample for {self.name} cannot be signed: only the provider has the key.",
-                hint=f"berinia-webhookd channels test {self.name} FILE reads a captured request",
-            )
         source, _, path = (settings.signature.source if settings.signature else "").partition(":")
         if source == "json":
             body = _json(with_value(document, path, proof.pop(path)))

@@ -49,6 +49,11 @@ class Block:
     message: Field | None = None
     rank: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """Return its kind, and where it stands."""
+        where = " / ".join(step or "the list" for step in self.items)
+        return f"{self.kind} in {where}" if where else f"{self.kind}"
+
     def takes(self, item: Item) -> bool:
         """Whether an item is such an event."""
         return all_hold(self.where, item) and not any(one.holds(item) for one in self.unless)

@@ -56,6 +56,10 @@ class Field:
             raise ValueError(HINT)
         return cls(tuple(one.strip() if not one.startswith("=") else one for one in sources))
 
+    def __str__(self) -> str:
+        """Return its places."""
+        return " or ".join(self.sources)
+
     def value(self, item: Item) -> Any:
         """Return what stands there, or None."""
         for source in self.sources:
@@ -72,7 +76,7 @@ class Field:
         """
         value = self.value(item)
         if isinstance(value, Mapping | list):
-            raise Unreadable(" or ".join(self.sources))
+            raise Unreadable(f"{self} is an object or a list")
         return None if value is None else text_of(value)
 
     @property
@@ -130,6 +134,10 @@ class Condition:
             raise ValueError('give a condition such as "type=text|image", or "type"')
         source, equals, values = raw.partition("=")
         return cls(Field.parse(source), tuple(values.split("|")) if equals else None)
+
+    def __str__(self) -> str:
+        """Return it as it is written."""
+        return str(self.field) if self.values is None else f"{self.field}={'|'.join(self.values)}"
 
     def holds(self, item: Item) -> bool:
         """Whether it does."""

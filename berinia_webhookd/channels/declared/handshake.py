@@ -29,6 +29,11 @@ class Handshake:
     reply: str | None
     reply_json: Mapping[str, str] | None
 
+    def __str__(self) -> str:
+        """Return when it is one."""
+        source, value = self.when
+        return f"when {source}" + ("" if value is None else f"={value}")
+
     @property
     def is_in_body(self) -> bool:
         """Whether the question stands in a body, which the channel's proof is over."""

@@ -80,6 +80,7 @@ class Proof(ABC):
     """Proves requests by one scheme."""
 
     covers_body = True
+    can_sign = True  # False: only the provider has the key
     headers: frozenset[str] = frozenset()  # whose values are proven as well, in lower case
 
     @abstractmethod
@@ -90,12 +91,19 @@ class Proof(ABC):
             SignatureInvalid: it proves nothing.
         """
 
-    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str] | None:
-        """Return headers that prove a sample (for a signature in JSON its path), or None where only
-        the provider can.
-        """
+    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
+        """Return headers that prove a sample; for a signature in JSON its path."""
         del request, secret, now
-        return None
+        return {}
+
+
+class NoProof(Proof):
+    """That of a declaration that is not sound: it takes nothing."""
+
+    def prove(self, request: Request) -> bytes | None:
+        """See `Proof.prove`."""
+        del request
+        raise SignatureInvalid(WRONG)
 
 
 Verifier = Callable[[Iterable[bytes], Sequence[bytes]], bool]  # signed contents, signatures
@@ -111,6 +119,11 @@ class SignatureProof(Proof):
     verify: Verifier
     mac: str | None = None  # its hash, where a secret can sign samples
     body_hash_query: str | None = None
+
+    @property
+    def can_sign(self) -> bool:  # type: ignore[override]
+        """Whether our secret signs, as those of a MAC do."""
+        return self.mac is not None
 
     @property
     def covers_body(self) -> bool:  # type: ignore[override]
@@ -145,13 +158,13 @@ class SignatureProof(Proof):
     def _time(self, request: Request, presented: Presented) -> str | None:
         return request.named(self.clock.source) if self.clock.source else presented.time
 
-    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str] | None:
+    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
         """See `Proof.sign`."""
-        if self.mac is None:
-            return None
         time = _written(now, self.clock.unit)
         content = next(iter(self.signed.contents(request, time)), b"")
-        value = self.signature.written(hmac.new(secret, content, self.mac).digest(), time)
+        value = self.signature.written(
+            hmac.new(secret, content, self.mac or "sha256").digest(), time
+        )
         headers = {self.signature.source.partition(":")[2]: value}
         if self.clock.source is not None and not self.clock.source.startswith("json:"):
             headers[self.clock.source.removeprefix("header:")] = time
@@ -251,7 +264,7 @@ class StandardWebhooksProof(Proof):
         self.clock.require_fresh(time, request.delivery.received_at)
         return None
 
-    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str] | None:
+    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
         """See `Proof.sign`."""
         time, id_ = _written(now, "s"), f"msg_{hashlib.sha256(request.body).hexdigest()[:24]}"
         content = as_bytes(f"{id_}.{time}.") + request.body
@@ -288,7 +301,7 @@ class BasicProof(Proof):
             raise SignatureInvalid("The user or the password is missing or wrong.")
         return None
 
-    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str] | None:
+    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
         """See `Proof.sign`."""
         del request, now
         return {"Authorization": f"Basic {base64.b64encode(secret).decode()}"}
@@ -310,7 +323,7 @@ class TokenProof(Proof):
             raise SignatureInvalid("The token is missing or wrong.")
         return None
 
-    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str] | None:
+    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
         """See `Proof.sign`; one in the query is part of the URL."""
         del request, now
         where, _, name = self.source.partition(":")
@@ -326,7 +339,7 @@ class AddressProof(Proof):
         del request
         return None
 
-    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str] | None:
+    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
         """See `Proof.sign`."""
         del request, secret, now
         return {}
@@ -406,7 +419,7 @@ class JwtProof(Proof):
         if stale or early or any(name in claims and name not in times for name in ("nbf", "exp")):
             raise SignatureInvalid(STALE)
 
-    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str] | None:
+    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
         """See `Proof.sign`."""
         at = int(now.timestamp())
         claims: dict[str, Any] = {"iat": at, "nbf": at, "exp": at + 60}

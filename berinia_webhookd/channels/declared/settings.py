@@ -52,6 +52,10 @@ class FixedAnswer:
     content_type: str = "text/plain"
     body: str = ""
 
+    def __str__(self) -> str:
+        """Return it in a line."""
+        return f"{self.status}, {self.body!r}" if self.body else f"{self.status}, empty"
+
 
 def _answer(raw: Any) -> FixedAnswer:
     hint = 'give { status = 200, content_type = "text/plain", body = "" }, or parts of it'
@@ -251,14 +255,6 @@ class DeclaredSettings(ChannelSettings):
         (),
         "what is verified, answered, counted and not kept",
         example="data.event_type=message.sent",
-        file_only=True,
-    )
-    country: str | None = setting(
-        values.matching(r"[A-Z]{2}", 'give a country such as "FR"'),
-        None,
-        "that of phone numbers without one",
-        unset="they stay as written",
-        example="FR",
         file_only=True,
     )
 

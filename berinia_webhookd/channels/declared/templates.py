@@ -57,6 +57,11 @@ class SignatureTemplate:
             raise ValueError(hint)
         return cls(f"{'json' if is_json else 'header'}:{name.strip()}", tuple(elements))
 
+    def __str__(self) -> str:
+        """Return it as it is written."""
+        name = self.source.removeprefix("header:")
+        return f"{name}: {','.join(f'{prefix}{{{kind}}}' for prefix, kind in self.elements)}"
+
     @property
     def has_time(self) -> bool:
         """Whether the time stands beside the signature."""
@@ -124,6 +129,10 @@ class SignedTemplate:
             if number < len(names):
                 pieces.append(_piece(names[number]))
         return cls(text, names, tuple(pieces))
+
+    def __str__(self) -> str:
+        """Return it as it is written."""
+        return self.text
 
     @property
     def covers_body(self) -> bool:

@@ -48,6 +48,10 @@ async def signatures(installation: Installation) -> AsyncIterator[Finding]:
 
 async def _signature(installation: Installation, channel: Channel) -> Finding | None:
     name = channel.name
+    if not channel.can_sign:
+        return note(
+            SIGNATURES, f"{name}: only {channel.provider.name} has the key, so none is made"
+        )
     signable = has_secret(channel)
     if not signable and (installation.process is None or installation.knows_environment):
         return missing_secret(channel)

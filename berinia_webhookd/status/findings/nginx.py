@@ -62,7 +62,7 @@ class _Way:
         return Sender(self.public_url, headers={"X-Forwarded-For": FORGED_CLIENT})
 
     def signed(self, **text: str) -> SignedRequest:
-        valid = has_secret(self.channel)
+        valid = self.channel.can_sign and has_secret(self.channel)
         return sign_probe(self.channel, self.public_url, self.key, valid=valid, **text)
 
 
@@ -116,7 +116,7 @@ async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncItera
             f"{way.installation.address}; … }}`, without a path after the port",
             why=f"{provider.name} gets 404; {provider.retries}",
         )
-    elif reply.status == channel.unproven_status and has_secret(channel):
+    elif reply.status == channel.unproven_status and channel.can_sign and has_secret(channel):
         yield await _refused(way, reply)
     elif (
         reply.status == channel.unproven_status or provider.secret.key(channel.name) in reply.detail

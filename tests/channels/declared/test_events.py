@@ -64,7 +64,7 @@ def test_a_bad_item_does_not_hold_back_the_others() -> None:
     assert texts(found) == ["one", ""]
     assert [(one.path, one.reason) for one in found.rejected] == [
         ("list.1", "all fields of id are missing"),
-        ("list.2", "id"),
+        ("list.2", "id is an object or a list"),
         ("list.3", "all fields of id are missing"),
     ]
 

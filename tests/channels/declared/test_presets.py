@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -117,3 +119,10 @@ def test_a_name_that_is_nearly_one() -> None:
     """The nearest is named."""
     with pytest.raises(ValueError, match="did you mean telnyx"):
         presets.declaration("telnix")
+
+
+def test_the_page_names_every_preset() -> None:
+    """And no other."""
+    page = (Path(__file__).parents[3] / "docs" / "declaring-a-channel.md").read_text("utf-8")
+    section = page.partition("## Presets")[2].partition("\nAmazon")[0]
+    assert set(re.findall(r"`([a-z-]+)`[,.]", section)) == set(NAMES)

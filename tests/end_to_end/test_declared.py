@@ -1,0 +1,102 @@
+"""Channels that stand in the file alone, in the real daemon: Meta, and a secret in a URL."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from .daemon import Answer, Daemon
+
+SECRET, TOKEN, KEY = "0123456789abcdef0123456789abcdef", "verify-me", "a-secret-of-the-url"
+CHANNELS = f"""
+[channels.meta]
+preset = "meta-whatsapp"
+agent = "ResponseListenerAgent"
+secrets = ["{SECRET}"]
+handshake_secrets = ["{TOKEN}"]
+
+[channels.octo]
+preset = "octopush"
+agent = "ResponseListenerAgent"
+secrets = ["{KEY}"]
+"""
+
+
+def message(id_: str, text: str, sender: str = "33639980001") -> dict[str, Any]:
+    return {"from": sender, "id": id_, "timestamp": "1", "type": "text", "text": {"body": text}}
+
+
+def status(id_: str, word: str) -> dict[str, Any]:
+    return {"id": id_, "status": word, "timestamp": "1", "recipient_id": "33639980001"}
+
+
+def batch(*messages: object, statuses: object = ()) -> bytes:
+    """A delivery of Meta's."""
+    value = {
+        "metadata": {"phone_number_id": "2000"},
+        "messages": messages,
+        "statuses": statuses,
+    }
+    return json.dumps({"entry": [{"changes": [{"value": value}]}]}).encode()
+
+
+def post(daemon: Daemon, body: bytes, secret: str = SECRET) -> Answer:
+    mac = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    headers = {"Content-Type": "application/json", "X-Hub-Signature-256": f"sha256={mac}"}
+    return daemon.request("POST", "/webhook/meta", body, headers)
+
+
+@pytest.fixture
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon with two declared channels."""
+    with closing(Daemon(tmp_path_factory.mktemp("declared"), CHANNELS)) as daemon:
+        daemon.start()
+        yield daemon
+
+
+def listed(daemon: Daemon, *words: str) -> Any:
+    return json.loads(daemon.run("events", "list", *words, "--json").stdout)
+
+
+def test_a_batch_with_a_bad_item_over_a_kill(running: Daemon) -> None:
+    """Its good items proceed once, the bad one is kept, and the batch again makes nothing new."""
+    query = "hub.mode=subscribe&hub.challenge=115820&hub.verify_token="
+    assert running.request("GET", f"/webhook/meta?{query}{TOKEN}").body == b"115820"
+    assert running.request("GET", f"/webhook/meta?{query}wrong").status == 403
+    body = batch(
+        message("a", "un"), {"text": {}}, message("b", "deux"), statuses=[status("o", "read")]
+    )
+    assert post(running, body, secret="another").status == 403
+    answer = post(running, body)
+    assert (answer.status, answer.body) == (200, b"")
+    running.kill()
+    running.start()
+    assert post(running, body).status == 200
+    assert post(running, batch(statuses=[status("o", "sent")])).status == 200
+    seen = running.wait_until_seen(3)
+    assert sorted(one["data"]["body"] for one in seen) == ["deux", "read", "un"]
+    assert len(listed(running, "--channel", "meta")) == 4
+    (rejected,) = listed(running, "--state", "rejected")
+    shown = json.loads(running.run("events", "show", rejected["id"], "--json").stdout)
+    assert shown["rejection"]["items"][0]["path"] == "entry.0.changes.0.value.messages.1"
+    (behind,) = listed(running, "--state", "skipped")
+    assert behind["channel"] == "meta"
+
+
+def test_a_secret_of_the_url_stands_nowhere(running: Daemon) -> None:
+    """Neither in the journal nor in any log."""
+    body = json.dumps({"number": "+33639980001", "text": "Oui", "message_id": "1"}).encode()
+    headers = {"Content-Type": "application/json"}
+    assert running.request("POST", "/webhook/octo?k=wrong", body, headers).status == 403
+    assert running.request("POST", f"/webhook/octo?k={KEY}&x=1", body, headers).status == 200
+    assert running.wait_until_seen(1)[0]["data"]["body"] == "Oui"
+    assert running.stop() == 0
+    for file in running.folder.rglob("*"):
+        if file.is_file() and file.suffix != ".toml":
+            assert KEY.encode() not in file.read_bytes(), file
