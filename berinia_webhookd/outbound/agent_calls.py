@@ -28,6 +28,22 @@ NUMBER_KEYS = ("after_seconds", "for_seconds", "cost")
 ANSWER_KEYS = ("status", "response", "message", "result", "error", "reason")
 
 
+# What is each message's own in the data of an envelope.
+MESSAGE_KEYS = (
+    *("sender", "subject", "body", "message_id", "received_at", "attachments", "signs"),
+    *("raw", "raw_multi"),
+)
+
+
+def with_messages(argument: dict[str, Any]) -> dict[str, Any]:
+    """Complete an envelope with its list of messages, if it is of one."""
+    if "specversion" in argument and "messages" not in argument["data"]:
+        data = argument["data"]
+        own = {key: data[key] for key in MESSAGE_KEYS}
+        data["messages"] = [{"id": argument["id"], **own}]
+    return argument
+
+
 class FolderGone(Exception):
     """The agents' folder was removed, or closed to us, so no agent was called."""
 
@@ -153,7 +169,7 @@ class Host:
     def do_attempt(self, agent: str, argument: dict[str, Any]) -> dict[str, Any]:
         """Call the agent; return the part of its answer that the daemon reads."""
         self.enter_folder()
-        returned = self.calls[agent](argument)
+        returned = self.calls[agent](with_messages(argument))
         if not isinstance(returned, dict) and inspect.isawaitable(returned):
             returned = self.run_until_complete(returned)
         if not isinstance(returned, dict):

@@ -37,8 +37,11 @@ _TYPES: Final = {
 }
 
 
-def envelope(entry: Entry, paths: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the CloudEvents envelope. A bounce has no sender, and `subject` must not be empty."""
+def envelope(entry: Entry, paths: Sequence[str] = (), *, complete: bool = True) -> dict[str, Any]:
+    """Return the CloudEvents envelope. A bounce has no sender, and `subject` must not be empty.
+    One that is not `complete` is without the list of messages where there is one, which the agent
+    host makes: twice the text costs as much as the rest of the way.
+    """
     event = entry.event
     subject = {"subject": event.sender} if event.sender else {}
     return {
@@ -49,11 +52,11 @@ def envelope(entry: Entry, paths: Sequence[str] = ()) -> dict[str, Any]:
         **subject,
         "time": event.received_at.isoformat(),
         "datacontenttype": "application/json",
-        "data": _data(entry, paths),
+        "data": _data(entry, paths, listed=complete or bool(entry.members)),
     }
 
 
-def _data(entry: Entry, paths: Sequence[str]) -> dict[str, Any]:
+def _data(entry: Entry, paths: Sequence[str], *, listed: bool = True) -> dict[str, Any]:
     event, messages = entry.event, _messages(entry, paths)
     own = messages[-1]
     return {
@@ -73,7 +76,7 @@ def _data(entry: Entry, paths: Sequence[str]) -> dict[str, Any]:
         "attachments": [file for one in messages for file in one["attachments"]],
         **_manners(entry),
         "signs": sorted({sign for one in messages for sign in one["signs"]}),
-        "messages": messages,
+        **({"messages": messages} if listed else {}),
         "raw": own["raw"],
         "raw_multi": own["raw_multi"],
     }

@@ -191,11 +191,12 @@ class PythonAgents:
         if shape == "handle" and entry.attachments:
             try:
                 async with self._files.of(entry) as paths:
-                    argument = envelope(entry, paths)
+                    argument = envelope(entry, paths, complete=False)
                     return await self._ask(host, entry, argument, timeout_seconds, begin)
             except NoRoom as error:
                 return failure_of_machine(str(error))
-        argument = self._run_input(entry) if shape == "run" else envelope(entry)
+        run = shape == "run"
+        argument = self._run_input(entry) if run else envelope(entry, complete=False)
         return await self._ask(host, entry, argument, timeout_seconds, begin)
 
     async def _ask(

@@ -12,6 +12,7 @@ from berinia_webhookd.channels.mailgun import MAILGUN
 from berinia_webhookd.channels.twilio import TWILIO
 from berinia_webhookd.channels.whatsapp import BOT
 from berinia_webhookd.model import Attachment, AutoSubmitted, Entry, EventId, Member
+from berinia_webhookd.outbound.agent_calls import with_messages
 from berinia_webhookd.outbound.attachment_files import AttachmentFiles
 from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.payload import envelope, run_input
@@ -42,6 +43,16 @@ def test_the_envelope_has_one_text_and_every_message() -> None:
     assert data["messages"][0]["id"] == first.event_id
     assert data["messages"][0]["raw"] == {"Body": "Bonjour"}
     assert data["messages"][0]["signs"] == []
+
+
+def test_an_envelope_of_one_message_is_completed_by_its_host() -> None:
+    """It is what an agent over HTTP gets, field by field."""
+    entry = make_entry(AGENT, "Bonjour", message_id="SM1")
+    sent = envelope(entry, complete=False)
+    assert "messages" not in sent["data"]
+    assert with_messages(sent) == envelope(entry)
+    several = burst(make_entry(AGENT), entry)
+    assert with_messages(envelope(several, complete=False)) == envelope(several)
 
 
 @pytest.mark.parametrize(
