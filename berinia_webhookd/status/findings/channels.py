@@ -40,6 +40,10 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 async def signatures(installation: Installation) -> AsyncIterator[Finding]:
     """Whether the daemon verifies what each provider signs."""
     for channel in installation.channels.values():
+        if not channel.can_sign:
+            who = channel.provider.name
+            yield note(SIGNATURES, f"{channel.name}: only {who} has the key to sign a probe with")
+            continue
         finding = await _signature(installation, channel)
         if finding is None:
             break  # the check of health says that nothing answers
@@ -48,10 +52,6 @@ async def signatures(installation: Installation) -> AsyncIterator[Finding]:
 
 async def _signature(installation: Installation, channel: Channel) -> Finding | None:
     name = channel.name
-    if not channel.can_sign:
-        return note(
-            SIGNATURES, f"{name}: only {channel.provider.name} has the key, so none is made"
-        )
     signable = has_secret(channel)
     if not signable and (installation.process is None or installation.knows_environment):
         return missing_secret(channel)
