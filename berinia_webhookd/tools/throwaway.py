@@ -25,6 +25,13 @@ from berinia_webhookd.tools.posting import Target
 READY: Final = b"READY=1"
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 60.0
+# The program as ever, killed by the kernel when this process is gone, whatever ended that.
+_PROGRAM: Final = """\
+import runpy, signal
+from berinia_webhookd.outbound.agent_host import PR_SET_PDEATHSIG, control_process
+control_process(PR_SET_PDEATHSIG, signal.SIGKILL)
+runpy.run_module("berinia_webhookd", run_name="__main__", alter_sys=True)
+"""
 _CONFIG: Final = """\
 [journal]
 url = "sqlite:///{folder}/journal.db"
@@ -84,7 +91,7 @@ class ThrowawayDaemon:
         """
         with self._said.open("wb") as said:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "berinia_webhookd", "--config", str(self._config)),
+                *(sys.executable, "-c", _PROGRAM, "--config", str(self._config)),
                 *("serve", "--port", "0"),
                 cwd=self._folder,
                 env=self._environment(),

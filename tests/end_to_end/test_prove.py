@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from .daemon import PATIENCE_SECONDS, Daemon
 
@@ -26,33 +31,56 @@ def test_a_running_daemon_is_left_alone(daemon: Daemon) -> None:
     assert daemon.sms().status == 200
 
 
-def test_what_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
-    """SIGTERM ends its daemon, and removes its folder."""
+@pytest.fixture
+def prove(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """One that goes on for long; its daemon runs."""
     place = Daemon(tmp_path)
-    state = Path(place.environment["STATE_DIRECTORY"])
-    prove = subprocess.Popen(
+    process = subprocess.Popen(
         place.command("prove", "--seconds", "600"),
         env=place.environment,
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
     )
-    pid = running_daemon(state)
+    with process:
+        yield process
+        process.kill()
+
+
+def test_what_is_broken_off_leaves_nothing(tmp_path: Path, prove: subprocess.Popen[str]) -> None:
+    """SIGTERM ends its daemon, and removes its folder."""
+    daemon = running_daemon(tmp_path)
     prove.send_signal(signal.SIGTERM)
     _, said = prove.communicate(timeout=PATIENCE_SECONDS)
     assert prove.returncode == 1
     assert "broken off" in said
-    assert not list(state.glob(".prove-*"))
-    assert not Path(f"/proc/{pid}").exists()
+    assert not list(tmp_path.rglob(".prove-*"))
+    wait_until_gone(daemon)
 
 
-def running_daemon(state: Path) -> int:
+def test_a_killed_one_leaves_no_process(tmp_path: Path, prove: subprocess.Popen[str]) -> None:
+    """The kernel ends its daemon."""
+    daemon = running_daemon(tmp_path)
+    prove.kill()
+    wait_until_gone(daemon)
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait until a process has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        with os.fdopen(descriptor):
+            ended, _, _ = select.select([descriptor], [], [], PATIENCE_SECONDS)
+            assert ended, "it still runs"
+
+
+def running_daemon(folder: Path) -> int:
     """The process of the daemon that `prove` started."""
     pause = threading.Event()
     for _ in range(round(PATIENCE_SECONDS / 0.05)):
-        for file in state.glob(".prove-*/serve.json"):
-            if text := file.read_text():
-                pid = int(json.loads(text)["pid"])
+        for file in folder.rglob(".prove-*/serve.json"):
+            with contextlib.suppress(ProcessLookupError):  # it may just have been killed
+                pid = int(json.loads(file.read_text())["pid"])
                 os.kill(pid, 0)
                 return pid
         pause.wait(0.05)
