@@ -63,6 +63,28 @@ def test_a_node_without_an_agent_leaves_its_work_to_others(cluster: Cluster) -> 
     assert not [line for line in without.lines if line["event"] == "attempt.started"]
 
 
+def test_a_pause_holds_on_every_machine(cluster: Cluster) -> None:
+    """It outlives `kill -9` of all of them, STOP passes it, and afterwards the order is kept."""
+    door = cluster.node(Daemon, "door").start("--no-dispatch")
+    hands = cluster.node(Worker, "hands").start()
+    door.sms(Body="one")
+    hands.wait_for("attempt.succeeded")
+    door.run("conversations", "pause", "--sender", "+33639980001")
+    for text in ("two", "three", "STOP"):
+        assert door.sms(Body=text).status == 200
+    hands.wait_for("attempt.succeeded", count=2)
+    for node in (door, hands):
+        node.kill()
+        node.start(*(["--no-dispatch"] if node is door else []))
+    door.sms(Body="somebody else's", From="+33639980009")
+    hands.wait_for("attempt.succeeded")
+    wait_for_states(hands, {"done": 3, "ready": 2})
+    hands.run("conversations", "resume", "--sender", "+33639980001")
+    wait_for_states(hands, {"done": 5})
+    told = [payload["data"]["body"] for payload in hands.seen()]
+    assert told == ["one", "STOP", "somebody else's", "two", "three"]
+
+
 def test_a_database_that_is_away_is_waited_for(cluster: Cluster) -> None:
     """`serve` starts, answers 503 with a time to come again, says so, and recovers by itself."""
     cluster.proxy.shut()
