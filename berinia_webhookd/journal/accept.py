@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import NamedTuple
 
 from berinia_webhookd.journal import consents, consents_key, event_text, order, ranks
 from berinia_webhookd.journal.consents_key import ConsentsKey
@@ -24,7 +25,7 @@ from berinia_webhookd.journal.database import (
 )
 from berinia_webhookd.journal.deliveries import (
     EVENTS_EACH,
-    delivery_row,
+    DeliveryRow,
     key_digest,
     new_id,
     once_key,
@@ -35,7 +36,6 @@ from berinia_webhookd.journal.rejected_items import as_items, rejection_text
 from berinia_webhookd.model import (
     AgentName,
     ConsentState,
-    Conversation,
     Decoded,
     EntryKind,
     EntryState,
@@ -48,7 +48,8 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
-Parties = tuple[str, str, str]
+AGENT = EntryKind.AGENT.value
+READY, SKIPPED = EntryState.READY.value, EntryState.SKIPPED.value
 GatheringOf = Callable[[AgentName], Gathering | None]
 
 
@@ -57,11 +58,20 @@ def no_gathering(agent: AgentName) -> None:
     del agent
 
 
+class Parties(NamedTuple):
+    """By what a conversation is known, as it is stored."""
+
+    channel: str
+    sender: str
+    party: str
+
+
 class NewEvent(NamedTuple):
     """One event, with the id it gets if it is new, and as it is stored."""
 
     id: EventId
     event: Event
+    parties: Parties
     data: str
     in_form: bool  # whether its raw fields are read from the delivery's body
     consent: ConsentState | None = None  # what its sender changed by it
@@ -72,7 +82,7 @@ class Arrival(NamedTuple):
     """One delivery to accept. It has a number already where it is replayed."""
 
     delivery: VerifiedDelivery
-    events: tuple[NewEvent, ...]
+    events: Sequence[NewEvent]
     node: str
     rejected: tuple[RejectedItem, ...] = ()
     wait_seconds: float | None = None
@@ -96,15 +106,14 @@ class Arrival(NamedTuple):
         """What a delivery is decoded to, ready to be stored."""
         alone = len(decoded.events) == 1 and not decoded.rejected and number is None
         form = delivery.fields if alone else None  # erasing one of several blanks the body
-        events = tuple(
-            NewEvent(
-                EventId(new_id()),
-                event,
-                *event_text.encode(event, form),
-                gathering=gathering_of(event.agent),
-            )
-            for event in decoded.events
-        )
+        events: list[NewEvent] = []
+        for event in decoded.events:
+            channel, sender, party = event.conversation
+            parties = Parties(channel, storable(sender), storable(party))
+            data, in_form = event_text.encode(event, form)
+            gathering = gathering_of(event.agent)
+            id_ = EventId(new_id())
+            events.append(NewEvent(id_, event, parties, data, in_form, gathering=gathering))
         return cls(
             *(delivery, events, node, decoded.rejected, wait_seconds),
             *(number, events_before, key),
@@ -120,13 +129,11 @@ async def accept(
     transaction: Transaction, arrivals: Sequence[Arrival]
 ) -> list[Receipts | ReplayedSignature]:
     """Store what is new; what was seen before gets the receipts of the first time."""
-    arrivals = await _with_new_items(transaction, arrivals)
-    parties = [_parties(new.event.conversation) for one in arrivals for new in one.events]
-    key = next((one.key for one in arrivals), None)
-    conversations = await _conversations(transaction, parties, key)
+    if any(one.rejected for one in arrivals):
+        arrivals = await _with_new_items(transaction, arrivals)
+    conversations = await _conversations(transaction, _parties(arrivals), arrivals[0].key)
     used = await _used_keys(transaction, arrivals)
-    first = _first_ones(arrivals, used)
-    inserted = await _insert(transaction, first, conversations.ids)
+    inserted = await _insert(transaction, arrivals, used, conversations.ids)
     known = await _known(transaction, arrivals, used)
     kept = await _without_repeated(transaction, inserted, known)
     for understood in (ranks.judge, consents.hear):
@@ -139,15 +146,16 @@ async def accept(
 
 async def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iterable[int]:
     """Return the conversations that these events will come into, as far as there are any yet."""
-    wanted = {_parties(new.event.conversation) for one in arrivals for new in one.events}
-    return (await _find_conversations(transaction, sorted(wanted))).ids.values()
+    return (await _find_conversations(transaction, _parties(arrivals))).ids.values()
+
+
+def _parties(arrivals: Iterable[Arrival]) -> list[Parties]:
+    return sorted({new.parties for one in arrivals for new in one.events})
 
 
 async def _with_new_items(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Arrival]:
     """The arrivals, each without rejected items that are kept already: of the same body."""
     keys = {id(one): once_key(one.delivery) for one in arrivals if one.rejected}
-    if not keys:
-        return [*arrivals]
     kept = {key for (key,) in await transaction.execute("kept_once", keys=list(keys.values()))}
     result: list[Arrival] = []
     for one in arrivals:
@@ -169,21 +177,21 @@ class Conversations:
     def add(self, rows: Iterable[Row]) -> None:
         """Take in what was found, or made."""
         for row in rows:
-            self.ids[row["channel"], row["sender"], row["party"]] = row["id"]
-            if row["paused"]:
-                self.paused.add(row["id"])
+            id_, *parties, paused = row
+            self.ids[Parties(*parties)] = id_
+            if paused:
+                self.paused.add(id_)
 
 
 async def _conversations(
-    transaction: Transaction, parties: Iterable[Parties], key: ConsentsKey | None
+    transaction: Transaction, wanted: Sequence[Parties], key: ConsentsKey | None
 ) -> Conversations:
     """The conversations of these parties, made where they are new; on PostgreSQL, held until the
     commit. Nothing can be in those that are new where nobody else writes meanwhile.
     """
-    wanted = sorted(set(parties))
     found = await _find_conversations(transaction, wanted)
     while True:
-        if missing := [_as_row(names) for names in wanted if names not in found.ids]:
+        if missing := [parties for parties in wanted if parties not in found.ids]:
             made = await transaction.many("make_conversations", missing)
             found.add(made)
             found.empty.update(row["id"] for row in made)
@@ -198,20 +206,10 @@ async def _conversations(
         found = await _find_conversations(transaction, wanted)
 
 
-async def _find_conversations(
-    transaction: Transaction, parties: Sequence[Parties]
-) -> Conversations:
+async def _find_conversations(transaction: Transaction, wanted: Sequence[Parties]) -> Conversations:
     found = Conversations()
-    found.add(await transaction.many("find_conversations", list(map(_as_row, parties))))
+    found.add(await transaction.many("find_conversations", wanted))
     return found
-
-
-def _parties(conversation: Conversation) -> Parties:
-    return (conversation.channel, storable(conversation.sender), storable(conversation.party))
-
-
-def _as_row(parties: Parties) -> dict[str, str]:
-    return dict(zip(("channel", "sender", "party"), parties, strict=True))
 
 
 async def _used_keys(
@@ -235,28 +233,22 @@ async def _used_keys(
     return used
 
 
-def _first_ones(
-    arrivals: Sequence[Arrival], used: Mapping[bytes, object]
-) -> list[tuple[Arrival, list[NewEvent]]]:
-    """The arrivals whose events are new as far as this batch goes, with these events. With a key
-    that was used, or is used by an earlier one of the batch, there is nothing new.
-    """
-    keys, digests = set(used), set[bytes]()
-    first: list[tuple[Arrival, list[NewEvent]]] = []
-    for one in arrivals:
-        key = one.delivery.replay_key
-        if key in keys:
-            continue
-        if key is not None:
-            keys.add(key)
-        fresh: list[NewEvent] = []
-        for new in one.events:
-            if new.event.digest not in digests:
-                digests.add(new.event.digest)
-                fresh.append(new)
-        if fresh or one.rejected:
-            first.append((one, fresh))
-    return first
+class EventRow(NamedTuple):
+    """An event as it is stored."""
+
+    number: int
+    id: str
+    delivery: int
+    place: int
+    kind: str
+    conversation: int
+    digest: bytes
+    opt_out: str | None
+    skipped: str | None
+    about: str | None
+    rank: int | None
+    raw_in_body: bool
+    data: str
 
 
 class Inserted(NamedTuple):
@@ -264,68 +256,79 @@ class Inserted(NamedTuple):
 
     arrival: Arrival
     new: NewEvent
-    number: int
-    delivery: int
-    conversation: int
-    place: int
+    row: EventRow
+
+    @property
+    def number(self) -> int:
+        """The number it has, or would have."""
+        return self.row.number
 
 
 async def _insert(
     transaction: Transaction,
-    first: Sequence[tuple[Arrival, Sequence[NewEvent]]],
+    arrivals: Sequence[Arrival],
+    used: Mapping[bytes, object],
     conversations: Mapping[Parties, int],
 ) -> list[Inserted]:
-    """Insert deliveries and events. The places of their entries are drawn here, where their
-    conversations are held.
+    """Insert the deliveries and events that are new as far as this batch goes. With a key that was
+    used, or is used by an earlier one of the batch, there is nothing new. The places of the entries
+    are drawn here, where their conversations are held.
     """
-    numbers = await transaction.numbers(len(first)) if first else ()
-    deliveries: list[dict[str, Any]] = []
+    keys, digests = set(used), set[bytes]()
+    deliveries: list[DeliveryRow] = []
     inserted: list[Inserted] = []
-    for number, (one, fresh) in zip(numbers, first, strict=True):
-        if len(fresh) + one.events_before > EVENTS_EACH:
-            raise Unstorable("too many events in one delivery")
-        delivery = number if one.number is None else one.number
-        if one.number is None:
+    for number, one in zip(await transaction.numbers(len(arrivals)), arrivals, strict=True):
+        if (key := one.delivery.replay_key) is not None:
+            if key in keys:
+                continue
+            keys.add(key)
+        before = len(inserted)
+        for new in one.events:
+            if new.event.digest not in digests:
+                digests.add(new.event.digest)
+                row = _event(one, new, number, len(inserted) - before, conversations[new.parties])
+                inserted.append(Inserted(one, new, row))
+        if one.number is None and (one.rejected or len(inserted) > before):
             deliveries.append(_delivery(one, number))
-        for index, new in enumerate(fresh):
-            conversation = conversations[_parties(new.event.conversation)]
-            event = delivery * EVENTS_EACH + one.events_before + index
-            place = number * EVENTS_EACH + index
-            inserted.append(Inserted(one, new, event, delivery, conversation, place))
     await transaction.many("insert_delivery", deliveries)
     # In one order on every node, so that two of them never wait for each other.
-    rows = sorted(map(_event, inserted), key=lambda row: bytes(row["digest"]))
+    rows = sorted((one.row for one in inserted), key=attrgetter("digest"))
     await transaction.many("insert_event", rows)
     return inserted
 
 
-def _delivery(arrival: Arrival, number: int) -> dict[str, Any]:
-    return {
-        **delivery_row(arrival.delivery, node=arrival.node),
-        "number": number,
-        "state": "accepted",
-        "rejection": rejection_text(as_items(arrival.rejected)),
-        "once_key": once_key(arrival.delivery) if arrival.rejected else None,
-    }
+def _event(arrival: Arrival, new: NewEvent, number: int, index: int, conversation: int) -> EventRow:
+    event = new.event
+    delivery = number if arrival.number is None else arrival.number
+    if arrival.events_before + index >= EVENTS_EACH:
+        raise Unstorable("too many events in one delivery")
+    return EventRow(
+        delivery * EVENTS_EACH + arrival.events_before + index,
+        new.id,
+        delivery,
+        number * EVENTS_EACH + index,
+        event.kind.value,
+        conversation,
+        event.digest,
+        None if event.opt_out is None else event.opt_out.value,
+        event.skipped,
+        None if event.about is None else ranks.about_of(event),
+        event.rank,
+        new.in_form,
+        new.data,
+    )
 
 
-def _event(one: Inserted) -> dict[str, Any]:
-    event = one.new.event
-    return {
-        "number": one.number,
-        "id": one.new.id,
-        "delivery": one.delivery,
-        "place": one.place,
-        "kind": event.kind.value,
-        "conversation": one.conversation,
-        "digest": event.digest,
-        "opt_out": event.opt_out,
-        "skipped": event.skipped,
-        "about": None if event.about is None else ranks.about_of(event),
-        "rank": event.rank,
-        "raw_in_body": int(one.new.in_form),
-        "data": one.new.data,
-    }
+def _delivery(arrival: Arrival, number: int) -> DeliveryRow:
+    if not arrival.rejected:
+        return DeliveryRow.of(arrival.delivery, number, node=arrival.node)
+    return DeliveryRow.of(
+        arrival.delivery,
+        number,
+        node=arrival.node,
+        rejection=rejection_text(as_items(arrival.rejected)),
+        once_key=once_key(arrival.delivery),
+    )
 
 
 async def _known(
@@ -335,8 +338,8 @@ async def _known(
     just now.
     """
     digests = {new.event.digest for one in arrivals for new in one.events}
-    keys = {key_digest(key) for one in arrivals if (key := one.delivery.replay_key) is not None}
-    unused = keys - {key_digest(key) for key in used}
+    keys = {key for one in arrivals if (key := one.delivery.replay_key) is not None}
+    unused = {key_digest(key) for key in keys - used.keys()}
     found = await transaction.execute("already_seen", digests=[*digests, *unused])
     known: dict[bytes, EventId] = {}
     for digest, event, gone in found:
@@ -348,20 +351,21 @@ async def _known(
 
 
 async def _without_repeated(
-    transaction: Transaction, inserted: Sequence[Inserted], known: Mapping[bytes, EventId]
+    transaction: Transaction, inserted: list[Inserted], known: Mapping[bytes, EventId]
 ) -> list[Inserted]:
     """Take back what is here already, or was, and deliveries of nothing else."""
-    kept = [one for one in inserted if known[one.new.event.digest] == one.new.id]
-    if len(kept) < len(inserted):
-        kept_deliveries = {one.delivery for one in kept}
-        repeated = [one for one in inserted if known[one.new.event.digest] != one.new.id]
-        await transaction.execute("delete_events", numbers=[one.number for one in repeated])
-        empty = {
-            one.delivery
-            for one in repeated
-            if one.arrival.number is None and not one.arrival.rejected
-        }
-        await transaction.execute("delete_deliveries", numbers=list(empty - kept_deliveries))
+    repeated = [one for one in inserted if known[one.row.digest] != one.row.id]
+    if not repeated:
+        return inserted
+    kept = [one for one in inserted if known[one.row.digest] == one.row.id]
+    await transaction.execute("delete_events", numbers=[one.number for one in repeated])
+    empty = {
+        one.row.delivery
+        for one in repeated
+        if one.arrival.number is None and not one.arrival.rejected
+    }
+    empty -= {one.row.delivery for one in kept}
+    await transaction.execute("delete_deliveries", numbers=list(empty))
     return kept
 
 
@@ -370,12 +374,12 @@ def _as_understood(
 ) -> tuple[list[Arrival], list[Inserted]]:
     """The same with the events as the register of consents and the ranks of receipts have them."""
     return (
-        [a._replace(events=tuple(changed.get(new.id, new) for new in a.events)) for a in arrivals],
+        [a._replace(events=[changed.get(new.id, new) for new in a.events]) for a in arrivals],
         [one._replace(new=changed.get(one.new.id, one.new)) for one in kept],
     )
 
 
-def _authors(kept: Sequence[Inserted]) -> list[dict[str, Any]]:
+def _authors(kept: Sequence[Inserted]) -> list[dict[str, object]]:
     return [
         {"event": one.number, "address": storable(address)}
         for one in kept
@@ -386,35 +390,24 @@ def _authors(kept: Sequence[Inserted]) -> list[dict[str, Any]]:
 async def _insert_entries(
     transaction: Transaction, kept: Sequence[Inserted], conversations: Conversations
 ) -> None:
-    rows = [_entry(one) for one in kept]
-    ready = [row for row in rows if row["state"] == EntryState.READY]
-    changed = await order.begin(
-        transaction, ready, empty=conversations.empty, paused=conversations.paused
-    )
-    await transaction.many("insert_entry", rows)
-    await order.advance(transaction, changed)
-    for one, row in zip(kept, rows, strict=True):
-        event = one.new.event
-        transaction.count(EntryKind.AGENT.value, event.channel, event.agent, row["state"])
-
-
-def _entry(one: Inserted) -> dict[str, Any]:
-    event = one.new.event
-    gathering = one.new.gathering if event.gathers else None
-    return {
-        "place": one.place,
-        "event": one.number,
-        "kind": EntryKind.AGENT.value,
-        "agent": event.agent,
-        "conversation": one.conversation,
-        "opt_out": int(event.overtakes),
-        "state": EntryState.READY.value if event.skipped is None else EntryState.SKIPPED.value,
-        "startable_at": None,
-        "quiet": None if gathering is None else microseconds(gathering.seconds),
-        "gather": None if gathering is None else microseconds(gathering.most_seconds),
-        "loop_key": loop_key(event),
-        "wait": microseconds(one.arrival.wait_seconds if event.skipped is None else None),
-    }
+    entries: list[order.NewEntry] = []
+    for arrival, new, row in kept:
+        event = new.event
+        agent, skipped = event.agent, event.skipped is not None
+        state = SKIPPED if skipped else READY
+        gathering = new.gathering if event.gathers else None
+        entries.append(
+            order.NewEntry(
+                *(row.place, row.number, AGENT, agent, row.conversation),
+                *(int(event.overtakes), state),
+                quiet=None if gathering is None else microseconds(gathering.seconds),
+                gather=None if gathering is None else microseconds(gathering.most_seconds),
+                loop_key=loop_key(event),
+                wait=None if skipped else microseconds(arrival.wait_seconds),
+            )
+        )
+        transaction.count(AGENT, event.channel, agent, state)
+    await order.insert(transaction, entries, empty=conversations.empty, paused=conversations.paused)
 
 
 async def _receipts(
@@ -427,31 +420,41 @@ async def _receipts(
     """What everybody is told. Keys that came with what is not new are remembered, and whoever waits
     for what was here before waits with the others.
     """
-    new_keys = {one.arrival.delivery.replay_key for one in kept}
     results: list[Receipts | ReplayedSignature] = []
     repeated: list[tuple[Arrival, EventId]] = []
     for one in arrivals:
-        key, ids = one.delivery.replay_key, {known.get(new.event.digest) for new in one.events}
-        if key is not None and (None in ids or ids.isdisjoint(used.get(key, ids))):
+        key = one.delivery.replay_key
+        if key is not None and not await _may_use(transaction, one, known, used, kept):
             results.append(ReplayedSignature("the signature was used with another message"))
             continue
-        receipts = tuple(
-            Receipt(
-                known[new.event.digest],
-                new.event.agent,
-                known[new.event.digest] != new.id,
-                new.event.skipped,
-                new.consent,
-            )
-            for new in one.events
-        )
-        if key is not None and key not in used:
-            used[key] = {receipt.event_id for receipt in receipts}
-            if key not in new_keys:
-                await _remember_key(transaction, one, receipts[0].event_id)
-        repeated += [(one, receipt.event_id) for receipt in receipts if receipt.duplicate]
-        results.append(receipts)
+        receipts: list[Receipt] = []
+        for new in one.events:
+            event, id_ = new.event, known[new.event.digest]
+            duplicate = id_ != new.id
+            receipts.append(Receipt(id_, event.agent, duplicate, event.skipped, new.consent))
+            if duplicate:
+                repeated.append((one, id_))
+        results.append(tuple(receipts))
     return await _of_the_first_time(transaction, results, repeated) if repeated else results
+
+
+async def _may_use(
+    transaction: Transaction,
+    arrival: Arrival,
+    known: Mapping[bytes, EventId],
+    used: dict[bytes, set[str]],
+    kept: Sequence[Inserted],
+) -> bool:
+    """Whether a delivery's replay key belongs to its events; it does from now on if it is new."""
+    key = arrival.delivery.replay_key or b""
+    ids = {known.get(new.event.digest) for new in arrival.events}
+    if None in ids or ids.isdisjoint(used.get(key, ids)):
+        return False
+    if key not in used:
+        used[key] = {str(id_) for id_ in ids}
+        if all(one.arrival.delivery.replay_key != key for one in kept):
+            await _remember_key(transaction, arrival, known[arrival.events[0].event.digest])
+    return True
 
 
 async def _remember_key(transaction: Transaction, arrival: Arrival, event: str) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import abc
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.model import EventId
@@ -81,9 +81,9 @@ class Transaction(abc.ABC):
         """Execute a statement; returns its rows, if it has any."""
 
     @abc.abstractmethod
-    async def many(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Sequence[Row]:
+    async def many(self, name: str, rows: Sequence[Any]) -> Sequence[Row]:
         """Execute a statement for each of many rows, which may be none; returns what all of them
-        return.
+        return. A row is a mapping, or a named tuple of the parameters in their order.
         """
 
     @abc.abstractmethod
@@ -122,19 +122,20 @@ class Transaction(abc.ABC):
 
     async def write_counts(self, shard: int) -> None:
         """Write down what was counted; the last thing in a transaction."""
-        rows = [
-            {
-                "kind": kind,
-                "channel": channel,
-                "agent": agent,
-                "state": state,
-                "shard": shard,
-                "change": change,
-            }
-            for (kind, channel, agent, state), change in sorted(self.counts.items())
-            if change
-        ]
+        counts = sorted(self.counts.items())
+        rows = [Change(*about, shard, change) for about, change in counts if change]
         await self.many("count_entries", rows)
+
+
+class Change(NamedTuple):
+    """How many entries came into a state, or left it."""
+
+    kind: str
+    channel: str
+    agent: str
+    state: str
+    shard: int
+    change: int
 
 
 class Database(abc.ABC):

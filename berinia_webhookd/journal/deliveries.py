@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import uuid_utils
 
@@ -34,19 +34,50 @@ def once_key(delivery: VerifiedDelivery) -> bytes:
     return hashlib.sha256(delivery.channel.encode() + b"\0" + delivery.body).digest()
 
 
-def delivery_row(delivery: VerifiedDelivery, *, node: str) -> dict[str, Any]:
-    """What of a delivery's row is the same whatever becomes of it."""
-    return {
-        "id": new_id(),
-        "channel": delivery.channel,
-        "target": storable(delivery.target),
-        "headers": to_text(dict(delivery.headers)) if delivery.headers else None,
-        "content_type": storable(delivery.content_type_header),
-        "node": node,
-        "received_at": stored(delivery.received_at),
-        "replay_key": delivery.replay_key,
-        "body": delivery.body,
-    }
+class DeliveryRow(NamedTuple):
+    """A delivery as it is stored."""
+
+    number: int
+    id: str
+    channel: str
+    target: str
+    headers: str | None
+    content_type: str
+    node: str
+    received_at: int
+    state: str
+    rejection: str | None
+    replay_key: bytes | None
+    once_key: bytes | None
+    body: bytes
+
+    @classmethod
+    def of(
+        cls,
+        delivery: VerifiedDelivery,
+        number: int,
+        *,
+        node: str,
+        state: str = "accepted",
+        rejection: str | None = None,
+        once_key: bytes | None = None,
+    ) -> DeliveryRow:
+        """Return the row of a delivery, accepted unless it was rejected."""
+        return cls(
+            number,
+            new_id(),
+            delivery.channel,
+            storable(delivery.target),
+            to_text(dict(delivery.headers)) if delivery.headers else None,
+            storable(delivery.content_type_header),
+            node,
+            stored(delivery.received_at),
+            state,
+            rejection,
+            delivery.replay_key,
+            once_key,
+            delivery.body,
+        )
 
 
 def restored(row: Row) -> VerifiedDelivery:

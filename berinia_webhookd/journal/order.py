@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence, Set
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from berinia_webhookd.journal import gather
 from berinia_webhookd.journal.database import Row, Transaction, microseconds
 from berinia_webhookd.model import EntryState
 
+READY, WAITING = EntryState.READY.value, EntryState.WAITING.value
 AT_ONCE: Final = 0  # the `startable_at` of what waits for no instant
 
 
@@ -36,45 +37,62 @@ def queue_of(row: Row) -> Queue:
     return Queue(row["conversation"], row["kind"], row["agent"])
 
 
-async def begin(
-    transaction: Transaction,
-    rows: Sequence[dict[str, Any]],
-    *,
-    empty: Set[int],
-    paused: Set[int],
-) -> list[Queue]:
-    """Mark new entries that may start at once because nothing else waits in their queues; returns
-    the queues that are to be advanced when the rows are inserted: behind one that runs or is ready,
-    a plain one changes nothing. In the conversations that are `empty` nothing was until now; those
-    that are `paused`, or were when somebody last looked, start nothing without being asked about.
+class NewEntry(NamedTuple):
+    """An entry to insert."""
+
+    place: int
+    event: int
+    kind: str
+    agent: str
+    conversation: int
+    opt_out: int
+    state: str
+    startable_at: int | None = None
+    quiet: int | None = None  # it is gathered until its conversation is silent for so long,
+    gather: int | None = None  # or for so long at most
+    loop_key: bytes | None = None  # of what may be a loop with another machine
+    wait: int | None = None  # for how long somebody waits for its reply
+
+
+async def insert(
+    transaction: Transaction, entries: Sequence[NewEntry], *, empty: Set[int], paused: Set[int]
+) -> None:
+    """Insert new entries, those as startable at once before which nothing waits in their queues;
+    behind one that runs or is ready, a plain one changes nothing. In the conversations that are
+    `empty` nothing was until now; those that are `paused`, or were when somebody last looked, start
+    nothing without being asked about.
     """
     heads: dict[Queue, str] = {}
-    if ids := {row["conversation"] for row in rows} - empty:
+    if ids := {entry.conversation for entry in entries} - empty:
         found = await transaction.execute("heads", conversations=sorted(ids))
         heads = {queue_of(row): row["state"] for row in found}
     changed: list[Queue] = []
-    for row in rows:
-        queue = queue_of(row)
+    rows: list[NewEntry] = []
+    for entry in entries:
+        queue = Queue(entry.conversation, entry.kind, entry.agent)
         head = heads.get(queue)
-        if row["conversation"] in paused:
+        if entry.state != READY:
+            pass
+        elif entry.conversation in paused:
             changed.append(queue)
-        elif row["quiet"] is not None:
+        elif entry.quiet is not None:
             if head != EntryState.RUNNING:
-                heads[queue] = EntryState.READY
+                heads[queue] = READY
                 changed.append(queue)  # the others wait for its silence
         elif head is None:
-            heads[queue] = EntryState.READY
-            row["startable_at"] = AT_ONCE
+            heads[queue] = READY
+            entry = entry._replace(startable_at=AT_ONCE)  # noqa: PLW2901
             transaction.changes.work = True
-        elif head == EntryState.WAITING or (head == EntryState.READY and row["opt_out"]):
+        elif head == WAITING or (head == READY and entry.opt_out):
             changed.append(queue)
-    return changed
+        rows.append(entry)
+    await transaction.many("insert_entry", rows)
+    await advance(transaction, changed)
 
 
 async def advance(transaction: Transaction, queues: Iterable[Queue]) -> None:
     """Write down which entry of each queue is next. Call it after the last change of a queue."""
-    rows = [queue._asdict() for queue in sorted(set(queues))]
-    if rows:
+    if rows := sorted(set(queues)):
         transaction.changes.work = True
         await transaction.many("clear_next", rows)
         await transaction.many("set_next", rows)

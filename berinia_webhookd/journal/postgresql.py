@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -102,21 +102,16 @@ class Prepared:
     """A statement as asyncpg takes it: numbered parameters, and the names of their values."""
 
     def __init__(self, name: str) -> None:
-        self.names: list[str] = []
-        self.text = sql.PARAMETER.sub(self._numbered, sql.text_of("postgresql", name))
+        text = sql.text_of("postgresql", name)
+        self.names = sql.names_in(text)
+        self.text = sql.PARAMETER.sub(self._numbered, text)
 
     def _numbered(self, match: Any) -> str:
         name = match["list"] or match["name"]
         if name == "now":
             return NOW
-        if name not in self.names:
-            self.names.append(name)
         number = f"${self.names.index(name) + 1}"
         return f"= ANY({number})" if match["list"] else number
-
-    def pick(self, values: Mapping[str, Any]) -> Sequence[Any]:
-        """The values in their order."""
-        return [values[name] for name in self.names]
 
 
 @cache
@@ -137,17 +132,20 @@ class PostgresqlTransaction(Transaction):
     async def execute(self, name: str, **values: Any) -> Sequence[Row]:
         """See `Transaction`."""
         statement = prepared(name)
-        found: Sequence[Row] = await self._connection.fetch(statement.text, *statement.pick(values))
+        given = [values[key] for key in statement.names]
+        found: Sequence[Row] = await self._connection.fetch(statement.text, *given)
         return found
 
-    async def many(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Sequence[Row]:
+    async def many(self, name: str, rows: Sequence[Any]) -> Sequence[Row]:
         """See `Transaction`."""
+        if not rows:
+            return ()
         statement = prepared(name)
-        values = list(map(statement.pick, rows))
-        found: Sequence[Row] = ()
+        values = sql.values_of(rows, statement.names)
+        found: Sequence[Row]
         if len(values) == 1:
             found = await self._connection.fetch(statement.text, *values[0])
-        elif values:
+        else:
             found = await self._connection.fetchmany(statement.text, values)
         return found
 

@@ -19,7 +19,6 @@ from berinia_webhookd.journal.settle import Said, insert_late, late_entry
 from berinia_webhookd.model import (
     AgentName,
     EntryId,
-    EntryKind,
     EntryState,
     Event,
     EventId,
@@ -118,7 +117,7 @@ async def _tell_people(transaction: Transaction, dead: Sequence[Row], reply: Los
             logger.warning("reply.undeliverable", event_id=row["event_id"], agent=row["agent"])
     await transaction.many("insert_reply", replies)
     await insert_late(transaction, late)
-    queues = [Queue(row["conversation"], EntryKind.REPLY.value, row["agent"]) for row in late]
+    queues = [Queue(entry.conversation, entry.kind, entry.agent) for entry in late]
     await order.advance(transaction, queues)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from berinia_webhookd.journal.database import Transaction
-from berinia_webhookd.journal.deliveries import delivery_row, once_key
+from berinia_webhookd.journal.deliveries import DeliveryRow, once_key
 from berinia_webhookd.journal.event_text import to_text
 from berinia_webhookd.model import VerifiedDelivery
 
@@ -30,19 +29,16 @@ async def reject(transaction: Transaction, rejections: Sequence[Rejection]) -> l
     if by_key:
         numbers = await transaction.numbers(len(by_key))
         rows = [
-            _row(rejection, number, key)
+            DeliveryRow.of(
+                rejection.delivery,
+                number,
+                node=rejection.node,
+                state="rejected",
+                rejection=to_text(dict(rejection.reason)),
+                once_key=key,
+            )
             for number, (key, rejection) in zip(numbers, sorted(by_key.items()), strict=True)
         ]
         await transaction.many("insert_delivery", rows)
         await transaction.execute("drop_oldest_rejected", keep_most=rejections[0].keep_most)
     return [None] * len(rejections)
-
-
-def _row(rejection: Rejection, number: int, once_key: bytes) -> dict[str, Any]:
-    return {
-        **delivery_row(rejection.delivery, node=rejection.node),
-        "number": number,
-        "state": "rejected",
-        "rejection": to_text(dict(rejection.reason)),
-        "once_key": once_key,
-    }

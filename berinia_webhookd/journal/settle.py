@@ -37,7 +37,7 @@ class Rows:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     entries: list[dict[str, Any]] = field(default_factory=list)
     replies: list[dict[str, Any]] = field(default_factory=list)
-    late: list[dict[str, Any]] = field(default_factory=list)
+    late: list[order.NewEntry] = field(default_factory=list)
     queues: set[Queue] = field(default_factory=set)
     told_before: list[int] = field(default_factory=list)  # events that end otherwise now
     pauses: dict[int, Pause] = field(default_factory=dict)  # by conversation
@@ -187,23 +187,11 @@ def _reply_of(settlement: Settlement, messages: Sequence[Row]) -> Said | None:
     return None
 
 
-def late_entry(transaction: Transaction, row: Row, channel: str) -> dict[str, Any]:
-    """The row of an entry that posts the reply to the agent's entry of the given row."""
-    kind = EntryKind.REPLY.value
-    transaction.count(kind, channel, row["agent"], EntryState.READY.value)
-    return {
-        "event": row["event"],
-        "kind": kind,
-        "agent": row["agent"],
-        "conversation": row["conversation"],
-        "opt_out": 0,
-        "state": EntryState.READY.value,
-        "startable_at": None,
-        "quiet": None,
-        "gather": None,
-        "loop_key": None,
-        "wait": None,
-    }
+def late_entry(transaction: Transaction, row: Row, channel: str) -> order.NewEntry:
+    """The entry that posts the reply to the agent's entry of the given row; it has no place yet."""
+    kind, ready = EntryKind.REPLY.value, EntryState.READY.value
+    transaction.count(kind, channel, row["agent"], ready)
+    return order.NewEntry(0, row["event"], kind, row["agent"], row["conversation"], 0, ready)
 
 
 async def _withdraw(transaction: Transaction, rows: Rows) -> None:
@@ -218,13 +206,13 @@ async def _withdraw(transaction: Transaction, rows: Rows) -> None:
         rows.queues.add(order.queue_of(row))
 
 
-async def insert_late(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> None:
+async def insert_late(transaction: Transaction, entries: Sequence[order.NewEntry]) -> None:
     """Insert entries that post replies, behind all there are."""
-    if rows:
-        numbers = await transaction.numbers(len(rows))
+    if entries:
+        numbers = await transaction.numbers(len(entries))
         placed = [
-            {**row, "place": number * EVENTS_EACH}
-            for row, number in zip(rows, numbers, strict=True)
+            entry._replace(place=number * EVENTS_EACH)
+            for entry, number in zip(entries, numbers, strict=True)
         ]
         await transaction.many("insert_entry", placed)
 

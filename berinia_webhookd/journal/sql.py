@@ -17,9 +17,10 @@ module applies them:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 FOLDER: Final = Path(__file__).with_name("sql")
 PARAMETER: Final = re.compile(r"IN \(:(?P<list>\w+)\)|(?<![:\w]):(?P<name>[a-z]\w*)")
@@ -56,9 +57,17 @@ def plain(engine: str, text: str) -> str:
     return " ".join(COMMENT.sub("", OPENED[engine].sub(r"\1", text)).split())
 
 
-def names_in(text: str) -> list[str]:
-    """The names of the parameters, in the order in which they stand, each as often."""
-    return [match["list"] or match["name"] for match in PARAMETER.finditer(text)]
+def names_in(text: str) -> tuple[str, ...]:
+    """The names of the parameters, in the order in which they first stand, without the instant."""
+    found = (match["list"] or match["name"] for match in PARAMETER.finditer(text))
+    return tuple(dict.fromkeys(name for name in found if name != "now"))
+
+
+def values_of(rows: Sequence[Any], names: tuple[str, ...]) -> Sequence[Sequence[Any]]:
+    """The values of these names from each row: a mapping, or a named tuple of just these."""
+    if getattr(rows[0], "_fields", None) == names:
+        return rows
+    return [[row[name] for name in names] for row in rows]
 
 
 def rows_of(text: str) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, S
 from datetime import datetime
 from functools import cache, lru_cache, partial
 from itertools import chain
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote
@@ -37,6 +36,7 @@ CHECKPOINT_MILLISECONDS: Final = 50
 CLOSE_SECONDS: Final = 5.0  # for a connection whose disk may hang
 STATEMENTS: Final = 1024  # kept ready by a connection: each has many sizes
 ROWS_AT_ONCE: Final = 64
+NO_LISTS: Final[Mapping[str, str]] = {}
 PADDED_MOST: Final = 4096  # longer lists are rare, and SQLite takes 32766 values at most
 
 PRAGMAS: Final = (
@@ -63,54 +63,53 @@ PASSING: Final = {
 
 
 class Prepared:
-    """A statement as SQLite takes it: question marks, and the names of the values for them."""
+    """A statement as SQLite takes it: its values are numbered, the instant first if it has one."""
 
     def __init__(self, name: str) -> None:
-        self.text = sql.text_of("sqlite", name)
-        self.names = sql.names_in(self.text)
-        self.lists = {match["list"] for match in sql.PARAMETER.finditer(self.text)} - {None}
-        self.pick = _picker(self.names)
-        self.for_sizes = lru_cache(self._for_sizes)
+        self._text = sql.text_of("sqlite", name)
+        self._parts = sql.rows_of(self._text)
+        self.has_rows = bool(self._parts)
+        listed = {match["list"] for match in sql.PARAMETER.finditer(self._text)} - {None}
+        names = sql.names_in(self._text)
+        self.at_now = int(any(m["name"] == "now" for m in sql.PARAMETER.finditer(self._text)))
+        self.names = tuple(name for name in names if name not in listed)
+        self.lists = tuple(name for name in names if name in listed)
+        self.of_sizes = lru_cache(self._of_sizes)
+        self.of_rows = lru_cache(self._of_rows)
 
-    def _for_sizes(self, **sizes: int) -> str:
+    def _of_sizes(self, *sizes: int) -> str:
         """The SQL with lists of these sizes."""
+        marks: dict[str, str] = {}
+        last = self.at_now + len(self.names)
+        for name, size in zip(self.lists, sizes, strict=True):
+            marks[name] = f"IN ({','.join(f'?{last + n}' for n in range(1, size + 1))})"
+            last += size
+        return self._numbered(self._text, 0, marks)
 
-        def mark(match: Any) -> str:
-            name = match["list"]
-            return f"IN ({','.join('?' * sizes[name])})" if name else "?"
+    def _of_rows(self, count: int) -> str:
+        """The SQL with its row after VALUES so many times."""
+        before, row, after = self._parts
+        rows = ", ".join(self._numbered(row, n * len(self.names)) for n in range(count))
+        return f"{self._numbered(before)}{rows}{self._numbered(after)}"
 
-        return sql.PARAMETER.sub(mark, self.text)
+    def _numbered(self, text: str, before: int = 0, lists: Mapping[str, str] = NO_LISTS) -> str:
+        """The text with numbers for names, behind so many of other rows."""
 
+        def number(match: Any) -> str:
+            name = match["name"]
+            if name is None:
+                return lists[match["list"]]
+            if name == "now":
+                return "?1"
+            return f"?{self.at_now + before + self.names.index(name) + 1}"
 
-class PreparedRows:
-    """A statement whose row after VALUES is repeated. Beside the row it has no parameter but the
-    instant.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.parts = sql.rows_of(sql.text_of("sqlite", name))
-        before, row, after = map(sql.names_in, self.parts or ("", "", ""))
-        self.before, self.after = len(before), len(after)
-        self.at_now = "now" in row
-        self.pick = _picker(row)
-        self.for_rows = lru_cache(self._for_rows)
-
-    def _for_rows(self, count: int) -> str:
-        """The SQL with its row so many times."""
-        before, row, after = (sql.PARAMETER.sub("?", part) for part in self.parts)
-        return f"{before}{', '.join([row] * count)}{after}"
+        return sql.PARAMETER.sub(number, text)
 
 
 @cache
 def prepared(name: str) -> Prepared:
     """The statement of this name, prepared once."""
     return Prepared(name)
-
-
-@cache
-def prepared_rows(name: str) -> PreparedRows:
-    """The same for many rows."""
-    return PreparedRows(name)
 
 
 class SqliteTransaction(Transaction):
@@ -121,39 +120,38 @@ class SqliteTransaction(Transaction):
     def __init__(self, connection: sqlite3.Connection, now: int) -> None:
         super().__init__()
         self._run = connection.execute
-        self._now = now
+        self._now = (now,)
 
     async def execute(self, name: str, **values: Any) -> Sequence[Row]:
         """See `Transaction`."""
         statement = prepared(name)
-        values["now"] = self._now
-        if not statement.lists:
-            return self._run(statement.for_sizes(), statement.pick(values)).fetchall()
-        values |= {key: _padded(values[key]) for key in statement.lists}
-        text = statement.for_sizes(**{key: len(values[key]) for key in statement.lists})
-        given = (
-            values[key] if key in statement.lists else (values[key],) for key in statement.names
-        )
-        return self._run(text, list(chain.from_iterable(given))).fetchall()
+        given = [*self._now[: statement.at_now], *(values[key] for key in statement.names)]
+        sizes: list[int] = []
+        for key in statement.lists:
+            padded = _padded(values[key])
+            sizes.append(len(padded))
+            given += padded
+        return self._run(statement.of_sizes(*sizes), given).fetchall()
 
-    async def many(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Sequence[Row]:
+    async def many(self, name: str, rows: Sequence[Any]) -> Sequence[Row]:
         """Execute it for rows that travel together: between two the driver would let other threads
         have their turn, and wait for its own.
         """
-        statement = prepared_rows(name)
-        found: list[Row] = []
-        if not statement.parts:
-            for row in rows:
-                found += await self.execute(name, **row)
-            return found
-        if statement.at_now:
-            rows = [{**row, "now": self._now} for row in rows]
-        before, after = [self._now] * statement.before, [self._now] * statement.after
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            some = list(map(statement.pick, rows[start : start + ROWS_AT_ONCE]))
-            values = [*before, *chain.from_iterable(some), *after]
-            found += self._run(statement.for_rows(len(some)), values).fetchall()
-        return found
+        if not rows:
+            return ()
+        statement = prepared(name)
+        values = sql.values_of(rows, statement.names)
+        together = ROWS_AT_ONCE if statement.has_rows else 1
+        if len(values) <= together:  # as nearly always
+            return self._many(statement, values)
+        starts = range(0, len(values), together)
+        found = (self._many(statement, values[start : start + together]) for start in starts)
+        return list(chain.from_iterable(found))
+
+    def _many(self, statement: Prepared, values: Sequence[Sequence[Any]]) -> Sequence[Row]:
+        text = statement.of_rows(len(values)) if statement.has_rows else statement.of_sizes()
+        given = chain(self._now[: statement.at_now], *values)
+        return self._run(text, tuple(given)).fetchall()
 
     async def numbers(self, count: int) -> Sequence[int]:
         """See `Transaction`: one writer has the whole file."""
@@ -310,10 +308,3 @@ def _padded(values: Sequence[Any]) -> list[Any]:
     size = len(padded)
     room = (1 << (size - 1).bit_length()) - size if size < PADDED_MOST else 0
     return padded + [padded[-1]] * room
-
-
-def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
-    """The values of these names; written in C but for few."""
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda given: [given[name] for name in names]
