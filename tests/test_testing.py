@@ -39,7 +39,9 @@ from berinia_webhookd.model import (
     Receipts,
     Settlement,
 )
-from berinia_webhookd.testing import AGENT, Clock, MemoryJournal, a_delivery, an_event
+from berinia_webhookd.testing import AGENT, MemoryJournal, a_delivery, an_event
+
+from .journal.world import Clock, PostgresqlWorld, SqliteWorld, World
 
 Journal = MemoryJournal | SqlJournal
 SAID = Outcome(OutcomeKind.SUCCESS, reply="said")
@@ -52,18 +54,22 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def journal(
     request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
 ) -> AsyncIterator[Journal]:
-    """One of each."""
+    """One of each, by the same clock."""
     if request.param == "memory":
         yield MemoryJournal(clock)
         return
-    real = SqlJournal(f"sqlite:///{tmp_path / 'journal.db'}", node="here", clock=clock)
-    await real.open()
+    world: World = SqliteWorld(tmp_path, clock=clock)
+    if request.param == "postgresql":
+        world = await PostgresqlWorld.borrow(request.getfixturevalue("postgresql"), clock)
+    real = await world.open()
     yield real
     await real.close()
+    if isinstance(world, PostgresqlWorld):
+        await world.give_back()
 
 
 async def accept(journal: Journal, *events: Event, **more: Any) -> Receipts:

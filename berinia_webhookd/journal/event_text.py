@@ -25,6 +25,13 @@ from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 
 # Above it the text is escaped to ASCII: one emoji would make each of its characters four bytes.
 _LONG: Final = 262_144
+# The fields of an event in their order, with what they are where the text leaves them out.
+USUAL: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("channel", "agent", "conversation", "digest", "received_at")),
+    **dict.fromkeys(("sender", "recipient", "body", "subject", "message_id", "group")),
+    **dict.fromkeys(("profile_name", "opt_out", "auto_submitted")),
+    **{"attachments": [], "kind": "message", "status": None, "raw": None, "raw_multi": {}},
+}
 
 
 def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
@@ -33,10 +40,11 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
     """
     in_form = form is not None and not event.raw_multi and dict(form) == event.raw
     text_field = _name_of(event.body, event.raw) if in_form else None
+    parties = event.conversation[1:]
     fields = {
         "channel": event.channel,
         "agent": event.agent,
-        "conversation": [event.conversation.sender, event.conversation.party],
+        "conversation": None if parties == (event.sender, event.recipient) else parties,
         "digest": event.digest.hex(),
         "received_at": event.received_at.isoformat(),
         "sender": event.sender,
@@ -49,14 +57,14 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
         "profile_name": event.profile_name,
         "opt_out": event.opt_out,
         "auto_submitted": event.auto_submitted,
-        "attachments": [asdict(file) for file in event.attachments],
-        "kind": event.kind,
+        "attachments": [asdict(file) for file in event.attachments] or None,
+        "kind": None if event.kind is EventKind.MESSAGE else event.kind,
         "status": event.status,
         "thread": event.thread,
         "raw": None if in_form else dict(event.raw),
-        "raw_multi": dict(event.raw_multi),
+        "raw_multi": dict(event.raw_multi) or None,
     }
-    return to_text(fields), in_form
+    return to_text({name: value for name, value in fields.items() if value is not None}), in_form
 
 
 def _name_of(value: str, raw: Mapping[str, Any]) -> str | None:
@@ -67,11 +75,12 @@ def fields_of(text: str, form: bytes | None) -> dict[str, Any]:
     """What `encode` wrote, complete; `form` is the body that its raw fields are read from, if they
     are not in the text.
     """
-    fields: dict[str, Any] = json_text.decode(text)
+    found: dict[str, Any] = json_text.decode(text)
+    fields = {name: found.get(name, value) for name, value in USUAL.items()}
+    fields["conversation"] = fields["conversation"] or [fields["sender"], fields["recipient"]]
     if form is not None:
         fields["raw"] = dict(decode_urlencoded(bytes(form)))
-    name = fields.pop("body_field")
-    if name is not None:
+    if (name := found.get("body_field")) is not None:
         fields["body"] = fields["raw"][name]
     return fields
 

@@ -25,7 +25,6 @@ from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.model import AgentName, EntryState, EventId, VerifiedDelivery
 
 ListedState = EntryState | Literal["rejected"]
-UNFINISHED: Final = {EntryState.READY, EntryState.RUNNING, EntryState.WAITING, EntryState.DEAD}
 REPLAYABLE: Final[set[ListedState]] = {EntryState.DEAD, EntryState.DISCARDED}
 GIVEN_UP: Final = frozenset({EntryState.DEAD, EntryState.DISCARDED})
 NEVER_BY_FILTER: Final[set[ListedState]] = {
@@ -33,6 +32,7 @@ NEVER_BY_FILTER: Final[set[ListedState]] = {
     EntryState.SKIPPED,
     EntryState.ERASED,
 }
+IN_FEW: Final = frozenset(EntryState) - NEVER_BY_FILTER  # states in which there are few
 ID_CHARACTERS: Final = frozenset("0123456789abcdef-")
 MOST_COUNTED: Final = 1000
 ALL: Final = 2**62
@@ -53,7 +53,7 @@ class Filters:
     @property
     def few(self) -> bool:
         """Whether an index finds them however many others there are."""
-        return self.sender is not None or self.state in UNFINISHED
+        return self.sender is not None or self.state in IN_FEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,8 @@ async def list_entries(
     if filters.sender is not None:
         name = "list_of_person"
         values |= await person_of(transaction, filters.sender)
-    elif filters.state in UNFINISHED:
-        name = "list_unfinished"
+    elif filters.state in IN_FEW:
+        name = "list_few"
     rows = await transaction.execute(name, **values, first=first, end=end, most=limit)
     return [as_record(Listed, row) for row in rows]
 

@@ -204,10 +204,10 @@ class PostgresqlWorld(World):
     database: str
 
     @classmethod
-    async def borrow(cls, server: Postgresql) -> PostgresqlWorld:
+    async def borrow(cls, server: Postgresql, clock: Clock | None = None) -> PostgresqlWorld:
         """With a database that holds an empty journal, an earlier test's or a new one."""
         name = server.spare.pop() if server.spare else await server.new_database()
-        world = cls(server, name)
+        world = cls(server, name, clock=clock or Clock())
         world.clock.file = await server.turnable_clock(name)
         world.clock.show()
         return world

@@ -134,6 +134,7 @@ CREATE INDEX entries_finished ON entries (finished_at)
 CREATE INDEX entries_callers ON entries (waiting_until)
     WHERE waiting_until IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX entries_dead ON entries (place) WHERE state = 'dead';
+CREATE INDEX entries_discarded ON entries (place) WHERE state = 'discarded';
 
 CREATE TABLE attempts (
     entry BIGINT NOT NULL REFERENCES entries (place) ON DELETE CASCADE ON UPDATE CASCADE,

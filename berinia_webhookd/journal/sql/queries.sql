@@ -26,8 +26,8 @@ WHERE events.number >= :first AND events.number < :end AND deliveries.received_a
   AND entries.state = coalesce(:state, entries.state)
 ORDER BY events.number DESC, entries.place DESC LIMIT :most;
 
--- name: list_unfinished
--- The same of a state in which there are few, however many have finished.
+-- name: list_few
+-- The same of a state in which there are few, however many are done.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
        attempts_made AS attempts, place, event, reason,
        CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began, gathered_into
@@ -36,6 +36,7 @@ WHERE place IN (SELECT place FROM entries WHERE state = 'ready' AND startable_at
                 UNION ALL SELECT place FROM entries WHERE startable_at IS NOT NULL
                 UNION ALL SELECT place FROM entries WHERE state = 'waiting'
                 UNION ALL SELECT place FROM entries WHERE state = 'dead'
+                UNION ALL SELECT place FROM entries WHERE state = 'discarded'
                 UNION ALL SELECT place FROM entries
                           WHERE state = 'running' AND gathered_into IS NULL
                 UNION ALL SELECT place FROM entries WHERE gathered_into IS NOT NULL)
