@@ -66,6 +66,15 @@ class Parties(NamedTuple):
     party: str
 
 
+class NewConversation(NamedTuple):
+    """A conversation to make."""
+
+    channel: str
+    sender: str
+    party: str
+    of_group: bool
+
+
 class NewEvent(NamedTuple):
     """One event, with the id it gets if it is new, and as it is stored."""
 
@@ -131,7 +140,7 @@ async def accept(
     """Store what is new; what was seen before gets the receipts of the first time."""
     if any(one.rejected for one in arrivals):
         arrivals = await _with_new_items(transaction, arrivals)
-    conversations = await _conversations(transaction, _parties(arrivals), arrivals[0].key)
+    conversations = await _conversations(transaction, arrivals)
     used = await _used_keys(transaction, arrivals)
     inserted = await _insert(transaction, arrivals, used, conversations.ids)
     known = await _known(transaction, arrivals, used)
@@ -183,19 +192,21 @@ class Conversations:
                 self.paused.add(id_)
 
 
-async def _conversations(
-    transaction: Transaction, wanted: Sequence[Parties], key: ConsentsKey | None
-) -> Conversations:
-    """The conversations of these parties, made where they are new; on PostgreSQL, held until the
+async def _conversations(transaction: Transaction, arrivals: Sequence[Arrival]) -> Conversations:
+    """The conversations of the events, made where they are new; on PostgreSQL, held until the
     commit. Nothing can be in those that are new where nobody else writes meanwhile.
     """
+    wanted = _parties(arrivals)
     found = await _find_conversations(transaction, wanted)
     while True:
         if missing := [parties for parties in wanted if parties not in found.ids]:
-            made = await transaction.many("make_conversations", missing)
+            groups = {new.parties for one in arrivals for new in one.events if new.event.group}
+            rows = [NewConversation(*parties, parties in groups) for parties in missing]
+            made = await transaction.many("make_conversations", rows)
             found.add(made)
             found.empty.update(row["id"] for row in made)
-            await consents_key.recognise(transaction, key, (row["sender"] for row in made))
+            senders = (row["sender"] for row in made)
+            await consents_key.recognise(transaction, arrivals[0].key, senders)
         if not transaction.shared:
             return found
         if transaction.held.issuperset(found.ids.values()) and len(found.ids) == len(wanted):

@@ -25,12 +25,15 @@ from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 
 # Above it the text is escaped to ASCII: one emoji would make each of its characters four bytes.
 _LONG: Final = 262_144
-# The fields of an event in their order, with what they are where the text leaves them out.
+# The fields of an event, with what they are where the text leaves them out.
 USUAL: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("channel", "agent", "conversation", "digest", "received_at")),
     **dict.fromkeys(("sender", "recipient", "body", "subject", "message_id", "group")),
     **dict.fromkeys(("profile_name", "opt_out", "auto_submitted")),
-    **{"attachments": [], "kind": "message", "status": None, "raw": None, "raw_multi": {}},
+    **dict.fromkeys(("status", "raw")),
+    "attachments": [],
+    "kind": "message",
+    "raw_multi": {},
 }
 
 

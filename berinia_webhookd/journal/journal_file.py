@@ -7,8 +7,9 @@ still open, beside it (`saved_copies`), and writes nothing more until an operato
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ from berinia_webhookd.journal.sqlite import (
     companions,
     connect,
     damage,
+    require_journal,
     translated,
     truncate_wal,
 )
@@ -76,6 +78,8 @@ class SqliteDatabase(Database):
 
     async def own(self) -> None:
         """See `Database`."""
+        with _opening():
+            require_journal(self.path)  # another program's file is left as it is, with its mode
         prepare_folder(self.path)
         if copies := saved_copies(self.path):
             raise CannotStart(
@@ -85,15 +89,8 @@ class SqliteDatabase(Database):
             )
         self._lock.take()
         remove_unfinished(self.path)
-        try:
+        with _opening():
             await self.write(migrate)
-        except DatabaseError as error:
-            why = f"the journal cannot be opened: {error}"
-            if isinstance(error, Outage) and error.passing:
-                hint = "another program may be writing to it, or its disk be full"
-                raise CannotStartNow(why, hint=hint) from error
-            hint = "see journal.url; a damaged file can be moved away and looked at"
-            raise CannotStart(why, hint=hint) from error
         self._lock.keep_wal(keep=True)
         self._owned = True
 
@@ -316,3 +313,16 @@ def _undecided(copies: Sequence[Path]) -> str:
 
 def _data_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+@contextlib.contextmanager
+def _opening() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        why = f"the journal cannot be opened: {error}"
+        if isinstance(error, Outage) and error.passing:
+            hint = "another program may be writing to it, or its disk be full"
+            raise CannotStartNow(why, hint=hint) from error
+        hint = "see journal.url; a damaged file can be moved away and looked at"
+        raise CannotStart(why, hint=hint) from error

@@ -34,8 +34,8 @@ async def stored_version(transaction: Transaction) -> int | None:
     """Return the version of the journal's schema; None for an empty database.
 
     Raises:
-        CannotStart: it has the layout before version 1 or is another program's, or a newer program
-            excluded this one.
+        CannotStart: it has the layout before version 1 or is another program's, says no version, or
+            a newer program excluded this one.
     """
     tables = await transaction.tables()
     if tables & EARLIER_LAYOUT:
@@ -51,7 +51,13 @@ async def stored_version(transaction: Transaction) -> int | None:
             "the journal's place holds tables of another program",
             hint="set journal.url to a file or database of its own",
         )
-    ((version, oldest_program),) = await transaction.execute("schema_version")
+    found = await transaction.execute("schema_version")
+    if len(found) != 1:
+        raise CannotStart(
+            f"the journal's table schema has {len(found)} rows instead of one",
+            hint="put back a backup, or set journal.url to a new journal",
+        )
+    version, oldest_program = found[0]
     if _parts(oldest_program) > _parts(__version__):
         raise SchemaTooNew(
             f"the journal needs berinia-webhookd {oldest_program} or newer, "

@@ -84,6 +84,7 @@ async def _made(transaction: Transaction, request: PauseRequest) -> Sequence[int
             "channel": request.channel,
             "sender": storable(EVERYBODY if request.sender is None else request.sender),
             "party": storable(request.party),
+            "of_group": 1,
         }
         await transaction.many("make_conversations", [row])
     return await of(transaction, request.channel, request.sender, request.party)
@@ -168,7 +169,16 @@ async def of(
         )
         found = {id_ for (id_,) in rows}
     if party is not None:
-        about = {"channel": channel, "party": storable(party)}
-        rows = await transaction.execute("conversations_of_party", **about)
-        found = {id_ for (id_,) in rows if found is None or id_ in found}
+        with_party = await _with_party(transaction, channel, storable(party))
+        found = with_party if found is None else found & with_party
     return sorted(found or ())
+
+
+async def _with_party(transaction: Transaction, channel: str | None, party: str) -> set[int]:
+    about = {"channel": channel, "party": party}
+    rows = await transaction.execute("conversations_of_group", **about)
+    found = {row["id"] for row in rows}
+    if all(row["sender"] == EVERYBODY for row in rows):  # it may be an address of ours
+        others = await transaction.execute("conversations_with_address", **about)
+        found.update(id_ for (id_,) in others)
+    return found

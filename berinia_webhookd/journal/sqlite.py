@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -30,6 +31,7 @@ from berinia_webhookd.journal.database import (
 )
 from berinia_webhookd.journal.file_watch import WAL_BYTES, FileWatch, number_state
 from berinia_webhookd.journal.job_thread import JobThread
+from berinia_webhookd.journal.migrate import stored_version
 
 BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
 CHECKPOINT_MILLISECONDS: Final = 50
@@ -245,8 +247,27 @@ def run(step: Awaitable[ResultT]) -> ResultT:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Connect to a file that is there: only the owner's lock makes one, with the right mode."""
+    connection = _connect(path, "rw")
+    for pragma in PRAGMAS:
+        connection.execute(pragma)
+    return connection
+
+
+def require_journal(path: Path) -> None:
+    """Check that a file, if there is anything in it, is a journal; nothing in it or of it changes.
+
+    Raises:
+        CannotStart: see `stored_version`.
+        DatabaseError: it cannot be read.
+    """
+    if path.exists() and path.stat().st_size and os.access(path, os.R_OK):
+        with translated(), contextlib.closing(_connect(path, "ro")) as connection:
+            run(stored_version(SqliteTransaction(connection, 0)))
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw",
+        f"file:{quote(str(path))}?mode={mode}",
         uri=True,
         timeout=BUSY_SECONDS,
         isolation_level=None,
@@ -254,8 +275,6 @@ def connect(path: Path) -> sqlite3.Connection:
         check_same_thread=False,
     )
     connection.row_factory = sqlite3.Row
-    for pragma in PRAGMAS:
-        connection.execute(pragma)
     return connection
 
 

@@ -317,8 +317,8 @@ DO $$ BEGIN
 INSERT INTO deliveries (number, id, channel, target, content_type, node, received_at, state, body)
     SELECT -n, n::text, 'sms', '/', 'text/plain', 'here', n, 'accepted', 'body'
     FROM generate_series(1, {MANY}) n;
-INSERT INTO conversations (id, channel, sender, party)
-    SELECT n, 'sms', n::text, 'here' FROM generate_series(1000000, 1000000 + {MANY} / 10) n;
+INSERT INTO conversations (id, channel, sender, party, of_group)
+    SELECT n, 'sms', n::text, 'here', 0 FROM generate_series(1000000, 1000000 + {MANY} / 10) n;
 INSERT INTO events (number, id, delivery, place, kind, conversation, digest, raw_in_body, data)
     SELECT -n * {EVENTS_EACH}::bigint, n::text, -n, -n * {EVENTS_EACH}::bigint, 'message',
            1000000 + n / 10, n::text::bytea, 0, '{{}}'

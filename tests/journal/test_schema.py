@@ -139,6 +139,31 @@ async def test_an_earlier_file_keeps_its_bytes(closed_world: SqliteWorld) -> Non
     assert closed_world.file.read_bytes() == before
 
 
+@on_sqlite
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+async def test_another_programs_file_is_left_as_it_is(closed_world: SqliteWorld, mode: str) -> None:
+    """Neither its bytes nor its mode change, nor how its program keeps its own journal."""
+    file = closed_world.file
+    await execute(closed_world, "", f"PRAGMA journal_mode = {mode}", "CREATE TABLE customers (a)")
+    file.chmod(0o644)
+    before = file.read_bytes()
+    with pytest.raises(CannotStart, match="another program"):
+        await SqlJournal(closed_world.url, node="here", clock=closed_world.clock).open()
+    assert file.read_bytes() == before
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+async def test_a_journal_that_says_no_version_is_refused(closed_world: World) -> None:
+    """Exit 3, with what to do: nobody knows what it needs."""
+    url = await url_of_empty(closed_world)
+    await closed_world.open(url)
+    await closed_world.journals.pop().close()
+    await execute(closed_world, url, f"DELETE FROM {table(closed_world, 'schema')}")
+    with pytest.raises(CannotStart, match="0 rows") as refused:
+        await SqlJournal(url, node="here", clock=closed_world.clock).open()
+    assert refused.value.exit_code == 3
+
+
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_statements_name_their_columns(engine: str) -> None:
     """A node goes on working when a newer one adds a column to a table it reads."""

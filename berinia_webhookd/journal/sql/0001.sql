@@ -34,6 +34,7 @@ CREATE TABLE conversations (
     channel TEXT NOT NULL,
     sender TEXT,
     party TEXT,
+    of_group INTEGER NOT NULL,    -- 1: the party is a group
     paused_at BIGINT,
     paused_until BIGINT,          -- NULL while paused: until somebody resumes it
     paused_by TEXT,
@@ -41,7 +42,7 @@ CREATE TABLE conversations (
     guards_from BIGINT            -- guards count nothing from before: somebody resumed it
 );
 CREATE UNIQUE INDEX conversations_parties ON conversations (sender, channel, party);
-CREATE INDEX conversations_party ON conversations (party, channel);
+CREATE INDEX conversations_of_group ON conversations (party, channel) WHERE of_group = 1;
 CREATE INDEX conversations_paused ON conversations (paused_until) WHERE paused_at IS NOT NULL;
 
 -- What a delivery means: none to many for each. Their numbers begin at the delivery's times 1048576,

@@ -10,10 +10,12 @@ WHERE conversations.channel = wanted.channel AND conversations.sender = wanted.s
 -- name: make_conversations
 -- Another node may make the same one meanwhile: that is waited for, and looked up. A new one is paused
 -- while its party is, for everybody.
-WITH wanted (channel, sender, party) AS (VALUES (:channel, :sender, :party))
+WITH wanted (channel, sender, party, of_group) AS (
+    VALUES (:channel, :sender, :party, CAST(:of_group AS INTEGER))
+)
 INSERT INTO conversations
-    (channel, sender, party, paused_at, paused_until, paused_by, paused_for)
-SELECT wanted.channel, wanted.sender, wanted.party,
+    (channel, sender, party, of_group, paused_at, paused_until, paused_by, paused_for)
+SELECT wanted.channel, wanted.sender, wanted.party, wanted.of_group,
        everybody.paused_at, everybody.paused_until, everybody.paused_by, everybody.paused_for
 FROM wanted
 LEFT JOIN conversations AS everybody

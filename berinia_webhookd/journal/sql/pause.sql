@@ -1,6 +1,13 @@
--- name: conversations_of_party
--- The conversations of everybody with a party, such as a group, on one channel or on all.
-SELECT id FROM conversations WHERE party = :party AND channel = coalesce(:channel, channel);
+-- name: conversations_of_group
+-- The conversations of everybody with a group, on one channel or on all.
+SELECT id, sender FROM conversations
+WHERE party = :party AND channel = coalesce(:channel, channel) AND of_group = 1;
+
+-- name: conversations_with_address
+-- Those of everybody who wrote to an address of ours. They are most of all there are, which is why
+-- there is no index for them.
+SELECT id FROM conversations
+WHERE party = :party AND channel = coalesce(:channel, channel) AND of_group = 0;
 
 -- name: channels_of
 SELECT DISTINCT channel FROM conversations WHERE id IN (:conversations) ORDER BY channel;

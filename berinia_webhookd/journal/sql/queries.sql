@@ -20,7 +20,8 @@ FROM events
 JOIN entries ON entries.place = events.place
              OR (entries.event = events.number AND (entries.kind = 'reply') IS TRUE)
 JOIN deliveries ON deliveries.number = events.delivery
-WHERE events.number >= :first AND events.number < :end AND deliveries.received_at >= :since
+WHERE events.number >= :first AND events.number < :end
+  AND deliveries.number >= CAST(:first AS BIGINT) / 1048576 AND deliveries.received_at >= :since
   AND deliveries.channel = coalesce(:channel, deliveries.channel)
   AND entries.agent = coalesce(:agent, entries.agent)
   AND entries.state = coalesce(:state, entries.state)
