@@ -30,7 +30,7 @@ USUAL: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("channel", "agent", "conversation", "digest", "received_at")),
     **dict.fromkeys(("sender", "recipient", "body", "subject", "message_id", "group")),
     **dict.fromkeys(("profile_name", "opt_out", "auto_submitted")),
-    **dict.fromkeys(("status", "raw")),
+    **dict.fromkeys(("status", "thread", "raw")),
     "attachments": [],
     "kind": "message",
     "raw_multi": {},

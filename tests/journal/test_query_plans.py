@@ -43,6 +43,9 @@ from .world import (
 
 SMALL = {"tallies", "agents", "schema", "unavailable_agents", "sqlite_master"}
 
+# Everybody who ever wrote to an address of ours.
+MOST_ROWS = "of_group = 0"
+
 
 class Statements:
     """Everything sent to a database with its values, each text once."""
@@ -58,11 +61,15 @@ class Statements:
 
             monkeypatch.setattr(of_engine, "__init__", make)
 
+    def of_few(self) -> dict[str, Sequence[Any]]:
+        """Those that do not ask for most of the rows there are."""
+        return {text: values for text, values in self.seen.items() if MOST_ROWS not in text}
+
     def scans(self, world: SqliteWorld) -> list[tuple[str, str]]:
         """Steps of query plans that read a whole table, or sort more than a batch."""
         found = []
         with closing(sqlite3.connect(world.file)) as connection:
-            for statement, values in self.seen.items():
+            for statement, values in self.of_few().items():
                 plan = connection.execute("EXPLAIN QUERY PLAN " + statement, values)
                 found += [
                     (detail, statement)
@@ -363,7 +370,7 @@ async def test_nothing_reads_through_a_large_table(
     async with world.connected() as connection:
         for mode in ("force_custom_plan", "force_generic_plan"):
             await connection.execute(f"SET plan_cache_mode = {mode}")
-            for statement, values in statements.seen.items():
+            for statement, values in statements.of_few().items():
                 explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", *values)
                 plan = json.loads(explained)[0]["Plan"]
                 assert relations_read_through(plan) <= FEW, statement
