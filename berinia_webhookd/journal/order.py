@@ -48,9 +48,9 @@ class NewEntry(NamedTuple):
     opt_out: int
     state: str
     startable_at: int | None = None
+    loop_key: int | None = None  # what its text is, to notice loops
     quiet: int | None = None  # it is gathered until its conversation is silent for so long,
     gather: int | None = None  # or for so long at most
-    loop_key: bytes | None = None  # of what may be a loop with another machine
     wait: int | None = None  # for how long somebody waits for its reply
 
 

@@ -27,10 +27,6 @@ SELECT erased_by FROM consents WHERE erased_by IS NOT NULL AND erased_by <> :key
 UPDATE consents SET address = :address, erased_by = NULL
 WHERE address = :digest AND erased_by = :key;
 
--- name: keep_conversations
--- Nobody makes one meanwhile.
-/*postgresql LOCK TABLE conversations IN SHARE MODE */;
-
 -- name: erase_consents
 -- The address becomes its digest.
 UPDATE consents SET address = :digest, erased_by = :key WHERE address = :address;
