@@ -157,43 +157,66 @@ def _copy_table(
     connection: sqlite3.Connection, copy: sqlite3.Connection, table: str, *, has_rowid: bool
 ) -> None:
     described = copy.execute(f"PRAGMA table_info({table})").fetchall()
-    columns = ", ".join(row[1] for row in described)
+    columns = [row[1] for row in described]
     keys = ["rowid"] if has_rowid else [row[1] for row in described if row[5]]
-    values = ", ".join("?" * len(described))
-    insert = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({values})"  # noqa: S608 - our names
-    select = f"SELECT {columns}, {keys[0]} FROM {table}"  # noqa: S608
-    for direction in ("DESC", "ASC"):  # what was lately used, and so is in memory, is at the end
-        order = ", ".join(f"{key} {direction}" for key in keys)
-        rows = _readable(connection, select, keys[0], order, numbered=has_rowid)
-        copy.executemany(insert, rows)
+    insert = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) "
+    insert += f"VALUES ({', '.join('?' * len(columns))})"
+    # Which entries are next is written down anew; pages of several ages may not agree about it.
+    read = ["NULL" if column == "startable_at" else column for column in columns]
+    select = f"SELECT {', '.join(read)}, {keys[0]} FROM {table}"  # noqa: S608
+    for direction in ("ASC", "DESC"):
+        scan = Scan(connection, select, keys, direction, numbered=has_rowid)
+        copy.executemany(insert, scan.rows())
+        if scan.complete:
+            break
 
 
-def _readable(
-    connection: sqlite3.Connection, select: str, key: str, order: str, *, numbered: bool
-) -> Iterator[Sequence[Any]]:
-    """Rows in the order of their keys until one cannot be read; where keys are numbers, those too
-    that come behind it.
+class Scan:
+    """The rows of a table in the order of their keys until one cannot be read; where keys are
+    numbers, those too that come behind it.
     """
-    sign, compare = (-1, "<") if order.endswith("DESC") else (1, ">")
-    apart = EVENTS_EACH if select.endswith(SPARSE) else 1
-    at: int | None = None
-    misses = 0
-    while misses < MISSES:
-        where = "" if at is None else f"WHERE {key} {compare} {at}"
-        try:
-            for *row, number in connection.execute(f"{select} {where} ORDER BY {order}"):
-                misses = 0
-                if numbered:
-                    at = number
-                if not any(map(_is_cut, row)):
-                    yield row
-        except sqlite3.DatabaseError:
-            if at is None:
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        select: str,
+        keys: Sequence[str],
+        direction: str,
+        *,
+        numbered: bool,
+    ) -> None:
+        self._connection = connection
+        self._select = select
+        self._key = keys[0]
+        self._order = ", ".join(f"{key} {direction}" for key in keys)
+        self._numbered = numbered
+        apart = EVENTS_EACH if select.endswith(SPARSE) else 1
+        self._step, self._compare = (apart, ">") if direction == "ASC" else (-apart, "<")
+        self.complete = False  # whether nothing stood in the way
+
+    def rows(self) -> Iterator[Sequence[Any]]:
+        """Read them. Without a first number that can be read there is nowhere to go on from."""
+        at = 0 if self._numbered and self._step > 0 else None
+        misses = behind = 0
+        while misses < MISSES:
+            where = "" if at is None else f"WHERE {self._key} {self._compare} {at}"
+            try:
+                query = f"{self._select} {where} ORDER BY {self._order}"
+                for *row, number in self._connection.execute(query):
+                    misses = 0
+                    if self._numbered:
+                        at = number
+                    if not any(map(_is_cut, row)):
+                        yield row
+            except sqlite3.DatabaseError:
+                if at is None:
+                    return
+                misses += 1
+                behind += 1
+                at += self._step * (1 + misses // 100)
+            else:
+                self.complete = not behind
                 return
-            misses += 1
-            at += sign * apart * (1 + misses // 100)
-        else:
-            return
 
 
 def _is_cut(value: Any) -> bool:

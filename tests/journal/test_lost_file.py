@@ -125,5 +125,5 @@ async def test_no_table_is_forgotten_when_a_copy_is_restored(world: SqliteWorld)
     with contextlib.closing(sqlite3.connect(world.file)) as journal:
         found = journal.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     by_itself = {"seen", "consents", "actions"}
-    of_the_copy = {"schema", "tallies", "sessions", "unavailable_agents", "agents"}
+    of_the_copy = {"schema", "tallies", "sessions", "unavailable_agents", "agents", "runs"}
     assert {name for (name,) in found} == set(restoring.TAKEN) | by_itself | of_the_copy
