@@ -26,6 +26,7 @@ class Commands(click.Group):
         "doctor": ("berinia_webhookd.tools.doctor", "doctor_command"),
         "send": ("berinia_webhookd.tools.send", "send"),
         "events": ("berinia_webhookd.tools.events", "events"),
+        "channels": ("berinia_webhookd.tools.channels", "channels"),
         "consents": ("berinia_webhookd.tools.consents", "consents"),
         "conversations": ("berinia_webhookd.tools.conversations", "conversations"),
         "journal": ("berinia_webhookd.tools.journal", "journal"),

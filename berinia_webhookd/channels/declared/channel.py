@@ -178,6 +178,28 @@ class DeclaredChannel(Channel):
         if not found and self.settings.ignore and all_hold(self.settings.ignore, root):
             yield None, root
 
+    def unmet(self, delivery: VerifiedDelivery) -> list[str]:
+        """Say which condition of which block named a value that a delivery does not have.
+
+        Raises:
+            MalformedDelivery: its body cannot be read at all.
+        """
+        root = self._root(delivery)
+        said: list[str] = []
+        for number, block in enumerate(self.settings.event, 1):
+            items = list(block.reached(root))
+            if block.items and not items:
+                said.append(f"block {number} ({block}): nothing stands there")
+            for condition in block.where:
+                if items and not any(condition.holds(item) for item in items):
+                    values = {condition.field.value(item) for item in items}
+                    found = ", ".join(sorted(str(one) for one in values if one is not None)[:3])
+                    said.append(
+                        f"block {number}: where = {str(condition)!r} never holds: there is "
+                        f"{found or 'nothing'}"
+                    )
+        return said
+
     def _root(self, delivery: VerifiedDelivery) -> Item:
         request = Request(_as_raw(delivery), ())
         match self.settings.body:

@@ -43,18 +43,24 @@ def declaration(name: str) -> Mapping[str, Any]:
     return {key: value for key, value in _whole(name).items() if key != FACTS}
 
 
+def facts(name: str | None) -> Mapping[str, Any]:
+    """Return what people read about the provider of a preset."""
+    known = name is not None and name in names()
+    return _whole(name)[FACTS] if known and name is not None else {}
+
+
 def provider_of(preset: str | None, channel: ChannelName) -> Provider:
     """Return what people read about a channel's provider."""
-    facts = _whole(preset)[FACTS] if preset is not None and preset in names() else {}
+    known = facts(preset)
     return Provider(
-        name=facts.get("name", f"the provider of {channel}"),
-        console=facts.get("console", "the provider's console"),
-        secret=SecretSetting("secrets", facts.get("secret", "the provider's console")),
+        name=known.get("name", f"the provider of {channel}"),
+        console=known.get("console", "the provider's console"),
+        secret=SecretSetting("secrets", known.get("secret", "the provider's console")),
         text_field="text",
-        sample=facts.get("sample", "a message"),
-        retries=facts.get("retries", "nobody has written down whether the provider tries again"),
-        retries_by_itself=facts.get("retries_by_itself", True),
-        signs_url=facts.get("signs_url", False),
-        signs_body=facts.get("signs_body", True),
-        signs_time=facts.get("signs_time", False),
+        sample=known.get("sample", "a message"),
+        retries=known.get("retries", "nobody has written down whether the provider tries again"),
+        retries_by_itself=known.get("retries_by_itself", True),
+        signs_url=known.get("signs_url", False),
+        signs_body=known.get("signs_body", True),
+        signs_time=known.get("signs_time", False),
     )

@@ -1,0 +1,188 @@
+"""`channels`: which are configured, what a declaration amounts to, and what a request would be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from berinia_webhookd.channels.catalogue import build_all
+from berinia_webhookd.channels.declared import presets
+from berinia_webhookd.channels.declared.channel import DeclaredChannel
+from berinia_webhookd.clock import now
+from berinia_webhookd.config.load import Origin
+from berinia_webhookd.errors import DeliveryRejected, NotFound
+from berinia_webhookd.model import ChannelName, Decoded, Event
+from berinia_webhookd.tools.captured import captured
+from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
+from berinia_webhookd.tools.config_view import shown_value
+from berinia_webhookd.tools.terminal import columns, json_text, one_line, printable
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+_TEXT_CHARACTERS = 60
+
+
+@click.group("channels")
+def channels() -> None:
+    """See the configured channels, and try what a captured request would be."""
+
+
+@channels.command("list")
+@_json_option
+@click.pass_obj
+def list_(context: CommandContext, /, *, as_json: bool) -> None:
+    """List the configured channels: where each receives, of which kind it is, who gets it."""
+    settings = context.load().settings
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "kind": getattr(channel, "preset", None) or channel.kind,
+            "path": channel.path,
+            "agent": channel.agent,
+            "enabled": channel.enabled,
+        }
+        for name, channel in settings.channels.items()
+    ]
+    if as_json:
+        click.echo(json_text(rows))
+        return
+    heading = [click.style(name, bold=True) for name in ("NAME", "KIND", "PATH", "AGENT")]
+    cells = [
+        [
+            row["name"],
+            row["kind"],
+            row["path"] if row["enabled"] else f"{row['path']} (switched off)",
+            row["agent"],
+        ]
+        for row in rows
+    ]
+    click.echo("\n".join(columns([heading, *cells])))
+
+
+@channels.command("show")
+@click.argument("name", type=ConfiguredChannel())
+@_json_option
+@click.pass_obj
+def show(context: CommandContext, /, *, name: str, as_json: bool) -> None:
+    """Show what is set on a channel, a preset filled in, and where each value stands."""
+    loaded = context.load()
+    prefix = f"channels.{name}."
+    origins = {
+        key.removeprefix(prefix): origin
+        for key, origin in loaded.origins.items()
+        if key.startswith(prefix)
+    }
+    preset = origins["preset"].value if "preset" in origins else None
+    declared = {} if preset is None else presets.declaration(preset)
+    values = {key: _written(key, origin, declared) for key, origin in origins.items()}
+    facts = presets.facts(preset)
+    if as_json:
+        click.echo(json_text({"settings": values, "provider": dict(facts)}))
+        return
+    rows = [
+        (key, origin.source, _in_line(values[key]))
+        for key, origin in origins.items()
+        if origin.source != "default"
+    ]
+    click.echo("\n".join(columns(rows)))
+    for fact, text in facts.items():
+        said = ", ".join(text) if isinstance(text, list) else str(text)
+        click.echo(f"{click.style(fact, bold=True)}: {printable(said)}")
+
+
+def _written(key: str, origin: Origin, declared: Mapping[str, Any]) -> Any:
+    """Return a value as it stands in the file or the preset, without what is secret."""
+    if origin.source == "preset":
+        return declared[key]
+    return shown_value(key, origin)
+
+
+def _in_line(value: Any) -> str:
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+@channels.command("test")
+@click.argument("name", type=ConfiguredChannel())
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@_json_option
+@click.pass_obj
+def test(context: CommandContext, /, *, name: str, file: Path, as_json: bool) -> None:
+    """Say what a captured request would be: proven or not and why, which events, which agent.
+
+    FILE is a request as it goes over the wire, or as a proxy writes it: the request line, headers,
+    an empty line, the body. Nothing is sent or stored. Exit code 1: it is not proven, or nothing
+    in it can be read.
+    """
+    loaded = context.load()
+    channel = build_all(loaded.settings.channels, loaded.settings.server.public_url).get(
+        ChannelName(name)
+    )
+    if channel is None:
+        raise NotFound(f"{name} is no channel")
+    delivery = captured(file, channel.name, now())
+    report: dict[str, Any] = {"proven": False, "why": None, "events": [], "rejected": []}
+    try:
+        answer = channel.handshake(delivery)
+        if answer is not None:
+            report |= {"proven": True, "answer": answer.body.decode("utf-8", "replace")}
+        else:
+            channel.require_secret()
+            verified = channel.verify(delivery)
+            report["proven"] = True
+            if isinstance(channel, DeclaredChannel):
+                report["unmet"] = channel.unmet(verified)
+            report |= _read(channel.decode(verified))
+    except DeliveryRejected as error:
+        report["why"] = getattr(error, "in_full", str(error))
+        if not report["proven"]:
+            report["why"] = channel.diagnose(delivery) or report["why"]
+    click.echo(json_text(report) if as_json else "\n".join(_report_lines(report)))
+    if not report["proven"] or (report["why"] and not report["events"]):
+        click.get_current_context().exit(1)
+
+
+def _read(decoded: Decoded) -> dict[str, Any]:
+    return {
+        "events": [_event(event) for event in decoded.events],
+        "rejected": [{"path": one.path, "reason": one.reason} for one in decoded.rejected],
+        "ignored": decoded.ignored,
+    }
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {
+        "kind": event.kind.value,
+        "agent": event.agent,
+        "sender": event.sender,
+        "recipient": event.recipient,
+        "text": event.body,
+        "subject": event.subject,
+        "status": event.status,
+        "opt_out": event.opt_out.value if event.opt_out else None,
+        "conversation": f"{event.conversation.sender}:{event.conversation.party}",
+        "skipped": event.skipped,
+    }
+
+
+def _report_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    good = report["proven"]
+    yield click.style("proven" if good else "not proven", fg="green" if good else "red", bold=True)
+    if report["why"]:
+        yield f"  {printable(report['why'])}"
+    if "answer" in report:
+        yield f"a question before anything is sent; answered: {printable(report['answer'])}"
+    for event in report["events"]:
+        to = f"skipped: {event['skipped']}" if event["skipped"] else f"→ {event['agent']}"
+        yield f"{event['kind']} {to}"
+        for name in ("sender", "recipient", "subject", "text", "status", "opt_out"):
+            if event[name]:
+                yield f"    {name}: {one_line(str(event[name]), _TEXT_CHARACTERS)}"
+    for item in report["rejected"]:
+        yield f"kept as rejected: {item['path'] or 'the whole'}: {printable(item['reason'])}"
+    if report.get("ignored"):
+        yield f"named as nothing to keep: {report['ignored']}"
+    for line in report.get("unmet", ()):
+        yield f"note: {printable(line)}"
