@@ -224,7 +224,8 @@ async def _erase(transaction: Transaction) -> int:
     for some in in_batches(rows, BATCH):
         await erase.blank(transaction, [row["number"] for row in some])
         conversations = [row["conversation"] for row in some]
-        await transaction.execute("erase_parties", conversations=conversations)
+        for name in ("erase_runs", "erase_parties"):
+            await transaction.execute(name, conversations=conversations)
     await transaction.execute("restore_erased_deliveries")
     return len(rows)
 
