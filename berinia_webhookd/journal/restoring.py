@@ -201,7 +201,7 @@ async def _take(transaction: Transaction, key: ConsentsKey | None) -> int:
             f"INSERT INTO main.{table} ({', '.join(columns)}) "  # noqa: S608 - names of ours
             f"SELECT {values} FROM present.{table} WHERE {which}"
         )
-    for name in ("restore_seen", "restore_consents", "restore_actions"):
+    for name in ("restore_seen", "restore_pauses", "restore_consents", "restore_actions"):
         await transaction.execute(name)
     await _name_as_the_journal(transaction, key)
     return await _erase(transaction)

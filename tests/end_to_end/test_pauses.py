@@ -201,3 +201,28 @@ def test_changes_are_written_down_with_who_made_them(start: Start) -> None:
     with closing(sqlite3.connect(daemon.folder / "state" / "journal.db")) as journal:
         who = journal.execute("SELECT who, way FROM actions ORDER BY number").fetchall()
     assert who[0] == ("camille", "command")
+
+
+def test_a_restore_brings_no_agent_back_into_a_conversation(start: Start) -> None:
+    """What was paused since the backup is paused in it, and what was resumed flows."""
+    daemon = start()
+    for sender in (SENDER, "+33639980009"):
+        daemon.sms(Body="one", From=sender)
+    bodies(daemon, 2)
+    daemon.run("conversations", "pause", "--sender", "+33639980009")
+    backup = daemon.folder / "backup.db"
+    with (
+        closing(sqlite3.connect(daemon.folder / "state" / "journal.db")) as journal,
+        closing(sqlite3.connect(backup)) as copy,
+    ):
+        journal.backup(copy)
+    daemon.run("conversations", "resume", "--sender", "+33639980009")
+    daemon.run("conversations", "pause", "--sender", SENDER)
+    assert daemon.stop() == 0
+    daemon.run("journal", "restore", str(backup))
+    daemon.start()
+    for sender in (SENDER, "+33639980009"):
+        daemon.sms(Body=f"to {sender}", From=sender)
+    assert bodies(daemon, 3)[2] == "to +33639980009"
+    (paused,) = run_json(daemon, "conversations", "list", "--paused")
+    assert paused["sender"] == SENDER

@@ -39,6 +39,19 @@ INSERT INTO seen (digest, event, received_at)
 SELECT digest, event, received_at FROM present.seen WHERE true
 ON CONFLICT DO NOTHING;
 
+-- name: restore_pauses
+-- Conversations are paused as they are there.
+INSERT INTO conversations (channel, sender, party, paused_at, paused_until, paused_by, paused_for)
+SELECT channel, sender, party, paused_at, paused_until, paused_by, paused_for
+FROM present.conversations AS theirs
+WHERE paused_at IS NOT NULL
+   OR EXISTS (SELECT 1 FROM main.conversations AS ours
+              WHERE ours.sender = theirs.sender AND ours.channel = theirs.channel
+                AND ours.party = theirs.party AND ours.paused_at IS NOT NULL)
+ON CONFLICT (channel, sender, party) DO UPDATE
+SET paused_at = excluded.paused_at, paused_until = excluded.paused_until,
+    paused_by = excluded.paused_by, paused_for = excluded.paused_for;
+
 -- name: restore_consents
 -- The later word counts.
 INSERT INTO consents (address, channel, state, since, event, latest_at, erased_by)
