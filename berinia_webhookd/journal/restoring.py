@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from berinia_webhookd.errors import CannotStart, NotFound
-from berinia_webhookd.journal import erase, order, sql
+from berinia_webhookd.journal import actions, erase, order, sql
+from berinia_webhookd.journal.access import UNKNOWN
+from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.database import Transaction, in_batches, stored
 from berinia_webhookd.journal.lock import OwnerLock, real_path
@@ -81,7 +83,12 @@ class Restored:
 
 
 def restore_journal(
-    journal: Path, file: Path, now: datetime, *, key: ConsentsKey | None = None
+    journal: Path,
+    file: Path,
+    now: datetime,
+    *,
+    key: ConsentsKey | None = None,
+    actor: Actor = UNKNOWN,
 ) -> Restored:
     """Put a copy in the place of the journal; a saved one is gone then. By the key, people who were
     erased in it are recognised in the copy's register of consents.
@@ -111,8 +118,10 @@ def restore_journal(
             transaction = SqliteTransaction(copy, stored(now))
             erased = run(_take(transaction, key)) if readable else 0
             run(_put_in_order(transaction))
-            copy.execute("COMMIT")
             total = _count(copy)
+            about = {"events": total, "taken": total - before, "erased": erased}
+            run(actions.note(transaction, actor, "journal restore", about))
+            copy.execute("COMMIT")
             if any(name == "present" for _, name, _ in copy.execute("PRAGMA database_list")):
                 copy.execute("DETACH present")
             copy.execute("PRAGMA journal_mode = DELETE")

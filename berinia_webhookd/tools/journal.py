@@ -14,10 +14,12 @@ import click
 from berinia_webhookd.clock import now
 from berinia_webhookd.config import values
 from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.copying import Copied, copy_journal
 from berinia_webhookd.journal.restoring import discard_copy, restore_journal
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.installation import consents_key, shown_url
+from berinia_webhookd.tools.opened_journal import caller
 from berinia_webhookd.tools.terminal import json_text, printable
 
 SEEN_BY_ALL: Final = (
@@ -77,7 +79,7 @@ def restore(context: CommandContext, *, file: Path) -> int:
     """
     settings = context.load().settings
     key = consents_key(settings, os.environ, None)
-    done = restore_journal(_file_of(settings), file, now(), key=key)
+    done = restore_journal(_file_of(settings), file, now(), key=key, actor=Actor(caller()))
     click.echo(f"{done.events} events, {done.taken} of them from the journal that was there")
     if done.erased:
         click.echo(f"{done.erased} events that were erased there are erased")

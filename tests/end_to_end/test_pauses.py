@@ -226,3 +226,4 @@ def test_a_restore_brings_no_agent_back_into_a_conversation(start: Start) -> Non
     assert bodies(daemon, 3)[2] == "to +33639980009"
     (paused,) = run_json(daemon, "conversations", "list", "--paused")
     assert paused["sender"] == SENDER
+    assert actions(daemon)[-1] == ("journal restore", {"events": 2})
