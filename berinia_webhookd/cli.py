@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import click
 
@@ -15,23 +16,35 @@ from berinia_webhookd import __version__, held_signals
 from berinia_webhookd.errors import ConfigurationError, WebhookdError
 from berinia_webhookd.logs.control_characters import escape_controls
 
+_TOOLS: Final = "berinia_webhookd.tools"
+
 
 class Commands(click.Group):
     """A group that imports a command's module when it is called."""
 
-    modules: ClassVar[dict[str, tuple[str, str]]] = {
-        "serve": ("berinia_webhookd.tools.serve", "serve"),
-        "worker": ("berinia_webhookd.tools.serve", "worker"),
-        "check-config": ("berinia_webhookd.tools.check_config", "check_config_command"),
-        "doctor": ("berinia_webhookd.tools.doctor", "doctor_command"),
-        "send": ("berinia_webhookd.tools.send", "send"),
-        "events": ("berinia_webhookd.tools.events", "events"),
-        "channels": ("berinia_webhookd.tools.channels", "channels"),
-        "consents": ("berinia_webhookd.tools.consents", "consents"),
-        "conversations": ("berinia_webhookd.tools.conversations", "conversations"),
-        "journal": ("berinia_webhookd.tools.journal", "journal"),
-        "prove": ("berinia_webhookd.tools.prove", "prove"),
-        "logs": ("berinia_webhookd.tools.logs", "logs"),
+    # Where each is, and what it does in a line of 80 columns.
+    modules: ClassVar[dict[str, tuple[str, str, str]]] = {
+        "serve": (f"{_TOOLS}.serve", "serve", "Receive callbacks and dispatch them to the agents."),
+        "worker": (f"{_TOOLS}.serve", "worker", "Dispatch only, from a journal in PostgreSQL."),
+        "check-config": (
+            f"{_TOOLS}.check_config",
+            "check_config_command",
+            "Show every setting, and all that is wrong.",
+        ),
+        "doctor": (f"{_TOOLS}.doctor", "doctor_command", "Look at the running installation."),
+        "reload": (f"{_TOOLS}.reload", "reload", "Have the daemon read its configuration again."),
+        "send": (f"{_TOOLS}.send", "send", "Send signed sample callbacks of a channel."),
+        "events": (f"{_TOOLS}.events", "events", "See, replay, discard, erase or export events."),
+        "channels": (f"{_TOOLS}.channels", "channels", "See channels, try a captured request."),
+        "consents": (f"{_TOOLS}.consents", "consents", "Ask who may be written to."),
+        "conversations": (
+            f"{_TOOLS}.conversations",
+            "conversations",
+            "See what was said with whom; pause, resume.",
+        ),
+        "journal": (f"{_TOOLS}.journal", "journal", "Copy, restore or give up a whole journal."),
+        "prove": (f"{_TOOLS}.prove", "prove", "Try what a 2xx is worth on this machine's disk."),
+        "logs": (f"{_TOOLS}.logs", "logs", "Read the unified logs."),
     }
 
     daemons: ClassVar = frozenset({"serve", "worker"})  # handle signals as soon as they can
@@ -50,9 +63,27 @@ class Commands(click.Group):
             return None
         if cmd_name not in self.daemons:
             held_signals.let_come()
-        module, name = self.modules[cmd_name]
+        module, name, _ = self.modules[cmd_name]
         command: click.Command = getattr(import_module(module), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is meant, or name the nearest one."""
+        nearest = difflib.get_close_matches(args[0], self.modules, n=1)
+        if args[0] not in self.modules and nearest:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {nearest[0]!r}?")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's interface
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write every command with what it does, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, said) for name, (_, _, said) in self.modules.items()])
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

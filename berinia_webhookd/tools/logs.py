@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from berinia_webhookd.errors import NotFound
 from berinia_webhookd.logs.reading import EVERYTHING, Follower, log_file, log_types
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext
+from berinia_webhookd.tools.since import Since
 from berinia_webhookd.tools.terminal import json_text, printable
 
 POLL_SECONDS: Final = 0.25
@@ -22,6 +24,10 @@ NOTHING_YET: Final = "nothing was written to it yet, or logs.dir is another fold
 NO_ERRORS_YET: Final = (
     "nothing was written to it yet, which for errors is good news, or logs.dir is another folder"
 )
+MOST_LINES: Final = 1_000_000  # that are looked through for what is asked for
+# Why something happened, before everything else; what only machines compare, behind it.
+FIRST: Final = ("channel", "agent", "reason", "error", "diagnosis", "hint", "problems")
+LAST: Final = ("event_id", "request_id", "client", "node")
 LEVELS: Final[Mapping[str, str]] = {
     "debug": "bright_black",
     "info": "green",
@@ -50,8 +56,21 @@ LEVELS: Final[Mapping[str, str]] = {
     help="How many of the last lines.",
 )
 @click.option("-f", "follow", is_flag=True, help="Go on with new lines, over rotation too.")
+@click.option("--since", type=Since(), metavar="T", help="Only newer lines: 2h, 3d, 2026-11-30.")
+@click.option("--event", "event_id", metavar="ID", help="Only of this event; a prefix is enough.")
+@click.option("--json", "as_json", is_flag=True, help="As they are, on a terminal too.")
 @click.pass_obj
-def logs(context: CommandContext, /, *, log_type: str, lines: int, follow: bool) -> None:
+def logs(
+    context: CommandContext,
+    /,
+    *,
+    log_type: str,
+    lines: int,
+    follow: bool,
+    since: datetime | None,
+    event_id: str | None,
+    as_json: bool,
+) -> None:
     """Read the unified logs: coloured on a terminal, otherwise as they are."""
     settings, running = context.look_with_installation()
     known = log_types(settings.channels)
@@ -61,13 +80,48 @@ def logs(context: CommandContext, /, *, log_type: str, lines: int, follow: bool)
     with Follower(path) as log:
         if not log.exists and not follow:
             raise NotFound(f"there is no log {path}", hint=_why_none(log_type))
-        _print(log.last(lines))
+        wanted = _Wanted(since, event_id)
+        show = _print_as_they_are if as_json else _print
+        if wanted.everything:
+            show(log.last(lines))
+        else:
+            found = [line for line in log.last(MOST_LINES) if wanted.wants(line)]
+            show(found[max(0, len(found) - lines) :])
         if follow:
-            _print(log.follow(lambda: time.sleep(POLL_SECONDS)))
+            added = log.follow(lambda: time.sleep(POLL_SECONDS))
+            show(line for line in added if wanted.wants(line))
 
 
 def _why_none(log_type: str) -> str:
     return NO_ERRORS_YET if log_type == "error" else NOTHING_YET
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which lines are asked for."""
+
+    since: datetime | None
+    event_id: str | None
+
+    @property
+    def everything(self) -> bool:
+        return self.since is None and self.event_id is None
+
+    def wants(self, line: str) -> bool:
+        if self.everything:
+            return True
+        said = as_object(line)
+        if self.event_id is not None and not str(said.get("event_id", "")).startswith(
+            self.event_id
+        ):
+            return False
+        return self.since is None or self._is_newer(said.get("timestamp"))
+
+    def _is_newer(self, timestamp: object) -> bool:
+        try:
+            return self.since is not None and datetime.fromisoformat(str(timestamp)) >= self.since
+        except (TypeError, ValueError):  # no time, or one without a zone
+            return False
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -76,18 +130,34 @@ def _print(lines: Iterable[str]) -> None:
         click.echo(readable(line) if people else line)
 
 
-def readable(line: str) -> str:
-    """A log line for people; what is no JSON object is shown as it is, but harmless."""
+def _print_as_they_are(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def as_object(line: str) -> dict[str, Any]:
+    """Return what a log line says; nothing where it is no JSON object."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
-        return printable(line)
-    if not isinstance(found, dict):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def readable(line: str) -> str:
+    """A log line for people, the reason before the ids; what is no JSON object is shown as it is,
+    but harmless.
+    """
+    found = as_object(line)
+    if not found:
         return printable(line)
     level = str(found.pop("level", ""))
     when = _local_time(found.pop("timestamp", None))
     event = printable(str(found.pop("event", "")))
-    fields = " ".join(_field(name, value) for name, value in found.items())
+    first = [name for name in FIRST if name in found]
+    rest = [name for name in found if name not in FIRST and name not in LAST]
+    ordered = (*first, *rest, *(name for name in LAST if name in found))
+    fields = " ".join(_field(name, found[name]) for name in ordered)
     return " ".join(
         (
             click.style(printable(when), dim=True),

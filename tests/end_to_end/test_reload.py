@@ -45,6 +45,24 @@ def test_reloads_under_load_lose_nothing(daemon: Daemon) -> None:
     wait_until_delivered(daemon, load.accepted)
 
 
+def test_the_command_waits_for_the_word_of_the_daemon(daemon: Daemon) -> None:
+    """What changed, or every problem with exit code 1; without a daemon, that there is none."""
+    rewrite(daemon, "", "agents.ResponseListenerAgent.timeout_seconds = 7")
+    done = daemon.run("reload")
+    assert done.stdout == "reloaded; changed: agents.ResponseListenerAgent.timeout_seconds\n"
+    good = daemon.config.read_text()
+    daemon.config.write_text(good + "\nrate_limit.reqests = 1\n")
+    refused = daemon.run("reload", check=False)
+    assert refused.returncode == 1
+    assert "the daemon goes on as before" in refused.stderr
+    assert "rate_limit.reqests" in refused.stderr
+    daemon.config.write_text(good)
+    assert daemon.stop() == 0
+    gone = daemon.run("reload", check=False)
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "no daemon runs here" in gone.stderr
+
+
 def test_a_bad_file_is_refused_and_the_old_one_stays(daemon: Daemon) -> None:
     """Every problem is in the log with its setting; requests are answered as before."""
     good = daemon.config.read_text()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from berinia_webhookd.logs import reading
 from berinia_webhookd.logs.reading import Follower
+from berinia_webhookd.tools.logs import readable
 
 PATIENCE_SECONDS = 30
 
@@ -119,3 +122,41 @@ def test_the_page_shows_one_file(tmp_path: Path) -> None:
     """`GET /webhook/logs` has no lines of a log that does not exist."""
     (tmp_path / "error.log.1").write_text("one\n")
     assert reading.tail(tmp_path / "error.log", 5) == []
+
+
+LINES = """\
+{"timestamp":"2026-11-30T05:00:00+00:00","event":"event.accepted","event_id":"01a2b","n":1}
+no JSON
+{"timestamp":"2026-11-30T06:00:00+00:00","event":"event.accepted","event_id":"01a3c","n":2}
+{"timestamp":"2026-11-30T07:00:00+00:00","event":"attempt.failed","event_id":"01a2b","n":3}
+[1]
+{"timestamp":7,"event":"odd","event_id":7}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        (("--event", "01a2"), [1, 3]),
+        (("--event", "01a2", "-n", "1"), [3]),
+        (("--event", "01a2", "-n", "0"), []),
+        (("--since", "2026-11-30T06:00"), [2, 3]),
+        (("--since", "2026-11-30T06:00", "--event", "01a2b", "--json"), [3]),
+        (("--event", "none"), []),
+    ],
+)
+def test_lines_of_an_event_or_a_time(
+    logs: Logs, tmp_path: Path, words: tuple[str, ...], numbers: list[int]
+) -> None:
+    """The last of those that are asked for, whatever else stands between them."""
+    (tmp_path / "webhook.log").write_text(LINES)
+    done = logs(*words)
+    assert done.returncode == 0
+    assert [json.loads(line)["n"] for line in done.stdout.splitlines()] == numbers
+
+
+def test_the_reason_comes_before_the_ids() -> None:
+    """What an operator reads first stands where 80 columns end late."""
+    line = json.dumps({"event": "attempt.failed", "request_id": "r", "event_id": "e", "error": "x"})
+    shown = click.unstyle(readable(line))
+    assert shown.index("error=x") < shown.index("event_id=e") < shown.index("request_id=r")
