@@ -73,9 +73,8 @@ class FileWatch:
         self.lossy = False  # whether what is doubted is another state than what we have open
         self.gone = False  # whether another file, or none, is at the journal's place
 
-    def opened(self, connection: sqlite3.Connection) -> None:
-        """Take over from SQLite when the WAL is written back."""
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
+    def opened(self) -> None:
+        """Take what is there at first as known."""
         if self._known is NOTHING:
             self._keep(self._glance())
 

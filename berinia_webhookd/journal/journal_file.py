@@ -176,7 +176,7 @@ class SqliteDatabase(Database):
             self._watch.require_name()
         connection = connect(self.path)
         if watch is not None:
-            watch.opened(connection)
+            watch.opened()
         return connection
 
     async def _suspecting(self, work: Awaitable[ResultT]) -> ResultT:

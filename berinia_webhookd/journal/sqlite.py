@@ -48,6 +48,7 @@ PRAGMAS: Final = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA temp_store = MEMORY",  # no personal data in files elsewhere
     "PRAGMA cache_size = -16000",
+    "PRAGMA wal_autocheckpoint = 0",  # the file is its owner's to write (`file_watch`)
     f"PRAGMA journal_size_limit = {WAL_BYTES}",  # what the WAL shrinks to after a peak
 )
 LAST_NUMBER: Final = """

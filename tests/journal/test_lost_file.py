@@ -120,6 +120,27 @@ async def test_the_wal_shrinks_after_a_peak(world: SqliteWorld) -> None:
     assert wal.stat().st_size <= file_watch.WAL_BYTES
 
 
+async def test_a_large_change_by_a_command_is_no_doubt(world: SqliteWorld) -> None:
+    """What others of ours commit stays in the WAL until the owner writes it back."""
+    await world.accept("before")
+    with (
+        structlog.testing.capture_logs() as logged,
+        contextlib.closing(sqlite.connect(world.file)) as command,
+    ):
+        before = world.file.stat()
+        for number in range(10):
+            command.execute(
+                "INSERT INTO sessions (digest, kind, name, viewer, created_at, expires_at) "
+                "VALUES (?, 'link', hex(zeroblob(500000)), 0, 0, 0)",
+                (number,),
+            )
+        assert world.file.stat() == before
+        for number in range(2 * file_watch.COMMITS):
+            await world.accept(f"m{number}")
+        assert world.file.stat().st_size > before.st_size
+    assert logged == []
+
+
 async def test_no_table_is_forgotten_when_a_copy_is_restored(world: SqliteWorld) -> None:
     """Rows of each are taken into the copy, or it has what it needs of them."""
     with contextlib.closing(sqlite3.connect(world.file)) as journal:
