@@ -114,3 +114,21 @@ def test_the_settings_in_the_readme_are_settings(tmp_path: Path) -> None:
         file.chmod(0o600)
         loaded = load({}, kinds=KINDS, environ={}, working_folder=tmp_path, config_file=file)
         assert loaded.settings.server.public_url == ("https://app.berinia.com",)
+
+
+def test_no_help_is_cut_in_eighty_columns() -> None:
+    """What a command does can be read in the list of its group."""
+    context = click.Context(root, info_name="berinia-webhookd", terminal_width=80)
+    groups: list[click.Group] = [root]
+    groups += [
+        one
+        for name in root.list_commands(context)
+        if isinstance(one := root.get_command(context, name), click.Group)
+    ]
+    for group in groups:
+        lines = (
+            click.Context(group, info_name=group.name, terminal_width=80).get_help().splitlines()
+        )
+        listed = lines[lines.index("Commands:") :]
+        assert [line for line in listed if line.endswith("...")] == []
+        assert max(map(len, lines)) <= 80

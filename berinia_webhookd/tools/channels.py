@@ -30,7 +30,7 @@ def channels() -> None:
     """See the configured channels, and try what a captured request would be."""
 
 
-@channels.command("list")
+@channels.command("list", short_help="List the configured channels.")
 @_json_option
 @click.pass_obj
 def list_(context: CommandContext, /, *, as_json: bool) -> None:
@@ -62,7 +62,7 @@ def list_(context: CommandContext, /, *, as_json: bool) -> None:
     click.echo("\n".join(columns([heading, *cells])))
 
 
-@channels.command("show")
+@channels.command("show", short_help="Show what is set on a channel.")
 @click.argument("name", type=ConfiguredChannel())
 @_json_option
 @click.pass_obj
@@ -104,7 +104,7 @@ def _in_line(value: Any) -> str:
     return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-@channels.command("test")
+@channels.command("test", short_help="Say what a captured request would be.")
 @click.argument("name", type=ConfiguredChannel())
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @_json_option

@@ -62,7 +62,7 @@ def _coloured(one: ListedConsent) -> str:
     return click.style(_WORDS[state], fg="red" if state is ConsentState.OPTED_OUT else "green")
 
 
-@consents.command("check")
+@consents.command("check", short_help="Say whether a person may be written to.")
 @click.argument("address")
 @_channel_option
 @_json_option
@@ -99,7 +99,7 @@ def _answer(address: str, found: Sequence[ListedConsent], *, may: bool) -> Itera
         yield "    never said STOP or START"
 
 
-@consents.command("export")
+@consents.command("export", short_help="Write the whole register as JSON lines.")
 @click.pass_obj
 def export(context: CommandContext, /) -> None:
     """Write the whole register as JSON lines, each as `list --json` has it."""

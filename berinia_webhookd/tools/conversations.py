@@ -56,7 +56,7 @@ def conversations() -> None:
     """
 
 
-@conversations.command("list")
+@conversations.command("list", short_help="List conversations, those that are held first.")
 @click.option("--paused", is_flag=True, help="Only those that are paused.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @_json_option
@@ -74,7 +74,7 @@ def list_(context: CommandContext, /, *, paused: bool, limit: int, as_json: bool
         click.echo("\n".join(list_lines(found, now())))
 
 
-@conversations.command("show")
+@conversations.command("show", short_help="Show messages and replies in their order.")
 @click.argument("id_", metavar="[ID]", required=False)
 @_whose
 @click.option(
@@ -109,7 +109,7 @@ def show(
         click.echo("\n\n".join("\n".join(show_lines(one, now())) for one in found))
 
 
-@conversations.command("pause")
+@conversations.command("pause", short_help="Take conversations over from their agents.")
 @_whose
 @click.option("--for", "seconds", type=Duration(), help="Until then: 30m, 12h, 3d. Else: resume.")
 @click.option("--reason", metavar="WORDS", help="Why; whoever looks sees it.")
@@ -145,7 +145,7 @@ def pause(
         click.echo("Paused already, for as long or longer; see `conversations list --paused`.")
 
 
-@conversations.command("resume")
+@conversations.command("resume", short_help="End pauses, and what guards hold.")
 @_whose
 @click.option("--discard", is_flag=True, help="Give up what was held, instead of dispatching it.")
 @_json_option

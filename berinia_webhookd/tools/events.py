@@ -106,7 +106,7 @@ def list_(context: CommandContext, /, *, limit: int, as_json: bool, **wanted: An
         click.echo("\n".join(list_lines(found, now())))
 
 
-@events.command("show")
+@events.command("show", short_help="Show one event, from its arrival to its outcome.")
 @click.argument("id_", metavar="ID")
 @_json_option
 @click.pass_obj
@@ -119,7 +119,7 @@ def show(context: CommandContext, /, *, id_: str, as_json: bool) -> None:
         click.echo("\n".join(show_lines(shown, now())))
 
 
-@events.command("export")
+@events.command("export", short_help="Write events as JSON lines, oldest first.")
 @_state_option
 @_filters
 @click.pass_obj
@@ -141,7 +141,7 @@ def export(context: CommandContext, /, **wanted: Any) -> None:
     open_journal(context, with_key=filters.sender is not None).run(write)
 
 
-@events.command("stats")
+@events.command("stats", short_help="Count events by channel, agent and state.")
 @_json_option
 @click.pass_obj
 def stats(context: CommandContext, /, *, as_json: bool) -> None:
@@ -153,7 +153,7 @@ def stats(context: CommandContext, /, *, as_json: bool) -> None:
         click.echo("\n".join(statistics_lines(figures, now())))
 
 
-@events.command("replay")
+@events.command("replay", short_help="Make events ready again, by id or by --state.")
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--state", type=click.Choice(REPLAYABLE), help="All in this state, with filters.")
 @_filters
@@ -221,7 +221,7 @@ def decoder(settings: Settings) -> Decode:
     return decode
 
 
-@events.command("discard")
+@events.command("discard", short_help="Give events up, unless they are replayed.")
 @_ids_required
 @_json_option
 @click.pass_obj
@@ -252,7 +252,7 @@ def _report(changed: Sequence[Changed], done: str, *, as_json: bool) -> None:
     click.echo(f"{count} of {len(changed)} {done}{more}", err=True)
 
 
-@events.command("erase")
+@events.command("erase", short_help="Delete a person's data everywhere but in backups.")
 @click.option("--sender", metavar="X", required=True, help="Whose data; however spelt.")
 @click.option("--dry-run", is_flag=True, help="Only say how much would be erased.")
 @_json_option

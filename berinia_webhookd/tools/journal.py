@@ -33,7 +33,7 @@ def journal() -> None:
     """Do something with a whole journal."""
 
 
-@journal.command("copy")
+@journal.command("copy", short_help="Copy a journal to another place or engine.")
 @click.option(
     "--from", "source", metavar="URL", help="The journal to copy.  [default: journal.url]"
 )
@@ -68,7 +68,7 @@ def copy(
     return 0 if dry_run or all(table.complete for table in tables) else 1
 
 
-@journal.command("restore")
+@journal.command("restore", short_help="Put a copy in the place of the journal.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
 def restore(context: CommandContext, *, file: Path) -> int:
@@ -88,7 +88,7 @@ def restore(context: CommandContext, *, file: Path) -> int:
     return 0
 
 
-@journal.command("discard")
+@journal.command("discard", short_help="Give up what was saved of a lost journal.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
 def discard(context: CommandContext, *, file: Path) -> int:
