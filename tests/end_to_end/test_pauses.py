@@ -71,6 +71,7 @@ def test_a_pause_outlives_kill_9_and_all_of_it_flows_in_order(start: Start) -> N
     for text in ("two", "STOP", "three"):
         assert daemon.sms(Body=text).status == 200
     assert bodies(daemon, 2) == ["one", "STOP"]
+    daemon.wait_for("attempt.succeeded", count=2)  # or it would rightly come again
     daemon.kill()
     daemon.start()
     daemon.sms(Body="four", From="+33639980009")  # the agent works, but not for this person

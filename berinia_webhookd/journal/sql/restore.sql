@@ -41,8 +41,9 @@ ON CONFLICT DO NOTHING;
 
 -- name: restore_pauses
 -- Conversations are paused as they are there.
-INSERT INTO conversations (channel, sender, party, paused_at, paused_until, paused_by, paused_for)
-SELECT channel, sender, party, paused_at, paused_until, paused_by, paused_for
+INSERT INTO conversations
+    (channel, sender, party, of_group, paused_at, paused_until, paused_by, paused_for)
+SELECT channel, sender, party, of_group, paused_at, paused_until, paused_by, paused_for
 FROM present.conversations AS theirs
 WHERE paused_at IS NOT NULL
    OR EXISTS (SELECT 1 FROM main.conversations AS ours
