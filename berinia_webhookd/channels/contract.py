@@ -5,6 +5,7 @@ and bytes come in as arguments; none opens a socket, reads a clock, logs or look
 from __future__ import annotations
 
 import math
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,18 @@ class SignedRequest:
         """Return it with the mark of this installation."""
         mark = key.mark(purpose, now, self.body)
         return replace(self, headers={**self.headers, HEADER: mark})
+
+
+def sample_phone() -> str:
+    """Return a number of somebody made up, from the range reserved for fiction. Each sample is
+    another person's: the same words of one person, time and again, look like a loop.
+    """
+    return f"+3363998{secrets.randbelow(10_000):04d}"
+
+
+def sample_mail() -> str:
+    """Return the address of somebody made up."""
+    return f"lead-{secrets.randbelow(10_000):04d}@example.com"
 
 
 @dataclass(frozen=True, slots=True)

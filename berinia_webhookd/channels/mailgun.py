@@ -26,7 +26,7 @@ from berinia_webhookd.channels.addresses_of_people import (
     event_digest,
 )
 from berinia_webhookd.channels.automatic_mail import auto_submitted_of
-from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
+from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest, sample_mail
 from berinia_webhookd.channels.form import (
     MULTIPART,
     URLENCODED,
@@ -228,10 +228,11 @@ class MailgunChannel(Channel):
         timestamp = fields.get("timestamp", str(int(now.timestamp())))
         token = fields.get("token", secrets.token_hex(25))
         key = self._keys[0] if valid else secrets.token_hex(16)
+        sender = fields.get("sender", sample_mail())
         sample = {
             "recipient": "contact@example.com",
-            "sender": "lead@example.com",
-            "from": "Camille <lead@example.com>",
+            "sender": sender,
+            "from": f"Camille <{sender}>",
             "subject": "Votre proposition",
             "body-plain": fields.get("stripped-text", text),
             "stripped-text": fields.get("body-plain", text),

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from berinia_webhookd.channels import twilio_diagnosis
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
-from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest
+from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest, sample_phone
 from berinia_webhookd.channels.form import URLENCODED, raw_fields
 from berinia_webhookd.channels.opt_out import WORDS
 from berinia_webhookd.channels.provider import Provider, SecretSetting
@@ -248,7 +248,7 @@ class TwilioChannel(Channel):
             "AccountSid": account,
             "ApiVersion": "2010-04-01",
             "Body": "Bonjour, je suis intéressé.",
-            "From": "+33639980001",
+            "From": sample_phone(),
             "FromCountry": "FR",
             "MessageSid": sid,
             "NumMedia": "0",

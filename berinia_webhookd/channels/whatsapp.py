@@ -22,12 +22,7 @@ from berinia_webhookd.channels.addresses_of_people import (
     normal_group,
     normal_party,
 )
-from berinia_webhookd.channels.contract import (
-    Answer,
-    Channel,
-    Replies,
-    SignedRequest,
-)
+from berinia_webhookd.channels.contract import Answer, Channel, Replies, SignedRequest, sample_phone
 from berinia_webhookd.channels.json_body import decode_json_object
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import WhatsAppSettings
@@ -256,7 +251,7 @@ class WhatsAppChannel(Channel):
             "source": "whatsapp",
             "type": "group",
             "group": "🤖 Support IA / Chatbot",
-            "author": "33639980001@c.us",
+            "author": f"{sample_phone()[1:]}@c.us",
             "content": "Bonjour",
             "timestamp": now.isoformat(),
             "messageId": secrets.token_hex(16).upper(),

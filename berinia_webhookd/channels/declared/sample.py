@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from berinia_webhookd.channels.contract import sample_mail, sample_phone
 from berinia_webhookd.channels.declared.events import Block
 from berinia_webhookd.channels.declared.fields import Field
 from berinia_webhookd.channels.declared.settings import DeclaredSettings
 from berinia_webhookd.model import EventKind
 
-PHONES = ("+33639980001", "+33639980000")  # reserved for fiction
-MAILS = ("lead@example.com", "contact@example.com")
 NAMED = ("sender", "recipient", "thread", "text", "subject", "status", "message")
 
 
@@ -60,7 +59,9 @@ def with_value(document: Any, path: str, value: str) -> Any:
 
 
 def _values(block: Block, now: datetime) -> dict[str, Any]:
-    sender, recipient = MAILS if block.address == "email" else PHONES
+    by_mail = block.address == "email"
+    sender = sample_mail() if by_mail else sample_phone()
+    recipient = "contact@example.com" if by_mail else "+33639980000"
     instant: dict[str, Any] = {
         "s": int(now.timestamp()),
         "ms": int(now.timestamp() * 1000),
