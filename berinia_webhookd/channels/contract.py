@@ -95,6 +95,7 @@ class Channel(ABC):
         {}
     )  # those of the kind, which are looked for in every message
     can_sign: bool = True  # False: only the provider has the key, so there are no samples
+    sample_names: frozenset[str] = frozenset()  # of `sign`, beside the names that are sent
     secret_parameter: str | None = None  # of the query, which is shown and stored nowhere
     receipts_hint: str | None = None  # what to change where receipts come by mistake
 

@@ -92,6 +92,7 @@ class Tally:
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
+    broken: WebhookdError | None = None  # why the rest was not sent, or got no answer
     _latencies: array[float] = field(default_factory=lambda: array("d"))
 
     @property
@@ -147,10 +148,8 @@ async def post_all(
     rate: float | None,
     posted: Callable[[Posted], None],
 ) -> Tally:
-    """Post `count` requests, each signed when it is its turn; `posted` gets each answer.
-
-    Raises:
-        WebhookdError: it cannot be reached, or broke off.
+    """Post `count` requests, each signed when it is its turn; `posted` gets each answer. It ends
+    when one gets none, and the tally says why.
     """
     tally = Tally()
     places = asyncio.Semaphore(AT_ONCE if rate else 1)
@@ -170,7 +169,7 @@ async def post_all(
         expected, others = errors.split((aiohttp.ClientError, OSError))
         if expected is None or others is not None:
             raise
-        raise _unreachable(target, expected.exceptions[0]) from None
+        tally.broken = _unreachable(target, expected.exceptions[0])
     tally.seconds = perf_counter() - began
     return tally
 

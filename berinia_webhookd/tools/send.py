@@ -6,15 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
 
+from berinia_webhookd import json_text
 from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import Channel, SignedRequest
+from berinia_webhookd.channels.form import URLENCODED
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.errors import WebhookdError
@@ -25,7 +30,9 @@ from berinia_webhookd.status.durations import duration
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.installation import RunningDaemon, own_key
 from berinia_webhookd.tools.posting import Posted, Tally, Target, post_all
-from berinia_webhookd.tools.terminal import json_text, one_line
+from berinia_webhookd.tools.terminal import json_text as shown_json
+from berinia_webhookd.tools.terminal import one_line, printable
+from berinia_webhookd.urlencoded import decode_urlencoded
 
 MOST: Final = 1_000_000
 MOST_LISTED: Final = 10_000  # in the JSON document
@@ -102,10 +109,17 @@ def send(
         valid=not bad_signature,
         key=own_key(os.environ, running),
     )
-    sample.sign()  # or say at once that only the provider can
+    for name, nearest in sample.unknown_fields():  # or says at once that only the provider signs
+        click.echo(
+            f"note: the sample has no field {printable(name)}, which is sent all the same;"
+            f" did you mean {printable(nearest)}?",
+            err=True,
+        )
     report = Report(bad_signature=bad_signature, as_json=as_json, most=count)
     tally = asyncio.run(post_all(target, sample.sign, count=count, rate=rate, posted=report.posted))
     report.finish(channel, target, tally)
+    if tally.broken is not None:
+        raise tally.broken
     if report.unexpected:
         click.get_current_context().exit(1)
 
@@ -125,6 +139,46 @@ class Sample:
         at = now()
         made = self.channel.sign(self.fields, base_url=self.base_url, now=at, valid=self.valid)
         return made if self.key is None else made.marked(self.key, Purpose.SAMPLE, at)
+
+    def unknown_fields(self) -> list[tuple[str, str]]:
+        """Return the given fields that the sample does not have, each with the name nearest to it.
+
+        Raises:
+            CannotSign: only the provider has the key.
+        """
+        plain, given = field_names(replace(self, fields={}).sign()), field_names(self.sign())
+        known = {*plain, *self.channel.sample_names}
+        # Where letter case does not matter, another spelling takes a field's place.
+        replaced = {name.lower() for name in plain - given}
+        return [
+            (name, max(sorted(known), key=partial(_likeness, name)))
+            for name in self.fields
+            if name not in known and name.lower() not in replaced and known
+        ]
+
+
+def field_names(request: SignedRequest) -> set[str]:
+    """Return the names of the fields of a request; in JSON paths, whole and from each level on."""
+    content_type = request.headers.get("Content-Type", "")
+    if content_type.startswith(URLENCODED):
+        return {name for name, _ in decode_urlencoded(request.body)}
+    if not request.body:
+        return {name for name, _ in decode_urlencoded(urlsplit(request.path).query.encode())}
+    return set(_paths(json_text.decode(request.body)))
+
+
+def _paths(document: Any) -> Iterator[str]:
+    if isinstance(document, list):
+        document = dict(enumerate(document))
+    for name, value in document.items() if isinstance(document, dict) else ():
+        yield str(name)
+        for path in _paths(value):
+            yield path
+            yield f"{name}.{path}"
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one.lower(), other.lower()).ratio()
 
 
 class Report:
@@ -165,18 +219,19 @@ class Report:
             summary = {
                 "sent": tally.sent,
                 "unexpected": self.unexpected,
+                "broken": tally.broken and str(tally.broken),
                 "statuses": {str(status): n for status, n in sorted(tally.statuses.items())},
                 "seconds": round(tally.seconds, 3),
                 "latency_ms": {name: round(s * 1000, 3) for name, s in figures.items()},
             }
             document = {"channel": channel, "to": str(target), "requests": self._listed}
-            click.echo(json_text({**document, "summary": summary}))
+            click.echo(shown_json({**document, "summary": summary}))
             return
         statuses = ", ".join(f"{n} × {status}" for status, n in sorted(tally.statuses.items()))
         times = ", ".join(f"{name} {duration(seconds)}" for name, seconds in figures.items())
-        click.echo(
-            f"{tally.sent} sent to {target} in {duration(tally.seconds)}: {statuses}; {times}"
-        )
+        done = f"{tally.sent} sent to" if tally.broken is None else f"{tally.sent} answered by"
+        told = f": {statuses}; {times}" if tally.sent else ""
+        click.echo(f"{done} {target} in {duration(tally.seconds)}{told}")
 
 
 def _default_address(server: ServerSettings, running: RunningDaemon | None) -> str:

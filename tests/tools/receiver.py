@@ -26,6 +26,7 @@ class Receiver:
     headers: dict[str, str] = field(default_factory=dict)
     answer: bytes = b"<Response/>"
     broken: bool = False
+    breaks_after: int | None = None  # requests
     received: list[Received] = field(default_factory=list)
     port: int = 0
 
@@ -42,7 +43,7 @@ def handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
             receiver.received.append(Received(self.path, headers, body))
-            if receiver.broken:
+            if receiver.broken or len(receiver.received) - 1 == receiver.breaks_after:
                 self.close_connection = True
                 return
             self.send_response(receiver.status)

@@ -119,6 +119,8 @@ async def post(
 ) -> tuple[Tally, list[Posted]]:
     answers: list[Posted] = []
     tally = await post_all(target, lambda: SAMPLE, count=count, rate=rate, posted=answers.append)
+    if tally.broken is not None:
+        raise tally.broken
     return tally, answers
 
 

@@ -17,6 +17,22 @@ from berinia_webhookd.tools.installation import RunningDaemon
 from .receiver import Receiver
 
 TOKEN = "0123456789abcdef0123456789abcdef"
+CHANNELS = """
+[channels.email]
+signing_keys = ["key-0123456789abcdef"]
+[channels.whatsapp]
+secret = "0123456789abcdef0123456789abcdef"
+[channels.crm]
+kind = "declared"
+agent = "ResponseListenerAgent"
+verify = "token"
+token = "header:X-Token"
+secrets = ["0123456789abcdef0123456789abcdef"]
+[[channels.crm.event]]
+id = ["lead.id"]
+sender = "lead.phone"
+text = "lead.note"
+"""
 Send = Callable[..., int]
 
 
@@ -164,6 +180,63 @@ def test_without_its_secret_nothing_can_be_signed(
     assert send("sms", "--to", receiver.address) == 1
     assert receiver.received == []
     assert "channels.sms.tokens" in capsys.readouterr().err
+
+
+def test_a_field_that_the_sample_does_not_have_is_named(
+    send: Send, receiver: Receiver, capsys: Output
+) -> None:
+    """It is sent all the same; the nearest is what was meant, most likely."""
+    assert send("sms", "--to", receiver.address, "--set", "body=x", "--set", "Body=y") == 0
+    form = receiver.received[0].form()
+    assert (form["body"], form["Body"]) == ("x", "y")
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
+    assert "no field body, which is sent all the same; did you mean Body?" in note
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("email Subject", None),  # another spelling of it takes its place
+        ("email recipent", "recipient"),
+        ("whatsapp content", None),
+        ("whatsapp Group", "group"),
+        ("crm text", None),  # a name of the declaration
+        ("crm lead.note", None),  # what it is a name of
+        ("crm lead.nota", "lead.note"),
+    ],
+)
+def test_every_channel_knows_the_fields_of_its_sample(
+    send: Send,
+    receiver: Receiver,
+    tmp_path: Path,
+    capsys: Output,
+    given: str,
+    nearest: str | None,
+) -> None:
+    """Forms in either letter case, JSON by its paths."""
+    (tmp_path / "berinia.toml").write_text(CHANNELS)
+    channel, field = given.split()
+    assert send(channel, "--to", receiver.address, "--set", f"{field}=x") == 0
+    told = capsys.readouterr().err
+    assert (f"did you mean {nearest}?" in told) if nearest else ("note:" not in told)
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_connection_that_breaks_ends_with_the_tally(
+    send: Send, receiver: Receiver, capsys: Output, words: tuple[str, ...]
+) -> None:
+    """Of what was answered until then; and why it ended."""
+    receiver.breaks_after = 2
+    assert send("sms", "--to", receiver.address, "--count", "5", *words) == 1
+    shown = capsys.readouterr()
+    if words:
+        summary = json.loads(shown.out)["summary"]
+        assert (summary["sent"], summary["statuses"]) == (2, {"200": 2})
+        assert "broke off" in summary["broken"]
+    else:
+        assert shown.out.splitlines()[-1].startswith(f"2 answered by http://{receiver.address} in")
+        assert "2 × 200" in shown.out
+    assert "broke off" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from berinia_webhookd.channels.declared.fields import Field, Item, Unreadable, a
 from berinia_webhookd.channels.declared.presets import provider_of
 from berinia_webhookd.channels.declared.proof import NoProof, Proof, instant_of
 from berinia_webhookd.channels.declared.request import Request
-from berinia_webhookd.channels.declared.sample import sample_of, with_value
+from berinia_webhookd.channels.declared.sample import names_of, sample_of, with_value
 from berinia_webhookd.channels.declared.settings import DeclaredSettings
 from berinia_webhookd.channels.form import URLENCODED, raw_fields
 from berinia_webhookd.channels.provider import Provider
@@ -79,6 +79,7 @@ class DeclaredChannel(Channel):
         )
         source = settings.token or ""
         self.secret_parameter = source.removeprefix("query:") if source[:6] == "query:" else None
+        self.sample_names = names_of(settings)
 
     @classmethod
     def provider_of(cls, settings: ChannelSettings) -> Provider:

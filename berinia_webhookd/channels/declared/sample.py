@@ -20,14 +20,26 @@ def sample_of(settings: DeclaredSettings, fields: Mapping[str, str], now: dateti
     """Return a body that the first block of messages reads; `fields` are names of that block, or
     paths in its item.
     """
-    blocks = settings.event
-    block = next((one for one in blocks if one.kind is EventKind.MESSAGE), blocks[0])
+    block = _block(settings)
     document = _nested(_filled(block, fields, now), block.items)
     for name in settings.signed.names if settings.signed else ():
         if name.startswith("json:"):
             value = str(int(now.timestamp())) if name == settings.time else secrets.token_hex(25)
             document = with_value(document, name.removeprefix("json:"), value)
     return document
+
+
+def names_of(settings: DeclaredSettings) -> frozenset[str]:
+    """Return the names of the sample's block that stand for a field of the body."""
+    if not settings.event:
+        return frozenset()  # a configuration that is refused
+    block = _block(settings)
+    return frozenset(name for name in NAMED if getattr(block, name) is not None)
+
+
+def _block(settings: DeclaredSettings) -> Block:
+    blocks = settings.event
+    return next((one for one in blocks if one.kind is EventKind.MESSAGE), blocks[0])
 
 
 def _filled(block: Block, fields: Mapping[str, str], now: datetime) -> list[Any]:
