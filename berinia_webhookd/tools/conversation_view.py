@@ -106,7 +106,7 @@ def _message_lines(message: Shown, width: int) -> Iterator[str]:
         yield INDENT + one_line(last.error.strip().splitlines()[-1], width - len(INDENT))
     if last is not None and last.reply:
         yield _line(last.ended_at, ">", last.reply, width)
-        yield f"{INDENT}given to nobody"
+        yield f"{INDENT}not sent: nobody was waiting"
     if message.reply is not None:
         yield _line(message.reply.decided_at, ">", message.reply.text, width)
         if message.reply.route != "inline":

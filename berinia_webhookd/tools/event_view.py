@@ -212,7 +212,10 @@ def _entry_lines(entry: ShownEntry, now: datetime) -> Iterator[str]:
             f"{utc(attempt.started_at)}  {what}attempt {attempt.number}: {outcome}"
             f" after {duration(_seconds(attempt))} on {printable(attempt.node)}"
         )
-        for name, text in (("", attempt.error), ("reply, given to nobody: ", attempt.reply)):
+        for name, text in (
+            ("", attempt.error),
+            ("reply (not sent: nobody was waiting): ", attempt.reply),
+        ):
             if text:
                 yield from (INDENT + name + line for line in printable(text).splitlines())
     yield _standing(entry, what, now)
