@@ -72,6 +72,14 @@ BELOW = {
 #kind = "twilio"
 #agent = "ResponseListenerAgent"
 #tokens = ["the other account's auth token"]
+
+# A provider that is none of the three is declared, here by a preset; its keys and the other presets:
+# docs/declaring-a-channel.md.
+#[channels.meta]
+#preset = "meta-whatsapp"
+#agent = "ResponseListenerAgent"
+#secrets = ["the app secret"]
+#handshake_secrets = ["the verify token"]
 """,
 }
 
