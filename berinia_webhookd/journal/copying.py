@@ -20,6 +20,7 @@ from berinia_webhookd.journal.database import (
     DatabaseError,
     Row,
     Transaction,
+    instant,
     open_database,
     path_of,
 )
@@ -184,10 +185,23 @@ async def _require_beginning(source: Database, target: Database, table: Table) -
     ends = [[dict(one) for one in await _rows(side, row, **last)] for side in (source, target)]
     there = await _first(source, table.statement("table_count_until"), **last)
     if ends[0] != ends[1] or there != await _count(target, table):
-        raise CannotStart(
-            "the target holds a journal of its own, which a copy would mix with another",
-            hint="give an empty database, or drop the schema berinia_webhookd in it",
-        )
+        raise await _held_by(target)
+
+
+async def _held_by(target: Database) -> CannotStart:
+    """Return why nothing is copied into a journal, and what to do with what it holds."""
+    ((events, newest),) = await _rows(target, "held_in_target")
+    count = "1 event" if events == 1 else f"{events:,} events"
+    when = "" if newest is None else f", the newest received at {instant(newest):%F %T} UTC"
+    empty = "drop the schema berinia_webhookd there" if target.shared else "give another file"
+    keep = (
+        ' (to keep them: "Move the journal to PostgreSQL" in docs/operating.md)' if events else ""
+    )
+    return CannotStart(
+        f"the target holds a journal of its own: {count}{when}; a copy would mix it with another,"
+        " and nothing was copied",
+        hint=f"stop what uses it, its socket unit as well; then {empty}{keep}, and copy again",
+    )
 
 
 async def _copy(

@@ -46,9 +46,11 @@ def copy(
 ) -> int:
     """Copy a journal, such as a SQLite file, to another place, such as PostgreSQL.
 
-    Stop every `serve` and `worker` first. A copy that is broken off goes on where it was when the
-    same command is given again. Both sides are counted afterwards; exit code 1: they differ.
-    Without --from or --to, the configured journal.url is meant.
+    Stop every `serve` and `worker` first, and the socket that would start one again: `systemctl
+    stop berinia-webhook.socket berinia-webhook.service`. A copy that is broken off goes on where it
+    was when the same command is given again. Both sides are counted afterwards; exit code 1: they
+    differ. A target that holds other events is refused, and they are counted. Without --from or
+    --to, the configured journal.url is meant.
     """
     if source is None and target is None:
         raise click.UsageError("give --from, --to, or both")
@@ -64,7 +66,8 @@ def copy(
     bar = _Progress()
     tables = asyncio.run(copy_journal(there, here, dry_run=dry_run, progress=bar.moved))
     bar.end()
-    click.echo(json_text(_as_json(tables)) if as_json else "\n".join(_as_lines(tables)))
+    lines = [*_as_lines(tables, dry_run=dry_run), _sentence(tables, dry_run=dry_run)]
+    click.echo(json_text(_as_json(tables)) if as_json else "\n".join(lines))
     return 0 if dry_run or all(table.complete for table in tables) else 1
 
 
@@ -146,9 +149,22 @@ def _as_json(tables: list[Copied]) -> object:
     }
 
 
-def _as_lines(tables: list[Copied]) -> list[str]:
+def _as_lines(tables: list[Copied], *, dry_run: bool) -> list[str]:
     lines = [f"{'table':<17}{'from':>12}{'to':>12}"]
     for table in tables:
-        mark = "" if table.complete else "  differs"
-        lines.append(f"{table.table:<17}{table.source:>12}{table.target:>12}{mark}")
+        left = f"  {table.source - table.target:,} to copy" if dry_run else "  differs"
+        mark = "" if table.complete else left
+        lines.append(f"{table.table:<17}{table.source:>12,}{table.target:>12,}{mark}")
     return lines
+
+
+def _sentence(tables: list[Copied], *, dry_run: bool) -> str:
+    events = next(table for table in tables if table.table == "events")
+    different = [table.table for table in tables if not table.complete]
+    if not different:
+        are = "event is" if events.source == 1 else "events are"
+        return f"{events.source:,} {are} in both, nothing differs"
+    if dry_run:
+        missing = events.source - events.target
+        return f"events to copy: {missing:,}; there already: {events.target:,}"
+    return f"these differ: {', '.join(different)}; give the same command again"

@@ -19,13 +19,19 @@ from ..journal.world import a_delivery, an_event
 @pytest.fixture
 def source(tmp_path: Path) -> str:
     """The URL of a journal with one event."""
-    url = f"sqlite:///{tmp_path / 'old.db'}"
+    return a_journal(tmp_path / "old.db", "one")
+
+
+def a_journal(file: Path, *texts: str) -> str:
+    """Make a journal with an event of each text; returns its URL."""
+    url = f"sqlite:///{file}"
 
     async def make() -> None:
         journal = SqlJournal(url, node="here", clock=lambda: datetime.now(UTC))
         await journal.open()
-        event = an_event("one")
-        await journal.accept(a_delivery(event), Decoded((event,)))
+        for text in texts:
+            event = an_event(text)
+            await journal.accept(a_delivery(event), Decoded((event,)))
         await journal.close()
 
     asyncio.run(make())
@@ -37,11 +43,51 @@ def test_a_copy_says_what_it_counted(tmp_path: Path, source: str) -> None:
     daemon = Daemon(tmp_path)
     done = daemon.run("journal", "copy", "--from", source)
     assert "entries                     1           1" in done.stdout
+    assert done.stdout.endswith("1 event is in both, nothing differs\n")
     assert str(tmp_path / "state" / "journal.db") in done.stderr
     again = json.loads(daemon.run("journal", "copy", "--from", source, "--json").stdout)
     assert again["complete"] is True
     assert {"table": "events", "from": 1, "to": 1} in again["tables"]
     assert len(json.loads(daemon.run("events", "list", "--json").stdout)) == 1
+
+
+def test_a_dry_run_says_what_would_be_copied(tmp_path: Path, source: str) -> None:
+    """What is not there yet is no difference; afterwards there is nothing to do."""
+    daemon = Daemon(tmp_path)
+    before = daemon.run("journal", "copy", "--from", source, "--dry-run")
+    assert "entries                     1           0  1 to copy" in before.stdout
+    assert before.stdout.endswith("events to copy: 1; there already: 0\n")
+    assert "differs" not in before.stdout
+    daemon.run("journal", "copy", "--from", source)
+    after = daemon.run("journal", "copy", "--from", source, "--dry-run")
+    assert after.stdout.endswith("1 event is in both, nothing differs\n")
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_what_the_target_holds_is_counted(
+    tmp_path: Path, source: str, words: tuple[str, ...]
+) -> None:
+    """And it is said what to do with it; nothing is copied."""
+    other = a_journal(tmp_path / "other.db", "two", "three")
+    refused = Daemon(tmp_path).run(
+        "journal", "copy", "--from", source, "--to", other, *words, check=False
+    )
+    assert refused.returncode == 3
+    assert "a journal of its own: 2 events, the newest received at 2026-" in refused.stderr
+    assert "its socket unit as well; then give another file" in refused.stderr
+    assert "docs/operating.md" in refused.stderr
+
+
+def test_two_journals_are_joined_before_they_are_copied(tmp_path: Path, source: str) -> None:
+    """As the guide says, where the socket started the daemon on the empty target: what came there
+    is copied into a file, which the older journal takes in when it is restored.
+    """
+    came_there = a_journal(tmp_path / "there.db", "two", "three")
+    daemon = Daemon(tmp_path)
+    daemon.run("journal", "copy", "--from", came_there)
+    old = tmp_path / "old.db"
+    done = daemon.run("journal", "restore", str(old))
+    assert "3 events, 2 of them from the journal that was there" in done.stdout
 
 
 def test_a_password_on_the_command_line_is_refused(tmp_path: Path, source: str) -> None:

@@ -206,15 +206,10 @@ def test_a_field_that_the_sample_does_not_have_is_named(
     ],
 )
 def test_every_channel_knows_the_fields_of_its_sample(
-    send: Send,
-    receiver: Receiver,
-    tmp_path: Path,
-    capsys: Output,
-    given: str,
-    nearest: str | None,
+    send: Send, receiver: Receiver, capsys: Output, given: str, nearest: str | None
 ) -> None:
     """Forms in either letter case, JSON by its paths."""
-    (tmp_path / "berinia.toml").write_text(CHANNELS)
+    Path("berinia.toml").write_text(CHANNELS)
     channel, field = given.split()
     assert send(channel, "--to", receiver.address, "--set", f"{field}=x") == 0
     told = capsys.readouterr().err

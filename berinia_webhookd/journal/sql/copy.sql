@@ -29,6 +29,11 @@ SELECT {columns} FROM {table} WHERE ({key}) > ({last}) AND ({key}) <= ({end}) OR
 -- name: table_insert
 INSERT INTO {table} ({columns}) VALUES ({values});
 
+-- name: held_in_target
+-- How many events a journal holds, and when the newest delivery came.
+SELECT (SELECT count(*) FROM events) AS events,
+       (SELECT max(received_at) FROM deliveries) AS newest;
+
 -- name: other_sessions
 -- How many other processes of ours use a PostgreSQL database.
 SELECT count(*) AS total FROM pg_stat_activity
