@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -93,7 +94,8 @@ class Commands(click.Group):
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="The TOML file with the settings. Default: $BERINIA_WEBHOOKD_CONFIG, else "
-    "/etc/berinia-webhookd/config.toml, else ./berinia-webhookd.toml; none is required.",
+    "/etc/berinia-webhookd/config.toml, else ./berinia-webhookd.toml, else that of `serve --dev` "
+    "in .dev/; none is required.",
 )
 @click.version_option(__version__, prog_name="berinia-webhookd")
 @click.pass_context
@@ -107,7 +109,10 @@ def root(ctx: click.Context, config_file: Path | None) -> None:
     3 cannot start and will not by itself; 4 cannot start now.
     """
     from berinia_webhookd.tools.command_context import CommandContext  # noqa: PLC0415 - see above
+    from berinia_webhookd.tools.dev import configuration_here  # noqa: PLC0415 - see above
 
+    if config_file is None and ctx.invoked_subcommand not in Commands.daemons:
+        config_file = configuration_here(os.environ)
     ctx.obj = CommandContext(config_file)
 
 

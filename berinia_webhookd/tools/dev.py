@@ -8,16 +8,25 @@ import os
 import secrets
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
 import click
 
-from berinia_webhookd.config.files import distrust, is_there
+from berinia_webhookd.config.files import (
+    CONFIG_VARIABLE,
+    LOCAL_FILE,
+    SYSTEM_FILE,
+    distrust,
+    is_there,
+)
 from berinia_webhookd.errors import CannotStart
-from berinia_webhookd.tools.command_context import CommandContext
+from berinia_webhookd.tools import installation
+from berinia_webhookd.tools.command_context import CommandContext, working_folder
 
+FOLDER: Final = ".dev"
 CONFIG_NAME: Final = "berinia-webhookd.toml"
 
 CONFIG: Final = """\
@@ -53,6 +62,25 @@ tokens = ["{twilio_token}"]
 [channels.email]
 signing_keys = ["{mailgun_key}"]
 """
+
+
+def configuration_here(environ: Mapping[str, str]) -> Path | None:
+    """Return the configuration of the working folder's `.dev/`, for commands that were given none,
+    where nothing is installed.
+
+    Raises:
+        CannotStart: it is there, and may be somebody else's.
+    """
+    here = working_folder()
+    folder = here / FOLDER
+    config = folder / CONFIG_NAME
+    others = (SYSTEM_FILE, here / LOCAL_FILE)
+    if environ.get(CONFIG_VARIABLE) or any(map(is_there, others)) or not is_there(config):
+        return None
+    if installation.read(environ) is not None:
+        return None
+    _require_ours(folder, config)
+    return config
 
 
 def prepare(folder: Path) -> CommandContext:
@@ -100,7 +128,10 @@ def _make(folder: Path, config: Path) -> None:
 def show_lines_to_paste(address: str) -> None:
     """Print the commands that a newcomer tries first."""
     program = _relative(Path(sys.argv[0]))
-    command = f"{program} --config {_relative(Path.cwd() / '.dev' / CONFIG_NAME)}"
+    config = Path.cwd() / FOLDER / CONFIG_NAME
+    elsewhere = {name: value for name, value in os.environ.items() if name != "STATE_DIRECTORY"}
+    found = configuration_here(elsewhere) == config
+    command = program if found else f"{program} --config {_relative(config)}"
     to = "" if address.endswith(":8001") else f" --to http://{address}"
     click.echo(
         f"""

@@ -71,7 +71,7 @@ def serve(
         "dev": dev or None,
     }
     if dev:
-        context = playground.prepare(working_folder() / ".dev")
+        context = playground.prepare(working_folder() / playground.FOLDER)
 
     def started(loaded: Loaded, address: str) -> None:
         here = installation.of_settings(

@@ -73,8 +73,8 @@ BELOW = {
 #agent = "ResponseListenerAgent"
 #tokens = ["the other account's auth token"]
 
-# A provider that is none of the three is declared, here by a preset; its keys and the other presets:
-# docs/declaring-a-channel.md.
+# A provider that is none of the three is declared, here by a preset; its keys and the others are
+# in docs/declaring-a-channel.md.
 #[channels.meta]
 #preset = "meta-whatsapp"
 #agent = "ResponseListenerAgent"
