@@ -26,6 +26,7 @@ _BETWEEN_ADDRESSES = re.compile(r"[\s<>()\[\],;:\"]+")
 # whatsapp-web.js ids of people, with or without the number of their device.
 _WHATSAPP_ID = re.compile(r"\+?([0-9]+)(?::[0-9]+)?@(?:c\.us|s\.whatsapp\.net)")
 _E164 = re.compile(r"\+[1-9][0-9]{7,14}")  # nearly all there are, and normal already
+_DIGITS = re.compile(r"[1-9][0-9]{0,18}")  # how Meta and others write it, and ids
 _PHONE = re.compile(r"(\+|00)?([0-9][0-9 ./()-]*)")
 # Symbols, joiners and tags, what Unicode has not assigned yet; then the parts that are classed as
 # marks: variation selectors, the keycap, skin tones.
@@ -41,6 +42,8 @@ def normal_party(text: str) -> str:
     """
     if _E164.fullmatch(text):
         return text
+    if _DIGITS.fullmatch(text):
+        return f"+{text}" if len(text) >= _MIN_INTERNATIONAL_DIGITS else text
     folded = unicodedata.normalize("NFKC", text[:_MAX_SPELLING_LENGTH]).casefold()
     folded = unicodedata.normalize("NFKC", folded)
     text = "".join(c for c in folded if unicodedata.category(c) not in {"Cc", "Cs"}).strip()

@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
+import orjson
+
 from berinia_webhookd.errors import MalformedDelivery
 
 _MAX_DEPTH: Final = 32
@@ -41,6 +43,9 @@ def decode_json(body: bytes) -> Any:
     Raises:
         MalformedDelivery: it is not JSON (RFC 8259), or beyond the bounds above.
     """
+    document = _decoded_at_once(body)
+    if document is not None:
+        return document
     try:
         document = json.loads(
             _ESCAPES.sub(_whole, body.decode()),
@@ -53,6 +58,38 @@ def decode_json(body: bytes) -> Any:
     except (ValueError, RecursionError):
         raise MalformedDelivery("The body is not well-formed JSON.") from None
     return document
+
+
+def _decoded_at_once(body: bytes) -> Any:
+    """Return what orjson reads, several times faster, where nothing can differ; else None.
+
+    A colon behind a quote ends a name, or stands in a text: if there are no more of them than names
+    were found, no name stood twice. Numbers that orjson may have rounded are left to the others.
+    """
+    if b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body:
+        return None
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    names = 0
+    level = [document]
+    for _ in range(_MAX_DEPTH):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                continue
+            if isinstance(value, dict):
+                names += len(value)
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+            elif isinstance(value, float) or (isinstance(value, int) and value not in _INTEGERS):
+                return None
+        if not below:
+            return document if names == body.count(b'":') else None
+        level = below
+    return None
 
 
 def _whole(escape: re.Match[str]) -> str:

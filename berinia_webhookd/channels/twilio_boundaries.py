@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from berinia_webhookd.errors import FieldsMoved
+from berinia_webhookd.errors import FieldsMoved, SignatureInvalid
 from berinia_webhookd.urlencoded import Fields
 
 _PLACES: Final = (f"{end}{what}" for end in ("From", "To") for what in ("City", "State", "Zip"))
@@ -118,3 +118,25 @@ def reaches_into_url(target: str, fields: Fields) -> bool:
         return False
     text = query + "".join(min(fields, default=("", "")))
     return _OPTIONAL["AccountSid"].search(text) is not None
+
+
+def require_apart(fields: Fields, names: Collection[str]) -> None:
+    """Refuse a form, signed like Twilio's, in which one of these fields has run into another, or
+    another into it: its value holds the name of a field that is missing, or it is missing itself
+    and its name stands elsewhere.
+
+    Raises:
+        SignatureInvalid: it is not as it was sent.
+    """
+    present = {name for name, _ in fields}
+    missing = KNOWN.union(filter(_STYLE.match, names)) - present
+    for name, value in fields:
+        sought = missing if name in names else missing.intersection(names)
+        if any(_has_swallowed(one, name, value) for one in sought):
+            raise SignatureInvalid("Fields run into each other.")
+
+
+def _has_swallowed(missing: str, name: str, value: str) -> bool:
+    """Whether a field's name stands in a value, across its beginning, or began another's name."""
+    begins = name.startswith(missing) and name not in KNOWN
+    return begins or (name + value).find(missing, max(len(name) - len(missing) + 1, 0)) >= 0

@@ -11,6 +11,7 @@ from berinia_webhookd import json_text
 from berinia_webhookd.journal.database import Row, instant, stored
 from berinia_webhookd.journal.event_text import storable, to_text
 from berinia_webhookd.model import ChannelName, VerifiedDelivery
+from berinia_webhookd.urlencoded import as_bytes
 
 # How many numbers there are for the events of a delivery, beginning at its own times this; also for
 # places that are drawn together. The statements spell it out.
@@ -31,7 +32,8 @@ def once_key(delivery: VerifiedDelivery) -> bytes:
     """What makes a delivery, of which something was rejected, the same as another."""
     if delivery.replay_key is not None:
         return key_digest(delivery.replay_key)
-    return hashlib.sha256(delivery.channel.encode() + b"\0" + delivery.body).digest()
+    content = delivery.body or as_bytes(delivery.target)  # a GET is what its URL says
+    return hashlib.sha256(delivery.channel.encode() + b"\0" + content).digest()
 
 
 class DeliveryRow(NamedTuple):

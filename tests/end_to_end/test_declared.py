@@ -25,6 +25,20 @@ handshake_secrets = ["{TOKEN}"]
 preset = "octopush"
 agent = "ResponseListenerAgent"
 secrets = ["{KEY}"]
+
+[channels.asked]
+kind = "declared"
+verify = "token"
+token = "query:k"
+body = "query"
+methods = ["GET"]
+agent = "ResponseListenerAgent"
+secrets = ["{KEY}"]
+[[channels.asked.event]]
+where = "text"
+id = ["id"]
+sender = "from"
+text = "text"
 """
 
 
@@ -100,3 +114,26 @@ def test_a_secret_of_the_url_stands_nowhere(running: Daemon) -> None:
     for file in running.folder.rglob("*"):
         if file.is_file() and file.suffix != ".toml":
             assert KEY.encode() not in file.read_bytes(), file
+
+
+def test_a_secret_in_a_get_is_masked_however_it_is_spelt(running: Daemon) -> None:
+    """In the journal, in what the agent gets, and in every log; a HEAD is nothing."""
+    path = "/webhook/asked?from=%2B33639980001&text="
+    escaped = "".join(f"%{ord(one):02x}" for one in KEY)
+    spelt = [f"k={KEY}", f"%6b={KEY}", f"k={KEY}&%6B={KEY}", f"k={escaped}"]
+    for number, secret in enumerate(spelt):
+        answer = running.request("GET", f"{path}n{number}&id={number}&{secret}", b'{"text":"no"}')
+        assert answer.status == 200
+    assert running.request("GET", f"{path}odd%FF&id=9&k={KEY}").status == 200
+    assert running.request("HEAD", f"{path}no&id=8&k={KEY}").status == 405
+    assert running.request("GET", f"{path}no&id=8&k=no&k={KEY}").status == 403
+    for unread in ("1", "2"):
+        assert running.request("GET", f"/webhook/asked?unread={unread}&k={KEY}").status == 200
+    seen = running.wait_until_seen(5)
+    assert sorted(one["data"]["body"] for one in seen) == ["n0", "n1", "n2", "n3", "odd\ufffd"]
+    assert len(listed(running, "--state", "rejected")) == 2
+    assert running.stop() == 0
+    for file in running.folder.rglob("*"):
+        if file.is_file() and file.suffix != ".toml":
+            assert KEY.encode() not in file.read_bytes(), file
+            assert escaped.encode() not in file.read_bytes(), file

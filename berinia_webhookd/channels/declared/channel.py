@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import unquote_plus, urlencode
@@ -21,11 +21,14 @@ from berinia_webhookd.channels.declared.events import MOST_EVENTS, Block
 from berinia_webhookd.channels.declared.fields import Field, Item, Unreadable, all_hold
 from berinia_webhookd.channels.declared.presets import provider_of
 from berinia_webhookd.channels.declared.proof import NoProof, Proof, instant_of
-from berinia_webhookd.channels.declared.request import Request
+from berinia_webhookd.channels.declared.request import Request, query_of
 from berinia_webhookd.channels.declared.sample import names_of, sample_of, with_value
 from berinia_webhookd.channels.declared.settings import DeclaredSettings
-from berinia_webhookd.channels.form import URLENCODED, raw_fields
+from berinia_webhookd.channels.form import URLENCODED, raw_fields, readable
+from berinia_webhookd.channels.json_body import decode_json
 from berinia_webhookd.channels.provider import Provider
+from berinia_webhookd.channels.signatures import in_signing_order
+from berinia_webhookd.channels.twilio_boundaries import require_apart
 from berinia_webhookd.config.settings import ChannelSettings
 from berinia_webhookd.errors import (
     AddressRefused,
@@ -47,6 +50,7 @@ from berinia_webhookd.model import (
     RejectedItem,
     VerifiedDelivery,
 )
+from berinia_webhookd.urlencoded import as_bytes, decode_urlencoded
 
 JSON: Final = "application/json"
 
@@ -77,6 +81,15 @@ class DeclaredChannel(Channel):
         self.kept_headers = frozenset(
             name for block in settings.event for name in _headers_of(block)
         )
+        # A MAC that answers a question is over a word: none passes for an object or a list.
+        self._signs_questions = settings.signs_questions
+        by_fields = settings.signed is not None and "fields" in settings.signed.names
+        self._recognised_by = _paths_of_ids(settings.event) if by_fields else None
+        self._alike = [  # blocks of the same items
+            [block for block in settings.event if block.items == steps]
+            for steps in dict.fromkeys(block.items for block in settings.event)
+        ]
+        self._recognising = [block for block in settings.event if self._proves(block)]
         source = settings.token or ""
         self.secret_parameter = source.removeprefix("query:") if source[:6] == "query:" else None
         self.sample_names = names_of(settings)
@@ -95,15 +108,17 @@ class DeclaredChannel(Channel):
             )
 
     def handshake(self, delivery: RawDelivery) -> Answer | None:
-        """See `Channel.handshake`; a question in a body must have the channel's proof as well."""
+        """See `Channel.handshake`; a question in a body must have the channel's proof first."""
         declared = self.settings.handshake
         if declared is None:
             return None
         request = Request(delivery, self._public_urls)
-        if not declared.asks(request):
+        if not declared.may_ask(request):
             return None
         if declared.is_in_body:
             self._prove(request)
+        if not declared.asks(request):
+            return None
         if not declared.checks(request, self._handshake_keys):
             raise SignatureInvalid("The verify token is missing or wrong.")
         answer = declared.answer(request, self._handshake_keys or self.settings.keys)
@@ -117,8 +132,11 @@ class DeclaredChannel(Channel):
         if delivery.method not in self.settings.methods:
             raise SignatureInvalid("This method is for the provider's question alone.")
         replay_key = self._prove(Request(delivery, self._public_urls))
-        masked = delivery._replace(target=self._without_secret(delivery.target))
-        return self._verified(masked, replay_key=replay_key)
+        if self.secret_parameter is not None:
+            delivery = delivery._replace(target=self._without_secret(delivery.target))
+        if self.settings.body == "query":  # a body is neither read nor proven
+            delivery = delivery._replace(body=b"")
+        return self._verified(delivery, replay_key=replay_key)
 
     def _without_secret(self, target: str) -> str:
         """Return a request target as it may be stored and shown."""
@@ -137,7 +155,12 @@ class DeclaredChannel(Channel):
         networks = self.allowed_networks
         if networks is not None and (client is None or not in_networks(networks, client)):
             raise AddressRefused("This address is not allowed.")
-        return self._proof.prove(request)
+        if self._signs_questions and request.body.lstrip()[:1] not in (b"{", b"["):
+            raise SignatureInvalid("What this channel answers questions with could have signed it.")
+        replay_key = self._proof.prove(request)
+        if self._recognised_by is not None:
+            require_apart(request.fields, self._recognised_by)
+        return replay_key
 
     def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Read every event that a block declares; items that none takes are kept as rejected."""
@@ -167,13 +190,11 @@ class DeclaredChannel(Channel):
         """Yield every item with the block that takes it, if one does, and the whole delivery where
         it is named as nothing to keep.
         """
-        blocks = self.settings.event
         found = False
-        for steps in dict.fromkeys(block.items for block in blocks):
-            alike = [block for block in blocks if block.items == steps]
+        for alike in self._alike:
             for item in alike[0].reached(root):
                 block = next((one for one in alike if one.takes(item)), None)
-                if block is not None or steps:
+                if block is not None or alike[0].items:
                     found = True
                     yield block, item
         if not found and self.settings.ignore and all_hold(self.settings.ignore, root):
@@ -202,29 +223,33 @@ class DeclaredChannel(Channel):
         return said
 
     def _root(self, delivery: VerifiedDelivery) -> Item:
-        request = Request(_as_raw(delivery), ())
+        asked = query_of(delivery.target)
+        query = {readable(name): readable(value) for name, value in asked.items()}
         match self.settings.body:
             case "json":
-                document: Any = request.document
+                document: Any = decode_json(delivery.body)
             case "form":
-                document = dict(raw_fields(request.fields)[0])
+                document = raw_fields(decode_urlencoded(delivery.body))[0]
             case _:
-                document = dict(request.query)
-        headers = {name.lower(): value for name, value in delivery.headers.items()}
-        return Item((document,), lambda name: headers.get(name.lower()), request.query)
+                document = query
+        headers = {name.lower(): readable(value) for name, value in delivery.headers.items()}
+        return Item((document,), lambda name: headers.get(name.lower()), query)
 
     def _event(self, delivery: VerifiedDelivery, block: Block, item: Item) -> Event:
         for one in block.required:
             if one.text(item) is None:
                 raise Unreadable(f"{one} is missing")
-        read = _reader(item)
-        sender, recipient, thread = read(block.sender), read(block.recipient), read(block.thread)
+        sender, recipient, thread, status, message, said = (
+            None if field is None else field.text(item)
+            for field in (
+                *(block.sender, block.recipient, block.thread),
+                *(block.status, block.message, block.time),
+            )
+        )
         digest = self._digest(delivery, block, item)
-        status, message = read(block.status), read(block.message)
-        raw = item.node if isinstance(item.node, Mapping) else {"value": item.node}
+        raw = item.node if isinstance(item.node, dict) else {"value": item.node}
         text = _soft(block.text, item)
         opt_out = next((one for one, when in block.opt_out.items() if when.holds(item)), None)
-        said = read(block.time)
         at = None if said is None else instant_of(said, block.time_unit)
         # A receipt belongs to the person whom the message was sent to.
         person = (recipient or sender) if block.kind is EventKind.RECEIPT else sender
@@ -255,14 +280,24 @@ class DeclaredChannel(Channel):
 
     def _digest(self, delivery: VerifiedDelivery, block: Block, item: Item) -> bytes:
         """What makes it the same event: the fields of `id`, unless nothing proves them."""
-        proven = all(one.headers <= self._proof.headers for one in block.id)
-        parts = [one.text(item) for one in block.id] if proven else []
-        if block.id and proven:
-            if all(part is None for part in parts):
+        if block in self._recognising:
+            parts = [one.text(item) for one in block.id]
+            if parts.count(None) == len(parts):
                 raise Unreadable("all fields of id are missing")
-            return event_digest(self.name, block.kind.value, *parts)
-        body = hashlib.sha256(delivery.body or delivery.target.encode()).hexdigest()
-        return event_digest(self.name, block.kind.value, body, item.path)
+            return event_digest(self.name, block.kind, *parts)
+        content = delivery.body or as_bytes(delivery.target)
+        if self._recognised_by is not None:  # a form of which the order and the escapes are free
+            content = repr(in_signing_order(decode_urlencoded(content))).encode()
+        body = hashlib.sha256(content).hexdigest()
+        return event_digest(self.name, block.kind, body, item.path)
+
+    def _proves(self, block: Block) -> bool:
+        """Whether the proof is over all that an event is recognised by."""
+        proof = self._proof
+        return bool(block.id) and all(
+            one.headers <= proof.headers and (proof.covers_query or not one.is_in_query)
+            for one in block.id
+        )
 
     def _conversation(
         self, sender: str | None, party: str | None, message: str | None, digest: bytes
@@ -360,8 +395,11 @@ def _headers_of(block: Block) -> frozenset[str]:
     return frozenset(name for one in places for name in one.headers)
 
 
-def _reader(item: Item) -> Callable[[Field | None], str | None]:
-    return lambda field: None if field is None else field.text(item)
+def _paths_of_ids(blocks: Sequence[Block]) -> frozenset[str]:
+    """Return the fields of a form by which its events are recognised."""
+    fields = [one for block in blocks for one in (*block.id, block.status, block.message)]
+    sources = (source for one in fields if one is not None for source in one.sources)
+    return frozenset(one for one in sources if ":" not in one and one[:1] != "=")
 
 
 def _soft(field: Field | None, item: Item) -> str | None:
@@ -374,9 +412,10 @@ def _soft(field: Field | None, item: Item) -> str | None:
 
 def _marks(block: Block, item: Item, text: str | None) -> frozenset[EventMark]:
     marks = {mark for mark, when in block.marks.items() if when.holds(item)}
-    files = block.attachments is not None and bool(block.attachments.value(item))
-    if block.kind is EventKind.MESSAGE and not files and not (text or "").strip():
-        marks.add(EventMark.EMPTY)
+    if block.kind is EventKind.MESSAGE and not (text and text.strip()):
+        files = None if block.attachments is None else block.attachments.value(item)
+        if not files:
+            marks.add(EventMark.EMPTY)
     return frozenset(marks)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from berinia_webhookd.channels.declared.fields import (
@@ -14,7 +14,7 @@ from berinia_webhookd.channels.declared.fields import (
     all_hold,
     conditions,
 )
-from berinia_webhookd.channels.declared.request import ABSENT, at
+from berinia_webhookd.channels.declared.request import at
 from berinia_webhookd.config import values
 from berinia_webhookd.model import AgentName, EventKind, EventMark, OptOut
 
@@ -23,7 +23,7 @@ _ADDRESSES: Final = ("phone", "email", "other")
 _MARKS: Final = {mark.value: mark for mark in EventMark}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Block:
     """What one kind of event looks like."""
 
@@ -56,23 +56,29 @@ class Block:
 
     def takes(self, item: Item) -> bool:
         """Whether an item is such an event."""
+        if not self.where and not self.unless:
+            return True
         return all_hold(self.where, item) and not any(one.holds(item) for one in self.unless)
+
+    @cached_property
+    def _steps(self) -> Sequence[tuple[str, Sequence[str]]]:
+        return [
+            (f"{step}." if step else "", step.split(".") if step else ()) for step in self.items
+        ]
 
     def reached(self, root: Item) -> Iterator[Item]:
         """Yield the items that its steps lead to, the whole delivery without any."""
-        yield from _below(root, self.items)
-
-
-def _below(item: Item, steps: Sequence[str]) -> Iterator[Item]:
-    if not steps:
-        yield item
-        return
-    found = at(item.node, steps[0].split(".")) if steps[0] else item.node
-    for number, node in enumerate(found if isinstance(found, list) else ()):
-        path = ".".join(filter(None, (item.path, steps[0], str(number))))
-        yield from _below(
-            dataclasses.replace(item, nodes=(*item.nodes, node), path=path), steps[1:]
-        )
+        places: list[tuple[tuple[Any, ...], str]] = [(root.nodes, "")]
+        for step, path in self._steps:
+            below: list[tuple[tuple[Any, ...], str]] = []
+            for nodes, place in places:
+                found = at(nodes[-1], path)
+                if isinstance(found, list):
+                    inside = f"{place}.{step}" if place else step
+                    below += [((*nodes, one), f"{inside}{n}") for n, one in enumerate(found)]
+            places = below
+        for nodes, place in places:
+            yield Item(nodes, root.header, root.query, place)
 
 
 def _fields(raw: Any) -> tuple[Field, ...]:
@@ -166,6 +172,3 @@ def _amiss(block: Block) -> Iterator[str]:
     deepest = max((len(one) - len(one.lstrip("^")) for one in ups), default=0)
     if deepest > len(block.items):
         yield f"{'^' * deepest} leads out of the body: there are {len(block.items)} steps in items"
-
-
-__all__ = ["ABSENT", "MOST_EVENTS", "Block", "blocks"]

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, NamedTuple
 
-from berinia_webhookd.channels.declared.request import ABSENT, at
+from berinia_webhookd.channels.declared.request import at
 
 LONGEST: Final = 500  # characters of a field, steps of a path
 HINT: Final = 'give a path such as "data.id", "^id", "header:X-Id", "query:id" or "=text"'
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """A place in a delivery: the nodes from the whole body down to it, and what is around them."""
 
     nodes: tuple[Any, ...]
@@ -36,7 +36,10 @@ class Unreadable(Exception):
     """A field that must be a text is an object or a list."""
 
 
-@dataclass(frozen=True, slots=True)
+Place = Callable[[Item], Any]  # what stands there, or None
+
+
+@dataclass(frozen=True)
 class Field:
     """One or several places, of which the first where something stands counts."""
 
@@ -60,11 +63,15 @@ class Field:
         """Return its places."""
         return " or ".join(self.sources)
 
+    @cached_property
+    def _places(self) -> tuple[Place, ...]:
+        return tuple(map(_place, self.sources))
+
     def value(self, item: Item) -> Any:
         """Return what stands there, or None."""
-        for source in self.sources:
-            found = _at(source, item)
-            if found is not ABSENT and found is not None:
+        for place in self._places:
+            found = place(item)
+            if found is not None:
                 return found
         return None
 
@@ -75,15 +82,22 @@ class Field:
             Unreadable: it is an object or a list.
         """
         value = self.value(item)
-        if isinstance(value, Mapping | list):
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, dict | list):
             raise Unreadable(f"{self} is an object or a list")
-        return None if value is None else text_of(value)
+        return text_of(value)
 
     @property
     def headers(self) -> frozenset[str]:
         """The headers among its places, in lower case."""
         marked = (one for one in self.sources if one.startswith("header:"))
         return frozenset(one.partition(":")[2].strip().lower() for one in marked)
+
+    @property
+    def is_in_query(self) -> bool:
+        """Whether one of its places is the query."""
+        return any(one.startswith("query:") for one in self.sources)
 
 
 def text_of(value: Any) -> str:
@@ -103,17 +117,21 @@ def _is_odd(source: str) -> bool:
     return any(not step for step in steps)
 
 
-def _at(source: str, item: Item) -> Any:
+def _place(source: str) -> Place:
     if source.startswith("="):
-        return source[1:]
+        return lambda _: source[1:]
     where, colon, name = source.partition(":")
+    name = name.strip()
+    if colon and where == "header":
+        return lambda item: item.header(name)
     if colon:
-        return item.header(name.strip()) if where == "header" else item.query.get(name.strip())
+        return lambda item: item.query.get(name)
     path = source.lstrip("^")
+    steps = path.split(".")
+    if path == source:
+        return lambda item: at(item.nodes[-1], steps)
     up = len(source) - len(path)
-    if up >= len(item.nodes):
-        return ABSENT
-    return at(item.nodes[-1 - up], path.split("."))
+    return lambda item: at(item.nodes[-1 - up], steps) if up < len(item.nodes) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +160,7 @@ class Condition:
     def holds(self, item: Item) -> bool:
         """Whether it does."""
         value = self.field.value(item)
-        if value is None or isinstance(value, Mapping | list):
+        if value is None or isinstance(value, dict | list):
             return value is not None and self.values is None
         if self.values is None:
             return value is not False

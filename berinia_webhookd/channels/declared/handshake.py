@@ -17,6 +17,7 @@ LONGEST_REPLY: Final = 512
 _PLACEHOLDER: Final = re.compile(r"\{(hmac\.(?:hex|base64):)?((?:query|json):[^{}]{1,100})\}")
 # What a MAC is given for must be no body: else whoever asks can have any body signed.
 _NO_BODY: Final = re.compile(r"[A-Za-z0-9._~+/-]{1,512}={0,2}")
+_PLAIN_WORD: Final = re.compile(r"[A-Za-z0-9_.-]+")  # which JSON has no reason to escape
 _SOURCE: Final = re.compile(r"(?:query|json):[^=]{1,100}")
 
 
@@ -38,6 +39,20 @@ class Handshake:
     def is_in_body(self) -> bool:
         """Whether the question stands in a body, which the channel's proof is over."""
         return self.when[0].startswith("json:")
+
+    @property
+    def macs(self) -> bool:
+        """Whether its answer holds a MAC of what it asks."""
+        return any("{hmac." in one for one in (self.reply_json or {}).values())
+
+    def may_ask(self, request: Request) -> bool:
+        """Whether a request may be such a question; it reads nothing of what nobody has proven."""
+        delivery = request.delivery
+        if not self.is_in_body:
+            return "?" in delivery.target
+        source, value = self.when
+        word = value if value is not None else source.rpartition(".")[2].removeprefix("json:")
+        return not _PLAIN_WORD.fullmatch(word) or word.encode() in delivery.body
 
     def asks(self, request: Request) -> bool:
         """Whether a request is such a question."""

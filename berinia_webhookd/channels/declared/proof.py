@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import jwt
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -22,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
     load_pem_public_key,
 )
-from jwt.types import Options
 
 from berinia_webhookd.channels.declared.request import Request
 from berinia_webhookd.channels.declared.templates import (
@@ -35,14 +33,9 @@ from berinia_webhookd.errors import SignatureInvalid
 from berinia_webhookd.urlencoded import as_bytes
 
 HASHES: Final = {"hmac-sha1": "sha1", "hmac-sha256": "sha256", "hmac-sha512": "sha512"}
-_REPLAY_DOMAIN: Final = b"berinia-webhookd declared signature\0"
-_WITHOUT_CLOCK: Final[Options] = {  # we have our own
-    "verify_exp": False,
-    "verify_nbf": False,
-    "verify_iat": False,
-    "verify_aud": False,
-}
+REPLAY_DOMAIN: Final = b"berinia-webhookd declared signature\0"
 _PREFIXES: Final = ("webhook-", "svix-")  # of headers: the standard's, and those of its authors
+PEM: Final = b"-----"
 WRONG: Final = "The signature is missing or wrong."
 STALE: Final = "The signature is too old, or from the future."
 
@@ -79,9 +72,9 @@ def instant_of(text: str, unit: str) -> datetime | None:
 class Proof(ABC):
     """Proves requests by one scheme."""
 
-    covers_body = True
     can_sign = True  # False: only the provider has the key
     headers: frozenset[str] = frozenset()  # whose values are proven as well, in lower case
+    covers_query = False  # whether the parameters of the URL are, too
 
     @abstractmethod
     def prove(self, request: Request) -> bytes | None:
@@ -106,7 +99,8 @@ class NoProof(Proof):
         raise SignatureInvalid(WRONG)
 
 
-Verifier = Callable[[Iterable[bytes], Sequence[bytes]], bool]  # signed contents, signatures
+# Returns which of the contents is signed by one of the signatures; None: none is.
+Verifier = Callable[[Iterable[bytes], Sequence[bytes]], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -117,6 +111,7 @@ class SignatureProof(Proof):
     signed: SignedTemplate
     clock: Clock
     verify: Verifier
+    covers: bool = True  # what is read
     mac: str | None = None  # its hash, where a secret can sign samples
     body_hash_query: str | None = None
 
@@ -126,15 +121,15 @@ class SignatureProof(Proof):
         return self.mac is not None
 
     @property
-    def covers_body(self) -> bool:  # type: ignore[override]
-        """Whether another body has another signature."""
-        return self.signed.covers_body or self.body_hash_query is not None
-
-    @property
     def headers(self) -> frozenset[str]:  # type: ignore[override]
         """Those that the signature is over."""
-        names = {name.partition(":")[2].lower() for name in self.signed.names if ":" in name}
-        return frozenset(names)
+        marked = (name for name in self.signed.names if name.startswith("header:"))
+        return frozenset(name.partition(":")[2].lower() for name in marked)
+
+    @property
+    def covers_query(self) -> bool:  # type: ignore[override]
+        """Whether the signature is over the whole URL."""
+        return self.signed.covers_query
 
     def prove(self, request: Request) -> bytes | None:
         """See `Proof.prove`."""
@@ -142,8 +137,11 @@ class SignatureProof(Proof):
         time = self._time(request, presented)
         if not presented.signatures:
             raise SignatureInvalid(WRONG)
-        if not self.verify(self.signed.contents(request, time), presented.signatures):
+        content = self.verify(self.signed.contents(request, time), presented.signatures)
+        if content is None:
             raise SignatureInvalid(WRONG)
+        if "time" in self.signed.names and instant_of(time or "", self.clock.unit) is None:
+            raise SignatureInvalid(STALE)  # it could hold the beginning of what follows it
         self.clock.require_fresh(time, request.delivery.received_at)
         if self.body_hash_query is not None:
             given = request.query.get(self.body_hash_query, "")
@@ -151,9 +149,8 @@ class SignatureProof(Proof):
                 as_bytes(given.lower()), as_bytes(request.body_sha256.hex())
             ):
                 raise SignatureInvalid("The body is not the one whose digest the URL carries.")
-        if self.covers_body:
-            return None
-        return hashlib.sha256(_REPLAY_DOMAIN + b"".join(sorted(presented.signatures))).digest()
+        # Not the signature: some can be written in several ways, and false ones stand beside them.
+        return None if self.covers else hashlib.sha256(REPLAY_DOMAIN + content).digest()
 
     def _time(self, request: Request, presented: Presented) -> str | None:
         return request.named(self.clock.source) if self.clock.source else presented.time
@@ -181,16 +178,17 @@ def mac_verifier(hash_name: str, secrets: Sequence[bytes]) -> Verifier:
     """Return a verifier of HMACs; the keys are hashed once."""
     keyed = [hmac.new(secret, digestmod=hash_name) for secret in secrets]
 
-    def verify(contents: Iterable[bytes], signatures: Sequence[bytes]) -> bool:
-        matches = False
+    def verify(contents: Iterable[bytes], signatures: Sequence[bytes]) -> bytes | None:
+        proven = None
         for content in contents:
             for key in keyed:
                 mac = key.copy()
                 mac.update(content)
                 digest = mac.digest()
                 for signature in signatures:
-                    matches |= hmac.compare_digest(digest, signature)
-        return matches
+                    if hmac.compare_digest(digest, signature):
+                        proven = content
+        return proven
 
     return verify
 
@@ -212,7 +210,11 @@ def ecdsa_verifier(secrets: Sequence[bytes]) -> Verifier:
     """
     keys = []
     for secret in secrets:
-        key = (load_pem_public_key if secret.startswith(b"-----") else load_der_public_key)(secret)
+        load = load_pem_public_key if secret.startswith(PEM) else load_der_public_key
+        try:
+            key = load(secret)
+        except UnsupportedAlgorithm as error:
+            raise ValueError(str(error)) from None
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
             raise ValueError("give the public key of an ECDSA pair on P-256")
         keys.append(key)
@@ -225,7 +227,7 @@ def ecdsa_verifier(secrets: Sequence[bytes]) -> Verifier:
 
 
 def _key_verifier(keys: Sequence[Callable[[bytes, bytes], None]]) -> Verifier:
-    def verify(contents: Iterable[bytes], signatures: Sequence[bytes]) -> bool:
+    def verify(contents: Iterable[bytes], signatures: Sequence[bytes]) -> bytes | None:
         for content in contents:
             for key in keys:
                 for signature in signatures:
@@ -233,8 +235,8 @@ def _key_verifier(keys: Sequence[Callable[[bytes, bytes], None]]) -> Verifier:
                         key(signature, content)
                     except InvalidSignature:
                         continue
-                    return True
-        return False
+                    return content
+        return None
 
     return verify
 
@@ -245,21 +247,23 @@ class StandardWebhooksProof(Proof):
     unknown versions and malformed entries are passed over.
     """
 
-    secrets: Sequence[bytes]
+    verify: Verifier
     clock: Clock
     headers = frozenset(prefix + name for prefix in _PREFIXES for name in ("id", "timestamp"))
 
     def prove(self, request: Request) -> bytes | None:
         """See `Proof.prove`."""
-        prefix = next((one for one in _PREFIXES if request.header(f"{one}id")), _PREFIXES[0])
+        named = [one for one in _PREFIXES if f"{one}id" in request.delivery.headers]
+        if len(named) != 1:  # of two only one is proven, and nobody knows which is read
+            raise SignatureInvalid(WRONG)
         id_, time, signatures = (
-            request.header(prefix + name) for name in ("id", "timestamp", "signature")
+            request.header(named[0] + name) for name in ("id", "timestamp", "signature")
         )
         if id_ is None or time is None or signatures is None:
             raise SignatureInvalid(WRONG)
         presented = list(_versioned(signatures))
         content = as_bytes(f"{id_}.{time}.") + request.body
-        if not mac_verifier("sha256", self.secrets)([content], presented):
+        if self.verify([content], presented) is None:
             raise SignatureInvalid(WRONG)
         self.clock.require_fresh(time, request.delivery.received_at)
         return None
@@ -350,97 +354,3 @@ def _one_of(secrets: Sequence[bytes], given: bytes) -> bool:
     for secret in secrets:
         matches |= hmac.compare_digest(secret, given)
     return matches
-
-
-@dataclass(frozen=True)
-class JwtProof(Proof):
-    """A token signed with a shared secret (RFC 7519), by algorithms that we name; what it says of
-    the body and the URL is held against them.
-    """
-
-    secrets: Sequence[bytes]
-    header: str
-    algorithms: Sequence[str]
-    issuer: str | None
-    body_claim: str | None
-    url_claim: str | None
-    check_iat: bool
-    tolerance_seconds: float
-
-    @property
-    def covers_body(self) -> bool:  # type: ignore[override]
-        """Whether the token holds the body's digest."""
-        return self.body_claim is not None
-
-    def prove(self, request: Request) -> bytes | None:
-        """See `Proof.prove`."""
-        token = request.header(self.header) or ""
-        if token[:7].lower() == "bearer ":
-            token = token[7:].strip()
-        claims = self._claims(token)
-        if claims is None:
-            raise SignatureInvalid(WRONG)
-        now = request.delivery.received_at.timestamp()
-        self._require_times(claims, now)
-        if self.issuer is not None and claims.get("iss") != self.issuer:
-            raise SignatureInvalid("The token is of another issuer.")
-        if self.body_claim is not None:
-            expected = request.body_sha256.hex() if request.body else None
-            _require_claim(claims, self.body_claim, [expected])
-        if self.url_claim is not None:
-            digests = [hashlib.sha256(as_bytes(url)).hexdigest() for url in request.urls]
-            _require_claim(claims, self.url_claim, digests)
-        if self.covers_body:
-            return None
-        return hashlib.sha256(_REPLAY_DOMAIN + as_bytes(token)).digest()
-
-    def _claims(self, token: str) -> dict[str, Any] | None:
-        for secret in self.secrets:
-            try:
-                claims: dict[str, Any] = jwt.decode(
-                    token, secret, algorithms=list(self.algorithms), options=_WITHOUT_CLOCK
-                )
-            except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError):
-                continue
-            return claims
-        return None
-
-    def _require_times(self, claims: dict[str, Any], now: float) -> None:
-        within = self.tolerance_seconds
-        times = {
-            name: value
-            for name in ("iat", "nbf", "exp")
-            if isinstance(value := claims.get(name), int | float) and not isinstance(value, bool)
-        }
-        stale = "exp" in times and times["exp"] < now - within
-        early = any(times[name] > now + within for name in ("nbf", "iat") if name in times)
-        if self.check_iat and ("iat" not in times or times["iat"] < now - within):
-            stale = True
-        if stale or early or any(name in claims and name not in times for name in ("nbf", "exp")):
-            raise SignatureInvalid(STALE)
-
-    def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
-        """See `Proof.sign`."""
-        at = int(now.timestamp())
-        claims: dict[str, Any] = {"iat": at, "nbf": at, "exp": at + 60}
-        if self.issuer is not None:
-            claims["iss"] = self.issuer
-        if self.body_claim is not None and request.body:
-            claims[self.body_claim] = request.body_sha256.hex()
-        if self.url_claim is not None:
-            claims[self.url_claim] = hashlib.sha256(as_bytes(request.urls[0])).hexdigest()
-        bearer = "Bearer " if self.header.lower() == "authorization" else ""
-        return {self.header: bearer + jwt.encode(claims, secret, self.algorithms[0])}
-
-
-def _require_claim(claims: dict[str, Any], name: str, expected: Sequence[str | None]) -> None:
-    """Hold a digest in a token against what it shall be; None: it must not be there."""
-    found = claims.get(name)
-    if found is None and None in expected:
-        return
-    given = as_bytes(str(found).lower())
-    matches = False
-    for one in expected:
-        matches |= one is not None and hmac.compare_digest(as_bytes(one), given)
-    if not matches:
-        raise SignatureInvalid(f"The token is for another request: {name} differs.")

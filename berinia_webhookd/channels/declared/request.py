@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from berinia_webhookd.channels.json_body import decode_json
-from berinia_webhookd.channels.signatures import port_forms
+from berinia_webhookd.channels.signatures import is_plain, port_forms
 from berinia_webhookd.errors import MalformedDelivery
 from berinia_webhookd.model import RawDelivery
 from berinia_webhookd.urlencoded import Fields, as_bytes, decode_urlencoded
@@ -17,7 +17,6 @@ from berinia_webhookd.urlencoded import Fields, as_bytes, decode_urlencoded
 # HubSpot signs these decoded, whatever stands in the URL:
 # https://developers.hubspot.com/docs/apps/developer-platform/build-apps/authentication/request-validation
 _DECODED: Final = {f"%{ord(one):02X}": one for one in ":/?@!$'()*,;"}
-ABSENT: Final = object()
 
 
 class Request:
@@ -39,9 +38,7 @@ class Request:
     @cached_property
     def query(self) -> Mapping[str, str]:
         """The parameters of the URL, the first of each name."""
-        text = self.delivery.target.partition("?")[2]
-        pairs = parse_qsl(text, keep_blank_values=True, errors="surrogateescape")
-        return dict(reversed(pairs))
+        return query_of(self.delivery.target)
 
     @cached_property
     def document(self) -> Any:
@@ -63,9 +60,12 @@ class Request:
 
     @cached_property
     def urls(self) -> Sequence[str]:
-        """The URL that was called, in its forms with and without the default port."""
+        """The URL that was called, in its forms with and without the default port; none where the
+        host that the caller names could be more than a host.
+        """
         caller = self.delivery.caller
-        bases = self._public_urls or (f"{caller.scheme}://{caller.host}",)
+        claimed = (f"{caller.scheme}://{caller.host}",) if is_plain(caller.host) else ()
+        bases = self._public_urls or claimed
         return [form + self.delivery.target for base in bases for form in port_forms(base)]
 
     @cached_property
@@ -93,15 +93,24 @@ class Request:
                 return self.header(name if colon else source)
 
 
+def query_of(target: str) -> dict[str, str]:
+    """Return the parameters of a request target, the first of each name."""
+    text = target.partition("?")[2]
+    if not text:
+        return {}
+    pairs = parse_qsl(text, keep_blank_values=True, errors="surrogateescape")
+    return dict(reversed(pairs))
+
+
 def at(node: Any, path: Sequence[str]) -> Any:
-    """Return what stands at a path of names and numbers, or `ABSENT`."""
+    """Return what stands at a path of names and numbers, or None."""
     for step in path:
-        if isinstance(node, Mapping) and step in node:
-            node = node[step]
+        if isinstance(node, dict):
+            node = node.get(step)
         elif isinstance(node, list) and step.isdecimal() and int(step[:9]) < len(node):
             node = node[int(step[:9])]
         else:
-            return ABSENT
+            return None
     return node
 
 

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from berinia_webhookd.addresses import Network
+from berinia_webhookd.channels.declared.contradictions import SCHEMES, contradictions
 from berinia_webhookd.channels.declared.events import Block, blocks
 from berinia_webhookd.channels.declared.fields import Condition, conditions
 from berinia_webhookd.channels.declared.handshake import Handshake, handshake
+from berinia_webhookd.channels.declared.jwt_proof import JwtProof
 from berinia_webhookd.channels.declared.proof import (
     HASHES,
+    PEM,
     AddressProof,
     BasicProof,
     Clock,
-    JwtProof,
     Proof,
     SignatureProof,
     StandardWebhooksProof,
@@ -35,11 +37,6 @@ from berinia_webhookd.config.values import many, network, number, one_of, text
 from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.model import AgentName
 
-SCHEMES: Final = (
-    *("hmac-sha1", "hmac-sha256", "hmac-sha512", "standard-webhooks", "ed25519", "ecdsa-p256"),
-    *("jwt", "basic", "token", "address"),
-)
-TEMPLATED: Final = frozenset(SCHEMES[:3]) | {"ed25519", "ecdsa-p256"}
 _STANDARD_TOLERANCE: Final = 300.0
 JWT_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
 
@@ -263,9 +260,30 @@ class DeclaredSettings(ChannelSettings):
         """The secrets as bytes.
 
         Raises:
-            ValueError: one is not what `secret_encoding` says.
+            ValueError: one is not what `secret_encoding` says, or nothing that only two know.
         """
-        return [self._key(one.reveal()) for one in self.secrets]
+        keys = [self._key(one.reveal()) for one in self.secrets]
+        shared = self.verify not in {"ed25519", "ecdsa-p256"}
+        if not all(keys) or (shared and any(key.startswith(PEM) for key in keys)):
+            raise ValueError("an empty text, or a key that is published, is no secret")
+        if self.verify == "basic" and not all(key.partition(b":")[2] for key in keys):
+            raise ValueError("give user:password")
+        return keys
+
+    @property
+    def covers(self) -> bool:
+        """Whether the proof is over what is read."""
+        match self.verify:
+            case "jwt":
+                return (
+                    self.jwt_url_claim if self.body == "query" else self.jwt_body_claim
+                ) is not None
+            case "standard-webhooks":
+                return self.body != "query"
+            case _ if self.signed is None:
+                return True
+        by_hash = self.body_hash_query is not None and self.signed.covers_query
+        return self.signed.covers(self.body) or (by_hash and self.body != "query")
 
     def _key(self, secret: str) -> bytes:
         standard = self.verify == "standard-webhooks"
@@ -278,6 +296,17 @@ class DeclaredSettings(ChannelSettings):
                 return binascii.unhexlify(secret)
             case _:
                 return secret.encode()
+
+    @property
+    def signs_questions(self) -> bool:
+        """Whether whoever asks gets a MAC by a key that proves deliveries, too."""
+        asked = self.handshake
+        if asked is None or asked.is_in_body or not asked.macs:
+            return False
+        return not self.handshake_secrets or any(
+            one.reveal() in {secret.reveal() for secret in self.secrets}
+            for one in self.handshake_secrets
+        )
 
     @property
     def agents(self) -> frozenset[AgentName]:
@@ -296,7 +325,8 @@ class DeclaredSettings(ChannelSettings):
         match self.verify:
             case "standard-webhooks":
                 tolerance = self.tolerance_seconds or _STANDARD_TOLERANCE
-                return StandardWebhooksProof(keys, Clock(None, "s", tolerance))
+                verify = mac_verifier("sha256", keys)
+                return StandardWebhooksProof(verify, Clock(None, "s", tolerance))
             case "jwt":
                 return JwtProof(
                     keys,
@@ -307,6 +337,7 @@ class DeclaredSettings(ChannelSettings):
                     self.jwt_url_claim,
                     self.jwt_check_iat,
                     self.tolerance_seconds or _STANDARD_TOLERANCE,
+                    self.covers,
                 )
             case "basic":
                 return BasicProof(keys)
@@ -322,12 +353,18 @@ class DeclaredSettings(ChannelSettings):
         else:
             verify = (ed25519_verifier if self.verify == "ed25519" else ecdsa_verifier)(keys)
         return SignatureProof(
-            self.signature, self.signed, clock, verify, hash_name, self.body_hash_query
+            self.signature,
+            self.signed,
+            clock,
+            verify,
+            self.covers,
+            hash_name,
+            self.body_hash_query,
         )
 
     def errors(self) -> Iterator[Finding]:
         """Yield what is missing or contradicts itself in the declaration."""
-        found = list(_contradictions(self))
+        found = list(contradictions(self))
         for field, what, fix in found:
             yield wrong(f"channels.{self.name}.{field}", what, fix)
         if not found:
@@ -338,56 +375,3 @@ class DeclaredSettings(ChannelSettings):
                 yield wrong(
                     key, f"are not what {how} wants", f"verify = {self.verify!r}: see README"
                 )
-
-
-def _contradictions(channel: DeclaredSettings) -> Iterator[tuple[str, str, str]]:
-    """Yield setting, what is wrong with it, and what to write."""
-    if channel.verify is None:
-        yield "verify", "is not set", f"give one of {', '.join(SCHEMES)}, or a preset"
-        return
-    if not channel.event:
-        yield "event", "is not set", f"[[channels.{channel.name}.event]] says what an event is"
-    if channel.verify in TEMPLATED:
-        yield from _of_templates(channel)
-    if channel.verify == "token" and channel.token is None:
-        yield "token", "is not set", 'token = "header:X-Token" or "query:k"'
-    if channel.verify == "address" and not channel.allowed_ips:
-        yield "allowed_ips", "is not set, and nothing else proves who calls", "list the addresses"
-    if channel.verify == "jwt" and channel.jwt_body_claim is None and not channel.body_unsigned:
-        yield (
-            "jwt_body_claim",
-            "is not set, so the token vouches for any body",
-            "name the claim with the body's SHA-256, or body_unsigned = true",
-        )
-    if channel.body == "query" and "POST" in channel.methods:
-        yield "methods", 'has POST, and body = "query" reads no body', 'methods = ["GET"]'
-    if channel.handshake and channel.handshake.check and not channel.handshake_secrets:
-        yield "handshake_secrets", "is not set, and handshake.check needs it", "set it to the token"
-
-
-def _of_templates(channel: DeclaredSettings) -> Iterator[tuple[str, str, str]]:
-    signature, signed = channel.signature, channel.signed
-    if signature is None:
-        yield "signature", "is not set", 'signature = "X-Signature: sha256={hex}"'
-    if signed is None:
-        yield "signed", "is not set", 'signed = "{body}"'
-    if signature is None or signed is None:
-        return
-    covered = signed.covers_body or channel.body_hash_query is not None
-    if not covered and not channel.body_unsigned:
-        yield (
-            "signed",
-            "covers no body, so whoever sees one signature can send any text",
-            "use {body} in it, or write body_unsigned = true",
-        )
-    has_time = channel.time is not None or signature.has_time
-    if "time" in signed.names and not has_time:
-        yield "time", "is not set, and {time} stands in signed", 'time = "X-Timestamp"'
-    source = (channel.time or "").removeprefix("header:")
-    named = {f"json:{source.removeprefix('json:')}", f"header:{source}"} & set(signed.names)
-    if channel.tolerance_seconds is not None and "time" not in signed.names and not named:
-        yield (
-            "tolerance_seconds",
-            "is set, and the signature covers no time, so anybody can change it",
-            "use {time} in signed, or leave tolerance_seconds away",
-        )

@@ -135,9 +135,18 @@ class SignedTemplate:
         return self.text
 
     @property
-    def covers_body(self) -> bool:
-        """Whether another body has another signature."""
-        return bool({BODY, "body.sha256", "fields"} & set(self.names))
+    def covers_query(self) -> bool:
+        """Whether other parameters of the URL have another signature."""
+        return bool({"url", "url.decoded"} & set(self.names))
+
+    def covers(self, body: str) -> bool:
+        """Whether what is read has another signature when it is another: of a `query` the URL, of
+        a `form` or `json` the body; fields run into each other in what is no form.
+        """
+        if body == "query":
+            return self.covers_query
+        covering = {BODY, "body.sha256"} | ({"fields"} if body == "form" else set())
+        return bool(covering & set(self.names))
 
     def contents(self, request: Request, time: str | None) -> Iterator[bytes]:
         """Yield what may have been signed: one for each form of the URL, if that is in it."""
