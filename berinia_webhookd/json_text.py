@@ -5,13 +5,19 @@ bits). It escapes nothing for terminals: see `logs/control_characters.py`.
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import orjson
 
 
+def escaped(value: object) -> str:
+    """Return the value as JSON in ASCII."""
+    return json.dumps(value, default=datetime.isoformat)
+
+
 def encode(value: object) -> bytes:
-    """Return the value as JSON in UTF-8; a lone surrogate stays an escape.
+    """Return the value as JSON in UTF-8; a lone surrogate stays an escape, an instant is its text.
 
     Raises:
         TypeError: a value is of no JSON type.
@@ -19,7 +25,7 @@ def encode(value: object) -> bytes:
     try:
         return orjson.dumps(value)
     except TypeError:
-        return json.dumps(value).encode("ascii")
+        return escaped(value).encode("ascii")
 
 
 def decode(text: str | bytes) -> Any:

@@ -144,15 +144,15 @@ class SignatureCheck:
                 timeout_seconds=self.body_timeout_seconds,
             )
         return RawDelivery(
-            channel=channel.name,
-            caller=caller,
-            target=request.raw_path,
-            headers=request.headers,
-            content_type=content_type,
-            content_type_header=content_type_header,
-            body=body,
-            received_at=self._clock(),
-            method=request.method,
+            channel.name,
+            caller,
+            request.raw_path,
+            request.headers,
+            content_type,
+            content_type_header,
+            body,
+            self._clock(),
+            request.method,
         )
 
     async def _prove(

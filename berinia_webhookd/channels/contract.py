@@ -156,14 +156,14 @@ class Channel(ABC):
         """Build what `verify` returns."""
         headers = delivery.headers
         return VerifiedDelivery(
-            channel=self.name,
-            content_type_header=delivery.content_type_header,
-            body=delivery.body,
-            received_at=delivery.received_at,
-            replay_key=replay_key,
-            fields=fields,
-            target=delivery.target,
-            headers={name: headers[name] for name in self.kept_headers if name in headers},
+            self.name,
+            delivery.content_type_header,
+            delivery.body,
+            delivery.received_at,
+            replay_key,
+            fields,
+            delivery.target,
+            {name: headers[name] for name in self.kept_headers if name in headers},
         )
 
     def decode(self, delivery: VerifiedDelivery) -> Decoded:
@@ -174,7 +174,8 @@ class Channel(ABC):
             MalformedDelivery, AccountRefused: as `read` does.
         """
         decoded = self.read(delivery)
-        return decoded._replace(events=tuple(map(self._judged, decoded.events)))
+        judged = tuple(map(self._judged, decoded.events))
+        return decoded if judged == decoded.events else decoded._replace(events=judged)
 
     def _judged(self, event: Event) -> Event:
         if event.opt_out is None and event.kind is EventKind.MESSAGE:

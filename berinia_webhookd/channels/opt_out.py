@@ -28,7 +28,7 @@ WORDS: Final[Words] = {
 _LONGEST: Final = 100  # characters of a message that may be such a word
 # What `folded` takes out of ASCII, where most messages end: control characters, blanks and hyphens;
 # and punctuation around it, as Unicode classes it.
-_WITHIN_ASCII: Final = dict.fromkeys((*range(0x21), ord("-"), 0x7F))
+_WITHIN_ASCII: Final = bytes((*range(0x21), ord("-"), 0x7F))
 _AROUND_ASCII: Final = "".join(c for c in string.punctuation if unicodedata.category(c)[0] == "P")
 
 
@@ -62,7 +62,8 @@ def folded(text: str) -> str:
     and hyphens in it.
     """
     if text.isascii():
-        return text.lower().translate(_WITHIN_ASCII).strip(_AROUND_ASCII)
+        kept = text.lower().encode().translate(None, _WITHIN_ASCII)
+        return kept.decode().strip(_AROUND_ASCII)
     plain = [
         c
         for c in without_accents(text)

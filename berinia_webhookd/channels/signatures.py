@@ -104,7 +104,7 @@ class TwilioKeys:
 
 def in_signing_order(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the pairs sorted by name, then value; a pair that repeats is signed once."""
-    repeats = len(dict(fields)) < len(fields)
+    repeats = len({name for name, _ in fields}) < len(fields)
     return sorted(set(fields) if repeats else fields)
 
 

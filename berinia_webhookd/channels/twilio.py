@@ -179,28 +179,27 @@ class TwilioChannel(Channel):
     def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Check what the signature leaves open, and read the message, or what became of one."""
         fields = _fields_of(delivery)
-        values = dict(fields)  # what is read below is sent once
+        values, repeated = raw_fields(fields)  # what is read below is sent once
         receipt = "MessageStatus" in values and "Body" not in values
         _require_well_formed(fields, values, RECEIPT_REQUIRED if receipt else REQUIRED)
         require_unmoved(values)
         if self._account_sids and values.get("AccountSid") not in self._account_sids:
             raise AccountRefused("This account is not accepted here.")
-        raw, raw_multi = raw_fields(fields)
         sid, stated = values["MessageSid"], values.get("OptOutType")
         event = Event(
-            channel=self.name,
-            agent=self.agent,
-            conversation=conversation(self.name, values["From"], values["To"]),
-            digest=event_digest(self.name, sid),
-            received_at=delivery.received_at,
-            sender=values["From"],
-            recipient=values["To"],
-            body=values.get("Body", ""),
+            self.name,
+            self.agent,
+            conversation(self.name, values["From"], values["To"]),
+            event_digest(self.name, sid),
+            delivery.received_at,
+            values["From"],  # the sender
+            values["To"],
+            values.get("Body", ""),
             message_id=sid,
             profile_name=values.get("ProfileName"),
             opt_out=OptOut(stated.upper()) if stated else None,  # with Advanced Opt-Out only
-            raw=raw,
-            raw_multi=raw_multi,
+            raw=values,
+            raw_multi=repeated,
         )
         return Decoded((self._receipt(event, values["MessageStatus"]) if receipt else event,))
 

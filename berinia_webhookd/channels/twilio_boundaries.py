@@ -41,9 +41,12 @@ _WRITTEN_BY_PEOPLE: Final = frozenset(
     {"Body", "ButtonText", "ButtonPayload", "Label", "Address", "ProfileName"}
 )
 # What follows the text in the order of signing; nobody writes these words right behind another.
-_BEHIND_TEXT: Final = re.compile(
-    r"\S(?:ButtonPayload|ButtonText|ButtonType|ChannelMetadata|FlowData|Forwardedtrue)"
+_BEHIND: Final = (
+    *("ButtonPayload", "ButtonText", "ButtonType", "ChannelMetadata", "FlowData"),
+    "Forwardedtrue",
 )
+# Looked for by their first letters, and then at what stands ahead of them.
+_BEHIND_TEXT: Final = re.compile("|".join(rf"{name[0]}(?<=\S.){name[1:]}" for name in _BEHIND))
 # Acted on where they are there, with the shape of their value.
 _OPTIONAL: Final = {
     "AccountSid": re.compile("AccountSidAC[0-9a-f]{32}"),
@@ -97,7 +100,8 @@ def _is_hidden(name: str, values: Mapping[str, str], names: Sequence[str]) -> bo
     """Whether a missing field stands in its neighbours in the order of signing."""
     place = bisect_left(names, name)
     for neighbour in names[max(place - 1, 0) : place + 1]:
-        if _OPTIONAL[name].search(neighbour + values[neighbour]):
+        text = neighbour + values[neighbour]
+        if name in text and _OPTIONAL[name].search(text):
             return True
     return False
 

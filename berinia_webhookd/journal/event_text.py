@@ -4,7 +4,6 @@ value is stored as it came even where it is no valid Unicode.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -41,7 +40,7 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
     """The event as JSON text, free of NUL and lone surrogates, and whether its raw fields are left
     out, because they are those of the form that it came as.
     """
-    in_form = form is not None and not event.raw_multi and dict(form) == event.raw
+    in_form = form is not None and not event.raw_multi and form == tuple(event.raw.items())
     text_field = _name_of(event.body, event.raw) if in_form else None
     parties = event.conversation[1:]
     fields = {
@@ -49,7 +48,7 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
         "agent": event.agent,
         "conversation": None if parties == (event.sender, event.recipient) else parties,
         "digest": event.digest.hex(),
-        "received_at": event.received_at.isoformat(),
+        "received_at": event.received_at,
         "sender": event.sender,
         "recipient": event.recipient,
         "body": event.body if text_field is None else None,
@@ -60,18 +59,21 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
         "profile_name": event.profile_name,
         "opt_out": event.opt_out,
         "auto_submitted": event.auto_submitted,
-        "attachments": [asdict(file) for file in event.attachments] or None,
+        "attachments": list(map(asdict, event.attachments)) or None,
         "kind": None if event.kind is EventKind.MESSAGE else event.kind,
         "status": event.status,
         "thread": event.thread,
         "raw": None if in_form else dict(event.raw),
-        "raw_multi": dict(event.raw_multi) or None,
+        "raw_multi": dict(event.raw_multi) if event.raw_multi else None,
     }
     return to_text({name: value for name, value in fields.items() if value is not None}), in_form
 
 
 def _name_of(value: str, raw: Mapping[str, Any]) -> str | None:
-    return next((name for name, other in raw.items() if other == value), None)
+    for name, other in raw.items():
+        if other == value:
+            return name
+    return None
 
 
 def fields_of(text: str, form: bytes | None) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def to_text(value: object) -> str:
     """JSON text that every database can hold."""
     encoded = json_text.encode(value)
     if len(encoded) > _LONG and not encoded.isascii():
-        return json.dumps(value)
+        return json_text.escaped(value)
     return encoded.decode()
 
 
