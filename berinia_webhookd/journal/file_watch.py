@@ -1,9 +1,11 @@
 """What becomes of a journal's file while we have it open, seen through the lock's own descriptor:
 removed, replaced, linked, or changed while nothing of ours wrote.
 
-Commits go into the WAL. The file itself is written only where the WAL is written back, and each
-time its header gets a number that no other state of a journal has. So any other change is not ours,
-and a file with another number is another state of the journal, however sound.
+Commits go into the WAL. The file itself is written only where the WAL is written back, by us or by
+a command of ours, and each time its header gets a larger number, by chance so much larger that no
+other state of a journal has it. So any other change is not ours; and a file whose number is not
+between the one we know it by and that of the newest commit is another state of the journal, however
+sound.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ WAL_BYTES: Final = 4 * 1024 * 1024  # or once it has grown by that,
 COMMITS_BETWEEN_LOOKS: Final = 8  # which is seen within so many
 MAGIC: Final = b"SQLite format 3\0"
 HEADER_BYTES: Final = 100
+NUMBERS: Final = 1 << 31  # they begin anew behind it
+FARTHEST: Final = 1 << 16  # from one to the next
 
 
 class Lost(Outage):
@@ -117,30 +121,38 @@ class FileWatch:
         """
         self.require_name()
         fresh = self._glance()
-        if fresh != self._known and not self._is_announced(fresh, _number_in(connection)):
+        changed = fresh != self._known
+        if changed and not self._is_announced(fresh, _number_in(connection)):
             self.suspect("the journal's file was changed by another program")
             self.judge()
         if self.doubt:
             raise Outage(self.doubt, passing=False)
-        self._keep(fresh)
+        if changed:  # whoever writes it back may not be done
+            self._write_back(connection, "PASSIVE")
+        else:
+            self._keep(fresh)
 
     def save_wal(self, connection: sqlite3.Connection) -> None:
         """Write all of the WAL back, which is not at its place any more."""
-        number_state(connection)
+        announce(connection)
         self._write_back(connection, "FULL")
 
     def _write_back(self, connection: sqlite3.Connection, mode: str) -> None:
-        """Write the WAL, which ends with a number, back into the file as it was just seen.
+        """Write the WAL, which has a number, back into the file as it was just seen; not while a
+        command does.
 
         Raises:
             Lost: it was changed meanwhile.
         """
+        before = _number_in(connection)
         sql = f"PRAGMA wal_checkpoint({mode})"
         busy, pages, written = connection.execute(sql).fetchone()
+        if busy:
+            return
         self._commits, self._wal_bytes, self._due = 0, self._wal_size(), False
         fresh = self._glance()
-        is_ours = fresh.complete and fresh.number == _number_in(connection)
-        if not busy and pages == written and not is_ours:  # and no reader held it up
+        is_ours = fresh.complete and _is_between(before, fresh.number, _number_in(connection))
+        if pages == written and not is_ours:  # and no reader held it up
             self.suspect("the journal's file was changed while it was written")
             self.lossy = True
             raise Lost(self.doubt)
@@ -199,9 +211,10 @@ class FileWatch:
 
     def _is_announced(self, fresh: Look, number: int) -> bool:
         """Whether a command of ours writes the WAL back: it has put a number into it, which comes
-        into the file once no reader holds it up.
+        into the file once no reader holds it up. There may be newer ones of ours or others' by now.
         """
-        return number != self._known.number and fresh.number in {number, self._known.number}
+        known = self._known.number
+        return number != known and _is_between(known, fresh.number, number)
 
     def _keep(self, seen: Look) -> None:
         self._known, self._untouched = seen, (seen.touched, seen.size)
@@ -211,10 +224,23 @@ class FileWatch:
 
 
 def number_state(connection: sqlite3.Connection) -> None:
-    """Give the state that is written back next a number of its own."""
-    connection.execute(f"PRAGMA user_version = {secrets.randbits(31)}")
+    """Give the state that is written back next a number of its own; within a transaction."""
+    last = _number_in(connection)
+    farther = 1 + secrets.randbelow(FARTHEST) if last else secrets.randbits(31)
+    connection.execute(f"PRAGMA user_version = {(last + farther) % NUMBERS}")
+
+
+def announce(connection: sqlite3.Connection) -> None:
+    """Commit a number, so that the owner knows who writes the WAL back."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        number_state(connection)
 
 
 def _number_in(connection: sqlite3.Connection) -> int:
     ((found,),) = connection.execute("PRAGMA user_version")
     return int(found)
+
+
+def _is_between(first: int, number: int, last: int) -> bool:
+    return (number - first) % NUMBERS <= (last - first) % NUMBERS

@@ -78,15 +78,15 @@ class SqliteDatabase(Database):
 
     async def own(self) -> None:
         """See `Database`."""
-        with _opening():
-            require_journal(self.path)  # another program's file is left as it is, with its mode
-        prepare_folder(self.path)
         if copies := saved_copies(self.path):
             raise CannotStart(
                 _undecided(copies),
                 hint=f"`berinia-webhookd journal restore {copies[0]}` puts it in the place of "
                 f"the journal, `berinia-webhookd journal discard {copies[0]}` gives it up",
             )
+        with _opening():
+            require_journal(self.path)  # another program's file is left as it is, with its mode
+        prepare_folder(self.path)
         self._lock.take()
         remove_unfinished(self.path)
         with _opening():

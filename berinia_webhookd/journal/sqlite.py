@@ -29,7 +29,7 @@ from berinia_webhookd.journal.database import (
     Unstorable,
     stored,
 )
-from berinia_webhookd.journal.file_watch import WAL_BYTES, FileWatch, number_state
+from berinia_webhookd.journal.file_watch import WAL_BYTES, FileWatch, announce
 from berinia_webhookd.journal.job_thread import JobThread
 from berinia_webhookd.journal.migrate import stored_version
 
@@ -312,7 +312,7 @@ def _is_passing(error: Exception) -> bool:
 
 def truncate_wal(connection: sqlite3.Connection) -> bool:
     """Write the WAL back and empty it, unless somebody still reads an older state."""
-    number_state(connection)
+    announce(connection)
     # It keeps writers out while it waits for readers, so it must not wait for long.
     connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_MILLISECONDS}")
     busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

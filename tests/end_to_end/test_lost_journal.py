@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -145,6 +146,51 @@ def test_a_change_that_harms_nothing_is_checked_and_forgotten(daemon: Daemon) ->
     daemon.wait_for("journal.degraded")
     daemon.wait_for("journal.recovered")
     assert daemon.sms().status == 200
+    assert saved(daemon) == []
+
+
+def test_commands_beside_the_daemon_are_no_doubt(daemon: Daemon) -> None:
+    """Whatever they read, change, erase or write back, every request is answered as before."""
+    people = [f"+336399{n:05d}" for n in range(100)]
+    for sender in people:
+        assert daemon.sms(sample_sms(From=sender)).status == 200
+    statuses, ended = set[int](), threading.Event()
+
+    def send() -> None:
+        while not ended.is_set():
+            statuses.add(daemon.sms(sample_sms(From=people[-1])).status)
+            statuses.add(daemon.request("GET", "/health").status)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        for sender in people[:5]:
+            daemon.run("events", "erase", "--sender", sender)
+        daemon.run("conversations", "pause", "--sender", people[-2])
+        daemon.run("conversations", "resume", "--sender", people[-2])
+        daemon.run("events", "replay", "--state", "dead")
+        daemon.run("events", "list")
+        copy_of(journal_of(daemon))
+        refused = daemon.run(
+            "journal", "copy", "--to", f"sqlite:///{daemon.folder}/c.db", check=False
+        )
+        assert refused.returncode == 4
+    finally:
+        ended.set()
+        sending.join()
+    assert statuses == {200}
+    assert [line for line in daemon.lines if line["event"].startswith("journal.")] == []
+
+
+def test_a_wal_that_another_program_writes_back_is_a_short_doubt(daemon: Daemon) -> None:
+    """It ends by itself: the file is sound, and nothing is lost."""
+    assert daemon.sms().status == 200
+    with closing(sqlite3.connect(journal_of(daemon))) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    daemon.wait_for("journal.degraded")
+    daemon.wait_for("journal.recovered")
+    assert daemon.sms().status == 200
+    assert daemon.request("GET", "/health").status == 200
     assert saved(daemon) == []
 
 

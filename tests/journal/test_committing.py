@@ -274,8 +274,9 @@ async def test_what_is_settled_together_is_one_transaction(closed_world: World) 
     await asyncio.gather(*(closed_world.accept(sender=sender) for sender in senders))
     before = await commits()
     said = Outcome(OutcomeKind.SUCCESS, reply="said")
+    answered = Outcome(OutcomeKind.ERROR, reply="say it again")  # else the breaker lets one pass
     for outcome, changes in (
-        (Outcome(OutcomeKind.ERROR), {"state": EntryState.WAITING, "due_in_seconds": 1}),
+        (answered, {"state": EntryState.WAITING, "due_in_seconds": 1}),
         (said, {}),
         (said, {"late": True}),
     ):

@@ -141,6 +141,47 @@ async def test_a_large_change_by_a_command_is_no_doubt(world: SqliteWorld) -> No
     assert logged == []
 
 
+async def test_a_command_that_empties_the_wal_is_no_doubt(
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the owner has given its next state a number before it sees that of the command, or
+    the command had none of its tries seen.
+    """
+    monkeypatch.setattr(file_watch, "COMMITS_BETWEEN_LOOKS", 1)
+    monkeypatch.setattr(file_watch, "COMMITS", 1)
+    with (
+        structlog.testing.capture_logs() as logged,
+        contextlib.closing(sqlite.connect(world.file)) as command,
+    ):
+        for number in range(20):
+            await world.accept(f"m{number}")
+            for _ in range(number % 3):
+                assert sqlite.truncate_wal(command)
+    assert logged == []
+    assert world.journal.up
+
+
+async def test_a_command_that_is_not_done_yet_is_no_doubt(world: SqliteWorld) -> None:
+    """A reader keeps its state from being written whole; what it writes later is announced too."""
+    with (
+        structlog.testing.capture_logs() as logged,
+        contextlib.closing(sqlite.connect(world.file)) as command,
+        contextlib.closing(sqlite.connect(world.file)) as reader,
+    ):
+        for number in range(10):
+            await world.accept(f"a{number}")
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM events").fetchone()
+            await world.accept(f"b{number}")
+            assert not sqlite.truncate_wal(command)
+            await world.accept(f"c{number}")
+            reader.execute("ROLLBACK")
+            assert sqlite.truncate_wal(command)
+    await world.accept("last")
+    assert logged == []
+    assert world.journal.up
+
+
 async def test_no_table_is_forgotten_when_a_copy_is_restored(world: SqliteWorld) -> None:
     """Rows of each are taken into the copy, or it has what it needs of them."""
     with contextlib.closing(sqlite3.connect(world.file)) as journal:
