@@ -7,7 +7,7 @@ WORKERS ?= 2
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test test-system soak bench clean
+.PHONY: run check test test-system test-providers soak bench clean
 .DEFAULT_GOAL := run
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -38,6 +38,10 @@ test: $(VENV)/installed-dev  ## everything that needs PyPI only
 test-system: $(VENV)/installed-dev  ## the tests that need programs from Debian
 	tests/install_system_programs
 	$(BIN)/pytest -m system
+
+test-providers: $(VENV)/installed-dev  ## our proofs beside the providers' own libraries, from PyPI
+	$(PIP) install --editable '.[providers]'
+	$(BIN)/pytest tests/providers
 
 SECONDS ?= 600
 soak: $(VENV)/installed-dev  ## attacks, faults, kills and fuzzing for so long: make soak SECONDS=3600

@@ -1,0 +1,1 @@
+"""Our proofs beside those of the providers' own libraries: `make test-providers`."""
