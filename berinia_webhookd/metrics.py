@@ -48,6 +48,11 @@ class Metrics:
         self.signature_failures_total = self._counter(
             "signature_failures_total", "Requests whose signature proved nothing.", "channel"
         )
+        self.provider_refused = self._gauge(
+            "provider_refused",
+            "Refused requests that resemble the provider's, since its last accepted one.",
+            "channel",
+        )
         self.ignored_total = self._counter(
             "ignored_total", "Events that a channel names as nothing to keep.", "channel"
         )

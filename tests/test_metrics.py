@@ -15,6 +15,7 @@ PROMISED = {
     "commit_seconds": ("histogram", ()),
     "commit_batch_size": ("histogram", ()),
     "signature_failures_total": ("counter", ("channel",)),
+    "provider_refused": ("gauge", ("channel",)),
     "ignored_total": ("counter", ("channel",)),
     "handshakes_total": ("counter", ("channel",)),
     "rate_limited_total": ("counter", ("channel",)),

@@ -52,7 +52,9 @@ class OwnRequests:
             if mark.purpose is Purpose.ARRIVAL:
                 self._guard.note_arrival(mark.nonce, forwarded_for(request))
                 return web.Response(status=web.HTTPNoContent.status_code)
-            request[CONTEXT].mark = mark
+            context = request[CONTEXT]
+            context.mark = mark
+            context.said["sample"] = True
         return await handler(request)
 
 

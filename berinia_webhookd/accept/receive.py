@@ -109,7 +109,7 @@ class Commits:
             receipts = await self._in_time(accepting, verified, channel, late)
         except ReplayedSignature:
             reason = "used before with another message"
-            note_invalid_signature(self._metrics, context, reason, diagnosis=None)
+            note_invalid_signature(self._metrics, context, reason, resembles_provider=False)
             raise SignatureInvalid(reason) from None
         verified.reservation.end_work()
         note(receipts)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import structlog
 import uuid_utils
@@ -51,7 +51,7 @@ class RequestContext:
     endpoint: Endpoint
     # What every request says: structlog's own proxy would put a logger together for each line.
     log: FilteringBoundLogger
-    said: dict[str, str | None]  # by every log line about it; its client once that is known
+    said: dict[str, Any]  # by every log line about it; its client once that is known
     bucket: bytes = b""  # of the rate limit, and its share of the memory
     mark: Mark | None = None  # of a request of this installation itself
 

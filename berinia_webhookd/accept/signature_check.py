@@ -6,6 +6,7 @@ bucket of verified requests. A page needs no proof here; whoever may read it is 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -23,12 +24,14 @@ from berinia_webhookd.accept.body import (
 )
 from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.rate_limit import RateLimit, Throttle
+from berinia_webhookd.accept.refusals import Refusals
 from berinia_webhookd.accept.request_context import CONTEXT, Endpoint, RequestContext
 from berinia_webhookd.addresses import peer_is_here
 from berinia_webhookd.channels.contract import Answer, Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import (
+    AccountRefused,
     AddressRefused,
     BodyTooLarge,
     BodyTooSlow,
@@ -40,7 +43,7 @@ from berinia_webhookd.errors import (
 )
 from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import Caller, RawDelivery, VerifiedDelivery
+from berinia_webhookd.model import Caller, ChannelName, RawDelivery, VerifiedDelivery
 
 _log = structlog.get_logger()
 
@@ -86,7 +89,9 @@ class SignatureCheck:
         self._guard = guard
         self._clock = clock
         self._time = asyncio.get_running_loop().time
-        self._throttle = Throttle()
+        self._refusals = Refusals(metrics)
+        # By channel, and by whether it resembles the provider's: no stranger takes its turn.
+        self._throttles: defaultdict[tuple[ChannelName, bool], Throttle] = defaultdict(Throttle)
         self.reconfigure(settings)
 
     def reconfigure(self, settings: ServerSettings) -> None:
@@ -121,7 +126,17 @@ class SignatureCheck:
             if not caller.forwarded and context.mark is None and channel.provider.from_outside:
                 self._look_at_the_way(caller)
             request[VERIFIED] = VerifiedRequest(proven, complete_at, reservation, context)
-            return await handler(request)
+            try:
+                response = await handler(request)
+            except (MalformedDelivery, AccountRefused):  # it is proven all the same
+                self._note_accepted(context, channel)
+                raise
+            self._note_accepted(context, channel)
+            return response
+
+    def _note_accepted(self, context: RequestContext, channel: Channel) -> None:
+        if context.mark is None:
+            self._refusals.accepted(channel.name)
 
     def _look_at_the_way(self, caller: Caller) -> None:
         """Tell the guard of a verified request through a local proxy that names no client."""
@@ -175,8 +190,7 @@ class SignatureCheck:
                 return await asyncio.to_thread(channel.verify, delivery)
             return channel.verify(delivery)
         except SignatureInvalid as error:
-            diagnosis = await self._diagnosis(channel, delivery)
-            note_invalid_signature(self._metrics, context, str(error), diagnosis)
+            await self._note_refusal(context, channel, delivery, str(error))
             raise
         except AddressRefused as error:
             diagnosis = str(error) if isinstance(error, LoopbackLocked) else None
@@ -190,25 +204,34 @@ class SignatureCheck:
         headers = {"Content-Type": answer.content_type, "X-Content-Type-Options": "nosniff"}
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
-    async def _diagnosis(self, channel: Channel, delivery: RawDelivery) -> str | None:
-        """Diagnose a failed signature; it is expensive, so once a second for all callers."""
-        if not self._throttle.due():
-            return None
-        if len(delivery.body) > LONG_BODY_BYTES:
-            return await asyncio.to_thread(channel.diagnose, delivery)
-        return channel.diagnose(delivery)
+    async def _note_refusal(
+        self, context: RequestContext, channel: Channel, delivery: RawDelivery, reason: str
+    ) -> None:
+        """Say whose it seems to be and what may be the matter. A diagnosis is expensive, so it is
+        made once a second; without its turn a request has none in its line, not an empty one.
+        """
+        resembling = channel.resembles_provider(delivery)
+        if resembling and context.mark is None:
+            self._refusals.refused(channel.name)
+        found: dict[str, str | None] = {}
+        if self._throttles[channel.name, resembling].due():
+            if len(delivery.body) > LONG_BODY_BYTES:
+                found["diagnosis"] = await asyncio.to_thread(channel.diagnose, delivery)
+            else:
+                found["diagnosis"] = channel.diagnose(delivery)
+        note_invalid_signature(
+            self._metrics, context, reason, resembles_provider=resembling, **found
+        )
 
 
 def note_invalid_signature(
-    metrics: Metrics, context: RequestContext, reason: str, diagnosis: str | None
+    metrics: Metrics, context: RequestContext, reason: str, **found: str | bool | None
 ) -> None:
     """Log a signature that proves nothing, and count it unless it is of our own making."""
     said = context.said
-    if context.mark is not None:
-        _log.warning("signature.invalid", **said, reason=reason, diagnosis=diagnosis, sample=True)
-        return
-    metrics.signature_failures_total.labels(channel=said["channel"]).inc()
-    _log.warning("signature.invalid", **said, reason=reason, diagnosis=diagnosis)
+    if context.mark is None:
+        metrics.signature_failures_total.labels(channel=said["channel"]).inc()
+    _log.warning("signature.invalid", **said, reason=reason, **found)
 
 
 def _require_method(request: web.Request, endpoint: Endpoint) -> None:

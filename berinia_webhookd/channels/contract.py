@@ -232,6 +232,12 @@ class Channel(ABC):
         return None
 
     @abstractmethod
+    def resembles_provider(self, delivery: RawDelivery) -> bool:
+        """Whether a request whose signature was refused has all that only the provider's have, so
+        that the mistake is likelier ours. It proves nothing, and is asked of every forgery: cheap.
+        """
+
+    @abstractmethod
     def sign(
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
     ) -> SignedRequest:

@@ -45,6 +45,7 @@ from berinia_webhookd.channels.signatures import (
     mailgun_match,
     mailgun_signature,
     may_be_signed,
+    resembles_mailgun,
 )
 from berinia_webhookd.errors import (
     ChannelNotConfigured,
@@ -196,6 +197,11 @@ class MailgunChannel(Channel):
         event_id = receipts[0].event_id if receipts else None
         body = orjson.dumps({"status": "accepted", "event_id": event_id})
         return Answer(200, "application/json", body)
+
+    def resembles_provider(self, delivery: RawDelivery) -> bool:
+        """All three of time stamp, token and signature."""
+        multipart = _may_have_files(delivery.content_type_header)
+        return resembles_mailgun(delivery.body, multipart=multipart)
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
         """Find a wrong clock, or a key that was pasted with blanks or quotes."""

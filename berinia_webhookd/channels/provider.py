@@ -54,6 +54,19 @@ class Provider:
     run_input: RunInput | None = None  # what `run` agents get; None: the neutral shape
 
     @property
+    def what_it_signs(self) -> str:
+        """What its signature is over: a main clause."""
+        covered = {
+            "the URL that it calls": self.signs_url,
+            "what it sends": self.signs_body,
+            "the time": self.signs_time,
+        }
+        parts = [part for part, is_signed in covered.items() if is_signed]
+        if not parts:
+            return f"{self.name} signs nothing: its secret is all that proves it"
+        return f"{self.name} signs {' and '.join(parts)}"
+
+    @property
     def if_redirected(self) -> str:
         """What a redirection does to its requests."""
         other_url = ", or its signature is over another URL" if self.signs_url else ""

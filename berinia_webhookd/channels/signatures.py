@@ -28,6 +28,7 @@ _OCCURRENCES: Final = 32
 _CANDIDATES: Final = 4
 _NAMES: Final = ("timestamp", "token", "signature")
 _VALUES: Final = {"timestamp": b"[0-9]{10}", "token": b"[0-9A-Za-z]{50}", "signature": b"[^&\r\n]+"}
+_HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _LONGEST_BYTES: Final = 2000  # of a part's head and the value
 _PART_HEAD: Final = rb'"?[^\n]*\n(?:[^\r\n]+\r?\n)*\r?\n'
 
@@ -160,6 +161,12 @@ def may_be_signed(keys: Sequence[str], body: bytes, *, multipart: bool) -> bool:
         mailgun_match(keys, signature, timestamp, token)
         for timestamp, token, signature in product(*found)
     )
+
+
+def resembles_mailgun(body: bytes, *, multipart: bool) -> bool:
+    """Whether a time stamp, a token and a signature stand in a body, each in its shape."""
+    found = {name: _candidates(body, name, multipart=multipart) for name in _NAMES}
+    return all(found.values()) and any(map(_HEX_SHA256.fullmatch, found["signature"]))
 
 
 def _candidates(body: bytes, name: str, *, multipart: bool) -> list[str]:

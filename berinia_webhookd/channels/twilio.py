@@ -29,6 +29,7 @@ from berinia_webhookd.channels.twilio_boundaries import (
     reaches_into_url,
     require_unmoved,
 )
+from berinia_webhookd.channels.twilio_diagnosis import SIGNATURE_SHAPE
 from berinia_webhookd.errors import (
     AccountRefused,
     ChannelNotConfigured,
@@ -57,6 +58,7 @@ _WITHOUT_TEXT: Final = ("MediaUrl0", "Latitude", "ButtonPayload", "FlowData", "I
 # every field whose shape is known must have it, and no name may hold what only values hold.
 _SID = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
 _OPTIONAL_SID = re.compile(f"(?:{_SID.pattern})?")
+_ACCOUNT = re.compile(rb"(?:^|&)AccountSid=(AC[0-9a-f]{32})(?![^&])")
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 _OPTIONAL_COUNT = re.compile(r"[0-9]{0,4}")
 _OPT_OUT_TYPE = re.compile(f"(?:{'|'.join(OptOut)})?", re.IGNORECASE | re.ASCII)
@@ -225,6 +227,16 @@ class TwilioChannel(Channel):
         """Return an empty TwiML document, which sends nothing to the person."""
         del receipts  # Twilio reads nothing but TwiML
         return _EMPTY_TWIML
+
+    def resembles_provider(self, delivery: RawDelivery) -> bool:
+        """A signature's shape, and an account: one of ours where those are set."""
+        signature = delivery.headers.get(SIGNATURE_HEADER, "")
+        if not SIGNATURE_SHAPE.fullmatch(signature):
+            return False
+        account = _ACCOUNT.search(delivery.body)
+        return account is not None and (
+            not self._account_sids or account[1].decode() in self._account_sids
+        )
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
         """Try the likely mistakes of an installation."""

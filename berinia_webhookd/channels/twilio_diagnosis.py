@@ -18,7 +18,7 @@ from berinia_webhookd.model import ChannelName, RawDelivery
 from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 
 # Base64 of a SHA-1: what has another shape is no wrong signature but something else.
-_SHAPE = re.compile(r"[A-Za-z0-9+/]{27}=")
+SIGNATURE_SHAPE = re.compile(r"[A-Za-z0-9+/]{27}=")
 # Callbacks have a few kilobytes; every guess signs all of it.
 _MAX_BODY_BYTES: Final = 65_536
 _MAX_MISTAKES: Final = 2
@@ -48,7 +48,7 @@ def diagnose(
     public_urls: Sequence[str],
 ) -> str | None:
     """Return which URL and fields would have verified and what to change, in one line."""
-    if not _SHAPE.fullmatch(signature) or len(delivery.body) > _MAX_BODY_BYTES:
+    if not SIGNATURE_SHAPE.fullmatch(signature) or len(delivery.body) > _MAX_BODY_BYTES:
         return None
     try:
         fields = decode_urlencoded(delivery.body)

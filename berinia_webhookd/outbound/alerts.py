@@ -16,7 +16,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from berinia_webhookd import json_text
 from berinia_webhookd.clock import wait_for_event
@@ -29,8 +29,7 @@ from berinia_webhookd.outbound.alert_delivery import deliver
 PAUSE_SECONDS: Final = 300.0
 CHECK_SECONDS: Final = 5.0
 SERVICE: Final = "berinia-webhookd"
-BURST: Final = 10  # refused signatures …
-RECENT_SECONDS: Final = 300.0  # … within this time
+RECENT_SECONDS: Final = 300.0  # what belongs to one alert of rejected deliveries
 
 # What holds now: one plain sentence by the name of what it is about; empty when all is well.
 Condition = Callable[[], Awaitable[Mapping[str, str]]]
@@ -52,7 +51,7 @@ class AlertKind(StrEnum):
 
 LOOK: Final = {
     AlertKind.ENTRY_DEAD: "berinia-webhookd events list --state dead",
-    AlertKind.SIGNATURES_REFUSED: "berinia-webhookd logs (signature.invalid has a diagnosis)",
+    AlertKind.SIGNATURES_REFUSED: "berinia-webhookd doctor --problems",
     AlertKind.DELIVERY_REJECTED: "berinia-webhookd events list --state rejected",
     AlertKind.AGENT_UNAVAILABLE: "berinia-webhookd check-config",
     AlertKind.AGENT_FAILING: "berinia-webhookd events list --agent NAME, then events show ID",
@@ -233,9 +232,17 @@ def daemon_conditions(
         what = "nginx does not say who calls, so no program on this machine is believed"
         return {"": what} if loopback_locked() else {}
 
+    async def signatures_refused() -> Mapping[str, str]:
+        what = (
+            "requests to {} that resemble its provider's are refused for their signature, and none "
+            "was accepted since the first of them"
+        )
+        refused = totals(metrics.provider_refused)
+        return {channel: what.format(channel) for channel, count in refused.items() if count}
+
     return {
         AlertKind.LOOPBACK_LOCKED: locked,
-        AlertKind.SIGNATURES_REFUSED: refused_signatures(metrics, time.monotonic),
+        AlertKind.SIGNATURES_REFUSED: signatures_refused,
         AlertKind.DELIVERY_REJECTED: rejected_deliveries(metrics, time.monotonic),
         AlertKind.AGENT_UNAVAILABLE: agent_unavailable,
         AlertKind.CONVERSATION_HELD: held_for_days,
@@ -245,58 +252,43 @@ def daemon_conditions(
 
 
 class Recent:
-    """The condition that a counter rose by so much within `RECENT_SECONDS` on a channel."""
+    """The condition that a counter rose within `RECENT_SECONDS` on a channel."""
 
     def __init__(
         self,
         counter: Counter,
         clock: Callable[[], float],
-        *,
-        at_least: int,
         summary: Callable[[str, int], str],
     ) -> None:
         """`clock` gives seconds that never go back; `summary` takes the channel and by how much."""
         self._counter = counter
         self._clock = clock
-        self._at_least = at_least
         self._summary = summary
         # When it was counted, and how many there had been by then, by channel.
         self._counts: deque[tuple[float, Mapping[str, float]]] = deque([(clock(), {})])
 
     async def __call__(self) -> Mapping[str, str]:
         """Return a sentence for each such channel."""
-        now, totals = self._clock(), self._totals()
-        self._counts.append((now, totals))
+        now, current = self._clock(), totals(self._counter)
+        self._counts.append((now, current))
         while self._counts[0][0] < now - RECENT_SECONDS:
             self._counts.popleft()
         before = self._counts[0][1]
-        recent = {channel: total - before.get(channel, 0) for channel, total in totals.items()}
+        recent = {channel: total - before.get(channel, 0) for channel, total in current.items()}
         return {
             channel: self._summary(channel, round(count))
             for channel, count in recent.items()
-            if count >= self._at_least
-        }
-
-    def _totals(self) -> Mapping[str, float]:
-        return {
-            sample.labels["channel"]: sample.value
-            for metric in self._counter.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_total")
+            if count
         }
 
 
-def refused_signatures(metrics: Metrics, clock: Callable[[], float]) -> Recent:
-    """The secret was changed at the provider, or somebody forges requests."""
-    return Recent(
-        metrics.signature_failures_total,
-        clock,
-        at_least=BURST,
-        summary=lambda channel, count: (
-            f"{count} requests to {channel} with an invalid signature were refused"
-            f" within {RECENT_SECONDS / 60:.0f} minutes"
-        ),
-    )
+def totals(metric: Counter | Gauge) -> Mapping[str, float]:
+    """Return the value of each channel."""
+    return {
+        sample.labels["channel"]: sample.value
+        for family in metric.collect()
+        for sample in family.samples
+    }
 
 
 def rejected_deliveries(metrics: Metrics, clock: Callable[[], float]) -> Recent:
@@ -304,7 +296,6 @@ def rejected_deliveries(metrics: Metrics, clock: Callable[[], float]) -> Recent:
     return Recent(
         metrics.rejected_total,
         clock,
-        at_least=1,
         summary=lambda channel, count: (
             f"{count} verified deliveries to {channel} could not be read, and are kept"
             if count > 1

@@ -25,8 +25,8 @@ _MARGIN: Final = " " * (_WIDTH + 2)
 _CODE: Final = re.compile(r"`[^`\n]+`")
 
 
-def lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield the findings for people, and one line that sums them up."""
+def lines(findings: Sequence[Finding], *, of: Sequence[Finding] | None = None) -> Iterator[str]:
+    """Yield the findings for people, and one line that sums them up, or all those they are of."""
     width = shutil.get_terminal_size().columns  # $COLUMNS, else the terminal's, else 80
     subjects = [len(finding.subject) for finding in findings]
     column = max((length for length in subjects if length <= _LONGEST_SUBJECT), default=0)
@@ -41,7 +41,7 @@ def lines(findings: Sequence[Finding]) -> Iterator[str]:
         for step in finding.fix:
             yield from _detail(click.style("fix:", fg="cyan"), step, width)
     yield ""
-    yield _summary(findings)
+    yield _summary(findings if of is None else of)
 
 
 def _detail(label: str, text: str, width: int) -> Iterator[str]:

@@ -261,9 +261,49 @@ async def test_a_failed_signature_is_diagnosed_at_most_once_a_second(
         assert status == 403
         assert "match" not in str(body)
     lines = named(logged, "signature.invalid")
-    assert [line["diagnosis"] for line in lines] == ["try https", None, None, None, None]
+    assert [line.get("diagnosis", "not tried") for line in lines] == [
+        "try https",
+        *["not tried"] * 4,
+    ]
     assert world.sms.diagnoses == 1
     assert world.count("signature_failures_total", channel="sms") == 5
+
+
+async def test_what_resembles_the_provider_counts_until_one_is_accepted(
+    world: World, logged: Logged
+) -> None:
+    """Strangers, samples and what was used before are not the provider's."""
+    bad = {**GOOD, "X-Test-Signature": "bad"}
+    stranger = {"Content-Type": GOOD["Content-Type"]}
+    await world.post(headers=stranger)
+    mark = KEY.mark(Purpose.SAMPLE, now(), b"id=1")
+    await world.post(b"id=1", headers={**bad, "Berinia-Probe": mark})
+    assert world.count("provider_refused", channel="sms") == 0
+    for _ in range(2):
+        await world.post(headers=bad)
+    assert world.count("provider_refused", channel="sms") == 2
+    resembling = [line["resembles_provider"] for line in named(logged, "signature.invalid")]
+    assert resembling == [False, True, True, True]
+
+    assert (await world.post(b"id=1", headers={**GOOD, "Berinia-Probe": mark}))[0] == 200
+    assert named(logged, "event.accepted")[0]["sample"] is True
+    assert world.count("provider_refused", channel="sms") == 2
+    assert (await world.post())[0] == 200
+    assert world.count("provider_refused", channel="sms") == 0
+
+
+async def test_a_rejected_delivery_is_proven(world: World) -> None:
+    """What cannot be read was signed rightly all the same."""
+    await world.post(headers={**GOOD, "X-Test-Signature": "bad"})
+    assert (await world.post(b"malformed=1"))[0] == 400
+    assert world.count("provider_refused", channel="sms") == 0
+
+
+async def test_a_stranger_takes_no_diagnosis_away(world: World, logged: Logged) -> None:
+    """The provider's request is looked at, whatever came in the same second."""
+    await world.post(headers={"Content-Type": GOOD["Content-Type"]})
+    await world.post(headers={**GOOD, "X-Test-Signature": "bad"})
+    assert [line["diagnosis"] for line in named(logged, "signature.invalid")] == ["try https"] * 2
 
 
 async def test_an_address_that_is_not_allowed_is_logged(world: World, logged: Logged) -> None:

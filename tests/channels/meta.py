@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
+_SHAPE = re.compile(r"sha256=[0-9a-f]{64}")
 SIGNATURE_HEADER: Final = "X-Hub-Signature-256"
 JSON: Final = "application/json"
 
@@ -107,6 +109,9 @@ class MetaChannel(Channel):
         if not matches:
             raise SignatureInvalid("The signature is missing or wrong.")
         return self._verified(delivery)
+
+    def resembles_provider(self, delivery: RawDelivery) -> bool:
+        return bool(_SHAPE.fullmatch(delivery.headers.get(SIGNATURE_HEADER, "")))
 
     def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Every message and status, each an event of its own; an item that is none is kept."""

@@ -247,7 +247,7 @@ class TestDoctor:
     def test_all_is_well(self, running: DaemonWithMeta) -> None:
         """The command itself: the probe is verified, and the console's line is there."""
         report = run_doctor(running)
-        report.one("signatures", "ok", "leads: a request signed as Meta does is verified")
+        report.one("signatures", "ok", "leads: a request signed with the secret", "Meta")
         report.one("console", "note", "Meta's app dashboard", f"https://app.example.com{PATH}")
 
     @pytest.mark.usefixtures("registered")
@@ -286,13 +286,15 @@ class TestDoctor:
 
     @pytest.mark.usefixtures("registered")
     def test_refusals_in_the_log(self, running: DaemonWithMeta) -> None:
-        """Strangers are a note; our own samples count for nothing, as their line says."""
+        """Our own samples count for nothing; what has the shape of Meta's is Meta's."""
         running.run("send", "leads", "--bad-signature")
         running.wait_for("signature.invalid", channel="leads", sample=True)
         signature = {"X-Hub-Signature-256": "sha256=" + "0" * 64}
         running.request("POST", PATH, b"{}", {"Content-Type": "application/json", **signature})
         running.wait_for("signature.invalid", channel="leads", count=2)
-        doctor(running).one("refused", "note", "leads")
+        finding = doctor(running).one("refused", "wrong", "leads: 1 request of Meta refused")
+        assert "channels.leads.app_secrets" in finding["fix"][0]
+        assert finding["why"].startswith("Meta signs what it sends; Meta tries again")
 
 
 MISTAKES: list[tuple[Mapping[str, object], str]] = [

@@ -35,7 +35,6 @@ from berinia_webhookd.outbound.alerts import (
     AlertKind,
     Alerts,
     daemon_conditions,
-    refused_signatures,
     rejected_deliveries,
 )
 
@@ -163,22 +162,6 @@ async def test_a_condition_is_told_when_it_begins(receiver: Receiver) -> None:
     ]
 
 
-async def test_refused_signatures_are_a_burst_from_ten_in_five_minutes() -> None:
-    """One by one over hours they are not; each channel counts by itself."""
-    metrics, time = Metrics(), 0.0
-    condition = refused_signatures(metrics, lambda: time)
-    sms = metrics.signature_failures_total.labels(channel="sms")
-    for _ in range(60):
-        sms.inc()
-        metrics.signature_failures_total.labels(channel="email").inc(0.1)
-        time += 60
-        assert await condition() == {}
-    sms.inc(9)
-    assert set(await condition()) == {"sms"}
-    time += 400
-    assert await condition() == {}
-
-
 async def test_one_rejected_delivery_is_told() -> None:
     """Each within five minutes belongs to the same alert; a later one is told anew."""
     metrics, time = Metrics(), 0.0
@@ -195,9 +178,16 @@ async def test_one_rejected_delivery_is_told() -> None:
     assert await condition() == {}
 
 
+REFUSED = (
+    "resemble its provider's are refused for their signature, and none was accepted since the "
+    "first of them"
+)
+
+
 async def test_the_conditions_of_a_daemon() -> None:
     """Each holds while what it is about is wrong, and says so in a sentence without its cause."""
     up, missing, full, locked = True, dict[AgentName, str](), None, False
+    metrics = Metrics()
     held: dict[str, str] = {}
 
     async def disk() -> str | None:
@@ -207,7 +197,7 @@ async def test_the_conditions_of_a_daemon() -> None:
         return held
 
     conditions = daemon_conditions(
-        metrics=Metrics(),
+        metrics=metrics,
         journal_up=lambda: up,
         unavailable=lambda: missing,
         disk=disk,
@@ -219,11 +209,16 @@ async def test_the_conditions_of_a_daemon() -> None:
         looks = {kind.value: await look() for kind, look in conditions.items()}
         return {kind: list(said.values()) for kind, said in looks.items() if said}
 
+    metrics.signature_failures_total.labels(channel="sms").inc(100)  # strangers, all of them
+    refused = metrics.provider_refused.labels(channel="sms")
+    refused.set(0)
     assert await holding() == {}
+    refused.inc()
     up, full = False, "/var/lib has 3 MiB left"
     missing[AgentName("MetaAgent")] = "KeyError: 'secret'"
     held["loop 1"] = "3 conversations are held (loop), the oldest for 1 days"
     assert await holding() == {
+        "signatures_refused": [f"requests to sms that {REFUSED}"],
         "conversation_held": [held["loop 1"]],
         "journal_degraded": ["the journal cannot be written, so providers are answered 503"],
         "agent_unavailable": ["MetaAgent cannot be loaded, so its messages wait"],

@@ -67,3 +67,14 @@ def test_lines_of_others_stay_in_their_place() -> None:
     (first, second, *_) = shown(wrong("agents", "cannot be loaded: first\x1b[2J\nsecond"))
     assert first == "wrong    agents  cannot be loaded: first\\x1b[2J"
     assert second == "         second"
+
+
+def test_problems_alone_are_summed_up_with_the_rest() -> None:
+    """Who sees only what is wrong is told of the warnings."""
+    shown = [click.unstyle(line) for line in lines(FINDINGS[3:], of=FINDINGS)]
+    assert shown[0].startswith("wrong    nginx")
+    assert shown[-1] == "1 thing wrong, 1 warning"
+    assert list(map(click.unstyle, lines([], of=FINDINGS[:3]))) == [
+        "",
+        "nothing is wrong, 1 warning",
+    ]

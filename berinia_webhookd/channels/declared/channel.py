@@ -324,6 +324,10 @@ class DeclaredChannel(Channel):
         status = self.settings.rejected_status
         return self.answer(()) if status is None else Answer(status, "text/plain", b"")
 
+    def resembles_provider(self, delivery: RawDelivery) -> bool:
+        """A signature, token or password of the declared shape."""
+        return self._proof.is_shaped(Request(delivery, self._public_urls))
+
     def sign(
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
     ) -> SignedRequest:

@@ -48,9 +48,7 @@ class JwtProof(Proof):
 
     def prove(self, request: Request) -> bytes | None:
         """See `Proof.prove`."""
-        token = request.header(self.header) or ""
-        if token[:7].lower() == "bearer ":
-            token = token[7:].strip()
+        token = self._token(request)
         claims = self._claims(token)
         if claims is None:
             raise SignatureInvalid(WRONG)
@@ -67,6 +65,18 @@ class JwtProof(Proof):
         # Without the signature, which can be written in several ways.
         signed = as_bytes(token.rpartition(".")[0])
         return None if self.covers else hashlib.sha256(REPLAY_DOMAIN + signed).digest()
+
+    def _token(self, request: Request) -> str:
+        token = request.header(self.header) or ""
+        return token[7:].strip() if token[:7].lower() == "bearer " else token
+
+    def is_shaped(self, request: Request) -> bool:
+        """A token that says one of our algorithms."""
+        try:
+            said = jwt.get_unverified_header(self._token(request))
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            return False
+        return said.get("alg") in self.algorithms
 
     def _claims(self, token: str) -> dict[str, Any] | None:
         for secret in self.secrets:

@@ -36,6 +36,9 @@ HASHES: Final = {"hmac-sha1": "sha1", "hmac-sha256": "sha256", "hmac-sha512": "s
 REPLAY_DOMAIN: Final = b"berinia-webhookd declared signature\0"
 _PREFIXES: Final = ("webhook-", "svix-")  # of headers: the standard's, and those of its authors
 PEM: Final = b"-----"
+_SHA256_BYTES: Final = 32
+_PAIR_BYTES: Final = 60  # of an Ed25519 signature 64, of a DER one on P-256 a few more
+_TOKEN_CHARACTERS: Final = 8
 WRONG: Final = "The signature is missing or wrong."
 STALE: Final = "The signature is too old, or from the future."
 
@@ -83,6 +86,11 @@ class Proof(ABC):
         Raises:
             SignatureInvalid: it proves nothing.
         """
+
+    def is_shaped(self, request: Request) -> bool:
+        """Whether it presents something of the scheme's shape, right or wrong."""
+        del request
+        return False
 
     def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
         """Return headers that prove a sample; for a signature in JSON its path."""
@@ -151,6 +159,21 @@ class SignatureProof(Proof):
                 raise SignatureInvalid("The body is not the one whose digest the URL carries.")
         # Not the signature: some can be written in several ways, and false ones stand beside them.
         return None if self.covers else hashlib.sha256(REPLAY_DOMAIN + content).digest()
+
+    def is_shaped(self, request: Request) -> bool:
+        """A digest of the hash, or what may be a key pair's; and a time where one is needed."""
+        presented = self.signature.presented(request)
+        return self._has_time(request, presented) and any(map(self._fits, presented.signatures))
+
+    def _fits(self, signature: bytes) -> bool:
+        if self.mac is None:
+            return len(signature) >= _PAIR_BYTES
+        return len(signature) == hashlib.new(self.mac).digest_size
+
+    def _has_time(self, request: Request, presented: Presented) -> bool:
+        if self.clock.tolerance_seconds is None:
+            return True
+        return instant_of(self._time(request, presented) or "", self.clock.unit) is not None
 
     def _time(self, request: Request, presented: Presented) -> str | None:
         return request.named(self.clock.source) if self.clock.source else presented.time
@@ -253,12 +276,7 @@ class StandardWebhooksProof(Proof):
 
     def prove(self, request: Request) -> bytes | None:
         """See `Proof.prove`."""
-        named = [one for one in _PREFIXES if f"{one}id" in request.delivery.headers]
-        if len(named) != 1:  # of two only one is proven, and nobody knows which is read
-            raise SignatureInvalid(WRONG)
-        id_, time, signatures = (
-            request.header(named[0] + name) for name in ("id", "timestamp", "signature")
-        )
+        id_, time, signatures = _named(request)
         if id_ is None or time is None or signatures is None:
             raise SignatureInvalid(WRONG)
         presented = list(_versioned(signatures))
@@ -275,6 +293,22 @@ class StandardWebhooksProof(Proof):
         mac = base64.b64encode(hmac.new(secret, content, "sha256").digest()).decode()
         named = {"id": id_, "timestamp": time, "signature": f"v1,{mac}"}
         return {_PREFIXES[0] + name: value for name, value in named.items()}
+
+    def is_shaped(self, request: Request) -> bool:
+        """An id, a time, and a `v1` digest."""
+        id_, time, signatures = _named(request)
+        digests = map(len, _versioned(signatures or ""))
+        return bool(id_) and instant_of(time or "", "s") is not None and _SHA256_BYTES in digests
+
+
+def _named(request: Request) -> list[str | None]:
+    """Return id, time and signatures, under the names of the standard or its authors'; nothing
+    where both are there: only one is proven, and nobody knows which is read.
+    """
+    prefixes = [one for one in _PREFIXES if f"{one}id" in request.delivery.headers]
+    if len(prefixes) != 1:
+        return [None, None, None]
+    return [request.header(prefixes[0] + name) for name in ("id", "timestamp", "signature")]
 
 
 def _versioned(signatures: str) -> Iterator[bytes]:
@@ -296,14 +330,23 @@ class BasicProof(Proof):
 
     def prove(self, request: Request) -> bytes | None:
         """See `Proof.prove`."""
+        given = self._given(request)
+        if not given or not _one_of(self.secrets, given):
+            raise SignatureInvalid("The user or the password is missing or wrong.")
+        return None
+
+    def _given(self, request: Request) -> bytes:
         scheme, _, value = (request.header("Authorization") or "").partition(" ")
         try:
             given = base64.b64decode(value.strip(), validate=True)
         except ValueError:
-            given = b""
-        if scheme.lower() != "basic" or not given or not _one_of(self.secrets, given):
-            raise SignatureInvalid("The user or the password is missing or wrong.")
-        return None
+            return b""
+        return given if scheme.lower() == "basic" else b""
+
+    def is_shaped(self, request: Request) -> bool:
+        """A user and a password."""
+        user, colon, password = self._given(request).partition(b":")
+        return bool(user and colon and password)
 
     def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
         """See `Proof.sign`."""
@@ -320,12 +363,20 @@ class TokenProof(Proof):
 
     def prove(self, request: Request) -> bytes | None:
         """See `Proof.prove`."""
-        given = request.named(self.source) or ""
-        if self.source.startswith("header:") and given[:7].lower() == "bearer ":
-            given = given[7:].strip()
+        given = self._given(request)
         if not given or not _one_of(self.secrets, as_bytes(given)):
             raise SignatureInvalid("The token is missing or wrong.")
         return None
+
+    def _given(self, request: Request) -> str:
+        given = request.named(self.source) or ""
+        if self.source.startswith("header:") and given[:7].lower() == "bearer ":
+            given = given[7:].strip()
+        return given
+
+    def is_shaped(self, request: Request) -> bool:
+        """A token that is long enough to be one: it has no other shape."""
+        return len(self._given(request)) >= _TOKEN_CHARACTERS
 
     def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
         """See `Proof.sign`; one in the query is part of the URL."""

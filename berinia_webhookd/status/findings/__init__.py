@@ -19,6 +19,7 @@ from berinia_webhookd.status.findings import (
     loopback,
     machine,
     nginx,
+    refused,
     safety,
 )
 from berinia_webhookd.status.findings.installation import Installation
@@ -32,7 +33,7 @@ CHECKS: Final[Mapping[str, Check[Installation]]] = {
     "nginx": nginx.nginx,
     "outside": before_daemon.outside,
     "loopback": loopback.loopback,
-    "refused": channels.refused,
+    "refused": refused.refused,
     "agents": agents.agents,
     "journal": journal.journal,
     "disk": machine.disk,

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.cautions import where_it_may_be
 from berinia_webhookd.config.settings import AgentsSettings
@@ -19,7 +17,7 @@ from berinia_webhookd.journal.contract import MissingAgent
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.status.durations import age
 from berinia_webhookd.status.findings.installation import AgentLoad, Installation
-from berinia_webhookd.status.findings.probe import Sender
+from berinia_webhookd.status.findings.probe import metric
 
 AGENTS: Final = "agents"
 METRIC: Final = "berinia_webhookd_agent_available"
@@ -88,7 +86,7 @@ def _nowhere(settings: AgentsSettings, agent: AgentName) -> Finding:
 async def _loaded_by_daemon(installation: Installation) -> list[AgentLoad]:
     """What the daemon says in its metrics, and who failed to load wrote into the journal."""
     settings = installation.settings.agents
-    available = await _available(installation)
+    available = await metric(installation.address, METRIC, "agent")
     missing = await _noted_missing(installation)
     loads = []
     for name in sorted({*available, *missing}):
@@ -98,32 +96,12 @@ async def _loaded_by_daemon(installation: Installation) -> list[AgentLoad]:
             AgentLoad(
                 agent=AgentName(name),
                 target=shown_target(settings, AgentName(name)),
-                loads=noted is None and available.get(name, False),
+                loads=noted is None and available.get(name, 0) > 0,
                 where=where,
                 reason=noted.reason if noted else None,
             )
         )
     return loads
-
-
-async def _available(installation: Installation) -> dict[str, bool]:
-    """What the daemon's metrics say of each agent; nothing where they are closed to us."""
-    try:
-        status, text = await Sender.to_daemon(installation.address).get("/metrics")
-    except WebhookdError:
-        return {}  # the check of health says that it does not answer
-    if status != 200:  # noqa: PLR2004 - HTTP
-        return {}
-    try:
-        families = list(text_string_to_metric_families(text))
-    except ValueError:
-        return {}  # another program's page; the check of the port says so
-    return {
-        sample.labels["agent"]: sample.value > 0
-        for family in families
-        if family.name == METRIC
-        for sample in family.samples
-    }
 
 
 async def _noted_missing(installation: Installation) -> dict[str, MissingAgent]:

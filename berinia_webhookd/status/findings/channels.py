@@ -1,37 +1,28 @@
-"""Whether each channel can verify its provider, which requests were refused in the last 24 hours,
-and what has to stand in the providers' consoles.
+"""Whether each channel can verify what its provider signs, and what has to stand in the providers'
+consoles.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
-from berinia_webhookd.addresses import LOOPBACK, in_networks, is_loopback
+from berinia_webhookd.addresses import LOOPBACK, in_networks
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.clock import now
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation, no_key
 from berinia_webhookd.status.findings.probe import (
-    OUR_IDS,
     Reply,
     Sender,
     diagnosis,
     has_secret,
-    is_readable,
-    log_lines,
     sign_probe,
 )
 
 SIGNATURES: Final = "signatures"
-REFUSED: Final = "refused"
 CONSOLE: Final = "console"
 PLACEHOLDER: Final = "https://your.host"
-LAST: Final = timedelta(hours=24)
-_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
 # ---- signatures: a probe straight to the daemon, as nginx ought to pass it on
@@ -112,7 +103,8 @@ def missing_secret(channel: Channel) -> Finding:
 async def _judged(installation: Installation, channel: Channel, reply: Reply) -> Finding | None:
     name, provider = channel.name, channel.provider.name
     if reply.seen is not None:
-        return ok(SIGNATURES, f"{name}: a request signed as {provider} does is verified")
+        own = f"{name}: a request signed with the secret that is set here is verified"
+        return ok(SIGNATURES, f"{own}; whether {provider} has the same one, `refused` says")
     if reply.error is not None:
         return None
     if channel.provider.secret.key(name) in reply.detail:
@@ -148,123 +140,6 @@ async def _refused(installation: Installation, channel: Channel, reply: Reply) -
     )
 
 
-# ---- refused: what the log says of real requests
-
-
-@dataclass
-class _Refusals:
-    """What was refused on one channel, and whether requests were accepted after that."""
-
-    count: int = 0
-    last: datetime = _NEVER
-    diagnosis: str | None = None
-    client: str = ""  # empty: a proxy did not name it
-    accepted_since: bool = False
-
-    def when(self, what: str) -> str:
-        """Say how many there were, and when."""
-        plural, last = ("", "") if self.count == 1 else ("s", "the last ")
-        at = f"{last}at {self.last.astimezone(UTC):%H:%M} UTC"
-        return f"{self.count} request{plural} {what} in the last 24 h, {at}"
-
-
-async def refused(installation: Installation) -> AsyncIterator[Finding]:
-    """Real requests whose signature or address was refused."""
-    if not is_readable(installation.logs):
-        log = installation.logs / "webhook.log"
-        yield note(REFUSED, f"not checked: {log} does not exist, or this user cannot read it")
-        return
-    signatures, addresses = _refusals(_recent(log_lines(installation.logs)))
-    channels = installation.channels.values()
-    findings = [
-        *(_of_signatures(one, signatures[one.name]) for one in channels if one.name in signatures),
-        *(_of_addresses(one, addresses[one.name]) for one in channels if one.name in addresses),
-    ]
-    nothing = "no request with a bad signature or from a wrong address in the last 24 h"
-    for finding in findings or [ok(REFUSED, nothing)]:
-        yield finding
-
-
-def _recent(lines: Iterable[dict[str, Any]]) -> Iterator[tuple[datetime, dict[str, Any]]]:
-    since = now() - LAST
-    for line in lines:
-        try:
-            when = datetime.fromisoformat(str(line.get("timestamp")))
-        except ValueError:
-            continue
-        if when.tzinfo is not None and when >= since:
-            yield when, line
-
-
-def _refusals(
-    lines: Iterable[tuple[datetime, dict[str, Any]]],
-) -> tuple[dict[str, _Refusals], dict[str, _Refusals]]:
-    signatures: dict[str, _Refusals] = {}
-    addresses: dict[str, _Refusals] = {}
-    for when, line in lines:
-        channel = str(line.get("channel"))
-        if str(line.get("request_id")).startswith(OUR_IDS) or line.get("sample"):
-            continue
-        match line.get("event"):
-            case "signature.invalid":
-                found = signatures.setdefault(channel, _Refusals())
-                found.diagnosis = line.get("diagnosis") or found.diagnosis
-            case "address.refused":
-                found = addresses.setdefault(channel, _Refusals())
-                found.client = str(line.get("client") or "")
-            case "event.accepted" | "event.duplicate" if channel in signatures:
-                signatures[channel].accepted_since = True
-                continue
-            case _:
-                continue
-        found.count, found.last, found.accepted_since = found.count + 1, when, False
-    return signatures, addresses
-
-
-def _of_signatures(channel: Channel, refused: _Refusals) -> Finding:
-    what = f"{channel.name}: {refused.when('with a bad signature')}"
-    provider = channel.provider
-    if refused.diagnosis is None:
-        why = "no mistake of this installation explains it; strangers send such requests"
-        return note(REFUSED, what, why=why)
-    if refused.accepted_since:
-        return note(REFUSED, f"{what}; later ones were verified", refused.diagnosis)
-    why = f"messages of {provider.name} are refused"
-    if provider.signs_url:
-        why = (
-            f"{provider.name} signs the URL in its console: while another URL arrives here, every "
-            "message is refused"
-        )
-    return wrong(
-        REFUSED,
-        what,
-        refused.diagnosis,
-        f"then compare the URL in the console of {provider.name} with the one under `{CONSOLE}`",
-        why=why,
-    )
-
-
-def _of_addresses(channel: Channel, refused: _Refusals) -> Finding:
-    name, provider = channel.name, channel.provider
-    what = f"{name}: {refused.when('from an address that is not allowed')}"
-    if_provider = f"if it was {provider.name}, its messages are lost: {provider.retries}"
-    here = is_loopback(refused.client) and in_networks(channel.allowed_networks or (), LOOPBACK[0])
-    if here or not refused.client:
-        return warning(
-            REFUSED,
-            f"{what}, through a proxy that does not say for whom",
-            "in nginx: `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`",
-            why=if_provider,
-        )
-    addresses = ", ".join(f'"{one}"' for one in dict.fromkeys(("127.0.0.1", refused.client)))
-    return warning(
-        REFUSED,
-        f"{what}, from {refused.client}",
-        f"if that is {provider.name}: `channels.{name}.allowed_ips = [{addresses}]`",
-        why=if_provider,
-    )
-
-
 # ---- console: what to paste there
 
 
@@ -292,9 +167,14 @@ def console_entries(
     channels: Iterable[Channel], public_urls: Sequence[str], address: str
 ) -> Iterator[Finding]:
     """Yield a note for each line to paste."""
-    here = f"{address} " if address.startswith("unix:") else f"http://{address}"
     for channel in channels:
-        provider = channel.provider
-        for base in (public_urls or (PLACEHOLDER,)) if provider.from_outside else (here,):
-            entered = provider.entered.format(url=base + channel.path)
-            yield note(CONSOLE, f"{provider.console}: {entered}")
+        for line in console_lines(channel, public_urls, address):
+            yield note(CONSOLE, line)
+
+
+def console_lines(channel: Channel, public_urls: Sequence[str], address: str) -> Iterator[str]:
+    """Yield what has to stand in the console of a channel's provider."""
+    provider = channel.provider
+    here = f"{address} " if address.startswith("unix:") else f"http://{address}"
+    for base in (public_urls or (PLACEHOLDER,)) if provider.from_outside else (here,):
+        yield f"{provider.console}: {provider.entered.format(url=base + channel.path)}"

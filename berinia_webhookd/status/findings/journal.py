@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import WebhookdError
@@ -29,7 +30,7 @@ CLOCK_SLACK: Final = timedelta(minutes=5)
 _OTHERS: Final = 0o077
 # Not `.recover`, which Debian 12's sqlite3 has and cannot do.
 _SAVE: Final = (
-    "stop the daemon and keep a copy of the file; then: "
+    "stop the daemon and its socket, and keep a copy of the file; then: "
     "`sqlite3 {path} .dump | sed 's/^ROLLBACK;.*/COMMIT;/' | sqlite3 {path}.saved`, and put the "
     "new file in its place"
 )
@@ -54,16 +55,35 @@ async def journal(installation: Installation) -> AsyncIterator[Finding]:
         state = await asyncio.to_thread(installation.journal.inspect_file, path, CHECK_SECONDS)
         for finding in of_file(installation, path, state):
             yield finding
+        if state.damage is not None:
+            return
     try:
         async with installation.journal.inspect() as inspection:
             findings = await _contents(installation, inspection)
     except WebhookdError as error:
-        hint = (error.hint,) if error.hint else ()
-        why = "whether messages wait or failed is not known"
-        yield wrong(JOURNAL, f"the contents could not be checked: {error}", *hint, why=why)
+        yield _unusable(installation, error)
         return
     for finding in findings:
         yield finding
+
+
+def _unusable(installation: Installation, error: WebhookdError) -> Finding:
+    """Return the finding on a journal that is not opened, in the database's own words."""
+    hint = (error.hint,) if error.hint else ()
+    if installation.journal.file is not None:
+        why = "whether messages wait or failed is not known"
+        return wrong(JOURNAL, f"the contents could not be checked: {error}", *hint, why=why)
+    place = installation.journal.shown_url
+    look = ["`systemctl status postgresql`, where it runs"]
+    if urlsplit(place).netloc:  # on a Unix socket its folder is among the options, which are hidden
+        look.append(f"see whether it can be reached: `pg_isready -d '{place}'`")
+    return wrong(
+        JOURNAL,
+        f"{place}: {error}",
+        *hint,
+        *look,
+        why="nothing can be accepted: providers get 503",
+    )
 
 
 def _absent(installation: Installation, path: Path) -> Finding:

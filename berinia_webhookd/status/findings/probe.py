@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Self
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from berinia_webhookd.channels.contract import Channel, SignedRequest
@@ -176,10 +178,30 @@ def is_readable(logs: Path) -> bool:
     return os.access(logs / "webhook.log", os.R_OK)
 
 
-def log_lines(logs: Path) -> list[dict[str, Any]]:
+def log_lines(logs: Path, most: int = LOG_LINES) -> list[dict[str, Any]]:
     """Return the last lines of the daemon's log, oldest first; none where they cannot be read."""
-    found = (_json(line) for line in tail(logs / "webhook.log", LOG_LINES))
+    found = (_json(line) for line in tail(logs / "webhook.log", most))
     return [line for line in found if line]
+
+
+async def metric(address: str, name: str, label: str) -> dict[str, float]:
+    """Return what the daemon's metrics say by a label; nothing where they are closed to us."""
+    try:
+        status, text = await Sender.to_daemon(address).get("/metrics")
+    except WebhookdError:
+        return {}  # the check of health says that it does not answer
+    if status != HTTPStatus.OK:
+        return {}
+    try:
+        families = list(text_string_to_metric_families(text))
+    except ValueError:
+        return {}  # another program's page; the check of the port says so
+    return {
+        sample.labels[label]: sample.value
+        for family in families
+        if family.name == name
+        for sample in family.samples
+    }
 
 
 async def _text(answer: aiohttp.ClientResponse) -> str:

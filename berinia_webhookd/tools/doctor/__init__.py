@@ -19,7 +19,7 @@ from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.status.findings import CHECKS, Check, findings_of
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
 from berinia_webhookd.tools.doctor.installation import Found, find, settings
-from berinia_webhookd.tools.doctor.service import health, port, service, version
+from berinia_webhookd.tools.doctor.service import echoed, health, port, service, version
 from berinia_webhookd.tools.findings_view import lines
 from berinia_webhookd.tools.terminal import json_text
 
@@ -35,27 +35,31 @@ FIRST_CHECKS: Final[Mapping[str, Check[Found]]] = {
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--problems", is_flag=True, help="Only what needs somebody: what is wrong.")
 @click.option(
     "--trust-loopback",
     is_flag=True,
     help="First end the lock of loopback; what speaks against it later locks it again.",
 )
 @click.pass_obj
-def doctor_command(context: CommandContext, /, *, as_json: bool, trust_loopback: bool) -> None:
+def doctor_command(
+    context: CommandContext, /, *, as_json: bool, problems: bool, trust_loopback: bool
+) -> None:
     """Look at the running installation: what is wrong, why it matters, what fixes it.
 
     Asks the daemon, the port, nginx (by a signed probe through server.public_url), the journal,
     the agents, disks, clock and logs. Run it as root or as the user of the service: others see
-    less. Exit code 1: something is wrong; warnings alone give 0.
+    less. The worst comes last. Exit code 1: something is wrong; warnings alone give 0.
     """
     found = find(context.config_file, os.environ, working_folder())
     if trust_loopback:
         _trust_loopback(found)
     findings = asyncio.run(examine(found))
+    shown = [one for one in findings if one.level is Level.WRONG or not problems]
     if as_json:
-        click.echo(json_text(report(found, findings)))
+        click.echo(json_text(report(found, shown)))
     else:
-        for line in lines(findings):
+        for line in lines(shown, of=findings):
             click.echo(line)
     click.get_current_context().exit(0 if _is_healthy(findings) else 1)
 
@@ -72,11 +76,12 @@ def _trust_loopback(found: Found) -> None:
 
 
 async def examine(found: Found) -> list[Finding]:
-    """Return the findings of all checks."""
-    return [
-        *await findings_of(FIRST_CHECKS, found),
-        *await findings_of(CHECKS, found.installation),
-    ]
+    """Return the findings of all checks, the worst last; those as bad in the checks' order."""
+    first = await findings_of(FIRST_CHECKS, found)
+    later = await findings_of(CHECKS, found.installation)
+    explained = {one.subject.partition(".")[0] for one in later if one.level is Level.WRONG}
+    findings = [*(one for one in first if echoed(one) not in explained), *later]
+    return sorted(findings, key=lambda finding: list(Level).index(finding.level))
 
 
 def report(found: Found, findings: list[Finding]) -> dict[str, object]:

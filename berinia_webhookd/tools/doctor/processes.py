@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -64,6 +64,25 @@ def user_of(pid: int, *, proc: Path = PROC) -> int | None:
     """Return the effective user id of a process."""
     found = re.search(r"^Uid:\s+\d+\s+(\d+)", _text(proc / str(pid) / "status"), re.MULTILINE)
     return int(found[1]) if found else None
+
+
+def is_within(pid: int, ancestor: int, *, proc: Path = PROC) -> bool:
+    """Whether a process is another, or was started by it."""
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        found = re.search(r"^PPid:\s+(\d+)", _text(proc / str(pid) / "status"), re.MULTILINE)
+        pid = int(found[1]) if found else 0
+    return False
+
+
+def socket_unit_has(port: int, unit: str, folders: Iterable[Path]) -> bool:
+    """Whether a socket unit, or what was laid over it, names a port."""
+    for folder in folders:
+        for file in (folder / unit, *sorted((folder / f"{unit}.d").glob("*.conf"))):
+            if re.search(rf"^ListenStream=(?:.*:)?{port}\s*$", _text(file), re.MULTILINE):
+                return True
+    return False
 
 
 def unit_of(pid: int, *, proc: Path = PROC) -> str | None:

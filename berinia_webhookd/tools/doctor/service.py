@@ -13,7 +13,7 @@ from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.status.findings.probe import Sender
 from berinia_webhookd.tools.doctor import processes
-from berinia_webhookd.tools.doctor.installation import Found
+from berinia_webhookd.tools.doctor.installation import UNIT, UNIT_FOLDERS, Found
 from berinia_webhookd.tools.doctor.processes import Process
 
 OLD_SCRIPT: Final = "run_webhook.py"
@@ -65,14 +65,24 @@ def _port_findings(
     found: Found, number: int, inodes: set[int], holders: list[Process]
 ) -> Iterator[Finding]:
     pid = found.installation.process
-    if pid is not None and pid in {process.pid for process in holders}:
-        others = [process for process in holders if process.pid not in (pid, 1)]
+    by_our_socket = processes.socket_unit_has(number, f"{UNIT}.socket", UNIT_FOLDERS)
+    ours = [one for one in holders if pid is not None and processes.is_within(one.pid, pid)]
+    others = [one for one in holders if one.pid != 1 and one not in ours]
+    if ours:
         if others:
             yield _shared_port(number, others[0])
         else:
             yield ok(PORT, f"{found.installation.address} is held by the daemon")
     elif not inodes:
         yield _closed(found, number)
+    elif others:
+        yield _taken(found, number, others[0])
+    elif holders and by_our_socket:
+        yield ok(
+            PORT,
+            f"port {number} is held by {UNIT}.socket, as it should be; its next connection starts "
+            "the daemon",
+        )
     elif holders:
         yield _taken(found, number, holders[0])
     else:
@@ -99,22 +109,31 @@ def _shared_port(number: int, other: Process) -> Finding:
     return warning(
         PORT,
         f"port {number} is also held by {other}",
-        f"stop it: `kill {other.pid}`",
+        _stop(other, number),
         why="callbacks that reach the other process are not seen by the daemon",
     )
 
 
-def _taken(found: Found, number: int, holder: Process) -> Finding:
-    stop = f"stop it: `kill {holder.pid}`"
+def _stop(holder: Process, number: int) -> str:
+    """Say how to have a process let go of the port; one that systemd has started, through it."""
+    unit = processes.unit_of(holder.pid)
+    if holder.pid == 1:
+        return f"find the unit that it is for: `systemctl list-sockets | grep {number}`; stop it"
     if OLD_SCRIPT in holder.name:
-        stop = "it is the old webhook script; stop and disable its unit"
-    elif "berinia" in holder.name:
-        stop = f"it is another berinia-webhookd; stop it first: `kill {holder.pid}`"
+        return "it is the old webhook script; stop and disable its unit"
+    if unit is not None:
+        return f"stop it: `systemctl stop {unit}`"
+    if "berinia" in holder.name:
+        return "it is another berinia-webhookd; end it where it was started"
+    return f"stop it: `kill {holder.pid}`"
+
+
+def _taken(found: Found, number: int, holder: Process) -> Finding:
     return wrong(
         PORT,
         f"port {number} is held by {holder}",
         f"sudo ss -ltnp 'sport = :{number}'",
-        f"{stop}; or set `server.port` to another port here and in nginx",
+        f"{_stop(holder, number)}; or set `server.port` to another port here and in nginx",
         found.installation.commands.start,
         why="the daemon cannot listen, and callbacks go to the other process",
     )
@@ -167,6 +186,11 @@ async def health(found: Found) -> AsyncIterator[Finding]:
             "let this machine read them: `server.metrics_allowed_ips`",
             why="the daemon says that it cannot do its work",
         )
+
+
+def echoed(finding: Finding) -> str | None:
+    """Return the check that says more of what the daemon says of itself, if this does that."""
+    return finding.what.partition(":")[0] if finding.subject == HEALTH else None
 
 
 def _reasons(text: str) -> dict[str, str]:

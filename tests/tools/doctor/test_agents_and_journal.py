@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -162,7 +163,10 @@ class TestJournal:
             file.write(b"\xff" * 8192)
         report = doctor(stopped)
         assert report.status == 1
-        report.one("journal", "wrong", "is damaged", ".dump")
+        finding = report.one("journal", "wrong")
+        assert "is damaged: " in finding["what"]
+        assert "Page 2" in finding["what"]
+        assert ".dump" in finding["fix"][0]
 
     def test_a_full_disk_is_no_damage(self, stopped: Daemon) -> None:
         """Nobody should mend a file that is whole."""
@@ -221,8 +225,37 @@ def test_postgresql_that_is_unreachable(stopped: Daemon, tmp_path: Path) -> None
     stopped.config.write_text(f'journal.url = "{url}"\n{stopped.config.read_text()}')
     report = doctor(stopped)
     assert len([f for f in report.of("journal") if f["level"] == "wrong"]) == 1
+    finding = report.one("journal", "wrong", "postgresql:///berinia", "No such file or directory")
+    assert "systemctl status postgresql" in finding["fix"][0]
     assert "hidden-word" not in str(report.document)
     assert report.of("console")
+
+
+def test_a_postgresql_that_refuses_connections(stopped: Daemon) -> None:
+    """By its address it can be asked from here."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"postgresql://postgres:hidden-word@127.0.0.1:{port}/berinia"
+    stopped.config.write_text(f'journal.url = "{url}"\n{stopped.config.read_text()}')
+    finding = doctor(stopped).one("journal", "wrong", "Connect call failed")
+    assert f"`pg_isready -d 'postgresql://127.0.0.1:{port}/berinia'`" in finding["fix"][-1]
+
+
+async def test_postgresql_that_goes_down(stopped: Daemon) -> None:
+    """Under a running daemon: one finding with the database's reason, not two that name each
+    other.
+    """
+    server = Postgresql()
+    url = server.url(await server.new_database())
+    stopped.config.write_text(f'journal.url = "{url}"\n{stopped.config.read_text()}')
+    await asyncio.to_thread(stopped.start)
+    server.close()
+    await asyncio.to_thread(stopped.wait_for, "journal.degraded")
+    report = await asyncio.to_thread(doctor, stopped)
+    assert report.wrong == {"journal"}
+    finding = report.one("journal", "wrong", "postgresql://")
+    assert "systemctl status postgresql" in finding["fix"][0]
+    assert finding["why"] == "nothing can be accepted: providers get 503"
 
 
 def test_a_journal_without_a_daemon(running: Daemon) -> None:

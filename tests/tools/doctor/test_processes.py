@@ -11,8 +11,10 @@ from berinia_webhookd.tools.doctor.processes import (
     environment_of,
     folder_of,
     holders,
+    is_within,
     listening_inodes,
     port_of,
+    socket_unit_has,
     unit_of,
     user_of,
 )
@@ -96,3 +98,27 @@ def test_the_port_of_an_address() -> None:
     assert port_of("127.0.0.1:8001") == 8001
     assert port_of("[::1]:80") == 80
     assert port_of("unix:/run/a:80") is None
+
+
+def test_whose_child_a_process_is(proc: Path) -> None:
+    """Itself, its parents' parents; nobody's where it is gone."""
+    for pid, parent in ((8, 7), (9, 8)):
+        (proc / str(pid)).mkdir()
+        (proc / str(pid) / "status").write_text(f"Name:\tx\nPPid:\t{parent}\n")
+    assert is_within(9, 7, proc=proc)
+    assert is_within(9, 9, proc=proc)
+    assert not is_within(7, 9, proc=proc)
+    assert not is_within(10, 7, proc=proc)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8001", "8001", "[::1]:8001"])
+def test_what_a_socket_unit_listens_on(tmp_path: Path, address: str) -> None:
+    """The unit itself, or what was laid over it; a comment is none."""
+    unit = tmp_path / "x.socket"
+    unit.write_text(f"[Socket]\n#ListenStream=127.0.0.1:8003\nListenStream={address}\n")
+    assert socket_unit_has(8001, "x.socket", [tmp_path / "absent", tmp_path])
+    assert not socket_unit_has(8003, "x.socket", [tmp_path])
+    assert not socket_unit_has(801, "x.socket", [tmp_path])
+    (tmp_path / "x.socket.d").mkdir()
+    (tmp_path / "x.socket.d" / "port.conf").write_text("[Socket]\nListenStream=9001\n")
+    assert socket_unit_has(9001, "x.socket", [tmp_path])

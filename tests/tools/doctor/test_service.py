@@ -11,10 +11,13 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from berinia_webhookd.tools.doctor import processes
+from berinia_webhookd.tools.doctor.processes import Process
 from tests.end_to_end.daemon import Daemon
 
 from .conftest import make
@@ -98,6 +101,39 @@ def test_the_old_script_on_the_port(stopped: Daemon, tmp_path: Path) -> None:
         stopped.config.write_text(f"server.port = {port}\n{stopped.config.read_text()}")
         doctor(stopped).one("port", "wrong", "the old webhook script")
         holder.kill()
+
+
+def test_our_socket_unit_on_the_port(
+    stopped: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the service down systemd holds the port: that is right, and nobody ends process 1."""
+    stopped.config.write_text(f"server.port = 8001\n{stopped.config.read_text()}")
+    monkeypatch.setattr(processes, "listening_inodes", lambda _: {333})
+    monkeypatch.setattr(processes, "holders", lambda _: [Process(1, "systemd")])
+    monkeypatch.setattr(
+        import_module("berinia_webhookd.tools.doctor.service"), "UNIT_FOLDERS", (tmp_path,)
+    )
+    finding = doctor(stopped).one("port", "wrong", "systemctl list-sockets | grep 8001")
+    assert "kill" not in str(finding)
+
+    (tmp_path / "berinia-webhook.socket").write_text("[Socket]\nListenStream=127.0.0.1:8001\n")
+    report = doctor(stopped)
+    report.one("port", "ok", "held by berinia-webhook.socket")
+    assert "kill 1" not in str(report.document)
+
+
+def test_a_process_that_systemd_started(stopped: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a unit is stopped through its unit, another of ours where it was started."""
+    stopped.config.write_text(f"server.port = 8001\n{stopped.config.read_text()}")
+    monkeypatch.setattr(processes, "listening_inodes", lambda _: {333})
+    monkeypatch.setattr(processes, "holders", lambda _: [Process(77, "apache2")])
+    monkeypatch.setattr(processes, "unit_of", lambda _: "apache2")
+    assert "`systemctl stop apache2`" in str(doctor(stopped).one("port", "wrong", "process 77"))
+    ours = Process(78, "python -m berinia_webhookd")
+    monkeypatch.setattr(processes, "holders", lambda _: [ours])
+    monkeypatch.setattr(processes, "unit_of", lambda _: None)
+    finding = doctor(stopped).one("port", "wrong", "another berinia-webhookd")
+    assert "kill" not in str(finding)
 
 
 def test_another_version_than_the_installed_one(shared: Daemon) -> None:
