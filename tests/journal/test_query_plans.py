@@ -339,7 +339,7 @@ INSERT INTO attempts (entry, number, node, started_at, ended_at, outcome)
     SELECT place, 1, 'here', 1, 2, 'success' FROM entries;
 INSERT INTO replies SELECT number, 'said', 'inline', 0, 0, 1 FROM events;
 INSERT INTO runs (sender, agent, started_at, entry)
-    SELECT n::text, '{AGENT}', n, n FROM generate_series(1, {MANY}) n;
+    SELECT n::text, '{AGENT}', 2000000000000000, n FROM generate_series(1, {MANY}) n;
 INSERT INTO seen (digest, event, received_at)
     SELECT ('gone' || n)::bytea, n::text, 2000000000000000 FROM generate_series(1, {MANY}) n;
 INSERT INTO consents (address, channel, state, since, latest_at)

@@ -155,7 +155,8 @@ WHERE state = 'waiting'
 -- How many events came since an instant, and since a later one.
 SELECT count(*) AS total, count(*) FILTER (WHERE deliveries.received_at >= :later) AS later
 FROM events JOIN deliveries ON deliveries.number = events.delivery
-WHERE events.number >= :first AND deliveries.received_at >= :since;
+WHERE events.number >= :first AND deliveries.number >= CAST(:first AS BIGINT) / 1048576
+  AND deliveries.received_at >= :since;
 
 -- name: finished_since
 -- How many entries ended since an instant, but dead ones.
