@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.json_body import decode_json_object
+from berinia_webhookd.channels.json_body import decode_json, decode_json_object
 from berinia_webhookd.errors import MalformedDelivery
 
 
@@ -88,3 +88,37 @@ def test_half_a_surrogate_pair_is_a_replacement_character(body: bytes, value: st
             decode_json_object(document)
     else:
         assert decode_json_object(document) == {"a": value}
+
+
+_LEAVES = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text() | st.floats(-1, 1)
+)
+_TREES = st.recursive(
+    _LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
+)
+
+
+@given(_TREES)
+def test_it_is_the_same_however_it_is_spaced(document: object) -> None:
+    """What is read at once, and what is read with care."""
+    for colon in (":", ": ", " :", "\n:", "\t: "):
+        assert decode_json(json.dumps(document, separators=(",", colon)).encode()) == document
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":1,"a":2}',
+        b'{"a":1,"a" :2}',
+        b'{"a":1,"\\u0061":2}',
+        b'{"a\\":":1,"b":{"c":1,"c":2}}',
+        b'{"a":18446744073709551615}',
+        b'{"a":18446744073709551616}',
+        b'{"a":-9223372036854775809}',
+        b"[" * 33 + b"]" * 33,
+    ],
+)
+def test_what_is_read_at_once_hides_nothing(body: bytes) -> None:
+    """Neither a second name nor a number that was rounded."""
+    with pytest.raises(MalformedDelivery):
+        decode_json(body)

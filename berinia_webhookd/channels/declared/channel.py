@@ -45,6 +45,7 @@ from berinia_webhookd.model import (
     Event,
     EventKind,
     EventMark,
+    OptOut,
     RawDelivery,
     Receipts,
     RejectedItem,
@@ -78,13 +79,15 @@ class DeclaredChannel(Channel):
         self.media_types = frozenset({URLENCODED} if form else {JSON})  # type: ignore[misc]
         self.allowed_networks = settings.allowed_ips
         self.address_is_proof = settings.verify == "address"
-        self.kept_headers = frozenset(
-            name for block in settings.event for name in _headers_of(block)
+        read = [block.headers for block in settings.event]
+        self.kept_headers = frozenset().union(
+            *read, *(one.field.headers for one in settings.ignore)
         )
         # A MAC that answers a question is over a word: none passes for an object or a list.
         self._signs_questions = settings.signs_questions
         by_fields = settings.signed is not None and "fields" in settings.signed.names
-        self._recognised_by = _paths_of_ids(settings.event) if by_fields else None
+        names = frozenset(name for block in settings.event for name in block.recognised_by)
+        self._recognised_by = names if by_fields else None
         self._alike = [  # blocks of the same items
             [block for block in settings.event if block.items == steps]
             for steps in dict.fromkeys(block.items for block in settings.event)
@@ -249,7 +252,6 @@ class DeclaredChannel(Channel):
         digest = self._digest(delivery, block, item)
         raw = item.node if isinstance(item.node, dict) else {"value": item.node}
         text = _soft(block.text, item)
-        opt_out = next((one for one, when in block.opt_out.items() if when.holds(item)), None)
         at = None if said is None else instant_of(said, block.time_unit)
         # A receipt belongs to the person whom the message was sent to.
         person = (recipient or sender) if block.kind is EventKind.RECEIPT else sender
@@ -269,7 +271,7 @@ class DeclaredChannel(Channel):
             kind=block.kind,
             status=status,
             thread=thread,
-            opt_out=opt_out,
+            opt_out=_opt_out(block, item) if block.opt_out else None,
             marks=_marks(block, item, text),
             rank=_rank(block, status),
             about=None if status is None else message,
@@ -280,7 +282,7 @@ class DeclaredChannel(Channel):
 
     def _digest(self, delivery: VerifiedDelivery, block: Block, item: Item) -> bytes:
         """What makes it the same event: the fields of `id`, unless nothing proves them."""
-        if block in self._recognising:
+        if any(one is block for one in self._recognising):
             parts = [one.text(item) for one in block.id]
             if parts.count(None) == len(parts):
                 raise Unreadable("all fields of id are missing")
@@ -391,21 +393,6 @@ def _json(document: Any) -> bytes:
     return json_text.encode(document)
 
 
-def _headers_of(block: Block) -> frozenset[str]:
-    fields = [getattr(block, name) for name in ("sender", "recipient", "thread", "text", "subject")]
-    fields += [block.time, block.status, block.message, *block.id, *block.required]
-    places = [one for one in fields if one is not None]
-    places += [one.field for one in (*block.where, *block.unless)]
-    return frozenset(name for one in places for name in one.headers)
-
-
-def _paths_of_ids(blocks: Sequence[Block]) -> frozenset[str]:
-    """Return the fields of a form by which its events are recognised."""
-    fields = [one for block in blocks for one in (*block.id, block.status, block.message)]
-    sources = (source for one in fields if one is not None for source in one.sources)
-    return frozenset(one for one in sources if ":" not in one and one[:1] != "=")
-
-
 def _soft(field: Field | None, item: Item) -> str | None:
     """Return a text of which nothing depends; an object or a list is none."""
     try:
@@ -421,6 +408,10 @@ def _marks(block: Block, item: Item, text: str | None) -> frozenset[EventMark]:
         if not files:
             marks.add(EventMark.EMPTY)
     return frozenset(marks)
+
+
+def _opt_out(block: Block, item: Item) -> OptOut | None:
+    return next((one for one, when in block.opt_out.items() if when.holds(item)), None)
 
 
 def _rank(block: Block, status: str | None) -> int | None:

@@ -54,6 +54,22 @@ class Block:
         where = " / ".join(step or "the list" for step in self.items)
         return f"{self.kind} in {where}" if where else f"{self.kind}"
 
+    @property
+    def headers(self) -> frozenset[str]:
+        """The headers that it reads, in lower case."""
+        places = [self.sender, self.recipient, self.thread, self.text, self.subject, self.time]
+        places += [self.status, self.message, self.attachments, *self.id, *self.required]
+        asked = (*self.where, *self.unless, *self.marks.values(), *self.opt_out.values())
+        places += [one.field for one in asked]
+        return frozenset(name for one in places if one is not None for name in one.headers)
+
+    @property
+    def recognised_by(self) -> frozenset[str]:
+        """The fields of a form by which it is recognised."""
+        fields = [one for one in (*self.id, self.status, self.message) if one is not None]
+        sources = (source for one in fields for source in one.sources)
+        return frozenset(one for one in sources if ":" not in one and one[:1] != "=")
+
     def takes(self, item: Item) -> bool:
         """Whether an item is such an event."""
         if not self.where and not self.unless:

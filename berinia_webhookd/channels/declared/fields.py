@@ -128,10 +128,16 @@ def _place(source: str) -> Place:
         return lambda item: item.query.get(name)
     path = source.lstrip("^")
     steps = path.split(".")
+    if path == source and len(steps) == 1:
+        return lambda item: _named(item.nodes[-1], path)
     if path == source:
         return lambda item: at(item.nodes[-1], steps)
     up = len(source) - len(path)
     return lambda item: at(item.nodes[-1 - up], steps) if up < len(item.nodes) else None
+
+
+def _named(node: Any, name: str) -> Any:
+    return node.get(name) if isinstance(node, dict) else at(node, (name,))
 
 
 @dataclass(frozen=True, slots=True)

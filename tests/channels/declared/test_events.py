@@ -11,7 +11,7 @@ from berinia_webhookd.channels.declared.events import blocks
 from berinia_webhookd.errors import MalformedDelivery
 from berinia_webhookd.model import Conversation, EventKind, EventMark, OptOut
 
-from .declarations import read, texts
+from .declarations import channel_with, read, texts
 
 META = {
     "items": ["entry", "changes", "value.messages"],
@@ -176,6 +176,14 @@ def test_conversations() -> None:
     assert of(**{"from": "A", "to": "B", "in": "C"})[1:] == ("a", "c")
     assert of(**{"from": "A", "to": "B"})[1:] == ("a", "b")
     assert of().party.startswith("event:")
+
+
+def test_every_header_that_is_read_is_kept() -> None:
+    """Also those of conditions: what is read is read again when a delivery is replayed."""
+    conditions = {"where": "header:A", "unless": "header:B", "marks": {"echo": "header:C"}}
+    fields = {"id": "header:D", "attachments": "header:E", "opt_out": {"stop": "header:F=x"}}
+    channel = channel_with({**conditions, **fields}, ignore="header:X-Event=ping")
+    assert channel.kept_headers == {*"abcdef", "x-event"}
 
 
 @pytest.mark.parametrize(
