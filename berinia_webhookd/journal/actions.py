@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 from berinia_webhookd.journal.database import Transaction
 from berinia_webhookd.journal.event_text import storable, to_text
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.replay import Changed
 
+_TOLD: Final = frozenset({"state", "channel", "agent", "kind"})  # the others may name a person
 About = Mapping[str, Any]  # ids, filters, counts
 
 
@@ -34,8 +36,12 @@ async def note(transaction: Transaction, actor: Actor, what: str, about: About) 
         await transaction.execute("note_action", **who, what=what, about=to_text(told))
 
 
-def of_changed(changed: Iterable[Changed], filters: Filters | None = None, **more: Any) -> About:
-    """What is noted of events that were changed, by their ids or by filters."""
+def of_changed(
+    changed: Iterable[Changed], filters: Filters | None = None, *, done: bool = True, **more: Any
+) -> About:
+    """What is noted of events that were changed, by ids or by filters; nothing of a dry run."""
+    if not done:
+        return {}
     ids = [one.id for one in changed if not one.refused]
     return {"ids": ids, **(more if ids else {}), "filters": ids and _of_filters(filters)}
 
@@ -45,8 +51,9 @@ def _of_filters(filters: Filters | None) -> About | None:
     if filters is None:
         return None
     plain = {name: value for name, value in asdict(filters).items() if value is not None}
-    if "since" in plain:
-        plain["since"] = plain["since"].isoformat()
-    if "sender" in plain:
-        plain["sender"] = "one person"
+    for name, value in plain.items():
+        if isinstance(value, datetime):
+            plain[name] = value.isoformat()
+        elif name not in _TOLD:
+            plain[name] = "given"
     return plain

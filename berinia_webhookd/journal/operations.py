@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -22,6 +22,7 @@ from berinia_webhookd.journal import (
     pause,
     queries,
     replay,
+    search,
     show,
 )
 from berinia_webhookd.journal.access import JournalAccess, explained
@@ -33,12 +34,14 @@ from berinia_webhookd.journal.database import in_batches
 from berinia_webhookd.journal.deliveries import EVENTS_EACH
 from berinia_webhookd.journal.erase import Erasure, Found
 from berinia_webhookd.journal.pause import Resumed, Whose
-from berinia_webhookd.journal.queries import Filters, Listed
+from berinia_webhookd.journal.queries import NEVER_BY_FILTER, Filters, Listed, ListedState
 from berinia_webhookd.journal.replay import Changed, Decode
+from berinia_webhookd.journal.search import Searched
 from berinia_webhookd.journal.show import Shown
 from berinia_webhookd.model import ChannelName, Pause, PauseRequest
 
 REPLAY: Final = "events replay"
+DISCARD: Final = "events discard"
 ERASE: Final = "events erase"
 BATCH: Final = 200
 RANGE: Final = 1000 * EVENTS_EACH  # of numbers, exported at once
@@ -53,9 +56,30 @@ class Operations(JournalAccess):
 
     async def list_events(self, filters: Filters, limit: int = 50) -> list[Listed]:
         """Return the entries (of state `rejected`: deliveries) that match, newest first."""
-        rejected = filters.state == "rejected"
-        look = queries.list_rejected if rejected else queries.list_entries
-        return await self._read(look, filters, limit=limit)
+        return (await self.search(filters, limit, described=False)).events
+
+    async def search(
+        self, filters: Filters, limit: int = 50, *, described: bool = True
+    ) -> Searched:
+        """Do the same, with what is in them. What no index knows is looked for in the newest
+        hundred thousand alone.
+        """
+        found: list[Listed] = []
+        looked_at = 0
+        last: Listed | None = None
+        end: int | None = queries.ALL
+        while end is not None and len(found) < limit:
+            if not filters.few and looked_at >= search.MOST_SEARCHED:
+                return Searched(found, last)
+            left = limit - len(found)
+            page = await self._read(search.page, filters, end=end, limit=left, described=described)
+            found += page.found
+            looked_at, last, end = looked_at + page.looked_at, page.last, page.end
+        return Searched(found)
+
+    async def short_ids(self, ids: Iterable[str]) -> dict[str, str]:
+        """Return for each id a beginning that no other id has."""
+        return await self._read(search.short_ids, sorted({*ids}))
 
     async def show(self, prefix: str) -> Shown:
         """Return one event or rejected delivery by its id, or the beginning of it.
@@ -75,7 +99,7 @@ class Operations(JournalAccess):
         start, last = await self._read(queries.numbers_of, filters)
         for first in range(start, last + 1, queries.ALL if filters.few else RANGE):
             end = queries.ALL if filters.few else first + RANGE
-            page = await self._read(queries.list_entries, filters, first=first, end=end)
+            page = await self._read(search.range_of, filters, first=first, end=end)
             for id_ in dict.fromkeys(one.id for one in reversed(page)):
                 shown = await self._read(show.show_event, id_)
                 if shown is not None:
@@ -187,20 +211,28 @@ class Operations(JournalAccess):
         about = self._about_replay(filters, dry_run=dry_run, once_again=once_again)
         how = {"dry_run": dry_run, "once_again": once_again}
         if filters.state == "rejected":
-            for one in reversed(await self._read(queries.list_rejected, filters)):
+            for one in reversed(await self.list_events(filters, queries.ALL)):
                 results += await self._read_again(one.id, decode, about, dry_run=dry_run)
             return results
-        found = await self._read(queries.replayable, filters)
-        for some in in_batches(found, BATCH):
+        for some in in_batches(await self._places(filters, queries.REPLAYABLE), BATCH):
             results += await self._act(REPLAY, about, replay.replay_entries, some, **how)
         return results
+
+    async def _places(self, filters: Filters, states: set[ListedState]) -> list[int]:
+        """Return the places of the entries that match, ascending, in one of these states or in the
+        one that is given; never of what is done, skipped or erased.
+        """
+        given = states if filters.state is None else {filters.state} - NEVER_BY_FILTER
+        found = [
+            await self.list_events(replace(filters, state=state), queries.ALL)
+            for state in sorted(given)
+        ]
+        return sorted(one.place for some in found for one in some)
 
     def _about_replay(
         self, filters: Filters | None = None, *, dry_run: bool, once_again: bool
     ) -> Callable[[Iterable[Changed]], About]:
-        if dry_run:
-            return lambda _: {}
-        return lambda changed: actions.of_changed(changed, filters, once_again=once_again)
+        return partial(actions.of_changed, filters=filters, done=not dry_run, once_again=once_again)
 
     async def _read_again(
         self,
@@ -213,7 +245,7 @@ class Operations(JournalAccess):
         step = partial(replay.replay_delivery, node=self._node, key=self._key, dry_run=dry_run)
         return await self._act(REPLAY, about, step, id_, decode)
 
-    async def discard(self, prefixes: Sequence[str]) -> list[Changed]:
+    async def discard(self, prefixes: Sequence[str], *, dry_run: bool = False) -> list[Changed]:
         """Give events up; what is running, done or erased is refused.
 
         Raises:
@@ -224,8 +256,17 @@ class Operations(JournalAccess):
             raise NotFound(f"{rejected[0]} was rejected when it came; there is nothing to discard")
         results: list[Changed] = []
         for some in in_batches([id_ for id_, _ in found], BATCH):
+            about = partial(actions.of_changed, done=not dry_run)
+            results += await self._act(DISCARD, about, replay.discard_events, some, dry_run=dry_run)
+        return results
+
+    async def discard_matching(self, filters: Filters, *, dry_run: bool = False) -> list[Changed]:
+        """Give up all that matches and is not finished; what is running by then is passed over."""
+        results: list[Changed] = []
+        about = partial(actions.of_changed, filters=filters, done=not dry_run)
+        for some in in_batches(await self._places(filters, queries.DISCARDABLE), BATCH):
             results += await self._act(
-                "events discard", actions.of_changed, replay.discard_events, some
+                DISCARD, about, replay.discard_entries, some, dry_run=dry_run
             )
         return results
 

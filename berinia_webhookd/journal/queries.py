@@ -5,10 +5,11 @@ deliveries. It only reads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
+from berinia_webhookd import json_text
 from berinia_webhookd.errors import NotFound
 from berinia_webhookd.journal import guards
 from berinia_webhookd.journal.contract import Backlog, Count, MissingAgent, Statistics
@@ -22,10 +23,12 @@ from berinia_webhookd.journal.database import (
 )
 from berinia_webhookd.journal.deliveries import EVENTS_EACH, restored
 from berinia_webhookd.journal.event_text import storable
+from berinia_webhookd.journal.rejected_items import why_rejected
 from berinia_webhookd.model import AgentName, EntryState, EventId, VerifiedDelivery
 
 ListedState = EntryState | Literal["rejected"]
 REPLAYABLE: Final[set[ListedState]] = {EntryState.DEAD, EntryState.DISCARDED}
+DISCARDABLE: Final[set[ListedState]] = {EntryState.DEAD, EntryState.READY, EntryState.WAITING}
 GIVEN_UP: Final = frozenset({EntryState.DEAD, EntryState.DISCARDED})
 NEVER_BY_FILTER: Final[set[ListedState]] = {
     EntryState.DONE,
@@ -48,12 +51,47 @@ class Filters:
     channel: str | None = None
     agent: str | None = None
     since: datetime | None = None
-    sender: str | None = None  # in normal form
+    sender: str | None = None  # in normal form, as the recipient and the group
+    kind: str | None = None
+    until: datetime | None = None
+    recipient: str | None = None
+    group: str | None = None
+    message_id: str | None = None
+    text: str | None = None  # words that are all in it
+    error: str | None = None
 
     @property
     def few(self) -> bool:
         """Whether an index finds them however many others there are."""
-        return self.sender is not None or self.state in IN_FEW
+        return not (self.sender is self.group is None) or self.state in IN_FEW
+
+    @property
+    def is_scan(self) -> bool:
+        """Whether all that there is may have to be looked through for the few that match."""
+        plain = Filters(since=self.since, until=self.until)
+        return not self.few and self.state != "rejected" and self != plain
+
+    @property
+    def by_content(self) -> bool:
+        """Whether each event must be read to know."""
+        return any(
+            value is not None for value in (self.recipient, self.message_id, self.text, self.error)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is in an event, as far as lists show it; None once erased."""
+
+    sender: str | None = None
+    recipient: str | None = None
+    group: str | None = None
+    message_id: str | None = None
+    subject: str | None = None
+    text: str | None = None
+    opt_out: str | None = None
+    party: str | None = None  # with whom, in normal form
+    error: str | None = None  # of the last attempt, or why a delivery was rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +111,7 @@ class Listed:
     reason: str | None = None  # why it is skipped, or held
     began: bool = False  # of an at-most-once agent: it has acted, or may have
     gathered_into: str | None = None  # the event whose attempts it shares
+    content: Content | None = None  # None: it was not asked for
 
     @property
     def may_have_acted(self) -> bool:
@@ -91,14 +130,28 @@ async def list_entries(
     """Return the entries that match, of events in a range of numbers, newest first."""
     name, values = "list_entries", _values(filters)
     if first is None:
-        first, _ = await numbers_of(transaction, filters)
-    if filters.sender is not None:
+        first, last = await numbers_of(transaction, filters)
+        end = min(end, last + 1)
+    if filters.group is not None:
+        name = "list_of_person"
+        values |= await _of_group(transaction, filters)
+    elif filters.sender is not None:
         name = "list_of_person"
         values |= await person_of(transaction, filters.sender)
     elif filters.state in IN_FEW:
         name = "list_few"
     rows = await transaction.execute(name, **values, first=first, end=end, most=limit)
-    return [as_record(Listed, row) for row in rows]
+    return [as_record(Listed, row, content=None) for row in rows]
+
+
+async def _of_group(transaction: Transaction, filters: Filters) -> dict[str, Any]:
+    """Return what statements know those by who wrote in a group, or one of them."""
+    of_group = {"channel": filters.channel, "party": storable(str(filters.group))}
+    rows = await transaction.execute("conversations_of_group", **of_group)
+    found = {row["id"] for row in rows}
+    if filters.sender is not None:
+        found &= set((await person_of(transaction, filters.sender))["conversations"])
+    return {"sender": None, "conversations": sorted(found)}
 
 
 async def person_of(transaction: Transaction, sender: str) -> dict[str, Any]:
@@ -106,17 +159,6 @@ async def person_of(transaction: Transaction, sender: str) -> dict[str, Any]:
     person = storable(sender)
     found = await transaction.execute("conversations_of_sender", sender=person)
     return {"sender": person, "conversations": [id_ for (id_,) in found]}
-
-
-async def replayable(transaction: Transaction, filters: Filters) -> list[int]:
-    """Return the places of the entries that a replay by these filters takes, ascending; without a
-    state those that are dead or discarded, and never what is done, skipped or erased.
-    """
-    states = REPLAYABLE if filters.state is None else {filters.state} - NEVER_BY_FILTER
-    found = [
-        await list_entries(transaction, replace(filters, state=state)) for state in sorted(states)
-    ]
-    return sorted(one.place for some in found for one in some)
 
 
 async def list_rejected(
@@ -128,8 +170,18 @@ async def list_rejected(
     values = _values(filters)
     rows = await transaction.execute("list_rejected", **values, most=limit)
     return [
-        Listed(id_, "rejected", channel, None, None, None, instant(received_at), 0)
-        for id_, channel, received_at in rows
+        Listed(
+            id=row["id"],
+            state="rejected",
+            channel=row["channel"],
+            agent=None,
+            kind=None,
+            entry=None,
+            received_at=instant(row["received_at"]),
+            attempts=0,
+            content=Content(error=why_rejected(json_text.decode(row["rejection"]))),
+        )
+        for row in rows
     ]
 
 
@@ -138,24 +190,29 @@ def _values(filters: Filters) -> dict[str, Any]:
         "state": filters.state,
         "channel": filters.channel,
         "agent": filters.agent,
+        "kind": filters.kind,
         "since": 0 if filters.since is None else stored(filters.since),
+        "until": ALL if filters.until is None else stored(filters.until),
     }
 
 
 async def numbers_of(transaction: Transaction, filters: Filters) -> tuple[int, int]:
     """Return the first and the last number that an event that matches can have."""
     ((last,),) = await transaction.execute("last_number")
-    return await _first_since(transaction, filters.since), (last + 1) * EVENTS_EACH - 1
+    first, end = 0, (last + 1) * EVENTS_EACH
+    if filters.since is not None:
+        first = await _first_from(transaction, filters.since - CLOCK_SLACK)
+    if filters.until is not None:
+        end = await _first_from(transaction, filters.until + CLOCK_SLACK)
+    return first, end - 1
 
 
-async def _first_since(transaction: Transaction, since: datetime | None) -> int:
-    """Return the number of the first event received since about an instant. Deliveries are
+async def _first_from(transaction: Transaction, moment: datetime) -> int:
+    """Return the number of the first event received at an instant or later. Deliveries are
     numbered in the order of arrival, so theirs is found by halves.
     """
-    if since is None:
-        return 0
     ((last,),) = await transaction.execute("last_number")
-    low, high, earliest = 0, last + 1, stored(since - CLOCK_SLACK)
+    low, high, earliest = 0, last + 1, stored(moment)
     while low < high:
         middle = (low + high) // 2
         found = await transaction.execute("first_delivery_from", number=middle)
@@ -189,7 +246,7 @@ async def statistics(transaction: Transaction) -> Statistics:
     """Return counts, ages and rates."""
     ((now,),) = await transaction.execute("present")
     since = now - DAY
-    first = await _first_since(transaction, instant(since))
+    first = await _first_from(transaction, instant(since) - CLOCK_SLACK)
     ((last_day, last_hour),) = await transaction.execute(
         "received_since", first=first, since=since, later=now - HOUR
     )

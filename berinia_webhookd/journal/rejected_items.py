@@ -53,6 +53,19 @@ def body_of(items: Iterable[Item]) -> bytes:
     return to_text(_closed(tree.get("", tree))).encode()
 
 
+def why_rejected(rejection: Mapping[str, Any]) -> str:
+    """Return why a delivery, or some items of it, could not be read."""
+    if items := rejection.get("items"):
+        return "; ".join(f"{item['path']}: {item['reason']}" for item in items)
+    detail = rejection.get("detail", rejection.get("kind", ""))
+    named = [
+        f"{kind}: {', '.join(map(str, names))}"
+        for kind in ("missing", "invalid")
+        if (names := rejection.get(kind))
+    ]
+    return f"{detail} ({'; '.join(named)})" if named else str(detail)
+
+
 def _closed(node: Any) -> Any:
     if isinstance(node, tuple):
         return node[0]

@@ -25,6 +25,7 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
+_OVER: Final = frozenset({EntryState.DONE, EntryState.SKIPPED, EntryState.ERASED})
 Decode = Callable[[VerifiedDelivery], Decoded]
 
 
@@ -37,7 +38,7 @@ class Changed:
     was: str  # its state before
     refused: str | None = None
     event_id: str | None = None  # what became of a rejected delivery
-    passed_over: bool = False  # refused, because its agent did it already, or may have
+    passed_over: bool = False  # refused, because its agent did it already, or may have, or runs
     consent: str | None = None  # what the person changed who said it
 
 
@@ -104,23 +105,42 @@ async def _replay(
     return [_changed(row, why) for row, why in zip(rows, refusals, strict=True)]
 
 
-async def discard_events(transaction: Transaction, event_ids: Sequence[str]) -> list[Changed]:
+async def discard_events(
+    transaction: Transaction, event_ids: Sequence[str], *, dry_run: bool
+) -> list[Changed]:
     """Give up what is not finished, or dead."""
+    rows = await _held(transaction, "entries_of_events", events=event_ids)
+    return await _discard(transaction, rows, dry_run=dry_run)
+
+
+async def discard_entries(
+    transaction: Transaction, places: Sequence[int], *, dry_run: bool
+) -> list[Changed]:
+    """Do the same with entries that are still at the places where they were found."""
+    rows = await _held(transaction, "entries_at", places=places)
+    open_ones = [row for row in rows if row["state"] not in _OVER]
+    return await _discard(transaction, open_ones, dry_run=dry_run)
+
+
+async def _discard(
+    transaction: Transaction, rows: Sequence[Row], *, dry_run: bool
+) -> list[Changed]:
     results: list[Changed] = []
     gone: list[Row] = []
-    for row in await _held(transaction, "entries_of_events", events=event_ids):
+    for row in rows:
         refused = REFUSED_DISCARD.get(EntryState(row["state"]))
         if refused is not None and row["kind"] == EntryKind.REPLY:
             continue  # the event's own entry says enough
         results.append(_changed(row, refused))
         if refused is None:
             gone.append(row)
-    await order.discard(transaction, gone)
+    if not dry_run:
+        await order.discard(transaction, gone)
     return results
 
 
 def _changed(row: Row, refused: str | None) -> Changed:
-    passed_over = refused == MAY_HAVE_ACTED
+    passed_over = refused in {MAY_HAVE_ACTED, REFUSED_DISCARD[EntryState.RUNNING]}
     return Changed(row["id"], row["agent"], row["state"], refused, passed_over=passed_over)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from berinia_webhookd.journal.contract import Statistics
-from berinia_webhookd.journal.queries import Listed
+from berinia_webhookd.journal.rejected_items import why_rejected
 from berinia_webhookd.journal.show import Shown, ShownAttempt, ShownEntry
 from berinia_webhookd.model import EntryKind, EntryState, EventKind
 from berinia_webhookd.status.durations import age, duration
@@ -38,53 +38,7 @@ _ENDED: Final = frozenset(
 )
 
 
-_PLAIN: Final = {EventKind.MESSAGE, None}  # what is not worth a word
-
-
-def listed_json(listed: Listed) -> dict[str, Any]:
-    """One element of `events list --json`."""
-    return {
-        "id": listed.id,
-        "state": listed.state,
-        "channel": listed.channel,
-        "agent": listed.agent,
-        "received_at": listed.received_at,
-        "attempts": listed.attempts,
-        "kind": listed.kind,
-        "entry": listed.entry,
-        "reason": listed.reason,
-        "may_have_acted": listed.may_have_acted,
-        "gathered_into": listed.gathered_into,
-    }
-
-
-def list_lines(found: Sequence[Listed], now: datetime) -> list[str]:
-    """Aligned columns under a heading."""
-    heading = [click.style(name, bold=True) for name in _HEADINGS]
-    rows = [
-        [
-            one.id,
-            coloured_state(one.state) + (f" ({printable(one.reason)})" if one.reason else ""),
-            one.channel,
-            _agent_of(one),
-            age(one.received_at, now),
-            str(one.attempts),
-        ]
-        for one in found
-    ]
-    return columns([heading, *rows])
-
-
-_HEADINGS: Final = ("ID", "STATE", "CHANNEL", "AGENT", "RECEIVED", "ATTEMPTS")
-
-
-def _agent_of(listed: Listed) -> str:
-    name = printable(listed.agent or "-")
-    if listed.entry == EntryKind.REPLY:
-        return f"{name} (late reply)"
-    if listed.gathered_into is not None:
-        return f"{name} (gathered)"
-    return name if listed.kind in _PLAIN else f"{name} ({listed.kind})"
+PLAIN: Final = {EventKind.MESSAGE, None}  # what is not worth a word
 
 
 def shown_json(shown: Shown) -> dict[str, Any]:
@@ -135,7 +89,7 @@ def _attempt_json(attempt: ShownAttempt) -> dict[str, Any]:
 def show_lines(shown: Shown, now: datetime) -> Iterator[str]:
     """The event at the top, its timeline, its data below."""
     agent = f" → {printable(shown.agent)}" if shown.agent else ""
-    kind = "" if shown.kind in _PLAIN else f" {shown.kind}"
+    kind = "" if shown.kind in PLAIN else f" {shown.kind}"
     yield f"{click.style(shown.id, bold=True)}  {coloured_state(shown.state)}"
     yield f"{shown.channel}{kind}{agent}"
     if shown.skipped is not None:
@@ -144,18 +98,6 @@ def show_lines(shown: Shown, now: datetime) -> Iterator[str]:
     yield from _timeline(shown, now)
     yield ""
     yield from _data_lines(shown)
-
-
-def _why_rejected(rejection: Mapping[str, Any]) -> str:
-    if items := rejection.get("items"):
-        return "; ".join(f"{item['path']}: {item['reason']}" for item in items)
-    detail = rejection.get("detail", rejection.get("kind", ""))
-    named = [
-        f"{kind}: {', '.join(map(str, names))}"
-        for kind in ("missing", "invalid")
-        if (names := rejection.get(kind))
-    ]
-    return f"{detail} ({'; '.join(named)})" if named else str(detail)
 
 
 def _attachment_lines(attachments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -178,7 +120,7 @@ def _timeline(shown: Shown, now: datetime) -> Iterator[str]:
     when = f"{utc(shown.received_at)} ({age(shown.received_at, now)})"
     yield f"{when}  received by {printable(shown.node)}{size}"
     if shown.rejection is not None:
-        yield f"{INDENT}rejected: {one_line(_why_rejected(shown.rejection), 1000)}"
+        yield f"{INDENT}rejected: {one_line(why_rejected(shown.rejection), 1000)}"
         for name, value in shown.rejection.get("values", {}).items():
             yield f"{INDENT}{printable(name)} was: {one_line(str(value), LINE_CHARACTERS)}"
     if shown.events:

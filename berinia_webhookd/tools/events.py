@@ -4,10 +4,11 @@ It never makes a journal, and asks nothing: `--dry-run` is the safeguard.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from datetime import datetime
-from typing import Any, Final, TypeVar, cast
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import timedelta
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -18,27 +19,30 @@ from berinia_webhookd.errors import ChannelNotConfigured
 from berinia_webhookd.journal.erase import Erasure
 from berinia_webhookd.journal.lock import real_path
 from berinia_webhookd.journal.operations import Operations
-from berinia_webhookd.journal.queries import Filters, ListedState
+from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.replay import Changed, Decode
 from berinia_webhookd.journal.saved_copies import saved_copies
-from berinia_webhookd.model import Decoded, EntryState, VerifiedDelivery
+from berinia_webhookd.journal.search import Searched
+from berinia_webhookd.model import Decoded, EntryState, EventKind, VerifiedDelivery
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
+from berinia_webhookd.tools.event_list import list_lines, listed_json
 from berinia_webhookd.tools.event_view import (
-    list_lines,
-    listed_json,
     show_lines,
     shown_json,
     statistics_lines,
 )
 from berinia_webhookd.tools.opened_journal import OpenedJournal, normal_address, open_journal
 from berinia_webhookd.tools.since import Since
-from berinia_webhookd.tools.terminal import coloured_state, json_text, printable
+from berinia_webhookd.tools.terminal import coloured_state, json_text, printable, utc
 
 ResultT = TypeVar("ResultT")
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
+KINDS: Final = tuple(kind.value for kind in EventKind)
 STATES: Final = (*(state.value for state in EntryState), "rejected")
 REPLAYABLE: Final = ("dead", "discarded", "waiting", "rejected")
+DISCARDABLE: Final = ("dead", "waiting", "ready")
+PERIOD: Final = timedelta(days=30)  # that is searched where no index narrows a list
 NOT_COVERED: Final = (
     "Not covered: backups, PostgreSQL's WAL, the agents' own data, logs written with"
     " logs.personal_data = full."
@@ -51,33 +55,30 @@ def _filters(command: CommandT) -> CommandT:
         click.option(
             "--sender", metavar="X", help="Of this number, address or name, however spelt."
         ),
+        click.option("--error", metavar="WORDS", help="Whose last error has all these words."),
+        click.option("--text", metavar="WORDS", help="In which all these words stand."),
+        click.option("--message-id", metavar="M", help="With this id of the provider's."),
+        click.option("--group", metavar="G", help="Of this group."),
+        click.option("--recipient", metavar="X", help="To this number, address or name."),
+        click.option("--until", type=Since(), help="Received before: likewise."),
         click.option("--since", type=Since(), help="Received since: 30m, 2h, 3d, or ISO 8601."),
         click.option("--agent", metavar="A", help="For this agent."),
+        click.option("--kind", type=click.Choice(KINDS), help="Only of this kind."),
         click.option("--channel", type=ConfiguredChannel(), help="Of this channel."),
     ):
         command = option(command)
     return command
 
 
-def _as_filters(
-    state: str | None,
-    channel: str | None,
-    agent: str | None,
-    since: datetime | None,
-    sender: str | None,
-) -> Filters:
-    return Filters(
-        state=cast(ListedState | None, state),
-        channel=channel,
-        agent=agent,
-        since=since,
-        sender=None if sender is None else normal_address(sender, "--sender"),
-    )
+def _as_filters(**wanted: Any) -> Filters:
+    for name in ("sender", "recipient", "group"):
+        if wanted[name] is not None:
+            wanted[name] = normal_address(wanted[name], f"--{name}")
+    return Filters(**wanted)
 
 
 _state_option = click.option("--state", type=click.Choice(STATES), help="Only in this state.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-_ids_required = click.argument("ids", nargs=-1, required=True, metavar="ID...")
 
 
 @click.group("events")
@@ -95,15 +96,33 @@ def events() -> None:
 @_json_option
 @click.pass_obj
 def list_(context: CommandContext, /, *, limit: int, as_json: bool, **wanted: Any) -> None:
-    """List events, newest first."""
+    """List events, newest first, each by the beginning of its id.
+
+    That is enough for the other commands. Below an event stands why it is held, gathered or
+    skipped, and its last error. By state (but done, skipped, erased), sender or group all events
+    are found. Other filters look through the last 30 days, unless --since says otherwise; words,
+    recipients and message ids through the newest 100,000 events of that time.
+    """
     filters = _as_filters(**wanted)
-    found = open_journal(context).run(lambda journal: journal.list_events(filters, limit))
+    if filters.since is None and filters.is_scan:
+        filters = replace(filters, since=(filters.until or now()) - PERIOD)
+        click.echo("looked through: 30 days; --since looks further back", err=True)
+
+    async def look(journal: Operations) -> tuple[Searched, dict[str, str]]:
+        found = await journal.search(filters, limit)
+        ids = (id_ for one in found.events for id_ in (one.id, one.gathered_into) if id_)
+        return found, {} if as_json else await journal.short_ids(ids)
+
+    found, short = open_journal(context).run(look)
     if as_json:
-        click.echo(json_text([listed_json(one) for one in found]))
-    elif not found:
+        click.echo(json_text([listed_json(one) for one in found.events]))
+    elif not found.events:
         click.echo("No such events.")
     else:
-        click.echo("\n".join(list_lines(found, now())))
+        click.echo("\n".join(list_lines(found.events, short, now())))
+    if found.last is not None:
+        back = utc(found.last.received_at)
+        click.echo(f"looked through: as far back as {back}; --until looks further", err=True)
 
 
 @events.command("show", short_help="Show one event, from its arrival to its outcome.")
@@ -180,10 +199,7 @@ def replay(
     (`delivery = "at-most-once"`) is passed over, unless --once-again says so. Exit code 1:
     something named by id was refused.
     """
-    filtered = any(value is not None for value in wanted.values())
-    if bool(ids) == filtered or (filtered and wanted["state"] is None):
-        raise click.UsageError("give either ids or --state (with further filters if wanted)")
-    filters = _as_filters(**wanted)
+    filters = _either(ids, wanted)
     decode = decoder(context.load().settings)
     opened = open_journal(context, with_key=True)
     how: dict[str, Any] = {"decode": decode, "dry_run": dry_run, "once_again": once_again}
@@ -193,8 +209,20 @@ def replay(
         changed = opened.run(lambda journal: journal.replay_matching(filters, **how))
     if not dry_run:
         _tell_the_log(opened, "entry.replayed", changed)
-    _report(changed, "would be replayed" if dry_run else "replayed", as_json=as_json)
+    _report(changed, "replayed", dry_run=dry_run, as_json=as_json)
     _exit_if(bool(ids) and any(one.refused for one in changed))
+
+
+def _either(ids: Sequence[str], wanted: Mapping[str, Any]) -> Filters:
+    """Return the filters of a command that takes either ids or a state with filters.
+
+    Raises:
+        click.UsageError: both are given, or neither.
+    """
+    filtered = any(value is not None for value in wanted.values())
+    if bool(ids) == filtered or (filtered and wanted["state"] is None):
+        raise click.UsageError("give either ids or --state (with further filters if wanted)")
+    return _as_filters(**wanted)
 
 
 def _tell_the_log(opened: OpenedJournal, event: str, changed: Sequence[Changed]) -> None:
@@ -222,32 +250,50 @@ def decoder(settings: Settings) -> Decode:
 
 
 @events.command("discard", short_help="Give events up, unless they are replayed.")
-@_ids_required
+@click.argument("ids", nargs=-1, metavar="[ID...]")
+@click.option("--state", type=click.Choice(DISCARDABLE), help="All in this state, with filters.")
+@_filters
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @_json_option
 @click.pass_obj
-def discard(context: CommandContext, /, *, ids: Sequence[str], as_json: bool) -> None:
-    """Give events up: they are never run again, unless replayed.
+def discard(
+    context: CommandContext,
+    /,
+    *,
+    ids: Sequence[str],
+    dry_run: bool,
+    as_json: bool,
+    **wanted: Any,
+) -> None:
+    """Give events up, by id or by `--state`: they are not run, unless somebody replays them.
 
-    What is running cannot be discarded. Exit code 1: something was refused.
+    What is running is passed over, and counted. Exit code 1: something named by id was refused.
     """
+    filters = _either(ids, wanted)
     opened = open_journal(context)
-    changed = opened.run(lambda journal: journal.discard(ids))
-    _tell_the_log(opened, "entry.discarded", changed)
-    _report(changed, "discarded", as_json=as_json)
-    _exit_if(any(one.refused for one in changed))
+    if ids:
+        changed = opened.run(lambda journal: journal.discard(ids, dry_run=dry_run))
+    else:
+        changed = opened.run(lambda journal: journal.discard_matching(filters, dry_run=dry_run))
+    if not dry_run:
+        _tell_the_log(opened, "entry.discarded", changed)
+    _report(changed, "discarded", dry_run=dry_run, as_json=as_json)
+    _exit_if(bool(ids) and any(one.refused for one in changed))
 
 
-def _report(changed: Sequence[Changed], done: str, *, as_json: bool) -> None:
+def _report(changed: Sequence[Changed], what: str, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json_text([asdict(one) for one in changed]))
         return
-    undone = done.replace("would be", "would not be") if "would be" in done else f"not {done}"
+    done, undone = (
+        (f"would be {what}", f"would not be {what}") if dry_run else (what, f"not {what}")
+    )
     for one in changed:
-        what = f"{undone}: {printable(one.refused)}" if one.refused else done
+        outcome = f"{undone}: {printable(one.refused)}" if one.refused else done
         became = f" as {one.event_id}" if one.event_id and not one.refused else ""
-        click.echo(f"{one.id}  {coloured_state(one.was)}  {what}{became}")
-    passed_over = sum(one.passed_over for one in changed)
-    more = f"; {passed_over} passed over, as they may have acted already" if passed_over else ""
+        click.echo(f"{one.id}  {coloured_state(one.was)}  {outcome}{became}")
+    passed_over = Counter(one.refused for one in changed if one.passed_over)
+    more = "".join(f"; {count} passed over: {why}" for why, count in passed_over.items())
     count = sum(not one.refused for one in changed)
     click.echo(f"{count} of {len(changed)} {done}{more}", err=True)
 

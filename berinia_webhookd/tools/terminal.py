@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
+import wcwidth
 
 from berinia_webhookd.logs.control_characters import escape_controls, escape_controls_in_json
 
@@ -31,9 +32,11 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str, limit: int) -> str:
-    """Do the same on one line of at most `limit` characters."""
+    """Do the same on one line of at most `limit` columns, of which wide characters take two."""
     line = printable(" ".join(text[: 4 * limit].split()))
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    if wcwidth.width(line) <= limit:
+        return line
+    return wcwidth.clip(line, 0, max(0, limit - 1)) + "…"[:limit]
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
@@ -49,12 +52,16 @@ def coloured_state(state: str) -> str:
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Align rows; cells may be styled."""
-    widths = [max(len(click.unstyle(row[index])) for row in rows) for index in range(len(rows[0]))]
+    widths = [max(_width(row[index]) for row in rows) for index in range(len(rows[0]))]
     return ["  ".join(map(_padded, row, widths)).rstrip() for row in rows]
 
 
 def _padded(cell: str, width: int) -> str:
-    return cell + " " * (width - len(click.unstyle(cell)))
+    return cell + " " * (width - _width(cell))
+
+
+def _width(cell: str) -> int:
+    return wcwidth.width(click.unstyle(cell))
 
 
 def utc(instant: datetime) -> str:

@@ -68,7 +68,7 @@ def test_the_printed_lines_work_when_pasted(printed: list[str], tmp_path: Path) 
     assert "I read 'Combien de leads ?' (your message no. 1)" in paste(whatsapp, tmp_path)
     listed = paste(listing, tmp_path)
     rows = [line.split() for line in listed.splitlines()[1:]]
-    assert [row[2] for row in rows] == ["whatsapp", "email", "sms"]
+    assert [row[3] for row in rows] == ["whatsapp", "email", "sms"]
     shown = paste(show.replace("ID", rows[0][0], 1), tmp_path)
     assert "attempt 1: success" in shown
     assert "Combien de leads ?" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -40,6 +41,7 @@ HARMLESS_TOO = (
     "SCAN entries USING INDEX entries_discarded",
     "SCAN consents USING INDEX consents_latest",  # from its end, as many as are asked for
 )
+HOUR = timedelta(hours=1)
 A_DAY_AGO = stored(START) - DAY
 
 
@@ -55,6 +57,14 @@ async def look(world: World) -> None:
             await desk.list_events(Filters(state=state, channel="chat"))
         for filters in (Filters(sender=ANNA), Filters(agent=AGENT), Filters(since=world.clock.now)):
             found = await desk.list_events(filters)
+        for filters in (
+            Filters(kind="message", until=world.clock.now),
+            Filters(group="support", sender=ANNA),
+            Filters(recipient="+33639980000", text="one", since=world.clock.now - HOUR),
+            Filters(message_id="x", error="y", since=world.clock.now - HOUR),
+        ):
+            await desk.search(filters)
+        assert len(await desk.short_ids(one.id for one in found)) == len({o.id for o in found})
         await desk.show(found[0].id)
         assert [one async for one in desk.export(Filters(sender=ANNA))]
         await desk.pause(Whose(ANNA), Pause("me"))
@@ -69,6 +79,7 @@ async def look(world: World) -> None:
         await desk.replay_matching(Filters(state=EntryState.DEAD), decode=decode)
         await desk.replay_matching(Filters(state="rejected"), decode=decode)
         await desk.discard([found[0].id])
+        await desk.discard_matching(Filters(state=EntryState.READY, text="one"))
         await desk.consents(channel="sms")
         await desk.consents_of(ANNA)
         assert [one async for one in desk.export_consents()]

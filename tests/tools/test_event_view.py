@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from berinia_webhookd.journal.queries import Listed
 from berinia_webhookd.journal.show import Shown
-from berinia_webhookd.tools.event_view import list_lines, listed_json, show_lines, shown_json
+from berinia_webhookd.tools.event_view import show_lines, shown_json
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 THEN = NOW - timedelta(seconds=5)
@@ -30,18 +29,6 @@ def a_delivery(**changes: Any) -> Shown:
         "rejection": {},
     }
     return Shown(**{**found, **changes})
-
-
-def test_a_receipt_is_told_from_a_message() -> None:
-    """By a word in the table, and by its kind for programs."""
-    message, receipt = (
-        Listed(kind, "done", "sms", "Agent", kind, "agent", THEN, 1)
-        for kind in ("message", "receipt")
-    )
-    _, first, second = list_lines([message, receipt], NOW)
-    assert "Agent  " in first
-    assert "Agent (receipt)" in second
-    assert listed_json(receipt)["kind"] == "receipt"
 
 
 def test_a_delivery_that_was_rejected_in_part_says_what_became_of_the_rest() -> None:

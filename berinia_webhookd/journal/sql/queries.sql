@@ -21,7 +21,9 @@ JOIN entries ON entries.place = events.place
              OR (entries.event = events.number AND (entries.kind = 'reply') IS TRUE)
 JOIN deliveries ON deliveries.number = events.delivery
 WHERE events.number >= :first AND events.number < :end
-  AND deliveries.number >= CAST(:first AS BIGINT) / 1048576 AND deliveries.received_at >= :since
+  AND deliveries.number >= CAST(:first AS BIGINT) / 1048576
+  AND deliveries.received_at >= :since AND deliveries.received_at < :until
+  AND events.kind = coalesce(:kind, events.kind)
   AND deliveries.channel = coalesce(:channel, deliveries.channel)
   AND entries.agent = coalesce(:agent, entries.agent)
   AND entries.state = coalesce(:state, entries.state)
@@ -41,7 +43,8 @@ WHERE place IN (SELECT place FROM entries WHERE state = 'ready' AND startable_at
                 UNION ALL SELECT place FROM entries
                           WHERE state = 'running' AND gathered_into IS NULL
                 UNION ALL SELECT place FROM entries WHERE gathered_into IS NOT NULL)
-  AND event >= :first AND event < :end AND received_at >= :since
+  AND event >= :first AND event < :end AND received_at >= :since AND received_at < :until
+  AND event_kind = coalesce(:kind, event_kind)
   AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
   AND state = :state
 ORDER BY event DESC, place DESC LIMIT :most;
@@ -57,17 +60,50 @@ WHERE place IN (SELECT place FROM entries_of_conversations
                 UNION ALL SELECT entries_of_events.place
                 FROM authors JOIN entries_of_events ON entries_of_events.event = authors.event
                 WHERE authors.address = :sender)
-  AND event >= :first AND event < :end AND received_at >= :since
+  AND event >= :first AND event < :end AND received_at >= :since AND received_at < :until
+  AND event_kind = coalesce(:kind, event_kind)
   AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
   AND state = coalesce(:state, state)
 ORDER BY event DESC, place DESC LIMIT :most;
 
 -- name: list_rejected
 -- Deliveries that were rejected, or some items of which were, the newest first.
-SELECT id, channel, received_at FROM deliveries
+SELECT id, channel, received_at, rejection FROM deliveries
 WHERE rejection IS NOT NULL
-  AND received_at >= :since AND channel = coalesce(:channel, channel)
+  AND received_at >= :since AND received_at < :until AND channel = coalesce(:channel, channel)
 ORDER BY id DESC LIMIT :most;
+
+-- name: sizes_of_events
+-- How much is to be read for what is in events.
+SELECT events.number, coalesce(length(events.data), 0)
+       + CASE WHEN events.raw_in_body = 1 THEN coalesce(length(deliveries.body), 0) ELSE 0 END AS size
+FROM events JOIN deliveries ON deliveries.number = events.delivery
+WHERE events.number IN (:events);
+
+-- name: contents_of_events
+-- What is in events, and with whom they are.
+SELECT events.number, events.data,
+       CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form, conversations.party
+FROM events
+JOIN deliveries ON deliveries.number = events.delivery
+JOIN conversations ON conversations.id = events.conversation
+WHERE events.number IN (:events);
+
+-- name: last_errors
+-- What the last attempt of entries ended with.
+SELECT attempts.entry, attempts.error FROM attempts
+WHERE attempts.entry IN (:places)
+  AND attempts.number = (SELECT max(newer.number) FROM attempts AS newer
+                         WHERE newer.entry = attempts.entry);
+
+-- name: ids_beside
+-- The ids before and after one, of events and of rejected deliveries.
+SELECT (SELECT id FROM events WHERE id < :id ORDER BY id DESC LIMIT 1) AS event_before,
+       (SELECT id FROM events WHERE id > :id ORDER BY id LIMIT 1) AS event_after,
+       (SELECT id FROM deliveries WHERE rejection IS NOT NULL AND id < :id
+        ORDER BY id DESC LIMIT 1) AS delivery_before,
+       (SELECT id FROM deliveries WHERE rejection IS NOT NULL AND id > :id
+        ORDER BY id LIMIT 1) AS delivery_after;
 
 -- name: ids_between
 -- Ids in a range, of events and of rejected deliveries.

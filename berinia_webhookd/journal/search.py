@@ -1,0 +1,184 @@
+"""Lists of events with what is in them: who sent them, what they say, what went wrong. What no
+index knows is looked for in one event after the other, from the newest on, in small pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from berinia_webhookd.journal import event_text, guards, queries
+from berinia_webhookd.journal.database import Row, Transaction, in_batches
+from berinia_webhookd.journal.event_text import storable
+from berinia_webhookd.journal.queries import ALL, Content, Filters, Listed
+from berinia_webhookd.model import EntryKind, EntryState, OptOut
+
+MOST_SEARCHED: Final = 100_000  # events, where no index narrows a search
+PAGE: Final = 1000
+BATCH: Final = 100
+BATCH_BYTES: Final = 8 * 1024 * 1024
+SHORTEST_ID: Final = 13  # its millisecond: what comes later does not begin with it
+_OPEN: Final = frozenset({EntryState.READY, EntryState.WAITING})
+_OVERTAKES: Final = frozenset({OptOut.STOP, OptOut.START})
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What was found; `last` is where it was given up, before it came to the end."""
+
+    events: list[Listed]
+    last: Listed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What matches of a page of a list."""
+
+    found: list[Listed]
+    looked_at: int
+    last: Listed | None  # that was looked at
+    end: int | None  # of the next page; None: this was the last one
+
+
+async def page(
+    transaction: Transaction, filters: Filters, *, end: int, limit: int, described: bool
+) -> Page:
+    """Return the newest of what matches, of events below a number; with what is in them where it is
+    wanted or looked for.
+    """
+    if filters.state == "rejected":
+        most = ALL if filters.by_content else limit
+        rows = await queries.list_rejected(transaction, filters, limit=most)
+        found = [one for one in rows if matches(filters, one)][:limit]
+        return Page(found, len(rows), None, None)
+    most = ALL if filters.few else PAGE
+    most = most if filters.by_content else limit
+    rows = await queries.list_entries(transaction, filters, end=end, limit=most)
+    whole, next_end = rows, None
+    if len(rows) == most:  # the last event may have more entries
+        whole = [one for one in rows if one.event > rows[-1].event] or rows
+        next_end = whole[-1].event if filters.by_content else None
+    if not filters.by_content:
+        whole = rows
+    if described or filters.by_content:
+        whole = await with_contents(transaction, whole)
+    found = [one for one in whole if matches(filters, one)][:limit]
+    return Page(found, len(whole), whole[-1] if whole else None, next_end)
+
+
+async def range_of(
+    transaction: Transaction, filters: Filters, *, first: int, end: int
+) -> list[Listed]:
+    """Return what matches of events in a range of numbers, newest first."""
+    rows = await queries.list_entries(transaction, filters, first=first, end=end)
+    if filters.by_content:
+        rows = await with_contents(transaction, rows)
+    return [one for one in rows if matches(filters, one)]
+
+
+async def with_contents(transaction: Transaction, rows: Sequence[Listed]) -> list[Listed]:
+    """Return the same with what is in them."""
+    held = await guards.held_agents(transaction)
+    missing = await transaction.execute("unavailable_agents")
+    why = {row["agent"]: row["reason"] for row in missing}
+    found: list[Listed] = []
+    for some in in_batches(rows, BATCH):
+        events = {one.event for one in some}
+        contents: dict[int, Content] = {}
+        sizes = await transaction.execute("sizes_of_events", events=list(events))
+        for numbers in _batches_of(sizes):
+            for row in await transaction.execute("contents_of_events", events=numbers):
+                contents[row["number"]] = _content(row)
+        places = [one.place for one in some]
+        last = await transaction.execute("last_errors", places=places)
+        errors = {row["entry"]: row["error"] for row in last}
+        for one in some:
+            content = replace(contents.get(one.event, Content()), error=errors.get(one.place))
+            found.append(replace(one, content=content, reason=_reason(one, content, held, why)))
+    return found
+
+
+def _batches_of(sizes: Sequence[Row]) -> Iterator[list[int]]:
+    """Yield the numbers of events that are not too large together."""
+    batch, total = list[int](), 0
+    for row in sizes:
+        if batch and total + row["size"] > BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+        batch.append(row["number"])
+        total += row["size"]
+    yield batch
+
+
+def _content(row: Row) -> Content:
+    if row["data"] is None:
+        return Content()
+    fields = event_text.fields_of(row["data"], row["form"])
+    return Content(
+        **{name: fields[name] for name in ("sender", "recipient", "message_id", "group")},
+        **{name: fields[name] for name in ("subject", "opt_out")},
+        text=fields["body"],
+        party=row["party"],
+    )
+
+
+def _reason(
+    one: Listed,
+    content: Content,
+    held: Mapping[str, guards.HeldAgent],
+    missing: Mapping[str, str],
+) -> str | None:
+    """Why it is not dispatched: it is held, paused, gathered or skipped, or for nobody yet."""
+    if one.gathered_into is not None:
+        return "gathered"
+    if one.reason is not None or one.state not in _OPEN or one.entry == EntryKind.REPLY:
+        return one.reason
+    agent = one.agent or ""
+    if agent in missing:
+        return f"the agent cannot be loaded: {missing[agent]}"
+    return held[agent].said if agent in held and content.opt_out not in _OVERTAKES else None
+
+
+def matches(filters: Filters, one: Listed) -> bool:
+    """Return whether what is in it is what is looked for."""
+    if not filters.by_content:
+        return True
+    content = one.content or Content()
+    error = f"{content.error or ''} {one.reason or ''}"
+    return (
+        _has_words(filters.text, f"{content.subject or ''} {content.text or ''}")
+        and _has_words(filters.error, error)
+        and (filters.recipient is None or _is_to(filters.recipient, content))
+        and (filters.message_id is None or _plain(filters.message_id) == _plain(content.message_id))
+    )
+
+
+def _has_words(words: str | None, text: str) -> bool:
+    folded = text.casefold()
+    return words is None or all(word in folded for word in words.casefold().split())
+
+
+def _is_to(recipient: str, content: Content) -> bool:
+    if content.group is None:
+        return content.party == storable(recipient)
+    return (content.recipient or "").casefold() == recipient
+
+
+def _plain(message_id: str | None) -> str:
+    return (message_id or "").strip().removeprefix("<").removesuffix(">")
+
+
+async def short_ids(transaction: Transaction, ids: Sequence[str]) -> dict[str, str]:
+    """Return for each id a beginning that no other id has."""
+    short: dict[str, str] = {}
+    for id_ in ids:
+        ((*beside,),) = await transaction.execute("ids_beside", id=id_)
+        needed = 1 + max((_shared(id_, other) for other in beside if other), default=0)
+        needed += id_[needed - 1 : needed] == "-"
+        short[id_] = id_[: max(SHORTEST_ID, needed)]
+    return short
+
+
+def _shared(one: str, other: str) -> int:
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
