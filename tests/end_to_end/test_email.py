@@ -310,8 +310,8 @@ def test_a_signature_is_good_for_one_message(daemon: Daemon) -> None:
 
 
 def test_incomplete_mails_name_what_is_missing(daemon: Daemon) -> None:
-    """400 with the fields' names: the sender may be empty, the recipient may not, and something must
-    say that it is a mail.
+    """400 with the fields' names: the sender may be empty, the recipient may not, and something
+    must say that it is a mail.
     """
     answer = send(
         daemon, sample_mail(sender=None, stripped_text=None, body_plain=None, subject=None)
