@@ -1,5 +1,6 @@
 """Putting a copy in the place of a SQLite journal, or giving up one that was saved. What the
-journal has and the copy lacks is taken into the copy first: events, digests, consents, erasures.
+journal has and the copy lacks is taken into the copy first: events, digests, consents, erasures,
+what guards count.
 """
 
 from __future__ import annotations
@@ -210,8 +211,8 @@ async def _take(transaction: Transaction, key: ConsentsKey | None) -> int:
             f"INSERT INTO main.{table} ({', '.join(columns)}) "  # noqa: S608 - names of ours
             f"SELECT {values} FROM present.{table} WHERE {which}"
         )
-    for name in ("restore_seen", "restore_pauses", "restore_consents", "restore_actions"):
-        await transaction.execute(name)
+    for name in ("seen", "pauses", "agents", "runs", "consents", "actions"):
+        await transaction.execute(f"restore_{name}")
     await _name_as_the_journal(transaction, key)
     return await _erase(transaction)
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import structlog
 
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal import file_watch, journal_file, restoring, saved_copies, sqlite
+from berinia_webhookd.journal.contract import Budget, ClaimRequest
 from berinia_webhookd.journal.saved_copies import saved_copies as copies_of
+from berinia_webhookd.model import EntryKind, Outcome, OutcomeKind, Rate
 
-from .world import SqliteWorld, on_sqlite
+from .world import AGENT, SqliteWorld, on_sqlite
 
 pytestmark = on_sqlite
 SMALL_CACHE = "PRAGMA cache_size = -200"
@@ -186,6 +189,40 @@ async def test_no_table_is_forgotten_when_a_copy_is_restored(world: SqliteWorld)
     """Rows of each are taken into the copy, or it has what it needs of them."""
     with contextlib.closing(sqlite3.connect(world.file)) as journal:
         found = journal.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    by_itself = {"seen", "consents", "actions"}
-    of_the_copy = {"schema", "tallies", "sessions", "unavailable_agents", "agents", "runs"}
+    by_itself = {"seen", "consents", "actions", "agents", "runs"}
+    of_the_copy = {"schema", "tallies", "sessions", "unavailable_agents"}
     assert {name for (name,) in found} == set(restoring.TAKEN) | by_itself | of_the_copy
+
+
+async def test_what_guards_count_is_kept_when_a_copy_is_restored(world: SqliteWorld) -> None:
+    """Nobody is served more, nor is more spent in a day, because a copy was put in place."""
+    budget = Budget(daily_cost=5.0, per_sender=(Rate(2, 86_400.0),), loops=False)
+    thrifty = ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 9, {AGENT: budget})
+    generous = replace(thrifty, budgets={AGENT: replace(budget, daily_cost=None)})
+
+    async def run_once(cost: float) -> None:
+        await world.accept(f"for {cost}")
+        (entry,) = (await world.journal.claim([thrifty])).entries
+        await world.settle(entry, outcome=Outcome(OutcomeKind.SUCCESS, cost=cost))
+        world.clock.move(1)
+
+    await run_once(1.0)
+    copy = world.folder / "copy.db"
+    with (
+        contextlib.closing(sqlite3.connect(world.file)) as journal,
+        contextlib.closing(sqlite3.connect(copy)) as target,
+    ):
+        journal.backup(target)
+    await run_once(4.0)
+    await world.journals.pop().close()
+    restoring.restore_journal(world.file, copy, world.clock.now)
+    await world.open()
+    await world.accept("held")
+    spent = await world.journal.claim([thrifty])
+    assert (spent.entries, spent.holds[0].why) == (
+        [],
+        "its results of today cost 5, and its daily_cost is 5",
+    )
+    used_up = await world.journal.claim([generous])
+    assert used_up.entries == []
+    assert "ran for this person as often as" in used_up.holds[0].why

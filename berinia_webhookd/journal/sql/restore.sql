@@ -53,6 +53,26 @@ ON CONFLICT (channel, sender, party) DO UPDATE
 SET paused_at = excluded.paused_at, paused_until = excluded.paused_until,
     paused_by = excluded.paused_by, paused_for = excluded.paused_for;
 
+-- name: restore_agents
+-- What guards know of agents: of two, what holds back more. One success ends failures.
+INSERT INTO agents (agent, failures, tries, failed_at, day, cost, spent_on)
+SELECT agent, failures, tries, failed_at, day, cost, spent_on FROM present.agents WHERE true
+ON CONFLICT (agent) DO UPDATE
+SET failures = max(agents.failures, excluded.failures), tries = max(agents.tries, excluded.tries),
+    failed_at = nullif(max(coalesce(agents.failed_at, 0), coalesce(excluded.failed_at, 0)), 0),
+    cost = CASE WHEN agents.day > excluded.day THEN agents.cost
+                WHEN agents.day < excluded.day THEN excluded.cost
+                ELSE max(agents.cost, excluded.cost) END,
+    day = max(agents.day, excluded.day),
+    spent_on = nullif(max(coalesce(agents.spent_on, 0), coalesce(excluded.spent_on, 0)), 0);
+
+-- name: restore_runs
+-- When agents ran for people, unless the copy has forgotten who they are.
+INSERT INTO runs (sender, agent, started_at, entry)
+SELECT sender, agent, started_at, entry FROM present.runs
+WHERE sender IN (SELECT sender FROM main.conversations)
+ON CONFLICT DO NOTHING;
+
 -- name: restore_consents
 -- The later word counts.
 INSERT INTO consents (address, channel, state, since, event, latest_at, erased_by)
