@@ -36,7 +36,7 @@ def one_line(text: str, limit: int) -> str:
     line = printable(" ".join(text[: 4 * limit].split()))
     if wcwidth.width(line) <= limit:
         return line
-    return wcwidth.clip(line, 0, max(0, limit - 1)) + "…"[:limit]
+    return wcwidth.clip(line, 0, max(0, limit - 1)).rstrip() + "…"[:limit]
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
