@@ -16,11 +16,13 @@ import aiohttp
 import structlog
 from yarl import URL
 
+from berinia_webhookd.addresses import peer_is_here
 from berinia_webhookd.clock import now, wait_for_event
 from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.loopback_lock import NGINX_LINE, LoopbackLock, Reason
 from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import Caller
 from berinia_webhookd.own_requests import HEADER, InstallationKey, Purpose
 
 _log = structlog.get_logger()
@@ -96,10 +98,12 @@ class LoopbackGuard:
         if nonce in self._expected:
             self._expected[nonce] = forwarded_for
 
-    def suspect(self) -> None:
-        """Probe at once: a provider's request came through a local proxy that names no client."""
+    def suspect(self, caller: Caller) -> None:
+        """Probe at once if a provider's request came through a local proxy that names no client."""
         at = asyncio.get_running_loop().time()
-        if not self.locked and at - self._suspected_at >= SUSPICION_PAUSE_SECONDS:
+        if self.locked or at - self._suspected_at < SUSPICION_PAUSE_SECONDS:
+            return
+        if caller.peer_trusted and peer_is_here(caller):
             self._suspected_at = at
             self._asked.set()
 

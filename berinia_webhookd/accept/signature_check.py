@@ -26,7 +26,6 @@ from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.rate_limit import RateLimit, Throttle
 from berinia_webhookd.accept.refusals import Refusals
 from berinia_webhookd.accept.request_context import CONTEXT, Endpoint, RequestContext
-from berinia_webhookd.addresses import peer_is_here
 from berinia_webhookd.channels.contract import Answer, Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings
@@ -124,7 +123,7 @@ class SignatureCheck:
                 return self._shake_hands(context, proven)
             reservation.verified()
             if not caller.forwarded and context.mark is None and channel.provider.from_outside:
-                self._look_at_the_way(caller)
+                self._guard.suspect(caller)
             request[VERIFIED] = VerifiedRequest(proven, complete_at, reservation, context)
             try:
                 response = await handler(request)
@@ -137,11 +136,6 @@ class SignatureCheck:
     def _note_accepted(self, context: RequestContext, channel: Channel) -> None:
         if context.mark is None:
             self._refusals.accepted(channel.name)
-
-    def _look_at_the_way(self, caller: Caller) -> None:
-        """Tell the guard of a verified request through a local proxy that names no client."""
-        if caller.peer_trusted and peer_is_here(caller):
-            self._guard.suspect()
 
     async def _received(
         self, request: web.Request, channel: Channel, caller: Caller, reservation: Reservation

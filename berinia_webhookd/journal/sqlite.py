@@ -115,6 +115,13 @@ def prepared(name: str) -> Prepared:
     return Prepared(name)
 
 
+# They are stored as they are. Told nothing, the driver looks for somebody who knows that, by errors
+# that it makes and drops, at every value: three times the cost of storing it.
+sqlite3.register_adapter(type(None), lambda nothing: nothing)
+sqlite3.register_adapter(bytes, bytes)
+sqlite3.register_adapter(bool, int)
+
+
 class SqliteTransaction(Transaction):
     """One transaction of a connection, in its thread. Nothing in it ever waits for the loop."""
 
