@@ -7,6 +7,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterator
+from email.errors import MessageError
 from email.message import Message
 from typing import Final
 
@@ -26,6 +27,11 @@ _MAILBOX_LINE: Final = re.compile(rb">?From ")
 _FOLD: Final = re.compile(r"[\r\n]+[ \t]?|\t")
 # RFC 2047: a charset, perhaps a language (RFC 2231), an encoding; what is encoded ends with "?=".
 _WORD: Final = re.compile(r"=\?([^?*\s]{1,60})(?:\*[^?\s]{0,20})?\?([BbQq])\?")
+
+
+# What the library raises on odd parameters, and how they are read then.
+_BROKEN: Final = (MessageError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+_PARAMETER: Final = re.compile(r';\s*([^=;*\s"]{1,60})[*0-9]*=\s*("[^"]*"|[^;\s]*)')
 
 
 class Allowance:
@@ -158,7 +164,11 @@ def _parameters(message: Message[str, str], header: str) -> dict[str, str]:
     """Return the parameters of a header, by their names in lower case, the first of each."""
     if header not in message:
         return {}
-    found = message.get_params([], header)
+    try:
+        found = message.get_params([], header)
+    except _BROKEN:
+        plain = _PARAMETER.findall(message.get(header, ""))
+        return {name.lower(): value.strip('"') for name, value in reversed(plain)}
     return {name.lower(): _text_of_parameter(value) for name, value in reversed(found)}
 
 

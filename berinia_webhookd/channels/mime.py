@@ -24,6 +24,7 @@ from berinia_webhookd.channels.mail_headers import (
 )
 from berinia_webhookd.channels.transfer_encoding import decoded
 
+_MAX_TEXT_LENGTH: Final = 1_048_576  # of what is shown; the rest stands in `raw`
 _MAX_PARTS: Final = 1000
 _MAX_HEADER_LINES: Final = 100_000  # of a message and all of its parts
 _MAX_NESTED_BYTES: Final = 157_286_400  # of multiparts, each with the ones in it
@@ -165,12 +166,16 @@ def _chosen(part: _Part, texts: Set[_Part]) -> Sequence[_Part]:
 def _shown(parts: Sequence[_Part]) -> str:
     """Return texts as people see them, below one another, without blank ones beside others."""
     texts: list[str] = []
-    room = MAX_LENGTH
+    room, room_for_html = _MAX_TEXT_LENGTH, MAX_LENGTH
     for part in parts:
-        text = part.text
+        text = part.text[:room]
         if part.type == _HTML:
-            text, room = text_of_html(text[:room]), max(0, room - len(text))
+            text, room_for_html = (
+                text_of_html(text[:room_for_html]),
+                max(0, room_for_html - len(text)),
+            )
         texts.append(text)
+        room -= len(text)
     texts = [text for text in texts if text.strip()] or texts[:1]
     above = [text if text.endswith("\n") else text + "\n" for text in texts[:-1]]
     return "".join((*above, *texts[-1:]))

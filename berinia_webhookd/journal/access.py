@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
@@ -24,6 +25,7 @@ from berinia_webhookd.journal.database import (
 )
 from berinia_webhookd.journal.lock import real_path, require_one_name
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
+from berinia_webhookd.journal.saved_copies import saved_copies
 
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
@@ -60,9 +62,7 @@ class JournalAccess:
         """
         if self._path is not None:
             if not self._path.exists():
-                raise NotFound(
-                    f"there is no journal at {self._path}", hint="`serve` makes it; see journal.url"
-                )
+                raise NotFound(f"there is no journal at {self._path}", hint=_why_none(self._path))
             require_one_name(real_path(self._path))
         try:
             await self._require_version()
@@ -140,3 +140,10 @@ def explained() -> Iterator[None]:
         raise JournalUnavailable(
             f"the journal cannot be used: {error}", hint=getattr(error, "hint", None)
         ) from error
+
+
+def _why_none(path: Path) -> str:
+    if saved := saved_copies(path):
+        command = f"berinia-webhookd journal restore {saved[-1]}"
+        return f"it was lost, and what was saved of it waits: {command}"
+    return "`serve` makes it; see journal.url"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -22,7 +22,8 @@ from berinia_webhookd.tools.config_view import shown_value
 from berinia_webhookd.tools.terminal import columns, json_text, one_line, printable
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-_TEXT_CHARACTERS = 60
+_TEXT_CHARACTERS: Final = 60
+ALWAYS: Final = frozenset({"kind", "path", "agent"})  # shown at their defaults, too
 
 
 @click.group("channels")
@@ -83,9 +84,9 @@ def show(context: CommandContext, /, *, name: str, as_json: bool) -> None:
         click.echo(json_text({"settings": values, "provider": dict(facts)}))
         return
     rows = [
-        (key, origin.source, _in_line(values[key]))
+        (key, origin.source, _in_line(shown_value(key, origin)))
         for key, origin in origins.items()
-        if origin.source != "default"
+        if origin.source != "default" or key in ALWAYS
     ]
     click.echo("\n".join(columns(rows)))
     for fact, text in facts.items():

@@ -146,7 +146,7 @@ Paste into another terminal of this folder, to send what Twilio, Mailgun and the
 and to see what became of it:
 
     {command} events list
-    {command} events show ID        (an id from that list)
+    {command} events show ID  # an id from that list
     {command} logs -n 20
 """,
         err=True,

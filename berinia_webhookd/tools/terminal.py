@@ -52,6 +52,8 @@ def coloured_state(state: str) -> str:
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Align rows; cells may be styled."""
+    if not rows:
+        return []
     widths = [max(_width(row[index]) for row in rows) for index in range(len(rows[0]))]
     return ["  ".join(map(_padded, row, widths)).rstrip() for row in rows]
 

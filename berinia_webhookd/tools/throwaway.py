@@ -42,6 +42,7 @@ level = "error"
 verified_requests = 1000000000
 [agents.ResponseListenerAgent]
 target = "log:"
+loop_guard = false  # the same people write the same words time and again
 [channels.email]
 signing_keys = ["{key}"]
 [channels.sms]

@@ -35,7 +35,8 @@ class Assistant:
         except (OSError, asyncio.IncompleteReadError):
             self.connection = None
             if event["data"]["attempt"] == 1:
-                raise  # tried again after channels.whatsapp.retry_schedule_seconds
+                # Nothing was done: it may run again, also where a message runs at most once.
+                return {"status": "retry", "after_seconds": 2, "error": "the service is away"}
             return {"status": "error", "message": "Je ne peux pas répondre pour le moment."}
         return {"status": "success", "response": answer["text"]}
 

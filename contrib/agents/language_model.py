@@ -43,7 +43,7 @@ def handle(event: dict[str, Any]) -> dict[str, Any] | None:
         answer = ask(f"Réponds en deux phrases à ce message.\n{fenced}")
     except urllib.error.HTTPError as error:
         if error.code != BUSY:
-            raise  # tried again on the agent's schedule
+            raise  # tried again on the agent's schedule, unless it runs at most once
         pause = float(error.headers.get("Retry-After", 30))
         return {"status": "retry", "after_seconds": pause, "error": "the model is busy"}
     return {"response": answer["text"], "cost": answer["tokens"] * EUROS_PER_TOKEN}

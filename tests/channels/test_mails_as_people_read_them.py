@@ -284,3 +284,29 @@ def test_file_names(disposition: str, name: str) -> None:
 def test_words_of_long_headers(count: int) -> None:
     """However many encoded words a header has, each is decoded."""
     assert decode_words("=?utf-8?q?=C3=A9?= " * count).strip() == "é" * count
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        ("Content-Type: text/plain; a*=x; a*0=y", ""),
+        ("Content-Type: a/b; name*=utf-8''x; name*0=y", "utf-8''x"),
+        (
+            "Content-Type: a/b\r\nContent-Disposition: attachment; filename*=''a; filename*0=b",
+            "''a",
+        ),
+        ("Content-Type: a/b;" + "".join(f" name*{n}=x;" for n in range(2000)), "x"),
+    ],
+)
+def test_parameters_that_the_library_cannot_read(head: str, name: str) -> None:
+    """They raise nothing: the first of each name counts, as it stands."""
+    message = multipart(text("oui"), f"{head}\r\n\r\nx".encode())
+    found = parse_mime(message)
+    assert found.body.startswith("oui")
+    assert [one[:1] for one in names(found)] == ([name[:1]] if name else [])
+
+
+def test_a_text_without_end_is_read_so_far() -> None:
+    """Nobody reads more than a megabyte; what was sent stands in the raw fields."""
+    found = parse_mime(b"Content-Transfer-Encoding: base64\r\n\r\n" + b"A\n" * 2_000_000)
+    assert len(found.body) == 1_048_576

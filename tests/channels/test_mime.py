@@ -145,6 +145,8 @@ Content-Type: \xff/\xfe
 Content-Transfer-Encoding: base64
 Content-Transfer-Encoding: uuencode
 Content-Disposition: attachment; filename*0=\xff
+Content-Disposition: attachment; filename*=utf-8''a; filename*0=b
+Content-Type: text/plain; name*1=a; name*1=b; name*=c
 Content-Disposition: attachment; filename==?utf-8?q?=ff?=
 Subject: =?utf-8?b?////?=
 =?x?q?y?=: z

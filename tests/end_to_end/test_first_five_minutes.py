@@ -46,7 +46,7 @@ def printed(tmp_path: Path) -> Iterator[list[str]]:
 
 def paste(line: str, folder: Path) -> str:
     """Run one of the lines in that folder; what it prints."""
-    words = shlex.split(re.sub(r"\s+\(.*\)$", "", line))
+    words = shlex.split(line, comments=True)
     done = subprocess.run(
         [*PROGRAM, *words[1:]],
         cwd=folder,

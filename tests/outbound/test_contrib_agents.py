@@ -170,7 +170,7 @@ async def test_async_handle_without_its_service(
     agents = as_documented(hosts, examples, "async_handle.py")
     first = await attempt(agents, META, channel="whatsapp")
     second = await attempt(agents, META, channel="whatsapp", attempt=2)
-    assert first.kind is OutcomeKind.EXCEPTION
+    assert (first.kind, first.retry_after_seconds) == (OutcomeKind.ERROR, 2)
     assert (second.kind, second.reply) == (
         OutcomeKind.ERROR,
         "Je ne peux pas répondre pour le moment.",

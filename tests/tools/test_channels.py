@@ -105,3 +105,14 @@ def test_what_is_no_request(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "r.txt").write_bytes(content)
     with pytest.raises(click.UsageError, match="no captured request"):
         captured(tmp_path / "r.txt", ChannelName("x"), datetime.now(UTC))
+
+
+@pytest.mark.usefixtures("place")
+def test_a_channel_on_which_nothing_is_set() -> None:
+    """Where it receives, of which kind it is, and who gets it."""
+    lines = [line.split() for line in run("show", "whatsapp").output.splitlines()]
+    assert lines == [
+        ["kind", "default", "berinia-whatsapp"],
+        ["path", "default", "/webhook/whatsapp"],
+        ["agent", "default", "MetaAgent"],
+    ]

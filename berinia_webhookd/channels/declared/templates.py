@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from berinia_webhookd.channels.declared.request import Request, decoded_url
@@ -113,7 +113,7 @@ class SignedTemplate:
 
     text: str
     names: tuple[str, ...]
-    _pieces: tuple[Piece, ...]
+    _pieces: tuple[Piece, ...] = field(compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> SignedTemplate:

@@ -24,7 +24,7 @@ METRIC: Final = "berinia_webhookd_agent_available"
 LOADED_UNSEEN: Final = ("http://", "https://", "log:")  # of these nothing is loaded
 _WHY: Final = "its messages are accepted, and wait in the journal until it can be loaded"
 _FIXES: Final = (
-    "read the whole exception: `berinia-webhookd check-config`",
+    'the whole exception stands under "Agents that do not load" of `berinia-webhookd check-config`',
     "as the user of the service, who must be able to read the agents' files",
 )
 
