@@ -73,9 +73,14 @@ def masker(values: Iterable[object]) -> Callable[[str], str]:
 
     Values may be nested in mappings and lists; what is no text is not looked for.
     """
-    texts = set(_texts(values))
-    if sum(map(len, texts)) > MOST_CHARACTERS:
-        return lambda text: HIDDEN if text else text
+    texts: set[str] = set()
+    characters = 0
+    for text in _texts(values):
+        if text not in texts:
+            texts.add(text)
+            characters += len(text)
+            if characters > MOST_CHARACTERS:  # at once: a mail can have millions of lines
+                return lambda text: HIDDEN if text else text
     anchors: _Anchors = {}
     for spelling in {_folded(spelling) for text in texts for spelling in _spellings(text)}:
         anchors.setdefault(spelling[:ANCHOR], []).append(spelling)

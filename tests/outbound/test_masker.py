@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import count
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -98,3 +99,10 @@ def test_many_values_with_one_beginning_hide_the_rest_of_the_line() -> None:
 def test_a_text_made_to_be_slow_is_not() -> None:
     """A value and an output of one repeated letter are hidden like any other."""
     assert masker(["a" * 60_000])("a" * 50_000) == HIDDEN
+
+
+def test_values_without_end_are_not_all_looked_at() -> None:
+    """A mail can have millions of lines: beyond the bound everything is hidden at once."""
+    hide = masker(f"value {number}" for number in count())
+    assert hide("whatever it says") == HIDDEN
+    assert hide("") == ""
