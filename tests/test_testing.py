@@ -241,6 +241,15 @@ async def test_a_channel_pauses_everybody_of_a_group(journal: Journal) -> None:
     assert await bodies(journal) == []
 
 
+async def test_a_person_called_star_is_not_everybody(journal: Journal) -> None:
+    """Whoever writes there later is not held by their pause."""
+    channel, _, party = an_event("one").conversation
+    assert await journal.pause([PauseRequest(channel, "*", party, Pause("bot"))]) == 1
+    await accept(journal, an_event("one", sender="*"))
+    await accept(journal, an_event("two", sender=OTHER_SENDER))
+    assert await bodies(journal) == ["two"]
+
+
 async def test_a_channel_pauses_a_person_before_the_first_word(journal: Journal) -> None:
     """In the one conversation that is meant; somebody alone is meant wherever they wrote."""
     one, other = an_event("one"), an_event("two", sender=OTHER_SENDER)

@@ -17,7 +17,8 @@ from berinia_webhookd.journal.database import Row, Transaction, instant, microse
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.model import Pause, PauseRequest
 
-EVERYBODY: Final = "*"  # the sender of a pause of all with a party, also of later ones
+# The sender of a pause of all with a party, also of later ones; no normal form begins with a blank.
+EVERYBODY: Final = " everybody"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,11 @@ def test_other_parties(spelling: str, normal: str) -> None:
 
 @given(st.text(max_size=400))
 def test_the_normal_form_is_stable_and_bounded(text: str) -> None:
-    """Normal forms are their own normal form, fit a database's index, and hold no odd bytes."""
+    """Normal forms are their own normal form, fit a database's index, and hold no odd bytes. None
+    begins with a blank, as what stands for everybody does.
+    """
     normal = normal_party(text)
+    assert normal.strip() == normal
     assert len(normal) <= 320
     assert normal_party(normal) == normal
     assert "\0" not in normal

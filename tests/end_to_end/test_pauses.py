@@ -8,11 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
+from berinia_webhookd.channels.addresses_of_people import normal_party
+
 from .daemon import Daemon
-from .providers import ALL_CHANNELS, WHATSAPP_PATH, posted_whatsapp, sample_whatsapp
+from .providers import (
+    ALL_CHANNELS,
+    EMAIL_PATH,
+    WHATSAPP_PATH,
+    posted_mail,
+    posted_whatsapp,
+    sample_mail,
+    sample_whatsapp,
+)
 
 # Says back what it was told; one word hands the conversation over.
 TALKER = """
@@ -33,6 +44,22 @@ class Recorder:
 """
 SENDER = "+33639980001"
 GROUP = "🤖 Support IA / Chatbot"
+KEY = "a-secret-of-the-url"
+FREE_SENDERS = f"""
+[channels.asked]
+kind = "declared"
+verify = "token"
+token = "query:k"
+body = "query"
+methods = ["GET"]
+agent = "ResponseListenerAgent"
+secrets = ["{KEY}"]
+[[channels.asked.event]]
+where = "text"
+id = ["id"]
+sender = "from"
+text = "text"
+"""
 Start = Callable[..., Daemon]
 
 
@@ -140,6 +167,37 @@ def test_the_bot_pauses_a_group_with_everybody_in_it(start: Start) -> None:
     assert run_json(daemon, "conversations", "list", "--paused") == []
 
 
+def test_a_sender_called_star_pauses_nobody_else(start: Start) -> None:
+    """By mail, by the bot, and on a declared channel, whose senders are what anybody writes."""
+    daemon = start(FREE_SENDERS)
+
+    def mail(sender: str, text: str) -> None:
+        body, headers = posted_mail(sample_mail(sender=sender, **{"stripped-text": text}))
+        assert daemon.request("POST", EMAIL_PATH, body, headers).status == 200
+
+    def asked(sender: str, text: str) -> None:
+        query = urlencode({"k": KEY, "id": f"{sender} {text}", "from": sender, "text": text})
+        assert daemon.request("GET", f"/webhook/asked?{query}", b"", {}).status == 200
+
+    for count, send in enumerate((mail, asked), 1):
+        send("*", "a person, please")
+        daemon.wait_for("conversation.paused", count=count)
+        send("new@example.com", "two")
+        send("*", "three")
+    assert pause_by_bot(daemon, author="*").status == 200
+    assert whatsapp(daemon, group=None, content="two").json()["response"] == "re: two"
+    told = [one.get("content") or one["data"]["body"] for one in daemon.wait_until_seen(5)]
+    assert sorted(told) == ["a person, please"] * 2 + ["two"] * 3
+    assert pause_by_bot(daemon, group=GROUP).status == 200
+    assert "everybody > 🤖" in daemon.run("conversations", "list").stdout
+    assert len(run_json(daemon, "conversations", "resume", "--sender", "*")["resumed"]) == 3
+    daemon.wait_until_seen(7)
+    daemon.wait_for("attempt.succeeded", count=7)
+    assert run_json(daemon, "events", "erase", "--sender", "*")["events"] == 4
+    (group,) = run_json(daemon, "conversations", "list", "--paused")
+    assert group["party"] == normal_party(GROUP)
+
+
 def test_a_pause_that_cannot_be_read_is_refused_and_kept(start: Start) -> None:
     """Like any message of the bot."""
     daemon = start()
@@ -175,6 +233,7 @@ def test_what_is_not_there_is_exit_1_and_what_is_not_said_exit_2(start: Start) -
         (("pause",), 2),
         (("show",), 2),
         (("pause", "--sender", SENDER, "--for", "a while"), 2),
+        (("pause", "--sender", SENDER, "--for", "99999999d"), 2),
     ):
         done = daemon.run("conversations", *words, check=False)
         assert (words, done.returncode) == (words, status), done.stderr

@@ -163,6 +163,25 @@ async def test_another_process_pauses_a_group(world: World) -> None:
         assert await operations.list_conversations(paused=True) == []
 
 
+async def test_a_sender_called_star_is_one_person(world: World) -> None:
+    """Who pauses, resumes or erases that person means nobody else, and no group's pause."""
+    theirs, other = an_event("one", sender="*"), an_event("two", sender=OTHER)
+    channel, _, party = theirs.conversation
+    await world.accept_event(theirs)
+    one = PauseRequest(channel, "*", party, Pause("AdminInterpreterAgent"))
+    assert await world.journal.pause([one]) == 1
+    await world.accept_event(other)
+    assert await world.claim_bodies() == ["two"]
+    everybody = PauseRequest(channel, None, party, Pause("bot"))
+    assert await world.journal.pause([everybody]) == 2  # the other, and whoever comes
+    async with Operations(world.url, clock=world.clock) as operations:
+        assert len((await operations.resume(Whose("*"))).conversations) == 1
+        await operations.erase("*")
+        assert (await operations.stats()).held["paused"].conversations == 1
+    await world.accept("three", sender="+33639980007")
+    assert await world.claim_bodies() == []
+
+
 async def test_a_pause_outlives_its_daemon(world: World) -> None:
     """What ran when it died is given back, and held."""
     await world.accept("one")

@@ -19,7 +19,7 @@ SELECT wanted.channel, wanted.sender, wanted.party, wanted.of_group,
        everybody.paused_at, everybody.paused_until, everybody.paused_by, everybody.paused_for
 FROM wanted
 LEFT JOIN conversations AS everybody
-  ON everybody.sender = '*' AND everybody.channel = wanted.channel
+  ON everybody.sender = ' everybody' AND everybody.channel = wanted.channel
   AND everybody.party = wanted.party
 WHERE 1 = 1
 ON CONFLICT (channel, sender, party) DO NOTHING
