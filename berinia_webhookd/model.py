@@ -24,6 +24,7 @@ ChannelName = NewType("ChannelName", str)  # [a-z][a-z0-9-]*: sms, email, whatsa
 AgentName = NewType("AgentName", str)  # starts with a capital
 
 DIRECT_MESSAGE = "Direct Message"
+LONGEST_PAUSE_SECONDS: Final = 1e9  # longer ones are mistakes
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 

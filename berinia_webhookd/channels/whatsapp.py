@@ -34,6 +34,7 @@ from berinia_webhookd.errors import (
 )
 from berinia_webhookd.model import (
     DIRECT_MESSAGE,
+    LONGEST_PAUSE_SECONDS,
     Decoded,
     Event,
     EventMark,
@@ -47,8 +48,6 @@ from berinia_webhookd.model import (
 RECIPIENT: Final = "BerinIA"
 MEDIA_TYPE: Final = "application/json"
 PAUSE: Final = "pause"  # the `type` of the word that a conversation is to be paused
-
-LONGEST_PAUSE_SECONDS: Final = 1e9  # longer ones are mistakes
 
 _REQUIRED = ("source", "type", "author", "content", "timestamp", "messageId")
 _NOT_BLANK = ("author", "messageId")

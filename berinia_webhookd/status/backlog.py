@@ -8,8 +8,9 @@ import asyncio
 from typing import Final
 
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.journal.contract import Backlog, Upkeep
+from berinia_webhookd.journal.contract import Backlog, HeldBack, Upkeep
 from berinia_webhookd.model import EntryState
+from berinia_webhookd.status.durations import counted
 
 DAY_SECONDS: Final = 86_400.0
 FRESH_SECONDS: Final = 1.0
@@ -51,7 +52,7 @@ class BacklogReader:
         depth = sum(backlog.entries.get(state, 0) for state in OPEN_STATES)
         oldest = max(backlog.oldest_ready_seconds.values(), default=None)
         age = "" if oldest is None else f", oldest {oldest:.0f} s"
-        return f"{depth} entries open{age}"
+        return f"{counted(depth, 'entry', 'entries')} open{age}"
 
     async def _ask(self) -> Backlog | JournalUnavailable:
         try:
@@ -72,8 +73,13 @@ async def held_for_days(backlog: BacklogReader) -> dict[str, str]:
     except JournalUnavailable:
         return {}
     return {
-        f"{guard} {one.oldest_seconds // DAY_SECONDS:.0f}": f"{one.conversations} conversations "
-        f"are held ({guard}), the oldest for {one.oldest_seconds / DAY_SECONDS:.0f} days"
+        f"{guard} {one.oldest_seconds // DAY_SECONDS:.0f}": _in_days(guard, one)
         for guard, one in held.items()
         if one.oldest_seconds >= DAY_SECONDS
     }
+
+
+def _in_days(guard: str, held: HeldBack) -> str:
+    are = counted(held.conversations, "conversation is", "conversations are")
+    days = counted(round(held.oldest_seconds / DAY_SECONDS), "day")
+    return f"{are} held ({guard}), the oldest for {days}"

@@ -1,4 +1,4 @@
-"""Durations and ages in words."""
+"""Durations, ages and counts in words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Final
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86400
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 event`, `2 events`; `many` where it is not `one` with an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def duration(seconds: float) -> str:

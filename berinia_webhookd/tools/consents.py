@@ -74,6 +74,8 @@ def check(context: CommandContext, /, *, address: str, channel: str | None, as_j
     channel is enough. Whoever was erased is recognised by consents.key.
     """
     normal = normal_address(address, "ADDRESS")
+    if not any(character.isdigit() or character == "@" for character in normal):
+        click.echo(f"{printable(normal)} looks like no address: it has no digit and no @", err=True)
     opened = open_journal(context, with_key=True)
     found = [
         one

@@ -24,6 +24,7 @@ from berinia_webhookd.journal.replay import Changed, Decode
 from berinia_webhookd.journal.saved_copies import saved_copies
 from berinia_webhookd.journal.search import Searched
 from berinia_webhookd.model import Decoded, EntryState, EventKind, VerifiedDelivery
+from berinia_webhookd.status.durations import counted
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.event_list import list_lines, listed_json
 from berinia_webhookd.tools.event_view import (
@@ -332,12 +333,13 @@ def erase(context: CommandContext, /, *, sender: str, dry_run: bool, as_json: bo
 def _say_erasure(erasure: Erasure, *, dry_run: bool) -> None:
     verb = "would be erased" if dry_run else "erased"
     click.echo(
-        f"{erasure.events} events in {erasure.conversations} conversations and"
-        f" {erasure.rejected} rejected deliveries {verb}"
+        f"{counted(erasure.events, 'event')} in"
+        f" {counted(erasure.conversations, 'conversation')} and"
+        f" {counted(erasure.rejected, 'rejected delivery', 'rejected deliveries')} {verb}"
     )
     if erasure.consents:
         kept = "would be kept" if dry_run else "kept"
-        click.echo(f"{erasure.consents} consents {kept} under a digest of the address")
+        click.echo(f"{counted(erasure.consents, 'consent')} {kept} under a digest of the address")
     for id_ in erasure.running:
         click.echo(f"{id_}  running: erase again when its attempt has ended", err=True)
     if not dry_run and not erasure.files_clean:

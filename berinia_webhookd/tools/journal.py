@@ -17,6 +17,7 @@ from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.copying import Copied, copy_journal
 from berinia_webhookd.journal.restoring import discard_copy, restore_journal
+from berinia_webhookd.status.durations import counted
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.installation import consents_key, shown_url
 from berinia_webhookd.tools.opened_journal import caller
@@ -83,9 +84,11 @@ def restore(context: CommandContext, *, file: Path) -> int:
     settings = context.load().settings
     key = consents_key(settings, os.environ, None)
     done = restore_journal(_file_of(settings), file, now(), key=key, actor=Actor(caller()))
-    click.echo(f"{done.events} events, {done.taken} of them from the journal that was there")
+    events = counted(done.events, "event")
+    click.echo(f"{events}, {done.taken} of them from the journal that was there")
     if done.erased:
-        click.echo(f"{done.erased} events that were erased there are erased")
+        one, many = "event that was erased there is", "events that were erased there are"
+        click.echo(f"{counted(done.erased, one, many)} erased")
     if done.set_aside is not None:
         click.echo(f"what was there cannot be read, and is now {done.set_aside}", err=True)
     return 0

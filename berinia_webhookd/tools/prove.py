@@ -30,6 +30,7 @@ from berinia_webhookd.errors import CannotStartNow, WebhookdError
 from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import ALL, Filters
+from berinia_webhookd.status.durations import counted
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
 from berinia_webhookd.tools.disk_times import (
     LEAST_FLUSH_SECONDS,
@@ -138,15 +139,29 @@ def _own_folder(where: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+class BrokenOff(WebhookdError):
+    """A signal ended it; the exit code is a shell's for that."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__("broken off; what it made is removed")
+        self.exit_code = 128 + number
+
+
 async def _interruptible(work: Coroutine[Any, Any, Proof]) -> Proof:
     """Do it; SIGTERM and SIGINT end it in order, so that nothing is left behind."""
     task = asyncio.ensure_future(work)
+    came: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        came.append(number)
+        task.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
     try:
         return await task
     except asyncio.CancelledError:
-        raise WebhookdError("broken off; what it made is removed") from None
+        raise BrokenOff(came[0]) from None
 
 
 async def _prove(folder: Path, seconds: float) -> Proof:
@@ -308,7 +323,7 @@ def _bytes_in(folder: Path) -> int:
 def report(proof: Proof) -> str:
     """Return it for people, in 80 columns."""
     rows = {
-        "killed by kill -9": f"{proof.kills} times; up again: {proof.start}",
+        "killed by kill -9": f"{counted(proof.kills, 'time')}; up again: {proof.start}",
         "messages answered 2xx": f"{proof.messages}",
         "sent again for that": f"{proof.sent_again}",
         "kept in the journal": f"{proof.kept}",

@@ -9,8 +9,10 @@ from typing import Any, Final
 import click
 
 from berinia_webhookd.clock import now
+from berinia_webhookd.model import LONGEST_PAUSE_SECONDS
 
-_SPAN = re.compile(r"([0-9]{1,6})\s*([smhdw])")
+_SPAN = re.compile(r"([0-9]{1,99})\s*([smhdw])")
+_LONGEST: Final = timedelta(seconds=LONGEST_PAUSE_SECONDS)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -44,9 +46,14 @@ class Duration(click.ParamType[float]):
         """Return the seconds."""
         if isinstance(value, float):
             return value
-        span = _span_of(str(value))
+        try:
+            span = _span_of(str(value))
+        except OverflowError:
+            span = timedelta.max
         if not span:
             self.fail(f"{value!r} is not like 30m, 12h, 3d", param, ctx)
+        if span > _LONGEST:
+            self.fail(f"{value!r} is too long: {_LONGEST.days}d is the longest", param, ctx)
         return span.total_seconds()
 
 

@@ -94,6 +94,9 @@ def test_people_read_the_register(daemon: Daemon) -> None:
     assert check(daemon, SENDER, "--channel", "email")[0] == 0
     assert "never said" in daemon.run("consents", "check", CUSTOMER).stdout
     assert daemon.run("consents", "check", " ", check=False).returncode == 2
+    for address, noted in (("nonsense", True), (CUSTOMER, False), ("Anna <a@b.example>", False)):
+        checked = daemon.run("consents", "check", address)
+        assert ("looks like no address" in checked.stderr) is noted, address
     *_, last = daemon.run("events", "export", "--sender", SENDER).stdout.splitlines()
     assert json.loads(last)["consent"]["event"] == event
 

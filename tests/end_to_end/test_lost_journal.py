@@ -210,7 +210,7 @@ def test_what_came_in_after_a_backup_is_kept_when_it_is_restored(stopped: Daemon
     daemon.stop()
     restored = daemon.run("journal", "restore", str(backup))
     assert "5 events, 3 of them from the journal" in restored.stdout
-    assert "1 events that were erased there" in restored.stdout
+    assert "1 event that was erased there is erased" in restored.stdout
     assert b"first of +33639980011" not in journal_of(daemon).read_bytes()
     assert not hold.exists()
     daemon.start()

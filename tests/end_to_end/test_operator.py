@@ -66,7 +66,7 @@ def test_nothing_is_left_of_a_person_whose_mails_came_by_another_envelope(stoppe
         assert stopped.request("POST", EMAIL_PATH, *posted_mail(mail)).status == 200
     stopped.wait_for("attempt.succeeded", count=3)
     done = stopped.run("events", "erase", "--sender", "anna.durand@example.com")
-    assert done.stdout.startswith("2 events in 1 conversations")
+    assert done.stdout.startswith("2 events in 1 conversation and 0 rejected deliveries erased")
     left = json.loads(stopped.run("events", "list", "--state", "done", "--json").stdout)
     assert len(left) == 1
     for file in (stopped.folder / "state").glob("journal.db*"):

@@ -47,12 +47,15 @@ def prove(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_what_is_broken_off_leaves_nothing(tmp_path: Path, prove: subprocess.Popen[str]) -> None:
-    """SIGTERM ends its daemon, and removes its folder."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_broken_off_leaves_nothing(
+    tmp_path: Path, prove: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    """Its daemon and its folder are gone; its exit code is not that of something lost."""
     daemon = running_daemon(tmp_path)
-    prove.send_signal(signal.SIGTERM)
+    prove.send_signal(number)
     _, said = prove.communicate(timeout=PATIENCE_SECONDS)
-    assert prove.returncode == 1
+    assert prove.returncode == 128 + number
     assert "broken off" in said
     assert not list(tmp_path.rglob(".prove-*"))
     wait_until_gone(daemon)

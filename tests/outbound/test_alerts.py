@@ -216,7 +216,7 @@ async def test_the_conditions_of_a_daemon() -> None:
     refused.inc()
     up, full = False, "/var/lib has 3 MiB left"
     missing[AgentName("MetaAgent")] = "KeyError: 'secret'"
-    held["loop 1"] = "3 conversations are held (loop), the oldest for 1 days"
+    held["loop 1"] = "3 conversations are held (loop), the oldest for 1 day"
     assert await holding() == {
         "signatures_refused": [f"requests to sms that {REFUSED}"],
         "conversation_held": [held["loop 1"]],

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from berinia_webhookd.logs import reading
 from berinia_webhookd.logs.reading import MAX_LINE_BYTES, Follower
-from berinia_webhookd.tools.since import Since, instant_of
+from berinia_webhookd.tools.since import Duration, Since, instant_of
 
 PATIENCE_SECONDS = 30
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -308,7 +308,7 @@ def test_since_an_instant_or_how_long_ago(text: str, instant: datetime) -> None:
         "1.5h",
         "٣h",
         "999999w",
-        "9999999999s",
+        "9999999999d",
         "2026-02-30",
         "0001-01-01T00:00+14:00",
         "1e3s",
@@ -320,6 +320,14 @@ def test_since_nothing_that_can_be_understood(text: str) -> None:
         Since().convert(text, None, None)
     assert refusal.value.exit_code == 2
     assert repr(text) in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["11575d", "99999999d", "9" * 99 + "w"])
+def test_how_long_at_the_most(text: str) -> None:
+    """What is too long is said to be, with what is not."""
+    with pytest.raises(click.BadParameter, match="is too long: 11574d is the longest"):
+        Duration().convert(text, None, None)
+    assert Duration().convert("11574d", None, None) == 11574 * 86400.0
 
 
 @given(

@@ -15,6 +15,7 @@ from typing import Final
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.logs.reading import NOT_OURS, log_file, log_types, tail
+from berinia_webhookd.status.durations import counted
 from berinia_webhookd.status.findings.installation import Installation
 
 LOGS: Final = "logs"
@@ -128,7 +129,7 @@ async def logs(installation: Installation) -> AsyncIterator[Finding]:
     ]
     if not findings:
         size = sum(found.st_size for found in files.values())
-        findings = [ok(LOGS, f"{folder}: {len(files)} files, {size / MIB:.1f} MiB")]
+        findings = [ok(LOGS, f"{folder}: {counted(len(files), 'file')}, {size / MIB:.1f} MiB")]
     for finding in findings:
         yield finding
 

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
-from berinia_webhookd.journal.contract import PAUSED, FileState, Inspection, Statistics
+from berinia_webhookd.journal.contract import PAUSED, FileState, HeldBack, Inspection, Statistics
 from berinia_webhookd.model import EntryKind, EntryState, Guard
-from berinia_webhookd.status.durations import duration
+from berinia_webhookd.status.durations import counted, duration
 from berinia_webhookd.status.findings.folders import file_refusal
 from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation
 
@@ -239,7 +239,7 @@ def of_counts(
     if statistics.rejected:
         yield note(
             JOURNAL,
-            f"{statistics.rejected} verified requests could not be understood",
+            f"{counted(statistics.rejected, 'verified request')} could not be understood",
             "berinia-webhookd events list --state rejected",
         )
 
@@ -258,8 +258,8 @@ def of_guards(statistics: Statistics) -> Iterator[Finding]:
         if reason in _RELEASES:
             yield warning(
                 JOURNAL,
-                f"{held.conversations} conversations are held by a guard ({reason}), the oldest "
-                f"for {duration(held.oldest_seconds)}",
+                f"{_conversations_are(held)} held by a guard ({reason}), the oldest for "
+                f"{duration(held.oldest_seconds)}",
                 "see which: `berinia-webhookd conversations list`",
                 _RELEASES[reason],
                 why="nothing of them but opt-outs is handed to an agent meanwhile; nothing is lost",
@@ -267,10 +267,14 @@ def of_guards(statistics: Statistics) -> Iterator[Finding]:
     if paused := statistics.held.get(PAUSED):
         yield note(
             JOURNAL,
-            f"{paused.conversations} conversations are paused",
+            f"{_conversations_are(paused)} paused",
             "berinia-webhookd conversations list --paused",
             "`berinia-webhookd conversations resume --sender …` lets one go on",
         )
+
+
+def _conversations_are(held: HeldBack) -> str:
+    return counted(held.conversations, "conversation is", "conversations are")
 
 
 def of_clock(newest: datetime | None, at: datetime) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from berinia_webhookd.addresses import LOOPBACK, in_networks, is_loopback
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.status.durations import counted
 from berinia_webhookd.status.findings.channels import console_lines
 from berinia_webhookd.status.findings.installation import Installation
 from berinia_webhookd.status.findings.probe import OUR_IDS, is_readable, log_lines, metric
@@ -56,7 +57,7 @@ class _Refusals:
         self.count, self.last, self.diagnosis, self.client = 0, None, None, ""
 
     def __str__(self) -> str:
-        return f"{self.count} request{'' if self.count == 1 else 's'}"
+        return counted(self.count, "request")
 
     @property
     def when(self) -> str:
