@@ -64,7 +64,7 @@ TAKEN: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
         },
     ),
     "attempts": (
-        f"entry IN (SELECT place FROM present.entries WHERE {_OF_TAKEN})",  # noqa: S608
+        f"entry IN (SELECT place FROM present.entries WHERE {_OF_TAKEN})",  # noqa: S608 # nosec B608
         {"entry": _PLACE},
     ),
     "replies": (_OF_TAKEN, {"event": _PLACE}),
@@ -208,7 +208,7 @@ async def _take(transaction: Transaction, key: ConsentsKey | None) -> int:
         columns = [name for (name,) in await transaction.execute("table_columns", table=table)]
         values = ", ".join(ours.get(column, column).format(column=column) for column in columns)
         await transaction.execute(
-            f"INSERT INTO main.{table} ({', '.join(columns)}) "  # noqa: S608 - names of ours
+            f"INSERT INTO main.{table} ({', '.join(columns)}) "  # noqa: S608 # nosec B608
             f"SELECT {values} FROM present.{table} WHERE {which}"
         )
     for name in ("seen", "pauses", "agents", "runs", "consents", "actions"):

@@ -163,7 +163,7 @@ def _copy_table(
     insert += f"VALUES ({', '.join('?' * len(columns))})"
     # Which entries are next is written down anew; pages of several ages may not agree about it.
     read = ["NULL" if column == "startable_at" else column for column in columns]
-    select = f"SELECT {', '.join(read)}, {keys[0]} FROM {table}"  # noqa: S608
+    select = f"SELECT {', '.join(read)}, {keys[0]} FROM {table}"  # noqa: S608 # nosec B608
     for direction in ("ASC", "DESC"):
         scan = Scan(connection, select, keys, direction, numbered=has_rowid)
         copy.executemany(insert, scan.rows())
