@@ -294,6 +294,7 @@ class PauseRequest:
     sender: str | None
     party: str | None
     pause: Pause
+    of_group: bool = True  # False: the party is an address of ours
 
 
 class Decoded(NamedTuple):

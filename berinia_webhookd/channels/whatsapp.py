@@ -162,7 +162,7 @@ class WhatsAppChannel(Channel):
             reason=_optional_text(document, "reason"),
             seconds=None if seconds is None else float(seconds),
         )
-        request = PauseRequest(self.name, sender, party, pause)
+        request = PauseRequest(self.name, sender, party, pause, of_group=group is not None)
         return (request,) if group is not None else (request, replace(request, party=None))
 
     def _older_event(self, document: dict[str, Any], delivery: VerifiedDelivery) -> Event:

@@ -85,7 +85,7 @@ async def _made(transaction: Transaction, request: PauseRequest) -> Sequence[int
             "channel": request.channel,
             "sender": storable(EVERYBODY if request.sender is None else request.sender),
             "party": storable(request.party),
-            "of_group": 1,
+            "of_group": int(request.of_group),
         }
         await transaction.many("make_conversations", [row])
     return await of(transaction, request.channel, request.sender, request.party)

@@ -163,6 +163,19 @@ async def test_another_process_pauses_a_group(world: World) -> None:
         assert await operations.list_conversations(paused=True) == []
 
 
+async def test_an_address_of_ours_is_paused_whoever_was_paused_there_before(world: World) -> None:
+    """Also where the first word of it was somebody's pause, before theirs."""
+    one = an_event("one")
+    channel, sender, party = one.conversation
+    theirs = PauseRequest(channel, OTHER, party, Pause("bot"), of_group=False)
+    assert await world.journal.pause([theirs]) == 1
+    await world.accept_event(one)
+    async with Operations(world.url, clock=world.clock) as operations:
+        assert len(await operations.pause(Whose(party=party), Pause("me"))) >= 1
+        states = await operations.list_conversations(paused=True)
+    assert {OTHER, sender} <= {state.sender for state in states}
+
+
 async def test_a_sender_called_star_is_one_person(world: World) -> None:
     """Who pauses, resumes or erases that person means nobody else, and no group's pause."""
     theirs, other = an_event("one", sender="*"), an_event("two", sender=OTHER)
