@@ -122,7 +122,7 @@ def test_a_list_is_read_in_a_pipe(daemon: Daemon) -> None:
     heading, *rows = daemon.run("events", "list", environment={"COLUMNS": ""}).stdout.splitlines()
     assert_fit([heading, *rows])
     assert len(rows) == 7
-    assert "Où en est" in rows[0]
+    assert "Où" in rows[0]  # more of it where the short ids are short
     ids = [row.split()[0] for row in rows]
     whole = [one["id"] for one in json.loads(daemon.run("events", "list", "--json").stdout)]
     assert all(id_.startswith(short) for id_, short in zip(whole, ids, strict=True))
