@@ -109,6 +109,7 @@ class Process:
             address=addresses[0] if addresses else None,
             version=__version__,
             dispatch=self.parts.role.dispatches,
+            new_journal=self.parts.journal.created,
             config=str(self.loaded.config_file) if self.loaded.config_file else None,
         )
         if addresses:

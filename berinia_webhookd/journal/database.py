@@ -143,6 +143,7 @@ class Database(abc.ABC):
 
     shared: bool  # whether several processes may have it open to write
     listening = False  # whether what others change is heard of at once
+    created = False  # whether there was no journal before `own` made it
 
     @abc.abstractmethod
     async def own(self) -> None:

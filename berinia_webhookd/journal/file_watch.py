@@ -5,7 +5,8 @@ Commits go into the WAL. The file itself is written only where the WAL is writte
 a command of ours, and each time its header gets a larger number, by chance so much larger that no
 other state of a journal has it. So any other change is not ours; and a file whose number is not
 between the one we know it by and that of the newest commit is another state of the journal, however
-sound.
+sound. A WAL that became shorter while the file has its old number was cut, or written back by
+a stranger: a connection of its own tells which, since it reads all that is left.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class FileWatch:
         self._lock = lock
         self._wal = path.with_name(path.name + "-wal")
         self._commits = self._wal_bytes = 0  # since the WAL was written back
+        self._wal_left = (0, 0)  # its inode and size when it was last seen
         self._due = True  # so that what is there at the start has a number
         self._known = NOTHING
         self._untouched: tuple[int, int] | None = None
@@ -82,11 +84,22 @@ class FileWatch:
         if self._known is NOTHING:
             self._keep(self._glance())
 
+    def beginning(self) -> None:
+        """Refuse a transaction before it changes pages in memory: a rollback forgets those.
+
+        Raises:
+            Outage: the file is doubted.
+        """
+        self._see_wal()
+        self._require_no_doubt()
+
     def committing(self, connection: sqlite3.Connection) -> None:
         """Do what belongs into a transaction, as its last statement."""
+        self._see_wal()
+        self.lossy = self.lossy or bool(self.doubt)  # the commit hides how much was cut
         self._commits += 1
         if self._due or self._commits % COMMITS_BETWEEN_LOOKS == 0:
-            grown = self._wal_size() > self._wal_bytes + WAL_BYTES
+            grown = self._wal_left[1] > self._wal_bytes + WAL_BYTES
             self._due = self._due or grown or self._commits >= COMMITS
         if self._due:
             number_state(connection)
@@ -98,6 +111,7 @@ class FileWatch:
         Raises:
             Lost, Outage: as `look` does.
         """
+        self._see_wal()
         self.check(connection)
         if self._due:
             self._write_back(connection, "PASSIVE")
@@ -120,13 +134,13 @@ class FileWatch:
             Outage: it has several names, or is doubtful.
         """
         self.require_name()
+        self._see_wal()
         fresh = self._glance()
         changed = fresh != self._known
         if changed and not self._is_announced(fresh, _number_in(connection)):
             self.suspect("the journal's file was changed by another program")
             self.judge()
-        if self.doubt:
-            raise Outage(self.doubt, passing=False)
+        self._require_no_doubt()
         if changed:  # whoever writes it back may not be done
             self._write_back(connection, "PASSIVE")
         else:
@@ -149,7 +163,7 @@ class FileWatch:
         busy, pages, written = connection.execute(sql).fetchone()
         if busy:
             return
-        self._commits, self._wal_bytes, self._due = 0, self._wal_size(), False
+        self._commits, self._wal_bytes, self._due = 0, self._wal_left[1], False
         fresh = self._glance()
         is_ours = fresh.complete and _is_between(before, fresh.number, _number_in(connection))
         if pages == written and not is_ours:  # and no reader held it up
@@ -219,8 +233,22 @@ class FileWatch:
     def _keep(self, seen: Look) -> None:
         self._known, self._untouched = seen, (seen.touched, seen.size)
 
-    def _wal_size(self) -> int:
-        return self._wal.stat().st_size if self._wal.exists() else 0
+    def _see_wal(self) -> None:
+        """Doubt the journal if its WAL was cut; one that was removed is still open, and whole."""
+        try:
+            found = os.stat(self._wal)  # noqa: PTH116 - with each commit
+            inode, size = found.st_ino, found.st_size
+        except FileNotFoundError:
+            inode = size = 0
+        known, left = self._wal_left
+        shorter = inode == known and size < min(left, WAL_BYTES)
+        if shorter and self._glance().number == self._known.number:
+            self.suspect("the journal's -wal file was cut by another program")
+        self._wal_left = inode, size
+
+    def _require_no_doubt(self) -> None:
+        if self.doubt:
+            raise Outage(self.doubt, passing=False)
 
 
 def number_state(connection: sqlite3.Connection) -> None:

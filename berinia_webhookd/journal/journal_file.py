@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from berinia_webhookd.errors import CannotStart, CannotStartNow
+from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable
 from berinia_webhookd.journal.database import (
     Changes,
     Damaged,
@@ -33,6 +33,7 @@ from berinia_webhookd.journal.migrate import migrate
 from berinia_webhookd.journal.saved_copies import (
     NotSaved,
     Saved,
+    fits_into_memory,
     remove_unfinished,
     save,
     saved_copies,
@@ -69,6 +70,8 @@ class SqliteDatabase(Database):
         self._free = asyncio.Semaphore(READERS)
         self._companions: tuple[int, ...] = ()  # inodes of the files that go with ours
         self._owned = False
+        self._unread = True  # whether the connection that writes has not yet read the file through
+        self._proven = True  # whether whoever had it last has closed it
         self._hangs = False  # whether a connection could not be closed
         self._version: int | None = None  # changes when others write
         self._saved: Saved | None = None
@@ -89,8 +92,10 @@ class SqliteDatabase(Database):
         prepare_folder(self.path)
         self._lock.take()
         remove_unfinished(self.path)
+        wal, _ = companions(self.path)
+        self._proven = not (wal.exists() and wal.stat().st_size)
         with _opening():
-            await self.write(migrate)
+            self.created = await self.write(migrate)
         self._lock.keep_wal(keep=True)
         self._owned = True
 
@@ -98,6 +103,8 @@ class SqliteDatabase(Database):
         """See `Database`."""
         if self._lock.held:
             await self._require_trust()
+            if self._unread:
+                await self.do(self._read_through)
         await self.look_around()
 
     async def write(self, step: Step[ResultT]) -> ResultT:
@@ -141,13 +148,21 @@ class SqliteDatabase(Database):
 
     async def disconnect(self) -> None:
         """See `Database`; where the file is doubted, what we have open may be all there is."""
+        if self._lock.held:
+            with contextlib.suppress(Outage):  # it may have been lost before it could be noticed
+                self._watch.require_name()
         if not (self._watch.doubt or self._watch.gone):
             await self._disconnect()
 
     async def close(self) -> None:
-        """See `Database`; whoever closes the file last writes the WAL back, if the file is ours."""
+        """See `Database`; whoever closes the file last writes the WAL back, if the file is ours.
+
+        Raises:
+            JournalUnavailable: it was lost, and what was open of it could not be saved.
+        """
         if self._saving is not None:
             await self._saving
+        self._save_at = 0.0  # there is no later time
         if self._owned and await self._answers():
             try:
                 await self.prepare()
@@ -158,6 +173,11 @@ class SqliteDatabase(Database):
         await self._disconnect()
         if not self._hangs:  # else the file is still open, and ours until the process ends
             self._lock.release()
+        if self._owned and self._saved is None and (self._watch.doubt or self._watch.gone):
+            raise JournalUnavailable(
+                f"the journal was lost, and nothing of it is saved: {self._not_saved}",
+                hint="put a backup in its place: `berinia-webhookd journal restore FILE`",
+            )
 
     # ---- connections
 
@@ -188,8 +208,18 @@ class SqliteDatabase(Database):
                 self._watch.suspect(str(damage))
             raise
 
+    def _read_through(self, connection: sqlite3.Connection) -> None:
+        """Have all of a journal in memory that fits there, which is what can be saved once its file
+        is cut; and serve no damage as healthy, at least not after a crash.
+        """
+        if fits_into_memory(connection) or not self._proven:
+            found = damage(connection, "quick_check")
+            if found is not None:
+                raise Damaged(found)
+        self._unread, self._proven = False, True
+
     async def _disconnect(self) -> None:
-        self._companions = ()
+        self._companions, self._unread = (), True
         idle, self._idle = self._idle, []
         writer, self._writer = self._writer, None
         connections = (*idle, *([] if writer is None else [writer]))

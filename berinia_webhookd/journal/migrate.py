@@ -18,8 +18,9 @@ SCHEMA_VERSION: Final = sql.steps()[-1][0]
 EARLIER_LAYOUT: Final = frozenset({"alembic_version", "delivery_bodies", "tally_shards"})
 
 
-async def migrate(transaction: Transaction) -> None:
-    """Apply the steps that are missing; costs one small read when none is.
+async def migrate(transaction: Transaction) -> bool:
+    """Apply the steps that are missing; costs one small read when none is. Returns whether there
+    was no journal before.
 
     Raises:
         CannotStart: as `stored_version` does.
@@ -28,6 +29,7 @@ async def migrate(transaction: Transaction) -> None:
     for number, text in sql.steps():
         if number > version:
             await transaction.script(text)
+    return version == 0
 
 
 async def stored_version(transaction: Transaction) -> int | None:

@@ -239,7 +239,7 @@ class PostgresqlDatabase(Database):
                     there = await connection.fetchval("SELECT to_regnamespace($1)", NAMESPACE)
                     if there is None:
                         await connection.execute(f"CREATE SCHEMA {NAMESPACE}")
-                    await migrate(transaction)
+                    self.created = await migrate(transaction)
             finally:
                 await _close(connection)
 

@@ -84,14 +84,22 @@ def _roomy_cache(connection: sqlite3.Connection) -> Iterator[bool]:
     """Let nothing that is read take the place of what is in memory: it is all there is of it. Gives
     whether all pages have had room there.
     """
+    fits = fits_into_memory(connection)
+    ((pages,),) = connection.execute("PRAGMA page_count")
+    ((usual,),) = connection.execute("PRAGMA cache_size")
+    connection.execute(f"PRAGMA cache_size = {pages + 1000}")
+    try:
+        yield fits
+    finally:
+        connection.execute(f"PRAGMA cache_size = {usual}")
+
+
+def fits_into_memory(connection: sqlite3.Connection) -> bool:
+    """Whether a connection has room for all pages of its file."""
     ((pages,),) = connection.execute("PRAGMA page_count")
     ((page_size,),) = connection.execute("PRAGMA page_size")
     ((usual,),) = connection.execute("PRAGMA cache_size")  # in KiB, below zero
-    connection.execute(f"PRAGMA cache_size = {pages + 1000}")
-    try:
-        yield pages * page_size <= -usual * 1024
-    finally:
-        connection.execute(f"PRAGMA cache_size = {usual}")
+    return bool(pages * page_size <= -usual * 1024)
 
 
 def flush(path: Path) -> None:
@@ -127,7 +135,8 @@ def _copied_whole(connection: sqlite3.Connection, target: Path, *, intact: bool)
             copy.execute("PRAGMA journal_mode = DELETE")
             ((found,),) = copy.execute(f"PRAGMA {check}(1)")
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            cut = error.sqlite_errorcode == sqlite3.SQLITE_IOERR_SHORT_READ
+            if isinstance(error, sqlite3.OperationalError) and not cut:
                 raise
             return False
     return bool(found == "ok")

@@ -59,6 +59,7 @@ SELECT max(
 """
 # What the file is, and not what was to be written, is why.
 DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+CUT: Final = sqlite3.SQLITE_IOERR_SHORT_READ  # of the WAL: what it has not is no passing trouble
 PASSING: Final = {
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL),
     *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM),
@@ -228,6 +229,8 @@ class ConnectionThread:
     def _transact(self, connection: sqlite3.Connection, step: Step[ResultT]) -> ResultT:
         connection.execute(self._begin)
         try:
+            if self._watch is not None:
+                self._watch.beginning()
             transaction = SqliteTransaction(connection, stored(self._clock()))
             result = run(step(transaction))
             if transaction.counts:
@@ -292,6 +295,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:
+        if getattr(error, "sqlite_errorcode", None) == CUT:
+            raise Damaged(str(error)) from error
         raise Outage(str(error), passing=_is_passing(error)) from error
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:

@@ -195,6 +195,11 @@ class SqlJournal:
         return self._commits is not None and self._commits.up
 
     @property
+    def created(self) -> bool:
+        """Whether there was no journal before."""
+        return self._database.created
+
+    @property
     def last_turn(self) -> float:
         """When the writer last went round, by the loop's clock; an error counts as a turn."""
         return self._commits.last_turn if self._commits is not None else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -45,7 +46,19 @@ def spoil(journal: Path, backup: Path) -> None:
             file.write(random.Random(page).randbytes(PAGE))
 
 
-FAULTS = [replace, write_over, cut, remove, spoil]
+def cut_wal(journal: Path, backup: Path) -> None:
+    del backup
+    os.truncate(journal.with_name(journal.name + "-wal"), 0)
+
+
+def cut_wal_short(journal: Path, backup: Path) -> None:
+    """The beginning alone is left of it."""
+    del backup
+    wal = journal.with_name(journal.name + "-wal")
+    os.truncate(wal, wal.stat().st_size // 3)
+
+
+FAULTS = [replace, write_over, cut, remove, spoil, cut_wal, cut_wal_short]
 
 
 def journal_of(daemon: Daemon) -> Path:
@@ -127,6 +140,48 @@ def test_a_copy_that_is_given_up(stopped: Daemon) -> None:
     assert not copy.exists()
     daemon.start()
     assert daemon.run("events", "list", "--json", "--limit", "200").stdout.count('"id"') == 60
+
+
+def test_a_journal_that_cannot_be_saved_is_no_orderly_end(daemon: Daemon) -> None:
+    """Whoever stops it hears so."""
+    assert daemon.sms().status == 200
+    assert daemon.process is not None
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (PAGE, PAGE))
+    journal_of(daemon).unlink()
+    wait_until_equal(lambda: daemon.request("GET", "/health").status, 503)
+    assert daemon.stop() == 1
+    assert saved(daemon) == []
+
+
+def test_damage_is_not_served_as_healthy(stopped: Daemon) -> None:
+    """A start reads the journal through, and saves what can be read of it."""
+    daemon = stopped.start("--no-dispatch")
+    messages = [sample_sms() for _ in range(20)]
+    assert {daemon.sms(fields).status for fields in messages} == {200}
+    daemon.stop()
+    with closing(sqlite3.connect(journal_of(daemon))) as journal:
+        named = "SELECT rootpage FROM sqlite_master WHERE name = 'actions'"
+        ((page,),) = journal.execute(named)
+    with journal_of(daemon).open("r+b") as file:
+        file.seek((page - 1) * PAGE)
+        file.write(bytes(PAGE))
+    daemon.start("--no-dispatch")
+    assert daemon.sms().status == 503
+    wait_until_equal(lambda: len(saved(daemon)), 1)
+    daemon.stop()
+    daemon.run("journal", "restore", str(saved(daemon)[0]))
+    daemon.start()
+    assert {daemon.sms(fields).status for fields in messages} == {200}
+    daemon.wait_until_seen(20)
+    assert daemon.stop() == 0
+    assert len(daemon.seen()) == 20
+
+
+def test_a_journal_that_is_made_is_said_to_be_new(stopped: Daemon) -> None:
+    """One that was moved away between two starts would else be missed by nobody."""
+    for new in (True, False):
+        assert stopped.start().wait_for("server.started")["new_journal"] is new
+        stopped.stop()
 
 
 def test_a_journal_in_use_is_not_restored(daemon: Daemon) -> None:

@@ -63,6 +63,63 @@ async def test_the_latest_of_a_large_journal_survive_a_cut(
     assert f"{len(kept)} entries of 2000" in said
 
 
+async def test_what_nothing_has_used_since_the_start_survives_a_cut(world: SqliteWorld) -> None:
+    """A journal that fits into memory is read through at the start."""
+    for number in range(50):
+        await world.accept(f"m{number}")
+    await world.reopen()
+    os.truncate(world.file, 8192)
+    await wait_until(lambda: copies_of(world.file))
+    assert len(texts_in(copies_of(world.file)[0])) == 50
+
+
+async def test_a_cut_while_a_message_is_committed_is_noticed(
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit makes the WAL as long as it was; but nobody hears of it."""
+    for number in range(50):
+        await world.accept(f"m{number}")
+    wal = world.file.with_name(world.file.name + "-wal")
+    committing = file_watch.FileWatch.committing
+
+    def cut_before(watch: file_watch.FileWatch, connection: sqlite3.Connection) -> None:
+        os.truncate(wal, 0)
+        committing(watch, connection)
+
+    with monkeypatch.context() as cutting:
+        cutting.setattr(file_watch.FileWatch, "committing", cut_before)
+        with pytest.raises(JournalUnavailable):
+            await world.accept("refused")
+    await wait_until(lambda: copies_of(world.file))
+    assert len(texts_in(copies_of(world.file)[0])) == 51
+
+
+async def test_a_large_journal_is_checked_after_a_crash_alone(
+    closed_world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading all of it takes its time."""
+    monkeypatch.setattr(sqlite, "PRAGMAS", (*sqlite.PRAGMAS, SMALL_CACHE))
+    checked: list[str] = []
+
+    def damage(_: sqlite3.Connection, kind: str) -> None:
+        checked.append(kind)
+
+    await closed_world.open()
+    for start in range(0, 1000, 200):
+        await asyncio.gather(*(closed_world.accept(f"m{start + n}") for n in range(200)))
+    monkeypatch.setattr(journal_file, "damage", damage)
+    await closed_world.reopen()
+    assert checked == []
+    wal = closed_world.file.with_name(closed_world.file.name + "-wal")
+    await closed_world.accept("in the WAL alone")
+    left = {file: file.read_bytes() for file in (closed_world.file, wal)}
+    await closed_world.journals.pop().close()
+    for file, held in left.items():  # as a crash leaves them
+        file.write_bytes(held)
+    await closed_world.open()
+    assert checked == ["quick_check"]
+
+
 async def test_without_room_everything_stays_open(
     world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +137,29 @@ async def test_without_room_everything_stays_open(
         assert copies_of(world.file) == []
     await wait_until(lambda: copies_of(world.file))
     assert len(texts_in(copies_of(world.file)[0])) == 50
+
+
+async def test_closing_tries_once_more(world: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be room since the last try."""
+    for number in range(50):
+        await world.accept(f"m{number}")
+    with structlog.testing.capture_logs() as logged, monkeypatch.context() as full:
+        full.setattr(saved_copies, "FAST", ("PRAGMA max_page_count = 2",))
+        world.file.unlink()
+        await wait_until(lambda: any("cannot be saved" in line["error"] for line in logged))
+    await world.journals.pop().close()
+    assert len(texts_in(copies_of(world.file)[0])) == 50
+
+
+async def test_what_cannot_be_saved_is_no_orderly_end(
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes it hears so."""
+    await world.accept("lost")
+    monkeypatch.setattr(saved_copies, "FAST", ("PRAGMA max_page_count = 2",))
+    world.file.unlink()
+    with pytest.raises(JournalUnavailable, match="nothing of it is saved"):
+        await world.journals.pop().close()
 
 
 async def test_closing_saves_what_nobody_has_noticed_yet(world: SqliteWorld) -> None:
