@@ -1,6 +1,7 @@
 """The long form of the proofs: `python -m tests.proof.soak SECONDS`, run by `make soak`. First the
 attacks that are tests of their own, once; then faults under traffic, with the journal in a file and
-in PostgreSQL, each fault at least once; then fuzzing of the decoders. A bug ends it with status 1.
+in PostgreSQL, each fault at least once; then fuzzing of the decoders. Ten thousand made mails are
+read besides. A bug ends it with status 1.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from tests.channels.deliveries import email_channel
 from tests.postgresql import Postgresql
 
 from .decoders import DECODERS
 from .fuzz import run as fuzz
+from .mails import mails, misread
 from .storm import Storm
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +38,7 @@ ATTACKS = (
     "tests/end_to_end/test_limits.py",
 )
 ATTACKS_SECONDS = 900  # at the very most
+MAILS = 10_000
 SENDERS = 4
 DISK_MIB = 1024
 # Kills are what there must be most of; every other fault comes in turn.
@@ -95,10 +99,18 @@ def rage(folder: Path, seconds: float, server: Postgresql | None) -> tuple[bool,
     return not any(verdict.failures.values()), "\n".join(lines)
 
 
+def read_mails() -> tuple[bool, str]:
+    """Whether made mails are read as they were meant, and what to print."""
+    seed, channel = time.time_ns(), email_channel()
+    wrong = [found for made in mails(seed, MAILS) if (found := misread(channel, made)) is not None]
+    return not wrong, "\n".join([f"mails {MAILS}, seed {seed}, misread {len(wrong)}", *wrong[:10]])
+
+
 def everything(seconds: int) -> Iterator[tuple[bool, str]]:
     """Whether each part held, and what to print of it."""
     ends = time.monotonic() + seconds
     yield attack()
+    yield read_mails()
     left = max(0.0, ends - time.monotonic())
     with contextlib.ExitStack() as stack:
         for server in (None, stack.enter_context(closing(Postgresql()))):
