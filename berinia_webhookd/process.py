@@ -164,6 +164,8 @@ class Process:
     async def _status(self) -> str:
         """Return the line of `systemctl status`: while stopping, what is waited for."""
         begun = self.parts.outbound.dispatcher.begun if self.signals.stop.is_set() else ()
+        if not begun and not self.parts.journal.up:  # also where it can still be read
+            return "degraded: the journal cannot be written, so providers are answered 503"
         if not begun:
             return await self.parts.backlog.in_one_line()
         waits = ", ".join(
