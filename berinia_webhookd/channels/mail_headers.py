@@ -22,6 +22,7 @@ Headers = tuple[tuple[str, str], ...]
 MAX_HEADERS: Final = 500  # of a message or a part; what stands behind them is not kept
 _MAX_LENGTH: Final = 8192  # of a value
 _MAX_CONTENT_LENGTH: Final = 3072  # of one with parameters: they take the square of that
+_MAX_PARAMETERS: Final = 50
 _NAME: Final = re.compile(rb"([!-9;-~]{1,200})[ \t]*:")
 _MAILBOX_LINE: Final = re.compile(rb">?From ")
 _FOLD: Final = re.compile(r"[\r\n]+[ \t]?|\t")
@@ -144,7 +145,10 @@ class ContentHeaders:
     def __init__(self, headers: Headers, default_type: str) -> None:
         first: dict[str, str] = {}
         for name, value in headers:
-            first.setdefault(name.lower(), value[:_MAX_CONTENT_LENGTH])
+            short = ";".join(
+                value[:_MAX_CONTENT_LENGTH].split(";", _MAX_PARAMETERS)[:_MAX_PARAMETERS]
+            )
+            first.setdefault(name.lower(), short)
         message: Message[str, str] = Message()
         message.set_default_type(default_type)
         for name in ("Content-Type", "Content-Disposition"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import Any
 
+from berinia_webhookd.accept.receive import MOST_STATUSES
 from berinia_webhookd.channels.contract import Replies
 from berinia_webhookd.model import EventMark
 
@@ -53,3 +54,15 @@ async def test_receipts_that_come_by_mistake_are_explained_once(
     counted = world.metrics.registry.get_sample_value
     labels = {"channel": "sms", "status": "delivered"}
     assert counted("berinia_webhookd_receipts_total", labels) == 2
+
+
+async def test_the_statuses_of_a_metric_have_an_end(world: World) -> None:
+    """A provider can invent words for ever; beyond so many they are one."""
+    world.have(FakeChannel("sms", SMS_PATH, skip=(EventMark.RECEIPT,)))
+    for number in range(MOST_STATUSES + 3):
+        await world.post(f"id={number}&kind=receipt&status=s{number}".encode())
+    await world.post(b"id=again&kind=receipt&status=s0")
+    counted = world.metrics.registry.get_sample_value
+    name = "berinia_webhookd_receipts_total"
+    assert counted(name, {"channel": "sms", "status": "s0"}) == 2
+    assert counted(name, {"channel": "sms", "status": "other"}) == 3

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from berinia_webhookd.channels.catalogue import KINDS
+from berinia_webhookd.channels.declared.settings import DeclaredSettings, FixedAnswer
 from berinia_webhookd.config.fields import Required, SameAs, Setting, settings_of
 from berinia_webhookd.config.settings import ChannelSettings
 from berinia_webhookd.config.tables import Tables
@@ -83,6 +84,10 @@ BELOW = {
 """,
 }
 
+DECLARED = """
+# What a declared channel has beside the keys of all; docs/declaring-a-channel.md explains them.
+"""
+
 
 def toml(value: Any) -> str:
     """A value as a settings file has it."""
@@ -112,7 +117,24 @@ def written(setting: Setting) -> Any:
 
 def file() -> str:
     """The commented file."""
-    return HEAD + "".join(section(name, settings) for name, settings in sections())
+    return HEAD + "".join(section(name, settings) for name, settings in sections()) + declared()
+
+
+def declared() -> str:
+    """What a declared channel has beside the keys of all, in a line each: a preset sets most."""
+    shared = settings_of(ChannelSettings)
+    own = {key: one for key, one in settings_of(DeclaredSettings).items() if key not in shared}
+    lines = [f"#   {key} = {inline(written(setting))}" for key, setting in own.items()]
+    return DECLARED + "\n".join(lines) + "\n"
+
+
+def inline(value: Any) -> str:
+    """A value in one line: a table as TOML writes it in one; what stands in blocks by its place."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {toml(of)}" for name, of in value.items()) + " }"
+    if isinstance(value, FixedAnswer):
+        return '{ status = 200, content_type = "text/plain", body = "" }'
+    return "…  # [[channels.<name>.event]]" if value is None else toml(value)
 
 
 def sections() -> Iterator[tuple[str, Mapping[str, Setting]]]:

@@ -209,3 +209,11 @@ def test_a_circle_of_causes_ends() -> None:
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
     assert trace(first, with_messages=False).count("ValueError") == 1
+
+
+def test_what_an_ill_formed_field_held_is_hidden_by_its_name() -> None:
+    """`delivery.rejected` says it, in whatever letter case a provider writes the name."""
+    reason = {"invalid": ["From", "NumMedia"], "values": {"From": "Some Name", "NumMedia": "x"}}
+    shown = hide("reason", reason)
+    assert shown["values"] == {"From": HIDDEN, "NumMedia": "x"}
+    assert shown["invalid"] == ["From", "NumMedia"]
