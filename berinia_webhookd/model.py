@@ -1,9 +1,9 @@
-"""The words of the flow as records that nobody changes; each stage hands the next a different one.
-Those that every request makes are named tuples, which take a fifth of the time to make.
+"""The immutable records that stages hand to each other, each stage another one: RawDelivery →
+VerifiedDelivery → Decoded → Receipts → Entry → Outcome. Only a channel's `verify` makes a
+`VerifiedDelivery` (and the journal restores one), so skipping verification does not type-check.
 
-RawDelivery → VerifiedDelivery → Decoded → Receipts → Entry → Outcome → Settlement. Only a channel's
-`verify` builds a `VerifiedDelivery` (and the journal restores one), so that skipping verification
-does not type-check. Instants are aware datetimes in UTC; durations are seconds.
+Instants are aware datetimes in UTC, durations are seconds. What every request makes is a named
+tuple, which takes a fifth of the time of a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ EntryId = NewType("EntryId", int)  # its place in the order
 ChannelName = NewType("ChannelName", str)  # [a-z][a-z0-9-]*: sms, email, whatsapp and others
 AgentName = NewType("AgentName", str)  # starts with a capital
 
-DIRECT_MESSAGE = "Direct Message"
 LONGEST_PAUSE_SECONDS: Final = 1e9  # longer ones are mistakes
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class EntryState(StrEnum):
-    """The life of an entry; `waiting` is waiting for a retry."""
+    """The states of an entry; `waiting` is for a retry."""
 
     READY = "ready"
     RUNNING = "running"
@@ -42,7 +41,7 @@ class EntryState(StrEnum):
 
 
 class EventKind(StrEnum):
-    """What an event tells: something a person wrote, what became of a message of ours, or else."""
+    """Something a person wrote, what became of a message of ours, or anything else."""
 
     MESSAGE = "message"
     RECEIPT = "receipt"
@@ -65,41 +64,41 @@ class OutcomeKind(StrEnum):
     TIMEOUT = "timeout"
     CRASH = "crash"
     UNREACHABLE = "unreachable"
-    REJECTED = "rejected"  # the agent wants no more of this: status "rejected", or HTTP 410
-    LOST = "lost"  # the daemon that ran it died
-    STOPPED = "stopped"  # the daemon stopped, and did not wait longer for it
+    REJECTED = "rejected"  # the agent refuses it for good: status "rejected", or HTTP 410
+    LOST = "lost"  # the daemon died during the attempt
+    STOPPED = "stopped"  # the daemon stopped, and its grace was over
 
 
 class Delivery(StrEnum):
-    """What becomes of an attempt that began and whose end nobody knows."""
+    """What happens to an attempt that began and whose result is unknown."""
 
-    AT_LEAST_ONCE = "at-least-once"  # it is made again
-    AT_MOST_ONCE = "at-most-once"  # it is not: its agent may have acted
+    AT_LEAST_ONCE = "at-least-once"  # it is repeated
+    AT_MOST_ONCE = "at-most-once"  # it is not: the agent may have acted
 
 
 class Word(StrEnum):
-    """What an agent itself says of a failure; then there is no doubt about what it did."""
+    """What an agent itself reports of a failure, which leaves no doubt about what it did."""
 
     FAILED = "failed"
-    AGAIN = "again"  # it wants to be called again, whatever `retry_on` says
+    AGAIN = "again"  # it asks to be called again, whatever `retry_on` says
     NOTHING = "nothing"  # it did nothing: HTTP 429 and 503
 
 
 class Guard(StrEnum):
-    """What holds entries back: they stay ready, and start once it lets go of them."""
+    """Why an entry is held: it stays ready, and starts once the hold ends."""
 
-    BUDGET = "budget"  # so many runs for one person, or so much cost in a day
-    LOOP = "loop"  # two machines that answer each other
-    BREAKER = "breaker"  # its agent fails, whoever writes
+    BUDGET = "budget"  # too many runs for one person, or too much cost in a day
+    LOOP = "loop"  # two machines seem to answer each other
+    BREAKER = "breaker"  # its agent keeps failing, whoever writes
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many runs in so much time."""
+    """A limit of runs in a time."""
 
     count: int
     seconds: float
-    text: str = ""  # as it is written: 20/h
+    text: str = ""  # as configured: 20/h
 
     def __str__(self) -> str:
         return self.text
@@ -121,7 +120,7 @@ class ConsentState(StrEnum):
 
 
 class AutoSubmitted(StrEnum):
-    """Which machine wrote a mail; a person's says nothing."""
+    """What kind of machine wrote a mail."""
 
     AUTO_REPLY = "auto_reply"
     BOUNCE = "bounce"
@@ -129,7 +128,7 @@ class AutoSubmitted(StrEnum):
 
 
 class EventMark(StrEnum):
-    """What an event is, for the rules of its channel that skip."""
+    """What a channel's `skip` setting can name."""
 
     EMPTY = "empty"  # no text, no attachment
     BROADCAST = "broadcast"  # a status or story
@@ -151,7 +150,7 @@ class Caller:
     forwarded: bool  # carries any of X-Forwarded-*, Forwarded, Via, X-Real-IP
     peer_trusted: bool  # the peer is one of server.trusted_proxies, or a Unix socket
     http_version: tuple[int, int] = (1, 1)
-    loopback_locked: bool = False  # something speaks against believing in a loopback address
+    loopback_locked: bool = False  # loopback addresses prove nothing at present (loopback_lock.py)
 
     @property
     def over_unix_socket(self) -> bool:
@@ -160,7 +159,7 @@ class Caller:
 
 
 class RawDelivery(NamedTuple):
-    """One HTTP request as it came, proven by nobody."""
+    """One HTTP request as it came, unverified."""
 
     channel: ChannelName
     caller: Caller
@@ -174,17 +173,17 @@ class RawDelivery(NamedTuple):
 
 
 class VerifiedDelivery(NamedTuple):
-    """A delivery whose sender is proven. `fields` saves decoding a form twice, if verifying did."""
+    """A delivery whose sender is proven; `fields` is its form, if verifying had to decode it."""
 
     channel: ChannelName
     content_type_header: str
     body: bytes
     received_at: datetime
-    # What makes this very delivery unique (SHA-256 of the Mailgun signature), where one exists.
+    # Unique to this delivery (SHA-256 of the Mailgun signature), where there is such a thing.
     replay_key: bytes | None = None
     fields: tuple[tuple[str, str], ...] | None = None
     target: str = ""  # the request target; secrets in its query are masked before it is stored
-    headers: Mapping[str, str] = _NOTHING  # lower-case names the channel keeps
+    headers: Mapping[str, str] = _NOTHING  # those that its channel keeps, names in lower case
 
     def __repr__(self) -> str:
         """Name the delivery, and show nothing of its body."""
@@ -192,7 +191,7 @@ class VerifiedDelivery(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """The unit of order, in normal form for comparison only: `+336…`, `whatsapp:+336…` are one."""
+    """The unit of order, in normal form: `+336…` and `whatsapp:+336…` are one."""
 
     channel: ChannelName
     sender: str
@@ -201,7 +200,7 @@ class Conversation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What is known of an attached file; its content stays in the stored raw body."""
+    """An attached file; its content stays in the stored raw body."""
 
     file_name: str  # as the mail says; never used as a path
     content_type: str
@@ -218,7 +217,7 @@ class Consent:
 
 
 class Event(NamedTuple):
-    """What a delivery means, in our shape. Provider values are untouched."""
+    """What a delivery means, in our shape; the provider's values are unchanged."""
 
     channel: ChannelName
     agent: AgentName  # who gets it, by the channel's routing
@@ -237,39 +236,39 @@ class Event(NamedTuple):
     attachments: tuple[Attachment, ...] = ()
     kind: EventKind = EventKind.MESSAGE
     status: str | None = None  # of a receipt: what became of the message
-    thread: str | None = None  # what stands for the group on a declared channel
+    thread: str | None = None  # the group of a declared channel
     raw: Mapping[str, Any] = _NOTHING  # name → last value
     raw_multi: Mapping[str, list[Any]] = _NOTHING  # names that repeat → values
-    # What its channel knows until it is stored: `skipped` is a column beside the event's data.
+    # The rest is not part of the stored event; `skipped` is a column beside it.
     marks: frozenset[EventMark] = frozenset()
     authors: frozenset[str] = frozenset()  # who else it is from, in normal form
-    as_start: Event | None = None  # it, if its sender has opted out: then its word means START
+    as_start: Event | None = None  # what it is if its sender has opted out: its word is START then
     said_at: datetime | None = None  # its own time, where its provider tells it
-    time_unknown: bool = False  # it was said before, and nobody knows when
-    skipped: str | None = None  # why it is kept and handed to nobody
-    about: str | None = None  # of a receipt with a rank: whose receipt it is
+    time_unknown: bool = False  # older than its arrival, by an unknown time
+    skipped: str | None = None  # why no agent gets it
+    about: str | None = None  # of a receipt with a rank: the message it is about
     rank: int | None = None  # its status among those of its channel
 
     @property
     def asks_consent(self) -> bool:
-        """Whether it may say that its sender wants to be written to, or not."""
+        """Whether it may opt its sender out or in."""
         word = self.opt_out or self.as_start
         return word is not None and word is not OptOut.HELP and bool(self.conversation.sender)
 
     @property
     def overtakes(self) -> bool:
-        """Whether it goes before the rest of its conversation: HELP is a question like others."""
+        """Whether it goes before the rest of its conversation; HELP does not."""
         return self.opt_out in {OptOut.STOP, OptOut.START}
 
     @property
     def gathers(self) -> bool:
-        """Whether it may be part of a burst: it is something written that is no single word."""
+        """Whether it may be part of a burst: a message that is no opt-out word."""
         return self.kind is EventKind.MESSAGE and self.opt_out is None
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedItem:
-    """A part of a verified delivery that could not be read; names and positions, never values."""
+    """A part of a verified delivery that could not be read, without its values."""
 
     path: str  # where it stands in the body, such as entry.0.changes.1
     reason: str
@@ -277,7 +276,7 @@ class RejectedItem:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Why nothing of a conversation is dispatched, by whose word, and for how long."""
+    """Who paused a conversation, why, and for how long."""
 
     by: str
     reason: str | None = None
@@ -286,8 +285,8 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class PauseRequest:
-    """A channel's word to pause: all conversations of a sender, all with a party (a group, also its
-    later ones), or the one of both. In normal form, as in a `Conversation`.
+    """A pause of a sender's conversations, of a party's (a group's future ones too), or of the one
+    between both; in normal form, as in a `Conversation`.
     """
 
     channel: ChannelName
@@ -298,18 +297,16 @@ class PauseRequest:
 
 
 class Decoded(NamedTuple):
-    """What a verified delivery says: none to many events, what could not be read, and what is to be
-    paused.
-    """
+    """What a verified delivery holds."""
 
     events: tuple[Event, ...]
     rejected: tuple[RejectedItem, ...] = ()
     pauses: tuple[PauseRequest, ...] = ()
-    ignored: int = 0  # what its channel names as nothing to keep
+    ignored: int = 0  # how many its channel is told to ignore
 
 
 class Receipt(NamedTuple):
-    """The journal's word that an event is on disk, now or since an earlier copy."""
+    """Says that an event is on disk, now or since an earlier copy."""
 
     event_id: EventId
     agent: AgentName
@@ -323,12 +320,10 @@ Receipts = tuple[Receipt, ...]  # one for each event of a delivery, in their ord
 
 @dataclass(frozen=True, slots=True)
 class Gathering:
-    """For how long a conversation must be silent before its messages are handed over together, and
-    how long the first of them waits at the most.
-    """
+    """When a burst of messages is handed over as one."""
 
-    seconds: float
-    most_seconds: float
+    seconds: float  # of silence in the conversation
+    most_seconds: float  # that its first message waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,22 +344,22 @@ class Entry:
     agent: AgentName
     conversation_id: str
     attempt: int  # the number of the attempt this lease is for; 1 is the first ever
-    retries: int  # how many steps of the retry schedule are used up
+    retries: int  # steps of the retry schedule used so far
     event: Event
-    consent: Consent | None = None  # of the person, when it was leased; None: never asked for
+    consent: Consent | None = None  # of the person, when it was leased
     reply_text: str | None = None  # kind reply only
     replied_at: datetime | None = None  # kind reply only: when the agent's reply was ready
-    size_bytes: int = 0  # of the event as it is stored, with those of its members
+    size_bytes: int = 0  # as stored, members included
     members: tuple[Member, ...] = ()  # of a burst: the messages before its own
 
     @property
     def messages(self) -> tuple[Member, ...]:
-        """Every message that its attempt is about, in their order; its own is the last."""
+        """Every message of its attempt, in order; its own is the last."""
         return (*self.members, Member(self.event_id, self.event))
 
     @property
     def text(self) -> str:
-        """What the person wrote, in as many lines as there are messages."""
+        """What the person wrote, a line a message."""
         if not self.members:
             return self.event.body
         return "\n".join(one.event.body for one in self.messages if one.event.body)
@@ -379,7 +374,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """An agent's word that somebody else goes on: its conversation is paused."""
+    """An agent asks for a person to take over: its conversation is paused."""
 
     seconds: float | None = None  # None: until somebody resumes it
     reason: str | None = None
@@ -394,46 +389,15 @@ class Outcome:
     reply: str | None = None  # the first non-blank of response, message, result
     retry_after_seconds: float | None = None
     uses_schedule: bool = True  # False: this machine failed before the agent was called
-    word: Word | None = None  # of a failure: what the agent itself says; None: nothing
-    cost: float | None = None  # what the agent says that it cost, in whatever the budget counts
+    word: Word | None = None  # of a failure: what the agent itself reports
+    cost: float | None = None  # as the agent reports it, in the unit of its budget
+    handoff: Handoff | None = None  # of a success: a person is to take over
 
     @property
     def agent_works(self) -> bool | None:
-        """Whether this speaks for the agent: what it answers does, even with an error that has a
-        text. None: it says nothing of the agent.
-        """
+        """Whether this shows that the agent works, as any reply does; None: it shows neither."""
         if self.kind in {OutcomeKind.LOST, OutcomeKind.STOPPED} or not self.uses_schedule:
             return None
         if self.kind is OutcomeKind.ERROR:
             return self.reply is not None
         return self.kind in {OutcomeKind.SUCCESS, OutcomeKind.REJECTED}
-
-    handoff: Handoff | None = None  # of a success: a person is to go on with the conversation
-
-
-@dataclass(frozen=True, slots=True)
-class FailureReply:
-    """What a person is told when nobody will try again and the agent said nothing."""
-
-    text: str
-    late: bool  # whether it can be posted where nobody waits for it
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What the journal shall record at the end of an attempt, counted from now."""
-
-    entry: Entry
-    outcome: Outcome
-    took_seconds: float
-    state: EntryState  # done, dead, waiting or ready
-    due_in_seconds: float | None = None  # waiting only
-    # For how long its failures hold back its conversation; counts from the first of them.
-    hold_seconds: float | None = None
-    retries: int = 0
-    # Where a reply may go: the journal decides in the same transaction. `late` says a reply that
-    # nobody waits for can be posted. What is not done has none but this one, if it is dead.
-    late: bool = False
-    failure_reply: FailureReply | None = None
-    may_have_acted: bool = False  # dead, of an at-most-once agent that may have done its work
-    pause: Pause | None = None  # the agent hands the conversation over

@@ -13,9 +13,11 @@ import pytest
 from berinia_webhookd.journal.contract import (
     Budget,
     ClaimRequest,
+    FailureReply,
     ReplayedSignature,
     Reply,
     ReplyRoute,
+    Settlement,
 )
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.model import (
@@ -26,7 +28,6 @@ from berinia_webhookd.model import (
     EntryKind,
     EntryState,
     Event,
-    FailureReply,
     Gathering,
     Guard,
     OptOut,
@@ -37,7 +38,6 @@ from berinia_webhookd.model import (
     Rate,
     Receipt,
     Receipts,
-    Settlement,
 )
 from berinia_webhookd.testing import AGENT, MemoryJournal, a_delivery, an_event
 

@@ -15,7 +15,8 @@ from berinia_webhookd.channels.mailgun import MailgunChannel
 from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings, WhatsAppSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.channels.whatsapp import WhatsAppChannel
-from berinia_webhookd.config.settings import ChannelSettings, Settings
+from berinia_webhookd.config.channel_settings import ChannelSettings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.model import AgentName, ChannelName
 
 KINDS: Final[dict[str, Kind]] = {

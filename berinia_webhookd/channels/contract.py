@@ -17,7 +17,8 @@ from berinia_webhookd.addresses import Network
 from berinia_webhookd.channels.addresses_of_people import normal_party
 from berinia_webhookd.channels.opt_out import OptOutWords, Words
 from berinia_webhookd.channels.provider import Provider
-from berinia_webhookd.config.settings import ChannelSettings, Settings
+from berinia_webhookd.config.channel_settings import ChannelSettings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.model import (
     ChannelName,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from berinia_webhookd.config.settings import ChannelSettings, Settings
+from berinia_webhookd.config.channel_settings import ChannelSettings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.findings import Finding, warning
 from berinia_webhookd.model import ChannelName, Event
 

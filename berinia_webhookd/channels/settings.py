@@ -8,17 +8,21 @@ from typing import ClassVar, Final
 
 from berinia_webhookd.addresses import THIS_HOST, Network, widest
 from berinia_webhookd.config import values
+from berinia_webhookd.config.channel_settings import BuiltIn, ChannelSettings
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.config.settings import (
+from berinia_webhookd.config.values import (
     BYTES,
     DAY,
     MARKS,
     MIB,
-    BuiltIn,
-    ChannelSettings,
+    agent_name,
+    failure_text,
+    many,
+    network,
+    number,
+    text,
 )
-from berinia_webhookd.config.values import agent_name, failure_text, many, network, number, text
 from berinia_webhookd.findings import Finding, warning
 from berinia_webhookd.model import AgentName, ChannelName, Delivery, EventMark
 

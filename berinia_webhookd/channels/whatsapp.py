@@ -33,7 +33,6 @@ from berinia_webhookd.errors import (
     SignatureInvalid,
 )
 from berinia_webhookd.model import (
-    DIRECT_MESSAGE,
     LONGEST_PAUSE_SECONDS,
     Decoded,
     Event,
@@ -46,6 +45,7 @@ from berinia_webhookd.model import (
 )
 
 RECIPIENT: Final = "BerinIA"
+DIRECT_MESSAGE: Final = "Direct Message"  # in place of a group
 MEDIA_TYPE: Final = "application/json"
 PAUSE: Final = "pause"  # the `type` of the word that a conversation is to be paused
 

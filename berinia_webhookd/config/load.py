@@ -12,16 +12,11 @@ from urllib.parse import urlsplit
 
 from berinia_webhookd.addresses import is_loopback
 from berinia_webhookd.config import cautions
+from berinia_webhookd.config.agent_settings import DEFAULTS, AgentSettings, AgentsSettings
+from berinia_webhookd.config.channel_settings import Kinds
 from berinia_webhookd.config.fields import Environ, Required, SameAs, Setting, T, settings_of
 from berinia_webhookd.config.files import Files, read_files
-from berinia_webhookd.config.settings import (
-    DEFAULTS,
-    SECTIONS,
-    AgentSettings,
-    AgentsSettings,
-    Kinds,
-    Settings,
-)
+from berinia_webhookd.config.settings import SECTIONS, Settings
 from berinia_webhookd.config.sources import (
     Given,
     Keys,

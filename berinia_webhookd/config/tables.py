@@ -10,16 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from berinia_webhookd.config.agent_settings import DEFAULTS, AgentSettings, AgentsSettings
+from berinia_webhookd.config.channel_settings import ChannelSettings, Kinds
 from berinia_webhookd.config.fields import SameAs, Setting, settings_of
-from berinia_webhookd.config.settings import (
-    DEFAULTS,
-    SECTIONS,
-    AgentSettings,
-    AgentsSettings,
-    ChannelSettings,
-    Kinds,
-    Settings,
-)
+from berinia_webhookd.config.settings import SECTIONS, Settings
 from berinia_webhookd.config.sources import Given, Layer
 from berinia_webhookd.config.values import AGENT_NAME, one_of
 from berinia_webhookd.findings import Finding, wrong

@@ -24,10 +24,12 @@ from berinia_webhookd.addresses import (
 )
 from berinia_webhookd.config.fields import Reader, T
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.model import AgentName, OptOut, OutcomeKind, Rate
+from berinia_webhookd.model import AgentName, EventMark, OptOut, OutcomeKind, Rate
 
 Word = TypeVar("Word", bound=str)
 
+MIB: Final = 1024 * 1024
+DAY: Final = 86_400.0
 SQLITE: Final = "sqlite:///"  # then the path
 AGENT_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9_-]{0,99}")
 DOTTED: Final = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
@@ -343,4 +345,9 @@ http_path: Final = matching(
 registry: Final = matching(
     rf"{DOTTED}:{DOTTED}", "give module:object, such as core.registry:registry"
 )
-SCHEDULE: Final = many(number(0, 30 * 86_400))
+SCHEDULE: Final = many(number(0, 30 * DAY))
+SECONDS: Final = number(0.001, DAY)
+DAYS: Final = number(0.01, 36_500)
+BYTES: Final = whole(1024, 1024 * MIB)  # of a body
+STATUS: Final = whole(400, 599)
+MARKS: Final = many(one_of(*EventMark))

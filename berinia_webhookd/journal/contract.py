@@ -21,10 +21,11 @@ from berinia_webhookd.model import (
     EntryState,
     EventId,
     Guard,
+    Outcome,
+    Pause,
     PauseRequest,
     Rate,
     Receipts,
-    Settlement,
     VerifiedDelivery,
 )
 
@@ -104,6 +105,34 @@ class ReplyRoute(StrEnum):
     INLINE = "inline"  # a caller is waiting for it
     LATE = "late"  # posted to late_reply_url, as an entry of its own
     UNDELIVERABLE = "undeliverable"  # a direct message, or nowhere to post to
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReply:
+    """What a person is told when nobody will try again and the agent said nothing."""
+
+    text: str
+    late: bool  # whether it can be posted where nobody waits for it
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the journal shall record at the end of an attempt, counted from now."""
+
+    entry: Entry
+    outcome: Outcome
+    took_seconds: float
+    state: EntryState  # done, dead, waiting or ready
+    due_in_seconds: float | None = None  # waiting only
+    # For how long its failures hold back its conversation; counts from the first of them.
+    hold_seconds: float | None = None
+    retries: int = 0
+    # Where a reply may go: the journal decides in the same transaction. `late` says a reply that
+    # nobody waits for can be posted. What is not done has none but this one, if it is dead.
+    late: bool = False
+    failure_reply: FailureReply | None = None
+    may_have_acted: bool = False  # dead, of an at-most-once agent that may have done its work
+    pause: Pause | None = None  # the agent hands the conversation over
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,18 +12,11 @@ import structlog
 
 from berinia_webhookd.journal import event_text, gather, order
 from berinia_webhookd.journal.claim import Holder
-from berinia_webhookd.journal.contract import LostForGood, ReplyRoute
+from berinia_webhookd.journal.contract import FailureReply, LostForGood, ReplyRoute
 from berinia_webhookd.journal.database import SECOND, Row, Transaction
 from berinia_webhookd.journal.order import Queue
 from berinia_webhookd.journal.settle import Said, insert_late, late_entry
-from berinia_webhookd.model import (
-    AgentName,
-    EntryId,
-    EntryState,
-    Event,
-    EventId,
-    FailureReply,
-)
+from berinia_webhookd.model import AgentName, EntryId, EntryState, Event, EventId
 
 logger = structlog.get_logger()
 

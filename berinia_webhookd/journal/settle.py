@@ -11,12 +11,12 @@ from typing import Any, Final
 from berinia_webhookd.journal import gather, guards, order
 from berinia_webhookd.journal import pause as pauses
 from berinia_webhookd.journal.claim import Holder, still_held
-from berinia_webhookd.journal.contract import ReplyRoute, Settled
+from berinia_webhookd.journal.contract import ReplyRoute, Settled, Settlement
 from berinia_webhookd.journal.database import Row, Transaction, microseconds
 from berinia_webhookd.journal.deliveries import EVENTS_EACH
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.order import Queue
-from berinia_webhookd.model import EntryKind, EntryState, OutcomeKind, Pause, Settlement
+from berinia_webhookd.model import EntryKind, EntryState, OutcomeKind, Pause
 
 # What was lost after it had begun is dead, and nobody else decides what became of it.
 RESULT_COUNTS: Final = frozenset({EntryState.RUNNING, EntryState.DEAD})

@@ -40,6 +40,7 @@ from berinia_webhookd.journal.contract import (
     LostForGood,
     Reply,
     Settled,
+    Settlement,
 )
 from berinia_webhookd.journal.database import (
     Changes,
@@ -77,7 +78,6 @@ from berinia_webhookd.model import (
     PauseRequest,
     Receipts,
     RejectedItem,
-    Settlement,
     VerifiedDelivery,
 )
 

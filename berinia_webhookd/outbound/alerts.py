@@ -21,9 +21,9 @@ from prometheus_client import Counter, Gauge
 from berinia_webhookd import json_text
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.config.settings import AlertSettings
-from berinia_webhookd.journal.contract import MOST_FAILURES, Hold, LostForGood
+from berinia_webhookd.journal.contract import MOST_FAILURES, Hold, LostForGood, Settlement
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, Settlement
+from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.alert_delivery import deliver
 
 PAUSE_SECONDS: Final = 300.0

@@ -12,9 +12,9 @@ from datetime import timedelta
 import structlog
 
 from berinia_webhookd.clock import now
-from berinia_webhookd.journal.contract import ReplyRoute, Settled
+from berinia_webhookd.journal.contract import ReplyRoute, Settled, Settlement
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import Entry, EntryKind, EntryState, Outcome, OutcomeKind, Settlement
+from berinia_webhookd.model import Entry, EntryKind, EntryState, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import Begin, NotBegun, Transport
 
 logger = structlog.get_logger()

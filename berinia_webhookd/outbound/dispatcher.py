@@ -22,9 +22,9 @@ import structlog
 
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Outbox, Settled
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Outbox, Settled, Settlement
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, Entry, EntryKind, Outcome, OutcomeKind, Settlement
+from berinia_webhookd.model import AgentName, Entry, EntryKind, Outcome, OutcomeKind
 from berinia_webhookd.outbound.attempt import AttemptLog, OnDead, make_attempt
 from berinia_webhookd.outbound.availability import Availability, TransportDirectory
 from berinia_webhookd.outbound.contract import NotBegun, Transport, begin_freely

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.model import Event, FailureReply, OutcomeKind
+from berinia_webhookd.journal.contract import FailureReply
+from berinia_webhookd.model import Event, OutcomeKind
 
 REASONS: Final[Mapping[OutcomeKind, str]] = {
     OutcomeKind.ERROR: "l'agent signale une erreur",

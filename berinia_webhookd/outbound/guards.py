@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from berinia_webhookd.journal.contract import MOST_FAILURES, Hold, Settled
-from berinia_webhookd.model import AgentName, EntryKind, Outcome, Settlement
+from berinia_webhookd.journal.contract import MOST_FAILURES, Hold, Settled, Settlement
+from berinia_webhookd.model import AgentName, EntryKind, Outcome
 
 logger = structlog.get_logger()
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import structlog
 from aiolimiter import AsyncLimiter
 
-from berinia_webhookd.config.settings import AgentsSettings
+from berinia_webhookd.config.agent_settings import AgentsSettings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound import host_process

@@ -24,7 +24,7 @@ import orjson
 
 from berinia_webhookd import __version__, json_text
 from berinia_webhookd.addresses import is_loopback, plain_http_allowed
-from berinia_webhookd.config.settings import AgentSettings, AgentsSettings
+from berinia_webhookd.config.agent_settings import AgentSettings, AgentsSettings
 from berinia_webhookd.http_client import CONNECTIONS, HttpClient, Sending, is_success, read_body
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind, Word
 from berinia_webhookd.outbound.contract import AgentUnavailable, Begin, begin_freely

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from berinia_webhookd.channels.contract import ChannelOf, no_channel
-from berinia_webhookd.config.settings import AgentsSettings
+from berinia_webhookd.config.agent_settings import AgentsSettings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.attachment_files import (

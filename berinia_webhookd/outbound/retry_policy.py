@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from berinia_webhookd.channels.contract import Channel, ChannelOf, no_channel
-from berinia_webhookd.config.settings import AgentSettings, ChannelSettings, Settings
-from berinia_webhookd.journal.contract import Budget
+from berinia_webhookd.config.agent_settings import AgentSettings
+from berinia_webhookd.config.channel_settings import ChannelSettings
+from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.journal.contract import Budget, FailureReply, Settlement
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
@@ -19,11 +21,9 @@ from berinia_webhookd.model import (
     EntryKind,
     EntryState,
     Event,
-    FailureReply,
     Outcome,
     OutcomeKind,
     Pause,
-    Settlement,
     Word,
 )
 from berinia_webhookd.outbound.failure_replies import can_be_posted, failure_reply

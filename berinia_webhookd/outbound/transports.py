@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from berinia_webhookd.channels.contract import ChannelOf, no_channel
-from berinia_webhookd.config.settings import AgentsSettings
+from berinia_webhookd.config.agent_settings import AgentsSettings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.attachment_files import FetchAttachments, no_attachments

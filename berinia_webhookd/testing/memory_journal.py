@@ -21,10 +21,9 @@ from berinia_webhookd.journal.contract import (
     Reply,
     ReplyRoute,
     Settled,
+    Settlement,
 )
 from berinia_webhookd.journal.database import SECOND, stored
-from berinia_webhookd.journal.guards import NO_BUDGET
-from berinia_webhookd.journal.loops import Turn, loop_key
 from berinia_webhookd.journal.pause import EVERYBODY
 from berinia_webhookd.model import (
     AgentName,
@@ -36,22 +35,14 @@ from berinia_webhookd.model import (
     Event,
     EventId,
     Gathering,
-    OutcomeKind,
     PauseRequest,
     Receipt,
     Receipts,
-    Settlement,
     VerifiedDelivery,
 )
 from berinia_webhookd.testing.memory_guards import Gate, MemoryGuards
-from berinia_webhookd.testing.memory_queue import OPEN, Kept, disband, next_of, put_together
-
-
-@dataclass(eq=False)
-class _Reply:
-    reply: Reply
-    route: ReplyRoute
-    postable: bool
+from berinia_webhookd.testing.memory_queue import OPEN, Kept, disband, put_together, startable_of
+from berinia_webhookd.testing.memory_replies import MemoryReply, reply_of
 
 
 @dataclass
@@ -74,7 +65,7 @@ class MemoryJournal:
         self._deliveries: dict[EventId, VerifiedDelivery] = {}
         self._seen: dict[bytes, tuple[EventId, AgentName]] = {}
         self._used: dict[bytes, set[EventId]] = {}
-        self._replies: dict[EventId, _Reply] = {}
+        self._replies: dict[EventId, MemoryReply] = {}
         self._ranks: dict[str, int] = {}
         self._consents: dict[consents.Party, consents.Registered] = {}
         self._paused_until: dict[Conversation, float] = {}
@@ -167,7 +158,7 @@ class MemoryJournal:
         await self._commit()
         changed = 0
         for request in requests:
-            meant = {kept.event.conversation for kept in self._entries if _is_of(kept, request)}
+            meant = {kept.event.conversation for kept in self._entries if kept.is_meant(request)}
             if request.party is not None:
                 sender = EVERYBODY if request.sender is None else request.sender
                 meant.add(Conversation(request.channel, sender, request.party))
@@ -213,10 +204,18 @@ class MemoryJournal:
         for request in requests:
             left = request.limit
             gates: dict[AgentName, Gate] = {}
-            for starts_at, kept in sorted(self._startable(request), key=lambda one: one[1].place):
+            startable = startable_of(self._entries, request, self._paused_until, self._time())
+            for starts_at, kept in sorted(startable, key=lambda one: one[1].place):
                 if starts_at > self._time():
                     due.append(starts_at)
-                elif left > 0 and self._passes(kept, request, gates, holds):
+                elif left > 0 and self._guards.passes(
+                    kept,
+                    entries=self._entries,
+                    request=request,
+                    gates=gates,
+                    holds=holds,
+                    now=self._time(),
+                ):
                     left -= 1
                     queue = [e for e in self._entries if e.queue == kept.queue]
                     last = put_together(kept, queue, self._time())
@@ -232,69 +231,11 @@ class MemoryJournal:
         entries = [self._leased(kept) for kept in sorted(claimed, key=lambda kept: kept.place)]
         return Claimed(entries, min(due) - self._time() if due else None, holds)
 
-    def _passes(
-        self, kept: Kept, request: ClaimRequest, gates: dict[AgentName, Gate], holds: list[Hold]
-    ) -> bool:
-        """Whether no guard holds an entry whose turn has come."""
-        if kept.kind is EntryKind.REPLY or kept.event.overtakes:
-            return True
-        now, agent = self._time(), kept.event.agent
-        budget = request.budgets.get(agent, NO_BUDGET)
-        if agent not in gates:
-            running = sum(one.state is EntryState.RUNNING for one in self._entries_of(agent))
-            gates[agent] = self._guards.gate(agent, budget, now, running)
-        gate = gates[agent]
-        if gate.left < 1:
-            holds += self._guards.tell(gate, now)
-            return False
-        looked_at = budget.loops and kept.attempts == 0 and loop_key(kept.event) is not None
-        turns = self._turns(kept) if looked_at else ()
-        hold = None if kept.members else self._guards.stop(kept.leased(), turns, budget, now)
-        if hold is not None:
-            kept.state = EntryState.READY
-            kept.held_until = inf if hold.seconds is None else now + hold.seconds
-            holds.append(hold)
-            return False
-        self._guards.passed(gate, agent)
-        if budget.per_sender:
-            self._guards.runs.append((kept.event.conversation.sender, agent, now))
-        return True
-
-    def _entries_of(self, agent: AgentName) -> Iterator[Kept]:
-        for kept in self._entries:
-            if kept.event.agent == agent and kept.kind is EntryKind.AGENT:
-                yield kept
-
-    def _turns(self, kept: Kept) -> list[Turn]:
-        """The messages of an entry's conversation up to it."""
-        return [
-            Turn(key, round(one.created_at * SECOND), one.started_at, one.answered_at)
-            for one in self._entries_of(kept.event.agent)
-            if one.event.conversation == kept.event.conversation
-            and one.place <= kept.place
-            and (key := loop_key(one.event)) is not None
-        ]
-
     def _leased(self, kept: Kept) -> Entry:
         """What whoever claimed it gets."""
         found = self._consents.get((kept.event.conversation.sender, kept.event.channel))
         consent = consents.consent_of(found.state, found.since) if found else None
         return replace(kept.leased(), consent=consent)
-
-    def _startable(self, request: ClaimRequest) -> Iterator[tuple[float, Kept]]:
-        """Which entry of each queue is next, and from when."""
-        queues: dict[tuple[object, ...], list[Kept]] = {}
-        for kept in self._entries:
-            wanted = request.agents is None or kept.event.agent in request.agents
-            if wanted and kept.kind is request.kind and kept.state in OPEN:
-                queues.setdefault(kept.queue, []).append(kept)
-        for queue in queues.values():
-            if all(kept.state is not EntryState.RUNNING for kept in queue):
-                paused_until = self._paused_until.get(queue[0].event.conversation, 0.0)
-                held = paused_until if request.kind is EntryKind.AGENT else 0.0
-                starts_at, kept = next_of(queue, self._time(), held)
-                if starts_at < inf:
-                    yield starts_at, kept
 
     async def begin(self, entry: Entry) -> bool:
         """Say whether the lease is still held."""
@@ -307,8 +248,8 @@ class MemoryJournal:
         kept = self._held(settlement.entry)
         if kept is None:
             return Settled(kept=False)
-        said = self._reply_of(settlement, kept)
-        route = ReplyRoute.NONE if said is None else self._route(said, kept)
+        told = any(one.event_id in self._replies for one in kept.burst)
+        said = reply_of(settlement, kept, told=told, now=self._time())
         for one in kept.burst:
             one.state, one.quiet_at = settlement.state, None
             one.retries = settlement.retries
@@ -324,9 +265,12 @@ class MemoryJournal:
             failures = self._guards.settle(kept.event.agent, settlement.outcome, self._time())
         if settlement.pause is not None:
             self._pause(kept.event.conversation, settlement.pause.seconds)
+        route = ReplyRoute.NONE if said is None else said.route
         if said is not None and route is not ReplyRoute.NONE:
-            listens = next(filter(self._is_awaited, reversed(kept.burst)), kept)
-            self._replies[listens.event_id] = _Reply(said.reply, route, said.postable)
+            listens = next(
+                (one for one in reversed(kept.burst) if one.is_awaited(self._time())), kept
+            )
+            self._replies[listens.event_id] = said
             if route is ReplyRoute.LATE:
                 self._post_late(kept.event_id, said.reply)
         self._work.set()
@@ -348,32 +292,6 @@ class MemoryJournal:
             waits = kept.state in {EntryState.READY, EntryState.WAITING}
             if waits and kept.kind is EntryKind.REPLY and kept.event_id in event_ids:
                 kept.state = EntryState.DISCARDED
-
-    def _reply_of(self, settlement: Settlement, kept: Kept) -> _Reply | None:
-        """What the person is to be told."""
-        if kept.kind is EntryKind.REPLY:
-            return None
-        outcome, failure = settlement.outcome, settlement.failure_reply
-        failed = outcome.kind is not OutcomeKind.SUCCESS
-        if settlement.state is EntryState.DONE and outcome.reply:
-            return _Reply(Reply(outcome.reply, failed), ReplyRoute.NONE, settlement.late)
-        dead = settlement.state is EntryState.DEAD
-        told = any(one.event_id in self._replies for one in kept.burst)
-        if dead and failure is not None and not told:
-            return _Reply(Reply(failure.text, failed=True), ReplyRoute.NONE, failure.late)
-        return None
-
-    def _route(self, said: _Reply, kept: Kept) -> ReplyRoute:
-        if any(map(self._is_awaited, kept.burst)):
-            return ReplyRoute.INLINE
-        if said.postable:
-            return ReplyRoute.LATE
-        had_caller = any(one.waiting_until is not None for one in kept.burst)
-        return ReplyRoute.UNDELIVERABLE if had_caller else ReplyRoute.NONE
-
-    def _is_awaited(self, kept: Kept) -> bool:
-        """Whether a caller waits for its reply."""
-        return kept.waiting_until is not None and kept.waiting_until > self._time()
 
     async def wait_for_work(self, seconds: float | None) -> None:
         """Sleep until there may be something new to claim."""
@@ -474,12 +392,3 @@ class MemoryJournal:
         event = next(self._of(event_id)).event
         late = self._add(event_id, event, EntryKind.REPLY)
         late.reply_text, late.replied_at = reply.text, self.clock()
-
-
-def _is_of(kept: Kept, request: PauseRequest) -> bool:
-    conversation = kept.event.conversation
-    return (
-        conversation.channel == request.channel
-        and request.sender in {None, conversation.sender}
-        and request.party in {None, conversation.party}
-    )

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
 from typing import Final
 
+from berinia_webhookd.journal.contract import ClaimRequest
 from berinia_webhookd.journal.gather import MOST_MESSAGES
-from berinia_webhookd.model import Entry, EntryId, EntryKind, EntryState, Event, EventId, Member
+from berinia_webhookd.model import (
+    Conversation,
+    Entry,
+    EntryId,
+    EntryKind,
+    EntryState,
+    Event,
+    EventId,
+    Member,
+    PauseRequest,
+)
 
 OPEN: Final = (EntryState.READY, EntryState.WAITING, EntryState.RUNNING)
 
@@ -28,7 +39,7 @@ class Kept:
     retries: int = 0
     due_at: float = 0
     hold_until: float | None = None
-    quiet_at: float | None = None  # as long as it gathers
+    quiet_at: float | None = None  # None: it gathers nothing, or no longer
     gather_by: float = 0
     gathered_into: Kept | None = None
     members: list[Kept] = field(default_factory=list)
@@ -51,11 +62,24 @@ class Kept:
 
     @property
     def queue(self) -> tuple[object, ...]:
-        """What is in order with each other."""
+        """What it is in order with."""
         return self.event.conversation, self.kind, self.event.agent
 
+    def is_awaited(self, now: float) -> bool:
+        """Whether a caller waits for its reply."""
+        return self.waiting_until is not None and self.waiting_until > now
+
+    def is_meant(self, request: PauseRequest) -> bool:
+        """Whether a pause is about its conversation."""
+        conversation = self.event.conversation
+        return (
+            conversation.channel == request.channel
+            and request.sender in {None, conversation.sender}
+            and request.party in {None, conversation.party}
+        )
+
     def leased(self) -> Entry:
-        """What whoever claimed it gets."""
+        """Return it as a claim returns it."""
         return Entry(
             id=EntryId(self.place),
             event_id=self.event_id,
@@ -71,8 +95,28 @@ class Kept:
         )
 
 
+def startable_of(
+    entries: Iterable[Kept],
+    request: ClaimRequest,
+    paused_until: Mapping[Conversation, float],
+    now: float,
+) -> Iterator[tuple[float, Kept]]:
+    """Yield which entry of each queue is next, and from when."""
+    queues: dict[tuple[object, ...], list[Kept]] = {}
+    for kept in entries:
+        wanted = request.agents is None or kept.event.agent in request.agents
+        if wanted and kept.kind is request.kind and kept.state in OPEN:
+            queues.setdefault(kept.queue, []).append(kept)
+    for queue in queues.values():
+        if all(kept.state is not EntryState.RUNNING for kept in queue):
+            until = paused_until.get(queue[0].event.conversation, 0.0)
+            starts_at, kept = next_of(queue, now, until if request.kind is EntryKind.AGENT else 0.0)
+            if starts_at < inf:
+                yield starts_at, kept
+
+
 def next_of(queue: Sequence[Kept], now: float, paused_until: float) -> tuple[float, Kept]:
-    """What of a queue that runs nothing is next, and from when: the order rule."""
+    """Return what of a queue that runs nothing is next, and from when: the order rule."""
     candidates = [
         (starts_at if kept.event.overtakes else max(starts_at, paused_until), kept)
         for some in (queue, [kept for kept in queue if kept.event.overtakes])
@@ -85,7 +129,7 @@ def next_of(queue: Sequence[Kept], now: float, paused_until: float) -> tuple[flo
 
 
 def _candidates(queue: Sequence[Kept]) -> Iterator[tuple[float, Kept]]:
-    """Each that starts once what stands before it does not hold it back."""
+    """Yield each entry with when those before it no longer hold it back."""
     held = 0.0
     alone = [kept for kept in queue if kept.gathered_into is None]
     for kept in sorted(alone, key=lambda kept: kept.stands_at):
@@ -105,7 +149,7 @@ def _gathers_until(head: Kept, queue: Sequence[Kept]) -> float:
 
 
 def put_together(head: Kept, queue: Sequence[Kept], now: float) -> Kept:
-    """Put a burst together that begins with an entry; returns the one that the attempt is of."""
+    """Gather the burst that begins with `head`; return its last entry, whose attempt it is."""
     if head.quiet_at is None:
         return head
     behind = sorted((e for e in queue if e.place > head.place), key=lambda kept: kept.place)

@@ -13,7 +13,8 @@ from typing import Any, Final
 import structlog
 
 from berinia_webhookd.channels.catalogue import Channels
-from berinia_webhookd.config.settings import AgentsSettings, Settings
+from berinia_webhookd.config.agent_settings import AgentsSettings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.contract import AgentUnavailable

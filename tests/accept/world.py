@@ -24,7 +24,8 @@ from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.request_context import Endpoint
 from berinia_webhookd.channels.contract import Answer, Channel, Replies, SignedRequest
 from berinia_webhookd.channels.provider import Provider, SecretSetting
-from berinia_webhookd.config.settings import ChannelSettings, RateLimitSettings, ServerSettings
+from berinia_webhookd.config.channel_settings import ChannelSettings
+from berinia_webhookd.config.settings import RateLimitSettings, ServerSettings
 from berinia_webhookd.errors import (
     AccountRefused,
     AddressRefused,
@@ -35,7 +36,7 @@ from berinia_webhookd.errors import (
     Unauthorized,
 )
 from berinia_webhookd.http_request import CALLER
-from berinia_webhookd.journal.contract import ClaimRequest, ReplayedSignature, Reply
+from berinia_webhookd.journal.contract import ClaimRequest, ReplayedSignature, Reply, Settlement
 from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
@@ -53,7 +54,6 @@ from berinia_webhookd.model import (
     OutcomeKind,
     RawDelivery,
     Receipts,
-    Settlement,
     VerifiedDelivery,
 )
 from berinia_webhookd.own_requests import InstallationKey

@@ -18,9 +18,9 @@ from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.channels.mailgun import MailgunChannel
 from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
+from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.fields import settings_of
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.config.settings import ChannelSettings
 from berinia_webhookd.model import (
     Caller,
     ChannelName,

@@ -25,9 +25,9 @@ from berinia_webhookd.channels.json_body import decode_json_object
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.signatures import secret_match
 from berinia_webhookd.config import values
+from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.config.settings import ChannelSettings
 from berinia_webhookd.errors import ChannelNotConfigured, MalformedDelivery, SignatureInvalid
 from berinia_webhookd.model import (
     Decoded,

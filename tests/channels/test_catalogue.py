@@ -10,8 +10,8 @@ import pytest
 
 from berinia_webhookd.channels.catalogue import KINDS, build
 from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.load import load
-from berinia_webhookd.config.settings import ChannelSettings
 from berinia_webhookd.errors import AddressRefused
 from berinia_webhookd.model import AgentName, ChannelName
 

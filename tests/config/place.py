@@ -9,8 +9,9 @@ from typing import Any
 
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.channels.settings import TwilioSettings, WhatsAppSettings
+from berinia_webhookd.config.channel_settings import Kinds
 from berinia_webhookd.config.load import Loaded, Origin, load
-from berinia_webhookd.config.settings import Kinds, Settings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.config.tables import Tables
 from berinia_webhookd.errors import ConfigurationError
 from berinia_webhookd.findings import Finding

@@ -13,8 +13,8 @@ from typing import Any
 
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.channels.declared.settings import DeclaredSettings, FixedAnswer
+from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.fields import Required, SameAs, Setting, settings_of
-from berinia_webhookd.config.settings import ChannelSettings
 from berinia_webhookd.config.tables import Tables
 
 PROJECT = Path(__file__).parents[2]

@@ -10,10 +10,11 @@ import pytest
 
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.channels.settings import TwilioSettings
+from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.config.settings import ChannelSettings, Settings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.config.values import text
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.model import ChannelName

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.journal.contract import ReplyRoute
+from berinia_webhookd.journal.contract import FailureReply, ReplyRoute
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.replay import Changed
@@ -24,7 +24,6 @@ from berinia_webhookd.model import (
     Entry,
     EntryState,
     Event,
-    FailureReply,
     Gathering,
     Outcome,
     OutcomeKind,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from berinia_webhookd.journal.contract import ClaimRequest, Reply, ReplyRoute
+from berinia_webhookd.journal.contract import ClaimRequest, FailureReply, Reply, ReplyRoute
 from berinia_webhookd.journal.gather import MOST_BYTES, MOST_MESSAGES
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import Filters
@@ -19,7 +19,6 @@ from berinia_webhookd.model import (
     EntryState,
     Event,
     EventKind,
-    FailureReply,
     Gathering,
     OptOut,
     Outcome,

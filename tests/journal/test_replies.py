@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from berinia_webhookd.journal.contract import ClaimRequest, Reply, ReplyRoute, Settled
+from berinia_webhookd.journal.contract import ClaimRequest, FailureReply, Reply, ReplyRoute, Settled
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.model import (
     ChannelName,
@@ -17,7 +17,6 @@ from berinia_webhookd.model import (
     EntryKind,
     EntryState,
     EventId,
-    FailureReply,
     Outcome,
     OutcomeKind,
     Receipt,

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from berinia_webhookd import testing
-from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Settled
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Settled, Settlement
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.model import (
     AgentName,
@@ -28,7 +28,6 @@ from berinia_webhookd.model import (
     OutcomeKind,
     Receipt,
     Receipts,
-    Settlement,
 )
 
 from ..postgresql import Postgresql, write_clock

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from berinia_webhookd.channels import catalogue
+from berinia_webhookd.config.agent_settings import AgentsSettings
 from berinia_webhookd.config.load import load
-from berinia_webhookd.config.settings import AgentsSettings
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
     AgentName,

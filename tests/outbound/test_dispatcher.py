@@ -18,7 +18,7 @@ from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.channels.contract import no_channel
 from berinia_webhookd.config.load import load
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Settled
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Settled, Settlement
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
@@ -32,7 +32,6 @@ from berinia_webhookd.model import (
     EventId,
     Outcome,
     OutcomeKind,
-    Settlement,
     VerifiedDelivery,
 )
 from berinia_webhookd.outbound.availability import Availability

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.load import load
+from berinia_webhookd.journal.contract import Settlement
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
@@ -24,7 +25,6 @@ from berinia_webhookd.model import (
     EventId,
     Outcome,
     OutcomeKind,
-    Settlement,
     Word,
 )
 from berinia_webhookd.outbound.retry_policy import RetryPolicies, RetryPolicy

@@ -29,7 +29,7 @@ from berinia_webhookd.channels.json_body import decode_json
 from berinia_webhookd.channels.provider import Provider
 from berinia_webhookd.channels.signatures import in_signing_order
 from berinia_webhookd.channels.twilio_boundaries import require_apart
-from berinia_webhookd.config.settings import ChannelSettings
+from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.errors import (
     AddressRefused,
     CannotSign,

@@ -30,10 +30,10 @@ from berinia_webhookd.channels.declared.proof import (
 )
 from berinia_webhookd.channels.declared.templates import SignatureTemplate, SignedTemplate
 from berinia_webhookd.config import values
+from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.config.settings import DAY, STATUS, ChannelSettings
-from berinia_webhookd.config.values import many, network, number, one_of, text
+from berinia_webhookd.config.values import DAY, STATUS, many, network, number, one_of, text
 from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.model import AgentName
 
