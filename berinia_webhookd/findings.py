@@ -27,6 +27,13 @@ class Finding:
     why: str | None = None
     fix: tuple[str, ...] = ()  # in the order of use; what is to be typed stands in backquotes,
     # or alone where it is short
+    follows: tuple[str, ...] = ()  # from what these checks may find, and is nothing by itself then
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """What programs are told of it."""
+        shown = ("subject", "level", "what", "why", "fix")
+        return {name: getattr(self, name) for name in shown}
 
     def __str__(self) -> str:
         fixes = f" ({'; '.join(self.fix)})" if self.fix else ""

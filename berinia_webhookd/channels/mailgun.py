@@ -214,6 +214,11 @@ class MailgunChannel(Channel):
             return None
         if mailgun_match(self._keys, signature, timestamp, token):
             age_seconds = round(delivery.received_at.timestamp() - int(timestamp))
+            if age_seconds < 0:
+                return (
+                    f"signed correctly, {-age_seconds} seconds from now by this machine's clock, "
+                    "which is behind: `timedatectl set-ntp true`"
+                )
             return (
                 f"signed correctly, {age_seconds} seconds ago by this machine's clock: check the "
                 f"clock (`timedatectl`), then channels.{self.name}.max_age_seconds"

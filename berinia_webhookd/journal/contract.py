@@ -329,5 +329,8 @@ class Inspection(Protocol):
     async def missing_agents(self) -> list[MissingAgent]:
         """Return the agents that could not be loaded, with the reason of each node."""
 
+    async def last_error_of(self, agent: str) -> str | None:
+        """Return what the agent said when it failed last, of its newest messages."""
+
     async def server_settings(self, *names: str) -> dict[str, str]:
         """Return settings of the PostgreSQL server; none on SQLite."""

@@ -161,6 +161,12 @@ class Operations(JournalAccess):
         """Return which agents cannot be loaded, where, and why."""
         return await self._read(queries.missing_agents)
 
+    async def last_error_of(self, agent: str) -> str | None:
+        """Return what the agent said when it failed last, of its newest messages."""
+        found = await self.search(Filters(agent=agent))
+        errors = (one.content.error for one in found.events if one.content)
+        return next(filter(None, errors), None)
+
     async def last_received_at(self) -> datetime | None:
         """Return when the newest delivery came."""
         return await self._read(queries.last_received_at)

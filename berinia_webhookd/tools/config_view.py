@@ -96,7 +96,7 @@ def document(checked: Checked) -> dict[str, Any]:
             for name, origin in examined.origins.items()
         },
         "agents": [asdict(load) for load in checked.agents],
-        "findings": [asdict(finding) for finding in checked.findings],
+        "findings": [finding.fields for finding in checked.findings],
     }
 
 

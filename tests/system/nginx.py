@@ -72,10 +72,17 @@ class Nginx:
         daemon_port: takes the place of 8001 in `locations`.
         locations: what stands in the server block.
         program: another nginx than Debian's; it takes every caller for one on this machine.
+        environment: what it has besides ours.
     """
 
     def __init__(
-        self, folder: Path, *, daemon_port: int, locations: str, program: Path | None = None
+        self,
+        folder: Path,
+        *,
+        daemon_port: int,
+        locations: str,
+        program: Path | None = None,
+        environment: Mapping[str, str] = {},
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +107,7 @@ class Nginx:
             assert found is not None, "nginx is not installed: run make test-system"
             self._process = subprocess.Popen(
                 [found, "-p", str(folder), "-e", str(folder / "error.log"), "-c", configuration],
-                env={**os.environ, "NGINX": f"{listener.fileno()};"},
+                env={**os.environ, **environment, "NGINX": f"{listener.fileno()};"},
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -173,7 +180,7 @@ def _make_certificate(folder: Path) -> None:
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
             *("-nodes", "-days", "2", "-subj", f"/CN={HOST}"),
-            *("-addext", f"subjectAltName=DNS:{HOST}"),
+            *("-addext", f"subjectAltName=DNS:{HOST},IP:{INSIDE}"),
             *("-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")),
         ],
         check=True,

@@ -164,8 +164,10 @@ async def _contents(installation: Installation, inspection: Inspection) -> list[
     statistics = await inspection.stats()
     newest = await inspection.last_received_at()
     durable = await inspection.server_settings("fsync", "full_page_writes")
+    failing = statistics.failing_agents
+    errors = {agent: await inspection.last_error_of(agent) or "" for agent in failing}
     findings = [
-        *of_guards(statistics),
+        *of_guards(statistics, errors),
         *of_counts(installation, statistics, now()),
         *of_clock(newest, now()),
     ]
@@ -244,13 +246,15 @@ def of_counts(
         )
 
 
-def of_guards(statistics: Statistics) -> Iterator[Finding]:
-    """Yield the agents that keep failing, and what guards hold."""
+def of_guards(statistics: Statistics, errors: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the agents that keep failing, with what they said last, and what guards hold."""
     for agent, failures in statistics.failing_agents.items():
+        said = errors.get(agent, "").strip().rpartition("\n")[2]
         yield wrong(
             JOURNAL,
-            f"{agent} failed on its last {failures} attempts, and none succeeded since",
-            f"see why: `berinia-webhookd events list --agent {agent}`, then `events show ID`",
+            f"{agent} failed on its last {failures} attempts, and none succeeded since"
+            + (f": {said}" if said else ""),
+            f"see where: `berinia-webhookd events list --agent {agent}`, then `events show ID`",
             why="after five it is tried with one message at a time; the others wait, and go on by "
             "themselves once it works",
         )

@@ -6,7 +6,7 @@ the rest are strangers', however many.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -164,13 +164,14 @@ def _of_provider(installation: Installation, channel: Channel, refused: _Refusal
         if provider.from_outside and provider.signs_url:
             urls = installation.settings.server.public_url
             fix += [f"if not: {one}" for one in console_lines(channel, urls, installation.address)]
-    return wrong(
+    finding = wrong(
         REFUSED,
         f"{channel.name}: {refused} of {provider.name} refused for the signature, none accepted "
         f"since{refused.when}",
         *fix,
         why=f"{provider.what_it_signs}; {provider.retries}",
     )
+    return replace(finding, follows=("clock",) if provider.signs_time else ())
 
 
 def _of_addresses(channel: Channel, refused: _Refusals) -> Finding:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Final
 
 import click
@@ -19,7 +19,7 @@ from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.status.findings import CHECKS, Check, findings_of
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
 from berinia_webhookd.tools.doctor.installation import Found, find, settings
-from berinia_webhookd.tools.doctor.service import echoed, health, port, service, version
+from berinia_webhookd.tools.doctor.service import health, port, service, version
 from berinia_webhookd.tools.findings_view import lines
 from berinia_webhookd.tools.terminal import json_text
 
@@ -79,9 +79,19 @@ async def examine(found: Found) -> list[Finding]:
     """Return the findings of all checks, the worst last; those as bad in the checks' order."""
     first = await findings_of(FIRST_CHECKS, found)
     later = await findings_of(CHECKS, found.installation)
-    explained = {one.subject.partition(".")[0] for one in later if one.level is Level.WRONG}
-    findings = [*(one for one in first if echoed(one) not in explained), *later]
+    findings = _without_consequences([*first, *later])
     return sorted(findings, key=lambda finding: list(Level).index(finding.level))
+
+
+def _without_consequences(findings: list[Finding]) -> list[Finding]:
+    """Make a note of what only follows from something else that is wrong."""
+    checks = {one.subject.partition(".")[0] for one in findings if one.level is Level.WRONG}
+    return [
+        replace(one, level=Level.NOTE, why=None, fix=())
+        if one.level is Level.WRONG and checks.intersection(one.follows)
+        else one
+        for one in findings
+    ]
 
 
 def report(found: Found, findings: list[Finding]) -> dict[str, object]:
@@ -95,7 +105,7 @@ def report(found: Found, findings: list[Finding]) -> dict[str, object]:
         "configuration": found.config_file,
         "journal": installation.journal.shown_url,
         "logs": installation.logs,
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [finding.fields for finding in findings],
     }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Final
 
 from berinia_webhookd import __version__
@@ -29,6 +30,8 @@ HEALTH_HELP: Final = {
     "disk": ("on a full disk every message is answered 503", "`df -h`, then make room"),
 }
 
+MORE_OF: Final = {"journal": ("disk",)}  # besides the check of the same name
+
 
 async def service(found: Found) -> AsyncIterator[Finding]:
     """Whether the process is there."""
@@ -39,7 +42,7 @@ async def service(found: Found) -> AsyncIterator[Finding]:
         return
     retries = (provider.retries for provider in installation.providers)
     also = f"; process {other.pid} runs with {other.configuration}" if other else ""
-    yield wrong(
+    down = wrong(
         SERVICE,
         f"no daemon runs with this configuration{also}",
         *((f"`berinia-webhookd --config {other.configuration} doctor`",) if other else ()),
@@ -47,6 +50,8 @@ async def service(found: Found) -> AsyncIterator[Finding]:
         installation.commands.show_log,
         why="; ".join(("no callback is received", *retries)),
     )
+    refused = (finding.subject.partition(".")[0] for finding in installation.problems)
+    yield replace(down, follows=(PORT, *refused))
 
 
 async def port(found: Found) -> AsyncIterator[Finding]:
@@ -177,7 +182,8 @@ async def health(found: Found) -> AsyncIterator[Finding]:
     reasons = _reasons(text)
     for name, reason in reasons.items():
         why, fix = HEALTH_HELP.get(name, ("the daemon cannot do its work", commands.show_log))
-        yield wrong(HEALTH, f"{name}: {reason}", fix, why=why)
+        finding = wrong(HEALTH, f"{name}: {reason}", fix, why=why)
+        yield replace(finding, follows=(name, *MORE_OF.get(name, ())))
     if not reasons:
         yield wrong(
             HEALTH,
@@ -186,11 +192,6 @@ async def health(found: Found) -> AsyncIterator[Finding]:
             "let this machine read them: `server.metrics_allowed_ips`",
             why="the daemon says that it cannot do its work",
         )
-
-
-def echoed(finding: Finding) -> str | None:
-    """Return the check that says more of what the daemon says of itself, if this does that."""
-    return finding.what.partition(":")[0] if finding.subject == HEALTH else None
 
 
 def _reasons(text: str) -> dict[str, str]:

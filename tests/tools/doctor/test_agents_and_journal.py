@@ -131,15 +131,16 @@ class TestJournal:
     def test_an_agent_that_keeps_failing(self, running: Daemon) -> None:
         """Three attempts in a row are enough, whatever state their messages are in."""
         statistics = Statistics((), 0, {}, {}, 0, 0, 0, failing_agents={"MetaAgent": 3})
-        (finding,) = of_guards(statistics)
+        (finding,) = of_guards(statistics, {"MetaAgent": "Traceback …\nKeyError: 'id'"})
         assert finding.level is Level.WRONG
         assert "MetaAgent failed on its last 3 attempts" in finding.what
+        assert finding.what.endswith(": KeyError: 'id'")
         assert "events list --agent MetaAgent" in finding.fix[0]
 
     def test_what_guards_hold(self, running: Daemon) -> None:
         """How many conversations, since when, and how they go on; the breaker is said above."""
         held = {guard.value: HeldBack(2, 7200) for guard in Guard}
-        found = list(of_guards(Statistics((), 0, {}, {}, 0, 0, 0, held=held)))
+        found = list(of_guards(Statistics((), 0, {}, {}, 0, 0, 0, held=held), {}))
         assert [finding.level for finding in found] == [Level.WARNING] * 2
         budget, loop = found
         assert "2 conversations are held by a guard (budget), the oldest for 2 h" in budget.what
