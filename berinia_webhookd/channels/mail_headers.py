@@ -20,7 +20,7 @@ from berinia_webhookd.urlencoded import as_bytes
 Headers = tuple[tuple[str, str], ...]
 
 MAX_HEADERS: Final = 500  # of a message or a part; what stands behind them is not kept
-_MAX_LENGTH: Final = 8192  # of a value
+MAX_LENGTH: Final = 8192  # of a value
 _MAX_CONTENT_LENGTH: Final = 3072  # of one with parameters: they take the square of that
 _MAX_PARAMETERS: Final = 50
 _NAME: Final = re.compile(rb"([!-9;-~]{1,200})[ \t]*:")
@@ -101,7 +101,7 @@ def _goes_on(entity: bytes, position: int) -> bool:
 
 
 def _value(lines: list[bytes]) -> str:
-    return unfolded(text_of(b"".join(lines)[:_MAX_LENGTH]))
+    return unfolded(text_of(b"".join(lines)[:MAX_LENGTH]))
 
 
 def unfolded(text: str) -> str:

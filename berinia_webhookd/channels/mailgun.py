@@ -37,7 +37,7 @@ from berinia_webhookd.channels.form import (
     readable,
 )
 from berinia_webhookd.channels.html_text import text_of_html
-from berinia_webhookd.channels.mail_headers import decode_words, unfolded
+from berinia_webhookd.channels.mail_headers import MAX_LENGTH, decode_words, unfolded
 from berinia_webhookd.channels.mime import MimeMessage, parse_mime
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import MailgunSettings
@@ -340,8 +340,9 @@ class MailMessage:
         return next((value for value in self.all(name) if value.strip()), None)
 
     def all(self, name: str) -> Sequence[str]:
-        """Return every value of a header."""
-        return self._headers.get(name.lower(), ())
+        """Return every value of a header, as of a raw message: in one line, and no endless one."""
+        found = self._headers.get(name.lower(), ())
+        return [unfolded(readable(value[:MAX_LENGTH])) for value in found]
 
     @cached_property
     def _headers(self) -> Mapping[str, Sequence[str]]:
@@ -354,7 +355,7 @@ class MailMessage:
             found.append(self.mime.headers)
         for pairs in found:
             for name, value in pairs:
-                headers.setdefault(name.lower(), []).append(unfolded(readable(value)))
+                headers.setdefault(name.lower(), []).append(value)
         return headers
 
     @property

@@ -10,7 +10,6 @@ from typing import Final
 _NOT_BASE64: Final = bytes(
     byte for byte in range(256) if not re.fullmatch(rb"[A-Za-z0-9+/=]", bytes((byte,)))
 )
-_PADDING: Final = re.compile(rb"=+")
 _MOST_UU_LINES: Final = 1_000_000  # of 45 bytes each
 _MOST_PIECES: Final = 1000  # of Base64 that were encoded apart and put together
 
@@ -30,7 +29,7 @@ def decoded(content: bytes, encoding: str) -> bytes:
 
 def from_base64(content: bytes) -> bytes:
     """Decode Base64 as far as it goes: cut off, with a character too many, padded in the middle."""
-    pieces = _PADDING.split(content.translate(None, _NOT_BASE64), maxsplit=_MOST_PIECES)
+    pieces = content.translate(None, _NOT_BASE64).split(b"=", 2 * _MOST_PIECES)
     return b"".join(_whole_groups(piece) for piece in pieces)
 
 
