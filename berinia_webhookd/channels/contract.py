@@ -268,11 +268,11 @@ class Kind:
     # What stands in a preset of that name, in place of defaults; it raises ValueError without one.
     preset: Callable[[str], Mapping[str, Any]] | None = None
 
-    def cautions(
+    def warnings(
         self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]
     ) -> Iterator[Finding]:
         """Yield findings about settings that work and will cause trouble; `came_from` says of each
         field where its value stands.
         """
-        yield from self.channel.provider_of(channel).cautions(channel, settings)
-        yield from channel.cautions(came_from)
+        yield from self.channel.provider_of(channel).warnings(channel, settings)
+        yield from channel.warnings(came_from)

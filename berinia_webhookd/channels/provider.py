@@ -87,7 +87,7 @@ class Provider:
             return "signatures match only because server.public_url is set: keep it, or fix nginx"
         return f"its messages get in all the same, since {self.name} signs no URL"
 
-    def cautions(self, channel: ChannelSettings, settings: Settings) -> Iterator[Finding]:
+    def warnings(self, channel: ChannelSettings, settings: Settings) -> Iterator[Finding]:
         """Yield findings about settings that work and will cause trouble."""
         key = self.secret.key(channel.name)
         if not getattr(channel, self.secret.setting):

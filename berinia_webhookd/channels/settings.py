@@ -112,7 +112,7 @@ class MailgunSettings(ChannelSettings):
         "older signatures are refused; Mailgun tries again for eight hours",
     )
 
-    def cautions(self, came_from: Mapping[str, str]) -> Iterator[Finding]:
+    def warnings(self, came_from: Mapping[str, str]) -> Iterator[Finding]:
         """Yield a key that is likely another one of Mailgun's."""
         named = came_from["signing_keys"] == "MAILGUN_API_KEY"
         if named or any(key.reveal().startswith("key-") for key in self.signing_keys):
@@ -192,7 +192,7 @@ class WhatsAppSettings(ChannelSettings):
         "`{reason}` is why, in French; empty: nothing",
     )
 
-    def cautions(self, came_from: Mapping[str, str]) -> Iterator[Finding]:  # noqa: ARG002 - the interface
+    def warnings(self, came_from: Mapping[str, str]) -> Iterator[Finding]:  # noqa: ARG002 - the interface
         """Yield addresses of nearly everybody, without a secret, and answers that get lost."""
         if self.secret is None and (wide := widest(self.allowed_ips)):
             yield warning(

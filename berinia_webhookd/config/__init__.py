@@ -1,1 +1,1 @@
-"""Settings: read from every source, checked at once, frozen."""
+"""Settings: read from every source, checked together, frozen."""

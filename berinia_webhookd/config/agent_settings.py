@@ -26,7 +26,7 @@ from berinia_webhookd.config.values import (
 from berinia_webhookd.model import AgentName, Delivery, Gathering, OutcomeKind, Rate
 
 RETRY_SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0)
-DEFAULTS: Final = AgentName("defaults")  # the table of what holds for all agents
+DEFAULTS: Final = AgentName("defaults")  # the table for all agents
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,15 @@ class AgentSettings:
     timeout_seconds: float | None = setting(
         number(0.1, DAY),
         None,
-        "one attempt's limit",
+        "limit of one attempt",
         unset="`60`, `900` for entries of kind `berinia-whatsapp`",
         example=60,
     )
     delivery: Delivery | None = setting(
         one_of(*Delivery),
         None,
-        "`at-least-once`: what fails or is lost is tried again; `at-most-once`: what has begun is "
-        "never begun again by itself, for agents that must not act twice",
+        "`at-least-once`: what failed or was lost is tried again; `at-most-once`: an attempt that "
+        "began is never repeated by itself, for agents that must not act twice",
         unset="`at-least-once`, `at-most-once` for entries of kind `berinia-whatsapp`",
         example="at-most-once",
     )
@@ -70,30 +70,30 @@ class AgentSettings:
     host: str | None = setting(
         values.word,
         None,
-        "agents with the same word share one host on a machine, one attempt at a time, and so keep "
-        "one memory",
+        "agents with the same word share one host process on a machine, one attempt at a time, and "
+        "so share one memory",
         unset="any host",
         example="berinia",
     )
     loop_guard: bool = setting(
         boolean,
         True,
-        "whether a conversation is held that looks like two machines answering each other: the "
+        "whether to hold a conversation that looks like two machines answering each other: the "
         "same text three times in a day, ten quick turns, a mail that says it is automatic",
     )
     per_sender: tuple[Rate, ...] = setting(
         many(values.rate),
         (),
-        "how often it runs for one person: so many times in a second, minute, hour or day (`s`, "
-        "`m`, `h`, `d`), one or several; the rest waits until a run is long enough ago",
+        "how often it runs for one person: one or several limits per second, minute, hour or day "
+        "(`s`, `m`, `h`, `d`); further messages wait until a run is long enough ago",
         unset="no limit",
         example=["20/h", "60/d"],
     )
     daily_cost: float | None = setting(
         number(0.0001, 1e9),
         None,
-        "what its results of one day, UTC, may cost: the sum of the `cost` that it returns; the "
-        "rest waits for the next day",
+        "what its results may cost in a day, UTC: the sum of the `cost` that it returns; further "
+        "messages wait for the next day",
         unset="no limit",
         example=20,
     )
@@ -105,7 +105,9 @@ class AgentSettings:
         example=RETRY_SCHEDULE,
     )
     retry_on: frozenset[OutcomeKind] = setting(
-        values.kinds, values.RETRIABLE, "failures that are tried again; others are dead at once"
+        values.kinds,
+        values.RETRIABLE,
+        "failures that are tried again; after others the entry is dead at once",
     )
     order_hold_seconds: float = setting(
         number(0, 30 * DAY), 300.0, "how long a waiting retry holds back its conversation"
@@ -113,14 +115,14 @@ class AgentSettings:
     gather_seconds: float = setting(
         number(0, DAY),
         0.0,
-        "one run for a burst of messages: it begins when the conversation has been silent so long; "
-        "`0`: a run for each message",
+        "one run for a burst of messages: it begins when the conversation has been silent this "
+        "long; `0`: a run for each message",
     )
     gather_max_seconds: float = setting(
-        number(0, DAY), 30.0, "how long the first message of a burst waits for its run at the most"
+        number(0, DAY), 30.0, "how long the first message of a burst waits for its run at most"
     )
     memory_limit_bytes: int | None = setting(
-        whole(16 * MIB, 2**50), None, "memory of its host", unset="no limit", example=2**30
+        whole(16 * MIB, 2**50), None, "memory limit of its host", unset="no limit", example=2**30
     )
     signing_secret: Secret | None = setting(
         values.secret,
@@ -132,14 +134,14 @@ class AgentSettings:
 
     @property
     def gathering(self) -> Gathering | None:
-        """How its messages are gathered, if they are."""
+        """How its bursts are gathered, if they are."""
         if not self.gather_seconds:
             return None
         return Gathering(self.gather_seconds, self.gather_max_seconds)
 
     @property
     def shared_host(self) -> str | None:
-        """The word of its host, if it runs in one."""
+        """The word of the host that it shares, if it does."""
         in_host = self.target is None or self.target.startswith("python:")
         return self.host if in_host else None
 
@@ -177,12 +179,12 @@ class AgentsSettings:
         example=3,
     )
     host_idle_seconds: float = setting(
-        number(0, 30 * DAY), 600.0, "a host without work for so long is stopped; 0: never"
+        number(0, 30 * DAY), 600.0, "a host without work for this long is stopped; 0: never"
     )
     environment: tuple[str, ...] = setting(
         many(values.variable),
         (),
-        "variables that agents get although these are withheld: `BERINIA_WEBHOOKD_*`, "
+        "variables that agents get although they are withheld by default: `BERINIA_WEBHOOKD_*`, "
         "`TWILIO_TOKEN`, `MAILGUN_*`, `CREDENTIALS_DIRECTORY`, `NOTIFY_SOCKET`, `WATCHDOG_*`, "
         "`LISTEN_*`",
         unset="none",
@@ -190,5 +192,5 @@ class AgentsSettings:
     )
 
     def of(self, name: AgentName) -> AgentSettings:
-        """Return the settings of an agent, configured or not."""
+        """Return the settings of an agent; the defaults where it has none."""
         return self.by_name.get(name, self.defaults)

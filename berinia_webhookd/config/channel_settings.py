@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """The channel of a kind that exists without being named in the file."""
+    """A channel that exists without being named in the file."""
 
     name: ChannelName
     path: str
@@ -43,7 +43,7 @@ class ChannelSettings:
     """What channels of every kind have; `channels/settings.py` adds what each kind has."""
 
     built_in: ClassVar[BuiltIn | None] = None
-    # Holds where neither the channel nor the agents say otherwise.
+    # The defaults of a kind, where neither the channel nor its agent says otherwise.
     kind_retry_schedule_seconds: ClassVar[tuple[float, ...]] = RETRY_SCHEDULE
     kind_timeout_seconds: ClassVar[float] = 60.0
     kind_delivery: ClassVar[Delivery] = Delivery.AT_LEAST_ONCE
@@ -53,7 +53,7 @@ class ChannelSettings:
     kind: str = setting(
         text, Required, "its kind", unset="must be set on further channels", file_only=True
     )
-    enabled: bool = setting(boolean, True, "whether it receives; if not, its path answers 404")
+    enabled: bool = setting(boolean, True, "if false, its path answers 404")
     path: str = setting(http_path, Required, "where it receives", unset="`/webhook/<name>`")
     max_body_bytes: int = setting(BYTES, MIB, "larger bodies are refused with 413")
     retry_schedule_seconds: tuple[float, ...] | None = setting(
@@ -66,7 +66,7 @@ class ChannelSettings:
     skip: tuple[EventMark, ...] | None = setting(
         MARKS,
         (),
-        "events that are kept in state `skipped` and handed to no agent: "
+        "events that are stored as `skipped` and given to no agent: "
         + ", ".join(f"`{mark}`" for mark in EventMark),
     )
     block: tuple[str, ...] = setting(
@@ -79,14 +79,14 @@ class ChannelSettings:
     opt_out_words: Mapping[OptOut, tuple[str, ...]] | None = setting(
         values.opt_out_words,
         None,
-        "messages that mean STOP, START or HELP, in place of the kind's; `+` among them stands for "
+        "messages that mean STOP, START or HELP, in place of the kind's; `+` in a list stands for "
         "the built-in ones",
         unset="those of the README for kind `twilio`, none for others",
         example={"stop": ["+", "BASTA"]},
         file_only=True,
     )
     later_status: int = setting(STATUS, 503, "the answer that makes the provider try again")
-    unproven_status: int = setting(STATUS, 403, "the answer to a request that proves nothing")
+    unproven_status: int = setting(STATUS, 403, "the answer to a request that is not proven")
 
     @property
     def is_built_in(self) -> bool:
@@ -95,30 +95,30 @@ class ChannelSettings:
 
     @property
     def address_alone(self) -> bool:
-        """Whether nothing but the address proves who calls."""
+        """Whether only the address proves who calls."""
         return False
 
     @property
     def own_listener(self) -> str | None:
-        """The listener on which it receives alone."""
+        """The address that it alone listens on."""
         return None
 
     @property
     def agents(self) -> frozenset[AgentName]:
-        """Every agent that a message can go to."""
+        """Every agent that it can route to."""
         return frozenset({self.agent})
 
     @property
     def skipped_marks(self) -> frozenset[EventMark]:
-        """What is skipped by its marks."""
+        """The marks of events that are skipped."""
         return frozenset(self.skip or ())
 
     def errors(self) -> Iterator[Finding]:
-        """Yield what is valid alone and not together."""
+        """Yield settings that are valid, but not together."""
         return iter(())
 
-    def cautions(self, came_from: Mapping[str, str]) -> Iterator[Finding]:
-        """Yield what works and will hurt; `came_from` says of each field where its value stands."""
+    def warnings(self, came_from: Mapping[str, str]) -> Iterator[Finding]:
+        """Yield what will cause trouble; `came_from` says where each field's value came from."""
         del came_from
         return iter(())
 
@@ -132,12 +132,12 @@ class Kind(Protocol):
 
     @property
     def preset(self) -> Callable[[str], Mapping[str, Any]] | None:
-        """What stands in a preset of a name, in place of defaults; `ValueError` without one."""
+        """Return the values of a preset; `ValueError` if there is none of that name."""
 
-    def cautions(
+    def warnings(
         self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]
     ) -> Iterator[Finding]:
-        """Yield what works and will hurt; `came_from` says of each field where its value stands."""
+        """Yield what will cause trouble; `came_from` says where each field's value came from."""
 
 
 Kinds = Mapping[str, Kind]

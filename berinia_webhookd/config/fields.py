@@ -1,7 +1,6 @@
-"""Declarations of settings: each is one field of a frozen dataclass, made by `setting(...)`.
-
-Its key, environment variable and credential, the list of `check-config`, the commented file in
-contrib and the table of the README derive from that one line.
+"""How a setting is declared: as one field of a frozen dataclass, made by `setting(...)`. Its key,
+environment variable and credential, its place in `check-config`, in the commented file of contrib
+and in the README derive from that field.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ Reader = Callable[[Any], T]
 
 @dataclass(frozen=True, slots=True)
 class SameAs:
-    """As a default: the value of another setting, and where that came from."""
+    """As a default: the value of another setting."""
 
     key: str
 
 
 class Required:
-    """As a default: there is none, and it must be set."""
+    """As a default: there is none, it must be set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +35,8 @@ class Setting:
     read: Reader[Any]
     default: Any  # the value, a function of the environment, `SameAs` or `Required`
     meaning: str
-    unset: str | None = None  # the default in words, where no value says it
-    example: Any = None  # a value for the commented file, where the default is none to copy
+    unset: str | None = None  # the default in words, where a value cannot say it
+    example: Any = None  # for the commented file, where the default is no example
     restart: bool = False  # whether a change needs a restart
     secret: bool = False
     legacy: tuple[str, ...] = ()  # variables of the older installation; the first one wins

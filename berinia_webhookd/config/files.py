@@ -1,8 +1,7 @@
-"""The files that settings come from: the TOML file, `.env` and credentials, read whole and parsed.
+"""Reads the files that settings come from: the TOML file, `.env` and credentials.
 
-Nothing in a file may end the program or hold it up. So only ordinary files are opened, what their
-parsers cannot do in reasonable time is refused first, and everything that is wrong is a finding
-that names the file. What the values mean is `load.py`'s business.
+No file can crash the program or hang it: only ordinary files are opened, what would keep a parser
+busy for long is refused first, and every error is a finding that names the file.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ LOCAL_FILE: Final = "berinia-webhookd.toml"
 CONFIG_VARIABLE: Final = ENVIRONMENT_PREFIX + "CONFIG"
 LARGEST_FILE_BYTES: Final = 1024 * 1024
 WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
-MOST_ENTRIES: Final = 1000  # of one table
+MOST_ENTRIES: Final = 1000  # in a table
 LONGEST_NUMBER_BITS: Final = 64  # as TOML says
 LONG_NUMBER: Final = f"a number has over {LONGEST_NUMBER_BITS} bits"
 
-# The parsers need the square of these: hours, for a file of a megabyte.
+# The parsers take quadratic time for these: hours, for a file of a megabyte.
 _STRINGS: Final = re.compile(r'"[^"\n]*"|\'[^\'\n]*\'')
 _DEEP_KEY: Final = re.compile(r"(?<![\w\"-])(?:[\w\"-]++[ \t]*+\.[ \t]*+){20}")
 _BLANKS: Final = re.compile(r"(?<![^\S\r\n])[^\S\r\n]{100}")
@@ -42,25 +41,25 @@ _BLANKS: Final = re.compile(r"(?<![^\S\r\n])[^\S\r\n]{100}")
 class UnreadLine:
     """A line of `.env` that sets nothing."""
 
-    number: int  # where it stands, or where the quote opens that it stands in
+    number: int  # of the line, or of the one that opens the quote around it
     text: str = field(repr=False)
-    quoted: bool  # may be meant so
+    quoted: bool  # inside a quote, which may be intended
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What the TOML file and `.env` hold, whatever it means."""
+    """The contents of the TOML file and `.env`, not yet interpreted."""
 
     table: Mapping[str, Any]
     dotenv: Mapping[str, str]
-    unread: tuple[UnreadLine, ...]  # of `.env`
+    unread: tuple[UnreadLine, ...]  # in `.env`
     config_file: Path | None
     dotenv_file: Path | None
-    problems: tuple[Finding, ...]  # of the files themselves: nothing of such a file is known
+    problems: tuple[Finding, ...]  # files that could not be read or parsed
 
 
 def read_files(environ: Environ, working_folder: Path, config_file: Path | None) -> Files:
-    """Read the TOML file and `.env`; nothing here raises for what is in them."""
+    """Read the TOML file and `.env`; errors in them are `problems`, and not raised."""
     problems: list[Finding] = []
 
     def content(of: Callable[[str, str], Any], path: Path, found_here: bool) -> Any:
@@ -87,7 +86,7 @@ def read_files(environ: Environ, working_folder: Path, config_file: Path | None)
 def text_of(path: Path, setting: str, *, only_ours: bool = False) -> str:
     """Return a file's text, checked and read through one descriptor.
 
-    `only_ours` is for what was found and not named: then others could have put it there.
+    `only_ours` is for a file that was found, not named: somebody else could have put it there.
 
     Raises:
         ConfigurationError: it cannot be used.
@@ -102,7 +101,7 @@ def text_of(path: Path, setting: str, *, only_ours: bool = False) -> str:
             hint = "go to a folder that this user may enter, for example: cd /"
         raise _unusable(setting, f"cannot be read: {error.strerror}", hint) from error
     if len(content) > LARGEST_FILE_BYTES:
-        raise _unusable(setting, "is larger than 1 MiB", "that is no settings file")
+        raise _unusable(setting, "is larger than 1 MiB", "give a settings file")
     try:
         return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -110,7 +109,7 @@ def text_of(path: Path, setting: str, *, only_ours: bool = False) -> str:
 
 
 class Unusable(Exception):
-    """A file that is not to be used, whatever is in it; the message says why."""
+    """A file that must not be used, whatever is in it; the message says why."""
 
     def __init__(self, message: str, fix: str) -> None:
         super().__init__(message)
@@ -123,11 +122,11 @@ def read_ordinary(
     """Return the first bytes of an ordinary file.
 
     Raises:
-        Unusable: it is no ordinary file, or `refusal` says why not.
+        Unusable: it is not an ordinary file, or `refusal` says why it must not be used.
         OSError: it cannot be read.
     """
-    _require_ordinary(path.stat(), path)  # opening a device may do something
-    # Opening a pipe that took its place would wait for a writer.
+    _require_ordinary(path.stat(), path)  # before opening it: to open a device may do something
+    # If a pipe replaced it just now, opening it must not wait for a writer.
     with open(path, "rb", opener=_at_once) as file:
         found = os.fstat(file.fileno())
         _require_ordinary(found, path)
@@ -137,8 +136,8 @@ def read_ordinary(
 
 
 def distrust(found: os.stat_result, *, owner: int | None = None) -> str | None:
-    """Return why a file or folder is not believed that was found, and not named; `owner` is whom
-    the place belongs to where that is somebody else than who asks.
+    """Return why a file or folder that was found, not named, is not trusted: neither root's, nor
+    ours, nor `owner`'s, or others may write it.
     """
     if found.st_uid not in (0, os.getuid(), owner):
         return "belongs to another user"
@@ -148,7 +147,7 @@ def distrust(found: os.stat_result, *, owner: int | None = None) -> str | None:
 
 
 def is_there(path: Path) -> bool:
-    """Whether it exists. If that cannot be known it does: reading it then says why."""
+    """Whether it exists, or may exist: then reading it says why that is not known."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -172,7 +171,7 @@ def _require_ordinary(found: os.stat_result, path: Path) -> None:
 def _which_file(
     environ: Environ, working_folder: Path, config_file: Path | None
 ) -> tuple[Path | None, bool]:
-    """Find the TOML file, and say whether it is in the working folder, where others may put one."""
+    """Return the TOML file, and whether it was found in the working folder."""
     if named := config_file or environ.get(CONFIG_VARIABLE):
         return Path(named), False
     if is_there(SYSTEM_FILE):
@@ -184,7 +183,7 @@ def _which_file(
 def _which_dotenv(working_folder: Path) -> Path | None:
     file = working_folder / ".env"
     if not is_there(file) or os.path.isdir(file):  # noqa: PTH112 - that of Path may raise
-        return None  # some name their virtual environment so
+        return None  # a virtual environment can have this name
     return file
 
 
@@ -194,12 +193,12 @@ def _table(text: str, name: str) -> Mapping[str, Any]:
         table = tomllib.loads(text)
         _require_wieldy(table)
     except tomllib.TOMLDecodeError as error:
-        # The error quotes at most one character of the file.
+        # The error quotes one character of the file at most.
         what = f"is not valid TOML: {error}"[:300]
     except RecursionError:
         what = "is not valid TOML for settings: nested too deeply"
     except (OverflowError, ValueError) as error:
-        # `int` itself refuses more digits than it reads in reasonable time.
+        # `int` refuses numbers with too many digits.
         why = error if isinstance(error, OverflowError) else LONG_NUMBER
         what = f"is not valid TOML for settings: {why}"
     else:
@@ -213,7 +212,7 @@ def _require_short_keys(text: str) -> None:
 
 
 def _require_wieldy(value: Any) -> None:
-    """Raise `OverflowError` for what takes long to work on, or to show."""
+    """Raise `OverflowError` for values that take long to handle or to show."""
     if isinstance(value, int) and value.bit_length() > LONGEST_NUMBER_BITS:
         raise OverflowError(LONG_NUMBER)
     if isinstance(value, Mapping) and len(value) > MOST_ENTRIES:

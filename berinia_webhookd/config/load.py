@@ -1,6 +1,4 @@
-"""The loader: reads every value, checks every rule between values, and reports everything that is
-wrong at once. Nothing secret appears in what it reports.
-"""
+"""The loader: reads and checks every setting, and reports all errors together, without secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import Any, Final, NewType
 from urllib.parse import urlsplit
 
 from berinia_webhookd.addresses import is_loopback
-from berinia_webhookd.config import cautions
+from berinia_webhookd.config import checks
 from berinia_webhookd.config.agent_settings import DEFAULTS, AgentSettings, AgentsSettings
 from berinia_webhookd.config.channel_settings import Kinds
 from berinia_webhookd.config.fields import Environ, Required, SameAs, Setting, T, settings_of
@@ -32,7 +30,7 @@ from berinia_webhookd.errors import ConfigurationError
 from berinia_webhookd.findings import Finding, Level, wrong
 from berinia_webhookd.model import AgentName
 
-PINNING: Final = ("flag", "environment", "credential")  # what a reload does not read again
+PINNING: Final = ("flag", "environment", "credential")  # a reload does not read these again
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +41,25 @@ class Origin:
     source: Source
     where: str
     setting: Setting = field(repr=False)
-    valid: bool = True  # if not, the value is the default
+    valid: bool = True  # False: the value is the default
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A configuration, usable or not; a value that is not valid has its default."""
+    """A configuration, usable or not: settings with an invalid value have their default."""
 
     settings: Settings
     origins: Mapping[str, Origin]
     problems: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
     config_file: Path | None
-    complete: bool  # whether every source could be read, so that the rest is worth a look
+    complete: bool  # whether every source could be read
     read_from: frozenset[Path]  # the files of all sources
-    # What the file and .env say on keys that a higher source pins: a change there has no effect.
+    # What the file and .env say on keys that a higher source sets: a change has no effect.
     pinned: Mapping[str, Any] = field(repr=False)
 
 
-Loaded = NewType("Loaded", Examined)  # a configuration that can be used: it has no problem
+Loaded = NewType("Loaded", Examined)  # a configuration without problems
 
 
 def load(
@@ -73,8 +71,8 @@ def load(
     config_file: Path | None = None,
     before: Loaded | None = None,
 ) -> Loaded:
-    """Read, check and freeze the configuration; `kinds` are those that channels can have. What was
-    read `before` must still be there: a file that is being replaced unsets nothing.
+    """Read and check the configuration; `kinds` are those that channels can have. Every file that
+    was read `before` must still exist: one that is just being replaced must not unset anything.
 
     Raises:
         ConfigurationError: with every problem found.
@@ -84,7 +82,10 @@ def load(
     )
     gone = sorted(before.read_from - found.read_from) if before else ()
     hint = "put it back, or restart the daemon to do without it"
-    problems = (*(wrong(str(file), "is not read any more", hint) for file in gone), *found.problems)
+    problems = (
+        *(wrong(str(file), "does not exist any more", hint) for file in gone),
+        *found.problems,
+    )
     if problems:
         raise ConfigurationError(problems)
     return Loaded(found)
@@ -118,8 +119,8 @@ def examine(
     settings = _frozen(origins, tables)
     lines = list(unread(files, keys))
     problems += [line for line in lines if line.level is Level.WRONG]
-    problems += [*_unsigned(settings.agents), *cautions.errors(settings)]
-    warnings = cautions.warnings(settings, origins, kinds, files.config_file)
+    problems += [*_unsigned(settings.agents), *checks.errors(settings)]
+    warnings = checks.warnings(settings, origins, kinds, files.config_file)
     return Examined(
         settings=settings,
         origins=origins,
@@ -171,7 +172,7 @@ def _default(setting: Setting, origins: Mapping[str, Origin], environ: Environ) 
 
 
 def _wrong(setting: Setting, given: Given) -> str:
-    """Show a wrong value; if it may be a secret, by its place alone."""
+    """Describe a wrong value; one that may be secret by its place alone."""
     may_be_secret = setting.secret or "://" in str(given.raw)  # a URL may hold a password
     shown = "the value" if may_be_secret else repr(given.raw)[:80]
     return f"{shown} from {given.where}"
@@ -210,7 +211,7 @@ def _frozen(origins: Mapping[str, Origin], tables: Tables) -> Settings:
 
 
 def _unsigned(agents: AgentsSettings) -> Iterator[Finding]:
-    """Yield HTTP agents on other machines that could not tell us from others."""
+    """Yield HTTP agents on other machines that have no secret to verify our requests by."""
     for agent in (agents.defaults, *agents.by_name.values()):
         if agent.target is None or not agent.target.startswith("http"):
             continue

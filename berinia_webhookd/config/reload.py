@@ -1,4 +1,4 @@
-"""Changes by a reload: most keys at once, some only with a restart."""
+"""What a reload changes: most settings take effect at once, some only after a restart."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Changes:
 
 
 def changes(running: Settings, old: Loaded, new: Loaded) -> Changes:
-    """Compare what was loaded last with what is loaded now; `running` is what holds until now.
+    """Compare what was loaded before with what is loaded now; `running` is what is in effect.
 
-    What needs a restart is named at every reload until it has had one.
+    A setting that needs a restart is named at every reload until there was one.
     """
     names = sorted(old.origins.keys() | new.origins.keys())
     changed = [name for name in names if _value(old, name) != _value(new, name)]
@@ -33,7 +33,7 @@ def changes(running: Settings, old: Loaded, new: Loaded) -> Changes:
     for name in fixed:
         section, _, key = name.rpartition(".")
         before, wanted = _section(running, section), new.origins[name].value
-        if before is None:  # a channel that is new: what it needs is there after a restart
+        if before is None:  # a new channel
             if wanted != new.origins[name].setting.default:
                 stuck.append(name)
         elif getattr(before, key) != wanted:

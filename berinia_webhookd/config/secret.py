@@ -1,4 +1,4 @@
-"""A text that shows itself to nobody."""
+"""A text that is never shown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ REDACTED: Final = "••••••"
 
 
 class Secret:
-    """A secret text: compared and shown by nobody, read only by `reveal`."""
+    """A secret text; only `reveal` returns it."""
 
     __slots__ = ("_value",)
 

@@ -38,7 +38,7 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 def state_folder(environ: Environ) -> Path:
-    """Return `<state>`: what systemd gives, else a folder in the home."""
+    """Return the state folder: systemd's, else one in the home folder."""
     if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
         return Path(given).absolute()
     home = environ.get("HOME") or "~"
@@ -58,7 +58,7 @@ def _logs_folder(environ: Environ) -> Path:
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     host: str = setting(
-        text, "127.0.0.1", "address to listen on; sockets that systemd hands over win", restart=True
+        text, "127.0.0.1", "address to listen on; sockets inherited from systemd win", restart=True
     )
     port: int = setting(whole(0, 65_535), 8001, "port to listen on, likewise", restart=True)
     uds: Path | None = setting(folder, None, "Unix socket", restart=True, flag_only=True)
@@ -70,7 +70,7 @@ class ServerSettings:
     public_url: tuple[str, ...] = setting(
         many(values.origin),
         (),
-        "scheme and host that the providers call, or a list; replaces both in URL signatures",
+        "scheme and host that providers call, or a list; replaces both in URL signatures",
         unset="both are taken from the request",
         example="https://app.berinia.com",
     )
@@ -83,7 +83,7 @@ class ServerSettings:
         SECONDS, 10.0, "from the complete body to the commit; past it the provider gets 503"
     )
     body_timeout_seconds: float = setting(
-        SECONDS, 10.0, "how long a body may make no progress; past it 408"
+        SECONDS, 10.0, "how long a body may arrive without progress; past it 408"
     )
     shutdown_grace_seconds: float = setting(
         number(0, 3600),
@@ -94,28 +94,28 @@ class ServerSettings:
     max_connections: int = setting(
         whole(1, 1_000_000),
         1024,
-        "connections at once, a quarter of them for one address that is no trusted proxy; over it "
-        "503 before reading",
+        "connections at once, at most a quarter from one address that is not a trusted proxy; over "
+        "it 503 before reading",
     )
     max_body_bytes_in_flight: int = setting(
         whole(MIB, 2**40),
         256 * MIB,
-        "bytes of bodies that have arrived, a quarter of them for one client, and a quarter only "
-        "for bodies of at most 64 KiB; over it 503",
+        "bytes of bodies in memory, at most a quarter from one client; a quarter is reserved for "
+        "bodies up to 64 KiB; over it 503",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitSettings:
     requests: int = setting(
-        whole(1, 10**9), 100, "requests per client address that may fail in `per_seconds`"
+        whole(1, 10**9), 100, "failed requests that one client address may send in `per_seconds`"
     )
-    per_seconds: float = setting(number(0.1, DAY), 60.0, "the time they may fail in")
+    per_seconds: float = setting(number(0.1, DAY), 60.0, "the time that both limits are for")
     verified_requests: int = setting(
         whole(1, 10**9),
         SameAs("rate_limit.requests"),
-        "the same for requests that verified; Twilio does not retry after 429 by default, so a "
-        "burst of answers to a campaign must fit",
+        "the same for verified requests; Twilio does not retry after 429 by default, so leave room "
+        "for a burst of answers to a campaign",
         unset="as many as `rate_limit.requests`",
         example=6000,
     )
@@ -133,10 +133,13 @@ class JournalSettings:
         restart=True,
     )
     lease_seconds: float = setting(
-        number(1, 3600), 15.0, "how long a claim holds; renewed at a third of it", restart=True
+        number(1, 3600),
+        15.0,
+        "how long a claim lasts unless it is renewed, which is done at a third of it",
+        restart=True,
     )
     retention_days: float = setting(
-        DAYS, 30.0, "how long finished entries are kept; dead ones for ever", restart=True
+        DAYS, 30.0, "how long finished entries are kept; dead ones are kept for ever", restart=True
     )
     dedupe_days: float = setting(
         DAYS, 400.0, "how long an event is recognised as seen", restart=True
@@ -145,12 +148,12 @@ class JournalSettings:
         whole(0, 10**7), 10_000, "how many rejected deliveries are kept", restart=True
     )
     pool_size: int = setting(
-        whole(3, 1000), 5, "PostgreSQL only: connections that one process has at most", restart=True
+        whole(3, 1000), 5, "PostgreSQL only: most connections of one process", restart=True
     )
     node: str = setting(
         text,
         lambda _: socket.gethostname() or "localhost",
-        "written on what this machine receives and runs",
+        "name of this machine, stored with what it receives and runs",
         unset="the host name",
         example="web1",
         restart=True,
@@ -158,7 +161,7 @@ class JournalSettings:
 
     @property
     def file(self) -> Path | None:
-        """The SQLite file; None where the journal is in PostgreSQL."""
+        """The SQLite file; None for PostgreSQL."""
         return values.sqlite_file(self.url.reveal())
 
 
@@ -167,8 +170,8 @@ class ConsentsSettings:
     key: Secret | None = setting(
         values.key,
         None,
-        "by which the opt-out of an erased person stays recognisable; the same on every node, and "
-        "saved with the journal's backups",
+        "key by which the opt-out of an erased person stays recognisable; the same on every node, "
+        "and part of the journal's backups",
         unset="`consents.key` in `$STATE_DIRECTORY`, else in `~/.local/state/berinia-webhookd`, "
         "made at the first start; must be set for a PostgreSQL journal",
         example="what `openssl rand -hex 32` prints",
@@ -187,7 +190,7 @@ class LogSettings:
         example="/var/log/berinia-webhookd",
         restart=True,
     )
-    level: str = setting(one_of(*LEVELS), "info", f"least level written: {', '.join(LEVELS)}")
+    level: str = setting(one_of(*LEVELS), "info", f"lowest level written: {', '.join(LEVELS)}")
     personal_data: Literal["mask", "full"] = setting(
         one_of("mask", "full"),
         "mask",
@@ -209,13 +212,13 @@ class AlertSettings:
     command: str | None = setting(
         values.command,
         None,
-        "run with an alert as JSON on its standard input",
+        "run for each alert, with JSON on its standard input",
         example="/usr/local/bin/berinia-alert",
     )
     url: str | None = setting(
         values.web_url,
         None,
-        "gets alerts as JSON",
+        "each alert is posted to it as JSON",
         example="https://example.com/alert",
         secret=True,
     )
@@ -236,7 +239,7 @@ class Settings:
     debug: bool = setting(
         boolean, False, "log more", restart=True, legacy=("DEBUG",), flag_only=True
     )
-    dev: bool = setting(boolean, False, "throw-away secrets", restart=True, flag_only=True)
+    dev: bool = setting(boolean, False, "use throw-away secrets", restart=True, flag_only=True)
 
 
 SECTIONS: Final[Mapping[str, type]] = {  # beside the tables of agents and channels

@@ -1,6 +1,5 @@
-"""Sources of settings, highest first: flag, environment, `.env` in the working folder, systemd
-credential, TOML file. It gathers raw values with their origin; how files are read stands in
-`files.py`, and what the values mean is `load.py`'s business.
+"""Gathers raw values, and where each came from: flag, environment, `.env` in the working folder,
+systemd credential or TOML file, of which the first wins.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from berinia_webhookd.findings import Finding, warning, wrong
 FOLDERS: Final = ("STATE", "LOGS", "RUNTIME", "CREDENTIALS")
 FOLDER_VARIABLES: Final = ("HOME", *(f"{name}_DIRECTORY" for name in FOLDERS))
 SEE: Final = "see contrib/config/berinia-webhookd.toml"
-MOST_PROBLEMS: Final = 100  # before unknown settings are only counted as more: each takes its time
+MOST_PROBLEMS: Final = 100  # then unknown settings are not named any more: that takes time
 LONGEST_NAME: Final = 100  # of an unknown setting, as shown
 
 
@@ -30,18 +29,18 @@ Keys = Mapping[str, Setting]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A raw value and where it stands."""
+    """A raw value and where it came from."""
 
     raw: Any
     source: Source
     where: str  # the flag, variable or file
 
 
-Layer = Mapping[str, Given]  # what one source gives, by key
+Layer = Mapping[str, Given]  # the values of one source, by key
 
 
 def readable(environ: Environ) -> tuple[Environ, frozenset[str]]:
-    """Return the environment without values that are no UTF-8 text, and the names of those."""
+    """Return the environment without variables that are not UTF-8, and the names of those."""
     broken = frozenset(
         name for name, value in environ.items() if value.encode(errors="replace").decode() != value
     )
@@ -58,9 +57,9 @@ def gather(
     left_out: Collection[str],
     problems: list[Finding],
 ) -> list[Layer]:
-    """Return what each source gives, the highest first.
+    """Return the values of each source, the highest first.
 
-    `broken` names the variables that are no text, `left_out` the tables that were refused already.
+    `broken` are the variables that are not UTF-8, `left_out` the tables that were refused before.
     """
     names = {*FOLDER_VARIABLES, *_legacy_names(keys)}
     hint = "set it to UTF-8 text, or unset it"
@@ -82,7 +81,7 @@ def gather(
 
 
 def unread(files: Files, keys: Keys) -> Iterator[Finding]:
-    """Yield the lines of `.env` that set nothing; those with a name of ours are wrong."""
+    """Yield the lines of `.env` that set nothing; wrong are those with the name of a setting."""
     ours = "|".join([ENVIRONMENT_PREFIX + r"\w+", *_legacy_names(keys)])
     named, set_in_line = (
         re.compile(rf"\b(?:{ours})\b"),
@@ -92,7 +91,7 @@ def unread(files: Files, keys: Keys) -> Iterator[Finding]:
         subject = f"{files.dotenv_file}, line {line.number}"
         if line.quoted:
             if found := set_in_line.match(line.text):
-                what = f"opens a quote in which {found[1]} stands, so that it is not set"
+                what = f"opens a quote that contains {found[1]}, which is therefore not set"
                 yield wrong(subject, what, "close the quote")
         elif found := named.search(line.text):
             yield wrong(subject, f"does not set {found[0]}", f"{found[0]}=…, with quotes closed")
@@ -105,7 +104,7 @@ def _legacy_names(keys: Keys) -> set[str]:
 
 
 def colliding(keys: Keys) -> Iterator[Finding]:
-    """Yield a finding for each two settings that one environment variable would set."""
+    """Yield settings that share an environment variable."""
     seen: dict[str, str] = {}
     for key, setting in keys.items():
         other = seen.setdefault(variable_of(key), key)
@@ -119,7 +118,7 @@ def _flag(key: str) -> str:
 
 
 def _first_name_wins(layers: list[Layer], key: str, legacy: tuple[str, ...]) -> None:
-    """Drop what later ones of several older names set, also in a higher source than the first."""
+    """Where the first legacy name is set, drop values of the others, from any source."""
     given = {layer[key].where for layer in layers if key in layer}
     worse = legacy[1:] if legacy and legacy[0] in given else ()
     for number, layer in enumerate(layers):
@@ -130,7 +129,7 @@ def _first_name_wins(layers: list[Layer], key: str, legacy: tuple[str, ...]) -> 
 def _variables(
     variables: Mapping[str, str], source: Source, keys: Keys, problems: list[Finding]
 ) -> Iterator[tuple[str, Given]]:
-    """Yield what variables set, by our prefix or an older name; an empty one counts as unset."""
+    """Yield what variables set, by our prefix or a legacy name; empty ones count as unset."""
     for key, setting in keys.items():
         for name in reversed(setting.legacy):
             if variables.get(name):

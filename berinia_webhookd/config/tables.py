@@ -1,6 +1,4 @@
-"""The keys that can be set: those of the fixed sections, and of the tables that a file has for
-agents and for channels.
-"""
+"""All keys that can be set: of the fixed sections, and of each agent and channel in the file."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from berinia_webhookd.logs.reading import OTHER_THAN_CHANNELS
 from berinia_webhookd.model import AgentName, ChannelName
 
 CHANNEL_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
-# What logs and metrics call something else by the name of a channel.
+# Logs and metrics use these names for other things.
 TAKEN_NAMES: Final = OTHER_THAN_CHANNELS | {"health", "logs", "other"}
 
 
@@ -30,12 +28,12 @@ class Tables:
     """The agents and channels that have settings of their own."""
 
     agents: tuple[AgentName, ...]
-    channels: Mapping[ChannelName, tuple[str, type[ChannelSettings]]]  # the kind, its settings
-    refused: Mapping[str, Finding]  # tables of neither, by key
+    channels: Mapping[ChannelName, tuple[str, type[ChannelSettings]]]  # kind, and its settings
+    refused: Mapping[str, Finding]  # other tables, by key
 
     @classmethod
     def of(cls, table: Mapping[str, Any], kinds: Kinds) -> Tables:
-        """Find them in a file's content; built-in channels need not stand there."""
+        """Find them in a file's content; built-in channels need not be there."""
         agents = [name for name in _tables(table, "agents") if name != DEFAULTS]
         channels = {
             kind.settings.built_in.name: (name, kind.settings)
@@ -45,7 +43,7 @@ class Tables:
         refused = {
             f"agents.{name}": wrong(
                 f"agents.{name}",
-                "is no agent's name",
+                "is not a name for an agent",
                 "agents' names start with a capital: [agents.ResponseListenerAgent]",
             )
             for name in agents
@@ -82,12 +80,12 @@ class Tables:
 
 
 def kind_of_presets(kinds: Kinds) -> str | None:
-    """Return the kind that has presets, which need not name it."""
+    """Return the kind that has presets: a channel with a preset need not say its kind."""
     return next((name for name, kind in kinds.items() if kind.preset is not None), None)
 
 
 def presets(table: Mapping[str, Any], kinds: Kinds, problems: list[Finding]) -> Layer:
-    """Return what the presets of channels say, the lowest source of all."""
+    """Return the values of the channels' presets, the lowest source."""
     given: dict[str, Given] = {}
     for name, content in _tables(table, "channels").items():
         preset = content.get("preset")
@@ -97,7 +95,7 @@ def presets(table: Mapping[str, Any], kinds: Kinds, problems: list[Finding]) -> 
         try:
             declared = kind.preset(preset)
         except ValueError as error:
-            problems.append(wrong(f"channels.{name}.preset", "is no preset", str(error)))
+            problems.append(wrong(f"channels.{name}.preset", "is not a preset", str(error)))
             continue
         for key, raw in declared.items():
             given[f"channels.{name}.{key}"] = Given(raw, "preset", f"preset {preset}")
@@ -115,14 +113,14 @@ def _may_be_called(name: str) -> bool:
 
 
 def _refused(name: str, kind: Any, kinds: Kinds, known: list[str]) -> Finding:
-    """Say why a table is no channel's."""
+    """Return why a table is not a channel."""
     key, choices = f"channels.{name}", " or ".join(f'kind = "{one}"' for one in kinds)
     if not _may_be_called(name):
         taken = f"; {', '.join(sorted(TAKEN_NAMES))} are taken"
         fix = f"use small letters, digits and -: [channels.crm]{taken}"
-        return wrong(key, "is no channel's name", fix)
+        return wrong(key, "is not a name for a channel", fix)
     if kind is not None:
-        return wrong(f"{key}.kind", "is no kind of channel", f"give {choices}")
+        return wrong(f"{key}.kind", "is not a kind of channel", f"give {choices}")
     nearest = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean channels.{nearest[0]}? If not: " if nearest else ""
     return wrong(key, "is a channel without a kind", f"{meant}give it {choices}")
@@ -131,7 +129,7 @@ def _refused(name: str, kind: Any, kinds: Kinds, known: list[str]) -> Finding:
 def _of_channel(
     name: ChannelName, kind: str, settings: type[ChannelSettings]
 ) -> Iterator[tuple[str, Setting]]:
-    """Yield a channel's settings; its name decides its path and whether it has older variables."""
+    """Yield a channel's settings; its name decides its path and legacy variables."""
     defaults: dict[str, Any] = {"kind": kind, "path": f"/webhook/{name}"}
     built_in = settings.built_in if settings.built_in and settings.built_in.name == name else None
     if built_in is not None:

@@ -1,6 +1,5 @@
-"""Readers of values: each takes what TOML or a text source gave and returns the typed value, or
-raises `ValueError` with what would be right. None repeats what it was given, since it does not know
-whether that is a secret.
+"""Readers: each turns a raw value, from TOML or text, into a typed one, or raises `ValueError` with
+what would be right. None quotes the value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -39,28 +38,28 @@ LONGEST_LIST: Final = 1000
 SHORTEST_KEY: Final = 32  # characters
 RATE: Final = re.compile(r"([1-9][0-9]{0,5})\s*/\s*([smhd])")
 UNIT_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-BUILT_IN_WORDS: Final = "+"  # among words: those that are known anyway
+BUILT_IN_WORDS: Final = "+"  # in a list of words: the built-in ones
 RETRIABLE: Final = frozenset(
     map(OutcomeKind, ("error", "exception", "timeout", "crash", "unreachable"))
 )
 
 
 def text(raw: Any) -> str:
-    """Read a text that is not blank; half a character, as JSON can name one, is none."""
+    """Read a text that is neither blank nor has lone surrogates, as JSON can."""
     if not isinstance(raw, str) or not raw.strip() or _NO_TEXT.search(raw):
         raise ValueError("give a text that is not empty")
     return raw
 
 
 def failure_text(raw: Any) -> str:
-    """Read a text in which `{reason}` may stand; an empty one means none."""
+    """Read a text that may contain `{reason}`, or an empty one."""
     if not isinstance(raw, str) or _NO_TEXT.search(raw):
         raise ValueError("give a text; {reason} in it is replaced")
     return raw.strip()
 
 
 def command(raw: Any) -> str:
-    """Read a command line, with quotes as in a shell."""
+    """Read a command line, quoted as in a shell."""
     try:
         shlex.split(text(raw))
     except ValueError as error:
@@ -69,12 +68,12 @@ def command(raw: Any) -> str:
 
 
 def secret(raw: Any) -> Secret:
-    """Read a secret; blanks around it are a slip of copying."""
+    """Read a secret; blanks around it, often copied along, are dropped."""
     return Secret(text(raw).strip())
 
 
 def key(raw: Any) -> Secret:
-    """Read a secret that nobody can guess."""
+    """Read a secret that is too long to guess."""
     found = secret(raw)
     if len(found.reveal()) < SHORTEST_KEY:
         raise ValueError(f"give {SHORTEST_KEY} characters or more (`openssl rand -hex 32`)")
@@ -82,7 +81,7 @@ def key(raw: Any) -> Secret:
 
 
 def boolean(raw: Any) -> bool:
-    """Read true or false, or the words for them in text sources."""
+    """Read true or false, also as a word."""
     words = {"1": True, "true": True, "yes": True, "on": True}
     words |= {"0": False, "false": False, "no": False, "off": False}
     if isinstance(raw, bool):
@@ -135,7 +134,7 @@ def one_of(*choices: Word) -> Reader[Word]:
 
 
 def exactly(*choices: str) -> Reader[str]:
-    """Return a reader of one of a few words, in their letter case."""
+    """Return a reader of one of a few words; letter case counts."""
 
     def read(raw: Any) -> str:
         if raw not in choices:
@@ -146,13 +145,13 @@ def exactly(*choices: str) -> Reader[str]:
 
 
 def unknown(name: str, known: Collection[str]) -> str:
-    """Say that a name is not known, and which one is near it."""
+    """Return a message that a name is unknown, with the nearest known one."""
     nearest = difflib.get_close_matches(str(name)[:100], known, n=1)
     return f"{str(name)[:100]!r} is unknown" + (f": did you mean {nearest[0]}?" if nearest else "")
 
 
 def matching(pattern: str, hint: str) -> Reader[str]:
-    """Return a reader of texts of one form."""
+    """Return a reader of texts that match a pattern."""
 
     def read(raw: Any) -> str:
         if not isinstance(raw, str) or not re.fullmatch(pattern, raw):
@@ -163,9 +162,7 @@ def matching(pattern: str, hint: str) -> Reader[str]:
 
 
 def many(item: Reader[T]) -> Reader[tuple[T, ...]]:
-    """Return a reader of lists; in text sources as JSON or separated by commas. A single value is a
-    list of one.
-    """
+    """Return a reader of lists, which text gives as JSON or with commas; one value is a list."""
 
     def read(raw: Any) -> tuple[T, ...]:
         items = raw
@@ -203,14 +200,14 @@ def folder(raw: Any) -> Path:
     try:
         return path.expanduser().absolute()
     except RuntimeError as error:
-        raise ValueError("names the home of a user who does not exist") from error
+        raise ValueError("gives the home of a user who does not exist") from error
 
 
 def rate(raw: Any) -> Rate:
-    """Read so many in a time, such as 20/h."""
+    """Read a rate such as 20/h."""
     found = RATE.fullmatch(raw.strip()) if isinstance(raw, str) else None
     if found is None:
-        raise ValueError("give so many in a second, minute, hour or day, such as 20/h or 60/d")
+        raise ValueError("give a number per second, minute, hour or day, such as 20/h or 60/d")
     return Rate(int(found[1]), UNIT_SECONDS[found[2]], text=f"{int(found[1])}/{found[2]}")
 
 
@@ -236,7 +233,7 @@ def variable(raw: Any) -> str:
 
 
 def origin(raw: Any) -> str:
-    """Read scheme and host of a URL, such as https://app.example.com."""
+    """Read an origin such as https://app.example.com."""
     hint = "give scheme and host alone, such as https://app.example.com"
     parts = _split(raw, hint)
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
@@ -245,7 +242,7 @@ def origin(raw: Any) -> str:
 
 
 def web_url(raw: Any) -> str:
-    """Read a whole http or https URL."""
+    """Read an http or https URL."""
     hint = "give a URL such as https://example.com/path"
     _split(raw, hint)
     return str(raw)
@@ -269,7 +266,7 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def own_listener(raw: Any) -> str:
-    """Read a loopback address with its port, or a Unix socket, as a socket's name is written."""
+    """Read a loopback address with its port, or the path of a Unix socket."""
     hint = "give 127.0.0.1:8003, [::1]:8003 or the whole path of a Unix socket"
     name = text(raw).strip()
     path = name.removeprefix("unix:")
@@ -287,17 +284,17 @@ def own_listener(raw: Any) -> str:
 
 
 def journal_url(raw: Any) -> Secret:
-    """Read sqlite:///path or postgresql://…; as a secret, for it may hold a password."""
+    """Read sqlite:///path or postgresql://…, which may hold a password."""
     url = text(raw)
     if (file := sqlite_file(url)) is not None:
         return Secret(f"{SQLITE}{file}")
-    if url.startswith("postgresql://") and _has_sound_host(url):
+    if url.startswith("postgresql://") and _has_valid_host(url):
         return Secret(url)
     raise ValueError("give sqlite:///path/to/journal.db or postgresql://user@host/database")
 
 
-def _has_sound_host(url: str) -> bool:
-    """Not so with signs such as / in a password that are not percent-encoded."""
+def _has_valid_host(url: str) -> bool:
+    """False where a password holds / or the like, not percent-encoded."""
     try:
         return urlsplit(url).port != 0
     except ValueError:
@@ -305,7 +302,7 @@ def _has_sound_host(url: str) -> bool:
 
 
 def target(raw: Any) -> str:
-    """Read where an agent is: python:module:Name, https://… (http:// to loopback only) or log:."""
+    """Read the target of an agent."""
     hint = "give python:module:Name, https://…, http:// to a loopback address, or log:"
     if not isinstance(raw, str):
         raise ValueError(hint)
@@ -320,7 +317,7 @@ def target(raw: Any) -> str:
 
 
 def kinds(raw: Any) -> frozenset[OutcomeKind]:
-    """Read a set of kinds of failure."""
+    """Read kinds of failure."""
     return frozenset(many(one_of(*sorted(RETRIABLE)))(raw))
 
 

@@ -119,7 +119,7 @@ class TestRefused:
         place.toml(f'[channels.{name}]\nkind = "twilio"\nagent = "SalesAgent"')
         problem = place.problem()
         assert problem.subject == "channels." + name.strip('"')
-        assert problem.what == "is no channel's name"
+        assert problem.what == "is not a name for a channel"
 
     def test_without_an_agent(self, place: Place) -> None:
         """Nobody would get what it receives."""
@@ -156,7 +156,7 @@ class CarrierKind:
     settings = CarrierSettings
     preset = None
 
-    def cautions(
+    def warnings(
         self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]
     ) -> Iterator[Finding]:
         return iter(())

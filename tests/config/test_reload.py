@@ -153,7 +153,7 @@ def test_dotenv_that_is_gone_is_missed(place: Place) -> None:
     file = place.dotenv("TWILIO_TOKEN=x\n")
     old = place.load()
     file.unlink()
-    assert f"{file}: is not read any more" in refused_after(place, old)
+    assert f"{file}: does not exist any more" in refused_after(place, old)
     place.dotenv("")
     assert sms(place.load(before=old).settings).tokens == ()
 

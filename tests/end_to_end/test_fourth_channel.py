@@ -225,8 +225,8 @@ class TestCheckConfig:
     def test_it_asks_for_the_secret(self, tmp_path: Path) -> None:
         """Every message would be answered 503."""
         daemon = DaemonWithMeta(tmp_path, CHANNEL.replace(f'app_secrets = ["{SECRET}"]', ""))
-        cautions = {one["subject"]: one for one in report_of(daemon, "check-config")["findings"]}
-        assert "503" in cautions["channels.leads.app_secrets"]["what"]
+        warnings = {one["subject"]: one for one in report_of(daemon, "check-config")["findings"]}
+        assert "503" in warnings["channels.leads.app_secrets"]["what"]
 
     def test_a_second_channel_on_its_path_is_refused(self, tmp_path: Path) -> None:
         """One of the two would vanish."""

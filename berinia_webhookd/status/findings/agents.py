@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.agent_settings import AgentsSettings
-from berinia_webhookd.config.cautions import where_it_may_be
+from berinia_webhookd.config.checks import where_it_may_be
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, note, ok, wrong
 from berinia_webhookd.journal.contract import MissingAgent

@@ -59,7 +59,7 @@ class Installation:
 
     settings: Settings  # a wrong value shows its default
     problems: tuple[Finding, ...]  # why the settings cannot be used
-    cautions: tuple[Finding, ...]  # what works and will hurt
+    warnings: tuple[Finding, ...]  # what works and will hurt
     knows_environment: bool  # whether the settings were read with the daemon's own environment
     process: int | None  # None: no daemon runs
     address: str  # where the daemon listens, or would: host:port, or unix:/path

@@ -18,7 +18,7 @@ BELIEVED: Final = (".trusted_proxies", ".allowed_ips")  # who may pass for other
 async def safety(installation: Installation) -> AsyncIterator[Finding]:
     """Whom the daemon runs as, who may read what, and who is believed."""
     findings = [
-        *_of_cautions(installation),
+        *_of_warnings(installation),
         *_of_user(installation),
         *_of_logs(installation.settings),
     ]
@@ -26,7 +26,7 @@ async def safety(installation: Installation) -> AsyncIterator[Finding]:
         yield finding
 
 
-def _of_cautions(installation: Installation) -> Iterator[Finding]:
+def _of_warnings(installation: Installation) -> Iterator[Finding]:
     """What `check-config` warns of; what other checks say better is left out."""
     said = {"user", "server.public_url"}  # the user is the daemon's, not the one who asks
     said |= {
@@ -34,13 +34,13 @@ def _of_cautions(installation: Installation) -> Iterator[Finding]:
         for channel in installation.channels.values()
         if not has_secret(channel)
     }
-    for caution in installation.cautions:
-        setting = caution.subject
+    for found in installation.warnings:
+        setting = found.subject
         of_agent = setting.startswith("agents.") and setting.endswith(".target")
         if setting.endswith(BELIEVED):
-            yield replace(caution, level=Level.WRONG)
+            yield replace(found, level=Level.WRONG)
         elif setting not in said and not of_agent:
-            yield caution
+            yield found
 
 
 def _of_user(installation: Installation) -> Iterator[Finding]:

@@ -85,7 +85,7 @@ def _installation(
     return Installation(
         settings=settings,
         problems=examined.problems,
-        cautions=examined.warnings,
+        warnings=examined.warnings,
         knows_environment=knows_environment,
         process=running.pid if running else None,
         address=running.address if running else configured_address(settings.server),

@@ -1,4 +1,6 @@
-"""What is wrong between settings (errors), and what works but will hurt (warnings)."""
+"""Checks that look at several settings, or at the machine: what is wrong, and what works but will
+cause trouble.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,9 @@ PAGES: Final = ("/", "/health", "/metrics", "/webhook/logs")
 
 
 def errors(settings: Settings) -> Iterator[Finding]:
-    """Yield settings that are valid alone and not together."""
+    """Yield settings that are valid, but not together."""
     if settings.dev and not is_loopback(settings.server.host):
-        hint = "leave --host away, or run without --dev and with secrets of your own"
+        hint = "leave out --host, or run without --dev and with your own secrets"
         yield wrong("server.host", "--dev listens on loopback addresses only", hint)
     taken = {page: f"the daemon's own page {page}" for page in PAGES}
     for name, channel in settings.channels.items():
@@ -43,14 +45,14 @@ def errors(settings: Settings) -> Iterator[Finding]:
         if len({settings.agents.of(name).memory_limit_bytes for name in names}) > 1:
             yield wrong(
                 f"agents.{names[0]}.memory_limit_bytes",
-                f'{" and ".join(names)} share the host "{word}" and differ in it',
-                "give agents of one host one memory limit",
+                f'{" and ".join(names)} share the host "{word}" but have different limits',
+                "give all agents of a host the same memory limit",
             )
     yield from _crossed_listeners(settings)
 
 
 def _crossed_listeners(settings: Settings) -> Iterator[Finding]:
-    """Yield a channel's own listener that is everybody's."""
+    """Yield channels whose own listener is the daemon's."""
     server = settings.server
     shared = f"unix:{server.uds}" if server.uds else address_text((server.host, server.port))
     for name, channel in settings.channels.items():
@@ -67,7 +69,7 @@ def warnings(
         fields = settings_of(type(channel))
         came_from = {field: origins[f"channels.{name}.{field}"].where for field in fields}
         if channel.enabled:
-            yield from kinds[channel.kind].cautions(channel, settings, came_from)
+            yield from kinds[channel.kind].warnings(channel, settings, came_from)
         if channel.enabled and channel.address_alone and settings.server.public_url:
             yield warning(
                 f"channels.{name}.secret",
@@ -75,18 +77,18 @@ def warnings(
                 f"set channels.{name}.secret (`openssl rand -hex 32`), which the caller sends as "
                 "`Authorization: Bearer …`",
                 f"or give it a listener of its own: channels.{name}.listen",
-                why="a proxy on this machine that does not say who calls makes every stranger look "
-                "like a program on this machine",
+                why="behind a proxy that does not pass on who calls, every stranger looks like a "
+                "program on this machine",
             )
     if settings.consents.key is None and settings.journal.file is None:
         yield warning(
             "consents.key",
             "not set, which a journal in PostgreSQL needs",
             "set it to what `openssl rand -hex 32` prints, the same on every node",
-            why="nobody who opted out can be erased: their opt-out would be forgotten",
+            why="a person who opted out cannot be erased: the opt-out would be forgotten",
         )
     yield from _about_agents(settings)
-    yield from _about_what_means_nothing(settings.agents)
+    yield from _about_useless_hosts(settings.agents)
     yield from _about_gathering(settings)
     yield from _about_shared_hosts(settings)
     yield from _about_networks(settings.server)
@@ -98,7 +100,7 @@ def warnings(
             str(config_file),
             "holds secrets, and others can read it",
             _right_mode(config_file),
-            why="who has the secrets can forge every message",
+            why="whoever has the secrets can forge any message",
         )
 
 
@@ -128,7 +130,7 @@ def _about_agents(settings: Settings) -> Iterator[Finding]:
 
 
 def where_it_may_be(agents: AgentsSettings, name: AgentName) -> tuple[str, ...]:
-    """Return the settings that would find an agent: BerinIA's registry, where there is one."""
+    """Return the settings by which an agent would be found; BerinIA's registry, if it is near."""
     target = f'`agents.{name}.target = "python:module:Name"`'
     near = [agents.python.absolute().parents[2]] if len(agents.python.parts) > 3 else []  # noqa: PLR2004
     if agents.path is not None:
@@ -141,26 +143,26 @@ def where_it_may_be(agents: AgentsSettings, name: AgentName) -> tuple[str, ...]:
 
 
 def _routed(settings: Settings) -> frozenset[AgentName]:
-    """Return the agents that enabled channels route to."""
+    """Return the agents of enabled channels."""
     enabled = [channel.agents for channel in settings.channels.values() if channel.enabled]
     return frozenset[AgentName]().union(*enabled)
 
 
-def _about_what_means_nothing(agents: AgentsSettings) -> Iterator[Finding]:
-    """Yield hosts of agents that run in none."""
+def _about_useless_hosts(agents: AgentsSettings) -> Iterator[Finding]:
+    """Yield agents with a `host` that run in none."""
     for name in sorted(agents.by_name):
         agent = agents.of(name)
         if agent.shared_host is None and agent.host not in {None, agents.defaults.host}:
             yield warning(
                 f"agents.{name}.host",
-                "means nothing for an agent over HTTP, and nothing for `log:`",
-                f"leave `agents.{name}.host` away, or give the agent a `python:` target",
-                why="hosts are for Python agents; one over HTTP keeps its memory where it runs",
+                "has no effect on an HTTP agent, nor on `log:`",
+                f"remove `agents.{name}.host`, or give the agent a `python:` target",
+                why="only Python agents run in hosts; an HTTP agent keeps its memory where it runs",
             )
 
 
 def _about_gathering(settings: Settings) -> Iterator[Finding]:
-    """Yield bursts that take longer than the callers wait who want an answer."""
+    """Yield bursts that may last longer than callers wait for the answer."""
     for channel in settings.channels.values():
         wait = getattr(channel, "reply_wait_seconds", None)
         if wait is None or not channel.enabled:
@@ -174,7 +176,7 @@ def _about_gathering(settings: Settings) -> Iterator[Finding]:
                     f"{channel.name} wait {wait:g} s",
                     f"a longer `channels.{channel.name}.reply_wait_seconds`, or a shorter "
                     f"`agents.{name}.gather_max_seconds`",
-                    why="whoever writes on and on gets no answer in the chat, or a late one",
+                    why="somebody who keeps writing gets no answer in the chat, or a late one",
                 )
 
 
@@ -221,7 +223,7 @@ def _about_shared_hosts(settings: Settings) -> Iterator[Finding]:
             "agents.max_hosts",
             f"{agents.max_hosts}, and {len(shared)} of them keep a memory (`agents.<Name>.host`)",
             f"`agents.max_hosts = {len(shared) + 2}`",
-            why="whatever else needs a host stops one of these, and its memory is lost",
+            why="another agent that needs a host stops one of these, and its memory is lost",
         )
 
 
@@ -250,7 +252,7 @@ def _about_descriptors(settings: Settings) -> Iterator[Finding]:
             f"at most {most} files and connections may be open at once, and {needed} may be needed",
             f"`LimitNOFILE={needed}` in the unit, or `ulimit -Hn {needed}` before it starts",
             "or lower `server.max_connections` and `agents.max_hosts`",
-            why="callers would wait in vain, and agents not start",
+            why="callers would not be answered, and agents would not start",
         )
 
 
@@ -266,31 +268,31 @@ def _about_this_machine(settings: Settings) -> Iterator[Finding]:
             "server.host",
             "is reachable from outside without TLS",
             'set server.host = "127.0.0.1" and put nginx in front: contrib/nginx',
-            why="messages and passwords travel readable, and no nginx stands before the daemon",
+            why="messages and passwords travel unencrypted, and no nginx protects the daemon",
         )
     if settings.alerts.command is not None:
         program = shlex.split(settings.alerts.command)[0]
         if shutil.which(program) is None:
             yield warning(
                 "alerts.command",
-                f"{program} is no program that this user can run, so nobody is told of anything",
-                "begin with the whole path of a program, and let this user run it",
+                f"{program} cannot be run by this user, so no alert is sent",
+                "give the full path of a program that this user may run",
                 why="nobody hears of dead entries or a full disk",
             )
 
 
 def _others_read(file: Path) -> bool:
-    """Whether too many can read it; root's file is open to the daemon's group on purpose."""
+    """Whether others can read it; of root's file, the daemon's group may."""
     try:
         found = file.stat()
     except OSError:
-        return False  # then reading it failed, which is said as an error
+        return False  # reading it failed as well, which is reported
     too_open = stat.S_IROTH if found.st_uid == 0 else stat.S_IROTH | stat.S_IRGRP
     return bool(found.st_mode & too_open)
 
 
 def _right_mode(file: Path) -> str:
-    """Return the command that closes it to others and not to the daemon."""
+    """Return the command that closes it to all but the daemon."""
     if file.stat().st_uid == 0:
         return f"chgrp berinia-webhook {file} && chmod 640 {file} (the group of the daemon's user)"
     return f"chmod 600 {file}"
