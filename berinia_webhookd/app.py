@@ -39,6 +39,7 @@ from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
 from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.alerts import Alerts, daemon_conditions
 from berinia_webhookd.outbound.attachment_files import stored_attachments
 from berinia_webhookd.outbound.availability import Availability
@@ -90,10 +91,11 @@ class Outbound:
 
     def reconfigure(self, settings: Settings, channels: Channels) -> None:
         """Take effect from the next attempt on."""
-        self.transports.reconfigure(settings.agents)
+        routed = channels.agents
+        self.transports.reconfigure(settings.agents, keep=self.availability.loaded & routed)
         self.alerts.reconfigure(settings.alerts)
         self.policies.reconfigure(settings)
-        self.availability.reconfigure(channels.agents)
+        self.availability.reconfigure(routed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ async def opened(
                 backlog,
                 journal_up=lambda: journal.up,
                 unavailable=lambda: outbound.availability.reasons,
+                outdated=lambda: outbound.availability.outdated,
                 folders=folders_of(settings),
                 dispatcher=outbound.dispatcher if role.dispatches else None,
             ),
@@ -226,6 +229,7 @@ async def opened(
             },
             key=key,
             guard=guard,
+            can_answer=partial(can_answer, settings, role, outbound.availability),
             shutdown_seconds=FINISH_SECONDS,
         )
         yield Parts(
@@ -260,6 +264,17 @@ def installation_key(state: Path) -> InstallationKey:
         hint = "doctor cannot send probes; let the state folder belong to the daemon's user"
         logger.warning("installation.key_unusable", reason=str(error), hint=hint)
         return InstallationKey(secrets.token_bytes(32))
+
+
+def can_answer(
+    settings: Settings, role: Role, availability: Availability, agent: AgentName
+) -> bool:
+    """Whether an agent may answer soon: not one that is not loaded, nor any where nobody
+    dispatches. With a journal that is shared, others may have loaded it.
+    """
+    if settings.journal.file is None:
+        return True
+    return role.dispatches and agent not in availability.reasons
 
 
 def consents_key(settings: Settings, state: Path) -> ConsentsKey | None:
@@ -305,6 +320,7 @@ def build_outbound(
             metrics=metrics,
             journal_up=lambda: journal.up,
             unavailable=lambda: availability.reasons,
+            outdated=lambda: availability.outdated,
             disk=disk_check(folders_of(settings)),
             loopback_locked=loopback_locked,
             held_for_days=partial(held_for_days, backlog),

@@ -201,7 +201,13 @@ class Process:
         changed = changes(self.settings, self.loaded, fresh)
         self.settings, self.loaded = changed.effective, fresh
         self.parts.reconfigure(changed.effective)
-        logger.info("config.reloaded", changed=changed.applied, needs_restart=changed.needs_restart)
+        agents = self.parts.channels.agents if self.parts.role.dispatches else ()
+        logger.info(
+            "config.reloaded",
+            changed=changed.applied,
+            needs_restart=changed.needs_restart,
+            agents=sorted(agents),  # `agents.reloaded` says how loading them anew went
+        )
 
 
 async def purge(journal: SqlJournal) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -34,6 +34,7 @@ from berinia_webhookd.config.settings import RateLimitSettings, ServerSettings
 from berinia_webhookd.errors import MalformedDelivery, UnknownPath
 from berinia_webhookd.journal.contract import Inbox
 from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import AgentName
 from berinia_webhookd.own_requests import InstallationKey
 
 
@@ -45,6 +46,7 @@ class Receiver:
         pages: by path; what else can be read.
         key: by which requests of this installation are known.
         guard: whether a loopback address is believed.
+        can_answer: whether a caller who waits for this agent may get its reply in time.
         shutdown_seconds: requests have at most thrice as long to finish when stopping.
     """
 
@@ -59,6 +61,7 @@ class Receiver:
         pages: Mapping[str, Endpoint],
         key: InstallationKey,
         guard: LoopbackGuard,
+        can_answer: Callable[[AgentName], bool] = lambda _: True,
         shutdown_seconds: float = 1.0,
     ) -> None:
         self.stopping = asyncio.Event()  # set: wait for no reply, and keep no connection
@@ -68,7 +71,7 @@ class Receiver:
         self.own_requests = OwnRequests(key, guard)
         self.rate_limit = RateLimit(rate_limit, metrics)
         self.signature_check = SignatureCheck(server, self.rate_limit, metrics, guard)
-        self.commits = Commits(server, inbox, metrics, self.stopping)
+        self.commits = Commits(server, inbox, metrics, self.stopping, can_answer)
         self.paths = Paths()
         self._pages = pages
         self._route(channels)

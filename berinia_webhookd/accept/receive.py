@@ -35,6 +35,7 @@ from berinia_webhookd.errors import (
 from berinia_webhookd.journal.contract import Inbox, ReplayedSignature
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
+    AgentName,
     ChannelName,
     Decoded,
     Event,
@@ -56,11 +57,18 @@ class Commits:
 
     Args:
         stopping: once set, no caller waits for a reply.
+        can_answer: whether a caller who waits for this agent may get its reply in time.
     """
 
     def __init__(
-        self, settings: ServerSettings, inbox: Inbox, metrics: Metrics, stopping: asyncio.Event
+        self,
+        settings: ServerSettings,
+        inbox: Inbox,
+        metrics: Metrics,
+        stopping: asyncio.Event,
+        can_answer: Callable[[AgentName], bool] = lambda _: True,
     ) -> None:
+        self.can_answer = can_answer
         self.callers = WaitingCallers(inbox, self.finish_later, stopping)
         self.stopping = stopping
         self._inbox = inbox
@@ -318,6 +326,8 @@ class ReplyingHandler(ChannelHandler):
         receipts = await self.commits.accept(verified, self.channel, decoded, wait_seconds=seconds)
         if seconds is not None and len(receipts) == 1 and receipts[0].skipped is None:
             left = begun + seconds - loop.time()
+            if not self.commits.can_answer(receipts[0].agent):
+                left = 0.0  # what is stored is answered all the same
             reply = await self.commits.callers.reply(request, receipts[0].event_id, left)
             if reply is not None:
                 return with_reply(receipts[0], reply)

@@ -29,6 +29,7 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
+GOES_ON: Final = "the code before goes on, for the new code cannot be loaded:"
 PAUSED: Final = "paused"  # why what stands in such a conversation is held; else a guard's name
 
 
@@ -212,12 +213,17 @@ class FileState:
 
 @dataclass(frozen=True, slots=True)
 class MissingAgent:
-    """An agent that a node could not load."""
+    """An agent that a node could not load, or not as its code is now."""
 
     agent: str
     node: str
     reason: str
     since: datetime
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on with the code before."""
+        return self.reason.startswith(GOES_ON)
 
 
 class Inbox(Protocol):

@@ -80,8 +80,8 @@ async def range_of(
 async def with_contents(transaction: Transaction, rows: Sequence[Listed]) -> list[Listed]:
     """Return the same with what is in them."""
     held = await guards.held_agents(transaction)
-    missing = await transaction.execute("unavailable_agents")
-    why = {row["agent"]: row["reason"] for row in missing}
+    missing = await queries.missing_agents(transaction)
+    why = {one.agent: one.reason for one in missing if not one.goes_on}
     found: list[Listed] = []
     for some in in_batches(rows, BATCH):
         events = {one.event for one in some}

@@ -9,9 +9,10 @@ from typing import Any
 
 from berinia_webhookd import json_text
 from berinia_webhookd.journal import event_text, guards, pause
+from berinia_webhookd.journal.contract import MissingAgent
 from berinia_webhookd.journal.database import Row, Transaction, as_record
 from berinia_webhookd.journal.guards import HeldAgent
-from berinia_webhookd.journal.queries import GIVEN_UP
+from berinia_webhookd.journal.queries import GIVEN_UP, missing_agents
 from berinia_webhookd.model import EntryKind, EntryState
 
 
@@ -93,7 +94,7 @@ async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
     row, event = rows[0], rows[0]["number"]
     tries = await transaction.execute("show_attempts", event=event)
     entries = await transaction.execute("show_entries", event=event)
-    notes = await transaction.execute("unavailable_agents")
+    notes = [one for one in await missing_agents(transaction) if not one.goes_on]
     held = await guards.held_agents(transaction)
     members = await transaction.execute("show_members", event=event)
     said = await transaction.execute("show_reply", event=event)
@@ -129,7 +130,7 @@ async def show_delivery(transaction: Transaction, delivery_id: str) -> Shown | N
 def _entry(
     row: Row,
     attempts: Sequence[Row],
-    notes: Sequence[Row],
+    notes: Sequence[MissingAgent],
     held: Mapping[str, HeldAgent],
     members: Sequence[Row],
 ) -> ShownEntry:
@@ -156,9 +157,9 @@ def _why_held(row: Row, held: Mapping[str, HeldAgent]) -> str | None:
     return None if row["agent"] not in held else held[row["agent"]].said
 
 
-def _why_unavailable(agent: str, notes: Sequence[Row]) -> str | None:
+def _why_unavailable(agent: str, notes: Sequence[MissingAgent]) -> str | None:
     """Return what the nodes that cannot load it say, each by its name where they are several."""
-    of_agent = [note for note in notes if note["agent"] == agent]
+    of_agent = [note for note in notes if note.agent == agent]
     if len(of_agent) == 1:
-        return str(of_agent[0]["reason"])
-    return "; ".join(f"{note['node']}: {note['reason']}" for note in of_agent) or None
+        return of_agent[0].reason
+    return "; ".join(f"{note.node}: {note.reason}" for note in of_agent) or None

@@ -24,6 +24,8 @@ RESOURCES = [
     getattr(resource, f"RLIMIT_{name}")
     for name in ("FSIZE", "NOFILE", "NPROC", "AS", "DATA", "CPU")
 ]
+# What stands in every traceback of an import, and says nothing.
+NOT_THEIRS = ("<frozen importlib", importlib.__file__, __file__)
 NUMBER_KEYS = ("after_seconds", "for_seconds", "cost")
 ANSWER_KEYS = ("status", "response", "message", "result", "error", "reason")
 
@@ -106,7 +108,7 @@ class Host:
         except DeniedAtLoading as denied:
             answer = {"failed": str(denied), "denied": denied.path}
         except BaseException as error:  # noqa: BLE001 - sys.exit and its like are failures as well
-            answer = {"failed": describe(error)}
+            answer = {"failed": describe(error, self.folder)}
             if isinstance(error, MemoryError):
                 answer["lacking"] = "memory"
             elif isinstance(error, RuntimeError) and "start new thread" in answer["failed"]:
@@ -237,18 +239,54 @@ def as_text(value: Any) -> str | None:
         return f"<{type(value).__name__}>"
 
 
-def describe(error: BaseException) -> str:
-    """Return the traceback below our own frames, bounded."""
+def describe(error: BaseException, folder: str) -> str:
+    """Return the traceback without our frames and the import system's, bounded; its last line says
+    where in the agents' folder, and what: `meta_agent.py:29: SyntaxError: invalid syntax`.
+    """
     try:
-        frames = error.__traceback__
-        while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
-            frames = frames.tb_next
-        text = "".join(traceback.format_exception(type(error), error, frames)).strip()
+        told = traceback.TracebackException(type(error), error, error.__traceback__)
+        only_theirs(told, set())
+        lines = "".join(told.format()).strip().splitlines()
+        only = "".join(told.format_exception_only()).splitlines()
+        said = next(line for line in only if not line.startswith(" "))  # behind lines of code
+        if lines[-1] == said:  # its message has one line
+            lines.pop()
+        place = place_of(told, folder)
+        text = "\n".join([*lines, f"{place}: {said}" if place else said])
     except BaseException:  # noqa: BLE001 - out of memory, or an exception that cannot be shown
         return type(error).__name__
     if len(text) > ERROR_HEAD + ERROR_TAIL:
         text = f"{text[:ERROR_HEAD]}\n…\n{text[-ERROR_TAIL:]}"
     return text
+
+
+def only_theirs(told: traceback.TracebackException | None, seen: set[int]) -> None:
+    """Take out the frames that are ours or the import system's, also of what led to it."""
+    if told is None or id(told) in seen:
+        return
+    seen.add(id(told))
+    theirs = [frame for frame in told.stack if not frame.filename.startswith(NOT_THEIRS)]
+    told.stack = traceback.StackSummary.from_list(theirs)
+    only_theirs(told.__cause__, seen)
+    only_theirs(told.__context__, seen)
+
+
+def place_of(told: traceback.TracebackException, folder: str) -> str | None:
+    """Return the file and line where it happened: the last of the agents' own, else the last."""
+    places: list[tuple[str, Any]] = [(frame.filename, frame.lineno) for frame in told.stack]
+    if getattr(told, "filename", None):  # of the file that cannot be read as Python
+        places = [(told.filename, told.lineno)]
+    elif own := [place for place in places if is_own(place[0], folder)]:
+        places = own
+    if not places:
+        return None
+    file, line = places[-1]
+    return f"{file[len(folder) + 1 :] if is_own(file, folder) else file}:{line}"
+
+
+def is_own(file: str, folder: str) -> bool:
+    """Whether a file is the agents' own, and nobody's whom they import."""
+    return file.startswith(f"{folder}/") and f"-packages{os.sep}" not in file
 
 
 def identity_of(fd: int) -> tuple[int, int] | None:

@@ -210,6 +210,7 @@ def daemon_conditions(
     metrics: Metrics,
     journal_up: Callable[[], bool],
     unavailable: Callable[[], Collection[AgentName]],
+    outdated: Callable[[], Collection[AgentName]],
     disk: Callable[[], Awaitable[str | None]],
     loopback_locked: Callable[[], bool],
     held_for_days: Condition,
@@ -218,7 +219,10 @@ def daemon_conditions(
 
     async def agent_unavailable() -> Mapping[str, str]:
         # Why is in the log: it may quote a secret.
-        return {agent: f"{agent} cannot be loaded, so its messages wait" for agent in unavailable()}
+        waits = "{0} cannot be loaded, so its messages wait"
+        old = "the new code of {0} cannot be loaded, so {0} goes on with the code before"
+        told = dict.fromkeys(unavailable(), waits) | dict.fromkeys(outdated(), old)
+        return {str(agent): text.format(agent) for agent, text in told.items()}
 
     async def journal_degraded() -> Mapping[str, str]:
         what = "the journal cannot be written, so providers are answered 503"

@@ -1,6 +1,7 @@
 """The availability of agents: loads them at start, and again and again while that fails.
 
-The entries of an agent that cannot be loaded wait, with the reason written on them.
+The entries of an agent that cannot be loaded wait, with the reason written on them. After a reload
+an agent goes on with the code from before until the new code loads, whenever that is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import structlog
 
 from berinia_webhookd.clock import doubling_pauses, wait_for_event
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.journal.contract import Outbox
+from berinia_webhookd.journal.contract import GOES_ON, Outbox
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.contract import AgentUnavailable, Transport
@@ -30,6 +31,9 @@ class TransportDirectory(Protocol):
 
     def of(self, agent: AgentName) -> Transport:
         """Return the transport by the agent's target."""
+
+    def goes_on(self, agent: AgentName) -> bool:
+        """Return whether an agent goes on with the code from before the last reload."""
 
 
 class Availability:
@@ -51,16 +55,33 @@ class Availability:
         self.loaded: frozenset[AgentName] = frozenset()  # the agents that a claim may name
         self._reasons: dict[AgentName, str] = {}
         self._reload = asyncio.Event()
+        self._untried: set[AgentName] = set()  # since a reload
 
     @property
     def reasons(self) -> dict[AgentName, str]:
-        """Why each agent that is not loaded is not."""
-        return dict(self._reasons)
+        """Why each agent that is not loaded is not, in one line."""
+        return {
+            agent: last_line(reason)
+            for agent, reason in self._reasons.items()
+            if agent not in self.loaded
+        }
+
+    @property
+    def outdated(self) -> dict[AgentName, str]:
+        """Why the new code of each agent that goes on with the code before does not load."""
+        return {
+            agent: last_line(reason)
+            for agent, reason in self._reasons.items()
+            if agent in self.loaded
+        }
 
     def reconfigure(self, routed: Iterable[AgentName]) -> None:
         """Load every agent again, at once: its code or settings may have changed."""
         self._routed = frozenset(routed)
-        self.loaded = frozenset()
+        for task in self._loading.values():
+            task.cancel()
+        self._untried = set(self._routed)
+        self.loaded = frozenset(filter(self._transports.goes_on, self.loaded))
         self._reload.set()
 
     async def run(self, changed: Callable[[], None]) -> None:
@@ -82,12 +103,8 @@ class Availability:
             return self._routed
 
     async def _start_over(self) -> None:
-        tasks = list(self._loading.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
         self._loading.clear()
-        self.loaded = frozenset()
 
     async def _load(self, agent: AgentName, changed: Callable[[], None]) -> None:
         for pause in doubling_pauses(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS):
@@ -97,17 +114,42 @@ class Availability:
                 await self._unavailable(agent, str(error), error.hint)
             else:
                 await self._available(agent)
+                self._tried(agent)
                 changed()
                 return
+            self._tried(agent)
             await asyncio.sleep(pause)
 
     async def _unavailable(self, agent: AgentName, reason: str, hint: str | None) -> None:
-        self._metrics.agent_available.labels(agent=agent).set(0)
-        self.loaded -= {agent}
-        if self._reasons.get(agent) != reason:
-            self._reasons[agent] = reason
-            logger.error("agent.unavailable", agent=agent, error=reason, hint=hint)
-        await self._note(agent, reason)  # also on what arrived since
+        goes_on = self._transports.goes_on(agent)
+        self._metrics.agent_available.labels(agent=agent).set(goes_on)
+        if (self._reasons.get(agent), goes_on) != (reason, agent in self.loaded):
+            self._say(agent, reason, hint, "agent.outdated" if goes_on else "agent.unavailable")
+        self._reasons[agent] = reason
+        self.loaded = self.loaded | {agent} if goes_on else self.loaded - {agent}
+        await self._note(
+            agent, f"{GOES_ON}\n{reason}" if goes_on else reason
+        )  # also on what is new
+
+    def _say(self, agent: AgentName, reason: str, hint: str | None, event: str) -> None:
+        said = {"agent": agent, "error": last_line(reason), "hint": hint}
+        if "\n" in reason and reason not in self._reasons.values():
+            said["exception"] = reason  # once, however many agents cannot be loaded for it
+        logger.error(event, **said)
+
+    def _tried(self, agent: AgentName) -> None:
+        """Report the end of a reload, once all agents were tried."""
+        if agent not in self._untried:
+            return
+        self._untried.remove(agent)
+        if not self._untried:
+            failed = {**self.outdated, **self.reasons}
+            logger.info(
+                "agents.reloaded",
+                loaded=sorted(self._routed - failed.keys()),
+                outdated=self.outdated,
+                unavailable=self.reasons,
+            )
 
     async def _available(self, agent: AgentName) -> None:
         self._metrics.agent_available.labels(agent=agent).set(1)
@@ -122,3 +164,8 @@ class Availability:
         except JournalUnavailable as error:
             # Only the explanation in `events show` is late; the log and the metric have it.
             logger.warning("journal.degraded", detail=str(error))
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a traceback, which says where and what."""
+    return (text.strip().splitlines() or [""])[-1]

@@ -5,6 +5,7 @@ A host serves one attempt at a time. It is chosen for its memory limit, then for
 conversation last, because agents keep memory in themselves; agents with the same word of
 `agents.<Name>.host` share one, which serves nobody else, and which they wait for. An agent that
 took its last host down gets none that others have loaded: they would wait for a new one with it.
+After a reload an agent keeps the hosts that it had until its new code is loaded in a new one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ class HostRequest:
     memory_limit_bytes: int | None
     word: str | None = None
     conversation_id: str | None = None
+    anew: bool = False  # with the code as it is now, even if the agent goes on with that before
 
     def suits(self, host: AgentHost) -> bool:
         """Return whether it may be this host, once that is idle."""
@@ -77,6 +79,7 @@ class HostPool:
         self._idle: dict[AgentHost, asyncio.TimerHandle | None] = {}  # least recently used first
         self._served: OrderedDict[str, AgentHost] = OrderedDict()  # conversation → its last host
         self._harmful: set[AgentName] = set()  # took its last host down
+        self._kept: dict[AgentName, int] = {}  # the generation before, until the new code loads
         self._changed = asyncio.Event()
         self._next_start: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
@@ -88,39 +91,79 @@ class HostPool:
             AgentUnavailable: no host can be started.
         """
         while not self._closing.is_set():
+            if not request.anew and self.goes_on(request.agent):
+                if kept := self._kept_idle(request.agent):
+                    return self._take(kept, request)
+                await self._until_changed()
+                continue
             shared = self.of_word(request.word)
             if shared is not None and request.agent in shared.failed:
                 raise AgentUnavailable("it could not be loaded in the host that it shares")
             if suited := self._suited(request):
                 return self._take(suited, request)
             if shared is None:
-                if len(self._watches) >= self._settings.max_hosts:
+                if len(self._watches) >= self._most_hosts:
                     self._make_room()
                 elif self._starts.has_capacity():
                     await self._starts.acquire()  # at once, so nobody comes in between
                     return await self._start(request)
                 else:
                     self._wake_at_next_start()
-            self._changed.clear()
-            await self._changed.wait()
+            await self._until_changed()
         raise AgentUnavailable("the daemon is stopping")
 
+    async def _until_changed(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
     def of_word(self, word: str | None) -> AgentHost | None:
-        """Return the host of the agents with this word, also one that is still ending."""
+        """Return the host of the agents with this word, also one that is still ending; none that
+        some of them only keep until their new code is loaded.
+        """
         if word is None:
             return None
-        return next((host for host in self._watches if host.word == word), None)
+        hosts = (host for host in self._watches if not self._is_kept(host))
+        return next((host for host in hosts if host.word == word), None)
+
+    def goes_on(self, agent: AgentName) -> bool:
+        """Return whether an agent goes on with the code from before the last reload."""
+        return any(self._keeps(host, agent) for host in self._watches)
+
+    def loaded(self, agent: AgentName) -> None:
+        """Let go of the hosts that an agent kept: its new code is loaded."""
+        if self._kept.pop(agent, None) is not None:
+            self._stop_outdated()
+            self._changed.set()
+
+    def _keeps(self, host: AgentHost, agent: AgentName) -> bool:
+        kept = self._kept.get(agent) == host.generation and agent in host.shapes
+        return kept and host.reason is None and not host.gone.done()
+
+    def _is_kept(self, host: AgentHost) -> bool:
+        return any(self._keeps(host, agent) for agent in host.shapes)
+
+    def _kept_idle(self, agent: AgentName) -> list[AgentHost]:
+        return [host for host in self._idle if host.is_usable and self._keeps(host, agent)]
+
+    @property
+    def _most_hosts(self) -> int:
+        """How many hosts there may be: beside those that are kept, always one more."""
+        return max(self._settings.max_hosts, 1 + sum(map(self._is_kept, self._watches)))
 
     def _suited(self, request: HostRequest) -> list[AgentHost]:
         """Return the idle hosts that may serve it, least recently used first."""
-        suited = [host for host in self._idle if host.is_usable and request.suits(host)]
+        suited = [
+            host
+            for host in self._idle
+            if host.is_usable and request.suits(host) and host.generation == self._generation
+        ]
         if request.word is None and request.agent in self._harmful:
             return [host for host in suited if not host.shapes.keys() - {request.agent}]
         return suited
 
     def _make_room(self) -> None:
         """Stop an idle host; one whose memory a word asks to keep only if nothing else ends."""
-        idle = [host for host in self._idle if host.is_usable]
+        idle = [host for host in self._idle if host.is_usable and not self._is_kept(host)]
         freely = [host for host in idle if host.word is None]
         if freely or (idle and not any(host.reason for host in self._watches)):
             self._stop((freely or idle)[0], "room")
@@ -129,9 +172,10 @@ class HostPool:
         """Give a host back; one that is outdated or must end is replaced at the next need."""
         if host.gone.done():
             return
-        if host.reason is None and host.generation != self._generation:
+        kept = self._is_kept(host)
+        if host.reason is None and host.generation != self._generation and not kept:
             host.reason = "reload"
-        if host.reason is not None or len(self._watches) > self._settings.max_hosts:
+        if host.reason is not None or (not kept and len(self._watches) > self._most_hosts):
             self._stop(host, host.reason or "room")
             return
         if host.serves is not None:
@@ -142,7 +186,7 @@ class HostPool:
 
     def _stopped_when_idle(self, host: AgentHost) -> asyncio.TimerHandle | None:
         seconds = self._settings.host_idle_seconds
-        if not seconds:
+        if not seconds or self._is_kept(host):
             return None
         return asyncio.get_running_loop().call_later(seconds, self._stop, host, "idle")
 
@@ -152,14 +196,27 @@ class HostPool:
         if host in self._idle:
             self._stop(host, "load")
 
-    def reconfigure(self, settings: AgentsSettings) -> None:
-        """Replace every host, so that new code loads: idle ones now, busy ones when released."""
+    def reconfigure(self, settings: AgentsSettings, keep: Collection[AgentName] = ()) -> None:
+        """Replace every host, so that new code loads: idle ones now, busy ones when released; those
+        of agents to `keep` once their new code is loaded.
+        """
         self._settings = settings
+        now = self._generation
+        self._kept = {one: self._kept[one] if self.goes_on(one) else now for one in keep}
         self._generation += 1
-        for host in list(self._idle):
-            self._stop(host, "reload")
+        self._stop_outdated()
         self._retire_fork_server()
         self._changed.set()
+
+    def _stop_outdated(self) -> None:
+        for host, timer in list(self._idle.items()):
+            if host.generation == self._generation:
+                continue
+            if not self._is_kept(host):
+                self._stop(host, "reload")
+            elif timer is not None:  # there would be no other with its code
+                timer.cancel()
+                self._idle[host] = None
 
     def start_afresh(self) -> None:
         """Give the next host a new interpreter, which sees what was installed meanwhile."""

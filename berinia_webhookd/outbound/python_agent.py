@@ -6,7 +6,7 @@ attempt gets a new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, Final
 
@@ -77,10 +77,16 @@ class PythonAgents:
         """One attempt a host."""
         return self._settings.max_hosts
 
-    def reconfigure(self, settings: AgentsSettings) -> None:
-        """From the next attempt on, in new hosts."""
+    def reconfigure(self, settings: AgentsSettings, keep: Collection[AgentName] = ()) -> None:
+        """From the next attempt on, in new hosts; agents to `keep` go on in theirs until `load` has
+        loaded their new code.
+        """
         self._settings = settings
-        self._pool.reconfigure(settings)
+        self._pool.reconfigure(settings, keep)
+
+    def goes_on(self, agent: AgentName) -> bool:
+        """Return whether an agent goes on with the code from before the last reload."""
+        return self._pool.goes_on(agent)
 
     async def close(self) -> None:
         """End all hosts."""
@@ -93,14 +99,14 @@ class PythonAgents:
             AgentUnavailable: with what its import, its constructor or the registry raised.
         """
         self._require_target(agent)
-        request = self._request(agent)
+        request = replace(self._request(agent), anew=True)
         shared = self._pool.of_word(request.word)
         if shared is None or agent not in shared.failed:
             await self._load_in(request)
-            return
-        # The others of this host keep their memory until it can be loaded at all.
-        await self._load_in(replace(request, word=None))
-        self._pool.replace(shared)
+        else:  # the others of this host keep their memory until it can be loaded at all
+            await self._load_in(replace(request, word=None))
+            self._pool.replace(shared)
+        self._pool.loaded(agent)
 
     async def _load_in(self, request: HostRequest) -> None:
         host = await self._pool.acquire(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from berinia_webhookd.channels.contract import ChannelOf, no_channel
@@ -56,11 +56,17 @@ class Transports:
             return self._log
         return self.python
 
-    def reconfigure(self, settings: AgentsSettings) -> None:
-        """From the next attempt on; agent hosts are replaced after their current one."""
+    def reconfigure(self, settings: AgentsSettings, keep: Collection[AgentName] = ()) -> None:
+        """From the next attempt on; agent hosts are replaced after their current one, those of
+        agents to `keep` once their new code is loaded.
+        """
         self._settings = settings
-        self.python.reconfigure(settings)
+        self.python.reconfigure(settings, [name for name in keep if self.of(name) is self.python])
         self._http.reconfigure(settings)
+
+    def goes_on(self, agent: AgentName) -> bool:
+        """Return whether an agent goes on with the code from before the last reload."""
+        return self.python.goes_on(agent)
 
     async def close(self) -> None:
         """End agent hosts and connections; attempts that still run end as crashes."""

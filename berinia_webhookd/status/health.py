@@ -27,9 +27,7 @@ _log = structlog.get_logger()
 Check = Callable[[], Awaitable[str | None]]
 
 LEAST_FREE_BYTES: Final = 100 * 1024 * 1024
-AGENT_PATIENCE_SECONDS: Final = 60.0
-_HEALTHY: Final = orjson.dumps({"status": "healthy"})
-_UNHEALTHY: Final = orjson.dumps({"status": "unhealthy"})
+AGENTS: Final = "agents"  # one that is away takes no receiver out of service
 
 
 class HealthPage:
@@ -51,17 +49,19 @@ class HealthPage:
             reason = await check()
             if reason is not None:
                 reasons[name] = reason
-        self._note(reasons)
+        self._note({name: reason for name, reason in reasons.items() if name != AGENTS})
         return reasons
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer 200 or 503."""
         reasons = await self.reasons()
-        body = _UNHEALTHY if reasons else _HEALTHY
+        healthy = not reasons.keys() - {AGENTS}
+        document: dict[str, object] = {"status": "healthy" if healthy else "unhealthy"}
         if reasons and is_allowed(self._allowed, request[CALLER]):
-            body = orjson.dumps({"status": "unhealthy", "reasons": reasons})
+            document["reasons"] = reasons
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-        return web.Response(status=503 if reasons else 200, body=body, headers=headers)
+        body = orjson.dumps(document)
+        return web.Response(status=200 if healthy else 503, body=body, headers=headers)
 
     def _note(self, reasons: dict[str, str]) -> None:
         """Log when a check begins or ceases to fail."""
@@ -78,14 +78,15 @@ def checks(
     backlog: BacklogReader,
     *,
     journal_up: Callable[[], bool],
-    unavailable: Callable[[], Collection[AgentName]],
+    unavailable: Callable[[], Mapping[AgentName, str]],
+    outdated: Callable[[], Mapping[AgentName, str]],
     folders: Collection[Path],
     dispatcher: Turning | None,
 ) -> Mapping[str, Check]:
     """Return all checks of one daemon; `dispatcher` is None where it does not dispatch."""
     found = {
         "journal": journal_check(backlog, journal_up),
-        "agents": agents_check(backlog, unavailable),
+        AGENTS: agents_check(unavailable, outdated),
         "disk": disk_check(folders),
     }
     return found if dispatcher is None else {**found, "dispatcher": dispatcher_check(dispatcher)}
@@ -114,40 +115,43 @@ def dispatcher_check(dispatcher: Turning) -> Check:
 
 
 def agents_check(
-    backlog: BacklogReader,
-    unavailable: Callable[[], Collection[AgentName]],
+    unavailable: Callable[[], Mapping[AgentName, str]],
+    outdated: Callable[[], Mapping[AgentName, str]],
 ) -> Check:
-    """Return a check that no message has waited `AGENT_PATIENCE_SECONDS` for an agent that cannot
-    be loaded. An agent that nobody writes to is only a warning at the start.
-    """
+    """Return a check that all agents are loaded, as their code is now; each cause is said once."""
 
     async def check() -> str | None:
-        try:
-            waiting = (await backlog.read()).oldest_ready_seconds
-        except JournalUnavailable:
-            return None  # the journal's own check says so
-        stuck = [
-            agent
-            for agent in sorted(unavailable())
-            if waiting.get(agent, 0.0) >= AGENT_PATIENCE_SECONDS
-        ]
-        return f"cannot be loaded: {', '.join(stuck)}" if stuck else None
+        told = (
+            ("{} cannot be loaded: {}", unavailable()),
+            ("the new code of {} cannot be loaded: {}", outdated()),
+        )
+        said = []
+        for text, reasons in told:
+            for reason in dict.fromkeys(reasons.values()):
+                agents = sorted(agent for agent, why in reasons.items() if why == reason)
+                said.append(text.format(", ".join(agents), reason))
+        return "; ".join(said) or None
 
     return check
 
 
-def disk_check(folders: Collection[Path], least_free_bytes: int = LEAST_FREE_BYTES) -> Check:
+def least_free(total_bytes: int) -> int:
+    """Return how many bytes of a disk must be free: of a small one a tenth is enough."""
+    return min(LEAST_FREE_BYTES, total_bytes // 10)
+
+
+def disk_check(folders: Collection[Path], least: Callable[[int], int] = least_free) -> Check:
     """Return a check that these folders' disks are not nearly full."""
 
     async def check() -> str | None:
         low = []
         for folder in folders:
             try:
-                free = shutil.disk_usage(folder).free
+                usage = shutil.disk_usage(folder)
             except OSError:
                 continue  # the journal's own check, or a log that cannot be written, say so
-            if free < least_free_bytes:
-                low.append(f"{folder} has {free // 1024**2} MiB left")
+            if usage.free < least(usage.total):
+                low.append(f"{folder} has {usage.free // 1024**2} MiB left")
         return "; ".join(low) or None
 
     return check

@@ -29,7 +29,7 @@ from berinia_webhookd.journal.database import (
 )
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
 from berinia_webhookd.listening import configured_address
-from berinia_webhookd.status.findings.agents import is_nowhere, of_load
+from berinia_webhookd.status.findings.agents import of_loads
 from berinia_webhookd.status.findings.channels import console_entries
 from berinia_webhookd.status.findings.folders import (
     file_refusal,
@@ -90,11 +90,7 @@ async def _check(examined: Examined, environ: Mapping[str, str], *, offline: boo
         left_out = [n for n in settings.agents.by_name if f"agents.{n}.target" in invalid]
         loads = await load_agents(settings, offline=offline, left_out=left_out)
         # One without a target is a warning on the settings.
-        found += [
-            of_load(settings.agents, load)
-            for load in loads
-            if not is_nowhere(settings.agents, load.agent)
-        ]
+        found += of_loads(settings.agents, loads)
     if JOURNAL_URL not in invalid:
         found += await _journal(settings, environ, offline=offline)
     folders = usable_folders(settings, state_folder(environ))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -136,16 +137,18 @@ def _row(name: str, origin: Origin) -> tuple[str, str, str]:
 
 
 def _agent_lines(loads: Sequence[AgentLoad]) -> list[str]:
-    """What explains why an agent does not load: its traceback, and what it printed."""
-    found: list[str] = []
+    """What explains why agents do not load: the traceback, and what they printed; each once."""
+    alike: defaultdict[tuple[str, Sequence[str]], list[AgentLoad]] = defaultdict(list)
     for load in loads:
-        reason = load.reason or ""
-        if load.loads is False and ("\n" in reason or load.output):
-            found.append(f"{_shown(load.agent)} ({_shown(load.target)})")
-            found += [f"    {line}" for line in printable(reason).splitlines()]
-            if load.output:
-                found.append("    Printed meanwhile:")
-                found += [f"    | {printable(click.unstyle(line))}" for line in load.output]
+        if load.loads is False and ("\n" in (load.reason or "") or load.output):
+            alike[load.reason or "", load.output].append(load)
+    found: list[str] = []
+    for (reason, output), those in alike.items():
+        found.append(", ".join(f"{_shown(load.agent)} ({_shown(load.target)})" for load in those))
+        found += [f"    {line}" for line in printable(reason).splitlines()]
+        if output:
+            found.append("    Printed meanwhile:")
+            found += [f"    | {printable(click.unstyle(line))}" for line in output]
     return found
 
 

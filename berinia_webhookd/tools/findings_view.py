@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import click
 
 from berinia_webhookd.findings import Finding, Level
-from berinia_webhookd.tools.terminal import printable
+from berinia_webhookd.tools.terminal import printable, wrapped
 
 COLOURS: Final = {
     Level.OK: "green",
@@ -22,7 +20,6 @@ COLOURS: Final = {
 _WIDTH: Final = max(map(len, Level))
 _LONGEST_SUBJECT: Final = 12  # longer ones do not move the others' column
 _MARGIN: Final = " " * (_WIDTH + 2)
-_CODE: Final = re.compile(r"`[^`\n]+`")
 
 
 def lines(findings: Sequence[Finding], *, of: Sequence[Finding] | None = None) -> Iterator[str]:
@@ -33,7 +30,7 @@ def lines(findings: Sequence[Finding], *, of: Sequence[Finding] | None = None) -
     for finding in findings:
         level = click.style(f"{finding.level.value:<{_WIDTH}}", fg=COLOURS[finding.level])
         subject = printable(finding.subject)
-        first, *more = _wrapped(finding.what, width, 11 + max(column, len(subject)))
+        first, *more = wrapped(finding.what, width, 11 + max(column, len(subject)), len(_MARGIN))
         yield f"{level}  {click.style(f'{subject:<{column}}', bold=True)}  {first}"
         yield from (_MARGIN + line for line in more)
         if finding.why is not None:
@@ -46,28 +43,9 @@ def lines(findings: Sequence[Finding], *, of: Sequence[Finding] | None = None) -
 
 def _detail(label: str, text: str, width: int) -> Iterator[str]:
     margin = len(_MARGIN) + len(click.unstyle(label)) + 1
-    found = _wrapped(text, width, margin, margin)
+    found = wrapped(text, width, margin, margin)
     yield f"{_MARGIN}{label} {found[0]}"
     yield from (" " * margin + line for line in found[1:])
-
-
-def _wrapped(text: str, width: int, first: int, margin: int = len(_MARGIN)) -> list[str]:
-    """Break at blanks, but not in code; the first line begins in column `first`, the others in
-    column `margin`.
-    """
-    whole = _CODE.sub(lambda code: code[0].replace(" ", "\N{NO-BREAK SPACE}"), printable(text))
-    found: list[str] = []
-    for paragraph in whole.splitlines() or [""]:
-        begin = " " * (max(0, first - margin) if not found else 0)
-        found += textwrap.wrap(
-            paragraph,
-            max(20, width - margin),
-            initial_indent=begin,
-            break_long_words=False,
-            break_on_hyphens=False,
-        ) or [""]
-    found[0] = found[0].lstrip()
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in found]
 
 
 def _summary(findings: Sequence[Finding]) -> str:

@@ -1,10 +1,14 @@
-"""`reload`: the running daemon reads its configuration again, and says what it made of it."""
+"""`reload`: the running daemon reads its configuration again, and says what it made of it, and
+whether the code of its agents, as it is now, can be loaded.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import click
@@ -14,8 +18,10 @@ from berinia_webhookd.logs.reading import EVERYTHING, Follower, log_file
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.logs import as_object
+from berinia_webhookd.tools.terminal import wrapped
 
 PATIENCE_SECONDS: Final = 30.0
+LOADING_SECONDS: Final = 90.0  # agents may take a minute
 POLL_SECONDS: Final = 0.05
 
 
@@ -24,7 +30,8 @@ POLL_SECONDS: Final = 0.05
 def reload(context: CommandContext, /) -> None:
     """Have the running daemon read its configuration again, and wait for its word.
 
-    Exit code 1: it refused the configuration, and goes on with the one before.
+    Agents are loaded anew; one whose new code does not load goes on with the code before. Exit code
+    1: that is so, or it refused the configuration, and goes on with the one before.
     """
     settings, running = context.look_with_installation()
     if running is None:
@@ -39,35 +46,65 @@ def reload(context: CommandContext, /) -> None:
             ) from error
         except ProcessLookupError as error:
             raise NotFound("the daemon has just ended", hint="berinia-webhookd doctor") from error
-        deadline = time.monotonic() + PATIENCE_SECONDS
-
-        def wait() -> None:
-            if time.monotonic() > deadline:
-                raise CannotStartNow(
-                    f"the daemon said nothing for {PATIENCE_SECONDS:.0f} s",
-                    hint="berinia-webhookd logs",
-                )
-            time.sleep(POLL_SECONDS)
-
-        for line in log.follow(wait):
-            said = as_object(line)
-            if said.get("event") == "config.reloaded":
-                click.echo(_reloaded(said))
-                return
-            if said.get("event") == "config.refused":
-                click.echo(_refused(said), err=True)
-                click.get_current_context().exit(1)
+        said = _next(log, ("config.reloaded", "config.refused"), PATIENCE_SECONDS)
+        if said["event"] == "config.refused":
+            _say(_refused(said), err=True)
+            click.get_current_context().exit(1)
+        _say(_reloaded(said))
+        if not said.get("agents"):
+            return
+        said = _next(log, ("agents.reloaded",), LOADING_SECONDS)
+        problems = list(_not_loaded(said))
+        _say(problems, err=True)
+        click.get_current_context().exit(1 if problems else 0)
 
 
-def _reloaded(said: dict[str, Any]) -> str:
+def _next(log: Follower, events: tuple[str, ...], patience_seconds: float) -> dict[str, Any]:
+    """Return the next line of one of these events.
+
+    Raises:
+        CannotStartNow: none came in time.
+    """
+    deadline = time.monotonic() + patience_seconds
+
+    def wait() -> None:
+        if time.monotonic() > deadline:
+            raise CannotStartNow(
+                f"the daemon said nothing for {patience_seconds:.0f} s",
+                hint="berinia-webhookd logs",
+            )
+        time.sleep(POLL_SECONDS)
+
+    return next(
+        said for line in log.follow(wait) if (said := as_object(line)).get("event") in events
+    )
+
+
+def _say(lines: list[str], *, err: bool = False) -> None:
+    width = shutil.get_terminal_size().columns
+    for text in lines:
+        click.echo("\n    ".join(wrapped(text, width, 0, 4)), err=err)
+
+
+def _reloaded(said: Mapping[str, Any]) -> list[str]:
     changed, later = said.get("changed") or [], said.get("needs_restart") or []
     lines = [f"reloaded; changed: {', '.join(changed) if changed else 'nothing'}"]
     if later:
         lines.append(f"needs a restart: {', '.join(later)}")
-    return "\n".join(lines)
+    return lines
 
 
-def _refused(said: dict[str, Any]) -> str:
+def _refused(said: Mapping[str, Any]) -> list[str]:
     problems = said.get("problems") or "see berinia-webhookd check-config"
     listed = problems if isinstance(problems, list) else [problems]
-    return "\n".join(["refused; the daemon goes on as before", *(f"  {one}" for one in listed)])
+    return ["refused; the daemon goes on as before", *(f"- {one}" for one in listed)]
+
+
+def _not_loaded(said: Mapping[str, Any]) -> Iterator[str]:
+    """Say what does not load, each cause once."""
+    told = ("outdated", "the code before goes on"), ("unavailable", "messages wait")
+    for name, meanwhile in told:
+        reasons: Mapping[str, str] = said.get(name) or {}
+        for reason in dict.fromkeys(reasons.values()):
+            agents = ", ".join(agent for agent, why in reasons.items() if why == reason)
+            yield f"cannot be loaded, so {meanwhile}: {agents}: {reason}"

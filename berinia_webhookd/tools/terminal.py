@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,6 +25,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "erased": "bright_black",
     "rejected": "magenta",
 }
+_CODE: Final = re.compile(r"`[^`\n]+`")
 
 
 def printable(text: str) -> str:
@@ -37,6 +40,25 @@ def one_line(text: str, limit: int) -> str:
     if wcwidth.width(line) <= limit:
         return line
     return wcwidth.clip(line, 0, max(0, limit - 1)).rstrip() + "…"[:limit]
+
+
+def wrapped(text: str, width: int, first: int, margin: int) -> list[str]:
+    """Break at blanks, but not in code; the first line begins in column `first`, the others in
+    column `margin`.
+    """
+    whole = _CODE.sub(lambda code: code[0].replace(" ", "\N{NO-BREAK SPACE}"), printable(text))
+    found: list[str] = []
+    for paragraph in whole.splitlines() or [""]:
+        begin = " " * (max(0, first - margin) if not found else 0)
+        found += textwrap.wrap(
+            paragraph,
+            max(20, width - margin),
+            initial_indent=begin,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    found[0] = found[0].lstrip()
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in found]
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:

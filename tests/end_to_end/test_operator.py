@@ -51,7 +51,7 @@ def test_an_agent_that_cannot_be_loaded_says_why(stopped: Daemon) -> None:
     [event] = json.loads(stopped.run("events", "list", "--json").stdout)
     shown = stopped.run("events", "show", event["id"]).stdout
     [standing] = [line for line in shown.splitlines() if line.startswith("now ")]
-    assert "the agent cannot be loaded: ModuleNotFoundError: No module named" in standing
+    assert "the agent cannot be loaded: recorder.py:1: ModuleNotFoundError: No module" in standing
     assert "a_module_that_is_not_there" in standing
 
 

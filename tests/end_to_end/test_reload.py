@@ -47,6 +47,9 @@ def test_reloads_under_load_lose_nothing(daemon: Daemon) -> None:
 
 def test_the_command_waits_for_the_word_of_the_daemon(daemon: Daemon) -> None:
     """What changed, or every problem with exit code 1; without a daemon, that there is none."""
+    agents = 'agents.MetaAgent.target = "log:"\nagents.AdminInterpreterAgent.target = "log:"'
+    rewrite(daemon, "", agents)
+    daemon.reload()
     rewrite(daemon, "", "agents.ResponseListenerAgent.timeout_seconds = 7")
     done = daemon.run("reload")
     assert done.stdout == "reloaded; changed: agents.ResponseListenerAgent.timeout_seconds\n"
@@ -138,6 +141,7 @@ def test_changed_agent_code_is_loaded(daemon: Daemon) -> None:
     new = RECORDER.replace("json.dumps(input_data)", 'json.dumps({**input_data, "code": "new"})')
     (daemon.agents / "recorder.py").write_text(new)
     daemon.reload()
+    daemon.wait_for("agents.reloaded")
     hold.unlink()
     daemon.wait_for("attempt.succeeded")
     daemon.sms(Body="new code")
@@ -166,3 +170,38 @@ def test_a_deleted_working_folder_stops_nothing(stopped: Daemon) -> None:
     stopped.send_signal(signal.SIGHUP)
     assert "working folder" in stopped.wait_for("config.refused")["problems"][0]
     assert stopped.sms().status == 200
+
+
+BROKEN = RECORDER + "\n\ndef unfinished(:\n    pass\n"
+
+
+def test_a_reload_keeps_a_working_agent_whose_new_code_is_broken(daemon: Daemon) -> None:
+    """The old code goes on; the log, the command, `doctor` and /health say which line is wrong,
+    and the new code is loaded once it can be.
+    """
+    line = BROKEN[: BROKEN.index("def unfinished")].count("\n") + 1
+    where = f"recorder.py:{line}: SyntaxError: "
+    daemon.wait_for("agent_host.started")
+    daemon.sms(Body="before")
+    daemon.wait_for("attempt.succeeded")
+    (daemon.agents / "recorder.py").write_text(BROKEN)
+    done = daemon.run("reload", check=False, environment={"COLUMNS": "200"})
+    assert done.returncode == 1
+    assert f"so the code before goes on: ResponseListenerAgent: {where}" in done.stderr
+    said = daemon.wait_for("agent.outdated", agent="ResponseListenerAgent")
+    assert said["error"].startswith(where)
+    assert [name for name in ("importlib", "agent_calls") if name in said["exception"]] == []
+    daemon.sms(Body="with the old code")
+    daemon.wait_for("attempt.succeeded", count=2)
+    looked = daemon.run("doctor", "--problems", check=False, environment={"COLUMNS": "200"}).stdout
+    assert "the code before goes on for ResponseListenerAgent" in looked
+    assert where in looked
+    assert where in daemon.request("GET", "/health").json()["reasons"]["agents"]
+    new = RECORDER.replace("json.dumps(input_data)", 'json.dumps({**input_data, "code": "new"})')
+    (daemon.agents / "recorder.py").write_text(new)
+    daemon.run("reload", check=False)  # of the others, which have no target, it says so
+    daemon.wait_for("agents.reloaded", count=2)
+    daemon.sms(Body="new")
+    daemon.wait_for("attempt.succeeded", count=3)
+    seen = [(payload["data"]["body"], payload.get("code")) for payload in daemon.seen()]
+    assert seen == [("before", None), ("with the old code", None), ("new", "new")]

@@ -6,7 +6,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,21 @@ def test_a_retry_in_time_still_answers(start: Start) -> None:
     answer = send(daemon, content="not yet")
     assert (answer.status, answer.json()["response"]) == (200, "re: not yet")
     assert [payload["attempt"] for payload in daemon.seen()] == [1, 2]
+
+
+def test_nobody_waits_for_an_agent_that_is_not_loaded(tmp_path: Path, bot: Bot) -> None:
+    """202 at once, although the caller would wait for minutes; the answer comes late, once the
+    agent is mended.
+    """
+    late = f'channels.whatsapp.late_reply_url = "{bot.url}"'
+    agent = "def unfinished(:\n"
+    with closing(Daemon(tmp_path, f"{ALL_CHANNELS}\n{LONG}\n{late}", agent=agent)) as daemon:
+        daemon.start()
+        daemon.wait_for("agent.unavailable", agent=ADMIN)
+        assert send(daemon, group=GROUP).status == 202
+        (daemon.agents / "recorder.py").write_text(TALKER)
+        daemon.reload()
+        assert bot.wait_for(1)
 
 
 def test_a_late_reply_is_posted_into_the_group(start: Start, bot: Bot) -> None:

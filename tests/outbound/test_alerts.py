@@ -178,6 +178,7 @@ REFUSED = (
 
 async def test_the_conditions_of_a_daemon() -> None:
     """Each holds while what it is about is wrong, and says so in a sentence without its cause."""
+    outdated = dict[AgentName, str]()
     up, missing, full, locked = True, dict[AgentName, str](), None, False
     metrics = Metrics()
     held: dict[str, str] = {}
@@ -192,6 +193,7 @@ async def test_the_conditions_of_a_daemon() -> None:
         metrics=metrics,
         journal_up=lambda: up,
         unavailable=lambda: missing,
+        outdated=lambda: outdated,
         disk=disk,
         loopback_locked=lambda: locked,
         held_for_days=held_for_days,
@@ -208,12 +210,16 @@ async def test_the_conditions_of_a_daemon() -> None:
     refused.inc()
     up, full = False, "/var/lib has 3 MiB left"
     missing[AgentName("MetaAgent")] = "KeyError: 'secret'"
+    outdated[AgentName("Other")] = "KeyError: 'secret'"
     held["loop 1"] = "3 conversations are held (loop), the oldest for 1 day"
     assert await holding() == {
         "signatures_refused": [f"requests to sms that {REFUSED}"],
         "conversation_held": [held["loop 1"]],
         "journal_degraded": ["the journal cannot be written, so providers are answered 503"],
-        "agent_unavailable": ["MetaAgent cannot be loaded, so its messages wait"],
+        "agent_unavailable": [
+            "MetaAgent cannot be loaded, so its messages wait",
+            "the new code of Other cannot be loaded, so Other goes on with the code before",
+        ],
         "disk_low": ["/var/lib has 3 MiB left"],
     }
 

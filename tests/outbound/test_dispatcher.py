@@ -63,6 +63,9 @@ class Scripted:
     most: int = 0
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def goes_on(self, _: AgentName) -> bool:
+        return False
+
     def of(self, agent: AgentName) -> Scripted:
         return self
 

@@ -166,6 +166,49 @@ async def test_a_reload_replaces_hosts_after_their_attempt(
     await hosts.restarted("reload")
 
 
+@pytest.mark.parametrize("hosts_allowed", [1, 2])
+async def test_a_reload_throws_no_working_agent_away(
+    hosts: HostWorld, tmp_path: Path, hosts_allowed: int
+) -> None:
+    """The host with the old code goes on until the new code can be loaded, over further reloads
+    and whatever others do; it is not stopped as idle meanwhile.
+    """
+    (tmp_path / "steady.py").write_text("def handle(event):\n    return {'response': 'old'}\n")
+    more = f'agents.path = "{tmp_path}"\nagents.max_hosts = {hosts_allowed}'
+    targets = {AGENT: "steady:handle", "Other": "other:handle"}
+    (tmp_path / "other.py").write_text("def handle(event):\n    return {'response': 'other'}\n")
+    agents = hosts.open(targets, f"{more}\nagents.host_idle_seconds = 0.2")
+    await agents.load(AGENT)
+    (tmp_path / "steady.py").write_text("def handle(event):\n    return {'response': 'new'\n")
+    for _ in range(2):
+        agents.reconfigure(hosts.settings(targets, more), keep=[AGENT])
+        with pytest.raises(AgentUnavailable, match=r"\nsteady.py:2: SyntaxError: '{' was never"):
+            await agents.load(AGENT)
+        assert agents.goes_on(AGENT)
+        assert (await attempt(agents, AGENT)).reply == "old"
+        await agents.load(AgentName("Other"))
+        assert (await attempt(agents, "Other")).reply == "other"
+        assert (await attempt(agents, AGENT)).reply == "old"
+    (tmp_path / "steady.py").write_text("def handle(event):\n    return {'response': 'new'}\n")
+    await agents.load(AGENT)
+    assert not agents.goes_on(AGENT)
+    assert (await attempt(agents, AGENT)).reply == "new"
+
+
+async def test_what_goes_on_with_the_old_code_may_end(hosts: HostWorld, tmp_path: Path) -> None:
+    """Once the host with it is gone, the agent is as one that cannot be loaded."""
+    (tmp_path / "steady.py").write_text("import os\ndef handle(event):\n    os._exit(3)\n")
+    more = f'agents.path = "{tmp_path}"'
+    agents = hosts.open({AGENT: "steady:handle"}, more)
+    await agents.load(AGENT)
+    (tmp_path / "steady.py").write_text("broken =")
+    agents.reconfigure(hosts.settings({AGENT: "steady:handle"}, more), keep=[AGENT])
+    assert (await attempt(agents, AGENT)).kind is OutcomeKind.CRASH
+    assert not agents.goes_on(AGENT)
+    outcome = await attempt(agents, AGENT)
+    assert (outcome.kind, "steady.py:1: SyntaxError" in str(outcome.error)) == ("unreachable", True)
+
+
 async def test_a_host_that_ends_by_itself_is_replaced(hosts: HostWorld) -> None:
     """An idle host that is killed from outside is noticed; the next attempt does not fail."""
     agents = hosts.open({AGENT: "friendly:pid"})

@@ -30,6 +30,7 @@ from berinia_webhookd.status.health import (
     disk_check,
     dispatcher_check,
     journal_check,
+    least_free,
 )
 from berinia_webhookd.status.metrics_page import MetricsPage
 from berinia_webhookd.testing import Clock, MemoryJournal, a_delivery, an_event
@@ -69,8 +70,8 @@ async def test_healthy(get: Get, tmp_path: Path) -> None:
     backlog = BacklogReader(MemoryJournal())
     checks = {
         "journal": journal_check(backlog, lambda: True),
-        "agents": agents_check(backlog, lambda: [AGENT]),
-        "disk": disk_check([tmp_path, tmp_path / "absent"], least_free_bytes=1),
+        "agents": agents_check(dict, dict),
+        "disk": disk_check([tmp_path, tmp_path / "absent"], lambda _: 1),
     }
     status, body, _ = await get(HealthPage(checks, ALLOWED).handle)
     assert (status, body) == (200, {"status": "healthy"})
@@ -146,21 +147,33 @@ async def until_it_says(ask: Callable[[], Awaitable[object]], wanted: object) ->
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize(("seconds", "stuck"), [(59, False), (60, True)])
-async def test_an_agent_is_a_reason_once_messages_wait_for_it(seconds: int, stuck: bool) -> None:
-    """An agent that cannot be loaded counts when messages have waited a minute for it."""
-    clock = Clock()
-    journal = MemoryJournal(clock)
-    for event in (an_event(agent=AGENT), an_event(agent=AgentName("Other"))):
-        await journal.accept(a_delivery(event), Decoded((event,)))
-    clock.move(seconds)
-    check = agents_check(BacklogReader(journal), lambda: [AGENT])
-    assert await check() == ("cannot be loaded: MetaAgent" if stuck else None)
+async def test_an_agent_that_is_away_takes_no_receiver_out_of_service(get: Get) -> None:
+    """200, with the reason for those who may read it: which agents, and where, said once."""
+    where = "meta_agent.py:29: SyntaxError: invalid syntax"
+    away = {AgentName("MetaAgent"): where, AgentName("AdminAgent"): where}
+    check = agents_check(lambda: away, lambda: {AgentName("Other"): "x.py:1: KeyError: 'x'"})
+    page = HealthPage({"agents": check}, ALLOWED)
+    with structlog.testing.capture_logs() as lines:
+        status, body, _ = await get(page.handle, by=caller())
+    assert (status, body["status"]) == (200, "healthy")
+    assert body["reasons"]["agents"] == (
+        f"AdminAgent, MetaAgent cannot be loaded: {where}; "
+        "the new code of Other cannot be loaded: x.py:1: KeyError: 'x'"
+    )
+    assert lines == []  # the log has it as `agent.unavailable`
+    _, body, _ = await get(page.handle, by=caller(host="app.example.com"))
+    assert body == {"status": "healthy"}
+
+
+def test_a_small_disk_may_have_little_left() -> None:
+    """Of a volume of 40 MB a tenth is enough: else it would be called full from the beginning."""
+    assert least_free(40_000_000) == 4_000_000
+    assert least_free(2**40) == 100 * 1024**2
 
 
 async def test_a_full_disk_is_a_reason(tmp_path: Path) -> None:
     """The folder is named."""
-    reason = await disk_check([tmp_path], least_free_bytes=2**62)()
+    reason = await disk_check([tmp_path], lambda _: 2**62)()
     assert reason is not None
     assert str(tmp_path) in reason
 

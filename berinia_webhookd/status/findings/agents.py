@@ -4,7 +4,8 @@ otherwise by an attempt.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,9 +24,10 @@ AGENTS: Final = "agents"
 METRIC: Final = "berinia_webhookd_agent_available"
 LOADED_UNSEEN: Final = ("http://", "https://", "log:")  # of these nothing is loaded
 _WHY: Final = "its messages are accepted, and wait in the journal until it can be loaded"
+_WHY_OLD: Final = "what was changed has no effect; after a crash of the agent its messages wait"
 _FIXES: Final = (
-    'the whole exception stands under "Agents that do not load" of `berinia-webhookd check-config`',
-    "as the user of the service, who must be able to read the agents' files",
+    "mend it, then `berinia-webhookd reload`",
+    "the whole exception, as the user of the service: `berinia-webhookd check-config`",
 )
 
 
@@ -40,11 +42,10 @@ async def agents(installation: Installation) -> AsyncIterator[Finding]:
     else:
         loads = await _loaded_by_daemon(installation)
     for load in loads:
-        yield (
-            _nowhere(settings, load.agent)
-            if is_nowhere(settings, load.agent)
-            else of_load(settings, load)
-        )
+        if is_nowhere(settings, load.agent):
+            yield _nowhere(settings, load.agent)
+    for finding in of_loads(settings, loads):
+        yield finding
     if not loads:
         yield note(
             AGENTS,
@@ -53,20 +54,48 @@ async def agents(installation: Installation) -> AsyncIterator[Finding]:
         )
 
 
-def of_load(settings: AgentsSettings, load: AgentLoad) -> Finding:
-    """Return the finding on an attempt to load an agent."""
-    own = settings.of(load.agent).target is not None or settings.registry is None
-    subject = f"agents.{load.agent}.target" if own else "agents.registry"
+def of_loads(settings: AgentsSettings, loads: Sequence[AgentLoad]) -> Iterator[Finding]:
+    """Yield the findings on attempts to load agents; what keeps several from it is said once."""
+    somewhere = [load for load in loads if not is_nowhere(settings, load.agent)]
+    failed: defaultdict[tuple[str, bool], list[AgentLoad]] = defaultdict(list)
+    for load in somewhere:
+        if load.loads is False:
+            failed[last_line(load.reason), load.goes_on].append(load)
+        else:
+            yield _loaded(settings, load)
+    for (reason, goes_on), alike in failed.items():
+        first = alike[0]
+        names = ", ".join(load.agent for load in alike)
+        subjects = {_subject(settings, load.agent) for load in alike}
+        tried = f"be loaded{first.where}" + (f": {reason}" if reason else "")
+        what = f"{names} cannot {tried}"
+        if goes_on:
+            what = f"the code before goes on for {names}; the new code cannot {tried}"
+        yield wrong(
+            subjects.pop() if len(subjects) == 1 else AGENTS,
+            what,
+            *((first.hint,) if first.hint else _FIXES),
+            why=_WHY_OLD if goes_on else _WHY,
+        )
+
+
+def _loaded(settings: AgentsSettings, load: AgentLoad) -> Finding:
+    subject = _subject(settings, load.agent)
     if load.loads is None:
         return note(subject, f"{load.agent} ({load.target}): {load.reason}")
-    if load.loads:
-        unseen = load.target.startswith(LOADED_UNSEEN)
-        how = "is set up; used when there is a message" if unseen else "can be loaded"
-        return ok(subject, f"{load.agent} ({load.target}) {how}")
-    # The last line of a traceback names the exception.
-    exception = (load.reason or "").strip().rpartition("\n")[2]
-    what = f"{load.agent} cannot be loaded{load.where}" + (f": {exception}" if exception else "")
-    return wrong(subject, what, *((load.hint,) if load.hint else _FIXES), why=_WHY)
+    unseen = load.target.startswith(LOADED_UNSEEN)
+    how = "is set up; used when there is a message" if unseen else "can be loaded"
+    return ok(subject, f"{load.agent} ({load.target}) {how}")
+
+
+def _subject(settings: AgentsSettings, agent: AgentName) -> str:
+    own = settings.of(agent).target is not None or settings.registry is None
+    return f"agents.{agent}.target" if own else "agents.registry"
+
+
+def last_line(reason: str | None) -> str:
+    """Return the last line of a traceback: the place, and the exception."""
+    return (reason or "").strip().rpartition("\n")[2]
 
 
 def is_nowhere(settings: AgentsSettings, agent: AgentName) -> bool:
@@ -99,6 +128,7 @@ async def _loaded_by_daemon(installation: Installation) -> list[AgentLoad]:
                 loads=noted is None and available.get(name, 0) > 0,
                 where=where,
                 reason=noted.reason if noted else None,
+                goes_on=noted is not None and noted.goes_on and available.get(name, 0) > 0,
             )
         )
     return loads

@@ -51,6 +51,7 @@ class AgentLoad:
     reason: str | None = None  # why it does not load: a traceback where there is one
     hint: str | None = None
     output: tuple[str, ...] = ()  # what it printed meanwhile, where it does not load
+    goes_on: bool = False  # with the code from before a reload
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,8 @@ class TestAgents:
         report = doctor(stopped)
         assert report.status == 1
         finding = report.one("agents", "wrong", "ResponseListenerAgent cannot be loaded on")
-        assert "check-config" in finding["fix"][0]
+        assert "recorder.py:1: ModuleNotFoundError" in finding["what"]
+        assert "check-config" in finding["fix"][1]
 
     def test_the_same_of_a_daemon_that_does_not_run(self, stopped: Daemon) -> None:
         """Then it is tried, and the exception shown; the others can be loaded."""
