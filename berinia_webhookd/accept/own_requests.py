@@ -54,7 +54,7 @@ class OwnRequests:
                 return web.Response(status=web.HTTPNoContent.status_code)
             context = request[CONTEXT]
             context.mark = mark
-            context.said["sample"] = True
+            context.say("sample", True)
         return await handler(request)
 
 

@@ -80,9 +80,9 @@ class ProxyHeaders(XForwardedBase):
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Identify the caller for the middlewares and handlers further in."""
-        request[CALLER], client = self.identify(request)
         context = request[CONTEXT]
-        context.said["client"], context.bucket = client
+        request[CALLER], (client, context.bucket) = self.identify(request)
+        context.say("client", client)
         return await handler(request)
 
     def identify(self, request: web.Request) -> tuple[Caller, Client]:

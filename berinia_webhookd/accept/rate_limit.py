@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from heapq import heappop, heappush, heapreplace
 from typing import Final
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiolimiter import AsyncLimiter
 
-from berinia_webhookd.accept.request_context import CONTEXT
+from berinia_webhookd.accept.request_context import CONTEXT, RequestContext
 from berinia_webhookd.config.settings import RateLimitSettings
 from berinia_webhookd.errors import RateLimited
 from berinia_webhookd.metrics import Metrics
-
-_log = structlog.get_logger()
 
 MAX_BUCKETS: Final = 50_000
 _STEPS_PER_ARRIVAL: Final = 16  # bounds the work of finding a bucket to drop
@@ -140,7 +137,7 @@ class RateLimit:
                 await self.take_reading(client)
             return await handler(request)
         except RateLimited as error:
-            self._note(context.said, error)
+            self._note(context, error)
             raise
 
     def require_no_flood(self, client: bytes) -> None:
@@ -171,11 +168,11 @@ class RateLimit:
         self._failures = _Buckets("unverified", settings.requests, window, self._most)
         self._verified = _Buckets("verified", settings.verified_requests, window, self._most)
 
-    def _note(self, said: Mapping[str, str | None], error: RateLimited) -> None:
-        self._rate_limited_total.labels(channel=said["channel"]).inc()
+    def _note(self, context: RequestContext, error: RateLimited) -> None:
+        self._rate_limited_total.labels(channel=context.endpoint.label).inc()
         if self._throttle.due():
             skipped = self._throttle.take_skipped()
-            _log.warning("rate_limit.exceeded", **said, bucket=error.policy, skipped=skipped)
+            context.log.warning("rate_limit.exceeded", bucket=error.policy, skipped=skipped)
 
 
 class Throttle:

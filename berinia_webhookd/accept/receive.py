@@ -10,14 +10,13 @@ import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-import structlog
 from aiohttp import web
 
 from berinia_webhookd.accept.aiohttp_limits import gone_at_eof
 from berinia_webhookd.accept.body import LONG_BODY_BYTES
 from berinia_webhookd.accept.own_requests import how_it_arrived
 from berinia_webhookd.accept.replies import WaitingCallers, with_reply
-from berinia_webhookd.accept.request_context import Endpoint
+from berinia_webhookd.accept.request_context import Endpoint, RequestContext
 from berinia_webhookd.accept.signature_check import (
     VERIFIED,
     VerifiedRequest,
@@ -38,7 +37,6 @@ from berinia_webhookd.model import (
     AgentName,
     ChannelName,
     Decoded,
-    Event,
     EventKind,
     EventMark,
     Receipt,
@@ -46,7 +44,6 @@ from berinia_webhookd.model import (
 )
 from berinia_webhookd.own_requests import HEADER, Mark, Purpose
 
-_log = structlog.get_logger()
 CLOSE_SECONDS: Final = 5.0
 MOST_STATUSES: Final = 50  # of receipts of a channel, that are counted by their names
 _T = TypeVar("_T")
@@ -97,19 +94,9 @@ class Commits:
             SignatureInvalid: its signature was used before with another message.
             JournalUnavailable: it is not on disk in time; if it gets there later, it is kept.
         """
-        context = verified.context
-
-        def note(receipts: Receipts) -> None:
-            for receipt, event in zip(receipts, decoded.events, strict=True):
-                about = {**context.said, "event_id": receipt.event_id, "agent": receipt.agent}
-                if receipt.duplicate:
-                    self._metrics.duplicates_total.labels(channel=channel.name).inc()
-                    context.log.info("event.duplicate", **about)
-                else:
-                    self._note_new(channel, event, receipt, context.log, about)
 
         async def late(receipts: Receipts) -> None:
-            note(receipts)
+            self._note(verified.context, channel, decoded, receipts)
             if wait_seconds is not None:
                 for receipt in receipts:
                     await self.callers.hang_up(receipt.event_id)
@@ -119,23 +106,32 @@ class Commits:
             receipts = await self._in_time(accepting, verified, channel, late)
         except ReplayedSignature:
             reason = "used before with another message"
-            note_invalid_signature(self._metrics, context, reason, resembles_provider=False)
+            note_invalid_signature(
+                self._metrics, verified.context, reason, resembles_provider=False
+            )
             raise SignatureInvalid(reason) from None
         verified.reservation.end_work()
-        note(receipts)
+        self._note(verified.context, channel, decoded, receipts)
         return receipts
 
-    def _note_new(
-        self, channel: Channel, event: Event, receipt: Receipt, log: Any, about: dict[str, Any]
+    def _note(
+        self, context: RequestContext, channel: Channel, decoded: Decoded, receipts: Receipts
     ) -> None:
-        if receipt.skipped is None:
-            log.info("event.accepted", **about)
-        else:
-            self._note_skipped(channel, receipt.skipped, about)
-        if receipt.consent is not None:
-            log.info("consent.changed", **about, consent=receipt.consent.value)
-        if event.kind is EventKind.RECEIPT:
-            self._note_status(channel.name, event.status or "")
+        for receipt, event in zip(receipts, decoded.events, strict=True):
+            event_id, agent = receipt.event_id, receipt.agent
+            if receipt.duplicate:
+                self._metrics.duplicates_total.labels(channel=channel.name).inc()
+                context.log.info("event.duplicate", event_id=event_id, agent=agent)
+                continue
+            if receipt.skipped is None:
+                context.log.info("event.accepted", event_id=event_id, agent=agent)
+            else:
+                self._note_skipped(context, channel, receipt)
+            if receipt.consent is not None:
+                consent = receipt.consent.value
+                context.log.info("consent.changed", event_id=event_id, agent=agent, consent=consent)
+            if event.kind is EventKind.RECEIPT:
+                self._note_status(channel.name, event.status or "")
 
     def _note_status(self, channel: ChannelName, status: str) -> None:
         """Count a receipt; the words of a provider have no end, those of a metric must have one."""
@@ -145,14 +141,16 @@ class Commits:
         shown = status if status in known else "other"
         self._metrics.receipts_total.labels(channel=channel, status=shown).inc()
 
-    def _note_skipped(self, channel: Channel, reason: str, about: dict[str, Any]) -> None:
+    def _note_skipped(self, context: RequestContext, channel: Channel, receipt: Receipt) -> None:
+        reason = receipt.skipped or ""
+        log = context.log.bind(event_id=receipt.event_id, agent=receipt.agent, reason=reason)
         self._metrics.skipped_total.labels(channel=channel.name, reason=reason).inc()
         hint = channel.receipts_hint if reason == EventMark.RECEIPT else None
         if hint is None or channel.name in self._hinted:
-            _log.info("event.skipped", **about, reason=reason)
+            log.info("event.skipped")
         else:
             self._hinted.add(channel.name)
-            _log.warning("event.skipped", **about, reason=reason, hint=hint)
+            log.warning("event.skipped", hint=hint)
 
     async def pause(self, verified: VerifiedRequest, channel: Channel, decoded: Decoded) -> None:
         """Pause the conversations that a channel names.
@@ -163,9 +161,8 @@ class Commits:
 
         async def note(changed: int) -> None:
             pause = decoded.pauses[0].pause
-            _log.info(
+            verified.context.log.info(
                 "conversation.paused",
-                **verified.context.said,
                 by=pause.by,
                 for_seconds=pause.seconds,
                 conversations=changed,
@@ -190,7 +187,7 @@ class Commits:
             reason |= {"missing": list(error.missing), "invalid": list(error.invalid)}
             reason |= {"values": error.values} if error.values else {}
         self._metrics.rejected_total.labels(channel=channel.name).inc()
-        _log.warning("delivery.rejected", **verified.context.said, reason=reason)
+        verified.context.log.warning("delivery.rejected", reason=reason)
 
         async def late(_: None) -> None:
             return None

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import structlog
 import uuid_utils
@@ -49,11 +49,13 @@ class RequestContext:
     request_id: str
     path: str  # of the request target, without the query, byte for byte
     endpoint: Endpoint
-    # What every request says: structlog's own proxy would put a logger together for each line.
-    log: FilteringBoundLogger
-    said: dict[str, Any]  # by every log line about it; its client once that is known
+    log: FilteringBoundLogger  # says in each line which request it is, and of whom
     bucket: bytes = b""  # of the rate limit, and its share of the memory
     mark: Mark | None = None  # of a request of this installation itself
+
+    def say(self, key: str, value: object) -> None:
+        """Have every line from now on say this, too."""
+        structlog.get_context(self.log)[key] = value
 
 
 CONTEXT: Final[web.RequestKey[RequestContext]] = web.RequestKey("context", RequestContext)
@@ -107,13 +109,12 @@ class RequestContexts:
             label = context.endpoint.label
             self._requests_total(label, status).inc()
             self._answer_seconds(label).observe(seconds)
-            self._log.info(
+            context.log.info(
                 "request.finished",
-                **context.said,
                 method=request.method,
                 path=shown_path(context.path),
                 status=status,
-                duration_ms=round(seconds * 1000, 1),
+                duration_ms=round(seconds * 10_000) / 10,
             )
 
     def _context(self, request: web.Request) -> RequestContext:
@@ -121,8 +122,8 @@ class RequestContexts:
         if wanted is None or not _REQUEST_ID.fullmatch(wanted):
             wanted = new_request_id()
         endpoint = cast(EndpointRoute, request.match_info.route).endpoint
-        said = {"request_id": wanted, "channel": endpoint.label, "client": None}
-        return RequestContext(wanted, path_of(request), endpoint, self._log, said)
+        log = self._log.bind(request_id=wanted, channel=endpoint.label, client=None)
+        return RequestContext(wanted, path_of(request), endpoint, log)
 
 
 def path_of(request: web.Request) -> str:

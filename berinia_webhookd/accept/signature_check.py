@@ -11,7 +11,6 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final, NamedTuple
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -43,8 +42,6 @@ from berinia_webhookd.errors import (
 from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Caller, ChannelName, RawDelivery, VerifiedDelivery
-
-_log = structlog.get_logger()
 
 # What proves nothing, and counts against whoever sent it.
 _UNPROVEN: Final = (
@@ -188,12 +185,12 @@ class SignatureCheck:
             raise
         except AddressRefused as error:
             diagnosis = str(error) if isinstance(error, LoopbackLocked) else None
-            _log.warning("address.refused", **context.said, diagnosis=diagnosis)
+            context.log.warning("address.refused", diagnosis=diagnosis)
             raise
 
     def _shake_hands(self, context: RequestContext, answer: Answer) -> web.Response:
         self._metrics.handshakes_total.labels(channel=context.endpoint.label).inc()
-        context.log.info("handshake.answered", **context.said)
+        context.log.info("handshake.answered")
         # What it repeats is no page of ours.
         headers = {"Content-Type": answer.content_type, "X-Content-Type-Options": "nosniff"}
         return web.Response(status=answer.status, body=answer.body, headers=headers)
@@ -222,10 +219,9 @@ def note_invalid_signature(
     metrics: Metrics, context: RequestContext, reason: str, **found: str | bool | None
 ) -> None:
     """Log a signature that proves nothing, and count it unless it is of our own making."""
-    said = context.said
     if context.mark is None:
-        metrics.signature_failures_total.labels(channel=said["channel"]).inc()
-    _log.warning("signature.invalid", **said, reason=reason, **found)
+        metrics.signature_failures_total.labels(channel=context.endpoint.label).inc()
+    context.log.warning("signature.invalid", reason=reason, **found)
 
 
 def _require_method(request: web.Request, endpoint: Endpoint) -> None:

@@ -24,11 +24,11 @@ PERSONAL_KEYS: Final = frozenset(
         *("body", "text", "content", "reply", "response", "payload"),
     }
 )
-# Log keys whose values are ours, and hold nothing of a stranger's making.
+# Log keys whose values are ours: numbers and short texts, with nothing of a stranger's making.
 OWN_KEYS: Final = frozenset(
     {
         *("timestamp", "level", "event", "request_id", "event_id", "channel", "agent", "client"),
-        *("address", "version", "due_at", "kind", "outcome", "setting", "pid", "node"),
+        *("address", "version", "kind", "outcome", "setting", "pid", "node"),
         *("status", "duration_ms"),
     }
 )

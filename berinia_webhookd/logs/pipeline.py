@@ -23,7 +23,7 @@ import structlog
 from berinia_webhookd import json_text
 from berinia_webhookd.logs.control_characters import escape_controls, escape_controls_in_json
 from berinia_webhookd.logs.files import Draft, Line, LogWriter, to_stderr
-from berinia_webhookd.logs.personal_data import hide, scrub, text_of, trace
+from berinia_webhookd.logs.personal_data import OWN_KEYS, hide, scrub, text_of, trace
 from berinia_webhookd.logs.reading import ERRORS, EVERYTHING, OF_AGENTS
 
 # structlog's names of the methods that are not levels themselves.
@@ -37,8 +37,9 @@ MOST_LEVELS: Final = 4  # of lists and mappings in each other
 # Whoever reads the logs takes lines up to 64 KiB whole.
 LONGEST_LINE_BYTES: Final = 49_152
 FEW_KEYS: Final = 24
-# What the thread may make later: plain values, which nobody changes meanwhile, and short texts.
-PATIENT: Final = frozenset({int, float, bool, type(None)})
+# What the thread may look at later, beside short texts: nobody changes it meanwhile.
+PATIENT: Final = frozenset({int, float, type(None)})
+PLAIN: Final = PATIENT | {str}
 PATIENT_CHARACTERS: Final = 256
 SHORT_VALUE: Final = 256
 
@@ -114,15 +115,21 @@ def _filtering(level: str) -> type[structlog.typing.BindableLogger]:
 
 
 class _Informing(structlog.BoundLoggerBase):
-    """Says what every request says, and copies it half as often as structlog's own method."""
+    """Says what every request says, and copies nothing of it on its way, as structlog's own method
+    does three times.
+    """
 
     def info(self, event: str, **line: Any) -> None:
         """Put a line of this level through the processors."""
+        line["event"] = event
+        said: Any = {**self._context, **line} if self._context else line
         try:
-            arguments, named = self._process_event("info", event, line)
+            for processor in self._processors:
+                said = processor(self._logger, "info", said)
         except structlog.DropEvent:
             return
-        self._logger.info(*arguments, **named)
+        (line_or_draft,), _ = said
+        self._logger.info(line_or_draft)
 
 
 class _Processor:
@@ -139,11 +146,27 @@ class _Processor:
     def __call__(
         self, _: Any, name: str, line: EventDict
     ) -> tuple[tuple[Line | Draft], dict[str, Any]]:
-        draft = partial(self._make, name, line, time.time_ns(), self._files.options)
-        return (draft if _can_wait(line) else draft(),), {}
+        error = _error_of(line.pop("exc_info", None))  # what is being handled is known only now
+        make = partial(self._make, name, line, time.time_ns(), self._files.options, error)
+        if error is not None:
+            return (make(),), {}
+        for key in _strange_among(tuple(line)):
+            if type(line[key]) not in PATIENT and not _is_short(line[key]):
+                return (make(),), {}
+        return (make,), {}
 
-    def _make(self, name: str, line: EventDict, logged_at_ns: int, options: LogOptions) -> Line:
-        complete = self._complete(name, line, logged_at_ns, masked=options.masked)
+    def _make(
+        self,
+        name: str,
+        line: EventDict,
+        logged_at_ns: int,
+        options: LogOptions,
+        error: BaseException | None,
+    ) -> Line:
+        masked = options.masked
+        complete = self._complete(name, line, logged_at_ns, masked=masked)
+        if error is not None:
+            complete["exception"] = _explained(error, masked=masked)
         text = _encoded(complete)
         screen = text if self._as_json else self._readable(name, complete)
         channel = complete.get("channel")
@@ -152,24 +175,25 @@ class _Processor:
         return Line(files, text, screen)
 
     def _complete(
-        self, name: str, line: EventDict, logged_at_ns: int, *, masked: bool
+        self,
+        name: str,
+        line: EventDict,
+        logged_at_ns: int,
+        *,
+        masked: bool,
     ) -> EventDict:
-        """Stamp, mask and bound a line, in one pass: every request has lines."""
+        """Stamp a line; mask and bound what is not plain and ours: every request has lines."""
         complete: EventDict = {
             "timestamp": self._stamp(logged_at_ns),
             "level": LEVELS.get(name, name),
-            "event": line.pop("event"),
+            "event": line["event"],
+            **line,
         }
-        error = _error_of(line.pop("exc_info", None))
-        for key, value in line.items():
-            shown = hide(key, value) if masked else value
-            kind = type(shown)
-            if (kind is str and len(shown) <= LONGEST_VALUE) or kind is float:
-                complete[key] = shown
-            else:
-                complete[key] = _cut(shown, LONGEST_VALUE)
-        if error is not None:
-            complete["exception"] = _explained(error, masked=masked)
+        plain = PLAIN.issuperset(map(type, line.values()))
+        for key in _strange_among(tuple(line)) if plain else line:
+            shown = hide(key, line[key]) if masked else line[key]
+            short = type(shown) is str and len(shown) <= LONGEST_VALUE
+            complete[key] = shown if short else _cut(shown, LONGEST_VALUE)
         return complete
 
     def _stamp(self, nanoseconds: int) -> str:
@@ -194,17 +218,14 @@ class _Processor:
         return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _can_wait(line: EventDict) -> bool:
-    """Whether a line can be made later: what is being handled is known only now, and values that
-    are not plain may change.
-    """
-    for value in line.values():
-        if type(value) is str:
-            if len(value) > PATIENT_CHARACTERS:
-                return False
-        elif type(value) not in PATIENT:
-            return False
-    return "exc_info" not in line
+@lru_cache(256)
+def _strange_among(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those whose values may be a stranger's, or anything."""
+    return tuple(key for key in keys if key not in OWN_KEYS)
+
+
+def _is_short(value: object) -> bool:
+    return type(value) is str and len(value) <= PATIENT_CHARACTERS
 
 
 def _error_of(info: object) -> BaseException | None:
