@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from ..postgresql import Postgresql
 from .daemon import Daemon
 
 
@@ -23,3 +25,13 @@ def stopped(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that the test starts itself."""
     with closing(Daemon(tmp_path)) as daemon:
         yield daemon
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def journal(request: pytest.FixtureRequest) -> str:
+    """The settings of an empty journal, by engine; what a killed daemon ran is free soon."""
+    if request.param == "sqlite":
+        return ""
+    server: Postgresql = request.getfixturevalue("postgresql")
+    url = server.url(asyncio.run(server.new_database()))
+    return f'journal.url = "{url}"\njournal.lease_seconds = 2'

@@ -55,13 +55,13 @@ def bot() -> Iterator[Bot]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, bot: Bot) -> Iterator[Start]:
+def start(tmp_path: Path, bot: Bot, journal: str) -> Iterator[Start]:
     """Starts a daemon whose agent sends a campaign, and that rests in its middle."""
     with ExitStack() as stack:
 
         def begin(settings: str = "", environment: Mapping[str, str] | None = None) -> Daemon:
             late = f'channels.whatsapp.late_reply_url = "{bot.url}"'
-            lines = f"{ALL_CHANNELS}\n{SHORT}\n{late}\n{settings}"
+            lines = f"{ALL_CHANNELS}\n{journal}\n{SHORT}\n{late}\n{settings}"
             daemon = Daemon(tmp_path, lines, agent=CAMPAIGN)
             (daemon.agents / "hold").touch()
             stack.callback(daemon.close)

@@ -37,13 +37,13 @@ Start = Callable[..., Daemon]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, journal: str) -> Iterator[Start]:
     """Starts a daemon whose agents gather."""
     with ExitStack() as stack:
 
         def begin(settings: str = "", *, wait_seconds: float = 60) -> Daemon:
             wait = f"channels.whatsapp.reply_wait_seconds = {wait_seconds}"
-            lines = f"{ALL_CHANNELS}\n{GATHER}\n{wait}\n{settings}"
+            lines = f"{ALL_CHANNELS}\n{journal}\n{GATHER}\n{wait}\n{settings}"
             daemon = Daemon(tmp_path, lines, agent=LISTENER)
             stack.callback(daemon.close)
             return daemon.start()
