@@ -1,5 +1,5 @@
-"""Normal forms of the addresses of people and groups, for comparison alone, and the digest by which
-an event is recognised as seen. What agents read is never normalised.
+"""Normal forms of the addresses of people and groups, used only to compare them, and the digest by
+which a repeated event is recognised. What agents read is never normalised.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from berinia_webhookd.model import ChannelName, Conversation
 
 # The longest e-mail address (RFC 5321); names of groups and senders are shorter.
 _MAX_PARTY_LENGTH: Final = 320
-# More than a name and an address; a longer one is no address, and takes long to normalise.
+# Longer than any name with an address; normalising more takes long.
 _MAX_SPELLING_LENGTH: Final = 1000
 # Short codes have at most 8 digits: more, and no leading zero, is a number without its plus.
 _MIN_INTERNATIONAL_DIGITS: Final = 9
 _PREFIXES = re.compile(r"(?:(?:whatsapp|sms|rcs|tel|mailto):(?://)?\s*)+")
 _NAMED_ADDRESS = re.compile(r"[^<>]*<\s*([^<>\s]+@[^<>\s]+)\s*>")
 _MAX_HEADER_LENGTH: Final = 100_000
-_MOST: Final = 100  # addresses of one mail
+_MOST_ADDRESSES: Final = 100  # of one mail
 _BETWEEN_ADDRESSES = re.compile(r"[\s<>()\[\],;:\"]+")
 # whatsapp-web.js ids of people, with or without the number of their device.
 _WHATSAPP_ID = re.compile(r"\+?([0-9]+)(?::[0-9]+)?@(?:c\.us|s\.whatsapp\.net)")
-_E164 = re.compile(r"\+[1-9][0-9]{7,14}")  # nearly all there are, and normal already
-_DIGITS = re.compile(r"[1-9][0-9]{0,18}")  # how Meta and others write it, and ids
+_E164 = re.compile(r"\+[1-9][0-9]{7,14}")  # nearly all, and in normal form already
+_DIGITS = re.compile(r"[1-9][0-9]{0,18}")  # a number as Meta and others write it, or an id
 _PHONE = re.compile(r"(\+|00)?([0-9][0-9 ./()-]*)")
-# Symbols, joiners and tags, what Unicode has not assigned yet; then the parts that are classed as
+# Symbols, joiners, tags and unassigned characters; then the parts of emoji that Unicode classes as
 # marks: variation selectors, the keycap, skin tones.
 _EMOJI_CATEGORIES = frozenset({"So", "Cf", "Co", "Cn", "Cs"})
 _EMOJI_PARTS = re.compile("[\ufe00-\ufe0f\u20e3\U0001f3fb-\U0001f3ff]")
@@ -66,7 +66,9 @@ def addresses_in(headers: Iterable[str]) -> frozenset[str]:
         for word in _BETWEEN_ADDRESSES.split(header[:_MAX_HEADER_LENGTH])
         if "@" in word[1:]
     ]
-    return frozenset(normal_party(word.strip("'")) for word in [*dict.fromkeys(words)][:_MOST])
+    return frozenset(
+        normal_party(word.strip("'")) for word in [*dict.fromkeys(words)][:_MOST_ADDRESSES]
+    )
 
 
 def _normal_phone(international: str | None, rest: str) -> str:
@@ -80,7 +82,7 @@ def normal_group(name: str) -> str:
     name = name[:_MAX_SPELLING_LENGTH]
     folded = _EMOJI_PARTS.sub("", unicodedata.normalize("NFKC", name).casefold())
     kept = "".join(c for c in folded if unicodedata.category(c) not in _EMOJI_CATEGORIES)
-    # A name of emoji alone is compared as it is, or all such names would be one.
+    # A name of nothing but emoji is compared as it is, or all such names would be equal.
     return " ".join(kept.split()) or name.strip()
 
 
@@ -92,8 +94,8 @@ def conversation(channel: ChannelName, sender: str, party: str) -> Conversation:
 def event_digest(channel: ChannelName, *parts: str | None) -> bytes:
     """Return the SHA-256 over the channel and what makes its events unique.
 
-    Each part stands with its length, and nothing is not the same as empty: no two lists of parts
-    give the same bytes.
+    Each part is hashed with its length, and None differs from an empty part, so different parts
+    never give the same bytes.
     """
     digest = hashlib.sha256(b"berinia-webhookd event\0")
     for part in (channel, *parts):

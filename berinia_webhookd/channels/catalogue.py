@@ -1,6 +1,4 @@
-"""The list of kinds to add a new one to. It builds the channels that are configured, and is the one
-place from which secrets are revealed to them.
-"""
+"""The list of all kinds of channels, to which a new one is added, and the configured channels."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ def build(
 def build_all(
     settings: Mapping[ChannelName, ChannelSettings], public_urls: Sequence[str]
 ) -> Mapping[ChannelName, Channel]:
-    """Return all configured channels: a disabled one may have events in the journal."""
+    """Return all configured channels: also of a disabled one there may be events."""
     return {
         name: KINDS[channel.kind].channel(channel, public_urls)
         for name, channel in settings.items()
@@ -49,7 +47,7 @@ def build_all(
 
 
 class Channels:
-    """The channels as they are configured now; requests under way keep theirs at a reload."""
+    """The channels as configured now; a request under way keeps its channel at a reload."""
 
     def __init__(self, settings: Settings) -> None:
         self._by_name: Mapping[ChannelName, Channel] = {}
@@ -57,7 +55,7 @@ class Channels:
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
-        """Build them anew."""
+        """Build all channels again."""
         self._by_name = build_all(settings.channels, settings.server.public_url)
         self.enabled = [
             channel for name, channel in self._by_name.items() if settings.channels[name].enabled
@@ -65,9 +63,9 @@ class Channels:
 
     @property
     def agents(self) -> frozenset[AgentName]:
-        """Every agent that a message can be routed to."""
+        """The agents of all enabled channels."""
         return frozenset(agent for channel in self.enabled for agent in channel.agents)
 
     def of(self, name: ChannelName) -> Channel | None:
-        """Return the channel of an event; None where it is configured no more."""
+        """Return the channel of an event; None if it is no longer configured."""
         return self._by_name.get(name)

@@ -1,7 +1,5 @@
-"""Bytes to text, by what a charset label means in practice.
-
-The WHATWG Encoding Standard, https://encoding.spec.whatwg.org, says it: browsers and mail programs
-read iso-8859-1 as windows-1252 and gb2312 as GBK, because senders mean that.
+"""Decodes bytes by a charset label as the WHATWG Encoding Standard, https://encoding.spec.whatwg.org,
+says, and as browsers and mail programs do: iso-8859-1 means windows-1252, gb2312 means GBK.
 """
 
 from __future__ import annotations
@@ -15,32 +13,32 @@ from typing import Final
 import webencodings
 
 _MAX_LABEL_LENGTH: Final = 60
-_SHORTEST_LABEL: Final = 4  # of one with junk behind it, as windows-1252http-equiv
+_SHORTEST_LABEL: Final = 4  # when junk behind it is cut off, as of windows-1252http-equiv
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Labels that say nothing of bytes beyond ASCII, though the standard takes some for windows-1252.
+# Labels that say nothing about bytes beyond ASCII; the standard takes some for windows-1252.
 _SILENT: Final = frozenset({"", "ascii", "us-ascii", "ansi_x3.4-1968", "646", "iso646-us"})
 _NO_CHARSETS: Final = re.compile(
     "base64|bz2|hex|idna|mbcs|oem|punycode|quopri|rot_13|undefined|uu_|unicode_escape|zlib"
 )
 _JUNK: Final = re.compile("[^a-z0-9]")
-_OTHERS: Final = {  # what Python knows beside the standard, by its name without punctuation
+_OTHERS: Final = {  # what Python knows besides the standard, by name without punctuation
     _JUNK.sub("", name): codec
     for pairs in ({codec: codec for codec in aliases.values()}, aliases)
     for name, codec in pairs.items()
     if not _NO_CHARSETS.search(codec)
 }
-# Python's codecs that know fewer characters than the standard asks for, and wider ones.
+# Codecs of Python that know fewer characters than the standard asks for, and what to use instead.
 _WIDER: Final = {"gbk": "gb18030", "gb2312": "gb18030", "euc_jp": "euc_jis_2004"}
 _ISO_2022_JP: Final = "iso2022_jp"
 _SHIFT_JIS: Final = "cp932"
-# Converted byte by byte by us; longer ones by Python, without the vendors' characters.
+# Longer texts are left to Python's codec, which lacks the vendors' characters.
 _MAX_CONVERTED: Final = 1_048_576
 _UNKNOWN: Final = "\ufffd"
-_MOST_UNKNOWN: Final = 50  # bytes that a codec with one byte for each character leaves open
+_MOST_UNKNOWN: Final = 50  # bytes that a single-byte codec leaves undefined
 _JIS_BYTES: Final = frozenset(range(0x21, 0x7F))
 _C1: Final = range(0x80, 0xA0)
 # An escape sequence of ISO-2022-JP, and the text up to the next one or the end of the line.
@@ -74,7 +72,7 @@ def text_of(content: bytes, label: str | None = None) -> str:
 
 
 def _decoded(content: bytes, codec: str, errors: str = "strict") -> str | None:
-    """Decode bytes by a codec, or return None where it cannot."""
+    """Decode bytes by a codec; return None where it cannot."""
     table = _table(codec)
     if table is not None:
         text = codecs.charmap_decode(content, "strict", table)[0]
@@ -87,9 +85,9 @@ def _decoded(content: bytes, codec: str, errors: str = "strict") -> str | None:
 
 @lru_cache(maxsize=128)
 def _table(codec: str) -> str | None:
-    """Return the characters of a codec that has one byte for each, or None for other codecs.
+    """Return the characters of a single-byte codec; None for other codecs.
 
-    As the standard has it, what windows-125x leaves open below 0xA0 are control characters.
+    As in the standard, bytes below 0xA0 that windows-125x leaves undefined are control characters.
     """
     if codec.startswith(("utf", "iso2022")):
         return None
@@ -105,9 +103,9 @@ def _table(codec: str) -> str | None:
 
 @lru_cache(maxsize=512)
 def _codec_of(label: str) -> str | None:
-    """Return Python's name of what a label means, or None where it means nothing.
+    """Return Python's name of a label's codec, or None.
 
-    Looks only at tables: `codecs.lookup` would import modules by a stranger's words.
+    Looks only into tables: `codecs.lookup` would import modules that a stranger names.
     """
     if label in _SILENT:
         return None
@@ -120,7 +118,7 @@ def _codec_of(label: str) -> str | None:
 
 
 def _as_shift_jis(content: bytes) -> bytes:
-    """Turn ISO-2022-JP into Shift_JIS, whose codec has the vendors' characters, as ①."""
+    """Turn ISO-2022-JP into Shift_JIS, whose codec has the vendors' characters, such as ①."""
     return _ESCAPED.sub(lambda found: _segment(found[1], found[2]), content)
 
 
@@ -134,7 +132,7 @@ def _segment(escape: bytes, text: bytes) -> bytes:
 
 
 def _pair(row: int, cell: int) -> bytes:
-    """Return a character of JIS X 0208 in Shift_JIS; one that is none becomes a question mark."""
+    """Return a character of JIS X 0208 in Shift_JIS; invalid ones become a question mark."""
     if not {row, cell} <= _JIS_BYTES:
         return b"?"
     lead, trail = divmod((row - 0x21) * 94 + cell - 0x21, 188)

@@ -1,5 +1,5 @@
-"""The contract of a channel with the rest of the daemon. Channels refuse to do I/O: time, secrets
-and bytes come in as arguments; none opens a socket, reads a clock, logs or looks a setting up.
+"""The contract between a channel and the rest of the daemon. Channels do no I/O: time, secrets and
+bytes are arguments; none opens a socket, reads a clock, logs or looks up a setting.
 """
 
 from __future__ import annotations
@@ -58,47 +58,45 @@ class SignedRequest:
 
 
 def sample_phone() -> str:
-    """Return a number of somebody made up, from the range reserved for fiction. Each sample is
-    another person's: the same words of one person, time and again, look like a loop.
+    """Return a random number from the range reserved for fiction: the same text from the same
+    number again and again would look like a loop.
     """
     return f"+3363998{secrets.randbelow(10_000):04d}"
 
 
 def sample_mail() -> str:
-    """Return the address of somebody made up."""
+    """Return a random made-up address."""
     return f"lead-{secrets.randbelow(10_000):04d}@example.com"
 
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """The ways of an agent's answer back to who sent the message."""
+    """How an agent's reply gets back to the sender of the message."""
 
-    wait_seconds: float  # the request waits that long; 0: not at all
-    # Where later ones are posted, which may hold a password; None: nowhere.
+    wait_seconds: float  # how long the request waits for it
+    # Where later replies are posted; may hold a password. None: nowhere.
     late_url: str | None = field(default=None, repr=False)
     late_max_age_seconds: float = math.inf  # older ones are dropped
-    failure_text: str = ""  # of a command that failed for good without a word; {reason} is why
+    failure_text: str = ""  # of a failed command whose agent said nothing; {reason} is why
 
 
 class Channel(ABC):
-    """One configured way in: a provider, a path, a secret. The defaults are what most want."""
+    """One configured way in: a provider, a path, a secret. The defaults fit most providers."""
 
     kind: ClassVar[str]
     provider: ClassVar[Provider]
     media_types: ClassVar[frozenset[str]]  # of bodies; a GET has none
     methods: frozenset[str] = frozenset({"POST"})
-    kept_headers: frozenset[str] = frozenset()  # lower case; `decode` finds them in the delivery
-    allowed_networks: tuple[Network, ...] | None = None  # whence it may be called; None: anywhere
-    address_is_proof: bool = False  # whether nothing but the address proves the caller
+    kept_headers: frozenset[str] = frozenset()  # lower case; the delivery keeps them for `decode`
+    allowed_networks: tuple[Network, ...] | None = None  # who may call; None: anybody
+    address_is_proof: bool = False  # whether only the address proves the caller
     listen: str | None = None  # its own listener, as `listening.address_of` writes it; None: all
-    replies: Replies | None = None  # None: an agent's answer goes nowhere
-    opt_out_words: Words = MappingProxyType(
-        {}
-    )  # those of the kind, which are looked for in every message
+    replies: Replies | None = None  # None: replies are dropped
+    opt_out_words: Words = MappingProxyType({})  # of its kind
     can_sign: bool = True  # False: only the provider has the key, so there are no samples
-    sample_names: frozenset[str] = frozenset()  # of `sign`, beside the names that are sent
-    secret_parameter: str | None = None  # of the query, which is shown and stored nowhere
-    receipts_hint: str | None = None  # what to change where receipts come by mistake
+    sample_names: frozenset[str] = frozenset()  # that `sign` takes besides the fields it sends
+    secret_parameter: str | None = None  # of the query; masked wherever it is shown or stored
+    receipts_hint: str | None = None  # what to change if receipts are sent here by mistake
 
     def __init__(self, settings: ChannelSettings, public_urls: Sequence[str] = ()) -> None:
         """`public_urls` is `server.public_url`: scheme and host that signatures are over."""
@@ -107,11 +105,11 @@ class Channel(ABC):
         self.path = settings.path
         self.max_body_bytes = settings.max_body_bytes
         self.agent = settings.agent
-        self.agents = settings.agents  # all that a message can go to
-        self.secret_line = self.provider.secret.line(settings)  # what to write where it is missing
-        # A 2xx that comes later crosses the provider's next try; None: the server's timeout.
+        self.agents = settings.agents
+        self.secret_line = self.provider.secret.line(settings)  # what to write if it is missing
+        # Shorter than the provider's timeout, after which it tries again; None: the server's.
         self.ack_timeout_seconds = settings.ack_timeout_seconds
-        # What makes the provider try again: in place of 503, 429 and 408, unless it is 503.
+        # Makes the provider try again; unless it is 503, also sent in place of 429 and 408.
         self.later_status = settings.later_status
         self.unproven_status = settings.unproven_status
         self._opt_out_words = OptOutWords(self.opt_out_words, settings.opt_out_words)
@@ -126,25 +124,25 @@ class Channel(ABC):
 
     @abstractmethod
     def require_secret(self) -> None:
-        """Raise `ChannelNotConfigured` while nothing can be proved on this channel."""
+        """Raise `ChannelNotConfigured` if there is no secret to verify with."""
 
     def handshake(self, delivery: RawDelivery) -> Answer | None:
-        """Return the answer to a question that the provider asks before it sends anything, or None
-        where this is none. It is called before `verify`, so the caller must be proved here.
+        """Return the answer to the provider's handshake; None if this is not one. It is called
+        before `verify`, so it must verify the caller itself.
 
         Raises:
-            SignatureInvalid: the caller is not.
+            SignatureInvalid: the caller is not the provider.
         """
         del delivery
         return None
 
     @abstractmethod
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
-        """Prove who sent it, over the bytes received.
+        """Verify who sent it, by the bytes received.
 
         Raises:
-            SignatureInvalid, AddressRefused: the proof fails.
-            MalformedDelivery: the body cannot be decoded far enough to be verified.
+            SignatureInvalid, AddressRefused: it is not the provider.
+            MalformedDelivery: the body cannot be decoded enough to verify it.
         """
 
     def _verified(
@@ -168,11 +166,10 @@ class Channel(ABC):
         )
 
     def decode(self, delivery: VerifiedDelivery) -> Decoded:
-        """Return what a delivery says: what `read` finds, with the opt-outs that people wrote, and
-        what the channel's rules skip. A rejected delivery that is replayed is decoded again.
+        """Return what `read` finds, with opt-outs and the channel's rules for skipping applied.
 
         Raises:
-            MalformedDelivery, AccountRefused: as `read` does.
+            MalformedDelivery, AccountRefused: by `read`.
         """
         decoded = self.read(delivery)
         judged = tuple(map(self._judged, decoded.events))
@@ -181,7 +178,7 @@ class Channel(ABC):
     def _judged(self, event: Event) -> Event:
         if event.opt_out is None and event.kind is EventKind.MESSAGE:
             meaning = self._opt_out_words.meaning(event.body)
-            if meaning is OptOut.START:  # "Yes" is an answer, unless the person said STOP before
+            if meaning is OptOut.START:  # "Yes" is an answer, unless the person opted out before
                 start = self._skipped_if_ruled(event._replace(opt_out=OptOut.START))
                 event = event._replace(as_start=start)
             elif meaning is not None:
@@ -205,44 +202,44 @@ class Channel(ABC):
         return min(marks & self._skipped_marks, default=None) if marks else None
 
     def is_empty(self, event: Event) -> bool:
-        """Whether there is neither a text nor an attachment."""
+        """Whether it has neither text nor attachment."""
         return not (event.attachments or event.body.strip() or (event.subject or "").strip())
 
     @abstractmethod
     def read(self, delivery: VerifiedDelivery) -> Decoded:
-        """Read, validate and normalise: none to many events, and the items that cannot be read.
+        """Read, validate and normalise a delivery: its events, and the items that cannot be read.
 
         Raises:
             MalformedDelivery: nothing in it can be read.
-            AccountRefused: it is not for us.
+            AccountRefused: its account is not ours.
         """
 
     @abstractmethod
     def answer(self, receipts: Receipts) -> Answer:
-        """Return what the provider expects once the events (of a probe, none) are on disk."""
+        """Return what the provider expects once the events are on disk; a probe has none."""
 
     def rejected_answer(self) -> Answer | None:
-        """Return the answer to what was kept as rejected; None: 400, and which fields are wrong."""
+        """Return the answer to a rejected delivery; None: 400 with the wrong fields."""
         return None
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
-        """Return the likely mistake behind a failed signature and the setting or nginx line to
-        change, or None. It accepts nothing, and shows no signature.
+        """Return the likely reason of a failed signature, and what setting or nginx line to change;
+        or None. It accepts nothing, and shows no signature.
         """
         del delivery
         return None
 
     @abstractmethod
     def resembles_provider(self, delivery: RawDelivery) -> bool:
-        """Whether a request whose signature was refused has all that only the provider's have, so
-        that the mistake is likelier ours. It proves nothing, and is asked of every forgery: cheap.
+        """Whether a refused request looks like the provider's, so that the mistake is likely ours.
+        It proves nothing. Called for every forgery, so it must be cheap.
         """
 
     @abstractmethod
     def sign(
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
     ) -> SignedRequest:
-        """Return a sample callback with the given fields laid over the sample's own."""
+        """Return a sample callback; the given fields replace or extend those of the sample."""
 
     def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
         """Return the contents of the attachments, in the order of `Event.attachments`."""
@@ -250,7 +247,7 @@ class Channel(ABC):
         return ()
 
 
-ChannelOf = Callable[[ChannelName], Channel | None]  # None: it is configured no more
+ChannelOf = Callable[[ChannelName], Channel | None]  # None: no longer configured
 
 
 def no_channel(name: ChannelName) -> Channel | None:
@@ -261,18 +258,16 @@ def no_channel(name: ChannelName) -> Channel | None:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A class of channels, and what can be set on them."""
+    """A kind of channel: its class and its settings."""
 
     channel: type[Channel]
     settings: type[ChannelSettings]
-    # What stands in a preset of that name, in place of defaults; it raises ValueError without one.
+    # Returns the settings of a preset; raises ValueError if there is none of that name.
     preset: Callable[[str], Mapping[str, Any]] | None = None
 
     def warnings(
         self, channel: ChannelSettings, settings: Settings, came_from: Mapping[str, str]
     ) -> Iterator[Finding]:
-        """Yield findings about settings that work and will cause trouble; `came_from` says of each
-        field where its value stands.
-        """
+        """Yield settings that will cause trouble; `came_from` says where each value came from."""
         yield from self.channel.provider_of(channel).warnings(channel, settings)
         yield from channel.warnings(came_from)

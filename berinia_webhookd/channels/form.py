@@ -1,7 +1,5 @@
-"""Forms, urlencoded and `multipart/form-data`, decoded into fields. Nothing is trimmed, merged or
-dropped, because signatures are over what was sent. Bytes that are not UTF-8 become lone surrogates,
-which can be turned back and are taken for nothing else. What is no form, or has too many fields, is
-refused.
+"""Decodes forms, urlencoded and `multipart/form-data`. Nothing is trimmed, merged or dropped, since
+signatures cover what was sent; bytes that are not UTF-8 become lone surrogates, which keep them.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ URLENCODED: Final = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A part that is no text field. Its name is the sender's, never used as a path."""
+    """A part that is not a text field; its name is never used as a path."""
 
     field: str
     file_name: str
@@ -66,7 +64,7 @@ def readable(text: str) -> str:
 
 
 def raw_fields(fields: Fields) -> tuple[dict[str, str], dict[str, list[Any]]]:
-    """Return name → last value, and for the names that repeat name → all values."""
+    """Return name → last value, and of repeated names name → all values."""
     if not all([name.isascii() and value.isascii() for name, value in fields]):  # noqa: C419 - faster
         fields = tuple([(readable(name), readable(value)) for name, value in fields])
     last = dict(fields)
@@ -124,7 +122,7 @@ def _parts(content_type_header: str, body: bytes) -> Iterator[tuple[MultipartSeg
 
 
 def _is_file(segment: MultipartSegment) -> bool:
-    """Whether a part is a file: it has a file name, even an empty one, or is no text of a form."""
+    """Whether a part is a file: it has a file name, even an empty one, or is not text."""
     if segment.filename is not None or "filename*" in _disposition(segment):
         return True
     media_type = (segment.content_type or "text/plain").partition(";")[0].strip().lower()

@@ -1,11 +1,11 @@
 """The text of HTML mails as people see it, by an HTML5 parser in C (lexbor).
 
-Lines follow what `innerText` is, https://html.spec.whatwg.org/#the-innertext-idl-attribute: a line
-for each block, an empty one around paragraphs, a tab between cells. Nothing of attributes,
-comments and scripts, nor of what the mail itself hides.
+Lines follow https://html.spec.whatwg.org/#the-innertext-idl-attribute: one for each block, an empty
+one around paragraphs, a tab between cells. Attributes, comments, scripts and hidden elements are
+left out.
 
-Not the standard library's `html.parser`: on Python 3.11 it takes seconds for 32 KB of `<a <a <a`,
-and anybody can send us a mail.
+The standard library's `html.parser` takes seconds for 32 KB of `<a <a <a` on Python 3.11, and
+anybody can send us a mail.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Final
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-# Of a longer document the rest is not read: an agent has it in `raw`, and nobody wrote it by hand.
+# The rest of a longer document is not read; the agent has it in `raw`.
 MAX_LENGTH: Final = 524_288
-_MAX_DEPTH: Final = 256  # of elements in one another; a deeper one only ends the line
+_MAX_DEPTH: Final = 256  # of nested elements; a deeper one only ends the line
 
 _TAG: Final = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]*)([^<>]{4096,})?")
 
@@ -29,7 +29,7 @@ def _names(text: str) -> frozenset[str]:
 _SPANS: Final = _names("a b big code em font i nobr s small strike strong tt u")
 _DIVS: Final = _names("body html optgroup option select")
 _ROWS: Final = _names("caption tbody td tfoot th thead tr")
-# Elements that the next of their kind ends, or that hold nothing.
+# Elements that end where the next of their kind begins, or that are empty.
 _FLAT: Final = _ROWS | _names(
     "area base br col dd dt embed hr img input li link meta p source track wbr"
 )
@@ -59,10 +59,10 @@ def text_of_html(document: str) -> str:
 
 
 def _tamed(document: str) -> str:
-    """Return a document with the same text, on which the parser takes no more than its length.
+    """Return a document with the same text that the parser reads in linear time.
 
-    It needs the square of the time for elements nested without end, for formatting ones that it
-    opens anew in each paragraph, for lists of choices, and for endless attributes.
+    It takes quadratic time for deeply nested elements, for formatting ones that it reopens in each
+    paragraph, for lists of choices, and for endless attributes.
     """
     opened: dict[str, int] = {}
     depth = 0
@@ -98,7 +98,7 @@ def _is_shown(element: LexborNode) -> bool:
 
 
 def _read(root: LexborNode, text: _Text) -> None:
-    """Walk through a tree, which is deeper than Python's stack may be."""
+    """Walk through a tree that may be deeper than Python's stack."""
     path: list[LexborNode] = []
     node: LexborNode | None = root
     while node is not None:
@@ -122,7 +122,7 @@ def _read(root: LexborNode, text: _Text) -> None:
 
 
 class _Text:
-    """The words so far, and what stands between the last one and the next."""
+    """The text so far, and the white space before what comes next."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -131,7 +131,7 @@ class _Text:
         self._preformatted = 0
 
     def begin(self, name: str) -> None:
-        """An element begins."""
+        """Note the start of an element."""
         self._preformatted += name == "pre"
         if name == "br":
             self._line_ends += 1
@@ -139,7 +139,7 @@ class _Text:
             self._line_ends = max(self._line_ends, 2 if name == "p" else 1)
 
     def end(self, name: str) -> None:
-        """An element ends."""
+        """Note the end of an element."""
         self._preformatted -= name == "pre"
         if name in _BLOCKS:
             self._line_ends = max(self._line_ends, 2 if name == "p" else 1)
@@ -147,7 +147,7 @@ class _Text:
             self._blank = "\t"
 
     def add(self, text: str) -> None:
-        """Text stands in an element."""
+        """Add the text of an element."""
         if self._preformatted:
             self._write(text.rstrip("\n"))
             self._line_ends = int(text.endswith("\n"))

@@ -1,6 +1,6 @@
-"""JSON bodies, read strictly (UTF-8, each name once, no numbers that others cannot hold, nested no
-deeper than anybody means it), so that what passes can be stored and handed on without surprises.
-Only half a surrogate pair is mended: programs cut texts inside an emoji.
+"""Reads JSON bodies strictly: UTF-8, unique names, numbers of 64 bits, at most 32 levels. So what
+passes can be stored and handed on. Only half a surrogate pair is replaced, because programs cut
+texts inside an emoji.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MAX_DEPTH: Final = 32
 _INTEGERS: Final = range(-(2**63), 2**63)
 _MAX_DIGITS: Final = 20
 
-# An escaped half of a surrogate pair, and what must not be taken for one: a pair, other escapes.
+# Half a surrogate pair as an escape; whole pairs and other escapes are matched to be passed over.
 _ESCAPES: Final = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     r"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
@@ -38,7 +38,7 @@ def decode_json_object(body: bytes) -> dict[str, Any]:
 
 
 def decode_json(body: bytes) -> Any:
-    """Return what the JSON of a body stands for.
+    """Return the JSON value of a body.
 
     Raises:
         MalformedDelivery: it is not JSON (RFC 8259), or beyond the bounds above.
@@ -61,10 +61,11 @@ def decode_json(body: bytes) -> Any:
 
 
 def _decoded_at_once(body: bytes) -> Any:
-    """Return what orjson reads, several times faster, where nothing can differ; else None.
+    """Return what orjson reads, several times faster; None where the strict reader may differ.
 
-    A colon behind a quote ends a name, or stands in a text: if there are no more of them than names
-    were found, no name stood twice. Numbers that orjson may have rounded are left to the others.
+    orjson accepts repeated names. Each name is followed by a quote and a colon, as may happen in a
+    text too: if they are as many as the names found, no name was repeated. orjson may round floats
+    and large integers, so those are left to the strict reader.
     """
     if b" :" in body or b"\n:" in body or b"\t:" in body or b"\r:" in body:
         return None
@@ -99,7 +100,7 @@ def _whole(escape: re.Match[str]) -> str:
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name is repeated")
     return found
 
 
@@ -121,7 +122,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 def _require_shallow(document: Any) -> None:
-    """Raise on too many levels; text with lone surrogates cannot be encoded and raises, too."""
+    """Raise ValueError on too many levels, and on lone surrogates."""
     level = [document]
     for _ in range(_MAX_DEPTH):
         below: list[Any] = []

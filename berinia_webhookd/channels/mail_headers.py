@@ -1,5 +1,5 @@
-"""The headers of mails, read as mail programs read them, which is more than RFC 5322 allows: 8-bit
-text, a blank before the colon, a continuation that is not indented, lines of mailbox files.
+"""Reads the headers of mails as mail programs do, which is more than RFC 5322 allows: 8-bit text, a
+blank before the colon, a continuation that is not indented, lines of mailbox files.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from berinia_webhookd.urlencoded import as_bytes
 
 Headers = tuple[tuple[str, str], ...]
 
-MAX_HEADERS: Final = 500  # of a message or a part; what stands behind them is not kept
+MAX_HEADERS: Final = 500  # of a message or part; further ones are dropped
 MAX_LENGTH: Final = 8192  # of a value
 _MAX_CONTENT_LENGTH: Final = 3072  # of one with parameters: they take the square of that
 _MAX_PARAMETERS: Final = 50
 _NAME: Final = re.compile(rb"([!-9;-~]{1,200})[ \t]*:")
 _MAILBOX_LINE: Final = re.compile(rb">?From ")
 _FOLD: Final = re.compile(r"[\r\n]+[ \t]?|\t")
-# RFC 2047: a charset, perhaps a language (RFC 2231), an encoding; what is encoded ends with "?=".
+# RFC 2047: a charset, perhaps a language (RFC 2231), an encoding; the encoded text ends with "?=".
 _WORD: Final = re.compile(r"=\?([^?*\s]{1,60})(?:\*[^?\s]{0,20})?\?([BbQq])\?")
 
 
-# What the library raises on odd parameters, and how they are read then.
+# What `email` raises on odd parameters; then they are read by the pattern below.
 _BROKEN: Final = (MessageError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _PARAMETER: Final = re.compile(r';\s*([^=;*\s"]{1,60})[*0-9]*=\s*("[^"]*"|[^;\s]*)')
 
 
 class Allowance:
-    """How much of something is left to a message."""
+    """A limit for a message, such as on its number of parts."""
 
     def __init__(self, left: int, what: str) -> None:
         self.left = left
         self._what = what
 
     def take(self, amount: int = 1) -> None:
-        """Take some of it.
+        """Use up some of it.
 
         Raises:
-            MalformedDelivery: there is no more.
+            MalformedDelivery: the limit is exceeded.
         """
         self.left -= amount
         if self.left < 0:
@@ -94,7 +94,7 @@ def _lines(entity: bytes, position: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _goes_on(entity: bytes, position: int) -> bool:
-    """Whether headers go on: with a header, a continuation, or the empty line that ends them."""
+    """Whether the next line is a header, a continuation, or the empty line that ends headers."""
     return entity.startswith((b" ", b"\t", b"\r", b"\n"), position) or bool(
         _NAME.match(entity, position)
     )
@@ -110,9 +110,9 @@ def unfolded(text: str) -> str:
 
 
 def decode_words(text: str) -> str:
-    """Decode the encoded words of a header (RFC 2047), each as far as it goes.
+    """Decode the encoded words of a header (RFC 2047), broken ones as far as possible.
 
-    Blanks between two of them do not count, and neighbours of one charset are decoded together,
+    Blanks between two of them are dropped, and neighbours of the same charset are decoded together,
     because some programs cut in the middle of a character.
     """
     pieces: list[str] = []

@@ -63,12 +63,12 @@ from berinia_webhookd.model import (
 )
 from berinia_webhookd.urlencoded import Fields, as_bytes
 
-# Time stamp and token are signed without a separator: a character moved from one to the other
-# keeps the signature, but makes a token that was never seen.
+# Time stamp and token are signed without a separator: moving a character from one to the other
+# keeps the signature, and would make a token that looks new.
 _TIMESTAMP = re.compile(r"[0-9]{10}")
 _TOKEN = re.compile(r"[0-9A-Za-z]{50}")
 _MAX_AHEAD_SECONDS: Final = 300
-_LARGE_BODY_BYTES: Final = 262_144  # above, a proof is looked for before the form is read
+_LARGE_BODY_BYTES: Final = 262_144  # a larger one is read only if it may be signed
 _REPLAY_DOMAIN: Final = b"berinia-webhookd mailgun signature\0"
 
 TEXT_FIELDS: Final = ("stripped-text", "body-plain", "stripped-html", "body-html", "body-mime")
@@ -77,7 +77,7 @@ _OTHER_SIGNS: Final = ("subject", "message-headers", "attachment-count")
 
 
 def _run_input(event: Event) -> dict[str, Any]:
-    """Return what BerinIA's agents read of a mail."""
+    """Return a mail as BerinIA's agents expect it."""
     data = {
         "sender": event.sender,
         "recipient": event.recipient,
@@ -116,8 +116,7 @@ class MailgunChannel(Channel):
     def __init__(self, settings: MailgunSettings, public_urls: Sequence[str] = ()) -> None:
         super().__init__(settings, public_urls)
         self._keys = [key.reveal() for key in settings.signing_keys]
-        # How old a signature may be: Mailgun's retries go on for eight hours, and its documentation
-        # leaves open whether they are signed anew.
+        # Mailgun retries for eight hours, and does not document whether it signs retries again.
         self._max_age_seconds = settings.max_age_seconds
 
     def require_secret(self) -> None:
@@ -128,8 +127,8 @@ class MailgunChannel(Channel):
             )
 
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
-        """Prove that Mailgun signed this, and when. The signature does not cover the body, so it
-        may be used for one message only: that is what `replay_key` is for.
+        """Verify that Mailgun signed it, and recently. The signature does not cover the body, so
+        `replay_key` lets it be used for one message only.
         """
         self.require_secret()
         multipart = _may_have_files(delivery.content_type_header)
@@ -148,12 +147,12 @@ class MailgunChannel(Channel):
         return self._verified(
             delivery,
             replay_key=hashlib.sha256(_REPLAY_DOMAIN + signature.encode()).digest(),
-            # With files it is read once more: until then its texts would only weigh on memory.
+            # A form with files is large: it is decoded again rather than kept in memory.
             fields=None if multipart else form.fields,
         )
 
     def read(self, delivery: VerifiedDelivery) -> Decoded:
-        """Read the mail; the body is the first of `TEXT_FIELDS` that is not blank."""
+        """Read the mail; its text is the first of `TEXT_FIELDS` that is not blank."""
         form = _form_of(delivery)
         message = MailMessage(form.fields)
         _require_well_formed(form, message)
@@ -199,12 +198,12 @@ class MailgunChannel(Channel):
         return Answer(200, "application/json", body)
 
     def resembles_provider(self, delivery: RawDelivery) -> bool:
-        """All three of time stamp, token and signature."""
+        """Whether it has a time stamp, a token and a signature of the right shape."""
         multipart = _may_have_files(delivery.content_type_header)
         return resembles_mailgun(delivery.body, multipart=multipart)
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
-        """Find a wrong clock, or a key that was pasted with blanks or quotes."""
+        """Recognise a wrong clock, or a key with blanks or quotes around it."""
         try:
             form = decode_form(delivery.content_type_header, delivery.body)
         except DeliveryRejected:
@@ -265,8 +264,8 @@ class MailgunChannel(Channel):
 
 
 def _signed_values(fields: Fields) -> tuple[str, str, str]:
-    """Return the last value of each: user variables of an outgoing message come back as fields of
-    the same name, before Mailgun's own (django-anymail, anymail/webhooks/mailgun.py).
+    """Return the last value of each field: user variables of an outgoing message come back as
+    fields of the same name before Mailgun's own (django-anymail, anymail/webhooks/mailgun.py).
     """
     last = dict(fields)
     return last.get("timestamp", ""), last.get("token", ""), last.get("signature", "")
@@ -277,7 +276,7 @@ def _may_have_files(content_type_header: str) -> bool:
 
 
 def _form_of(delivery: VerifiedDelivery) -> Form:
-    """Return the form; one that may have files, which `verify` does not keep, is read again."""
+    """Return the form, decoded again if `verify` did not keep it."""
     if delivery.fields is None:
         return decode_form(delivery.content_type_header, delivery.body)
     return Form(delivery.fields)
@@ -296,7 +295,7 @@ def _require_well_formed(form: Form, message: MailMessage) -> None:
 
 
 def _files(form: Form, message: MailMessage) -> Iterator[tuple[str, str, bytes]]:
-    """Yield name, type and content of what arrived, whatever `attachment-count` says."""
+    """Yield name, type and content of each file, whatever `attachment-count` says."""
     for part in form.files:
         yield unfolded(part.file_name), part.content_type, part.content
     for file in message.mime.files if message.mime is not None else ():
@@ -309,7 +308,7 @@ def _attachment(file_name: str, content_type: str, content: bytes) -> Attachment
 
 
 class MailMessage:
-    """A mail, read from the fields of a form as far as it is needed.
+    """A mail, read lazily from the fields of a form.
 
     User variables of an outgoing message come back as fields of the same name, before or after
     Mailgun's own: its documentation leaves the order open, django-anymail takes the first of each,
@@ -336,11 +335,11 @@ class MailMessage:
         return None if content is None else parse_mime(as_bytes(content))
 
     def header(self, name: str) -> str | None:
-        """Return a header by its name in any letter case, or None where it is blank."""
+        """Return a header that is not blank, by its name in any letter case."""
         return next((value for value in self.all(name) if value.strip()), None)
 
     def all(self, name: str) -> Sequence[str]:
-        """Return every value of a header, as of a raw message: in one line, and no endless one."""
+        """Return every value of a header, unfolded, and cut to the length that raw mails have."""
         found = self._headers.get(name.lower(), ())
         return [unfolded(readable(value[:MAX_LENGTH])) for value in found]
 
@@ -360,7 +359,7 @@ class MailMessage:
 
     @property
     def authors(self) -> frozenset[str]:
-        """Everybody whom From and Reply-To name, in normal form."""
+        """The addresses in From and Reply-To, in normal form."""
         return addresses_in((*self.all("From"), *self.all("Reply-To")))
 
     @property
@@ -383,8 +382,8 @@ class MailMessage:
 
 
 def _listed_headers(text: str) -> Iterable[tuple[str, str]]:
-    """Yield the pairs of `message-headers`, a JSON list. A value can be a list itself, as that of
-    Content-Type; anything else is left out, since agents get the field itself.
+    """Yield the pairs of `message-headers`, a JSON list; a value can be a list itself, as that of
+    Content-Type. Anything else is left out.
     """
     try:
         pairs: Any = orjson.loads(readable(text))

@@ -1,8 +1,8 @@
-"""Raw MIME messages (`body-mime`), read as a good mail program shows them.
+"""Reads raw MIME messages (`body-mime`) as a good mail program shows them.
 
-The standard library reads the parameters of headers. Not its parser: it takes a header that is
-slightly wrong for the body, writes attached messages anew, and needs the square of the time for
-nested parts. Contents are never written anywhere, and file names are never used as paths.
+Of the standard library only the reading of header parameters is used: its parser takes a slightly
+wrong header for the body, rewrites attached messages, and takes quadratic time for nested parts.
+Contents are never written anywhere, and file names are never used as paths.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from berinia_webhookd.channels.mail_headers import (
 )
 from berinia_webhookd.channels.transfer_encoding import decoded
 
-_MAX_TEXT_LENGTH: Final = 1_048_576  # of what is shown; the rest stands in `raw`
+_MAX_TEXT_LENGTH: Final = 1_048_576  # of the text; the rest is in `raw`
 _MAX_PARTS: Final = 1000
 _MAX_HEADER_LINES: Final = 100_000  # of a message and all of its parts
-_MAX_NESTED_BYTES: Final = 157_286_400  # of multiparts, each with the ones in it
-_MAX_DEPTH: Final = 20  # of multiparts in one another; a deeper one is a file
+_MAX_NESTED_BYTES: Final = 157_286_400  # of multiparts, nested ones counted again
+_MAX_DEPTH: Final = 20  # of nested multiparts; a deeper one is a file
 _PLAIN: Final = "text/plain"
 _HTML: Final = "text/html"
 
@@ -44,7 +44,7 @@ class MimeFile:
 
 @dataclass(frozen=True, slots=True)
 class MimeMessage:
-    """What is read of a message: its headers, its text as people see it, its files."""
+    """A message: its headers, its text as people see it, its files."""
 
     headers: Headers
     body: str
@@ -55,7 +55,7 @@ def parse_mime(content: bytes) -> MimeMessage:
     """Parse a message.
 
     Raises:
-        MalformedDelivery: it has more parts or header lines than anybody sends.
+        MalformedDelivery: it has too many parts or header lines.
     """
     message = _Reader().read(content)
     leaves = tuple(_leaves(message))
@@ -78,7 +78,7 @@ class _Part:
     headers: Headers
     content: ContentHeaders
     type: str
-    body: bytes  # as it was sent; empty where there are parts
+    body: bytes  # as sent; empty if it has parts
     parts: tuple[_Part, ...]
 
     @property
@@ -91,7 +91,7 @@ class _Part:
 
 
 class _Reader:
-    """Reads a message, and counts what could be endless."""
+    """Reads one message within its limits."""
 
     def __init__(self) -> None:
         self._parts = Allowance(_MAX_PARTS, "parts")
@@ -99,7 +99,7 @@ class _Reader:
         self._nested_bytes = Allowance(_MAX_NESTED_BYTES, "parts in one another")
 
     def read(self, entity: bytes, default_type: str = _PLAIN, depth: int = 0) -> _Part:
-        """Read a message or part, and the parts in it; an attached message is a file."""
+        """Read a message or part with its parts; an attached message is a file."""
         headers, body = split_headers(entity, self._lines, is_message=depth == 0)
         content = ContentHeaders(headers, default_type)
         if not content.type.startswith("multipart/") or depth == _MAX_DEPTH:
@@ -116,11 +116,11 @@ class _Reader:
 
 
 def _split(content: bytes, boundary: bytes) -> Iterator[bytes]:
-    """Yield what lies between the boundaries of a multipart; the last one may never come."""
+    """Yield the parts of a multipart, whose last boundary may be missing."""
     if not boundary:
         return
     mark = b"--" + re.escape(boundary)
-    # The look behind comes after the text that is searched for, which is found fastest so.
+    # The look-behind follows the literal text, which the search finds faster then.
     line = re.compile(mark + rb"(?<![^\n]" + mark + rb")(--)?[ \t]*(?:\r?\n|\r?\Z)")
     begin: int | None = None
     for found in line.finditer(content):
@@ -142,7 +142,7 @@ def _leaves(part: _Part) -> Iterator[_Part]:
 
 
 def _texts(leaves: Sequence[_Part]) -> Set[_Part]:
-    """Return the parts that are texts for people; one with a name is, where there is no other."""
+    """Return the parts that people read; one with a file name only if there is no other."""
     texts = [
         part for part in leaves if part.type in (_PLAIN, _HTML) and not part.content.is_attachment
     ]
@@ -150,8 +150,8 @@ def _texts(leaves: Sequence[_Part]) -> Set[_Part]:
 
 
 def _chosen(part: _Part, texts: Set[_Part]) -> Sequence[_Part]:
-    """Return the texts that are shown, in order: of alternatives the plain one, if it says
-    anything, else the first that does.
+    """Return the texts that are shown, in order; of alternatives the plain one, unless it is blank,
+    else the first that is not.
     """
     if not part.parts:
         return [part] if part in texts else []
@@ -164,7 +164,7 @@ def _chosen(part: _Part, texts: Set[_Part]) -> Sequence[_Part]:
 
 
 def _shown(parts: Sequence[_Part]) -> str:
-    """Return texts as people see them, below one another, without blank ones beside others."""
+    """Join texts as people see them, without blank ones."""
     texts: list[str] = []
     room, room_for_html = _MAX_TEXT_LENGTH, MAX_LENGTH
     for part in parts:

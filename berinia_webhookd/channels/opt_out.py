@@ -1,4 +1,4 @@
-"""The words by which people stop, resume or ask about messages, and nothing else in the message."""
+"""Recognises messages that consist of one opt-out word: STOP, START, HELP and others."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Words = Mapping[OptOut, tuple[str, ...]]
 
 # Twilio's default words, https://help.twilio.com/articles/223134027 and
 # https://www.twilio.com/docs/messaging/tutorials/advanced-opt-out. Twilio acts on them by itself
-# and still forwards the message; it says so (OptOutType) only with Advanced Opt-Out switched on.
-# Behind them, what people write who were told to send STOP, in English and in French.
+# and still forwards the message; `OptOutType` says so only with Advanced Opt-Out. After them, what
+# people write who were told to send STOP, in English and French.
 WORDS: Final[Words] = {
     OptOut.STOP: (
         *("STOP", "STOPALL", "UNSUBSCRIBE", "END", "QUIT", "CANCEL", "REVOKE", "OPTOUT"),
@@ -25,19 +25,19 @@ WORDS: Final[Words] = {
     OptOut.START: ("START", "YES", "UNSTOP"),
     OptOut.HELP: ("HELP", "INFO"),
 }
-_LONGEST: Final = 100  # characters of a message that may be such a word
-# What `folded` takes out of ASCII, where most messages end: control characters, blanks and hyphens;
-# and punctuation around it, as Unicode classes it.
+_LONGEST: Final = 100  # characters of a message that may be an opt-out word
+# What `folded` removes from ASCII text, which most messages are: control characters, blanks and
+# hyphens; and punctuation around it, as Unicode classes it.
 _WITHIN_ASCII: Final = bytes((*range(0x21), ord("-"), 0x7F))
 _AROUND_ASCII: Final = "".join(c for c in string.punctuation if unicodedata.category(c)[0] == "P")
 
 
 class OptOutWords:
-    """What counts as such a word on a channel.
+    """The opt-out words of a channel.
 
     Args:
-        own: the words of its kind, for each meaning.
-        given: those that replace them; `+` among them stands for the built-in ones.
+        own: those of its kind.
+        given: the configured ones, which replace them; `+` stands for the built-in ones.
     """
 
     def __init__(self, own: Words, given: Words | None) -> None:
@@ -51,7 +51,7 @@ class OptOutWords:
         }
 
     def meaning(self, message: str) -> OptOut | None:
-        """Return what a message asks for that consists of one such word."""
+        """Return the meaning of a message that is an opt-out word."""
         if not self._meanings or (len(message) > _LONGEST and len(message.strip()) > _LONGEST):
             return None
         return self._meanings.get(folded(message.strip()))

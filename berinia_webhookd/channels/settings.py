@@ -1,4 +1,4 @@
-"""What can be set on channels of each kind."""
+"""The settings of each kind of channel; those of declared ones are in `declared/settings.py`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FAILURE_REPLY: Final = (
     "La commande n'a pas abouti ({reason}). Elle ne sera pas relancée : "
     "vérifiez ce qui a été fait avant de recommencer."
 )
-LONG_ANSWER_SECONDS: Final = 300  # a command that thinks is answered within
+LONG_ANSWER_SECONDS: Final = 300  # enough for a slow command
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class TwilioSettings(ChannelSettings):
         many(text),
         (),
         "when set, requests of other accounts are refused",
-        unset="every account's are taken",
+        unset="every account is accepted",
         example=["AC00000000000000000000000000000000"],
     )
     skip: tuple[EventMark, ...] | None = setting(
@@ -67,7 +67,7 @@ class TwilioSettings(ChannelSettings):
     receipt_agent: AgentName | None = setting(
         agent_name,
         None,
-        "who gets what Twilio reports of messages that were sent",
+        "who gets Twilio's status callbacks about messages that were sent",
         unset="nobody: they are skipped",
         example="ReceiptAgent",
     )
@@ -79,7 +79,7 @@ class TwilioSettings(ChannelSettings):
 
     @property
     def skipped_marks(self) -> frozenset[EventMark]:
-        """What is skipped by its marks: receipts that nobody wants."""
+        """The marks of events that are skipped: by default receipts without an agent."""
         if self.skip is None:
             return frozenset({EventMark.RECEIPT} if self.receipt_agent is None else ())
         return frozenset(self.skip)
@@ -113,7 +113,7 @@ class MailgunSettings(ChannelSettings):
     )
 
     def warnings(self, came_from: Mapping[str, str]) -> Iterator[Finding]:
-        """Yield a key that is likely another one of Mailgun's."""
+        """Yield a warning if the key looks like another one of Mailgun's."""
         named = came_from["signing_keys"] == "MAILGUN_API_KEY"
         if named or any(key.reveal().startswith("key-") for key in self.signing_keys):
             yield warning(
@@ -131,8 +131,8 @@ class WhatsAppSettings(ChannelSettings):
     built_in: ClassVar = BuiltIn(
         ChannelName("whatsapp"), "/webhook/whatsapp", AgentName("MetaAgent")
     )
-    kind_retry_schedule_seconds: ClassVar = (2.0, 10.0, 30.0)  # somebody waits in the chat
-    # A slow command is not a failed one, and a campaign must not go out twice.
+    kind_retry_schedule_seconds: ClassVar = (2.0, 10.0, 30.0)  # a person waits in the chat
+    # A command may take long, and a campaign must not go out twice.
     kind_delivery: ClassVar = Delivery.AT_MOST_ONCE
     kind_timeout_seconds: ClassVar = 900.0
     kind_stop_grace_seconds: ClassVar = 900.0
@@ -156,9 +156,9 @@ class WhatsAppSettings(ChannelSettings):
     listen: str | None = setting(
         values.own_listener,
         None,
-        "a loopback address and port, or a Unix socket, of the bot's own; the path is found there "
-        "alone, and the socket unit can pass it",
-        unset="it calls where everybody does",
+        "a loopback address and port, or a Unix socket, for the bot alone; the path exists only "
+        "there, and the socket unit can pass it",
+        unset="the daemon's own address",
         example="127.0.0.1:8003",
         restart=True,
     )
@@ -168,8 +168,8 @@ class WhatsAppSettings(ChannelSettings):
             "Support IA / Chatbot": AgentName("AdminInterpreterAgent"),
             "Discussion libre": AgentName("AdminInterpreterAgent"),
         },
-        "group name → agent; compared without emoji, letter case and blanks around; `agent` gets "
-        "what none matches; a table here replaces the default one",
+        "group name → agent; emoji, letter case and blanks around the name do not count; other "
+        "groups go to `agent`; a table here replaces the default one",
         file_only=True,
     )
 
@@ -180,7 +180,7 @@ class WhatsAppSettings(ChannelSettings):
         values.web_url,
         None,
         "the bot's `POST /send`, where later replies go",
-        unset="none, and later replies go nowhere",
+        unset="none, and later replies are dropped",
         example="http://127.0.0.1:3030/send",
         secret=True,
     )
@@ -193,12 +193,12 @@ class WhatsAppSettings(ChannelSettings):
     )
 
     def warnings(self, came_from: Mapping[str, str]) -> Iterator[Finding]:  # noqa: ARG002 - the interface
-        """Yield addresses of nearly everybody, without a secret, and answers that get lost."""
+        """Yield wide networks without a secret, and ways in which answers get lost."""
         if self.secret is None and (wide := widest(self.allowed_ips)):
             yield warning(
                 f"channels.{self.name}.allowed_ips",
-                f"lets {wide} speak as the WhatsApp bot, without a secret",
-                f"list its address alone, or set `channels.{self.name}.secret`",
+                f"lets {wide} act as the WhatsApp bot, without a secret",
+                f"list only its address, or set `channels.{self.name}.secret`",
                 why="its messages command the agents",
             )
         yield from self._unanswered()
@@ -210,7 +210,7 @@ class WhatsAppSettings(ChannelSettings):
                 f"channels.{self.name}.late_reply_url",
                 f"not set, so an answer that takes longer than {waits} reaches nobody",
                 f'channels.{self.name}.late_reply_url = "http://127.0.0.1:3030/send" (the bot\'s)',
-                why="the bot waits no longer, and a later answer has nowhere to go",
+                why="the bot stops waiting then, and there is nowhere to post a later answer",
             )
         if self.reply_wait_seconds < LONG_ANSWER_SECONDS:
             yield warning(
@@ -222,12 +222,12 @@ class WhatsAppSettings(ChannelSettings):
 
     @property
     def address_alone(self) -> bool:
-        """Whether nothing but the address proves the bot, on a listener that others use."""
+        """Whether only the address proves the bot, on a listener that others use too."""
         return self.secret is None and self.listen is None
 
     @property
     def own_listener(self) -> str | None:
-        """The listener on which it receives alone."""
+        """The address that it alone listens on."""
         return self.listen
 
     @property

@@ -1,7 +1,7 @@
-"""The signatures of the providers: computed as they publish it, compared in constant time.
+"""Signatures of Twilio and Mailgun, computed as they document it and compared in constant time.
 
-A matching signature is not yet a proof, which is for the channels to decide: neither scheme has
-separators between what it signs, and Mailgun's does not cover the body.
+A matching signature alone proves too little, so channels check more: neither scheme separates the
+parts that it signs, and Mailgun's does not cover the body.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from twilio.request_validator import RequestValidator
 from berinia_webhookd.addresses import split_port
 
 _BODY_DIGEST = "bodySHA256"
-# Also no user-info, path or query: they would become parts of a URL that is believed.
+# No user-info, path or query, which would become part of a URL that we trust.
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
 # From either end, because the text of a mail may hold the same words.
@@ -34,11 +34,10 @@ _PART_HEAD: Final = rb'"?[^\n]*\n(?:[^\r\n]+\r?\n)*\r?\n'
 
 
 def port_forms(base_url: str) -> tuple[str, str]:
-    """Return `scheme://host[:port]` without user-info, as written and in its other port form.
+    """Return `scheme://host[:port]` without user-info, as written and in its other port form: with
+    the scheme's default port if it has none, without a port if it has one.
 
-    Nothing is normalised: letters, brackets and unusual ports are signed as they were written.
-
-    Without a port the other form has the scheme's default port; with any port it has none.
+    Nothing else is normalised, because signatures cover what was written.
     """
     scheme, separator, authority = base_url.rstrip("/").partition("://")
     authority = authority.rpartition("@")[2]
@@ -55,24 +54,24 @@ def is_plain(authority: str) -> bool:
 
 
 class TwilioKeys:
-    """Auth Tokens that are accepted, any of them, for as long as one replaces another.
+    """The Auth Tokens that are accepted: several during a rotation.
 
     https://www.twilio.com/docs/usage/security: HMAC-SHA1 over the URL, then every field sorted by
     name, name and value without separators (of a name that repeats its different values, sorted);
-    Base64. Signing is twilio's own `RequestValidator`; its `validate` signs twice for each URL and
-    compares in Python, so verifying puts together what is signed once for all URLs and tokens.
+    Base64. We sign with twilio's own `RequestValidator`, but its `validate` signs twice for each
+    URL and compares in Python, so `match` joins the fields once for all URLs and tokens.
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self._tokens = tuple(tokens)
-        # Keyed once; a copy costs less than a key schedule, and keeps the interpreter to itself.
+        # Copying a keyed HMAC is cheaper than keying another.
         self._keyed = tuple(hmac.new(token.encode(), None, "sha1") for token in self._tokens)
 
     def __bool__(self) -> bool:
         return bool(self._keyed)
 
     def signature(self, url: str, fields: Iterable[tuple[str, str]]) -> str:
-        """Return the signature of these form fields by the first token."""
+        """Sign form fields with the first token."""
         values = _Values()
         for name, value in fields:
             values.setdefault(name, []).append(value)
@@ -81,8 +80,8 @@ class TwilioKeys:
     def match(self, signature: str, urls: Iterable[str], fields: Sequence[tuple[str, str]]) -> bool:
         """Whether any token signed any of the URLs, likeliest first, with these fields.
 
-        All tokens are tried on a URL, so that the time does not tell which one matched. What is
-        not UTF-8 cannot have been signed by Twilio and matches nothing.
+        All tokens are tried on a URL, so that the time does not tell which one matched. Fields that
+        are not UTF-8 match nothing: Twilio cannot have signed them.
         """
         presented = _presented(signature)
         try:
@@ -104,7 +103,7 @@ class TwilioKeys:
 
 
 def in_signing_order(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs sorted by name, then value; a pair that repeats is signed once."""
+    """Return the pairs sorted by name, then value, each once."""
     repeats = len({name for name, _ in fields}) < len(fields)
     return sorted(set(fields) if repeats else fields)
 
@@ -117,11 +116,11 @@ class _Values(dict[str, list[str]]):
 
 
 def body_digest_holds(target: str, body: bytes) -> bool:
-    """Whether the body is the one whose digest the URL carries, if it carries one.
+    """Whether the body has the digest that the URL carries, if it carries one.
 
-    Twilio signs bodies that are no forms by adding `bodySHA256`, lower-case hex, to the query:
-    https://www.twilio.com/docs/usage/security#validation-using-bodysha256. Where it is missing the
-    form fields are signed, and this has nothing to say.
+    Twilio signs bodies other than forms by adding `bodySHA256`, lower-case hex, to the query:
+    https://www.twilio.com/docs/usage/security#validation-using-bodysha256. Without it the form
+    fields are signed.
     """
     if _BODY_DIGEST not in target:
         return True
@@ -141,7 +140,7 @@ def mailgun_signature(key: str, timestamp: str, token: str) -> str:
 
 
 def mailgun_match(keys: Sequence[str], signature: str, timestamp: str, token: str) -> bool:
-    """Whether any of the keys signed; all are tried, so that the time tells nothing."""
+    """Whether any key signed it; all are tried, so that the time tells nothing."""
     presented = _presented(signature)
     matches = False
     for key in keys:
@@ -151,10 +150,10 @@ def mailgun_match(keys: Sequence[str], signature: str, timestamp: str, token: st
 
 
 def may_be_signed(keys: Sequence[str], body: bytes, *, multipart: bool) -> bool:
-    """Whether a time stamp, a token and a signature stand in a body that match.
+    """Whether a body holds a time stamp, a token and a signature that match.
 
-    Looked for without reading a form, which takes many times as long: whoever floods us with
-    unsigned mails is not worth that. It only says when a body cannot be signed, never that it is.
+    It searches the bytes, because reading a form takes many times as long, too long for a flood of
+    unsigned mails. False means that the body is not signed; True proves nothing.
     """
     found = [_candidates(body, name, multipart=multipart) for name in _NAMES]
     return any(
@@ -164,13 +163,13 @@ def may_be_signed(keys: Sequence[str], body: bytes, *, multipart: bool) -> bool:
 
 
 def resembles_mailgun(body: bytes, *, multipart: bool) -> bool:
-    """Whether a time stamp, a token and a signature stand in a body, each in its shape."""
+    """Whether a body holds a time stamp, a token and a signature of the right shape."""
     found = {name: _candidates(body, name, multipart=multipart) for name in _NAMES}
     return all(found.values()) and any(map(_HEX_SHA256.fullmatch, found["signature"]))
 
 
 def _candidates(body: bytes, name: str, *, multipart: bool) -> list[str]:
-    """Return the values that a field of this name may have: where there are many, the outermost."""
+    """Return the possible values of a field: of many, the first and the last ones."""
     between = _PART_HEAD if multipart else b""
     value = re.compile(between + b"(" + _VALUES[name] + b")(?![0-9A-Za-z])")
     needle = f"name={name}" if multipart else f"{name}="
@@ -223,5 +222,5 @@ def secret_match(secret: str, presented: str) -> bool:
 
 
 def _presented(text: str) -> bytes:
-    """Encode what was presented: `compare_digest` raises on text beyond ASCII."""
+    """Encode what a caller sent: `compare_digest` raises on text beyond ASCII."""
     return text.encode("utf-8", "surrogatepass")

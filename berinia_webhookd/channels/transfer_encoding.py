@@ -1,4 +1,4 @@
-"""Content-Transfer-Encodings of mails (RFC 2045), decoded as far as broken ones go."""
+"""Decodes Content-Transfer-Encodings of mails (RFC 2045), broken ones as far as possible."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _NOT_BASE64: Final = bytes(
     byte for byte in range(256) if not re.fullmatch(rb"[A-Za-z0-9+/=]", bytes((byte,)))
 )
 _MOST_UU_LINES: Final = 1_000_000  # of 45 bytes each
-_MOST_PIECES: Final = 1000  # of Base64 that were encoded apart and put together
+_MOST_PIECES: Final = 1000  # of Base64, each with its own padding
 
 
 def decoded(content: bytes, encoding: str) -> bytes:
-    """Return what an encoding stands for; one that nobody knows stands for itself."""
+    """Decode content; with an unknown encoding return it as it is."""
     match encoding.strip().lower():
         case "base64":
             return from_base64(content)
@@ -28,7 +28,7 @@ def decoded(content: bytes, encoding: str) -> bytes:
 
 
 def from_base64(content: bytes) -> bytes:
-    """Decode Base64 as far as it goes: cut off, with a character too many, padded in the middle."""
+    """Decode Base64, even if it is cut off, has a character too many, or padding in the middle."""
     pieces = content.translate(None, _NOT_BASE64).split(b"=", 2 * _MOST_PIECES)
     return b"".join(_whole_groups(piece) for piece in pieces)
 

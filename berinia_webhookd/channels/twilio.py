@@ -1,8 +1,8 @@
 """Twilio's callback for an incoming message (SMS, MMS, WhatsApp through Twilio).
 
 https://www.twilio.com/docs/messaging/guides/webhook-request lists the fields; the list is open, so
-unknown ones are signed, kept and passed on. Twilio answers STOP and HELP by itself and retries
-nothing by default: this channel answers with an empty TwiML document and never with words.
+unknown ones are verified, kept and passed on. Twilio answers STOP and HELP by itself, and does not
+retry by default. This channel answers with an empty TwiML document, which sends no message.
 """
 
 from __future__ import annotations
@@ -51,19 +51,18 @@ SIGNATURE_HEADER: Final = "X-Twilio-Signature"
 
 REQUIRED: Final = ("From", "To", "Body", "MessageSid")
 RECEIPT_REQUIRED: Final = ("From", "To", "MessageSid", "MessageStatus")
-# Any of these is something that a person sent without a text.
+# What a person can send without a text.
 _WITHOUT_TEXT: Final = ("MediaUrl0", "Latitude", "ButtonPayload", "FlowData", "InteractiveData")
 
-# Twilio signs without separators: fields glued together, or one cut in two, keep the signature. So
-# every field whose shape is known must have it, and no name may hold what only values hold.
+# Twilio signs without separators: joining two fields, or splitting one, keeps the signature. So a
+# field of known shape must have that shape, and names may not hold what only values do.
 _SID = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
 _OPTIONAL_SID = re.compile(f"(?:{_SID.pattern})?")
 _ACCOUNT = re.compile(rb"(?:^|&)AccountSid=(AC[0-9a-f]{32})(?![^&])")
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 _OPTIONAL_COUNT = re.compile(r"[0-9]{0,4}")
 _OPT_OUT_TYPE = re.compile(f"(?:{'|'.join(OptOut)})?", re.IGNORECASE | re.ASCII)
-# Whatever kind it is, and whatever prefix is to come (whatsapp:, rcs:, messenger:): carriers let
-# senders through that fit no rule.
+# Any kind, with any prefix (whatsapp:, rcs:, messenger:): carriers pass on senders of any form.
 _ADDRESS = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,160}")
 _SHAPES: Final[Mapping[str, re.Pattern[str]]] = {
     **{name: _OPTIONAL_SID for name in KNOWN if name.endswith("Sid")},
@@ -76,7 +75,7 @@ _SHAPES: Final[Mapping[str, re.Pattern[str]]] = {
     "OptOutType": _OPT_OUT_TYPE,
     "MessageStatus": re.compile(r"[a-z_-]{1,32}"),
 }
-# Repeating a field with an equal value keeps the signature as well. These Twilio sends once.
+# Repeating a field with the same value keeps the signature as well. Twilio sends these once.
 _SINGLE = frozenset(
     {
         *(
@@ -98,8 +97,8 @@ _SINGLE = frozenset(
     }
 )
 _SINGLE_NUMBERED = re.compile(r"Media(?:ContentType|Url)[0-9]+")
-# Any other type would be sent to the person as a message, or be an error (12300) in Twilio's
-# debugger: https://www.twilio.com/docs/messaging/twiml.
+# Twilio sends plain text to the person as a message, and reports other types as error 12300:
+# https://www.twilio.com/docs/messaging/twiml.
 _EMPTY_TWIML = Answer(200, "text/xml", b'<?xml version="1.0" encoding="UTF-8"?><Response/>')
 
 
@@ -140,7 +139,7 @@ class TwilioChannel(Channel):
     opt_out_words = WORDS
 
     def __init__(self, settings: TwilioSettings, public_urls: Sequence[str] = ()) -> None:
-        """Without `public_urls` the URL that was called is what the request says."""
+        """Without `public_urls` the URL that was called is taken from the request."""
         super().__init__(settings)
         self._tokens = [token.reveal() for token in settings.tokens]  # the primary one signs
         self._keys = TwilioKeys(self._tokens)
@@ -206,8 +205,8 @@ class TwilioChannel(Channel):
         return Decoded((self._receipt(event, values["MessageStatus"]) if receipt else event,))
 
     def _receipt(self, event: Event, status: str) -> Event:
-        """Return the receipt of a message that was sent: its receipts have an order of their own,
-        and belong to the person it was sent to.
+        """Return a receipt: the receipts of a message are a conversation of their own, with the
+        person it was sent to.
         """
         sid = event.message_id or ""
         return event._replace(
@@ -220,7 +219,7 @@ class TwilioChannel(Channel):
         )
 
     def is_empty(self, event: Event) -> bool:
-        """Whether there is neither a text nor anything in its place."""
+        """Whether it has neither text nor anything else that a person sent."""
         return super().is_empty(event) and not any(map(event.raw.get, _WITHOUT_TEXT))
 
     def answer(self, receipts: Receipts) -> Answer:
@@ -229,7 +228,7 @@ class TwilioChannel(Channel):
         return _EMPTY_TWIML
 
     def resembles_provider(self, delivery: RawDelivery) -> bool:
-        """A signature's shape, and an account: one of ours where those are set."""
+        """Whether it has a signature of the right shape, and an account: ours, if those are set."""
         signature = delivery.headers.get(SIGNATURE_HEADER, "")
         if not SIGNATURE_SHAPE.fullmatch(signature):
             return False
@@ -302,7 +301,7 @@ def _require_well_formed(
     }
     for name in () if KNOWN.issuperset(values) else values.keys() - KNOWN:
         if not _NAME.fullmatch(name):
-            invalid.add("(field name)")  # it may hold a part of a value, so it is not shown
+            invalid.add("(field name)")  # not shown: it may hold part of a value
         elif name.endswith("Sid") and not _OPTIONAL_SID.fullmatch(values[name]):
             invalid.add(name)
     if len(values) < len(fields):
@@ -315,7 +314,7 @@ def _require_well_formed(
 
 
 def _repeated(fields: Fields) -> set[str]:
-    """Return the names that Twilio sends once, and that repeat."""
+    """Return repeated names that Twilio sends only once."""
     counts = Counter(name for name, _ in fields)
     return {
         name

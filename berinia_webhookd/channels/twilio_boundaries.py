@@ -1,9 +1,9 @@
-"""Fields of Twilio's form that run into each other. Its signature is over the URL, names and values
-without separators, so `To=12345&ToCity=` and `To=12345ToCity` sign alike.
+"""Detects fields of Twilio's form that were joined or split: its signature covers URL, names and
+values without separators, so `To=12345&ToCity=` and `To=12345ToCity` have the same one.
 
-What gives a cut or a glue away is a field of Twilio's that is missing while its name stands across
-another boundary. It is refused where it would change what the daemon acts on, and nowhere else: a
-town called Labelle, or next year's `LabelText`, is no attack.
+It shows by a field of Twilio's that is missing while its name is part of another field. That is
+refused only where it would change what the daemon acts on: a town called Labelle, or next year's
+`LabelText`, is no attack.
 """
 
 from __future__ import annotations
@@ -34,20 +34,19 @@ KNOWN: Final = frozenset(
 _KNOWN_IN_ORDER: Final = tuple(sorted(KNOWN))
 
 _ADDRESSES: Final = ("From", "To")
-# Names are letters, and digits come before all names in the order of signing: numbers cannot be cut
-# or glued unseen.
+# Names are letters, and digits sort before all names: numbers cannot be joined or split unnoticed.
 _NUMBER: Final = re.compile(r"(?:[a-z]+:)?\+?[0-9]+")
 _WRITTEN_BY_PEOPLE: Final = frozenset(
     {"Body", "ButtonText", "ButtonPayload", "Label", "Address", "ProfileName"}
 )
-# What follows the text in the order of signing; nobody writes these words right behind another.
+# What follows the text in the order of signing; nobody writes these right after another word.
 _BEHIND: Final = (
     *("ButtonPayload", "ButtonText", "ButtonType", "ChannelMetadata", "FlowData"),
     "Forwardedtrue",
 )
-# Looked for by their first letters, and then at what stands ahead of them.
+# Searched by the first letter, then by what is before it, which is fastest.
 _BEHIND_TEXT: Final = re.compile("|".join(rf"{name[0]}(?<=\S.){name[1:]}" for name in _BEHIND))
-# Acted on where they are there, with the shape of their value.
+# The daemon acts on these if they are there; with the shape of their values.
 _OPTIONAL: Final = {
     "AccountSid": re.compile("AccountSidAC[0-9a-f]{32}"),
     "OptOutType": re.compile("OptOutType(?ai:STOP|START|HELP)"),
@@ -57,13 +56,13 @@ _STYLE: Final = re.compile("[A-Z][a-z]")  # of the names that Twilio gives
 
 
 def require_unmoved(values: Mapping[str, str]) -> None:
-    """Refuse what was glued together or cut apart such that it means something else.
+    """Refuse a form whose fields were joined or split so that it means something else.
 
     Raises:
         FieldsMoved: what the daemon acts on is not as Twilio sent it.
     """
     if _any_moved(values, sorted(values)):
-        # Names and values may hold parts of each other, so none is shown.
+        # Not shown: names may hold parts of values.
         raise FieldsMoved("Fields run into each other.", invalid=("(field boundaries)",))
 
 
@@ -81,8 +80,8 @@ def _any_moved(values: Mapping[str, str], names: Sequence[str]) -> bool:
 
 
 def _is_glued(name: str, values: Mapping[str, str], names: Sequence[str]) -> bool:
-    """Whether an address that is no number has swallowed what follows it, or begins in the text
-    ahead of it.
+    """Whether an address that is not a number includes the field after it, or begins in the text
+    before it.
     """
     value = values[name]
     before = names[bisect_left(names, name) - 1] if names[0] != name else ""
@@ -92,7 +91,7 @@ def _is_glued(name: str, values: Mapping[str, str], names: Sequence[str]) -> boo
     gap = _KNOWN_IN_ORDER[bisect_right(_KNOWN_IN_ORDER, name) :]
     if following is not None:
         gap = gap[: bisect_left(gap, following)]
-    # Ahead of the swallowed name stands an address, which is more than its prefix.
+    # Before that name there is an address, which is more than a prefix.
     return any(re.search(f"[^:]{swallowed}", value) for swallowed in gap)
 
 
@@ -107,7 +106,7 @@ def _is_hidden(name: str, values: Mapping[str, str], names: Sequence[str]) -> bo
 
 
 def _cut_off(names: Sequence[str]) -> Iterator[bool]:
-    """Whether a field of no name of Twilio's may be the end of one that the daemon acts on."""
+    """Yield whether an unknown field may be the rest of one that the daemon acts on."""
     ahead = ""
     for name in names:
         if name not in KNOWN and ahead in _CUTTABLE:
@@ -116,7 +115,7 @@ def _cut_off(names: Sequence[str]) -> Iterator[bool]:
 
 
 def reaches_into_url(target: str, fields: Fields) -> bool:
-    """Whether the account, which is signed right behind the URL, was moved into the query."""
+    """Whether the account, which is signed right after the URL, was moved into the query."""
     query = target.partition("?")[2]
     if not query or any(name == "AccountSid" for name, _ in fields):
         return False
@@ -125,12 +124,11 @@ def reaches_into_url(target: str, fields: Fields) -> bool:
 
 
 def require_apart(fields: Fields, names: Collection[str]) -> None:
-    """Refuse a form, signed like Twilio's, in which one of these fields has run into another, or
-    another into it: its value holds the name of a field that is missing, or it is missing itself
-    and its name stands elsewhere.
+    """Refuse a form, signed like Twilio's, in which one of these fields was joined to another: its
+    value holds the name of a missing field, or it is missing and its name is in another field.
 
     Raises:
-        SignatureInvalid: it is not as it was sent.
+        SignatureInvalid: two fields were joined.
     """
     present = {name for name, _ in fields}
     missing = KNOWN.union(filter(_STYLE.match, names)) - present
@@ -141,6 +139,6 @@ def require_apart(fields: Fields, names: Collection[str]) -> None:
 
 
 def _has_swallowed(missing: str, name: str, value: str) -> bool:
-    """Whether a field's name stands in a value, across its beginning, or began another's name."""
+    """Whether a missing field's name is in a value or across its start, or begins another name."""
     begins = name.startswith(missing) and name not in KNOWN
     return begins or (name + value).find(missing, max(len(name) - len(missing) + 1, 0)) >= 0

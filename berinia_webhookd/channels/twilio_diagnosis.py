@@ -1,6 +1,6 @@
-"""Diagnosis of a failed Twilio signature: the likely mistakes of an installation are tried, one or
-two at a time, and the setting or nginx line to change is named. It accepts nothing, and shows
-neither a signature nor a value of the request.
+"""Diagnoses a failed Twilio signature: tries the likely mistakes of an installation, one or two at
+a time, and names the setting or nginx line to change. It accepts nothing, and shows neither the
+signature nor a value of the request.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from berinia_webhookd.errors import DeliveryRejected
 from berinia_webhookd.model import ChannelName, RawDelivery
 from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 
-# Base64 of a SHA-1: what has another shape is no wrong signature but something else.
+# Base64 of a SHA-1.
 SIGNATURE_SHAPE = re.compile(r"[A-Za-z0-9+/]{27}=")
-# Callbacks have a few kilobytes; every guess signs all of it.
+# Callbacks have a few kilobytes, and every guess signs all of the body.
 _MAX_BODY_BYTES: Final = 65_536
 _MAX_MISTAKES: Final = 2
-# What one blank or line end at one side of the message is likelier than: the rest of what typing
-# and pasting leave there. These are tried alone, since each further mistake multiplies the guesses.
+# The likely white space around a message; the rest of what typing and pasting leave there is tried
+# only alone, because each further mistake multiplies the guesses.
 _LIKELY_PADDINGS: Final = (("", " "), (" ", ""), ("", "\n"))
 _PADDINGS: Final = tuple(product(("", " ", "  "), ("", " ", "  ", "\n")))[1:]
 
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class _Guess(Generic[_T]):
-    """What may have been signed, and what to change if it was; None for what arrived."""
+    """A part of what may have been signed, and what to change if it was; None: as it arrived."""
 
     value: _T
     remedy: str | None = None
@@ -69,13 +69,13 @@ def diagnose(
 
 
 def _mistakes(*guesses: _Guess[Any]) -> int:
-    """Count the mistakes; one that is tried alone counts as the most that are tried together."""
+    """Count the mistakes; one that is tried alone counts as the maximum."""
     weights = (_MAX_MISTAKES if guess.alone else 1 for guess in guesses if guess.remedy is not None)
     return sum(weights)
 
 
 def _bases(delivery: RawDelivery, public_urls: Sequence[str]) -> Iterator[_Guess[str]]:
-    """Yield scheme and host: as taken, then as the request's other headers have them."""
+    """Yield scheme and host: as we took them, then as other headers of the request have them."""
     caller = delivery.caller
     taken = list(public_urls) or [f"{caller.scheme}://{caller.host}"]
     yield from (_Guess(port_forms(url)[0]) for url in taken)
@@ -122,7 +122,7 @@ def _scheme_remedy(delivery: RawDelivery, url: str, *, public_url_is_set: bool) 
         return f'set server.public_url = "{url}", as Twilio calls it'
     if not caller.peer_trusted and caller.forwarded:
         return (
-            f"forwarded headers of {caller.peer} are not believed: add it to server.trusted_proxies"
+            f"forwarded headers of {caller.peer} are not trusted: add it to server.trusted_proxies"
         )
     return (
         "nginx does not pass the scheme on: `proxy_set_header X-Forwarded-Proto $scheme;` "
@@ -131,7 +131,7 @@ def _scheme_remedy(delivery: RawDelivery, url: str, *, public_url_is_set: bool) 
 
 
 def _other_hosts(delivery: RawDelivery) -> Iterator[str]:
-    """Yield hosts out of headers of a proxy that are never trusted, but may explain."""
+    """Yield hosts from headers that are never trusted, but may explain the mistake."""
     headers, host = delivery.headers, delivery.caller.host
     forwarded = headers.get("X-Forwarded-Host", "").partition(",")[0].strip()
     for name in filter(None, (host, forwarded)):
@@ -144,14 +144,14 @@ def _other_hosts(delivery: RawDelivery) -> Iterator[str]:
 
 
 def _targets(delivery: RawDelivery) -> Iterator[_Guess[str]]:
-    """Yield the request target: as it arrived, with or without a last slash, with a prefix."""
+    """Yield the request target: as it arrived, with or without a trailing slash, with a prefix."""
     target = delivery.target
     yield _Guess(target)
     path, question_mark, query = target.partition("?")
     other = path.removesuffix("/") if path.endswith("/") else f"{path}/"
     yield _Guess(
         other + question_mark + query,
-        f"Twilio's console has {other} where {path} arrives: write {path} there and use "
+        f"Twilio's console has {other}, but {path} arrives: write {path} there and use "
         f"`location = {path}` in nginx",
     )
     if prefix := delivery.headers.get("X-Forwarded-Prefix", "").rstrip("/"):
@@ -189,7 +189,7 @@ def _tokens(channel: ChannelName, tokens: Sequence[str]) -> Iterator[_Guess[Sequ
 
 
 def _unproven(delivery: RawDelivery, public_urls: Sequence[str]) -> str | None:
-    """Explain a loopback host, which no provider can have called: the proxy passes none on."""
+    """Explain a loopback host, which no provider can have called."""
     if public_urls or not is_loopback(delivery.caller.host):
         return None
     return (

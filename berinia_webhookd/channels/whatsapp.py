@@ -1,8 +1,9 @@
 """Messages of the BerinIA WhatsApp bot, a program on the same machine, built on whatsapp-web.js.
 
 The bot signs nothing, waits for the answer, writes its `response` into the chat, and never retries.
-Its proof is the address that it calls from (and a shared secret, if set); a group decides which
-agent is meant. Ids are those of https://docs.wwebjs.dev/Message.html: `336…@c.us` for people.
+It is verified by the address that it calls from, and by a shared secret if set; the group decides
+which agent gets a message. Ids are those of https://docs.wwebjs.dev/Message.html: a person's is
+`336…@c.us`.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ from berinia_webhookd.model import (
 RECIPIENT: Final = "BerinIA"
 DIRECT_MESSAGE: Final = "Direct Message"  # in place of a group
 MEDIA_TYPE: Final = "application/json"
-PAUSE: Final = "pause"  # the `type` of the word that a conversation is to be paused
+PAUSE: Final = "pause"  # the `type` of a request to pause a conversation
 
 _REQUIRED = ("source", "type", "author", "content", "timestamp", "messageId")
 _NOT_BLANK = ("author", "messageId")
-_STORY: Final = "@broadcast"  # where a status or story comes from: status@broadcast
+_STORY: Final = "@broadcast"  # ends the sender of a status or story: status@broadcast
 _PLACES: Final = ("from", "author", "sender", "group", "to", "chatId")
 
 
 def _run_input(event: Event) -> dict[str, Any]:
-    """Return what BerinIA's agents read of a chat."""
+    """Return a chat message as BerinIA's agents expect it."""
     group = event.group or DIRECT_MESSAGE
     return {
         "message": event.body,
@@ -86,7 +87,7 @@ BOT: Final = Provider(
 
 
 class WhatsAppChannel(Channel):
-    """The bot behind one path; a group decides which agent is meant."""
+    """The WhatsApp bot."""
 
     kind = "berinia-whatsapp"
     provider = BOT
@@ -107,7 +108,7 @@ class WhatsAppChannel(Channel):
         self._groups = {normal_group(group): agent for group, agent in settings.groups.items()}
 
     def require_secret(self) -> None:
-        """Raise `ChannelNotConfigured` where nobody may call."""
+        """Raise `ChannelNotConfigured` if nobody may call."""
         if not self.allowed_networks:
             raise ChannelNotConfigured(
                 f"Nobody may call this yet: set channels.{self.name}.allowed_ips."
@@ -118,7 +119,7 @@ class WhatsAppChannel(Channel):
         self.require_secret()
         caller = delivery.caller
         if not self.address_is_proof:
-            caller = replace(caller, loopback_locked=False)  # what proves it is something else
+            caller = replace(caller, loopback_locked=False)  # it is verified by something else
         require_allowed(self.allowed_networks or (), caller, "This address is not allowed here.")
         if self._secret is not None:
             scheme, _, token = delivery.headers.get("Authorization", "").partition(" ")
@@ -127,7 +128,7 @@ class WhatsAppChannel(Channel):
         return self._verified(delivery)
 
     def read(self, delivery: VerifiedDelivery) -> Decoded:
-        """Read either form of message, and find the agent by the group."""
+        """Read a message of either form, or a request to pause."""
         document = decode_json_object(delivery.body)
         if document.get("type") == PAUSE:
             return Decoded((), pauses=self._pauses(document))
@@ -149,8 +150,8 @@ class WhatsAppChannel(Channel):
         return Decoded((event,))
 
     def _pauses(self, document: dict[str, Any]) -> tuple[PauseRequest, ...]:
-        """Read the bot's word that somebody has taken over: from an author, in a group, or both. An
-        author alone is meant wherever they wrote, and where they write to us directly.
+        """Read a request to pause: an author, a group, or an author in a group. An author alone
+        means all their conversations, and the direct one even if there is none yet.
         """
         _require_pause(document)
         group, author = _group(document), _optional_text(document, "author") or ""
@@ -178,7 +179,7 @@ class WhatsAppChannel(Channel):
         invalid.extend(_invalid_options(document))
         if missing or invalid:
             raise _malformed(document, missing, invalid)
-        # Without a time stamp nothing tells a repetition from somebody who says the same again.
+        # Without a time stamp, a retry looks like a person who says the same again.
         timestamp = document.get("timestamp") or delivery.received_at.isoformat()
         return self._event(
             delivery,
@@ -223,7 +224,7 @@ class WhatsAppChannel(Channel):
         )
 
     def answer(self, receipts: Receipts) -> Answer:
-        """Return 202, for no reply in time; of what no agent gets, and of a probe, 200."""
+        """Return 202, as no reply came in time; for a probe and for skipped messages, 200."""
         event_id = receipts[0].event_id if receipts else None
         to_come = any(receipt.skipped is None for receipt in receipts)
         status = "ok" if receipts and not to_come else "accepted"
@@ -231,12 +232,12 @@ class WhatsAppChannel(Channel):
         return Answer(202 if to_come else 200, MEDIA_TYPE, body)
 
     def resembles_provider(self, delivery: RawDelivery) -> bool:
-        """Always: the secret is looked at only where the address is the bot's."""
+        """Return True: only a request from the bot's address gets as far as the secret."""
         del delivery
         return True
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
-        """Find a missing or oddly spelled bearer token."""
+        """Recognise a missing or wrong bearer token."""
         if self._secret is None:
             return None
         if not delivery.headers.get("Authorization"):
@@ -267,7 +268,7 @@ class WhatsAppChannel(Channel):
         if self._secret is not None:
             token = self._secret if valid else secrets.token_hex(16)
             headers["Authorization"] = f"Bearer {token}"
-        elif not valid:  # the one thing that can be wrong is where it comes from
+        elif not valid:  # only the address can be wrong
             headers["X-Forwarded-For"] = "192.0.2.1"
         return SignedRequest(self.path, headers, orjson.dumps(document))
 
@@ -286,7 +287,7 @@ def _require_well_formed(document: Mapping[str, Any]) -> None:
 
 
 def _invalid_options(document: Mapping[str, Any]) -> list[str]:
-    """Return the ill-formed ones of the fields that both forms have."""
+    """Return the ill-formed fields among those of both forms."""
     invalid = []
     group = document.get("group")
     if not isinstance(group, str | None):
@@ -322,8 +323,8 @@ def _malformed(
 
 
 def _group(document: Mapping[str, Any]) -> str | None:
-    """Return the group exactly as received; None for a direct message, which has none or calls it
-    so, whatever its `type` says.
+    """Return the group exactly as received; None for a direct message, which has no group or says
+    so in it, whatever its `type`.
     """
     group = _optional_text(document, "group")
     if document.get("type") == "direct" or group in ("", DIRECT_MESSAGE):
@@ -332,7 +333,7 @@ def _group(document: Mapping[str, Any]) -> str | None:
 
 
 def _marks(document: Mapping[str, Any]) -> Iterator[EventMark]:
-    """What the bot passed on beside messages to us."""
+    """Yield the marks of what is no message to us."""
     if any((_optional_text(document, place) or "").endswith(_STORY) for place in _PLACES):
         yield EventMark.BROADCAST
     if document.get("fromMe") is True:

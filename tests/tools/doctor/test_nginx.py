@@ -139,7 +139,7 @@ def test_wrong_scheme_and_host_are_said_although_a_public_url_hides_them(proxied
     report.one("nginx", "warning", "sms-response", "sees https instead of http")
     report.one("nginx", "warning", "sms-response", "'backend'", "Host $http_host")
     finding = report.one("nginx", "note", "email-response", "sees https instead of http")
-    assert finding["why"] == "its messages get in all the same, since Mailgun signs no URL"
+    assert finding["why"] == "its messages are accepted all the same, because Mailgun signs no URL"
     assert "nginx" not in report.wrong
 
 
