@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http
 import json
 import os
 import re
@@ -42,6 +43,7 @@ class Recorder:
                 return {"status": "retry", "after_seconds": 0.05}
         return {"status": "success", "response": "3 leads"}
 """
+BREAKS_OFF, THINKS = "breaks off", "thinks"
 SHORT = "channels.whatsapp.reply_wait_seconds = 0.2"
 Start = Callable[..., Daemon]
 
@@ -184,25 +186,41 @@ def test_an_agent_that_asks_for_it_is_called_again(start: Start, bot: Bot) -> No
     assert [one["outcome"] for one in show(daemon, answer)["attempts"]] == ["error", "success"]
 
 
-class BreaksOff:
-    """An HTTP agent that reads each request whole, and closes the connection without an answer."""
+class HttpAgent:
+    """An agent over HTTP that reads each request whole, and answers by the next of `answers`: with
+    a status, or it breaks off without an answer, or thinks for ever; afterwards with a reply.
+    """
 
-    def __init__(self) -> None:
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}/"
+    def __init__(self, *answers: int | str, port: int = 0) -> None:
+        self._answers = list(answers)
+        self._server = socket.create_server(("127.0.0.1", port))
+        self.port = self._server.getsockname()[1]
         self.requests: list[bytes] = []
+        self._thinking = ExitStack()
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):  # it was closed
             while True:
                 connection, _ = self._server.accept()
-                with connection:
-                    self.requests.append(_whole_request(connection))
+                self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        self.requests.append(_whole_request(connection))
+        answer = self._answers.pop(0) if self._answers else 200
+        if answer == THINKS:
+            self._thinking.enter_context(connection)
+            return
+        with connection:
+            if answer != BREAKS_OFF:
+                body = b'{"response": "3 leads"}' if answer == http.HTTPStatus.OK else b""
+                head = f"HTTP/1.1 {answer} x\r\nContent-Length: {len(body)}\r\n"
+                connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
 
     def close(self) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+        self._thinking.close()
 
 
 def _whole_request(connection: socket.socket) -> bytes:
@@ -216,27 +234,70 @@ def _whole_request(connection: socket.socket) -> bytes:
     return body
 
 
-def test_a_request_that_was_written_is_not_sent_again(start: Start, bot: Bot) -> None:
+def calling(port: int, schedule: str = "[0.1]") -> str:
+    """The settings with which all commands go to an agent over HTTP on this port."""
+    return f"""
+        channels.whatsapp.groups = {{}}
+        channels.whatsapp.agent = "Caller"
+        channels.whatsapp.retry_schedule_seconds = {schedule}
+        agents.Caller.target = "http://127.0.0.1:{port}/"
+        agents.Caller.timeout_seconds = 2
+    """
+
+
+def outcomes(shown: Any) -> list[str]:
+    return [attempt["outcome"] for attempt in shown["attempts"]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"), [(BREAKS_OFF, "crash"), (THINKS, "timeout"), (500, "error")]
+)
+def test_a_request_that_was_written_is_not_sent_again(
+    start: Start, bot: Bot, answer: int | str, outcome: str
+) -> None:
     """The agent over HTTP may have acted: its entry is dead, the chat is told, over a restart."""
-    with contextlib.closing(BreaksOff()) as agent:
-        lines = [
-            "channels.whatsapp.groups = {}",
-            'channels.whatsapp.agent = "Caller"',
-            f'agents.Caller.target = "{agent.url}"',
-        ]
-        daemon = start("\n".join(lines))
-        answer = order(daemon)
-        assert daemon.wait_for("attempt.failed")["outcome"] == "crash"
+    with contextlib.closing(HttpAgent(answer)) as agent:
+        daemon = start(calling(agent.port))
+        ordered = order(daemon)
         daemon.wait_for("entry.dead", may_have_acted=True)
-        told = answer.json().get("response") or bot.wait_for(1)[0]["message"]
-        assert "s'est arrêté brutalement" in told
-        shown = show(daemon, answer)
-        assert (shown["state"], len(shown["attempts"])) == ("dead", 1)
+        told = ordered.json().get("response") or bot.wait_for(1)[0]["message"]
+        assert told.startswith("La commande n'a pas abouti (")
+        shown = show(daemon, ordered)
+        assert (shown["state"], outcomes(shown)) == ("dead", [outcome])
         kill_daemon(daemon)
+        passed = daemon.run("events", "replay", "--state", "dead")
+        assert "0 of 1 replayed; 1 passed over" in passed.stderr
         assert len(agent.requests) == 1
         daemon.run("events", "replay", shown["id"], "--once-again")
-        daemon.wait_for("entry.dead", may_have_acted=True)
+        daemon.wait_for("attempt.succeeded", kind="agent")
         assert len(agent.requests) == 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_who_says_that_it_did_nothing_is_asked_again(start: Start, bot: Bot, status: int) -> None:
+    """An agent over HTTP that is busy, or not ready: that is its own word."""
+    with contextlib.closing(HttpAgent(status)) as agent:
+        daemon = start(calling(agent.port))
+        ordered = order(daemon)
+        told = ordered.json().get("response") or bot.wait_for(1)[0]["message"]
+        assert told == "3 leads"
+        assert outcomes(show(daemon, ordered)) == ["error", "success"]
+        assert len(agent.requests) == 2
+
+
+def test_where_nobody_listens_nothing_was_begun(start: Start, bot: Bot) -> None:
+    """Over `kill -9` too: the command reaches the agent over HTTP once it is there, once."""
+    with contextlib.closing(HttpAgent()) as gone:
+        port = gone.port
+    daemon = start(calling(port, f"[{', '.join(['0.2'] * 200)}]"))
+    ordered = order(daemon)
+    daemon.wait_for("attempt.failed", outcome="unreachable", count=2)
+    kill_daemon(daemon)
+    daemon.wait_for("attempt.failed", outcome="unreachable")
+    with contextlib.closing(HttpAgent(port=port)) as agent:
+        assert bot.wait_for(1)[0]["message"] == "3 leads"
+        assert set(outcomes(show(daemon, ordered))) <= {"unreachable", "lost", "success"}
+        assert len(agent.requests) == 1
 
 
 def test_systemctl_status_names_what_stopping_waits_for(start: Start, tmp_path: Path) -> None:
