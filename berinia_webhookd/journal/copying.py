@@ -245,7 +245,6 @@ async def _finish(transaction: Transaction) -> None:
     await transaction.execute("recount")
     if transaction.shared:  # a file's numbers follow from what is there
         await transaction.execute("continue_numbers")
-        await transaction.execute("continue_conversations")
         await transaction.execute("continue_actions")
 
 

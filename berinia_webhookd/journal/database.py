@@ -83,14 +83,18 @@ class Transaction(abc.ABC):
     @abc.abstractmethod
     async def many(self, name: str, rows: Sequence[Any]) -> Sequence[Row]:
         """Execute a statement for each of many rows, which may be none; returns what all of them
-        return. A row is a mapping, or a named tuple of the parameters in their order.
+        return. A row is a mapping, or a tuple of the parameters in their order.
         """
 
     @abc.abstractmethod
+    async def insert(self, name: str, rows: Sequence[Any]) -> int:
+        """Insert rows, unless they are there; returns how many were not."""
+
+    @abc.abstractmethod
     async def numbers(self, count: int) -> Sequence[int]:
-        """Return so many numbers, ascending, above all that the journal has for deliveries and
-        places. Those of one conversation are in the order of commits where the conversation is
-        held.
+        """Return so many numbers, ascending, above all that the journal has for deliveries,
+        conversations and places. Those of one conversation are in the order of commits where the
+        conversation is held.
         """
 
     @abc.abstractmethod
@@ -242,7 +246,8 @@ def instant(microseconds: int) -> datetime:
 
 def stored(moment: datetime) -> int:
     """An instant as it is stored."""
-    return (moment - EPOCH) // MICROSECOND
+    since = moment - EPOCH  # dividing it by a microsecond is correct too, and takes thrice as long
+    return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
 
 
 def microseconds(seconds: float | None) -> int | None:

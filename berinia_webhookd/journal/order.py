@@ -21,6 +21,7 @@ from berinia_webhookd.journal.database import Row, Transaction, microseconds
 from berinia_webhookd.model import EntryState
 
 READY, WAITING = EntryState.READY.value, EntryState.WAITING.value
+RUNNING = EntryState.RUNNING.value
 AT_ONCE: Final = 0  # the `startable_at` of what waits for no instant
 
 
@@ -54,40 +55,41 @@ class NewEntry(NamedTuple):
     wait: int | None = None  # for how long somebody waits for its reply
 
 
-async def insert(
-    transaction: Transaction, entries: Sequence[NewEntry], *, empty: Set[int], paused: Set[int]
-) -> None:
-    """Insert new entries, those as startable at once before which nothing waits in their queues;
-    behind one that runs or is ready, a plain one changes nothing. In the conversations that are
-    `empty` nothing was until now; those that are `paused`, or were when somebody last looked, start
-    nothing without being asked about.
+class Heads:
+    """What stands first in queues that new entries come into, and so which of these may start at
+    once: behind one that runs or is ready, a plain one changes nothing.
     """
-    heads: dict[Queue, str] = {}
-    if ids := {entry.conversation for entry in entries} - empty:
-        found = await transaction.execute("heads", conversations=sorted(ids))
-        heads = {queue_of(row): row["state"] for row in found}
-    changed: list[Queue] = []
-    rows: list[NewEntry] = []
-    for entry in entries:
-        queue = Queue(entry.conversation, entry.kind, entry.agent)
-        head = heads.get(queue)
-        if entry.state != READY:
-            pass
-        elif entry.conversation in paused:
-            changed.append(queue)
-        elif entry.quiet is not None:
-            if head != EntryState.RUNNING:
-                heads[queue] = READY
-                changed.append(queue)  # the others wait for its silence
+
+    def __init__(self, states: dict[Queue, str], paused: Set[int]) -> None:
+        """`paused` conversations, or such that were when somebody last looked, start nothing
+        without being asked about.
+        """
+        self._states = states
+        self._paused = paused
+        self.changed: list[Queue] = []  # those to `advance` once the entries are inserted
+
+    @classmethod
+    async def of(cls, transaction: Transaction, ids: Iterable[int], paused: Set[int]) -> Heads:
+        """Look at these conversations; in all others there is nothing yet."""
+        listed = sorted(ids)
+        rows = await transaction.execute("heads", conversations=listed) if listed else ()
+        return cls({queue_of(row): row["state"] for row in rows}, paused)
+
+    def append(self, queue: Queue, *, overtakes: bool, gathers: bool) -> int | None:
+        """A ready entry comes last; returns its `startable_at`, as far as that is known at once."""
+        head = self._states.get(queue)
+        if queue.conversation in self._paused:
+            self.changed.append(queue)
+        elif gathers:
+            if head != RUNNING:
+                self._states[queue] = READY
+                self.changed.append(queue)  # the others wait for its silence
         elif head is None:
-            heads[queue] = READY
-            entry = entry._replace(startable_at=AT_ONCE)  # noqa: PLW2901
-            transaction.changes.work = True
-        elif head == WAITING or (head == READY and entry.opt_out):
-            changed.append(queue)
-        rows.append(entry)
-    await transaction.many("insert_entry", rows)
-    await advance(transaction, changed)
+            self._states[queue] = READY
+            return AT_ONCE
+        elif head == WAITING or (head == READY and overtakes):
+            self.changed.append(queue)
+        return None
 
 
 async def advance(transaction: Transaction, queues: Iterable[Queue]) -> None:

@@ -81,7 +81,9 @@ async def _made(transaction: Transaction, request: PauseRequest) -> Sequence[int
     if request.party is not None:
         if request.sender is None:
             await transaction.execute("keep_conversations")
+        (id_,) = await transaction.numbers(1)
         row = {
+            "id": id_,
             "channel": request.channel,
             "sender": storable(EVERYBODY if request.sender is None else request.sender),
             "party": storable(request.party),

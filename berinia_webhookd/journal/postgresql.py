@@ -149,6 +149,10 @@ class PostgresqlTransaction(Transaction):
             found = await self._connection.fetchmany(statement.text, values)
         return found
 
+    async def insert(self, name: str, rows: Sequence[Any]) -> int:
+        """See `Transaction`; the statement returns what it inserted."""
+        return len(await self.many(name, rows))
+
     async def numbers(self, count: int) -> Sequence[int]:
         """See `Transaction`."""
         return [number for (number,) in await self._connection.fetch(NUMBERS, count)]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from berinia_webhookd.journal.database import Transaction
 from berinia_webhookd.journal.deliveries import DeliveryRow, once_key
 from berinia_webhookd.journal.event_text import to_text
 from berinia_webhookd.model import VerifiedDelivery
+
+if TYPE_CHECKING:
+    from berinia_webhookd.journal.accept import Arrival
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,3 +46,18 @@ async def reject(transaction: Transaction, rejections: Sequence[Rejection]) -> l
         await transaction.many("insert_delivery", rows)
         await transaction.execute("drop_oldest_rejected", keep_most=rejections[0].keep_most)
     return [None] * len(rejections)
+
+
+async def without_kept_items(
+    transaction: Transaction, arrivals: Sequence[Arrival]
+) -> list[Arrival]:
+    """Return the arrivals, each without rejected items that are kept already: of the same body."""
+    keys = {id(one): once_key(one.delivery) for one in arrivals if one.rejected}
+    kept = {key for (key,) in await transaction.execute("kept_once", keys=list(keys.values()))}
+    result: list[Arrival] = []
+    for one in arrivals:
+        key = keys.get(id(one))
+        result.append(one._replace(rejected=()) if key in kept and one.number is None else one)
+        if key is not None:
+            kept.add(key)
+    return result

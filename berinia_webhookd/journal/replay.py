@@ -239,8 +239,8 @@ async def _accept(transaction: Transaction, arrival: Arrival) -> Receipts | Repl
 async def _foreseen(transaction: Transaction, arrival: Arrival) -> Receipts:
     """Return the receipts that accepting would give; without an id for what would be new."""
     digests = [new.event.digest for new in arrival.events]
-    found = await transaction.execute("already_seen", digests=digests)
-    seen = {bytes(row["digest"]): EventId(row["event"]) for row in found}
+    seen: dict[bytes, EventId] = dict(await transaction.execute("events_with", digests=digests))
+    seen |= dict(await transaction.execute("already_seen", digests=digests))
     return tuple(
         Receipt(seen.get(digest, EventId("")), new.event.agent, digest in seen)
         for digest, new in zip(digests, arrival.events, strict=True)

@@ -64,10 +64,12 @@ def names_in(text: str) -> tuple[str, ...]:
 
 
 def values_of(rows: Sequence[Any], names: tuple[str, ...]) -> Sequence[Sequence[Any]]:
-    """The values of these names from each row: a mapping, or a named tuple of just these."""
-    if getattr(rows[0], "_fields", None) == names:
-        return rows
-    return [[row[name] for name in names] for row in rows]
+    """The values of these names from each row: a mapping, or a tuple of just these."""
+    if not isinstance(rows[0], tuple):
+        return [[row[name] for name in names] for row in rows]
+    if getattr(rows[0], "_fields", names) != names:
+        raise TypeError(f"{type(rows[0]).__name__} is no row of {names}")
+    return rows
 
 
 def rows_of(text: str) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, lru_cache, partial
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote
@@ -38,7 +38,6 @@ CHECKPOINT_MILLISECONDS: Final = 50
 CLOSE_SECONDS: Final = 5.0  # for a connection whose disk may hang
 STATEMENTS: Final = 1024  # kept ready by a connection: each has many sizes
 ROWS_AT_ONCE: Final = 64
-NO_LISTS: Final[Mapping[str, str]] = {}
 PADDED_MOST: Final = 4096  # longer lists are rare, and SQLite takes 32766 values at most
 
 PRAGMAS: Final = (
@@ -54,7 +53,8 @@ PRAGMAS: Final = (
 LAST_NUMBER: Final = """
 SELECT max(
     coalesce((SELECT max(number) FROM deliveries), 0),
-    coalesce((SELECT max(place) FROM entries), 0) / 1048576
+    coalesce((SELECT max(place) FROM entries), 0) / 1048576,
+    coalesce((SELECT max(id) FROM conversations), 0)
 )
 """
 # What the file is, and not what was to be written, is why.
@@ -73,9 +73,10 @@ class Prepared:
         self._text = sql.text_of("sqlite", name)
         self._parts = sql.rows_of(self._text)
         self.has_rows = bool(self._parts)
-        listed = {match["list"] for match in sql.PARAMETER.finditer(self._text)} - {None}
+        found = list(sql.PARAMETER.finditer(self._text))
+        listed = {match["list"] for match in found} - {None}
         names = sql.names_in(self._text)
-        self.at_now = int(any(m["name"] == "now" for m in sql.PARAMETER.finditer(self._text)))
+        self.at_now = int(any(match["name"] == "now" for match in found))
         self.names = tuple(name for name in names if name not in listed)
         self.lists = tuple(name for name in names if name in listed)
         self.of_sizes = lru_cache(self._of_sizes)
@@ -83,31 +84,32 @@ class Prepared:
 
     def _of_sizes(self, *sizes: int) -> str:
         """The SQL with lists of these sizes."""
-        marks: dict[str, str] = {}
+        marks = {name: f"?{self.at_now + n}" for n, name in enumerate(self.names, 1)}
         last = self.at_now + len(self.names)
         for name, size in zip(self.lists, sizes, strict=True):
             marks[name] = f"IN ({','.join(f'?{last + n}' for n in range(1, size + 1))})"
             last += size
-        return self._numbered(self._text, 0, marks)
+        return _numbered(self._text, marks)
 
-    def _of_rows(self, count: int) -> str:
-        """The SQL with its row after VALUES so many times."""
+    def _of_rows(self, count: int, given: Sequence[bool] = ()) -> str:
+        """The SQL with its row after VALUES so many times, the values column by column; NULL where
+        a column is not `given`.
+        """
         before, row, after = self._parts
-        rows = ", ".join(self._numbered(row, n * len(self.names)) for n in range(count))
-        return f"{self._numbered(before)}{rows}{self._numbered(after)}"
+        columns = list(compress(self.names, given)) if given else self.names
+        starts = {name: self.at_now + n * count + 1 for n, name in enumerate(columns)}
+        rows = (
+            {name: f"?{starts[name] + n}" if name in starts else "NULL" for name in self.names}
+            for n in range(count)
+        )
+        repeated = ", ".join(_numbered(row, marks) for marks in rows)
+        return f"{_numbered(before)}{repeated}{_numbered(after)}"
 
-    def _numbered(self, text: str, before: int = 0, lists: Mapping[str, str] = NO_LISTS) -> str:
-        """The text with numbers for names, behind so many of other rows."""
 
-        def number(match: Any) -> str:
-            name = match["name"]
-            if name is None:
-                return lists[match["list"]]
-            if name == "now":
-                return "?1"
-            return f"?{self.at_now + before + self.names.index(name) + 1}"
-
-        return sql.PARAMETER.sub(number, text)
+def _numbered(text: str, marks: Mapping[str, str] = {}) -> str:
+    """The text with these marks for the names."""
+    of_name = {"now": "?1", **marks}
+    return sql.PARAMETER.sub(lambda match: of_name[match["list"] or match["name"]], text)
 
 
 @cache
@@ -132,6 +134,7 @@ class SqliteTransaction(Transaction):
         super().__init__()
         self._run = connection.execute
         self._now = (now,)
+        self._next_number: int | None = None
 
     async def execute(self, name: str, **values: Any) -> Sequence[Row]:
         """See `Transaction`."""
@@ -145,29 +148,27 @@ class SqliteTransaction(Transaction):
         return self._run(statement.of_sizes(*sizes), given).fetchall()
 
     async def many(self, name: str, rows: Sequence[Any]) -> Sequence[Row]:
-        """Execute it for rows that travel together: between two the driver would let other threads
-        have their turn, and wait for its own.
-        """
-        if not rows:
-            return ()
-        statement = prepared(name)
-        values = sql.values_of(rows, statement.names)
-        together = ROWS_AT_ONCE if statement.has_rows else 1
-        if len(values) <= together:  # as nearly always
-            return self._many(statement, values)
-        starts = range(0, len(values), together)
-        found = (self._many(statement, values[start : start + together]) for start in starts)
-        return list(chain.from_iterable(found))
+        """See `Transaction`."""
+        found: list[Row] = []
+        for text, given in _with_rows(name, rows, self._now):
+            found += self._run(text, given)
+        return found
 
-    def _many(self, statement: Prepared, values: Sequence[Sequence[Any]]) -> Sequence[Row]:
-        text = statement.of_rows(len(values)) if statement.has_rows else statement.of_sizes()
-        given = chain(self._now[: statement.at_now], *values)
-        return self._run(text, tuple(given)).fetchall()
+    async def insert(self, name: str, rows: Sequence[Any]) -> int:
+        """See `Transaction`."""
+        total = 0
+        for text, given in _with_rows(name, rows, self._now):
+            total += self._run(text, given).rowcount
+        return total
 
     async def numbers(self, count: int) -> Sequence[int]:
         """See `Transaction`: one writer has the whole file."""
-        ((last,),) = self._run(LAST_NUMBER)
-        return range(last + 1, last + 1 + count)
+        if self._next_number is None:
+            ((last,),) = self._run(LAST_NUMBER)
+            self._next_number = last + 1
+        first = self._next_number
+        self._next_number += count
+        return range(first, first + count)
 
     async def take_turn(self, work: str) -> bool:  # noqa: ARG002 - there is nobody else
         """See `Transaction`."""
@@ -330,6 +331,36 @@ def truncate_wal(connection: sqlite3.Connection) -> bool:
     busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
     return not busy
+
+
+def _with_rows(
+    name: str, rows: Sequence[Any], now: tuple[int]
+) -> Iterable[tuple[str, Sequence[Any]]]:
+    """The statement with rows that travel together, and their values: between two statements the
+    driver would let other threads have their turn, and wait for its own.
+    """
+    if not rows:
+        return ()
+    statement = prepared(name)
+    values = sql.values_of(rows, statement.names)
+    instant = now if statement.at_now else ()
+    if len(rows) == 1 or not statement.has_rows:
+        text = statement.of_rows(1) if statement.has_rows else statement.of_sizes()
+        return [(text, (*instant, *row)) for row in values]
+    starts = range(0, len(values), ROWS_AT_ONCE)
+    return [_with_some(statement, values[n : n + ROWS_AT_ONCE], instant) for n in starts]
+
+
+def _with_some(
+    statement: Prepared, values: Sequence[Sequence[Any]], instant: Iterable[int]
+) -> tuple[str, Sequence[Any]]:
+    """The same without what is nothing in all rows: the driver takes longer to bind that than
+    SQLite to store it.
+    """
+    count = len(values)
+    columns = list(zip(*values, strict=True))
+    given = tuple([column.count(None) < count for column in columns])
+    return statement.of_rows(count, given), [*instant, *chain(*compress(columns, given))]
 
 
 def _padded(values: Sequence[Any]) -> list[Any]:

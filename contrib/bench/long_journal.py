@@ -1,5 +1,7 @@
 """Makes a journal of many events from one of a few by plain SQL, far faster than receiving them.
-Every row of the few is copied under new numbers and ids, each copy further back in time.
+Every row of the few is copied under new numbers and ids, each copy further back in time. After
+`MESSAGES_EACH` copies come other people, so that there are as many conversations as in a journal
+that grew; as many digests again outlive events that are gone.
 
 The indexes are made anew and the tallies counted once, instead of row by row; nothing is flushed.
 """
@@ -15,10 +17,12 @@ from berinia_webhookd.journal.deliveries import EVENTS_EACH
 
 # Less than `journal.retention_days`, so that nothing is purged meanwhile.
 SPREAD_SECONDS = 20 * 86400
+MESSAGES_EACH = 10  # that a person writes
 
 # By table: what differs from the copied row. `:copy` counts back in time, `:step` milliseconds
-# each; `:numbers` is how many numbers the few deliveries take, `n` an event's place among the few,
-# `:few` how many those are. An event's number is its delivery's times `EVENTS_EACH`.
+# each; `:numbers` is how many numbers the few deliveries take, `n` a row's place among the few,
+# `:few` how many events those are; `:others` counts the people's copies, each with `:people`
+# conversations. An event's number is its delivery's times `EVENTS_EACH`.
 _SHIFT = "(:copy * :step * 1000)"
 _NUMBER = "(:copy * :few + n)"
 # The id's time moved; the random rest makes it different from every other of that instant.
@@ -34,6 +38,14 @@ def _sooner(*columns: str) -> dict[str, str]:
     return {column: f"{column} - {_SHIFT}" for column in columns}
 
 
+def _of_others(column: str) -> dict[str, str]:
+    return {column: f"{column} + :others * :people"}
+
+
+def _other_sender(column: str) -> dict[str, str]:
+    return {column: f"{column} || CASE WHEN :others THEN printf('%04d', :others) ELSE '' END"}
+
+
 _NEW = {
     "deliveries": {"id": _ID, **_before("number", each=1), **_sooner("received_at")},
     "events": {
@@ -41,22 +53,42 @@ _NEW = {
         "digest": f"new_digest({_NUMBER})",
         **_before("delivery", each=1),
         **_before("number", "place"),
+        "about": "about || ':' || :copy",
+        **_of_others("conversation"),
     },
     "entries": {
-        **_before("place", "event"),
+        **_before("place", "event", "gathered_into"),
         **_sooner("created_at", "started_at", "finished_at"),
+        **_of_others("conversation"),
     },
     "attempts": {**_before("entry"), **_sooner("started_at", "ended_at")},
     "replies": {**_before("event"), **_sooner("decided_at")},
+    "authors": _before("event"),
+    "runs": {**_before("entry"), **_sooner("started_at"), **_other_sender("sender")},
+}
+# Of people: once for all the copies that are theirs.
+_NEW_PEOPLE = {
+    "conversations": {**_of_others("id"), **_other_sender("sender")},
+    "consents": {**_sooner("latest_at"), **_other_sender("address")},
 }
 # Their keys, and how many of those there are for each number of a delivery.
 _KEYS = {
     "deliveries": {"number": 1},
     "events": {"number": EVENTS_EACH, "delivery": 1, "place": EVENTS_EACH},
-    "entries": {"place": EVENTS_EACH, "event": EVENTS_EACH},
+    "entries": {"place": EVENTS_EACH, "event": EVENTS_EACH, "gathered_into": EVENTS_EACH},
     "attempts": {"entry": EVENTS_EACH},
     "replies": {"event": EVENTS_EACH},
+    "authors": {"event": EVENTS_EACH},
+    "runs": {"entry": EVENTS_EACH},
 }
+# Each digest behind the last one, which is faster to write and no different to read.
+_GONE = """
+INSERT INTO seen (digest, event, received_at)
+SELECT CAST(printf('%016x', few_deliveries.number - :copy * :numbers) AS BLOB)
+           || substr(few_events.digest, 9),
+       few_events.id, few_deliveries.received_at - :copy * :step * 1000
+FROM few_events JOIN few_deliveries ON few_deliveries.number = few_events.delivery
+"""
 
 
 def lengthen(file: Path, events: int) -> int:
@@ -96,29 +128,32 @@ def _copy(journal: sqlite3.Connection, few: int, copies: int) -> None:
         "SELECT 1 + max((SELECT max(number) FROM deliveries), "
         f"               (SELECT max(place) FROM entries) / {EVENTS_EACH})"
     ).fetchone()
-    sources = {}
-    for table, new in _NEW.items():
+    for table, keys in _KEYS.items():
         # What is newest has the largest numbers, and none is below 0.
-        moved = ", ".join(f"{key} = {key} + :room * {each}" for key, each in _KEYS[table].items())
+        moved = ", ".join(f"{key} = {key} + :room * {each}" for key, each in keys.items())
         journal.execute(f"UPDATE {table} SET {moved}", {"room": numbers * copies})
-        columns = [row[1] for row in journal.execute(f"PRAGMA table_info({table})")]
-        journal.execute(
-            f"CREATE TEMP TABLE few_{table} AS SELECT *, "
-            f"row_number() OVER (ORDER BY {next(iter(_KEYS[table]))}) - 1 AS n FROM main.{table}"
-        )
-        values = ", ".join(new.get(column, column) for column in columns)
-        sources[table] = (
-            f"INSERT INTO main.{table} ({', '.join(columns)}) SELECT {values} FROM few_{table}"
-        )
-    for copy in reversed(range(1, copies)):
-        values_of_copy = {
-            "copy": copy,
-            "few": few,
-            "numbers": numbers,
-            "step": SPREAD_SECONDS * 1000 // copies,
-        }
-        for statement in sources.values():
-            journal.execute(statement, values_of_copy)
+    of_copy = [*(_copying(journal, table, new) for table, new in _NEW.items()), _GONE]
+    of_people = [_copying(journal, table, new) for table, new in _NEW_PEOPLE.items()]
+    (people,) = journal.execute("SELECT max(id) FROM conversations").fetchone()
+    values = {"few": few, "numbers": numbers, "people": people}
+    values["step"] = SPREAD_SECONDS * 1000 // copies
+    for copy in reversed(range(1, copies)):  # so that keys ascend
+        values["copy"] = copy
+        values["others"] = (copies - copy) // MESSAGES_EACH if copy >= MESSAGES_EACH else 0
+        new_people = values["others"] and (copies - copy) % MESSAGES_EACH == 0
+        for statement in [*of_people, *of_copy] if new_people else of_copy:
+            journal.execute(statement, values)
+
+
+def _copying(journal: sqlite3.Connection, table: str, new: dict[str, str]) -> str:
+    """Puts the few rows of a table aside; gives the statement that copies them."""
+    columns = [row[1] for row in journal.execute(f"PRAGMA table_info({table})")]
+    journal.execute(
+        f"CREATE TEMP TABLE few_{table} AS SELECT *, "
+        f"row_number() OVER (ORDER BY {next(iter(new))}) - 1 AS n FROM main.{table}"
+    )
+    values = ", ".join(new.get(column, column) for column in columns)
+    return f"INSERT INTO main.{table} ({', '.join(columns)}) SELECT {values} FROM few_{table}"
 
 
 def _milliseconds(id_: str) -> int:

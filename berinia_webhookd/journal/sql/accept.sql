@@ -10,20 +10,19 @@ WHERE conversations.channel = wanted.channel AND conversations.sender = wanted.s
 -- name: make_conversations
 -- Another node may make the same one meanwhile: that is waited for, and looked up. A new one is paused
 -- while its party is, for everybody.
-WITH wanted (channel, sender, party, of_group) AS (
-    VALUES (:channel, :sender, :party, CAST(:of_group AS INTEGER))
+WITH wanted (id, channel, sender, party, of_group) AS (
+    VALUES (CAST(:id AS BIGINT), :channel, :sender, :party, CAST(:of_group AS INTEGER))
 )
 INSERT INTO conversations
-    (channel, sender, party, of_group, paused_at, paused_until, paused_by, paused_for)
-SELECT wanted.channel, wanted.sender, wanted.party, wanted.of_group,
+    (id, channel, sender, party, of_group, paused_at, paused_until, paused_by, paused_for)
+SELECT wanted.id, wanted.channel, wanted.sender, wanted.party, wanted.of_group,
        everybody.paused_at, everybody.paused_until, everybody.paused_by, everybody.paused_for
 FROM wanted
 LEFT JOIN conversations AS everybody
   ON everybody.sender = ' everybody' AND everybody.channel = wanted.channel
   AND everybody.party = wanted.party
 WHERE 1 = 1
-ON CONFLICT (channel, sender, party) DO NOTHING
-RETURNING id, channel, sender, party, CASE WHEN paused_at IS NULL THEN 0 ELSE 1 END AS paused;
+ON CONFLICT (channel, sender, party) DO NOTHING;
 
 -- name: used_keys
 -- Which events came with these replay keys; in `seen`, the digests of such keys stand.
@@ -44,24 +43,27 @@ VALUES
      :rejection, :replay_key, :once_key, :body);
 
 -- name: insert_event
--- One whose digest is there already is not inserted; `already_seen` tells which.
+-- One whose digest is there already is not inserted.
 INSERT INTO events
     (number, id, delivery, place, kind, conversation, digest, opt_out, skipped, about, rank,
      raw_in_body, data)
 VALUES
     (:number, :id, :delivery, :place, :kind, :conversation, :digest, :opt_out, :skipped, :about,
      :rank, :raw_in_body, :data)
-ON CONFLICT (digest) DO NOTHING;
+ON CONFLICT (digest) DO NOTHING
+/*postgresql RETURNING 1 */;
 
 -- name: insert_author
 INSERT INTO authors (event, address) VALUES (:event, :address);
 
+-- name: events_with
+-- Which events have these digests.
+SELECT digest, id AS event FROM events WHERE digest IN (:digests);
+
 -- name: already_seen
--- Which events have these digests, or had them. Asked after inserting: a purge that moved one into
--- `seen` meanwhile has then been waited for, and is seen.
-SELECT digest, id AS event, 0 AS gone FROM events WHERE digest IN (:digests)
-UNION ALL
-SELECT digest, event, 1 FROM seen WHERE digest IN (:digests);
+-- Which events had them, and are gone. Asked after inserting: a purge that moved one into `seen`
+-- meanwhile has then been waited for, and is seen.
+SELECT digest, event FROM seen WHERE digest IN (:digests);
 
 -- name: mark_start
 -- What turned out to be START, because its sender had opted out.

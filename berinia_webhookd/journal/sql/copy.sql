@@ -51,10 +51,8 @@ GROUP BY kind, channel, agent, state;
 -- name: continue_numbers
 -- New numbers of PostgreSQL begin behind those that were copied.
 SELECT setval('numbers', greatest((SELECT max(number) FROM deliveries),
-                                  (SELECT max(place) / 1048576 FROM entries)));
-
--- name: continue_conversations
-SELECT setval(pg_get_serial_sequence('conversations', 'id'), max(id)) FROM conversations;
+                                  (SELECT max(place) / 1048576 FROM entries),
+                                  (SELECT max(id) FROM conversations)));
 
 -- name: continue_actions
 SELECT setval(pg_get_serial_sequence('actions', 'number'), max(number)) FROM actions;

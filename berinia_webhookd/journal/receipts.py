@@ -1,0 +1,101 @@
+"""What everybody is told whose delivery was accepted: of what is new, and of what was here before
+with the agents that it went to. Whoever waits for that waits with the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from berinia_webhookd.journal.contract import ReplayedSignature
+from berinia_webhookd.journal.database import Transaction, microseconds, stored
+from berinia_webhookd.journal.deliveries import key_digest
+from berinia_webhookd.model import AgentName, EventId, Receipt, Receipts
+
+if TYPE_CHECKING:
+    from berinia_webhookd.journal.accept import Arrival, Inserted
+
+
+async def of(
+    transaction: Transaction,
+    arrivals: Sequence[Arrival],
+    known: Mapping[bytes, EventId],
+    used: dict[bytes, set[str]],
+    kept: Sequence[Inserted],
+) -> list[Receipts | ReplayedSignature]:
+    """Return it; keys that came with what is not new are remembered."""
+    results: list[Receipts | ReplayedSignature] = []
+    repeated: list[tuple[Arrival, EventId]] = []
+    for one in arrivals:
+        key = one.delivery.replay_key
+        if key is not None and not await _may_use(transaction, one, known, used, kept):
+            results.append(ReplayedSignature("the signature was used with another message"))
+            continue
+        receipts: list[Receipt] = []
+        for new in one.events:
+            event, id_ = new.event, known[new.event.digest]
+            duplicate = id_ != new.id
+            receipts.append(Receipt(id_, event.agent, duplicate, event.skipped, new.consent))
+            if duplicate:
+                repeated.append((one, id_))
+        results.append(tuple(receipts))
+    return await _of_the_first_time(transaction, results, repeated) if repeated else results
+
+
+async def _may_use(
+    transaction: Transaction,
+    arrival: Arrival,
+    known: Mapping[bytes, EventId],
+    used: dict[bytes, set[str]],
+    kept: Sequence[Inserted],
+) -> bool:
+    """Whether a delivery's replay key belongs to its events; it does from now on if it is new."""
+    key = arrival.delivery.replay_key or b""
+    ids = {known.get(new.event.digest) for new in arrival.events}
+    if None in ids or ids.isdisjoint(used.get(key, ids)):
+        return False
+    if key not in used:
+        used[key] = {str(id_) for id_ in ids}
+        if all(one.arrival.delivery.replay_key != key for one in kept):
+            await _remember_key(transaction, arrival, known[arrival.events[0].event.digest])
+    return True
+
+
+async def _remember_key(transaction: Transaction, arrival: Arrival, event: str) -> None:
+    key = arrival.delivery.replay_key
+    row = {
+        "digest": key_digest(key or b""),
+        "event": event,
+        "received_at": stored(arrival.delivery.received_at),
+    }
+    await transaction.many("remember", [row])
+
+
+async def _of_the_first_time(
+    transaction: Transaction,
+    results: Sequence[Receipts | ReplayedSignature],
+    repeated: Sequence[tuple[Arrival, EventId]],
+) -> list[Receipts | ReplayedSignature]:
+    """The receipts with the agents the events went to; who waits now, waits for their replies."""
+    found = await transaction.execute(
+        "agents_of_events", events=list({event for _, event in repeated})
+    )
+    first = {row["event"]: (AgentName(row["agent"]), row["skipped"]) for row in found}
+    waiting = [
+        {"event": event, "wait": microseconds(arrival.wait_seconds)}
+        for arrival, event in repeated
+        if arrival.wait_seconds is not None
+    ]
+    await transaction.many("wait_with", waiting)
+    return [
+        result
+        if isinstance(result, ReplayedSignature)
+        else tuple(
+            _as_the_first(one, *first.get(one.event_id, (one.agent, None))) for one in result
+        )
+        for result in results
+    ]
+
+
+def _as_the_first(receipt: Receipt, agent: AgentName, skipped: str | None) -> Receipt:
+    return receipt._replace(agent=agent, skipped=skipped) if receipt.duplicate else receipt
