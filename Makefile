@@ -22,7 +22,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 run: $(VENV)/installed  ## start the daemon with throw-away secrets and print lines to paste (PORT=8017: elsewhere)
-	$(BIN)/berinia-webhookd serve --dev $(if $(PORT),--port $(PORT))
+	$(BIN)/berinia-webhookd serve --dev --reload $(if $(PORT),--port $(PORT))
 
 check: $(VENV)/installed-dev  ## format, lint, types, import contracts, known vulnerabilities
 	$(BIN)/ruff format --check .

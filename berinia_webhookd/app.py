@@ -162,7 +162,13 @@ async def opened(
     of_systemd = environ if role.receives else {}
     async with contextlib.AsyncExitStack() as stack:
         logs = stack.enter_context(
-            contextlib.closing(configure(settings.logs.dir, log_options(settings)))
+            contextlib.closing(
+                configure(
+                    settings.logs.dir,
+                    log_options(settings),
+                    quiet=settings.dev and not settings.debug,
+                )
+            )
         )
         stack.push(say_stopped)
         own = own_listeners(settings) if role.receives else ()

@@ -11,6 +11,7 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Coroutine,
+    Iterable,
     Iterator,
     Mapping,
 )
@@ -49,6 +50,8 @@ PROBLEMS_SAID: Final = 100
 PURGE_PAUSE_SECONDS: Final = 600.0
 PURGE_STEP_SECONDS: Final = 0.2
 
+Beside = Callable[["Process"], Iterable[Coroutine[Any, Any, None]]]
+
 
 async def run(
     loaded: Loaded,
@@ -57,11 +60,13 @@ async def run(
     reread: Callable[[Loaded], Loaded],
     environ: Mapping[str, str],
     on_started: Callable[[str], None] = lambda _: None,
+    beside: Beside = lambda _: (),
 ) -> None:
     """Be the daemon in this role until SIGTERM or SIGINT.
 
     `reread` gives the configuration as it stands now, knowing the one before, or raises
-    `ConfigurationError`; `on_started` gets the address once the sockets listen.
+    `ConfigurationError`; `on_started` gets the address once the sockets listen; `beside` gives what
+    else is to run as long as the process works.
 
     Raises:
         CannotStart, CannotStartNow: it never began.
@@ -70,7 +75,8 @@ async def run(
     try:
         async with opened(loaded.settings, role, environ) as parts, serving(parts):
             signals.started()
-            process = Process(parts, loaded, loaded.settings, reread, Notifier(environ), signals)
+            notifier = Notifier(environ)
+            process = Process(parts, loaded, loaded.settings, reread, notifier, signals, beside)
             process.say_started(on_started)
             await process.work(watchdog_interval_seconds(environ))
     except asyncio.CancelledError:
@@ -98,6 +104,7 @@ class Process:
     reread: Callable[[Loaded], Loaded]
     notifier: Notifier
     signals: Signals
+    beside: Beside
 
     def say_started(self, on_started: Callable[[str], None]) -> None:
         """Report the start to the log, the caller of `run` and systemd."""
@@ -137,6 +144,7 @@ class Process:
     def _tasks(self, watchdog_interval: float | None) -> Iterator[Coroutine[Any, Any, None]]:
         parts = self.parts
         yield self._reload_on_demand()
+        yield from self.beside(self)
         yield parts.journal.watch()
         yield purge(parts.journal)
         yield recover(parts.journal, self.settings.journal.lease_seconds / 3, parts.outbound.alerts)

@@ -30,6 +30,7 @@ from berinia_webhookd.journal import (
     rejected_items,
     replies,
     settle,
+    show,
 )
 from berinia_webhookd.journal.accept import Arrival, GatheringOf, no_gathering
 from berinia_webhookd.journal.consents_key import ConsentsKey, require_fit
@@ -50,6 +51,7 @@ from berinia_webhookd.journal.database import (
     open_database,
 )
 from berinia_webhookd.journal.group_commit import BatchStep, GroupCommit, ItemT, ResultT
+from berinia_webhookd.journal.show import Shown
 from berinia_webhookd.journal.steps import (
     ACCEPT,
     BEGIN,
@@ -354,6 +356,10 @@ class SqlJournal:
         """What died of its losses since the last call."""
         taken, self._lost_for_good = self._lost_for_good, []
         return taken
+
+    async def show(self, event_id: EventId) -> Shown | None:
+        """Return all that is known of one event; None if it is gone."""
+        return await self._read(partial(show.show_event, event_id=event_id))
 
     async def backlog(self) -> Backlog:
         """Counts for the status pages."""

@@ -67,6 +67,7 @@ class LogFiles:
 
     writer: LogWriter
     options: LogOptions
+    listener: Callable[[Mapping[str, Any]], None] | None = None  # gets each line, in any thread
 
     def reconfigure(self, options: LogOptions) -> None:
         """Take effect from the next line on."""
@@ -167,6 +168,8 @@ class _Processor:
         complete = self._complete(name, line, logged_at_ns, masked=masked)
         if error is not None:
             complete["exception"] = _explained(error, masked=masked)
+        if self._files.listener is not None:
+            self._files.listener(complete)
         text = _encoded(complete)
         screen = text if self._as_json else self._readable(name, complete)
         channel = complete.get("channel")

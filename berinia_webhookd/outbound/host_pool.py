@@ -175,7 +175,8 @@ class HostPool:
         kept = self._is_kept(host)
         if host.reason is None and host.generation != self._generation and not kept:
             host.reason = "reload"
-        if host.reason is not None or (not kept and len(self._watches) > self._most_hosts):
+        staying = sum(one.reason is None for one in self._watches)
+        if host.reason is not None or (not kept and staying > self._most_hosts):
             self._stop(host, host.reason or "room")
             return
         if host.serves is not None:

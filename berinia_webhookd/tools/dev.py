@@ -125,13 +125,17 @@ def _make(folder: Path, config: Path) -> None:
         agent.write_text(source.read_text())
 
 
-def show_lines_to_paste(address: str) -> None:
+def show_lines_to_paste(address: str, *, reloads: bool) -> None:
     """Print the commands that a newcomer tries first."""
     program = _relative(Path(sys.argv[0]))
     config = Path.cwd() / FOLDER / CONFIG_NAME
     elsewhere = {name: value for name, value in os.environ.items() if name != "STATE_DIRECTORY"}
     found = configuration_here(elsewhere) == config
     command = program if found else f"{program} --config {_relative(config)}"
+    agent = f"{FOLDER}/agents/dev_agent.py"
+    edit = f"Edit {agent}, then: {command} reload"
+    if reloads:
+        edit = f"Edit {agent} and save it: it is loaded anew."
     to = "" if address.endswith(":8001") else f" --to http://{address}"
     click.echo(
         f"""
@@ -148,6 +152,8 @@ and to see what became of it:
     {command} events list
     {command} events show ID  # an id from that list
     {command} logs -n 20
+
+{edit}
 """,
         err=True,
     )

@@ -6,9 +6,9 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import uvloop
@@ -19,6 +19,9 @@ from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.tools import dev as playground
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
+
+if TYPE_CHECKING:
+    from berinia_webhookd.process import Beside, Process
 
 # How long the event loop keeps the journal's thread waiting for its turn between two statements:
 # with Python's 5 ms, a commit under load takes twice as long.
@@ -47,6 +50,12 @@ _debug = click.option(
     is_flag=True,
     help="Try it out: throw-away secrets, a journal and an agent in ./.dev, loopback only.",
 )
+@click.option(
+    "--reload",
+    "reload_agents",
+    is_flag=True,
+    help="With --dev: load the agents anew when a Python file below agents.path is saved.",
+)
 @click.pass_obj
 def serve(
     context: CommandContext,
@@ -57,12 +66,15 @@ def serve(
     no_dispatch: bool,
     debug: bool,
     dev: bool,
+    reload_agents: bool,
 ) -> None:
     """Receive callbacks and dispatch them to the agents, until SIGTERM.
 
     SIGHUP reads the configuration again. Exit code 3: the configuration is wrong; 4: the port or
     the journal is held by another process.
     """
+    if reload_agents and not dev:
+        raise click.UsageError("--reload is for --dev; a service loads its agents at `reload`.")
     flags = {
         "server.host": host,
         "server.port": port,
@@ -83,10 +95,27 @@ def serve(
         )
         installation.announce(here, os.environ)
         if dev:
-            playground.show_lines_to_paste(address)
+            playground.show_lines_to_paste(address, reloads=reload_agents)
+
+    def beside(process: Process) -> Iterator[Coroutine[Any, Any, None]]:
+        from berinia_webhookd.tools.dev_reload import watch_agents  # noqa: PLC0415 - as `app` below
+        from berinia_webhookd.tools.dev_terminal import DevTerminal  # noqa: PLC0415 - likewise
+
+        if dev and not debug:
+            yield DevTerminal(process.parts).run()
+        if reload_agents:
+            yield watch_agents(lambda: process.settings.agents.path, process.signals.reload)
 
     try:
-        _run(context, flags, started, receives=True, dispatches=not no_dispatch, listens=True)
+        _run(
+            context,
+            flags,
+            started,
+            beside,
+            receives=True,
+            dispatches=not no_dispatch,
+            listens=True,
+        )
     finally:
         installation.remove(os.environ)
 
@@ -113,6 +142,7 @@ def _run(
     context: CommandContext,
     flags: Mapping[str, object],
     on_started: Callable[[Loaded, str], None] = lambda *_: None,
+    beside: Beside = lambda _: (),
     **role: bool,
 ) -> None:
     held_signals.hold()  # until the daemon has its event loop
@@ -130,6 +160,7 @@ def _run(
                 reread=lambda before: context.load(given, before=before),
                 environ=dict(os.environ),
                 on_started=lambda address: on_started(loaded, address),
+                beside=beside,
             )
         )
 

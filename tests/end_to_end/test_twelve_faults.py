@@ -162,6 +162,7 @@ def test_an_agent_that_cannot_be_imported(stopped: Daemon) -> None:
     said = problems(stopped, "agents")
     assert "ResponseListenerAgent cannot be loaded" in said
     assert "No module named 'a_module_that_is_not_there'" in said
+    assert f"recorder.py:{len(text.splitlines()) + 2}: " in said
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,20 @@ async def test_a_reload_throws_no_working_agent_away(
     assert (await attempt(agents, AGENT)).reply == "new"
 
 
+async def test_new_hosts_outlive_those_that_they_replace(hosts: HostWorld, tmp_path: Path) -> None:
+    """Whatever order agents are loaded in anew, each has a host to go on in at the next reload."""
+    targets = {AGENT: "steady:handle", "Other": "steady:handle", "Third": "steady:handle"}
+    names = [AgentName(name) for name in targets]
+    (tmp_path / "steady.py").write_text("def handle(event):\n    return {'response': 'old'}\n")
+    more = f'agents.path = "{tmp_path}"\nagents.max_hosts = 3'
+    agents = hosts.open(targets, more)
+    await asyncio.gather(*map(agents.load, names))
+    for _ in range(3):
+        agents.reconfigure(hosts.settings(targets, more), keep=names)
+        assert all(map(agents.goes_on, names))
+        await asyncio.gather(*map(agents.load, names))
+
+
 async def test_what_goes_on_with_the_old_code_may_end(hosts: HostWorld, tmp_path: Path) -> None:
     """Once the host with it is gone, the agent is as one that cannot be loaded."""
     (tmp_path / "steady.py").write_text("import os\ndef handle(event):\n    os._exit(3)\n")
