@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 from berinia_webhookd import json_text
@@ -24,12 +25,15 @@ from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 
 # Above it the text is escaped to ASCII: one emoji would make each of its characters four bytes.
 _LONG: Final = 262_144
+_OFTEN_NONE: Final = (
+    *("subject", "message_id", "group", "profile_name", "opt_out", "auto_submitted"),
+    *("status", "thread"),
+)
+_often_none: Final = attrgetter(*_OFTEN_NONE)
 # The fields of an event, with what they are where the text leaves them out.
 USUAL: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("channel", "agent", "conversation", "digest", "received_at")),
-    **dict.fromkeys(("sender", "recipient", "body", "subject", "message_id", "group")),
-    **dict.fromkeys(("profile_name", "opt_out", "auto_submitted")),
-    **dict.fromkeys(("status", "thread", "raw")),
+    **dict.fromkeys(("sender", "recipient", "body", "raw", *_OFTEN_NONE)),
     "attachments": [],
     "kind": "message",
     "raw_multi": {},
@@ -43,30 +47,29 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
     in_form = form is not None and not event.raw_multi and form == tuple(event.raw.items())
     text_field = _name_of(event.body, event.raw) if in_form else None
     parties = event.conversation[1:]
-    fields = {
+    fields: dict[str, Any] = {
         "channel": event.channel,
         "agent": event.agent,
-        "conversation": None if parties == (event.sender, event.recipient) else parties,
         "digest": event.digest.hex(),
         "received_at": event.received_at,
         "sender": event.sender,
         "recipient": event.recipient,
-        "body": event.body if text_field is None else None,
-        "body_field": text_field,
-        "subject": event.subject,
-        "message_id": event.message_id,
-        "group": event.group,
-        "profile_name": event.profile_name,
-        "opt_out": event.opt_out,
-        "auto_submitted": event.auto_submitted,
-        "attachments": list(map(asdict, event.attachments)) or None,
-        "kind": None if event.kind is EventKind.MESSAGE else event.kind,
-        "status": event.status,
-        "thread": event.thread,
-        "raw": None if in_form else dict(event.raw),
-        "raw_multi": dict(event.raw_multi) if event.raw_multi else None,
     }
-    return to_text({name: value for name, value in fields.items() if value is not None}), in_form
+    given = zip(_OFTEN_NONE, _often_none(event), strict=True)
+    fields |= {name: value for name, value in given if value is not None}
+    if text_field is None:
+        fields["body"] = event.body
+    else:
+        fields["body_field"] = text_field
+    if parties != (event.sender, event.recipient):
+        fields["conversation"] = parties
+    if event.attachments:
+        fields["attachments"] = list(map(asdict, event.attachments))
+    if event.kind is not EventKind.MESSAGE:
+        fields["kind"] = event.kind
+    if not in_form:
+        fields["raw"], fields["raw_multi"] = dict(event.raw), dict(event.raw_multi)
+    return to_text(fields), in_form
 
 
 def _name_of(value: str, raw: Mapping[str, Any]) -> str | None:
