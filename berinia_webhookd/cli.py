@@ -91,7 +91,7 @@ class Commands(click.Group):
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),  # see NotPermitted
     metavar="FILE",
     help="The TOML file with the settings. Default: $BERINIA_WEBHOOKD_CONFIG, else "
     "/etc/berinia-webhookd/config.toml, else ./berinia-webhookd.toml, else that of `serve --dev` "

@@ -40,6 +40,16 @@ class CannotStart(WebhookdError):
     exit_code = 3
 
 
+class NotPermitted(CannotStart):
+    """This user may not read what it needs, so what is missing or wrong there is not known."""
+
+    def __init__(self, path: object, *, hint: str | None = None) -> None:
+        super().__init__(
+            f"this user may not read {path}, so nothing was looked at",
+            hint=hint or "give the command with sudo, or as the user of the service",
+        )
+
+
 class CannotStartNow(WebhookdError):
     """The daemon cannot start now, but may later: port taken, journal held by another process."""
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from dotenv.parser import Binding, parse_stream
 
 from berinia_webhookd.config.fields import ENVIRONMENT_PREFIX, Environ
-from berinia_webhookd.errors import ConfigurationError
+from berinia_webhookd.errors import ConfigurationError, NotPermitted
 from berinia_webhookd.findings import Finding, wrong
 
 SYSTEM_FILE: Final = Path("/etc/berinia-webhookd/config.toml")
@@ -89,6 +89,7 @@ def text_of(path: Path, setting: str, *, only_ours: bool = False) -> str:
     `only_ours` is for a file that was found, not named: somebody else could have put it there.
 
     Raises:
+        NotPermitted: it is named, or the system's, and not for this user.
         ConfigurationError: it cannot be used.
     """
     try:
@@ -96,6 +97,8 @@ def text_of(path: Path, setting: str, *, only_ours: bool = False) -> str:
     except Unusable as error:
         raise _unusable(setting, f"{error}, so it is not read", error.fix) from error
     except OSError as error:
+        if isinstance(error, PermissionError) and not only_ours:
+            raise NotPermitted(path) from error
         hint = "name a file that this user can read"
         if only_ours and not os.access(path.parent, os.X_OK):
             hint = "go to a folder that this user may enter, for example: cd /"

@@ -5,6 +5,7 @@ transactions, and who does something in them.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 from berinia_webhookd.clock import now
-from berinia_webhookd.errors import CannotStart, JournalUnavailable, NotFound
+from berinia_webhookd.errors import CannotStart, JournalUnavailable, NotFound, NotPermitted
 from berinia_webhookd.journal import actions
 from berinia_webhookd.journal.actions import About, Actor
 from berinia_webhookd.journal.consents_key import ConsentsKey
@@ -58,10 +59,11 @@ class JournalAccess:
 
         Raises:
             NotFound: there is no journal.
+            NotPermitted: it is not for this user.
             CannotStart: its schema is not this program's, or its file has several names.
         """
         if self._path is not None:
-            if not self._path.exists():
+            if not is_there(self._path):
                 raise NotFound(f"there is no journal at {self._path}", hint=_why_none(self._path))
             require_one_name(real_path(self._path))
         try:
@@ -140,6 +142,23 @@ def explained() -> Iterator[None]:
         raise JournalUnavailable(
             f"the journal cannot be used: {error}", hint=getattr(error, "hint", None)
         ) from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether a journal's file is there, and for this user.
+
+    Raises:
+        NotPermitted: it is not for this user, or who knows whether it is there.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError as error:
+        raise NotPermitted(path) from error
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        raise NotPermitted(path)
+    return True
 
 
 def _why_none(path: Path) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from berinia_webhookd.config.files import Unusable, distrust, read_ordinary
 from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.config.values import SQLITE, sqlite_file
-from berinia_webhookd.errors import CannotStart, CannotStartNow, WebhookdError
+from berinia_webhookd.errors import CannotStart, CannotStartNow, NotPermitted, WebhookdError
 from berinia_webhookd.journal.consents_key import FILE_NAME as CONSENTS_KEY
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.own_requests import InstallationKey
@@ -124,14 +124,23 @@ def read(
 ) -> RunningDaemon | None:
     """Find the running daemon; the first folder with one that is alive wins. The folder of a named
     configuration file, where `serve --dev` writes, comes before all others.
+
+    Raises:
+        NotPermitted: none was found, but a file that this user may not read.
     """
     beside = None if config_file is None else _beside(config_file)
     if beside is not None:
         return beside
+    closed: list[Path] = []
     for folder in _folders(environ, system_folder):
-        found = _read_file(folder / FILE_NAME)
+        file = folder / FILE_NAME
+        found = _read_file(file)
         if found is not None and _is_alive(found.pid):
             return found
+        if found is None and is_closed(file):
+            closed.append(file)
+    if closed and (config_file is None or not _is_ours(config_file)):
+        raise NotPermitted(closed[0])
     return None
 
 
@@ -191,7 +200,7 @@ def consents_key(
             continue
         except PermissionError as error:
             file = folder / CONSENTS_KEY
-            raise WebhookdError(f"{file} cannot be read by this user", hint="try sudo") from error
+            raise NotPermitted(file) from error
         except (OSError, ValueError) as error:
             raise WebhookdError(f"consents.key cannot be used: {error}") from error
     return None
@@ -262,6 +271,24 @@ def _from_json(found: object) -> RunningDaemon | None:
                 state=Path(state),
             )
     return None
+
+
+def is_closed(file: Path) -> bool:
+    """Whether a file may be there, and is not for this user."""
+    try:
+        file.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(file, os.R_OK, effective_ids=True)
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        return file.stat().st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def _is_alive(pid: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from berinia_webhookd.errors import NotFound
+from berinia_webhookd.errors import NotFound, NotPermitted
 from berinia_webhookd.logs.reading import EVERYTHING, Follower, log_file, log_types
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext
@@ -78,6 +78,8 @@ def logs(
         raise click.BadParameter(f"{log_type!r} is not one of {', '.join(known)}")
     path = log_file(installation.logs_folder(settings, running), log_type)
     with Follower(path) as log:
+        if not log.exists and installation.is_closed(path):
+            raise NotPermitted(path)
         if not log.exists and not follow:
             raise NotFound(f"there is no log {path}", hint=_why_none(log_type))
         wanted = _Wanted(since, event_id)

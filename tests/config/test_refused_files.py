@@ -172,25 +172,27 @@ from pathlib import Path
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config import files
 from berinia_webhookd.config.load import load
-from berinia_webhookd.errors import ConfigurationError
-folder, working_folder = map(Path, sys.argv[1:])
+from berinia_webhookd.errors import CannotStart, ConfigurationError
+folder, working_folder, system_file = map(Path, sys.argv[1:])
 closed = folder / "closed"
 closed.mkdir()
 (closed / "config.toml").write_text("server.port = 1001")
 closed.chmod(0)
 if os.getuid() == 0:
     os.setuid(54321)
-files.SYSTEM_FILE = closed / "config.toml"
+files.SYSTEM_FILE = system_file
 try:
     load(kinds=KINDS, environ={"HOME": str(folder)}, working_folder=working_folder)
-except ConfigurationError as error:
-    print(*error.findings, sep="\\n")
+except CannotStart as error:
+    findings = error.findings if isinstance(error, ConfigurationError) else [error, error.hint]
+    print(*findings, sep="\\n")
 """
 
 
-def load_as_a_stranger(folder: Path, working_folder: Path) -> str:
+def load_as_a_stranger(folder: Path, working_folder: Path, system_file: Path) -> str:
+    paths = map(str, (folder, working_folder, system_file))
     done = subprocess.run(
-        [sys.executable, "-c", LOAD_AS_A_STRANGER, str(folder), str(working_folder)],
+        [sys.executable, "-c", LOAD_AS_A_STRANGER, *paths],
         capture_output=True,
         text=True,
         check=False,
@@ -202,14 +204,16 @@ def load_as_a_stranger(folder: Path, working_folder: Path) -> str:
 
 def test_a_closed_folder_of_the_system_file_is_a_problem(tmp_path: Path) -> None:
     """A user who may not look into it is told so, with no traceback."""
-    said = load_as_a_stranger(tmp_path, working_folder=tmp_path)
-    assert f"{tmp_path}/closed/config.toml: cannot be read: Permission denied" in said
+    closed = tmp_path / "closed" / "config.toml"
+    said = load_as_a_stranger(tmp_path, working_folder=tmp_path, system_file=closed)
+    assert f"this user may not read {tmp_path}/closed/config.toml" in said
+    assert "sudo" in said
 
 
 def test_a_closed_working_folder_is_a_problem(tmp_path: Path) -> None:
     """As `runuser -u berinia-webhook` typed in /root meets it: nothing is wrong with the file."""
     closed = tmp_path / "closed"
-    said = load_as_a_stranger(tmp_path, working_folder=closed)
+    said = load_as_a_stranger(tmp_path, working_folder=closed, system_file=Path("/nowhere/none"))
     assert f"{closed}/.env: cannot be read: Permission denied (go to a folder that" in said
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final, TypeVar
 
 from berinia_webhookd.errors import WebhookdError
-from berinia_webhookd.findings import Finding, wrong
+from berinia_webhookd.findings import Finding, note, wrong
 from berinia_webhookd.status.findings import (
     agents,
     before_daemon,
@@ -22,7 +22,7 @@ from berinia_webhookd.status.findings import (
     refused,
     safety,
 )
-from berinia_webhookd.status.findings.installation import Installation
+from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation
 
 T = TypeVar("T")
 Check = Callable[[T], AsyncIterator[Finding]]
@@ -53,6 +53,9 @@ async def findings_of(checks: Mapping[str, Check[T]], examined: T) -> list[Findi
             async with asyncio.timeout(CHECK_SECONDS):
                 async for finding in check(examined):
                     findings.append(finding)  # noqa: PERF401 - kept when the next one fails
+        except PermissionError as error:
+            what = f"not checked: this user may not read {error.filename}"
+            findings.append(note(name, what, AS_DAEMON))
         except (WebhookdError, OSError) as error:
             text = str(error) or f"no end within {CHECK_SECONDS:g} s"
             hint = (error.hint,) if isinstance(error, WebhookdError) and error.hint else ()

@@ -119,6 +119,7 @@ async def logs(installation: Installation) -> AsyncIterator[Finding]:
     if not folder.exists():
         yield _missing(installation, folder)
         return
+    next(folder.iterdir(), None)  # raises where this user may not look
     channels = installation.settings.channels
     files = _log_files(folder, channels)
     findings = [

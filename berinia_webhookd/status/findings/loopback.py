@@ -15,7 +15,9 @@ LOOPBACK: Final = "loopback"
 
 async def loopback(installation: Installation) -> AsyncIterator[Finding]:
     """What `serve` saw of its own requests through server.public_url."""
-    found = LoopbackLock(installation.state).read()
+    lock = LoopbackLock(installation.state)
+    lock.file.exists()  # raises where this user may not look: to the daemon that is a lock
+    found = lock.read()
     if found is None:
         yield ok(LOOPBACK, "nothing speaks against believing programs on this machine")
         return

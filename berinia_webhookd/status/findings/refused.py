@@ -16,7 +16,7 @@ from berinia_webhookd.clock import now
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.status.durations import counted
 from berinia_webhookd.status.findings.channels import console_lines
-from berinia_webhookd.status.findings.installation import Installation
+from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation
 from berinia_webhookd.status.findings.probe import OUR_IDS, is_readable, log_lines, metric
 
 REFUSED: Final = "refused"
@@ -95,9 +95,12 @@ class _OfChannel:
 
 async def refused(installation: Installation) -> AsyncIterator[Finding]:
     """Real requests whose signature or address was refused."""
+    log = installation.logs / "webhook.log"
+    if not log.exists():  # raises where this user may not look
+        yield note(REFUSED, f"not checked: {log} does not exist")
+        return
     if not is_readable(installation.logs):
-        log = installation.logs / "webhook.log"
-        yield note(REFUSED, f"not checked: {log} does not exist, or this user cannot read it")
+        yield note(REFUSED, f"not checked: this user may not read {log}", AS_DAEMON)
         return
     found: dict[str, _OfChannel] = {name: _OfChannel() for name in installation.channels}
     for when, line in _recent(log_lines(installation.logs, LINES)):
