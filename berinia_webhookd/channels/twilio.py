@@ -11,9 +11,10 @@ import base64
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from berinia_webhookd.channels import twilio_diagnosis
@@ -25,6 +26,7 @@ from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import TwilioSettings
 from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds, is_plain, port_forms
 from berinia_webhookd.channels.twilio_boundaries import (
+    KINDS_OF_FORMS,
     KNOWN,
     reaches_into_url,
     require_unmoved,
@@ -291,19 +293,12 @@ def _fields_of(delivery: VerifiedDelivery) -> Fields:
 
 
 def _require_well_formed(
-    fields: Fields, values: Mapping[str, str], required: Sequence[str]
+    fields: Fields, values: Mapping[str, str], required: tuple[str, ...]
 ) -> None:
-    missing = tuple([name for name in required if name not in values])
-    invalid = {
-        name
-        for name, value in values.items()
-        if (shape := _SHAPES.get(name)) is not None and not shape.fullmatch(value)
-    }
-    for name in () if KNOWN.issuperset(values) else values.keys() - KNOWN:
-        if not _NAME.fullmatch(name):
-            invalid.add("(field name)")  # not shown: it may hold part of a value
-        elif name.endswith("Sid") and not _OPTIONAL_SID.fullmatch(values[name]):
-            invalid.add(name)
+    missing, invalid_names, shapes = _checks_of(tuple(values), required)
+    invalid = {name for name, fits in shapes if not fits(values[name])}
+    if invalid_names:
+        invalid.add("(field name)")  # not shown: it may hold part of a value
     if len(values) < len(fields):
         invalid |= _repeated(fields)
     if missing or invalid:
@@ -311,6 +306,27 @@ def _require_well_formed(
         raise MalformedDelivery(
             message, missing=missing, invalid=tuple(sorted(invalid)), values=values
         )
+
+
+class _Checks(NamedTuple):
+    """What the names of a form's fields say, and which of them have values of a known shape."""
+
+    missing: tuple[str, ...]
+    invalid_names: bool
+    shapes: tuple[tuple[str, Callable[[str], object]], ...]
+
+
+@lru_cache(KINDS_OF_FORMS)
+def _checks_of(names: tuple[str, ...], required: tuple[str, ...]) -> _Checks:
+    shapes = {name: _SHAPES[name] for name in names if name in _SHAPES}
+    unknown = set(names) - KNOWN
+    valid = set(filter(_NAME.fullmatch, unknown))
+    shapes |= {name: _OPTIONAL_SID for name in valid if name.endswith("Sid")}
+    return _Checks(
+        missing=tuple(name for name in required if name not in names),
+        invalid_names=valid != unknown,
+        shapes=tuple((name, shape.fullmatch) for name, shape in shapes.items()),
+    )
 
 
 def _repeated(fields: Fields) -> set[str]:

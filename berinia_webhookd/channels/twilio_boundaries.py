@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from berinia_webhookd.errors import FieldsMoved, SignatureInvalid
 from berinia_webhookd.urlencoded import Fields
@@ -33,6 +34,8 @@ KNOWN: Final = frozenset(
 )
 _KNOWN_IN_ORDER: Final = tuple(sorted(KNOWN))
 
+# Forms that differ in their names, of which is kept what the names alone say.
+KINDS_OF_FORMS: Final = 32
 _ADDRESSES: Final = ("From", "To")
 # Names are letters, and digits sort before all names: numbers cannot be joined or split unnoticed.
 _NUMBER: Final = re.compile(r"(?:[a-z]+:)?\+?[0-9]+")
@@ -61,22 +64,44 @@ def require_unmoved(values: Mapping[str, str]) -> None:
     Raises:
         FieldsMoved: what the daemon acts on is not as Twilio sent it.
     """
-    if _any_moved(values, sorted(values)):
+    if _any_moved(values):
         # Not shown: names may hold parts of values.
         raise FieldsMoved("Fields run into each other.", invalid=("(field boundaries)",))
 
 
-def _any_moved(values: Mapping[str, str], names: Sequence[str]) -> bool:
-    if _BEHIND_TEXT.search(values.get("Body", "")):
+def _any_moved(values: Mapping[str, str]) -> bool:
+    names, cut_off, places = _as_signed(tuple(values))
+    if cut_off or _BEHIND_TEXT.search(values.get("Body", "")):
         return True
     for name in _ADDRESSES:
         value = values.get(name, "")
         if value and not _NUMBER.fullmatch(value) and _is_glued(name, values, names):
             return True
-    for name in _OPTIONAL:
-        if name not in values and _is_hidden(name, values, names):
+    for name, neighbour in places:
+        text = neighbour + values[neighbour]
+        if name in text and _OPTIONAL[name].search(text):
             return True
-    return not KNOWN.issuperset(values) and any(_cut_off(names))
+    return False
+
+
+class _Names(NamedTuple):
+    """The names of a form in the order of signing; whether one may be cut off from another; and
+    for each optional field that is missing, the neighbours in which it may stand.
+    """
+
+    in_order: tuple[str, ...]
+    cut_off: bool
+    places: tuple[tuple[str, str], ...]
+
+
+@lru_cache(KINDS_OF_FORMS)
+def _as_signed(names: tuple[str, ...]) -> _Names:
+    in_order = tuple(sorted(names))
+    places: list[tuple[str, str]] = []
+    for missing in _OPTIONAL.keys() - set(names):
+        place = bisect_left(in_order, missing)
+        places += [(missing, neighbour) for neighbour in in_order[max(place - 1, 0) : place + 1]]
+    return _Names(in_order, any(_cut_off(in_order)), tuple(places))
 
 
 def _is_glued(name: str, values: Mapping[str, str], names: Sequence[str]) -> bool:
@@ -93,16 +118,6 @@ def _is_glued(name: str, values: Mapping[str, str], names: Sequence[str]) -> boo
         gap = gap[: bisect_left(gap, following)]
     # Before that name there is an address, which is more than a prefix.
     return any(re.search(f"[^:]{swallowed}", value) for swallowed in gap)
-
-
-def _is_hidden(name: str, values: Mapping[str, str], names: Sequence[str]) -> bool:
-    """Whether a missing field stands in its neighbours in the order of signing."""
-    place = bisect_left(names, name)
-    for neighbour in names[max(place - 1, 0) : place + 1]:
-        text = neighbour + values[neighbour]
-        if name in text and _OPTIONAL[name].search(text):
-            return True
-    return False
 
 
 def _cut_off(names: Sequence[str]) -> Iterator[bool]:
