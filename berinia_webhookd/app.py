@@ -12,14 +12,15 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Collection,
+    Coroutine,
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -34,9 +35,12 @@ from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.errors import (
     CannotStart,
 )
+from berinia_webhookd.findings import Finding
 from berinia_webhookd.journal.consents_key import ConsentsKey
+from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
+from berinia_webhookd.logs.reading import EVERYTHING, log_file
 from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
@@ -50,6 +54,10 @@ from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.own_requests import InstallationKey
 from berinia_webhookd.status.backlog import BacklogReader, held_for_days
+from berinia_webhookd.status.console.address import url_of
+from berinia_webhookd.status.console.application import Console
+from berinia_webhookd.status.console.findings import Findings
+from berinia_webhookd.status.console.surroundings import OpenJournal, Surroundings
 from berinia_webhookd.status.greeting import greeting
 from berinia_webhookd.status.health import HealthPage, checks, disk_check, folders_of
 from berinia_webhookd.status.logs_api import LogsPage
@@ -60,6 +68,7 @@ from berinia_webhookd.supervision import (
 
 logger = structlog.get_logger()
 
+Look = Callable[[], Coroutine[Any, Any, Sequence[Finding]]]
 FINISH_SECONDS: Final = 0.65  # requests under way when stopping have thrice this
 
 
@@ -111,6 +120,7 @@ class Parts:
     backlog: BacklogReader
     pages: tuple[HealthPage, MetricsPage, LogsPage]
     receiver: Receiver
+    console: Console | None
 
     def reconfigure(self, settings: Settings) -> None:
         """Put new settings in place; connections, events and attempts go on."""
@@ -137,7 +147,7 @@ def paths_of(channels: Channels) -> Sequence[str]:
     return [channel.path for channel in channels.enabled]
 
 
-def own_listeners(settings: Settings) -> Sequence[str]:
+def own_listeners(settings: Settings) -> list[str]:
     """Return the addresses that channels have for themselves."""
     enabled = Channels(settings).enabled
     return list(dict.fromkeys(one.listen for one in enabled if one.listen is not None))
@@ -148,11 +158,21 @@ def received(channels: Channels, role: Role) -> Collection[Channel]:
     return channels.enabled if role.receives else ()
 
 
+async def nothing_found() -> Sequence[Finding]:
+    """Return no findings: nobody looks."""
+    return ()
+
+
 @contextlib.asynccontextmanager
 async def opened(
-    settings: Settings, role: Role, environ: Mapping[str, str]
+    settings: Settings,
+    role: Role,
+    environ: Mapping[str, str],
+    look: Look = nothing_found,
 ) -> AsyncIterator[Parts]:
-    """Open the parts from the first to the last, and close them from the last to the first."""
+    """Open the parts from the first to the last, and close them from the last to the first; `look`
+    examines the installation for the console.
+    """
     if not role.receives and settings.journal.file is not None:
         raise CannotStart(
             "a worker shares the journal with other processes, and journal.url is a SQLite "
@@ -171,10 +191,16 @@ async def opened(
             )
         )
         stack.push(say_stopped)
-        own = own_listeners(settings) if role.receives else ()
+        own = own_listeners(settings) if role.receives else []
+        with_console = role.receives and settings.console.enabled
+        if with_console and not settings.dev:
+            own.append(settings.console.listen)
         sockets = listening.open_sockets(settings.server, of_systemd, own) if role.listens else []
+        if with_console and settings.dev:
+            sockets.append(listening.open_near(settings.console.listen))
         for listener in sockets:
             stack.enter_context(contextlib.closing(listener))
+        console_socket = sockets.pop() if with_console else None
         metrics = Metrics()
         channels = Channels(settings)
         policies = RetryPolicies(settings, channels.of)
@@ -238,6 +264,21 @@ async def opened(
             can_answer=partial(can_answer, settings, role, outbound.availability),
             shutdown_seconds=FINISH_SECONDS,
         )
+        console = None
+        if console_socket is not None:
+            console = build_console(
+                settings,
+                console_socket,
+                state,
+                channels,
+                look=look,
+                open_journal=partial(
+                    ConsoleJournal,
+                    settings.journal.url.reveal(),
+                    node=settings.journal.node,
+                    key=key_of_consents,
+                ),
+            )
         yield Parts(
             role=role,
             logs=logs,
@@ -248,7 +289,37 @@ async def opened(
             backlog=backlog,
             pages=(health, metrics_page, logs_page),
             receiver=receiver,
+            console=console,
         )
+
+
+def build_console(
+    settings: Settings,
+    listener: socket.socket,
+    state: Path,
+    channels: Channels,
+    *,
+    look: Look,
+    open_journal: OpenJournal,
+) -> Console:
+    """Build the console, which answers on its own socket.
+
+    Raises:
+        CannotStart: there is no place for its name.
+    """
+    address = listening.address_of(listener)
+    try:
+        url = url_of(replace(settings.console, listen=address), state)
+    except (OSError, ValueError) as error:
+        hint = "let the state folder belong to the daemon's user, or set console.url"
+        raise CannotStart(f"the console has no name: {error}", hint=hint) from error
+    around = Surroundings(
+        channels=channels,
+        open_journal=open_journal,
+        log=log_file(settings.logs.dir, EVERYTHING),
+        findings=Findings(look),
+    )
+    return Console(url, listener, around)
 
 
 def say_stopped(

@@ -25,7 +25,7 @@ def open_sockets(
     server: ServerSettings, environ: Mapping[str, str], own: Collection[str] = ()
 ) -> list[socket.socket]:
     """Open the listening sockets; those of systemd win, with a warning when they differ.
-    Those that channels have for their own come last.
+    Those that channels, or the console, have for their own come last.
 
     Raises:
         CannotStartNow: the address is taken.
@@ -47,6 +47,14 @@ def _socket_at(address: str) -> socket.socket:
         return _unix_socket(Path(address.removeprefix("unix:")))
     host, _, port = address.rpartition(":")
     return _tcp_socket(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def open_near(address: str) -> socket.socket:
+    """Open a listening socket at an address; at another port where its own is taken."""
+    try:
+        return _socket_at(address)
+    except CannotStartNow:
+        return _tcp_socket(address.rpartition(":")[0], 0)
 
 
 def address_of(listener: socket.socket) -> str:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import structlog
 
 from berinia_webhookd import __version__, listening
-from berinia_webhookd.app import Parts, Role, opened
+from berinia_webhookd.app import Look, Parts, Role, nothing_found, opened
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.settings import Settings
@@ -34,6 +34,7 @@ from berinia_webhookd.errors import (
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.model import OutcomeKind
 from berinia_webhookd.outbound.alerts import Alerts
+from berinia_webhookd.status.console.address import ConsoleStarted
 from berinia_webhookd.supervision import (
     Notifier,
     Signals,
@@ -45,6 +46,7 @@ from berinia_webhookd.supervision import (
 
 logger = structlog.get_logger()
 
+OnStarted = Callable[[str, ConsoleStarted | None], None]
 REREAD_SECONDS: Final = 30.0
 PROBLEMS_SAID: Final = 100
 PURGE_PAUSE_SECONDS: Final = 600.0
@@ -59,25 +61,27 @@ async def run(
     *,
     reread: Callable[[Loaded], Loaded],
     environ: Mapping[str, str],
-    on_started: Callable[[str], None] = lambda _: None,
+    on_started: OnStarted = lambda *_: None,
     beside: Beside = lambda _: (),
+    look: Look = nothing_found,
 ) -> None:
     """Be the daemon in this role until SIGTERM or SIGINT.
 
     `reread` gives the configuration as it stands now, knowing the one before, or raises
-    `ConfigurationError`; `on_started` gets the address once the sockets listen; `beside` gives what
-    else is to run as long as the process works.
+    `ConfigurationError`; `on_started` gets the address once the sockets listen, and the console's;
+    `beside` gives what else is to run as long as the process works; `look` examines the
+    installation for the console.
 
     Raises:
         CannotStart, CannotStartNow: it never began.
     """
     signals = Signals()
     try:
-        async with opened(loaded.settings, role, environ) as parts, serving(parts):
+        async with opened(loaded.settings, role, environ, look) as parts, serving(parts):
             signals.started()
             notifier = Notifier(environ)
             process = Process(parts, loaded, loaded.settings, reread, notifier, signals, beside)
-            process.say_started(on_started)
+            await process.say_started(on_started)
             await process.work(watchdog_interval_seconds(environ))
     except asyncio.CancelledError:
         if not signals.stop.is_set():
@@ -89,8 +93,12 @@ async def serving(parts: Parts) -> AsyncIterator[None]:
     """Answer requests inside; at the end, finish those under way."""
     try:
         await parts.receiver.start(parts.sockets)
+        if parts.console is not None:
+            await parts.console.start()
         yield
     finally:
+        if parts.console is not None:
+            await parts.console.stop()
         await parts.receiver.stop()
 
 
@@ -106,7 +114,7 @@ class Process:
     signals: Signals
     beside: Beside
 
-    def say_started(self, on_started: Callable[[str], None]) -> None:
+    async def say_started(self, on_started: OnStarted) -> None:
         """Report the start to the log, the caller of `run` and systemd."""
         for finding in self.loaded.warnings:
             logger.warning("config.warning", setting=finding.subject, detail=finding.what)
@@ -120,7 +128,11 @@ class Process:
             config=str(self.loaded.config_file) if self.loaded.config_file else None,
         )
         if addresses:
-            on_started(addresses[0])
+            console = self.parts.console
+            on_started(
+                addresses[0],
+                None if console is None else await console.started(dev=self.settings.dev),
+            )
         self.notifier.ready()
 
     async def work(self, watchdog_interval: float | None) -> None:

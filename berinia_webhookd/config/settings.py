@@ -208,6 +208,26 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsoleSettings:
+    enabled: bool = setting(boolean, False, "whether the web console is on", restart=True)
+    listen: str = setting(
+        values.own_listener,
+        "127.0.0.1:8002",
+        "where the web console listens: a loopback address with its port, or a Unix socket",
+        restart=True,
+    )
+    url: str | None = setting(
+        values.origin,
+        None,
+        "scheme and host under which browsers find the console, where that is not this machine; "
+        "must be set for a Unix socket",
+        unset="a name of this machine alone, such as `http://berinia-1a2b3c.localhost:8002`",
+        example="https://console.example.com",
+        restart=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AlertSettings:
     command: str | None = setting(
         values.command,
@@ -234,6 +254,7 @@ class Settings:
     consents: ConsentsSettings
     logs: LogSettings
     alerts: AlertSettings
+    console: ConsoleSettings
     agents: AgentsSettings
     channels: Mapping[ChannelName, ChannelSettings]
     debug: bool = setting(
@@ -249,4 +270,5 @@ SECTIONS: Final[Mapping[str, type]] = {  # beside the tables of agents and chann
     "consents": ConsentsSettings,
     "logs": LogSettings,
     "alerts": AlertSettings,
+    "console": ConsoleSettings,
 }

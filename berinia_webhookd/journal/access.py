@@ -5,6 +5,7 @@ transactions, and who does something in them.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
@@ -81,6 +82,12 @@ class JournalAccess:
             raise CannotStart(
                 "the journal is older than this program", hint="start `serve` once: it upgrades it"
             )
+
+    def by(self, actor: Actor) -> Self:
+        """Return the same journal in somebody else's hands."""
+        others = copy.copy(self)
+        others._actor = actor
+        return others
 
     async def __aexit__(
         self,

@@ -59,15 +59,20 @@ class Operations(JournalAccess):
         return (await self.search(filters, limit, described=False)).events
 
     async def search(
-        self, filters: Filters, limit: int = 50, *, described: bool = True
+        self,
+        filters: Filters,
+        limit: int = 50,
+        *,
+        described: bool = True,
+        before: int = queries.ALL,
     ) -> Searched:
-        """Do the same, with what is in them. What no index knows is looked for in the newest
-        hundred thousand alone.
+        """Do the same, with what is in them, of events before a number. What no index knows is
+        looked for in the newest hundred thousand alone.
         """
         found: list[Listed] = []
         looked_at = 0
         last: Listed | None = None
-        end: int | None = queries.ALL
+        end: int | None = before
         while end is not None and len(found) < limit:
             if not filters.few and looked_at >= search.MOST_SEARCHED:
                 return Searched(found, last)

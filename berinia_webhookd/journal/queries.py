@@ -201,13 +201,13 @@ async def numbers_of(transaction: Transaction, filters: Filters) -> tuple[int, i
     ((last,),) = await transaction.execute("last_number")
     first, end = 0, (last + 1) * EVENTS_EACH
     if filters.since is not None:
-        first = await _first_from(transaction, filters.since - CLOCK_SLACK)
+        first = await first_from(transaction, filters.since - CLOCK_SLACK)
     if filters.until is not None:
-        end = await _first_from(transaction, filters.until + CLOCK_SLACK)
+        end = await first_from(transaction, filters.until + CLOCK_SLACK)
     return first, end - 1
 
 
-async def _first_from(transaction: Transaction, moment: datetime) -> int:
+async def first_from(transaction: Transaction, moment: datetime) -> int:
     """Return the number of the first event received at an instant or later. Deliveries are
     numbered in the order of arrival, so theirs is found by halves.
     """
@@ -246,7 +246,7 @@ async def statistics(transaction: Transaction) -> Statistics:
     """Return counts, ages and rates."""
     ((now,),) = await transaction.execute("present")
     since = now - DAY
-    first = await _first_from(transaction, instant(since) - CLOCK_SLACK)
+    first = await first_from(transaction, instant(since) - CLOCK_SLACK)
     ((last_day, last_hour),) = await transaction.execute(
         "received_since", first=first, since=since, later=now - HOUR
     )

@@ -164,13 +164,14 @@ class Follower:
         """Yield every line that is added, for ever; call `pause` when there is none at present."""
         while True:
             found = False
-            for line in self._added():
+            for line in self.added():
                 found = True
                 yield line
             if not found:
                 pause()
 
-    def _added(self) -> Iterator[str]:
+    def added(self) -> Iterator[str]:
+        """Yield the lines that were added by now."""
         yield from self._rest()
         if self._is_replaced():
             yield from self._rest()  # what was written between reading and renaming

@@ -56,6 +56,9 @@ target = "python:dev_agent:DevAgent"
 [agents.AdminInterpreterAgent]
 target = "python:dev_agent:DevAgent"
 
+[console]
+enabled = true
+
 [channels.sms]
 tokens = ["{twilio_token}"]
 
@@ -125,7 +128,7 @@ def _make(folder: Path, config: Path) -> None:
         agent.write_text(source.read_text())
 
 
-def show_lines_to_paste(address: str, *, reloads: bool) -> None:
+def show_lines_to_paste(address: str, console: str | None, *, reloads: bool) -> None:
     """Print the commands that a newcomer tries first."""
     program = _relative(Path(sys.argv[0]))
     config = Path.cwd() / FOLDER / CONFIG_NAME
@@ -136,6 +139,13 @@ def show_lines_to_paste(address: str, *, reloads: bool) -> None:
     edit = f"Edit {agent}, then: {command} reload"
     if reloads:
         edit = f"Edit {agent} and save it: it is loaded anew."
+    browser = ""
+    if console is not None:
+        browser = f"""and in a browser, by a link that is good once, for five minutes:
+
+    {console}
+
+"""
     to = "" if address.endswith(":8001") else f" --to http://{address}"
     click.echo(
         f"""
@@ -153,7 +163,7 @@ and to see what became of it:
     {command} events show ID  # an id from that list
     {command} logs -n 20
 
-{edit}
+{browser}{edit}
 """,
         err=True,
     )

@@ -40,6 +40,7 @@ class RunningDaemon:
     journal: Path | None  # the SQLite file; None where the journal is in PostgreSQL
     logs: Path
     state: Path  # where this installation keeps what is its own
+    console: str | None = None  # the URL of the web console, where it is on
 
     def uses(self, config_file: Path | None) -> bool:
         """Whether this is the daemon of a configuration file (None: of the environment alone)."""
@@ -53,6 +54,7 @@ def of_settings(
     address: str,
     version: str,
     config_file: Path | None,
+    console: str | None = None,
 ) -> RunningDaemon:
     """Describe this process."""
     return RunningDaemon(
@@ -63,6 +65,7 @@ def of_settings(
         journal=_absolute(settings.journal.file),
         logs=settings.logs.dir.absolute(),
         state=state_folder(environ),
+        console=console,
     )
 
 

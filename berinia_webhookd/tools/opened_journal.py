@@ -23,6 +23,7 @@ from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.terminal import printable
 
 ResultT = TypeVar("ResultT")
+JournalT = TypeVar("JournalT", bound=Operations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,11 @@ class OpenedJournal:
     logs: Path
     key: ConsentsKey | None = None
 
-    def run(self, work: Callable[[Operations], Coroutine[Any, Any, ResultT]]) -> ResultT:
+    def run(
+        self,
+        work: Callable[[JournalT], Coroutine[Any, Any, ResultT]],
+        kind: type[JournalT] = Operations,  # type: ignore[assignment]
+    ) -> ResultT:
         """Do something with the open journal.
 
         Raises:
@@ -42,7 +47,7 @@ class OpenedJournal:
         """
 
         async def whole() -> ResultT:
-            async with Operations(self.url, actor=Actor(caller()), key=self.key) as journal:
+            async with kind(self.url, actor=Actor(caller()), key=self.key) as journal:
                 return await work(journal)
 
         return asyncio.run(whole())

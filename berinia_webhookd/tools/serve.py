@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,8 @@ import uvloop
 from berinia_webhookd import __version__, held_signals
 from berinia_webhookd.config import descriptors
 from berinia_webhookd.config.load import Loaded
+from berinia_webhookd.findings import Finding
+from berinia_webhookd.status.console.address import ConsoleStarted
 from berinia_webhookd.tools import dev as playground
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
@@ -85,17 +87,19 @@ def serve(
     if dev:
         context = playground.prepare(working_folder() / playground.FOLDER)
 
-    def started(loaded: Loaded, address: str) -> None:
+    def started(loaded: Loaded, address: str, console: ConsoleStarted | None) -> None:
         here = installation.of_settings(
             loaded.settings,
             os.environ,
             address=address,
             version=__version__,
             config_file=loaded.config_file,
+            console=None if console is None else console.url,
         )
         installation.announce(here, os.environ)
         if dev:
-            playground.show_lines_to_paste(address, reloads=reload_agents)
+            link = None if console is None else console.link
+            playground.show_lines_to_paste(address, link, reloads=reload_agents)
 
     def beside(process: Process) -> Iterator[Coroutine[Any, Any, None]]:
         from berinia_webhookd.tools.dev_reload import watch_agents  # noqa: PLC0415 - as `app` below
@@ -141,12 +145,17 @@ def worker(context: CommandContext, *, metrics_port: int | None, debug: bool) ->
 def _run(
     context: CommandContext,
     flags: Mapping[str, object],
-    on_started: Callable[[Loaded, str], None] = lambda *_: None,
+    on_started: Callable[[Loaded, str, ConsoleStarted | None], None] = lambda *_: None,
     beside: Beside = lambda _: (),
     **role: bool,
 ) -> None:
     held_signals.hold()  # until the daemon has its event loop
     from berinia_webhookd import app, process  # noqa: PLC0415 - `--help` does without
+
+    async def look(config_file: Path | None) -> Sequence[Finding]:
+        from berinia_webhookd.tools.doctor import without_probes  # noqa: PLC0415 - few look
+
+        return await without_probes(config_file)
 
     given = {key: value for key, value in flags.items() if value is not None}
     loaded = context.load(given)
@@ -159,8 +168,9 @@ def _run(
                 app.Role(**role),
                 reread=lambda before: context.load(given, before=before),
                 environ=dict(os.environ),
-                on_started=lambda address: on_started(loaded, address),
+                on_started=lambda address, console: on_started(loaded, address, console),
                 beside=beside,
+                look=lambda: look(loaded.config_file),
             )
         )
 

@@ -62,7 +62,8 @@ def paste(line: str, folder: Path) -> str:
 
 def test_the_printed_lines_work_when_pasted(printed: list[str], tmp_path: Path) -> None:
     """A signed message of each channel is accepted, reaches the agent, and can be looked at."""
-    sms, email, whatsapp, listing, show, logs = printed
+    sms, email, whatsapp, listing, show, logs, link = printed
+    assert link.startswith("http://berinia-")
     assert '<?xml version="1.0" encoding="UTF-8"?><Response/>' in paste(sms, tmp_path)
     assert '{"status":"accepted"' in paste(email, tmp_path)
     assert "I read 'Combien de leads ?' (your message no. 1)" in paste(whatsapp, tmp_path)

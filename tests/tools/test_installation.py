@@ -87,6 +87,7 @@ def test_the_file_is_plain_and_for_its_owner(environ: dict[str, str], tmp_path: 
         "journal": "/var/lib/berinia-webhookd/journal.db",
         "logs": "/var/log/berinia-webhookd",
         "state": "/var/lib/berinia-webhookd",
+        "console": None,
     }
 
 

@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import click
@@ -31,6 +32,9 @@ FIRST_CHECKS: Final[Mapping[str, Check[Found]]] = {
     "version": version,
     "health": health,
 }
+
+
+PROBES: Final = frozenset({"signatures", "nginx", "outside", "clock"})
 
 
 @click.command("doctor")
@@ -92,6 +96,14 @@ def _without_consequences(findings: list[Finding]) -> list[Finding]:
         else one
         for one in findings
     ]
+
+
+async def without_probes(config_file: Path | None) -> list[Finding]:
+    """Return the findings that need no probe, the worst last, as the daemon itself sees them."""
+    found = find(config_file, os.environ, working_folder())
+    checks = {name: check for name, check in CHECKS.items() if name not in PROBES}
+    findings = await findings_of(checks, found.installation)
+    return sorted(findings, key=lambda finding: list(Level).index(finding.level))
 
 
 def report(found: Found, findings: list[Finding]) -> dict[str, object]:

@@ -1,0 +1,181 @@
+"""The console's application: its middlewares and routes in one place, on a socket of its own.
+
+Reading goes by connections of its own and never takes the writer's turn; no page holds a provider's
+answer up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Final
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from berinia_webhookd.errors import JournalUnavailable, NotFound, WebhookdError
+from berinia_webhookd.journal.console import ConsoleJournal
+from berinia_webhookd.journal.sessions import Person
+from berinia_webhookd.status.console import languages, render
+from berinia_webhookd.status.console.access import Access, Refused
+from berinia_webhookd.status.console.address import ConsoleStarted, link_of
+from berinia_webhookd.status.console.changes import Changes
+from berinia_webhookd.status.console.live import Live
+from berinia_webhookd.status.console.pages import Pages
+from berinia_webhookd.status.console.request import LANGUAGE
+from berinia_webhookd.status.console.surroundings import Surroundings
+
+logger = structlog.get_logger()
+
+MOST_BODY_BYTES: Final = 64 * 1024
+READERS: Final = 4  # pages that read the journal at once
+DEVELOPER: Final = "serve --dev"
+SHUTDOWN_SECONDS: Final = 1.0
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Server": "berinia-webhookd",
+}
+STATUS: Final[Mapping[type[WebhookdError], int]] = {NotFound: 404, JournalUnavailable: 503}
+STATIC: Final = {
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+
+
+class Console:
+    """The console of one process."""
+
+    def __init__(self, url: str, listener: socket.socket, around: Surroundings) -> None:
+        self.url = url
+        self._listener = listener
+        self._readers = asyncio.Semaphore(READERS)
+        self._open_journal = around.open_journal
+        access = Access(url, self._opened)
+        pages = Pages(around)
+        changes = Changes(around)
+        self._live = Live(around.log, access.still)
+        self.application = web.Application(
+            middlewares=[protected, spoken, explained, access.middleware],
+            client_max_size=MOST_BODY_BYTES,
+        )
+        self.application.add_routes(
+            [
+                web.get("/", pages.now),
+                web.get("/messages", pages.messages),
+                web.get("/messages/{id}", pages.message),
+                web.get("/messages/{id}/attachments/{number}", pages.attachment),
+                web.post("/messages/{id}/replay", changes.replay),
+                web.post("/messages/{id}/discard", changes.discard),
+                web.get("/conversations/{id}", pages.conversation),
+                web.post("/conversations/{id}/pause", changes.pause),
+                web.post("/conversations/{id}/resume", changes.resume),
+                web.post("/conversations/{id}/erase", changes.erase),
+                web.get("/dead", pages.dead),
+                web.get("/dead/all", pages.dead_group),
+                web.post("/dead/all", changes.replay_group),
+                web.get("/refused", pages.refused),
+                web.post("/refused/{id}/read", changes.read_again),
+                web.get("/live", pages.live),
+                web.get("/live/lines", self._live.handle, allow_head=False),
+                web.get("/actions", pages.actions),
+                web.get("/login", pages.login),
+                web.post("/login", access.log_in),
+                web.post("/logout", access.log_out),
+                web.get("/language", pages.language),
+                web.get("/static/{name}", static),
+            ]
+        )
+        self._runner = web.AppRunner(
+            self.application,
+            access_log=None,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+            handler_cancellation=True,
+        )
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[ConsoleJournal]:
+        async with self._readers, self._open_journal() as journal:
+            yield journal
+
+    async def start(self) -> None:
+        """Answer on its socket."""
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._listener).start()
+
+    async def started(self, *, dev: bool) -> ConsoleStarted:
+        """Say where it is found; with a link of whoever tries it out."""
+        link = None
+        if dev:
+            secret = secrets.token_urlsafe(32)
+            async with self._opened() as journal:
+                await journal.add_link(secret, Person(DEVELOPER, viewer=False))
+            link = link_of(self.url, secret)
+        return ConsoleStarted(self.url, link)
+
+    async def stop(self) -> None:
+        """End what lasts, finish requests, and close the sockets."""
+        self._live.stop()
+        await self._runner.cleanup()
+
+
+@web.middleware
+async def protected(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell the browser what a page of ours may do: nothing that came from elsewhere."""
+    response = await handler(request)
+    if not response.prepared:
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+    return response
+
+
+@web.middleware
+async def spoken(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Find the language of who asks."""
+    accepts = request.headers.get("Accept-Language", "")[:200]
+    request[LANGUAGE] = languages.chosen(request.cookies.get(languages.COOKIE), accepts)
+    return await handler(request)
+
+
+@web.middleware
+async def explained(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Make a page of whatever cannot be done."""
+    try:
+        return await handler(request)
+    except Refused as refused:
+        status, why = refused.status, refused.why
+    except web.HTTPException as error:
+        if error.status < web.HTTPBadRequest.status_code:
+            raise
+        status, why = error.status, "This request cannot be read."
+        if status == web.HTTPNotFound.status_code:
+            why = "There is nothing here."
+    except WebhookdError as error:
+        status = STATUS.get(type(error), web.HTTPConflict.status_code)
+        return await render.page(request, "error.html", status=status, error=error)
+    except Exception as error:
+        logger.exception("console.failed", path=request.path, error=type(error).__name__)
+        status, why = 500, "A mistake of the console itself; the log says more."
+    return await render.page(request, "refusal.html", status=status, why=why)
+
+
+async def static(request: web.Request) -> web.Response:
+    """Answer with one of the three files that pages need."""
+    name = request.match_info["name"]
+    if name not in STATIC:
+        raise web.HTTPNotFound
+    content = resources.files(__package__).joinpath("static", name).read_bytes()
+    return web.Response(body=content, content_type=STATIC[name], charset="utf-8")

@@ -1,0 +1,138 @@
+"""What can be done on the console: the operations of the commands, asked for by forms. Each ends on
+the page that shows what came of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from berinia_webhookd.channels.addresses_of_people import normal_party
+from berinia_webhookd.journal.pause import Whose
+from berinia_webhookd.journal.replay import Changed
+from berinia_webhookd.model import Pause
+from berinia_webhookd.status.console.access import Refused
+from berinia_webhookd.status.console.pages import number_of
+from berinia_webhookd.status.console.render import page
+from berinia_webhookd.status.console.request import LOGIN
+from berinia_webhookd.status.console.surroundings import Surroundings
+
+logger = structlog.get_logger()
+
+HOURS: Final = {"1": 3600.0, "12": 43_200.0, "24": 86_400.0, "72": 259_200.0, "": None}
+LONGEST_REASON: Final = 500
+
+
+class Changes:
+    """The changes of one console."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+
+    async def replay(self, request: web.Request) -> web.Response:
+        """Replay one message."""
+        form = await request.post()
+        again = form.get("once_again") == "yes"
+        id_ = request.match_info["id"]
+        changed = await request[LOGIN].journal.replay(
+            [id_], decode=self._around.decode, once_again=again
+        )
+        return await self._told(request, "entry.replayed", changed, back=f"/messages/{id_}")
+
+    async def discard(self, request: web.Request) -> web.Response:
+        """Give one message up."""
+        id_ = request.match_info["id"]
+        changed = await request[LOGIN].journal.discard([id_])
+        return await self._told(request, "entry.discarded", changed, back=f"/messages/{id_}")
+
+    async def read_again(self, request: web.Request) -> web.Response:
+        """Read a rejected delivery again."""
+        changed = await request[LOGIN].journal.replay(
+            [request.match_info["id"]], decode=self._around.decode
+        )
+        return await self._told(request, "entry.replayed", changed, back="/refused")
+
+    async def replay_group(self, request: web.Request) -> web.Response:
+        """Replay what is dead of one kind, as far as the page before showed it."""
+        form = await request.post()
+        journal = request[LOGIN].journal
+        found = await journal.dead(number_of(str(form.get("last", ""))))
+        group = found.group(str(form.get("group", "")))
+        places = group.places if group else []
+        if form.get("only") == "one":
+            places = places[-1:]
+        again = form.get("once_again") == "yes"
+        changed = await journal.replay_places(places, once_again=again)
+        return await self._told(request, "entry.replayed", changed, back="/dead")
+
+    async def _told(
+        self, request: web.Request, event: str, changed: Sequence[Changed], *, back: str
+    ) -> web.Response:
+        """Say in the log and on a page what came of it."""
+        done = [one for one in changed if not one.refused]
+        for one in done:
+            about = {"event_id": one.event_id or one.id, "agent": one.agent, "was": one.was}
+            logger.info(event, **about, by=request[LOGIN].person.name)
+            if one.consent is not None:
+                logger.info("consent.changed", event_id=one.event_id, consent=one.consent)
+        refusals = Counter(str(one.refused) for one in changed if one.refused)
+        if len(changed) == len(done) == 1 and back != "/dead":
+            raise web.HTTPSeeOther(f"/messages/{done[0].event_id or done[0].id}")
+        return await page(
+            request,
+            "done.html",
+            event=event,
+            done=len(done),
+            all=len(changed),
+            refusals=refusals,
+            back=back,
+        )
+
+    async def _whose(self, request: web.Request) -> tuple[str, Whose]:
+        """Return the conversation's page, and whose it is."""
+        id_ = request.match_info["id"]
+        state = (await request[LOGIN].journal.show_conversation(id_, limit=1)).state
+        if state.sender is None:
+            raise Refused(409, "This conversation is erased.")
+        return f"/conversations/{state.id}", Whose(state.sender, state.channel, state.party)
+
+    async def pause(self, request: web.Request) -> web.Response:
+        """Take a conversation over from its agent."""
+        back, whose = await self._whose(request)
+        form = await request.post()
+        hours = str(form.get("hours", ""))
+        if hours not in HOURS:
+            raise Refused(400, "This request cannot be read.")
+        reason = str(form.get("reason", "")).strip()[:LONGEST_REASON] or None
+        word = Pause(request[LOGIN].person.name, reason, HOURS[hours])
+        for id_ in await request[LOGIN].journal.pause(whose, word):
+            logger.info(
+                "conversation.paused", conversation=id_, by=word.by, for_seconds=word.seconds
+            )
+        raise web.HTTPSeeOther(back)
+
+    async def resume(self, request: web.Request) -> web.Response:
+        """Give a conversation back to its agent, or give up what it held."""
+        back, whose = await self._whose(request)
+        form = await request.post()
+        discard = form.get("discard") == "yes"
+        resumed = await request[LOGIN].journal.resume(whose, discard=discard)
+        for id_ in resumed.conversations:
+            name = request[LOGIN].person.name
+            logger.info("conversation.resumed", conversation=id_, by=name)
+        raise web.HTTPSeeOther(back)
+
+    async def erase(self, request: web.Request) -> web.Response:
+        """Delete a person's data, once the address was typed."""
+        back, whose = await self._whose(request)
+        typed = str((await request.post()).get("sender", ""))
+        sender = str(whose.sender)
+        if normal_party(typed) != sender:
+            raise Refused(400, "What was typed is not the address of this person.")
+        erasure = await request[LOGIN].journal.erase(sender)
+        logger.info("person.erased", events=erasure.events, conversations=erasure.conversations)
+        return await page(request, "erased.html", erasure=erasure, back=back)

@@ -1,0 +1,102 @@
+"""The log as it comes, by server-sent events. Each watcher reads the file at its own pace: one that
+does not read costs no memory, and one whose login ends is shown the door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+
+from berinia_webhookd import json_text
+from berinia_webhookd.clock import wait_for_event
+from berinia_webhookd.logs.personal_data import hide
+from berinia_webhookd.logs.reading import Follower
+from berinia_webhookd.status.console.access import Refused
+from berinia_webhookd.status.console.request import LOGIN
+
+WATCHERS: Final = 16
+PAUSE_SECONDS: Final = 0.5
+LOOK_SECONDS: Final = 10.0  # at whether the login is still one
+LINES_AT_ONCE: Final = 100
+BEFORE: Final = 50
+BUFFER_BYTES: Final = 64 * 1024
+HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Accel-Buffering": "no",  # nginx passes each line on at once
+}
+
+
+class Live:
+    """Everybody who follows the log."""
+
+    def __init__(self, log: Path, still: Callable[[web.Request], Awaitable[bool]]) -> None:
+        self._log = log
+        self._still = still
+        self._watchers = 0
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End all of them."""
+        self._stopping.set()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Send each line that is added to the log, until the watcher goes or is logged out."""
+        if self._watchers >= WATCHERS:
+            raise Refused(503, "Too many people are watching.")
+        self._watchers += 1
+        try:
+            return await self._watch(request)
+        finally:
+            self._watchers -= 1
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        viewer = request[LOGIN].person.viewer
+        response = web.StreamResponse(headers=HEADERS)
+        await response.prepare(request)
+        with Follower(self._log) as follower:
+            last = await asyncio.to_thread(follower.last, BEFORE)
+            await _send(response, last, viewer=viewer)
+            lines = follower.added()
+            look_at = asyncio.get_running_loop().time() + LOOK_SECONDS
+            while not self._stopping.is_set():
+                some = await asyncio.to_thread(_taken, lines)
+                await _send(response, some, viewer=viewer)
+                if asyncio.get_running_loop().time() >= look_at:
+                    if not await self._still(request):
+                        break
+                    await response.write(b": still there\n\n")
+                    look_at = asyncio.get_running_loop().time() + LOOK_SECONDS
+                if len(some) < LINES_AT_ONCE:
+                    lines = follower.added()
+                    await wait_for_event(self._stopping, PAUSE_SECONDS)
+        return response
+
+
+def _taken(lines: Iterator[str]) -> list[str]:
+    return list(islice(lines, LINES_AT_ONCE))
+
+
+async def _send(response: web.StreamResponse, lines: list[str], *, viewer: bool) -> None:
+    if lines:
+        await response.write(b"".join(_event(line, viewer=viewer) for line in lines))
+
+
+def _event(line: str, *, viewer: bool) -> bytes:
+    """Return a line of the log as an event: JSON on one line, whatever stands in it."""
+    try:
+        told: Any = json_text.decode(line)
+    except json.JSONDecodeError:
+        told = {"line": line}
+    if not isinstance(told, dict):
+        told = {"line": line}
+    if viewer:
+        told = {name: hide(name, value) for name, value in told.items()}
+    return b"data: " + json.dumps(told).encode("ascii") + b"\n\n"

@@ -1,0 +1,50 @@
+"""Requests whose proof failed, as the log has them: of those nothing is kept in the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from berinia_webhookd.logs.reading import tail
+
+LINES: Final = 20_000
+EVENTS: Final = frozenset({"signature.invalid", "address.refused"})
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRequest:
+    """One of them."""
+
+    at: str
+    channel: str
+    client: str
+    diagnosis: str | None
+
+
+def refused_requests(log: Path, most: int) -> list[RefusedRequest]:
+    """Return the newest of them that stand in the end of the log, the newest first."""
+    found = [
+        RefusedRequest(
+            str(line.get("timestamp", ""))[:19].replace("T", " "),
+            str(line.get("channel", "")),
+            str(line.get("client", "")),
+            line.get("diagnosis") and str(line["diagnosis"]),
+        )
+        for line in _lines(log)
+        if line.get("event") in EVENTS
+    ]
+    return found[: -most - 1 : -1]
+
+
+def _lines(log: Path) -> Iterator[dict[str, Any]]:
+    for text in tail(log, LINES):
+        try:
+            line = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            continue  # another program's
+        if isinstance(line, dict):
+            yield line

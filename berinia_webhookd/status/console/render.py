@@ -1,0 +1,95 @@
+"""Pages made of templates: whatever is put into one is escaped, and none is found by a name that a
+request gave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache, partial
+from typing import Any, Final
+
+import jinja2
+from aiohttp import web
+from markupsafe import Markup, escape
+
+from berinia_webhookd.logs.personal_data import HIDDEN, scrub
+from berinia_webhookd.status.console import text
+from berinia_webhookd.status.console.request import LANGUAGE, LOGIN
+from berinia_webhookd.status.durations import duration
+
+HTML: Final = "text/html"
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Return the templates, made once."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("berinia_webhookd.status.console"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        marked=text.marked, one_line=text.one_line, instant=instant, lasts=duration, share=share
+    )
+    return made
+
+
+async def page(
+    request: web.Request, template: str, *, status: int = 200, **values: Any
+) -> web.Response:
+    """Return a page in the language and for the person of a request. It is made in a thread: a long
+    text takes its time, and no provider waits for that.
+    """
+    language = request[LANGUAGE]
+    login = request.get(LOGIN)
+    viewer = login is None or login.person.viewer
+    made = partial(
+        environment().get_template(template).render,
+        t=language,
+        language=language.code,
+        person=login.person if login else None,
+        form_token=login.form_token if login else "",
+        path=request.path,
+        personal=_hidden if viewer else text.marked,
+        personal_line=_hidden if viewer else text.one_line,
+        said=_scrubbed if viewer else text.marked,
+        said_line=_scrubbed_line if viewer else text.one_line,
+        may_change=not viewer,
+        **values,
+    )
+    rendered = await asyncio.to_thread(made)
+    return web.Response(text=rendered, status=status, content_type=HTML, charset="utf-8")
+
+
+def _hidden(value: object, longest: int = 0) -> Markup:
+    """In the place of what a viewer does not see."""
+    del longest
+    return escape(HIDDEN if value not in (None, "") else "")
+
+
+def _scrubbed(value: object) -> Markup:
+    """What a program said, without the people that it named."""
+    return text.marked(scrub(str(value)[: text.LONGEST]))
+
+
+def _scrubbed_line(value: object, longest: int = 160) -> Markup:
+    return text.one_line(scrub(str(value)[: 4 * longest]), longest)
+
+
+def instant(at: datetime | None) -> Markup:
+    """Return an instant in UTC; nothing for none."""
+    if at is None:
+        return Markup("–")
+    moment = at.astimezone(UTC)
+    shown = f"{moment:%Y-%m-%d %H:%M:%S}"
+    return Markup('<time datetime="{}">{}</time>').format(f"{moment:%Y-%m-%dT%H:%M:%SZ}", shown)
+
+
+def share(part: int, counts: Mapping[str, int] | tuple[int, ...]) -> int:
+    """Return how high a bar is among others, from 0 to 10."""
+    most = max(counts if isinstance(counts, tuple) else counts.values(), default=0)
+    return 0 if not most or not part else max(1, round(10 * part / most))

@@ -1,0 +1,1 @@
+"""The web console, page by page."""

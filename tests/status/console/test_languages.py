@@ -1,0 +1,92 @@
+"""Every word of the console stands in both languages."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import jinja2
+import pytest
+from jinja2 import nodes
+
+from berinia_webhookd.status import console
+from berinia_webhookd.status.console.languages import chosen, languages
+from berinia_webhookd.status.console.render import environment
+
+FOLDER = Path(console.__file__).parent
+TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
+TAG = re.compile(r"<[^>]*>|&\w+;", re.DOTALL)
+ATTRIBUTE = re.compile(r'\b(?:aria-label|title|placeholder|alt|value)="([^"{]*[A-Za-z]{3}[^"{]*)"')
+# What is typed in a terminal, and the daemon's own name, are the same everywhere.
+SAME = re.compile(
+    r"berinia-webhookd|<code>.*?</code>|\b(?:events (?:show|replay|discard)|console login)\b"
+)
+VALUES = {"yes", "one", "form_token"}
+
+
+def words_of_templates() -> Iterator[str]:
+    for file in TEMPLATES:
+        tree = environment().parse(file.read_text())
+        for call in tree.find_all(nodes.Call):
+            if isinstance(call.node, nodes.Name) and call.node.name == "t":
+                (said,) = call.args
+                if isinstance(said, nodes.Const):
+                    yield said.value
+
+
+def words_of_code() -> Iterator[str]:
+    """What is refused, and why."""
+    for file in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Refused":
+                yield from strings(node.args[1])
+            if isinstance(node, ast.Assign) and "why" in ast.unparse(node.targets[0]):
+                yield from strings(node.value)
+
+
+def strings(node: ast.AST) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            yield part.value
+
+
+def french() -> dict[str, str]:
+    return tomllib.loads((FOLDER / "french.toml").read_text())
+
+
+def test_what_is_said_in_one_language_is_said_in_the_other() -> None:
+    assert {*words_of_templates(), *words_of_code()} == set(french())
+
+
+def test_places_for_values_are_the_same() -> None:
+    for english, there in french().items():
+        assert set(re.findall(r"\{\w+\}", english)) == set(re.findall(r"\{\w+\}", there))
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
+def test_no_word_stands_in_a_template_itself(file: Path) -> None:
+    """Not between tags, and in no attribute that people read."""
+    text = file.read_text()
+    tokens = environment().lex(text)
+    plain = "".join(value for _, kind, value in tokens if kind == "data")
+    assert not ATTRIBUTE.findall(plain)
+    left = TAG.sub(" ", SAME.sub(" ", plain)).split()
+    assert not [word for word in left if re.search(r"[^\W\d_]{2}", word)]
+
+
+def test_the_browser_and_the_reader_choose() -> None:
+    assert chosen(None, "fr-FR,fr;q=0.9,en;q=0.8").code == "fr"
+    assert chosen(None, "de-DE,en;q=0.5").code == "en"
+    assert chosen(None, "").code == "en"
+    assert chosen("fr", "en").code == "fr"
+    assert chosen("xx", "en").code == "en"
+
+
+def test_values_are_escaped() -> None:
+    for language in languages().values():
+        said = language("Paused by {name}", name="<script>")
+        assert "<script>" not in str(said)
+    assert isinstance(environment(), jinja2.Environment)

@@ -1,0 +1,189 @@
+"""What each page shows, and how a message is found."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from urllib.parse import quote
+
+import pytest
+
+from berinia_webhookd.channels.addresses_of_people import event_digest
+from berinia_webhookd.findings import warning, wrong
+from berinia_webhookd.journal.queries import Filters
+from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
+from berinia_webhookd.status.console.search_field import meaning
+
+from ...journal.world import AGENT, on_sqlite
+from .conftest import Browser, Site
+
+ANNA = "+33639980071"
+SID = "SM" + "a" * 32
+
+
+async def test_all_is_well_until_it_is_not(site: Site) -> None:
+    browser = await site.logged_in()
+    assert "All is well." in (await browser.get("/")).text
+    site.findings.append(warning("disk", "fills up", "make room"))
+    assert "Something will hurt later." in (await browser.get("/")).text
+    site.findings.append(wrong("journal", "is damaged", "restore it", why="nothing is kept"))
+    shown = (await browser.get("/")).text
+    assert "Something needs you: 1" in shown
+    assert shown.index("is damaged") < shown.index("fills up")  # the worst first
+    assert "restore it" in shown
+
+
+async def test_now_shows_channels_and_agents(site: Site) -> None:
+    for _ in range(3):
+        await site.world.accept()
+    (entry, *_) = await site.world.claim(1)
+    await site.world.settle(
+        entry,
+        state=EntryState.DEAD,
+        outcome=Outcome(
+            OutcomeKind.EXCEPTION, error="Traceback (most recent call last):\n  x\nKeyError: 'a'"
+        ),
+    )
+    await site.world.journal.note_unavailable(AGENT, "No module named 'agents'")
+    shown = (await (await site.logged_in()).get("/")).text
+    assert "messages in the last 24 hours: 3" in shown
+    assert shown.count('class="bar ') >= 24
+    assert "Not loaded" in shown
+    assert "No module named &#39;agents&#39;" in shown
+    assert "KeyError: &#39;a&#39;" in shown
+
+
+async def test_french_is_spoken(site: Site) -> None:
+    browser = await site.logged_in(Accept_Language="fr-FR")
+    shown = (await browser.get("/")).text
+    assert '<html lang="fr">' in shown
+    assert "Tout va bien." in shown
+    browser.cookies |= (await browser.get("/language?to=en&back=/dead")).cookies
+    assert "All is well." in (await browser.get("/")).text
+
+
+def ids_on(text: str) -> list[str]:
+    return re.findall(r'class="id" href="/messages/([0-9a-f-]{36})"', text)
+
+
+async def test_older_messages_follow_without_gap_or_double(site: Site) -> None:
+    browser = await site.logged_in()
+    accepted = [(await site.world.accept()).event_id for _ in range(120)]
+    found: list[str] = []
+    target: str | None = "/messages"
+    while target is not None:
+        shown = (await browser.get(target)).text
+        found += ids_on(shown)
+        older = re.search(r'rel="next" href="([^"]+)"', shown)
+        target = older[1].replace("&amp;", "&") if older else None
+    assert found == accepted[::-1]
+
+
+SEARCHES = {
+    "+33 6 39 98 00 71": ANNA,
+    "33639980071@c.us": ANNA,
+    "whatsapp:+33639980071": ANNA,
+    "Anna@Example.com": "anna@example.com",
+    "Anna <anna@example.com>": "anna@example.com",
+}
+
+
+@pytest.mark.parametrize("typed", SEARCHES)
+async def test_a_person_is_found_in_any_spelling(site: Site, typed: str) -> None:
+    await site.world.accept("from somebody else")
+    receipt = await site.world.accept("from her", sender=SEARCHES[typed])
+    answer = await site_search(await site.logged_in(), typed)
+    assert ids_on(answer) == [receipt.event_id]
+
+
+async def site_search(browser: Browser, typed: str) -> str:
+    return (await browser.get(f"/messages?q={quote(typed)}&period=all")).text
+
+
+async def test_a_provider_s_id_is_found_at_once(site: Site) -> None:
+    receipt = await site.world.accept(
+        "by its id", message_id=SID, digest=event_digest(ChannelName("sms"), SID)
+    )
+    answer = await (await site.logged_in()).get(f"/messages?q={SID}")
+    assert (answer.status, answer.location) == (303, f"/messages/{receipt.event_id}")
+
+
+async def test_an_event_is_found_by_the_beginning_of_its_id(site: Site) -> None:
+    receipt = await site.world.accept()
+    answer = await (await site.logged_in()).get(f"/messages?q={receipt.event_id[:18]}")
+    assert answer.location == f"/messages/{receipt.event_id}"
+
+
+async def test_words_are_found_within_the_period(site: Site) -> None:
+    receipt = await site.world.accept("Bonjour, rappelez-moi demain")
+    await site.world.accept("nothing of that kind")
+    browser = await site.logged_in()
+    assert ids_on(await site_search(browser, "demain rappelez-moi")) == [receipt.event_id]
+    assert "No such messages." in await site_search(browser, "hier")
+
+
+@on_sqlite
+async def test_an_address_that_is_no_sender_s_is_looked_for_as_words(site: Site) -> None:
+    receipt = await site.world.accept("write to boss@example.com")
+    async with site.around.open_journal() as journal:
+        meant = await meaning("boss@example.com", Filters(), journal, ["sms"])
+        assert meant.filters.sender is None
+    found = await site_search(await site.logged_in(), "boss@example.com")
+    assert ids_on(found) == [receipt.event_id]
+
+
+@on_sqlite
+async def test_a_message_shows_its_way(site: Site) -> None:
+    receipt = await site.world.accept("Bonjour")
+    (entry,) = await site.world.claim()
+    outcome = Outcome(OutcomeKind.TIMEOUT, error="no answer within 60 s")
+    await site.world.settle(entry, state=EntryState.DEAD, outcome=outcome)
+    shown = (await (await site.logged_in()).get(f"/messages/{receipt.event_id}")).text
+    for part in ("received by here", "timeout", "no answer within 60 s", "dead", "events replay"):
+        assert part in shown
+
+
+@on_sqlite
+async def test_what_is_not_there_is_said(site: Site) -> None:
+    browser = await site.logged_in()
+    for target in ("/messages/ffffffff-0000-7000-8000-000000000000", "/conversations/77", "/x"):
+        assert (await browser.get(target)).status == 404
+    assert (await browser.get("/messages/not-an-id")).status == 404
+
+
+@on_sqlite
+async def test_the_log_is_followed_over_rotation(site: Site) -> None:
+    log = site.around.log
+    log.write_text('{"event":"before"}\n')
+    browser = await site.logged_in()
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    url = f"http://127.0.0.1:{site.port}/live/lines"
+    headers = {"Host": "console.example.com", "Cookie": cookie}
+    async with asyncio.timeout(30), site.http.get(url, headers=headers) as answer:
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        assert b"before" in await answer.content.readline()
+        log.rename(log.with_suffix(".log.1"))
+        log.write_text('{"event":"after \\u2028 <script>"}\n')
+        told = b""
+        while b"after" not in told:
+            told = await answer.content.readline()
+        assert told.isascii()
+
+
+@on_sqlite
+async def test_no_more_than_sixteen_watch(site: Site) -> None:
+    site.around.log.write_text('{"event":"line"}\n')
+    browser = await site.logged_in()
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    headers = {"Host": "console.example.com", "Cookie": cookie}
+    url = f"http://127.0.0.1:{site.port}/live/lines"
+    watchers = [await site.http.get(url, headers=headers) for _ in range(16)]
+    assert {one.status for one in watchers} == {200}
+    assert (await browser.get("/live/lines")).status == 503
+    watchers.pop().close()
+    async with asyncio.timeout(30):
+        while (again := await site.http.get(url, headers=headers)).status != 200:
+            again.close()
+    again.close()
+    for one in watchers:
+        one.close()
