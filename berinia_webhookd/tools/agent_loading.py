@@ -1,5 +1,5 @@
-"""Tries to load each agent, in agent hosts as `serve` has them, and keeps what the agents or their
-registry said meanwhile. It hands them no event.
+"""Loads each agent in an agent host, as `serve` does, and keeps what it printed meanwhile. No agent
+gets an event.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.status.findings.agents import is_nowhere, shown_target
 from berinia_webhookd.status.findings.installation import AgentLoad
 
-LINES_KEPT: Final = 40  # of what an agent printed while it was loaded: the last ones explain most
+LINES_KEPT: Final = 40  # the last ones that an agent printed while it was loaded
 
 Said = Mapping[str, deque[str]]
 
@@ -30,10 +30,7 @@ Said = Mapping[str, deque[str]]
 async def load_agents(
     settings: Settings, *, offline: bool, left_out: Collection[AgentName] = ()
 ) -> tuple[AgentLoad, ...]:
-    """Load every agent that is configured or that a channel routes to, by name.
-
-    `offline` starts no agent host.
-    """
+    """Load every agent that is configured or that a channel routes to; `offline` starts no host."""
     names = {*Channels(settings).agents, *settings.agents.by_name}
     names.difference_update(left_out)
     transports = Transports(settings.agents, metrics=Metrics())
@@ -73,7 +70,7 @@ async def _load(
 
 @contextlib.contextmanager
 def _output_kept() -> Iterator[Said]:
-    """What agents print ends in our log; here it is kept for the report instead."""
+    """Keep what agents print, which would go to the log otherwise."""
     said: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LINES_KEPT))
 
     def keep(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,4 +1,4 @@
-"""A captured request, as it goes over the wire or as a proxy writes it into a file."""
+"""Reads a captured request, as it goes over the wire or as a proxy writes it into a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def captured(file: Path, channel: ChannelName, received_at: datetime) -> RawDeli
     first = _REQUEST_LINE.fullmatch(lines[0].strip()) if lines else None
     if first is None or not blank:
         raise click.UsageError(
-            f"{file} is no captured request: write `POST /path HTTP/1.1`, the headers, an empty "
+            f"{file} is not a captured request: write `POST /path HTTP/1.1`, the headers, an empty "
             "line, and the body as it came"
         )
     headers: CIMultiDict[str] = CIMultiDict()

@@ -1,4 +1,4 @@
-"""`channels`: which are configured, what a declaration amounts to, and what a request would be."""
+"""`channels`: lists and shows the configured channels, and tests a captured request."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ ALWAYS: Final = frozenset({"kind", "path", "agent"})  # shown at their defaults,
 
 @click.group("channels")
 def channels() -> None:
-    """See the configured channels, and try what a captured request would be."""
+    """See the configured channels, and test a captured request."""
 
 
 @channels.command("list", short_help="List the configured channels.")
 @_json_option
 @click.pass_obj
 def list_(context: CommandContext, /, *, as_json: bool) -> None:
-    """List the configured channels: where each receives, of which kind it is, who gets it."""
+    """List the configured channels: kind, path and agent of each."""
     settings = context.load().settings
     rows: list[dict[str, Any]] = [
         {
@@ -63,12 +63,12 @@ def list_(context: CommandContext, /, *, as_json: bool) -> None:
     click.echo("\n".join(columns([heading, *cells])))
 
 
-@channels.command("show", short_help="Show what is set on a channel.")
+@channels.command("show", short_help="Show the settings of a channel.")
 @click.argument("name", type=ConfiguredChannel())
 @_json_option
 @click.pass_obj
 def show(context: CommandContext, /, *, name: str, as_json: bool) -> None:
-    """Show what is set on a channel, a preset filled in, and where each value stands."""
+    """Show the settings of a channel, its preset included, and where each value comes from."""
     loaded = context.load()
     prefix = f"channels.{name}."
     origins = {
@@ -95,7 +95,7 @@ def show(context: CommandContext, /, *, name: str, as_json: bool) -> None:
 
 
 def _written(key: str, origin: Origin, declared: Mapping[str, Any]) -> Any:
-    """Return a value as it stands in the file or the preset, without what is secret."""
+    """Return a value as it is in the file or the preset, without secrets."""
     if origin.source == "preset":
         return declared[key]
     return shown_value(key, origin)
@@ -105,13 +105,13 @@ def _in_line(value: Any) -> str:
     return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-@channels.command("test", short_help="Say what a captured request would be.")
+@channels.command("test", short_help="Test how a captured request is read.")
 @click.argument("name", type=ConfiguredChannel())
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @_json_option
 @click.pass_obj
 def test(context: CommandContext, /, *, name: str, file: Path, as_json: bool) -> None:
-    """Say what a captured request would be: proven or not and why, which events, which agent.
+    """Test a captured request: is it proven, and if not why; which events; which agent.
 
     FILE is a request as it goes over the wire, or as a proxy writes it: the request line, headers,
     an empty line, the body. Nothing is sent or stored. Exit code 1: it is not proven, or nothing
@@ -122,7 +122,7 @@ def test(context: CommandContext, /, *, name: str, file: Path, as_json: bool) ->
         ChannelName(name)
     )
     if channel is None:
-        raise NotFound(f"{name} is no channel")
+        raise NotFound(f"there is no channel {name}")
     delivery = captured(file, channel.name, now())
     report: dict[str, Any] = {"proven": False, "why": None, "events": [], "rejected": []}
     try:
@@ -174,7 +174,7 @@ def _report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if report["why"]:
         yield f"  {printable(report['why'])}"
     if "answer" in report:
-        yield f"a question before anything is sent; answered: {printable(report['answer'])}"
+        yield f"a handshake, answered: {printable(report['answer'])}"
     for event in report["events"]:
         to = f"skipped: {event['skipped']}" if event["skipped"] else f"→ {event['agent']}"
         yield f"{event['kind']} {to}"
@@ -184,6 +184,6 @@ def _report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     for item in report["rejected"]:
         yield f"kept as rejected: {item['path'] or 'the whole'}: {printable(item['reason'])}"
     if report.get("ignored"):
-        yield f"named as nothing to keep: {report['ignored']}"
+        yield f"ignored, as declared: {report['ignored']}"
     for line in report.get("unmet", ()):
         yield f"note: {printable(line)}"

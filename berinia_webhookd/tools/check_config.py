@@ -1,5 +1,5 @@
-"""`check-config`: looks at all that `serve` would use, without listening, and lists everything that
-is wrong at once. It changes nothing and makes no journal; secrets are shown to nobody.
+"""`check-config`: checks all that `serve` would use, without listening, and lists all that is wrong
+at once. It changes nothing, makes no journal, and shows no secrets.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def check_config_command(context: CommandContext, /, *, as_json: bool, offline: 
 
 
 async def _check(examined: Examined, environ: Mapping[str, str], *, offline: bool) -> Checked:
-    """What depends on a setting that is not valid is not checked: its default is not meant."""
+    """Check all but what depends on invalid settings: their defaults are not what is meant."""
     if not examined.complete:
         what = "agents, journal and folders were not checked: not all settings are known"
         return Checked(examined, (note("settings", what), *examined.problems))
@@ -100,7 +100,7 @@ async def _check(examined: Examined, environ: Mapping[str, str], *, offline: boo
     channels = catalogue.build(settings.channels, urls).values()
     found += console_entries(channels, urls, configured_address(settings.server))
     is_wrong = {finding.subject for finding in found if finding.level is Level.WRONG}
-    found += [caution for caution in examined.warnings if caution.subject not in is_wrong]
+    found += [one for one in examined.warnings if one.subject not in is_wrong]
     found.sort(key=lambda finding: _WORST_LAST.index(finding.level))
     return Checked(examined, tuple(found), loads)
 
@@ -138,7 +138,7 @@ async def _journal(settings: Settings, environ: Environ, *, offline: bool) -> li
 
 
 async def _key(database: Database, settings: Settings, environ: Environ) -> list[Finding]:
-    """Hold the key of the register of consents against what the journal has of erased people."""
+    """Check that the consents key fits the journal's digests of erased people."""
     try:
         key = consents_key(settings, environ, None)
         await database.read(partial(require_fit, key=key))
@@ -150,7 +150,7 @@ async def _key(database: Database, settings: Settings, environ: Environ) -> list
 
 
 def _without_opening(shown: str, file: Path | None, *, offline: bool) -> Finding | None:
-    """What the file's place and modes say already; None if it is worth opening."""
+    """Return what can be told without opening it; None if it should be opened."""
     if file is None:
         what = f"{shown}: not connected to (--offline)"
         return note(JOURNAL_URL, what) if offline else None

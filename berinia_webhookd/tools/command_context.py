@@ -1,5 +1,5 @@
-"""The context of a command: the configuration that it was called with, and the running daemon that
-uses it. Nothing is cached: each call reads anew.
+"""The context of a command: its configuration, and the running daemon that uses it. Nothing is
+cached: each call reads again.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from berinia_webhookd.tools.installation import RunningDaemon
 
 
 def working_folder() -> Path:
-    """Return the folder in which the command was called.
+    """Return the working folder.
 
     Raises:
-        CannotStart: that folder was deleted, or lies where this user cannot look.
+        CannotStart: it was deleted, or this user may not look into it.
     """
     try:
         return Path.cwd()
     except OSError as error:
         raise CannotStart(
             f"the working folder cannot be found: {error.strerror}",
-            hint="go to a folder that is there, for example: cd /",
+            hint="go to a folder that exists, for example: cd /",
         ) from error
 
 
@@ -42,8 +42,8 @@ class CommandContext:
     def load(
         self, flags: Mapping[str, object] | None = None, *, before: Loaded | None = None
     ) -> Loaded:
-        """Load the configuration as it is now; `flags` are keys of settings with their values, and
-        what was read `before` must still be there.
+        """Load the configuration as it is now; `flags` are settings by key, and every file that was
+        read `before` must still exist.
 
         Raises:
             ConfigurationError: with every problem found.
@@ -58,7 +58,7 @@ class CommandContext:
         )
 
     def examine(self) -> Examined:
-        """Load the configuration together with everything that is wrong with it."""
+        """Load the configuration, even if it has problems."""
         return examine(
             kinds=KINDS,
             environ=os.environ,
@@ -79,8 +79,8 @@ class CommandContext:
         return loaded, running
 
     def look_with_installation(self) -> tuple[Settings, RunningDaemon | None]:
-        """Do the same for commands that only read: mistakes in the settings do not matter where a
-        running daemon says where its journal and logs are.
+        """Do the same for commands that only read: if a running daemon says where its journal and
+        logs are, mistakes in the settings do not matter.
 
         Raises:
             ConfigurationError: there are mistakes, and no such daemon.
@@ -101,7 +101,7 @@ class CommandContext:
 
 
 class ConfiguredChannel(click.ParamType[str, str]):
-    """The name of a channel that is configured, whether it is enabled or not."""
+    """The name of a configured channel, enabled or not."""
 
     name = "channel"
 

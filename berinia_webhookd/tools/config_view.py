@@ -1,6 +1,4 @@
-"""How `check-config` shows what it found, to people and to programs. Secrets stay hidden here: a
-value is shown by its setting and type, never by what somebody else made of it.
-"""
+"""Shows what `check-config` found, as text and as JSON, without secrets."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ COMMAND: Final = "alerts.command"
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Everything that was seen."""
+    """The results of `check-config`."""
 
     examined: Examined
     findings: tuple[Finding, ...]
@@ -40,7 +38,7 @@ class Checked:
 
 
 def shown_value(name: str, origin: Origin) -> Any:
-    """A setting's value as JSON can hold it, without what is secret in it."""
+    """Return a setting's value for JSON, without secrets."""
     value = origin.value
     if value is None or value == ():
         return None if value is None else []
@@ -80,7 +78,7 @@ def _as_text(value: Any) -> str:
 
 
 def document(checked: Checked) -> dict[str, Any]:
-    """Return the whole as one JSON document."""
+    """Return the results as one JSON document."""
     examined = checked.examined
     file = examined.config_file
     return {
@@ -105,7 +103,7 @@ def document(checked: Checked) -> dict[str, Any]:
 
 
 def lines(checked: Checked) -> Iterator[str]:
-    """Yield the whole as lines, what is wrong last, where a terminal stops."""
+    """Yield the results as lines; what is wrong comes last, where a terminal stops."""
     examined = checked.examined
     yield f"berinia-webhookd {__version__}, checked as user {_user()}"
     yield f"configuration file: {_shown(str(examined.config_file or 'none'))}"
@@ -131,13 +129,13 @@ def _row(name: str, origin: Origin) -> tuple[str, str, str]:
         text = NOT_SET
     else:
         text = _shown(value if isinstance(value, str) else json_text(value, indent=None))
-    named = origin.source in ("flag", "environment", ".env")  # the files are said elsewhere
+    named = origin.source in ("flag", "environment", ".env")  # files are shown elsewhere
     where = f"{origin.source} {origin.where}" if named else origin.source
     return _shown(name), _shown(where), text
 
 
 def _agent_lines(loads: Sequence[AgentLoad]) -> list[str]:
-    """What explains why agents do not load: the traceback, and what they printed; each once."""
+    """Return why agents do not load: traceback and output, each once."""
     alike: defaultdict[tuple[str, Sequence[str]], list[AgentLoad]] = defaultdict(list)
     for load in loads:
         if load.loads is False and ("\n" in (load.reason or "") or load.output):
@@ -153,7 +151,7 @@ def _agent_lines(loads: Sequence[AgentLoad]) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    """One safe line, whole."""
+    """Return a text as one safe line."""
     return printable(" ".join(text.split()))
 
 

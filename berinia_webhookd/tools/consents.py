@@ -1,6 +1,4 @@
-"""`consents`: the register of who may be written to. It only looks, beside the daemon or without
-it; people change it by what they say.
-"""
+"""`consents`: reads the register of who may be written to; people change it by what they write."""
 
 from __future__ import annotations
 
@@ -17,15 +15,15 @@ from berinia_webhookd.tools.opened_journal import normal_address, open_journal
 from berinia_webhookd.tools.terminal import columns, json_text, printable, utc
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-_channel_option = click.option("--channel", type=ConfiguredChannel(), help="On this channel alone.")
+_channel_option = click.option("--channel", type=ConfiguredChannel(), help="Only on this channel.")
 _WORDS = {ConsentState.OPTED_OUT: "opted out", ConsentState.OPTED_IN: "opted in"}
 
 
 @click.group("consents")
 def consents() -> None:
-    """Ask who may be written to: who said STOP, who said START, since when.
+    """See who may be written to: who said STOP, who said START, and when.
 
-    Each answer is by address and channel; whoever said neither is not in the register.
+    There is one line for each address and channel; who said neither is not in the register.
     """
 
 
@@ -35,9 +33,9 @@ def consents() -> None:
 @_json_option
 @click.pass_obj
 def list_(context: CommandContext, /, *, channel: str | None, limit: int, as_json: bool) -> None:
-    """List what people said, the newest first.
+    """List what people said, newest first.
 
-    Of somebody who was erased there is no address.
+    The address of a person who was erased is not shown.
     """
     found = open_journal(context).run(
         lambda journal: journal.consents(channel=channel, limit=limit)
@@ -70,12 +68,15 @@ def _coloured(one: ListedConsent) -> str:
 def check(context: CommandContext, /, *, address: str, channel: str | None, as_json: bool) -> int:
     """Say whether a person may be written to: exit code 0; 1 if the person said STOP.
 
-    ADDRESS is a number or mail address, however spelt. Without --channel, one opt-out on any
-    channel is enough. Whoever was erased is recognised by consents.key.
+    ADDRESS is a number or mail address, in any spelling. Without --channel, an opt-out on any
+    channel counts. People who were erased are recognised by consents.key.
     """
     normal = normal_address(address, "ADDRESS")
     if not any(character.isdigit() or character == "@" for character in normal):
-        click.echo(f"{printable(normal)} looks like no address: it has no digit and no @", err=True)
+        click.echo(
+            f"{printable(normal)} does not look like an address: it has neither a digit nor an @",
+            err=True,
+        )
     opened = open_journal(context, with_key=True)
     found = [
         one
@@ -94,7 +95,7 @@ def check(context: CommandContext, /, *, address: str, channel: str | None, as_j
 def _answer(address: str, found: Sequence[ListedConsent], *, may: bool) -> Iterator[str]:
     yield f"{printable(address)} {'may' if may else 'must not'} be written to"
     for one in found:
-        since = "since nobody knows when" if one.since is None else f"since {utc(one.since)}"
+        since = "since an unknown time" if one.since is None else f"since {utc(one.since)}"
         yield f"    {one.channel}: {_coloured(one)} {since}"
         yield f"        by event {one.event}"
     if not found:
@@ -104,7 +105,7 @@ def _answer(address: str, found: Sequence[ListedConsent], *, may: bool) -> Itera
 @consents.command("export", short_help="Write the whole register as JSON lines.")
 @click.pass_obj
 def export(context: CommandContext, /) -> None:
-    """Write the whole register as JSON lines, each as `list --json` has it."""
+    """Write the whole register as JSON lines, each as in `list --json`."""
 
     async def write(journal: Operations) -> None:
         async for one in journal.export_consents():

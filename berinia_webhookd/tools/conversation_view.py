@@ -1,4 +1,4 @@
-"""Conversations for a terminal and as JSON. It only arranges what the journal found."""
+"""Shows conversations on a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from berinia_webhookd.tools.event_view import shown_json as event_json
 from berinia_webhookd.tools.terminal import coloured_state, columns, one_line, printable, utc
 
 WHO_CHARACTERS: Final = 32  # what the other columns leave of 80
-INDENT: Final = " " * 18  # behind a time
+INDENT: Final = " " * 18  # under the text after a time
 _HEADINGS: Final = ("ID", "CHANNEL", "WHO", "HELD", "OPEN", "LAST")
 
 
 def list_lines(found: Sequence[ConversationState], now: datetime) -> list[str]:
-    """Aligned columns under a heading."""
+    """Return aligned columns under a heading."""
     heading = [click.style(name, bold=True) for name in _HEADINGS]
     rows = [
         [
@@ -59,7 +59,7 @@ def _held(state: ConversationState) -> str:
 
 
 def shown_json(shown: ShownConversation) -> dict[str, Any]:
-    """One element of `conversations show --json`."""
+    """Return one element of `conversations show --json`."""
     return {
         **asdict(shown.state),
         "messages": [event_json(message) for message in shown.messages],
@@ -68,7 +68,7 @@ def shown_json(shown: ShownConversation) -> dict[str, Any]:
 
 
 def show_lines(shown: ShownConversation, now: datetime) -> Iterator[str]:
-    """Who and what holds it at the top, then what was said, then what is next."""
+    """Yield who it is with and what holds it, then the messages, then what is next."""
     state, width = shown.state, shutil.get_terminal_size().columns
     title = f"{state.id}  {state.channel}  "
     yield click.style(f"{title}{_who(state, width - len(title))}", bold=True)

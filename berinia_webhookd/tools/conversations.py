@@ -25,12 +25,12 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="One JSON do
 
 
 def _whose(command: CommandT) -> CommandT:
-    """The options that say which conversations are meant."""
+    """Add the options that select conversations."""
     for option in (
         click.option("--channel", type=ConfiguredChannel(), help="Only on this channel."),
         click.option("--group", metavar="G", help="In this group, or to this address of ours."),
         click.option(
-            "--sender", metavar="X", help="Of this number, address or name, however spelt."
+            "--sender", metavar="X", help="With this number, address or name, in any spelling."
         ),
     ):
         command = option(command)
@@ -51,18 +51,18 @@ def _as_whose(sender: str | None, group: str | None, channel: str | None) -> Who
 def conversations() -> None:
     """See what was said with whom; pause a conversation to take it over, and resume it.
 
-    While one is paused everything is received, and nothing but STOP and START is dispatched. An ID
-    is a conversation's number, or the beginning of the id of one of its events.
+    While it is paused, messages are received, but only STOP and START are dispatched. An ID is a
+    conversation's number, or the beginning of the id of one of its events.
     """
 
 
-@conversations.command("list", short_help="List conversations, those that are held first.")
-@click.option("--paused", is_flag=True, help="Only those that are paused.")
+@conversations.command("list", short_help="List conversations, held ones first.")
+@click.option("--paused", is_flag=True, help="Only paused ones.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @_json_option
 @click.pass_obj
 def list_(context: CommandContext, /, *, paused: bool, limit: int, as_json: bool) -> None:
-    """List conversations: those that are held first, then the most recent."""
+    """List conversations: held ones first, then the most recent."""
     found = open_journal(context).run(
         lambda journal: journal.list_conversations(paused=paused, limit=limit)
     )
@@ -74,7 +74,7 @@ def list_(context: CommandContext, /, *, paused: bool, limit: int, as_json: bool
         click.echo("\n".join(list_lines(found, now())))
 
 
-@conversations.command("show", short_help="Show messages and replies in their order.")
+@conversations.command("show", short_help="Show messages and replies in order.")
 @click.argument("id_", metavar="[ID]", required=False)
 @_whose
 @click.option(
@@ -93,7 +93,7 @@ def show(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Show messages and replies in their order, what holds them, and what is next."""
+    """Show messages and replies in order, what holds them, and what is next."""
     if (id_ is None) == (sender is None and group is None):
         raise click.UsageError("give either an ID or --sender (or --group)")
 
@@ -111,8 +111,10 @@ def show(
 
 @conversations.command("pause", short_help="Take conversations over from their agents.")
 @_whose
-@click.option("--for", "seconds", type=Duration(), help="Until then: 30m, 12h, 3d. Else: resume.")
-@click.option("--reason", metavar="WORDS", help="Why; whoever looks sees it.")
+@click.option(
+    "--for", "seconds", type=Duration(), help="How long: 30m, 12h, 3d. Default: until resumed."
+)
+@click.option("--reason", metavar="WORDS", help="Why; shown to everybody who looks.")
 @_json_option
 @click.pass_obj
 def pause(
@@ -128,8 +130,8 @@ def pause(
 ) -> None:
     """Take conversations over: their agents get nothing until they are resumed.
 
-    What runs goes on, and is answered. A pause never ends one that lasts longer. --group alone
-    means everybody in it, those too who write there later.
+    An attempt that is running goes on, and its reply is sent. A pause never shortens another one.
+    --group alone means everybody in it, also those who write there later.
     """
     whose = _as_whose(sender, group, channel)
     word = Pause(caller(), reason, seconds)
@@ -142,12 +144,12 @@ def pause(
     elif changed:
         click.echo(f"Paused: {_numbers(changed)}.")
     else:
-        click.echo("Paused already, for as long or longer; see `conversations list --paused`.")
+        click.echo("Already paused, for at least as long; see `conversations list --paused`.")
 
 
-@conversations.command("resume", short_help="End pauses, and what guards hold.")
+@conversations.command("resume", short_help="End pauses and the holds of guards.")
 @_whose
-@click.option("--discard", is_flag=True, help="Give up what was held, instead of dispatching it.")
+@click.option("--discard", is_flag=True, help="Discard what was held, instead of dispatching it.")
 @_json_option
 @click.pass_obj
 def resume(
@@ -160,7 +162,7 @@ def resume(
     discard: bool,
     as_json: bool,
 ) -> None:
-    """End pauses, and what guards hold; what was held flows in its order."""
+    """End pauses and the holds of guards; what was held is dispatched in order."""
     whose = _as_whose(sender, group, channel)
     opened = open_journal(context)
     resumed = opened.run(lambda journal: journal.resume(whose, discard=discard))

@@ -1,4 +1,4 @@
-"""How long a disk takes for what the journal asks of it: flushes, and commits."""
+"""Measures how long a disk takes for what the journal does: flushes and commits."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from berinia_webhookd.journal import sqlite
 
 MEASURED: Final = 300
 BLOCK_BYTES: Final = 4096
-# The fastest devices there are need about this for a write, however they are built: what is faster
-# has asked none.
+# The fastest devices take about this long for a write: a faster flush did not reach a device.
 LEAST_FLUSH_SECONDS: Final = 10e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How long something took."""
+    """Median and 99th percentile of durations."""
 
     median_ms: float
     p99_ms: float
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Spread:
-        """Return the spread of some durations."""
+        """Summarise durations."""
         ordered = sorted(seconds) or [0.0]
         p99 = ordered[min(len(ordered) - 1, round(len(ordered) * 0.99))]
         return cls(round(statistics.median(ordered) * 1000, 5), round(p99 * 1000, 5))
@@ -45,7 +44,7 @@ def measure(folder: Path) -> tuple[Spread, Spread]:
 
 
 def _flushes(file: Path) -> Iterator[float]:
-    """Write into blocks that are there already: a flush has no more to do than it must."""
+    """Overwrite existing blocks, so that a flush has only the data to write."""
     block = os.urandom(BLOCK_BYTES)
     with file.open("wb", buffering=0) as stream:
         stream.write(block * MEASURED)
@@ -59,7 +58,7 @@ def _flushes(file: Path) -> Iterator[float]:
 
 
 def _commits(file: Path) -> Iterator[float]:
-    """Commit a message's worth, as the journal does."""
+    """Commit as much as one message, as the journal does."""
     file.touch(mode=0o600)
     with closing(sqlite.connect(file)) as connection:
         connection.execute("CREATE TABLE written (content BLOB)")
@@ -85,7 +84,7 @@ def file_system(folder: Path) -> str:
 
 
 def in_words(milliseconds: float) -> str:
-    """`0.13 ms`, `17 ms`, `2.5 s`."""
+    """Return a duration as `0.13 ms`, `17 ms` or `2.5 s`."""
     second = 1000
     if milliseconds >= second:
         return f"{milliseconds / second:.1f} s"

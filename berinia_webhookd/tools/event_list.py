@@ -1,4 +1,4 @@
-"""Events in a list, for a terminal as wide as it is, and as JSON."""
+"""Lists events, fitted to the width of the terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from berinia_webhookd.model import EntryKind
 from berinia_webhookd.tools.event_view import PLAIN
 from berinia_webhookd.tools.terminal import coloured_state, columns, one_line
 
-NARROWEST: Final = 60  # columns: less is not readable
+NARROWEST: Final = 60  # columns
 HEADINGS: Final = ("ID", "TIME UTC", "STATE", "CHANNEL", "AGENT", "SENDER", "TEXT")
 GAP: Final = 2
 PHONE: Final = 12  # most numbers are no longer
@@ -24,7 +24,7 @@ LONGEST: Final = {"CHANNEL": 10, "AGENT": 24, "SENDER": 24}
 
 
 def listed_json(listed: Listed) -> dict[str, Any]:
-    """One element of `events list --json`."""
+    """Return one element of `events list --json`."""
     content = listed.content or Content()
     return {
         "id": listed.id,
@@ -49,7 +49,7 @@ def listed_json(listed: Listed) -> dict[str, Any]:
 
 
 def list_lines(found: Sequence[Listed], short: Mapping[str, str], now: datetime) -> list[str]:
-    """Aligned columns under a heading; below an event what is special about it, and its error."""
+    """Return aligned columns under a heading; below an event its state in words, and its error."""
     width = max(NARROWEST, shutil.get_terminal_size().columns)  # $COLUMNS, the terminal's, 80
     today = all(one.received_at.astimezone(UTC).date() == now.date() for one in found)
     rows = [[one_line(cell, width) for cell in _cells(one, short, today=today)] for one in found]

@@ -1,4 +1,4 @@
-"""What became of events, for a terminal and as JSON. It only arranges what the journal found."""
+"""Shows events and what happened to them, on a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from berinia_webhookd.tools.terminal import (
 
 LINE_CHARACTERS: Final = 200
 INDENT: Final = "    "
-# Shown at the top or kept for the machine; the rest of an event's data is listed below it.
+# Shown at the top, or of no interest to people.
 _NOT_LISTED: Final = frozenset({"channel", "agent", "digest", "received_at", "body"})
 _ENDED: Final = frozenset(
     {
@@ -38,11 +38,11 @@ _ENDED: Final = frozenset(
 )
 
 
-PLAIN: Final = {EventKind.MESSAGE, None}  # what is not worth a word
+PLAIN: Final = {EventKind.MESSAGE, None}  # kinds that are not shown
 
 
 def shown_json(shown: Shown) -> dict[str, Any]:
-    """`events show --json`, and a line of `events export`: the agent's entry is laid flat."""
+    """Return `events show --json`, and a line of `events export`."""
     entry = _entry(shown, EntryKind.AGENT)
     late = _entry(shown, EntryKind.REPLY)
     return {
@@ -87,7 +87,7 @@ def _attempt_json(attempt: ShownAttempt) -> dict[str, Any]:
 
 
 def show_lines(shown: Shown, now: datetime) -> Iterator[str]:
-    """The event at the top, its timeline, its data below."""
+    """Yield the event, its timeline, and its data."""
     agent = f" → {printable(shown.agent)}" if shown.agent else ""
     kind = "" if shown.kind in PLAIN else f" {shown.kind}"
     yield f"{click.style(shown.id, bold=True)}  {coloured_state(shown.state)}"
@@ -164,7 +164,7 @@ def _entry_lines(entry: ShownEntry, now: datetime) -> Iterator[str]:
 
 
 def _standing(entry: ShownEntry, what: str, now: datetime) -> str:
-    """How things stand with it: its outcome, or what it waits for."""
+    """Return its outcome, or what it waits for."""
     state = coloured_state(entry.state)
     if entry.state in _ENDED:
         when = utc(entry.finished_at) if entry.finished_at else "at an unknown time"
@@ -174,9 +174,9 @@ def _standing(entry: ShownEntry, what: str, now: datetime) -> str:
 
 
 def waiting_reason(entry: ShownEntry, now: datetime) -> str:
-    """What an entry that has not ended waits for."""
+    """Return what an entry that has not ended waits for."""
     if entry.unavailable is not None:
-        # The last line of a traceback says it; `check-config` shows the others.
+        # `check-config` shows the whole traceback.
         last = (entry.unavailable.strip().splitlines() or [""])[-1]
         return f"the agent cannot be loaded: {one_line(last, LINE_CHARACTERS)}"
     if entry.held is not None:
@@ -239,7 +239,7 @@ def _entry(shown: Shown, kind: EntryKind) -> ShownEntry | None:
 
 
 def statistics_lines(figures: Statistics, now: datetime) -> Iterator[str]:
-    """Counts by channel, agent and state; then ages and rates."""
+    """Yield counts by channel, agent and state, then ages and rates."""
     heading = [click.style(name, bold=True) for name in ("CHANNEL", "AGENT", "STATE", "COUNT")]
     rows = [
         [

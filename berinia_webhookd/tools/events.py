@@ -1,5 +1,5 @@
-"""`events`: look at the journal and put things right in it, beside the daemon or without it.
-It never makes a journal, and asks nothing: `--dry-run` is the safeguard.
+"""`events`: shows and changes what is in the journal, with or without a running daemon. It never
+makes a journal, and never prompts: `--dry-run` is the safeguard.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ KINDS: Final = tuple(kind.value for kind in EventKind)
 STATES: Final = (*(state.value for state in EntryState), "rejected")
 REPLAYABLE: Final = ("dead", "discarded", "waiting", "rejected")
 DISCARDABLE: Final = ("dead", "waiting", "ready")
-PERIOD: Final = timedelta(days=30)  # that is searched where no index narrows a list
+PERIOD: Final = timedelta(days=30)  # searched by default where no index helps
 NOT_COVERED: Final = (
     "Not covered: backups, PostgreSQL's WAL, the agents' own data, logs written with"
     " logs.personal_data = full."
@@ -51,17 +51,17 @@ NOT_COVERED: Final = (
 
 
 def _filters(command: CommandT) -> CommandT:
-    """The options that say which events are meant, but for the state."""
+    """Add the options that select events, all but the state."""
     for option in (
         click.option(
-            "--sender", metavar="X", help="Of this number, address or name, however spelt."
+            "--sender", metavar="X", help="Of this number, address or name, in any spelling."
         ),
         click.option("--error", metavar="WORDS", help="Whose last error has all these words."),
-        click.option("--text", metavar="WORDS", help="In which all these words stand."),
+        click.option("--text", metavar="WORDS", help="With all these words."),
         click.option("--message-id", metavar="M", help="With this id of the provider's."),
         click.option("--group", metavar="G", help="Of this group."),
         click.option("--recipient", metavar="X", help="To this number, address or name."),
-        click.option("--until", type=Since(), help="Received before: likewise."),
+        click.option("--until", type=Since(), help="Received before then."),
         click.option("--since", type=Since(), help="Received since: 30m, 2h, 3d, or ISO 8601."),
         click.option("--agent", metavar="A", help="For this agent."),
         click.option("--kind", type=click.Choice(KINDS), help="Only of this kind."),
@@ -238,7 +238,7 @@ def _tell_the_log(opened: OpenedJournal, event: str, changed: Sequence[Changed])
 
 
 def decoder(settings: Settings) -> Decode:
-    """How a rejected delivery is read again."""
+    """Return how a rejected delivery is decoded again."""
     channels = catalogue.build(settings.channels, settings.server.public_url)
 
     def decode(delivery: VerifiedDelivery) -> Decoded:
@@ -250,7 +250,7 @@ def decoder(settings: Settings) -> Decode:
     return decode
 
 
-@events.command("discard", short_help="Give events up, unless they are replayed.")
+@events.command("discard", short_help="Give events up.")
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--state", type=click.Choice(DISCARDABLE), help="All in this state, with filters.")
 @_filters
@@ -300,7 +300,7 @@ def _report(changed: Sequence[Changed], what: str, *, dry_run: bool, as_json: bo
 
 
 @events.command("erase", short_help="Delete a person's data everywhere but in backups.")
-@click.option("--sender", metavar="X", required=True, help="Whose data; however spelt.")
+@click.option("--sender", metavar="X", required=True, help="Whose data, in any spelling.")
 @click.option("--dry-run", is_flag=True, help="Only say how much would be erased.")
 @_json_option
 @click.pass_obj

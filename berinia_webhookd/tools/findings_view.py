@@ -1,4 +1,4 @@
-"""How `doctor` and `check-config` show findings to people; programs get their fields."""
+"""Shows findings of `doctor` and `check-config` as text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COLOURS: Final = {
     Level.WRONG: "red",
 }
 _WIDTH: Final = max(map(len, Level))
-_LONGEST_SUBJECT: Final = 12  # longer ones do not move the others' column
+_LONGEST_SUBJECT: Final = 12  # longer ones do not widen the column
 _MARGIN: Final = " " * (_WIDTH + 2)
 
 
 def lines(findings: Sequence[Finding], *, of: Sequence[Finding] | None = None) -> Iterator[str]:
-    """Yield the findings for people, and one line that sums them up, or all those they are of."""
+    """Yield findings as lines, and one that sums up all of them, or those in `of`."""
     width = shutil.get_terminal_size().columns  # $COLUMNS, else the terminal's, else 80
     subjects = [len(finding.subject) for finding in findings]
     column = max((length for length in subjects if length <= _LONGEST_SUBJECT), default=0)

@@ -1,5 +1,5 @@
-"""`serve.json`: where a running daemon writes its address and paths for the other commands, and no
-secret. A file that is invalid, or whose process is gone, counts as absent.
+"""`serve.json`, in which a running daemon leaves its address and paths for other commands, without
+secrets. A file that is invalid, or whose process has ended, counts as absent.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from berinia_webhookd.own_requests import InstallationKey
 
 FILE_NAME: Final = "serve.json"
 MAX_BYTES: Final = 64 * 1024
-# Where the unit in contrib has its RuntimeDirectory=, so that an operator's shell finds it.
+# The RuntimeDirectory= of the unit in contrib, which an operator's shell has no variable for.
 SYSTEM_FOLDER: Final = Path("/run/berinia-webhookd")
 
 
 @dataclass(frozen=True, slots=True)
 class RunningDaemon:
-    """One running daemon."""
+    """What a running daemon says about itself."""
 
     pid: int
     address: str  # host:port, or unix:/path
     version: str
-    configuration: Path | None  # the TOML file, where there is one
-    journal: Path | None  # the SQLite file; None where the journal is in PostgreSQL
+    configuration: Path | None  # the TOML file, if there is one
+    journal: Path | None  # the SQLite file; None for PostgreSQL
     logs: Path
-    state: Path  # where this installation keeps what is its own
+    state: Path  # the state folder
     console: str | None = None  # the URL of the web console, where it is on
 
     def uses(self, config_file: Path | None) -> bool:
-        """Whether this is the daemon of a configuration file (None: of the environment alone)."""
+        """Whether it has this configuration file (None: none)."""
         return _absolute(config_file) == _absolute(self.configuration)
 
 
@@ -70,7 +70,7 @@ def of_settings(
 
 
 def write(installation: RunningDaemon, environ: Mapping[str, str]) -> Path:
-    """Write the file, whole or not at all, where the other commands look; return its path.
+    """Write the file atomically, where other commands look; return its path.
 
     Raises:
         OSError: the folder cannot be written.
@@ -93,7 +93,7 @@ def write(installation: RunningDaemon, environ: Mapping[str, str]) -> Path:
 
 
 def announce(installation: RunningDaemon, environ: Mapping[str, str]) -> None:
-    """Write the file, without which no other command finds this daemon.
+    """Write the file, by which other commands find this daemon.
 
     Raises:
         CannotStartNow: the disk is full.
@@ -111,7 +111,7 @@ def announce(installation: RunningDaemon, environ: Mapping[str, str]) -> None:
 
 
 def remove(environ: Mapping[str, str]) -> None:
-    """Remove the file of this process; one that another process wrote meanwhile stays."""
+    """Remove the file, unless another process wrote it meanwhile."""
     file = own_folder(environ) / FILE_NAME
     found = _read_file(file)
     if found is not None and found.pid == os.getpid():
@@ -125,8 +125,8 @@ def read(
     config_file: Path | None = None,
     system_folder: Path = SYSTEM_FOLDER,
 ) -> RunningDaemon | None:
-    """Find the running daemon; the first folder with one that is alive wins. The folder of a named
-    configuration file, where `serve --dev` writes, comes before all others.
+    """Find the running daemon: beside the given configuration file, where `serve --dev` writes,
+    else in the first folder that has one.
 
     Raises:
         NotPermitted: none was found, but a file that this user may not read.
@@ -148,16 +148,14 @@ def read(
 
 
 def journal_url(settings: Settings, installation: RunningDaemon | None) -> str:
-    """Return where the journal is: what the running daemon says, else what is configured. May hold
-    a password.
-    """
+    """Return the journal of the running daemon, else the configured one. May hold a password."""
     if installation is not None and installation.journal is not None:
         return f"{SQLITE}{installation.journal}"
     return settings.journal.url.reveal()
 
 
 def logs_folder(settings: Settings, installation: RunningDaemon | None) -> Path:
-    """Return where the unified logs are, in the same way."""
+    """Return the log folder of the running daemon, else the configured one."""
     return settings.logs.dir if installation is None else installation.logs
 
 
@@ -174,9 +172,7 @@ def shown_url(url: str) -> str:
 def own_key(
     environ: Mapping[str, str], installation: RunningDaemon | None
 ) -> InstallationKey | None:
-    """Return the key by which the daemon knows requests of its own installation; None where there
-    is none, or this user may not read it.
-    """
+    """Return the installation's key; None if there is none, or this user may not read it."""
     folder = state_folder(environ) if installation is None else installation.state
     try:
         return InstallationKey.read(folder)
@@ -187,8 +183,8 @@ def own_key(
 def consents_key(
     settings: Settings, environ: Mapping[str, str], installation: RunningDaemon | None
 ) -> ConsentsKey | None:
-    """Return the key of the register of consents; None where there is none. The file of a daemon
-    that does not run is looked for beside its journal as well.
+    """Return the key of the register of consents; None if there is none. If no daemon runs, its
+    file is also looked for beside the journal.
 
     Raises:
         WebhookdError: this user may not read it, or it cannot be used.
@@ -210,7 +206,7 @@ def consents_key(
 
 
 def own_folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder of this process's file."""
+    """Return the folder of this process's `serve.json`."""
     return _first(environ, "RUNTIME_DIRECTORY") or state_folder(environ)
 
 
@@ -231,7 +227,7 @@ def _folders(environ: Mapping[str, str], system_folder: Path) -> Iterator[Path]:
 
 
 def _first(environ: Mapping[str, str], name: str) -> Path | None:
-    """Return the first of several, between which systemd puts colons."""
+    """Return the first of the folders in a variable, which systemd separates by colons."""
     first = environ.get(name, "").split(":")[0]
     return Path(first) if first else None
 
@@ -241,9 +237,9 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def _read_file(file: Path, *, beside: Path | None = None) -> RunningDaemon | None:
-    """Return what a file says that root, who asks, or the owner of its place wrote: else any user
-    who may put files there could lead root to a journal of his own. The place is the file that was
-    named, else the folder: systemd makes the service's for the daemon's user.
+    """Read a file that belongs to root, to us, or to the owner of the configuration file beside it,
+    else of its folder, which systemd makes for the daemon's user. Otherwise anybody who may write
+    there could lead root to a journal of their own.
     """
     try:
         owner = (beside or file.parent).stat().st_uid
@@ -298,7 +294,7 @@ def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except PermissionError:
-        return True  # somebody else's
+        return True  # another user's
     except (OSError, OverflowError):
         return False
     return True

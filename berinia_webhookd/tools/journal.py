@@ -1,4 +1,4 @@
-"""`journal`: what is done with a journal as a whole."""
+"""`journal`: copies, restores and discards whole journals."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from berinia_webhookd.tools.opened_journal import caller
 from berinia_webhookd.tools.terminal import json_text, printable
 
 SEEN_BY_ALL: Final = (
-    "a password on the command line is seen by everybody who lists processes: leave it out, and "
-    "give it by PGPASSWORD, by ~/.pgpass, or as journal.url in the configuration"
+    "everybody who lists processes sees a password on the command line: leave it out, and give it "
+    "by PGPASSWORD, ~/.pgpass, or journal.url in the configuration"
 )
 
 
 @click.group("journal")
 def journal() -> None:
-    """Do something with a whole journal."""
+    """Copy, restore or discard a whole journal."""
 
 
 @journal.command("copy", short_help="Copy a journal to another place or engine.")
@@ -39,7 +39,7 @@ def journal() -> None:
     "--from", "source", metavar="URL", help="The journal to copy.  [default: journal.url]"
 )
 @click.option("--to", "target", metavar="URL", help="Where to copy it.  [default: journal.url]")
-@click.option("--dry-run", is_flag=True, help="Only count what there is, and make nothing.")
+@click.option("--dry-run", is_flag=True, help="Only count, and copy nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.pass_obj
 def copy(
@@ -48,10 +48,10 @@ def copy(
     """Copy a journal, such as a SQLite file, to another place, such as PostgreSQL.
 
     Stop every `serve` and `worker` first, and the socket that would start one again: `systemctl
-    stop berinia-webhook.socket berinia-webhook.service`. A copy that is broken off goes on where it
-    was when the same command is given again. Both sides are counted afterwards; exit code 1: they
-    differ. A target that holds other events is refused, and they are counted. Without --from or
-    --to, the configured journal.url is meant.
+    stop berinia-webhook.socket berinia-webhook.service`. If the copy is interrupted, give the same
+    command again: it goes on where it was. Both sides are counted afterwards; exit code 1: they
+    differ. A target that holds other events is refused, with their number. Without --from or --to,
+    the configured journal.url is used.
     """
     if source is None and target is None:
         raise click.UsageError("give --from, --to, or both")
@@ -72,14 +72,14 @@ def copy(
     return 0 if dry_run or all(table.complete for table in tables) else 1
 
 
-@journal.command("restore", short_help="Put a copy in the place of the journal.")
+@journal.command("restore", short_help="Replace the journal by a copy.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
 def restore(context: CommandContext, *, file: Path) -> int:
-    """Put FILE, a copy of the journal, in the place of the journal.
+    """Replace the journal by FILE, a copy of it.
 
-    What the journal has and FILE lacks is taken into it first: events, consents, erasures. Stop
-    `serve` first; exit code 4: it runs. A copy that `serve` saved is gone afterwards.
+    What FILE lacks is first taken from the present journal: events, consents, erasures. Stop
+    `serve` before; exit code 4: it runs. A copy that `serve` saved is removed afterwards.
     """
     settings = context.load().settings
     key = consents_key(settings, os.environ, None)
@@ -94,11 +94,11 @@ def restore(context: CommandContext, *, file: Path) -> int:
     return 0
 
 
-@journal.command("discard", short_help="Give up what was saved of a lost journal.")
+@journal.command("discard", short_help="Delete what was saved of a lost journal.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
 def discard(context: CommandContext, *, file: Path) -> int:
-    """Give up FILE, which `serve` saved of a journal that was lost, and delete it."""
+    """Delete FILE, which `serve` saved of a lost journal."""
     discard_copy(_file_of(context.load().settings), file)
     click.echo(f"{file} is deleted")
     return 0
@@ -107,7 +107,7 @@ def discard(context: CommandContext, *, file: Path) -> int:
 def _file_of(settings: Settings) -> Path:
     path = settings.journal.file
     if path is None:
-        raise click.UsageError("journal.url is no SQLite file: use PostgreSQL's own tools")
+        raise click.UsageError("journal.url is not a SQLite file: use PostgreSQL's own tools")
     return path
 
 
@@ -125,7 +125,7 @@ def _journal_url(option: str, given: str | None, configured: str) -> str:
 
 
 class _Progress:
-    """One line on a terminal that says how far it is."""
+    """A line on a terminal with the progress."""
 
     def __init__(self) -> None:
         self._table, self._rows = "", 0

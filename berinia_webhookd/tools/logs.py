@@ -1,4 +1,4 @@
-"""`logs`: the unified logs, for people on a terminal and as they are for programs."""
+"""`logs`: shows the unified logs, readable on a terminal, unchanged otherwise."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ NOTHING_YET: Final = "nothing was written to it yet, or logs.dir is another fold
 NO_ERRORS_YET: Final = (
     "nothing was written to it yet, which for errors is good news, or logs.dir is another folder"
 )
-MOST_LINES: Final = 1_000_000  # that are looked through for what is asked for
-# Why something happened, before everything else; what only machines compare, behind it.
+MOST_LINES: Final = 1_000_000  # that are searched
+# The reason comes first, ids last.
 FIRST: Final = ("channel", "agent", "reason", "error", "diagnosis", "hint", "problems")
 LAST: Final = ("event_id", "request_id", "client", "node")
 LEVELS: Final[Mapping[str, str]] = {
@@ -55,10 +55,12 @@ LEVELS: Final[Mapping[str, str]] = {
     metavar="N",
     help="How many of the last lines.",
 )
-@click.option("-f", "follow", is_flag=True, help="Go on with new lines, over rotation too.")
+@click.option("-f", "follow", is_flag=True, help="Follow new lines, across rotation.")
 @click.option("--since", type=Since(), metavar="T", help="Only newer lines: 2h, 3d, 2026-11-30.")
-@click.option("--event", "event_id", metavar="ID", help="Only of this event; a prefix is enough.")
-@click.option("--json", "as_json", is_flag=True, help="As they are, on a terminal too.")
+@click.option(
+    "--event", "event_id", metavar="ID", help="Only of this event; the beginning is enough."
+)
+@click.option("--json", "as_json", is_flag=True, help="Unchanged, on a terminal too.")
 @click.pass_obj
 def logs(
     context: CommandContext,
@@ -71,7 +73,7 @@ def logs(
     event_id: str | None,
     as_json: bool,
 ) -> None:
-    """Read the unified logs: coloured on a terminal, otherwise as they are."""
+    """Read the unified logs: coloured on a terminal, unchanged otherwise."""
     settings, running = context.look_with_installation()
     known = log_types(settings.channels)
     if log_type not in known:
@@ -100,7 +102,7 @@ def _why_none(log_type: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Which lines are asked for."""
+    """Selects lines."""
 
     since: datetime | None
     event_id: str | None
@@ -138,7 +140,7 @@ def _print_as_they_are(lines: Iterable[str]) -> None:
 
 
 def as_object(line: str) -> dict[str, Any]:
-    """Return what a log line says; nothing where it is no JSON object."""
+    """Return a log line's fields; none if it is not a JSON object."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -147,9 +149,7 @@ def as_object(line: str) -> dict[str, Any]:
 
 
 def readable(line: str) -> str:
-    """A log line for people, the reason before the ids; what is no JSON object is shown as it is,
-    but harmless.
-    """
+    """Format a log line; one that is not a JSON object is only made safe for the terminal."""
     found = as_object(line)
     if not found:
         return printable(line)
@@ -176,7 +176,7 @@ def _field(name: str, value: Any) -> str:
 
 
 def _local_time(timestamp: object) -> str:
-    """The time where the reader is; what is no time as it stands."""
+    """Return the local time; a text that is no time as it is."""
     try:
         instant = datetime.fromisoformat(str(timestamp)).astimezone()
     except (ValueError, OverflowError):

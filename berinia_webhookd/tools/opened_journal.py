@@ -1,4 +1,4 @@
-"""The journal in use, for commands that look at it and change it."""
+"""Opens the journal in use, for commands that read or change it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class OpenedJournal:
         work: Callable[[JournalT], Coroutine[Any, Any, ResultT]],
         kind: type[JournalT] = Operations,  # type: ignore[assignment]
     ) -> ResultT:
-        """Do something with the open journal.
+        """Call `work` with the open journal.
 
         Raises:
-            NotFound: there is none, or not what was asked for.
+            NotFound: there is no journal, or not what was asked for.
             JournalUnavailable: it cannot be read or written.
         """
 
@@ -53,8 +53,8 @@ class OpenedJournal:
         return asyncio.run(whole())
 
     def tell_the_log(self, told: Iterable[tuple[str, Mapping[str, object]]]) -> None:
-        """Add the operator's hand, events with their fields, to what the daemon logs, if its files
-        are there: they are made by the daemon alone, as its own user.
+        """Add what an operator did to the daemon's logs, if they exist: only the daemon makes its
+        log files, as its own user.
         """
         if not all((self.logs / name).exists() for name in ("webhook.log", "agents.log")):
             return
@@ -65,7 +65,7 @@ class OpenedJournal:
 
 
 def caller() -> str:
-    """Return who gives a command: who became root by `sudo`, else the user; else the number."""
+    """Return who runs the command: who called `sudo`, else the user, else the user's id."""
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):
@@ -73,8 +73,8 @@ def caller() -> str:
 
 
 def open_journal(context: CommandContext, *, with_key: bool = False) -> OpenedJournal:
-    """Find the journal and say on stderr which one it is; `with_key` for what concerns people who
-    were erased.
+    """Find the journal, and print on stderr which one it is; `with_key` also reads the consents
+    key, by which erased people are recognised.
 
     Raises:
         WebhookdError: the key cannot be read.
@@ -87,7 +87,7 @@ def open_journal(context: CommandContext, *, with_key: bool = False) -> OpenedJo
 
 
 def normal_address(text: str, name: str) -> str:
-    """Return a person's address in normal form, as given by an option or argument of this name.
+    """Return the normal form of an address given as the option or argument `name`.
 
     Raises:
         click.UsageError: it is empty.

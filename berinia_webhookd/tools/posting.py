@@ -1,5 +1,5 @@
-"""Signed requests posted one after another or at a rate, with the time that each answer took. No
-redirect is followed, no proxy used, and no more of an answer read than a person would.
+"""Posts signed requests, one after another or at a rate, and times each answer. It follows no
+redirect, uses no proxy, and reads at most 64 KiB of an answer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Target:
         """Read `http://host:port`, `host:port` or `unix:/path`.
 
         Raises:
-            click.UsageError: it is something else.
+            click.UsageError: it is none of them.
         """
         if text.startswith("unix:/"):
             return cls("http://localhost", text.removeprefix("unix:"))
@@ -92,7 +92,7 @@ class Tally:
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
-    broken: WebhookdError | None = None  # why the rest was not sent, or got no answer
+    broken: WebhookdError | None = None  # why the rest got no answer
     _latencies: array[float] = field(default_factory=lambda: array("d"))
 
     @property
@@ -121,7 +121,7 @@ async def post(
     *,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> Posted:
-    """Post one request; returns its answer.
+    """Post one request and return its answer.
 
     Raises:
         TimeoutError, aiohttp.ClientError, OSError: there is none.
@@ -148,8 +148,8 @@ async def post_all(
     rate: float | None,
     posted: Callable[[Posted], None],
 ) -> Tally:
-    """Post `count` requests, each signed when it is its turn; `posted` gets each answer. It ends
-    when one gets none, and the tally says why.
+    """Post `count` requests, each signed just before; `posted` gets each answer. If one gets no
+    answer, it stops, and the tally says why.
     """
     tally = Tally()
     places = asyncio.Semaphore(AT_ONCE if rate else 1)
@@ -199,4 +199,4 @@ def _unreachable(target: Target, error: BaseException) -> WebhookdError:
         )
     if isinstance(error, TimeoutError):
         return WebhookdError(f"{target} did not answer within {TIMEOUT_SECONDS:.0f} s")
-    return WebhookdError(f"{target} broke off: {str(error) or type(error).__name__}")
+    return WebhookdError(f"{target} closed the connection: {str(error) or type(error).__name__}")

@@ -1,6 +1,5 @@
-"""`prove`: kill a throw-away daemon under load, time and again, and count what it answered and
-kept; and measure how long this disk takes to flush. It works in a folder of its own on the
-journal's disk, removes it, and ends no process but those that it started.
+"""`prove`: kills a throw-away daemon under load again and again, counts what it answered and kept,
+and measures how long the disk takes to flush. It works in a temporary folder on the journal's disk.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ from berinia_webhookd.tools.throwaway import ThrowawayDaemon
 
 SENDERS: Final = 8
 PEOPLE: Final = 200
-REPEATED: Final = 20  # each so many-th message is sent twice, as providers do at times
+REPEATED: Final = 20  # every 20th message is sent twice, as providers do at times
 ANSWER_SECONDS: Final = 30.0
-PAUSE_SECONDS: Final = 0.05  # before a message that was refused is sent again
-LIFE_SECONDS: Final = (0.2, 2.0)  # of a daemon, from its first answer to its end
+PAUSE_SECONDS: Final = 0.05  # before a refused message is sent again
+LIFE_SECONDS: Final = (0.2, 2.0)  # from a daemon's first answer to its end
 DRAIN_SECONDS: Final = 30.0
-MOST_BYTES: Final = 512 * 1024 * 1024  # that are written
+MOST_BYTES: Final = 512 * 1024 * 1024  # written in all
 ROOM_BYTES: Final = 2 * MOST_BYTES
 WIDTH: Final = 79
 NOT_PROVEN: Final = (
@@ -64,17 +63,17 @@ NO_FLUSH: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was seen."""
+    """The results."""
 
-    folder: str  # where it was, and is no more
+    folder: str  # in which it worked
     file_system: str
     seconds: float
     kills: int
     messages: int  # each was answered 2xx, at last
-    sent_again: int  # because no answer came, or another one
+    sent_again: int  # without an answer, or with another one
     kept: int  # events in the journal
     lost: int  # answered, and not in it
-    doubled: int  # more events than messages, or two for one
+    doubled: int  # events beyond one for each message
     dispatched: int
     start: Spread
     answer: Spread
@@ -99,12 +98,12 @@ class Proof:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.pass_obj
 def prove(context: CommandContext, *, seconds: float, as_json: bool) -> int:
-    """Try on this machine's disk what a 2xx is worth: nothing lost, nothing twice.
+    """Test on this machine's disk what a 2xx is worth: nothing lost, nothing twice.
 
-    A daemon of its own gets correctly signed messages, and `kill -9` again and again; what was
-    answered 2xx is looked for in its journal. It works on the disk of the configured journal, in a
-    folder that it removes, and leaves a running daemon alone; but it uses the CPU and the disk for
-    so long, half a gigabyte at most. Exit code 1: something was lost or doubled.
+    A throw-away daemon gets correctly signed messages, and `kill -9` again and again; then its
+    journal is searched for what was answered 2xx. It works in a temporary folder on the disk of the
+    configured journal. A running daemon is left alone, but CPU and disk are busy meanwhile; half a
+    gigabyte is written at most. Exit code 1: something was lost or doubled.
     """
     where = _where(context)
     with _own_folder(where) as folder:
@@ -116,7 +115,7 @@ def prove(context: CommandContext, *, seconds: float, as_json: bool) -> int:
 
 
 def _where(context: CommandContext) -> Path:
-    """Return the folder of the configured journal, if this user can write there, else this one."""
+    """Return the journal's folder if this user can write there, else the working folder."""
     file = context.examine().settings.journal.file
     if file is not None and os.access(file.parent, os.W_OK | os.X_OK):
         return file.parent
@@ -127,7 +126,7 @@ def _where(context: CommandContext) -> Path:
 def _own_folder(where: Path) -> Iterator[Path]:
     free = shutil.disk_usage(where).free
     if free < ROOM_BYTES:
-        hint = "make room, or set journal.url to where there is some"
+        hint = "make room, or set journal.url to a disk with more"
         raise CannotStartNow(f"only {free // 2**20} MiB are free in {where}", hint=hint)
     try:
         folder = Path(tempfile.mkdtemp(prefix=".prove-", dir=where))
@@ -139,16 +138,16 @@ def _own_folder(where: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-class BrokenOff(WebhookdError):
-    """A signal ended it; the exit code is a shell's for that."""
+class Interrupted(WebhookdError):
+    """A signal ended it; the exit code is that of a shell."""
 
     def __init__(self, number: signal.Signals) -> None:
-        super().__init__("broken off; what it made is removed")
+        super().__init__("interrupted; the temporary folder is removed")
         self.exit_code = 128 + number
 
 
 async def _interruptible(work: Coroutine[Any, Any, Proof]) -> Proof:
-    """Do it; SIGTERM and SIGINT end it in order, so that nothing is left behind."""
+    """Run it until it ends, or SIGTERM or SIGINT cancels it, so that it cleans up."""
     task = asyncio.ensure_future(work)
     came: list[signal.Signals] = []
 
@@ -161,14 +160,14 @@ async def _interruptible(work: Coroutine[Any, Any, Proof]) -> Proof:
     try:
         return await task
     except asyncio.CancelledError:
-        raise BrokenOff(came[0]) from None
+        raise Interrupted(came[0]) from None
 
 
 async def _prove(folder: Path, seconds: float) -> Proof:
     flush, commit = await asyncio.to_thread(measure, folder)
     async with ThrowawayDaemon(folder) as daemon, HttpClient() as client:
         load = Load(daemon.channel(), client)
-        starts = await _blows(daemon, load, folder, seconds)
+        starts = await _kill_under_load(daemon, load, folder, seconds)
         url = f"sqlite:///{daemon.journal}"
         await _drain(url)
         await daemon.stop()
@@ -196,16 +195,18 @@ async def _prove(folder: Path, seconds: float) -> Proof:
 
 
 def lost_and_doubled(answered: Mapping[int, Set[str]], kept: Set[str]) -> tuple[int, int]:
-    """Return how many of the events that were answered are not kept, and how many events there are
-    beside one for each message.
+    """Return how many answered events are not kept, and how many events there are beyond one for
+    each message.
     """
     events = frozenset[str]().union(*answered.values())
     return len(events - kept), len(events | kept) - len(answered)
 
 
-async def _blows(daemon: ThrowawayDaemon, load: Load, folder: Path, seconds: float) -> list[float]:
-    """Load it, and kill it in the midst of that until the time is over; it runs at the end. Returns
-    how long each start took.
+async def _kill_under_load(
+    daemon: ThrowawayDaemon, load: Load, folder: Path, seconds: float
+) -> list[float]:
+    """Send messages and kill the daemon again and again until the time is over; at the end it runs.
+    Return how long each start took.
     """
     starts: list[float] = []
 
@@ -234,7 +235,7 @@ async def _blows(daemon: ThrowawayDaemon, load: Load, folder: Path, seconds: flo
 
 @dataclass(eq=False)
 class Load:
-    """Senders that send a message until it is answered 2xx, and then the next one."""
+    """Senders, each of which repeats a message until it is answered 2xx."""
 
     channel: Channel
     client: HttpClient
@@ -246,7 +247,7 @@ class Load:
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._target = Target("")  # until it is told where
+        self._target = Target("")  # until `goes_to`
         self._up = asyncio.Event()
         self._answered = asyncio.Event()
 
@@ -257,17 +258,17 @@ class Load:
         self._up.set()
 
     def goes_nowhere(self) -> None:
-        """Wait until there is a daemon again."""
+        """Pause until `goes_to`."""
         self._up.clear()
 
     async def wait_for_answer(self) -> None:
-        """Wait for the first message that the daemon takes.
+        """Wait until the daemon has accepted a message.
 
         Raises:
-            WebhookdError: it takes none.
+            WebhookdError: it accepted none in time.
         """
         if not await wait_for_event(self._answered, ANSWER_SECONDS):
-            raise WebhookdError("the daemon answered nothing, or nothing but refusals")
+            raise WebhookdError("the daemon answered nothing, or only refused")
 
     async def send(self) -> None:
         """Send one message after another until it is over."""
@@ -289,13 +290,13 @@ class Load:
         return self.channel.sign(fields, base_url="http://localhost", now=now())
 
     async def _post(self, request: SignedRequest, number: int) -> Posted | None:
-        """Post a message; returns its answer if that is 2xx."""
+        """Post a message; return its answer if that is 2xx."""
         await self._up.wait()
         how = {"timeout_seconds": ANSWER_SECONDS}
         try:
             posted = await post(self.client, self._target, request, number, **how)
         except (aiohttp.ClientError, OSError, TimeoutError):
-            pass  # it was killed: whether the message was kept, nobody knows
+            pass  # killed: the message may be kept or not
         else:
             if posted.status // 100 == 2:  # noqa: PLR2004 - the class of success
                 return posted
@@ -308,7 +309,7 @@ def _event_of(posted: Posted) -> str:
 
 
 async def _drain(url: str) -> None:
-    """Wait until the agent has got what there is, though not for ever."""
+    """Wait until the agent has got everything, within a limit."""
     async with Operations(url) as journal:
         for _ in range(round(DRAIN_SECONDS / PAUSE_SECONDS)):
             if not (await journal.stats()).oldest_open_at:
@@ -321,7 +322,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def report(proof: Proof) -> str:
-    """Return it for people, in 80 columns."""
+    """Return the results as text of 80 columns."""
     rows = {
         "killed by kill -9": f"{counted(proof.kills, 'time')}; up again: {proof.start}",
         "messages answered 2xx": f"{proof.messages}",
@@ -347,6 +348,6 @@ def _verdict(proof: Proof) -> str:
         if proof.holds
         else "SOMETHING WAS LOST OR DOUBLED: do not trust this installation.",
         f"{NOT_PROVEN} A flush took {flush}, and no device needs less than {least}: "
-        + ("this disk may well flush." if proof.flushes else NO_FLUSH),
+        + ("this disk seems to flush." if proof.flushes else NO_FLUSH),
     )
     return "\n".join(textwrap.fill(line, WIDTH) for line in said)

@@ -1,5 +1,5 @@
-"""`reload`: the running daemon reads its configuration again, and says what it made of it, and
-whether the code of its agents, as it is now, can be loaded.
+"""`reload`: has the running daemon read its configuration and load its agents again, and prints
+what came of it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ POLL_SECONDS: Final = 0.05
 @click.command("reload")
 @click.pass_obj
 def reload(context: CommandContext, /) -> None:
-    """Have the running daemon read its configuration again, and wait for its word.
+    """Have the running daemon read its configuration again, and wait until it has.
 
-    Agents are loaded anew; one whose new code does not load goes on with the code before. Exit code
-    1: that is so, or it refused the configuration, and goes on with the one before.
+    Agents are loaded again too; one whose new code does not load keeps its old code. Exit code 1:
+    that happened, or the configuration was refused and the old one stays.
     """
     settings, running = context.look_with_installation()
     if running is None:
@@ -70,7 +70,7 @@ def _next(log: Follower, events: tuple[str, ...], patience_seconds: float) -> di
     def wait() -> None:
         if time.monotonic() > deadline:
             raise CannotStartNow(
-                f"the daemon said nothing for {patience_seconds:.0f} s",
+                f"the daemon did not report within {patience_seconds:.0f} s",
                 hint="berinia-webhookd logs",
             )
         time.sleep(POLL_SECONDS)
@@ -101,7 +101,7 @@ def _refused(said: Mapping[str, Any]) -> list[str]:
 
 
 def _not_loaded(said: Mapping[str, Any]) -> Iterator[str]:
-    """Say what does not load, each cause once."""
+    """Yield what does not load, each cause once."""
     told = ("outdated", "the code before goes on"), ("unavailable", "messages wait")
     for name, meanwhile in told:
         reasons: Mapping[str, str] = said.get(name) or {}

@@ -1,5 +1,5 @@
-"""`send`: correctly signed sample callbacks, as the provider would send them. It refuses to send to
-another machine without `--really`.
+"""`send`: sends correctly signed sample callbacks, as the provider would; to another machine only
+with `--really`.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def _fields(
 @click.option(
     "--rate",
     type=click.FloatRange(0, 10_000, min_open=True),
-    help="Start so many a second, side by side.  [default: one after another]",
+    help="How many to start a second, in parallel.  [default: one after another]",
 )
-@click.option("--bad-signature", is_flag=True, help="Sign wrongly; 403 is the right answer then.")
-@click.option("--really", is_flag=True, help="Send although it is not to this machine.")
+@click.option("--bad-signature", is_flag=True, help="Sign wrongly; the expected answer is 403.")
+@click.option("--really", is_flag=True, help="Send even to another machine.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of lines.")
 @click.pass_obj
 def send(
@@ -100,7 +100,7 @@ def send(
     target = Target.from_text(to or address)
     if not really and not target.is_loopback():
         raise click.UsageError(
-            f"{target} is not this machine; with --really it gets these messages all the same"
+            f"{target} is not this machine; add --really to send there all the same"
         )
     sample = Sample(
         channel=configured,
@@ -135,20 +135,20 @@ class Sample:
     key: InstallationKey | None
 
     def sign(self) -> SignedRequest:
-        """Return a new message, signed now, and marked as ours where it goes to our own daemon."""
+        """Return a new message, signed now; marked as ours if we have the installation's key."""
         at = now()
         made = self.channel.sign(self.fields, base_url=self.base_url, now=at, valid=self.valid)
         return made if self.key is None else made.marked(self.key, Purpose.SAMPLE, at)
 
     def unknown_fields(self) -> list[tuple[str, str]]:
-        """Return the given fields that the sample does not have, each with the name nearest to it.
+        """Return the given fields that the sample lacks, each with the nearest name.
 
         Raises:
             CannotSign: only the provider has the key.
         """
         plain, given = field_names(replace(self, fields={}).sign()), field_names(self.sign())
         known = {*plain, *self.channel.sample_names}
-        # Where letter case does not matter, another spelling takes a field's place.
+        # Where letter case does not matter, a field was replaced by another spelling.
         replaced = {name.lower() for name in plain - given}
         return [
             (name, max(sorted(known), key=partial(_likeness, name)))
@@ -158,7 +158,7 @@ class Sample:
 
 
 def field_names(request: SignedRequest) -> set[str]:
-    """Return the names of the fields of a request; in JSON paths, whole and from each level on."""
+    """Return the names of a request's fields; in JSON, every name and every path."""
     content_type = request.headers.get("Content-Type", "")
     if content_type.startswith(URLENCODED):
         return {name for name, _ in decode_urlencoded(request.body)}
@@ -182,7 +182,7 @@ def _likeness(one: str, other: str) -> float:
 
 
 class Report:
-    """The report of `send`: each answer as it comes, and a count of the unexpected ones."""
+    """Prints each answer as it comes, and counts unexpected ones."""
 
     def __init__(self, *, bad_signature: bool, as_json: bool, most: int) -> None:
         self.unexpected = 0
@@ -237,7 +237,7 @@ class Report:
 def _default_address(server: ServerSettings, running: RunningDaemon | None) -> str:
     address = configured_address(server) if running is None else running.address
     host, _, port = address.rpartition(":")
-    # Who listens everywhere listens here, too.
+    # A daemon that listens on all addresses is called on loopback.
     loopback = {str(IPv4Address(0)): "127.0.0.1", f"[{IPv6Address(0)}]": "[::1]"}.get(host)
     return f"{loopback}:{port}" if loopback else address
 

@@ -25,11 +25,11 @@ from berinia_webhookd.tools.command_context import CommandContext, working_folde
 if TYPE_CHECKING:
     from berinia_webhookd.process import Beside, Process
 
-# How long the event loop keeps the journal's thread waiting for its turn between two statements:
-# with Python's 5 ms, a commit under load takes twice as long.
+# How long the journal's thread waits for the interpreter between two statements. With Python's 5
+# ms, a commit under load takes twice as long.
 SWITCH_SECONDS: Final = 0.0005
-# Nearly everything that a request makes is freed without the collector. By default it looks every
-# 700 objects, and time and again at all that was imported, while callers wait.
+# Nearly everything that a request makes is freed without the garbage collector. By default it runs
+# every 700 objects, and often over all that was imported, while callers wait.
 OBJECTS_UNTIL_COLLECTED: Final = 20_000
 
 _debug = click.option(
@@ -149,7 +149,7 @@ def _run(
     beside: Beside = lambda _: (),
     **role: bool,
 ) -> None:
-    held_signals.hold()  # until the daemon has its event loop
+    held_signals.hold()  # until the event loop can handle them
     from berinia_webhookd import app, process  # noqa: PLC0415 - `--help` does without
 
     async def look(config_file: Path | None) -> Sequence[Finding]:
@@ -176,7 +176,7 @@ def _run(
 
 
 def _tune_interpreter() -> None:
-    """Shorten the turns of threads, and let the collector leave alone what was imported."""
+    """Switch threads sooner, and collect garbage less often, and not what was imported."""
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The parameters `--since`, a time or how long ago, and `--for`, how long."""
+"""The types of options such as `--since`, an instant, and `--for`, a duration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Since(click.ParamType[datetime]):
 
 
 class Duration(click.ParamType[float]):
-    """`30m`, `12h`, `3d`: so many seconds."""
+    """A duration such as `30m`, `12h` or `3d`, in seconds."""
 
     name = "duration"
 
@@ -66,7 +66,7 @@ def instant_of(text: str, now: datetime) -> datetime:
     """Return the time that a text means at `now`.
 
     Raises:
-        ValueError, OverflowError: it means none.
+        ValueError, OverflowError: it is not a time.
     """
     if (ago := _span_of(text)) is not None:
         return now - ago

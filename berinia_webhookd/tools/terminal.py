@@ -1,4 +1,4 @@
-"""Formats what commands print: text that cannot steer the terminal, ages, durations, columns."""
+"""Formats what commands print: text without control characters, wrapped lines, columns, JSON."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _CODE: Final = re.compile(r"`[^`\n]+`")
 
 
 def printable(text: str) -> str:
-    """Escape what could steer a terminal; line ends stay."""
+    """Escape control characters, but for line ends."""
     text = text.replace("\r\n", "\n").replace("\t", "    ")
     return escape_controls(text, keep_line_ends=True)
 
 
 def one_line(text: str, limit: int) -> str:
-    """Do the same on one line of at most `limit` columns, of which wide characters take two."""
+    """Do the same, on one line of at most `limit` columns of the terminal."""
     line = printable(" ".join(text[: 4 * limit].split()))
     if wcwidth.width(line) <= limit:
         return line
@@ -43,8 +43,8 @@ def one_line(text: str, limit: int) -> str:
 
 
 def wrapped(text: str, width: int, first: int, margin: int) -> list[str]:
-    """Break at blanks, but not in code; the first line begins in column `first`, the others in
-    column `margin`.
+    """Break at blanks, but not inside backquotes; the first line begins in column `first`, the
+    others in column `margin`.
     """
     whole = _CODE.sub(lambda code: code[0].replace(" ", "\N{NO-BREAK SPACE}"), printable(text))
     found: list[str] = []
@@ -62,7 +62,7 @@ def wrapped(text: str, width: int, first: int, margin: int) -> list[str]:
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
-    """Return JSON that is safe on a terminal and read by any program."""
+    """Return JSON that is safe on a terminal."""
     text = json.dumps(value, ensure_ascii=False, indent=indent, default=_for_json)
     return escape_controls_in_json(text)
 
@@ -89,7 +89,7 @@ def _width(cell: str) -> int:
 
 
 def utc(instant: datetime) -> str:
-    """`2026-03-01 12:00:00.123 UTC`."""
+    """Return an instant as `2026-03-01 12:00:00.123 UTC`."""
     return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{instant.microsecond // 1000:03d} UTC"
 
 

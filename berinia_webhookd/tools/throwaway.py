@@ -1,5 +1,5 @@
-"""A daemon to throw away: a `serve` of this program in a folder of its own, with secrets, a journal
-and logs that nobody else uses. It is ended by its process, and by nothing else.
+"""A throw-away daemon: `serve` as a child process, with a folder, secrets, journal and logs of its
+own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from berinia_webhookd.tools.posting import Target
 READY: Final = b"READY=1"
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 60.0
-# The program as ever, killed by the kernel when this process is gone, whatever ended that.
+# The program, killed by the kernel when this process has ended for whatever reason.
 _PROGRAM: Final = """\
 import runpy, signal
 from berinia_webhookd.outbound.agent_host import PR_SET_PDEATHSIG, control_process
@@ -42,7 +42,7 @@ level = "error"
 verified_requests = 1000000000
 [agents.ResponseListenerAgent]
 target = "log:"
-loop_guard = false  # the same people write the same words time and again
+loop_guard = false  # the same people write the same text again and again
 [channels.email]
 signing_keys = ["{key}"]
 [channels.sms]
@@ -53,7 +53,7 @@ enabled = false
 
 
 class ThrowawayDaemon:
-    """One such daemon, which can be killed and started again."""
+    """A daemon that can be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
         """Write its configuration into an empty folder."""
@@ -76,7 +76,7 @@ class ThrowawayDaemon:
         self._supervisor.close()
 
     def channel(self) -> Channel:
-        """Return the one channel that it receives on: it signs, and its answers name events."""
+        """Return its only channel."""
         kinds = catalogue.KINDS
         loaded = load(
             kinds=kinds, environ={}, working_folder=self._folder, config_file=self._config
@@ -88,7 +88,7 @@ class ThrowawayDaemon:
         """Start it, and return where it listens.
 
         Raises:
-            WebhookdError: it ended instead, or said nothing.
+            WebhookdError: it ended, or did not report in time.
         """
         with self._said.open("wb") as said:
             self._process = await asyncio.create_subprocess_exec(
@@ -123,7 +123,7 @@ class ThrowawayDaemon:
         return lines[-1] if lines else f"it said nothing within {START_SECONDS:.0f} s"
 
     def _environment(self) -> Mapping[str, str]:
-        """The caller's, without what would configure it otherwise."""
+        """Return our environment without what would change its configuration."""
         theirs = {
             name: value
             for name, value in agents_environment(os.environ).items()
@@ -134,11 +134,11 @@ class ThrowawayDaemon:
         return {**theirs, **folders, "NOTIFY_SOCKET": "@" + os.fsdecode(name)[1:]}
 
     async def kill(self) -> None:
-        """`kill -9`, if it runs; returns when it has ended."""
+        """Send SIGKILL, if it runs, and wait until it has ended."""
         await self._end(kill=True)
 
     async def stop(self) -> None:
-        """SIGTERM; what it has accepted is dispatched before, as far as it can be."""
+        """Send SIGTERM, and wait until it has ended."""
         await self._end(kill=False)
 
     async def _end(self, *, kill: bool) -> None:

@@ -96,7 +96,7 @@ def test_people_read_the_register(daemon: Daemon) -> None:
     assert daemon.run("consents", "check", " ", check=False).returncode == 2
     for address, noted in (("nonsense", True), (CUSTOMER, False), ("Anna <a@b.example>", False)):
         checked = daemon.run("consents", "check", address)
-        assert ("looks like no address" in checked.stderr) is noted, address
+        assert ("does not look like an address" in checked.stderr) is noted, address
     *_, last = daemon.run("events", "export", "--sender", SENDER).stdout.splitlines()
     assert json.loads(last)["consent"]["event"] == event
 

@@ -103,7 +103,7 @@ def test_a_question_before_anything_is_sent() -> None:
 def test_what_is_no_request(tmp_path: Path, content: bytes) -> None:
     """It is said how one is written."""
     (tmp_path / "r.txt").write_bytes(content)
-    with pytest.raises(click.UsageError, match="no captured request"):
+    with pytest.raises(click.UsageError, match="not a captured request"):
         captured(tmp_path / "r.txt", ChannelName("x"), datetime.now(UTC))
 
 

@@ -54,7 +54,7 @@ def test_the_report_is_plain_and_narrow() -> None:
         text = " ".join(report(proof).split())
         assert "nothing about a loss of power" in text
         assert ("Nothing was lost" in text) == proof.holds == ("DO NOT" not in text.upper())
-        assert "may well flush" in text
+        assert "seems to flush" in text
     fast = " ".join(report(replace(PROOF, flush=Spread(0.001, 0.002), flushes=False)).split())
     assert "0.001 ms" in fast
     assert "DOES NOT FLUSH" in fast
