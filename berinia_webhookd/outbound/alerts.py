@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Final
 
 from prometheus_client import Counter, Gauge
@@ -25,6 +24,7 @@ from berinia_webhookd.journal.contract import MOST_FAILURES, Hold, LostForGood, 
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.alert_delivery import deliver
+from berinia_webhookd.outbound.alert_kinds import ADVICE, AlertKind
 
 PAUSE_SECONDS: Final = 300.0
 CHECK_SECONDS: Final = 5.0
@@ -33,33 +33,6 @@ RECENT_SECONDS: Final = 300.0  # what belongs to one alert of rejected deliverie
 
 # What holds now: one plain sentence by the name of what it is about; empty when all is well.
 Condition = Callable[[], Awaitable[Mapping[str, str]]]
-
-
-class AlertKind(StrEnum):
-    """What is worth waking somebody for."""
-
-    ENTRY_DEAD = "entry_dead"
-    SIGNATURES_REFUSED = "signatures_refused"
-    DELIVERY_REJECTED = "delivery_rejected"
-    AGENT_UNAVAILABLE = "agent_unavailable"
-    AGENT_FAILING = "agent_failing"
-    CONVERSATION_HELD = "conversation_held"
-    JOURNAL_DEGRADED = "journal_degraded"
-    DISK_LOW = "disk_low"
-    LOOPBACK_LOCKED = "loopback_locked"
-
-
-LOOK: Final = {
-    AlertKind.ENTRY_DEAD: "berinia-webhookd events list --state dead",
-    AlertKind.SIGNATURES_REFUSED: "berinia-webhookd doctor --problems",
-    AlertKind.DELIVERY_REJECTED: "berinia-webhookd events list --state rejected",
-    AlertKind.AGENT_UNAVAILABLE: "berinia-webhookd check-config",
-    AlertKind.AGENT_FAILING: "berinia-webhookd events list --agent NAME, then events show ID",
-    AlertKind.CONVERSATION_HELD: "berinia-webhookd doctor",
-    AlertKind.JOURNAL_DEGRADED: "berinia-webhookd doctor",
-    AlertKind.DISK_LOW: "berinia-webhookd doctor",
-    AlertKind.LOOPBACK_LOCKED: "berinia-webhookd doctor",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +165,7 @@ class Alerts:
             await wait_for_event(self._changed, None if next_at is None else next_at - now)
 
     async def _send(self, kind: AlertKind, pending: _Pending) -> None:
+        advice, agent = ADVICE[kind], pending.facts.get("agent")
         document = {
             "service": SERVICE,
             "node": self.node,
@@ -199,7 +173,9 @@ class Alerts:
             "at": pending.at.isoformat(),
             "summary": pending.summary,
             "count": pending.count,
-            "look": LOOK[kind],
+            "look": advice.look.replace("NAME", agent) if agent else advice.look,
+            "fix": advice.fix,
+            "guide": advice.section,
             **pending.facts,
         }
         await deliver(self.settings, kind.value, json_text.encode(document))

@@ -3,16 +3,16 @@
     alerts.command = "/usr/bin/python3 /etc/berinia-webhookd/alert.py"
 
 It reads one JSON document from its standard input (`kind`, `summary`, `count`, `node`, `at`,
-`look`), and takes the rest from the environment of the service (`systemctl edit berinia-webhook`,
-`[Service]`, `Environment=…`; what is not set leaves that way out):
+`look`, `fix`), and takes the rest from the environment of the service (`systemctl edit
+berinia-webhook`, `[Service]`, `Environment=…`; what is not set leaves that way out):
 
     ALERT_MAIL_TO=admin@example.com   ALERT_SMTP=127.0.0.1:25   ALERT_MAIL_FROM=berinia@example.com
     ALERT_BOT_URL=http://127.0.0.1:3030/send   ALERT_GROUP="🛠️ Technique"
 
 Try it by hand:
     export ALERT_BOT_URL=http://127.0.0.1:3030/send ALERT_GROUP=Technique
-    echo '{"kind": "trial", "summary": "A trial", "count": 1, "node": "", "at": "", "look": ""}' |
-        python3 alert.py
+    echo '{"kind": "trial", "summary": "A trial", "count": 1, "node": "", "at": "", "look": "",
+        "fix": ""}' | python3 alert.py
 
 Each way is tried even if the other fails; exit status 1 says that one did, which the daemon logs as
 `alert.failed`. It never takes longer than the 30 seconds it has.
@@ -47,7 +47,8 @@ def main() -> int:
 def text(alert: dict[str, Any]) -> str:
     times = f" ({alert['count']} times since the last alert)" if alert["count"] > 1 else ""
     return (
-        f"{alert['summary']}{times}.\n\nOn {alert['node']} at {alert['at']}; look: {alert['look']}"
+        f"{alert['summary']}{times}.\n\nLook: {alert['look']}\nFix: {alert['fix']}\n\n"
+        f"On {alert['node']} at {alert['at']}"
     )
 
 

@@ -159,7 +159,7 @@ def test_a_journal_that_cannot_be_written_is_told(tmp_path: Path, told: Told) ->
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (1, unlimited[1]))
         assert daemon.sms().status == 503
         alert = told.wait_for("journal_degraded")
-        assert alert["look"] == "berinia-webhookd doctor"
+        assert alert["look"] == "berinia-webhookd doctor --problems"
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, unlimited)
         daemon.wait_for("journal.recovered")
     finally:

@@ -23,8 +23,8 @@ from berinia_webhookd.journal.contract import Hold, Settlement
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, EntryState, EventId, Guard, Outcome, OutcomeKind
 from berinia_webhookd.outbound.alert_delivery import post, run_command
+from berinia_webhookd.outbound.alert_kinds import ADVICE, AlertKind
 from berinia_webhookd.outbound.alerts import (
-    AlertKind,
     Alerts,
     daemon_conditions,
     rejected_deliveries,
@@ -94,6 +94,8 @@ async def test_a_dead_entry_is_told_without_a_word_of_it(receiver: Receiver) -> 
         "and it is not tried again",
         "count": 1,
         "look": "berinia-webhookd events list --state dead",
+        "fix": ADVICE[AlertKind.ENTRY_DEAD].fix,
+        "guide": "The agent fails: messages are dead",
         "agent": "ResponseListenerAgent",
         "channel": "sms",
         "event_id": entry.event_id,

@@ -52,6 +52,7 @@ ALERT: Final = {
     "node": "web1",
     "at": "2026-03-01T12:00:00+00:00",
     "look": "berinia-webhookd events list --state dead",
+    "fix": "read why with `events show ID`",
 }
 
 
@@ -345,6 +346,7 @@ async def test_alert_by_mail_and_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mail["To"] == "admin@example.com"
     assert mail["Subject"] == "berinia-webhookd on web1: entry dead"
     assert "3 times since the last alert" in str(mail.get_content())
+    assert "Fix: read why with `events show ID`" in str(mail.get_content())
     (message,) = posted
     assert message["group"] == "🛠️ Technique"
     assert "MetaAgent failed on an event" in message["message"]
