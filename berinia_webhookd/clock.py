@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 
@@ -23,24 +25,50 @@ async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
     return True
 
 
-async def wait_until(when: float, future: asyncio.Future[Any]) -> None:
-    """Wait for a future, at most until this instant of the loop's clock, and cancel nothing. It is
-    `asyncio.wait` for one, at a third of its cost: every message waits so for its commit.
+class Deadlines:
+    """Waits for futures, each until an instant of its own, and cancels nothing: every message waits
+    so for its commit. All share one timer, as that would be the largest part of a wait.
     """
-    loop = future.get_loop()
-    waiter = loop.create_future()
 
-    def wake(_: object = None) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[asyncio.Future[None], float] = {}
+        self._next = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
-    timer = loop.call_at(when, wake)
-    future.add_done_callback(wake)
-    try:
-        await waiter
-    finally:
-        timer.cancel()
-        future.remove_done_callback(wake)
+    async def wait(self, when: float, future: asyncio.Future[Any]) -> None:
+        """Wait for a future, at most until this instant of the loop's clock."""
+        waiter = self._loop.create_future()
+        wake = partial(_wake, waiter)
+        self._waiting[waiter] = when
+        if when < self._next:
+            self._wait_until(when)
+        future.add_done_callback(wake)
+        try:
+            await waiter
+        finally:
+            del self._waiting[waiter]
+            if not future.done():
+                future.remove_done_callback(wake)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for waiter, when in self._waiting.items():
+            if when <= now:
+                _wake(waiter)
+        later = (when for when in self._waiting.values() if when > now)
+        self._wait_until(min(later, default=math.inf))
+
+    def _wait_until(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next = when
+        self._timer = None if when == math.inf else self._loop.call_at(when, self._look)
+
+
+def _wake(waiter: asyncio.Future[None], _: object = None) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def doubling_pauses(first_seconds: float, longest_seconds: float) -> Iterator[float]:

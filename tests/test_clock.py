@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from berinia_webhookd.clock import doubling_pauses, wait_for_event, wait_until
+from berinia_webhookd.clock import Deadlines, doubling_pauses, wait_for_event
 
 
 @pytest.mark.parametrize("seconds", [None, 0, 60.0])
@@ -39,7 +39,7 @@ async def test_a_future_is_waited_for_and_never_cancelled(how: str) -> None:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[str] = loop.create_future()
     soon = loop.time() + (0 if how == "late" else 60)
-    waiting = asyncio.create_task(wait_until(soon, future))
+    waiting = asyncio.create_task(Deadlines().wait(soon, future))
     await asyncio.sleep(0)
     if how == "done":
         future.set_result("said")
@@ -49,6 +49,22 @@ async def test_a_future_is_waited_for_and_never_cancelled(how: str) -> None:
     assert waiting.cancelled() == (how == "cancelled")
     assert future.done() == (how == "done")
     assert not future.cancelled()
+
+
+async def test_each_of_many_is_waited_for_until_its_own_deadline() -> None:
+    """In whatever order they came, and whatever became of those before."""
+    loop = asyncio.get_running_loop()
+    deadlines, over = Deadlines(), list[float]()
+
+    async def wait(seconds: float) -> None:
+        await deadlines.wait(begun + seconds, loop.create_future())
+        over.append(seconds)
+
+    begun = loop.time()
+    waiting = [asyncio.create_task(wait(seconds)) for seconds in (0.2, 60, 0.1, 0.3, 0)]
+    _, pending = await asyncio.wait(waiting[:1] + waiting[2:], timeout=30)
+    assert (over, pending, waiting[1].done()) == ([0, 0.1, 0.2, 0.3], set(), False)
+    waiting[1].cancel()
 
 
 def test_pauses_double_up_to_the_longest() -> None:

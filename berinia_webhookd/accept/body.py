@@ -99,11 +99,6 @@ class BodyBudget:
         self.used_bytes = 0
         self.unverified_bytes: dict[bytes, int] = {}  # by client, of whom there is something
 
-    def most_bytes(self, size_bytes: int) -> int:
-        """Return how much may be held in all with a body of this size among it."""
-        short = size_bytes <= SHORT_BODY_BYTES
-        return self.limit_bytes - (0 if short else self.limit_bytes // _SHORT_SHARE)
-
     def reservation(self, client: bytes) -> Reservation:
         """Return room for one request's body, which the end of its `with` block gives back."""
         return Reservation(self, client)
@@ -121,20 +116,24 @@ class Reservation:
         self._worked_on_bytes = 0
         self._unverified = True
 
-    def require_room(self, size_bytes: int) -> None:
-        """Refuse a body of this size where what others have sent leaves no room; hold nothing.
+    def require_room(self, size_bytes: int) -> int:
+        """Refuse a body of this size where what others have sent leaves no room; hold nothing, and
+        return how many bytes more it is than are held.
 
         Raises:
             Overloaded: the budget, or this client's share of it, is used up.
         """
         budget = self._budget
         more = size_bytes - self._held_bytes
+        limit = budget.limit_bytes
         unverified = budget.unverified_bytes.get(self._client, 0)
+        left_to_short = 0 if size_bytes <= SHORT_BODY_BYTES else limit // _SHORT_SHARE
         if (
-            budget.used_bytes + more > budget.most_bytes(size_bytes)
-            or unverified + more > budget.limit_bytes // _UNVERIFIED_SHARE
+            budget.used_bytes + more > limit - left_to_short
+            or unverified + more > limit // _UNVERIFIED_SHARE
         ):
             raise Overloaded("Too many bytes are being received; please retry.")
+        return more
 
     def grow_to(self, size_bytes: int) -> None:
         """Hold so many bytes, which have arrived.
@@ -142,8 +141,7 @@ class Reservation:
         Raises:
             Overloaded: there is no room for them.
         """
-        self.require_room(size_bytes)
-        more = size_bytes - self._held_bytes
+        more = self.require_room(size_bytes)
         self._budget.used_bytes += more
         unverified = self._budget.unverified_bytes
         unverified[self._client] = unverified.get(self._client, 0) + more

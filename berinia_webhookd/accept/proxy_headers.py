@@ -45,17 +45,15 @@ class _Evidence(NamedTuple):
 
     peer: str | None
     over_unix_socket: bool  # by our own end
-    forwarded_for: str | None
+    forwarded_for: str
     forwarded: bool
     proto: str
     host: str
     http_version: HttpVersion
     loopback_locked: bool
 
-    @property
-    def is_long(self) -> bool:
-        """Whether it would fill a cache."""
-        return len(self.host) + len(self.proto) + len(self.forwarded_for or "") > _LONGEST_CACHED
+
+_Facts = tuple[str | None, bool, str, bool, str, str, HttpVersion, bool]  # as they are looked up
 
 
 class ProxyHeaders(XForwardedBase):
@@ -89,20 +87,25 @@ class ProxyHeaders(XForwardedBase):
         """Return the caller of a request; what cannot be read counts as unknown and untrusted."""
         headers, protocol = request.headers, request.protocol
         peername = protocol.peername
-        forwarded_for = headers.getall(hdrs.X_FORWARDED_FOR, None)
-        evidence = _Evidence(
+        forwarded = hdrs.X_FORWARDED_FOR in headers
+        forwarded_for = ",".join(headers.getall(hdrs.X_FORWARDED_FOR)) if forwarded else ""
+        proto = headers.getall(hdrs.X_FORWARDED_PROTO, ("",))[-1]
+        host = headers.get(hdrs.HOST, "")
+        facts = (
             peername[0] if isinstance(peername, tuple) else None,
             isinstance(protocol.sockname, str | bytes),
-            None if forwarded_for is None else ",".join(forwarded_for),
-            forwarded_for is not None or _mentions_a_proxy(headers),
-            headers.getall(hdrs.X_FORWARDED_PROTO, ("",))[-1],
-            headers.get(hdrs.HOST, ""),
+            forwarded_for,
+            forwarded or _mentions_a_proxy(headers),
+            proto,
+            host,
             request.version,
             self._loopback_locked(),
         )
-        return (self._weigh if evidence.is_long else self._weighed)(evidence)
+        long = len(host) + len(proto) + len(forwarded_for) > _LONGEST_CACHED
+        return (self._weigh if long else self._weighed)(facts)
 
-    def _weigh(self, evidence: _Evidence) -> tuple[Caller, Client]:
+    def _weigh(self, facts: _Facts) -> tuple[Caller, Client]:
+        evidence = _Evidence(*facts)
         peer: IPAddress | None = None
         # The peer's name is missing as well when a TCP peer was gone before we could ask.
         trusted = evidence.peer is None and evidence.over_unix_socket
@@ -111,7 +114,7 @@ class ProxyHeaders(XForwardedBase):
         client, scheme = peer, "http"
         if trusted:
             if evidence.forwarded:
-                client = self._client(evidence.forwarded_for or "")
+                client = self._client(evidence.forwarded_for)
             if evidence.proto.rpartition(",")[2].strip().lower() == "https":
                 scheme = "https"
         caller = Caller(

@@ -23,7 +23,7 @@ from berinia_webhookd.accept.signature_check import (
     note_invalid_signature,
 )
 from berinia_webhookd.channels.contract import Answer, Channel
-from berinia_webhookd.clock import wait_until
+from berinia_webhookd.clock import Deadlines
 from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import (
     AccountRefused,
@@ -71,6 +71,7 @@ class Commits:
         self._inbox = inbox
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines()
         self._unfinished: set[asyncio.Task[None]] = set()
         self._statuses: dict[ChannelName, set[str]] = {}  # that stand in the metric
         self._hinted: set[ChannelName] = set()  # where receipts came that nobody expected
@@ -207,7 +208,7 @@ class Commits:
         latest = verified.complete_at + (channel.ack_timeout_seconds or self.ack_timeout_seconds)
         task = asyncio.ensure_future(work)
         try:
-            await wait_until(latest, task)
+            await self._deadlines.wait(latest, task)
         except asyncio.CancelledError:
             self._finish_late(task, verified, late)
             raise

@@ -10,12 +10,14 @@ import re
 import traceback
 from collections.abc import Mapping
 from datetime import date
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final
 
 HIDDEN: Final = "•••"
 LONGEST_TEXT: Final = 65_536
 LONGEST_NAME: Final = 1024
+SHORT_TEXT: Final = 64  # such as the paths that are asked for again and again
 
 # Log keys that hold people, whatever their value.
 PERSONAL_KEYS: Final = frozenset(
@@ -54,6 +56,9 @@ def scrub(text: str) -> str:
     return PHONE.sub(_unless_of_a_machine, text) if DIGIT.search(text) else text
 
 
+_scrubbed: Final = lru_cache(1024)(scrub)
+
+
 def _unless_of_a_machine(match: re.Match[str]) -> str:
     """Keep an instant, of which a phone number ends with the hour: `2026-11-30 05:34:51`."""
     if MACHINE.fullmatch(match[0]):
@@ -71,7 +76,7 @@ def _hidden(key: str, value: Any) -> Any:
     if key in PERSONAL_KEYS:
         return HIDDEN if value not in (None, "") else value
     if isinstance(value, str):
-        return scrub(value[:LONGEST_TEXT])
+        return _scrubbed(value) if len(value) <= SHORT_TEXT else scrub(value[:LONGEST_TEXT])
     if value is None or isinstance(value, PLAIN):
         return value
     if isinstance(value, Mapping):

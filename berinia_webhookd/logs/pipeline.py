@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import orjson
 import structlog
 
 from berinia_webhookd import json_text
@@ -39,7 +40,6 @@ LONGEST_LINE_BYTES: Final = 49_152
 FEW_KEYS: Final = 24
 # What the thread may look at later, beside short texts: nobody changes it meanwhile.
 PATIENT: Final = frozenset({int, float, type(None)})
-PLAIN: Final = PATIENT | {str}
 PATIENT_CHARACTERS: Final = 256
 SHORT_VALUE: Final = 256
 
@@ -147,7 +147,8 @@ class _Processor:
     def __call__(
         self, _: Any, name: str, line: EventDict
     ) -> tuple[tuple[Line | Draft], dict[str, Any]]:
-        error = _error_of(line.pop("exc_info", None))  # what is being handled is known only now
+        # What is being handled is known only now.
+        error = _error_of(line.pop("exc_info")) if "exc_info" in line else None
         make = partial(self._make, name, line, time.time_ns(), self._files.options, error)
         if error is not None:
             return (make(),), {}
@@ -192,8 +193,7 @@ class _Processor:
             "event": line["event"],
             **line,
         }
-        plain = PLAIN.issuperset(map(type, line.values()))
-        for key in _strange_among(tuple(line)) if plain else line:
+        for key in _strange_among(tuple(line)):
             shown = hide(key, line[key]) if masked else line[key]
             short = type(shown) is str and len(shown) <= LONGEST_VALUE
             complete[key] = shown if short else _cut(shown, LONGEST_VALUE)
@@ -271,7 +271,10 @@ def _shortened(text: str, longest: int) -> str:
 
 
 def _encoded(line: EventDict) -> bytes:
-    text = _json(line)
+    try:
+        text = _printable(orjson.dumps(line))
+    except TypeError:  # a value is none of JSON's, or no valid Unicode
+        text = _json({key: _cut(value, LONGEST_VALUE) for key, value in line.items()})
     if len(text) > LONGEST_LINE_BYTES:
         # Many values, each long: a little of each of them.
         few = {key: _cut(value, SHORT_VALUE, 0) for key, value in islice(line.items(), FEW_KEYS)}
@@ -280,7 +283,10 @@ def _encoded(line: EventDict) -> bytes:
 
 
 def _json(line: EventDict) -> bytes:
-    text = json_text.encode(line)
+    return _printable(json_text.encode(line))
+
+
+def _printable(text: bytes) -> bytes:
     if not text.isascii() or b"\x7f" in text:
         text = escape_controls_in_json(text.decode()).encode()
     return text + b"\n"
