@@ -31,7 +31,7 @@ from berinia_webhookd.accept.request_context import Endpoint
 from berinia_webhookd.channels.catalogue import Channels
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
-from berinia_webhookd.config.settings import Settings, state_folder
+from berinia_webhookd.config.settings import Settings, runtime_folder, state_folder
 from berinia_webhookd.errors import (
     CannotStart,
 )
@@ -262,6 +262,7 @@ async def opened(
             key=key,
             guard=guard,
             can_answer=partial(can_answer, settings, role, outbound.availability),
+            runtime=runtime_folder(environ),
             shutdown_seconds=FINISH_SECONDS,
         )
         console = None

@@ -158,6 +158,15 @@ class Caller:
         return self.peer is None and self.peer_trusted
 
 
+class SampleKey(NamedTuple):
+    """The public key of the pair that `send` made for its samples of a channel, where only the
+    provider has the real one.
+    """
+
+    public: bytes
+    to_agent: bool  # False: they are only logged
+
+
 class RawDelivery(NamedTuple):
     """One HTTP request as it came, unverified."""
 
@@ -170,6 +179,7 @@ class RawDelivery(NamedTuple):
     body: bytes
     received_at: datetime
     method: str = "POST"
+    sample_key: SampleKey | None = None  # what proves it, in place of its channel's keys
 
 
 class VerifiedDelivery(NamedTuple):
@@ -237,6 +247,7 @@ class Event(NamedTuple):
     kind: EventKind = EventKind.MESSAGE
     status: str | None = None  # of a receipt: what became of the message
     thread: str | None = None  # the group of a declared channel
+    sample: bool = False  # nobody but `send` has proven it
     raw: Mapping[str, Any] = _NOTHING  # name → last value
     raw_multi: Mapping[str, list[Any]] = _NOTHING  # names that repeat → values
     # The rest is not part of the stored event; `skipped` is a column beside it.
@@ -253,7 +264,8 @@ class Event(NamedTuple):
     def asks_consent(self) -> bool:
         """Whether it may opt its sender out or in."""
         word = self.opt_out or self.as_start
-        return word is not None and word is not OptOut.HELP and bool(self.conversation.sender)
+        asks = word is not None and word is not OptOut.HELP and bool(self.conversation.sender)
+        return asks and not self.sample
 
     @property
     def overtakes(self) -> bool:

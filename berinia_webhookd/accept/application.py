@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -62,13 +63,14 @@ class Receiver:
         key: InstallationKey,
         guard: LoopbackGuard,
         can_answer: Callable[[AgentName], bool] = lambda _: True,
+        runtime: Path,
         shutdown_seconds: float = 1.0,
     ) -> None:
         self.stopping = asyncio.Event()  # set: wait for no reply, and keep no connection
         self.request_context = RequestContexts(metrics, self.stopping)
         self.guard = guard
         self.proxy_headers = ProxyHeaders(server.trusted_proxies, lambda: guard.locked)
-        self.own_requests = OwnRequests(key, guard)
+        self.own_requests = OwnRequests(key, guard, runtime)
         self.rate_limit = RateLimit(rate_limit, metrics)
         self.signature_check = SignatureCheck(server, self.rate_limit, metrics, guard)
         self.commits = Commits(server, inbox, metrics, self.stopping, can_answer)

@@ -9,17 +9,21 @@ import json
 import os
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from berinia_webhookd import sample_keys
 from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.request_context import CONTEXT
+from berinia_webhookd.addresses import is_this_machine
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import SignatureInvalid
 from berinia_webhookd.http_request import CALLER
-from berinia_webhookd.own_requests import HEADER, InstallationKey, Purpose
+from berinia_webhookd.model import SampleKey
+from berinia_webhookd.own_requests import HEADER, InstallationKey, Mark, Purpose
 
 _LONGEST_SHOWN: Final = 300
 
@@ -31,10 +35,13 @@ class OwnRequests:
         self,
         key: InstallationKey,
         guard: LoopbackGuard,
+        runtime: Path,
         clock: Callable[[], datetime] = now,
     ) -> None:
+        """`runtime` is the folder in which `send` leaves its keys."""
         self._key = key
         self._guard = guard
+        self._runtime = runtime
         self._clock = clock
 
     @web.middleware
@@ -55,7 +62,16 @@ class OwnRequests:
             context = request[CONTEXT]
             context.mark = mark
             context.say("sample", True)
+            if mark.purpose is Purpose.SAMPLE:
+                context.sample_key = self._sample_key(request, mark)
         return await handler(request)
+
+    def _sample_key(self, request: web.Request, mark: Mark) -> SampleKey | None:
+        channel = request[CONTEXT].endpoint.channel
+        if channel is None or channel.can_sign or not is_this_machine(request[CALLER]):
+            return None
+        file = sample_keys.file_of(self._runtime, mark.nonce)
+        return sample_keys.read(file, channel.name, self._clock())
 
 
 def forwarded_for(request: web.Request) -> str:

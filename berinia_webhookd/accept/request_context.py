@@ -21,6 +21,7 @@ from structlog.typing import FilteringBoundLogger
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.logs.control_characters import escape_controls
 from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.model import SampleKey
 from berinia_webhookd.own_requests import Mark
 
 SERVER: Final = "berinia-webhookd"
@@ -52,6 +53,7 @@ class RequestContext:
     log: FilteringBoundLogger  # says in each line which request it is, and of whom
     bucket: bytes = b""  # of the rate limit, and its share of the memory
     mark: Mark | None = None  # of a request of this installation itself
+    sample_key: SampleKey | None = None  # what proves a sample, where its channel's keys cannot
 
     def say(self, key: str, value: object) -> None:
         """Have every line from now on say this, too."""

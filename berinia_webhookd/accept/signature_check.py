@@ -111,6 +111,8 @@ class SignatureCheck:
             try:
                 delivery = await self._received(request, channel, caller, reservation)
                 complete_at = self._time()
+                if context.sample_key is not None:
+                    delivery = delivery._replace(sample_key=context.sample_key)
                 proven = await self._prove(context, channel, delivery, reservation)
             except _UNPROVEN:
                 await self._rate_limit.count_failure(client)

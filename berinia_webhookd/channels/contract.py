@@ -19,6 +19,7 @@ from berinia_webhookd.channels.opt_out import OptOutWords, Words
 from berinia_webhookd.channels.provider import Provider
 from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.errors import CannotSign
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.model import (
     ChannelName,
@@ -51,9 +52,11 @@ class SignedRequest:
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
 
-    def marked(self, key: InstallationKey, purpose: Purpose, now: datetime) -> SignedRequest:
+    def marked(
+        self, key: InstallationKey, purpose: Purpose, now: datetime, nonce: str = ""
+    ) -> SignedRequest:
         """Return it with the mark of this installation."""
-        mark = key.mark(purpose, now, self.body)
+        mark = key.mark(purpose, now, self.body, nonce)
         return replace(self, headers={**self.headers, HEADER: mark})
 
 
@@ -93,7 +96,7 @@ class Channel(ABC):
     listen: str | None = None  # its own listener, as `listening.address_of` writes it; None: all
     replies: Replies | None = None  # None: replies are dropped
     opt_out_words: Words = MappingProxyType({})  # of its kind
-    can_sign: bool = True  # False: only the provider has the key, so there are no samples
+    can_sign: bool = True  # False: only the provider has the key; see `for_samples`
     sample_names: frozenset[str] = frozenset()  # that `sign` takes besides the fields it sends
     secret_parameter: str | None = None  # of the query; masked wherever it is shown or stored
     receipts_hint: str | None = None  # what to change if receipts are sent here by mistake
@@ -240,6 +243,15 @@ class Channel(ABC):
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
     ) -> SignedRequest:
         """Return a sample callback; the given fields replace or extend those of the sample."""
+
+    def for_samples(self) -> tuple[Channel, bytes]:
+        """Return the channel as one that signs with a new key pair of our own, where only the
+        provider has the real one, and the pair's public key, which proves those samples alone.
+
+        Raises:
+            CannotSign: its own secret signs.
+        """
+        raise CannotSign(f"Samples for {self.name} are signed with its own secret.")
 
     def attachment_contents(self, delivery: VerifiedDelivery) -> Iterable[bytes]:
         """Return the contents of the attachments, in the order of `Event.attachments`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ from berinia_webhookd.model import AgentName, Delivery, Gathering, OutcomeKind, 
 
 RETRY_SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0)
 DEFAULTS: Final = AgentName("defaults")  # the table for all agents
+SAMPLES: Final = AgentName("Samples")  # gets what only `send` has proven, and logs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,4 +194,6 @@ class AgentsSettings:
 
     def of(self, name: AgentName) -> AgentSettings:
         """Return the settings of an agent; the defaults where it has none."""
-        return self.by_name.get(name, self.defaults)
+        found = self.by_name.get(name, self.defaults)
+        only_logs = name == SAMPLES and found is self.defaults
+        return replace(found, target="log:") if only_logs else found

@@ -45,6 +45,14 @@ def state_folder(environ: Environ) -> Path:
     return Path(home).expanduser() / ".local" / "state" / "berinia-webhookd"
 
 
+def runtime_folder(environ: Environ) -> Path:
+    """Return where a running daemon writes what other commands find it by: what systemd gives, else
+    `<state>`.
+    """
+    given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return Path(given).absolute() if given else state_folder(environ)
+
+
 def _journal_url(environ: Environ) -> Secret:
     return Secret(f"sqlite:///{state_folder(environ) / 'journal.db'}")
 

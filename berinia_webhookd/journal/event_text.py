@@ -36,6 +36,7 @@ USUAL: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("sender", "recipient", "body", "raw", *_OFTEN_NONE)),
     "attachments": [],
     "kind": "message",
+    "sample": False,
     "raw_multi": {},
 }
 
@@ -67,6 +68,8 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
         fields["attachments"] = list(map(asdict, event.attachments))
     if event.kind is not EventKind.MESSAGE:
         fields["kind"] = event.kind
+    if event.sample:
+        fields["sample"] = True
     if not in_form:
         fields["raw"], fields["raw_multi"] = dict(event.raw), dict(event.raw_multi)
     return to_text(fields), in_form
@@ -118,6 +121,7 @@ def decode(text: str, form: bytes | None = None) -> Event:
         kind=EventKind(fields["kind"]),
         status=fields["status"],
         thread=fields["thread"],
+        sample=fields["sample"],
         raw=fields["raw"],
         raw_multi=fields["raw_multi"],
     )

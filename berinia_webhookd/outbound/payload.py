@@ -70,6 +70,7 @@ def _data(entry: Entry, paths: Sequence[str], *, listed: bool = True) -> dict[st
         "group": event.group,
         **({} if event.thread is None else {"thread": event.thread}),
         "kind": event.kind.value,
+        **({"sample": True} if event.sample else {}),
         **({"status": event.status} if event.kind is EventKind.RECEIPT else {}),
         "received_at": own["received_at"],
         "attempt": entry.attempt,

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from berinia_webhookd.config.files import Unusable, distrust, read_ordinary
-from berinia_webhookd.config.settings import Settings, state_folder
+from berinia_webhookd.config.settings import Settings, runtime_folder, state_folder
 from berinia_webhookd.config.values import SQLITE, sqlite_file
 from berinia_webhookd.errors import CannotStart, CannotStartNow, NotPermitted, WebhookdError
 from berinia_webhookd.journal.consents_key import FILE_NAME as CONSENTS_KEY
@@ -40,6 +40,7 @@ class RunningDaemon:
     journal: Path | None  # the SQLite file; None for PostgreSQL
     logs: Path
     state: Path  # the state folder
+    runtime: Path  # the folder of this file
     console: str | None = None  # the URL of the web console, where it is on
 
     def uses(self, config_file: Path | None) -> bool:
@@ -65,6 +66,7 @@ def of_settings(
         journal=_absolute(settings.journal.file),
         logs=settings.logs.dir.absolute(),
         state=state_folder(environ),
+        runtime=runtime_folder(environ),
         console=console,
     )
 
@@ -75,7 +77,7 @@ def write(installation: RunningDaemon, environ: Mapping[str, str]) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    folder = own_folder(environ)
+    folder = runtime_folder(environ)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = folder / FILE_NAME
     fresh = folder / f".{FILE_NAME}.{os.getpid()}"
@@ -102,7 +104,7 @@ def announce(installation: RunningDaemon, environ: Mapping[str, str]) -> None:
     try:
         write(installation, environ)
     except OSError as error:
-        folder = own_folder(environ)
+        folder = runtime_folder(environ)
         why = f"{FILE_NAME} cannot be written in {folder}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CannotStartNow(why, hint=f"make room: df -h {folder}") from error
@@ -112,7 +114,7 @@ def announce(installation: RunningDaemon, environ: Mapping[str, str]) -> None:
 
 def remove(environ: Mapping[str, str]) -> None:
     """Remove the file, unless another process wrote it meanwhile."""
-    file = own_folder(environ) / FILE_NAME
+    file = runtime_folder(environ) / FILE_NAME
     found = _read_file(file)
     if found is not None and found.pid == os.getpid():
         with contextlib.suppress(OSError):
@@ -205,11 +207,6 @@ def consents_key(
     return None
 
 
-def own_folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder of this process's `serve.json`."""
-    return _first(environ, "RUNTIME_DIRECTORY") or state_folder(environ)
-
-
 def _beside(config_file: Path) -> RunningDaemon | None:
     found = _read_file(config_file.with_name(FILE_NAME), beside=config_file)
     if found is None or not _is_alive(found.pid) or not found.uses(config_file):
@@ -259,6 +256,7 @@ def _from_json(found: object) -> RunningDaemon | None:
             "journal": None | str() as journal,
             "logs": str(logs),
             "state": str(state),
+            "runtime": str(runtime),
         } if pid > 0 and pid is not True:
             return RunningDaemon(
                 pid=pid,
@@ -268,6 +266,7 @@ def _from_json(found: object) -> RunningDaemon | None:
                 journal=None if journal is None else Path(journal),
                 logs=Path(logs),
                 state=Path(state),
+                runtime=Path(runtime),
             )
     return None
 

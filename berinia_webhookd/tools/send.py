@@ -22,10 +22,11 @@ from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.channels.form import URLENCODED
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings, Settings
-from berinia_webhookd.errors import WebhookdError
+from berinia_webhookd.errors import CannotSign, WebhookdError
 from berinia_webhookd.listening import configured_address
-from berinia_webhookd.model import ChannelName
+from berinia_webhookd.model import ChannelName, SampleKey
 from berinia_webhookd.own_requests import InstallationKey, Purpose
+from berinia_webhookd.sample_keys import SampleKeyFile
 from berinia_webhookd.status.durations import duration
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.installation import RunningDaemon, own_key
@@ -73,6 +74,11 @@ def _fields(
     help="How many to start a second, in parallel.  [default: one after another]",
 )
 @click.option("--bad-signature", is_flag=True, help="Sign wrongly; the expected answer is 403.")
+@click.option(
+    "--to-agent",
+    is_flag=True,
+    help="Hand samples to the agent that the provider's key did not sign, instead of the log.",
+)
 @click.option("--really", is_flag=True, help="Send even to another machine.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of lines.")
 @click.pass_obj
@@ -85,13 +91,16 @@ def send(
     count: int,
     rate: float | None,
     bad_signature: bool,
+    to_agent: bool,
     really: bool,
     as_json: bool,
 ) -> None:
     """Send signed sample callbacks of CHANNEL, and show what is answered.
 
     Numbers are from the range reserved for fiction. Each message is a new one unless its id is
-    set. Exit code 1: an answer was not 2xx (with --bad-signature: not 403).
+    set. Where only the provider has the key that signs, they are signed with a new one, which the
+    daemon takes while the command runs, from this machine alone, and only logs. Exit code 1: an
+    answer was not 2xx (with --bad-signature: not 403).
     """
     loaded, running = context.load_with_installation()
     settings = loaded.settings
@@ -109,7 +118,9 @@ def send(
         valid=not bad_signature,
         key=own_key(os.environ, running),
     )
-    for name, nearest in sample.unknown_fields():  # or says at once that only the provider signs
+    if sample.valid and not configured.can_sign:
+        sample = sample.with_own_pair(running, target, to_agent=to_agent)
+    for name, nearest in sample.unknown_fields():
         click.echo(
             f"note: the sample has no field {printable(name)}, which is sent all the same;"
             f" did you mean {printable(nearest)}?",
@@ -133,19 +144,39 @@ class Sample:
     base_url: str
     valid: bool
     key: InstallationKey | None
+    own_pair: SampleKeyFile | None = None
+
+    def with_own_pair(
+        self, running: RunningDaemon | None, target: Target, *, to_agent: bool
+    ) -> Sample:
+        """Return it as one that is signed with a new key pair, until the command ends.
+
+        Raises:
+            CannotSign: the daemon would not take it.
+        """
+        name, who = self.channel.name, self.channel.provider.name
+        if running is None or self.key is None or not target.is_loopback():
+            raise CannotSign(
+                f"only {who} has the key that signs for {name}, and a key pair of our own is good"
+                " for a daemon that runs on this machine alone",
+                hint="start it, call this as its user or with sudo, and leave --to away",
+            )
+        signing, public = self.channel.for_samples()
+        file = SampleKeyFile(running.runtime, name, SampleKey(public, to_agent))
+        click.get_current_context().with_resource(file)
+        return replace(self, channel=signing, own_pair=file)
 
     def sign(self) -> SignedRequest:
         """Return a new message, signed now; marked as ours if we have the installation's key."""
-        at = now()
+        at, nonce = now(), ""
         made = self.channel.sign(self.fields, base_url=self.base_url, now=at, valid=self.valid)
-        return made if self.key is None else made.marked(self.key, Purpose.SAMPLE, at)
+        if self.own_pair is not None:
+            self.own_pair.renew(at)
+            nonce = self.own_pair.nonce
+        return made if self.key is None else made.marked(self.key, Purpose.SAMPLE, at, nonce)
 
     def unknown_fields(self) -> list[tuple[str, str]]:
-        """Return the given fields that the sample lacks, each with the nearest name.
-
-        Raises:
-            CannotSign: only the provider has the key.
-        """
+        """Return the given fields that the sample lacks, each with the nearest name."""
         plain, given = field_names(replace(self, fields={}).sign()), field_names(self.sign())
         known = {*plain, *self.channel.sample_names}
         # Where letter case does not matter, a field was replaced by another spelling.

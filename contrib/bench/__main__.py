@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import answering
+import declaring
 import dispatching
 import footprint
 import isolation
@@ -36,6 +37,7 @@ from report import tables
 PARTS: dict[str, Callable[[Bench, Result], Result]] = {
     "receiving": lambda bench, _: receiving.measure(bench),
     "stages": lambda bench, _: stages.measure(bench),
+    "declaring": lambda bench, _: declaring.measure(bench),
     "answering": lambda bench, results: answering.measure(bench, results.get("receiving")),
     "dispatching": lambda bench, _: dispatching.measure(bench),
     "isolation": lambda bench, _: isolation.measure(bench),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,26 @@ from processes import on_core
 HERE = Path(__file__).parent
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """Where messages go, and how they are signed."""
+
+    path: str
+    header: str  # of the signature
+    media_type: str
+
+
+SMS = Endpoint(PATH, "X-Twilio-Signature", "application/x-www-form-urlencoded")
+
+
 def as_much_as_possible(
-    port: int, messages: Path, *, core: int | None, seconds: int, connections: int
+    port: int,
+    messages: Path,
+    *,
+    core: int | None,
+    seconds: int,
+    connections: int,
+    endpoint: Endpoint = SMS,
 ) -> dict[str, Any]:
     """wrk over keep-alive connections. Gives requests (that were answered), of which refused;
     errors (refused, or without an answer), repeated, seconds, p50_ms, p99_ms, longest_ms, and
@@ -27,8 +46,8 @@ def as_much_as_possible(
             [
                 *("wrk", "--latency", "--threads", "1", "--timeout", "30s"),
                 *("--connections", str(connections), "--duration", f"{seconds}s"),
-                *("--script", str(HERE / "signed.lua"), f"http://127.0.0.1:{port}{PATH}"),
-                *("--", str(messages)),
+                *("--script", str(HERE / "signed.lua"), f"http://127.0.0.1:{port}{endpoint.path}"),
+                *("--", str(messages), endpoint.header, endpoint.media_type),
             ],
         ),
         capture_output=True,

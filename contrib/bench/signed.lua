@@ -1,8 +1,9 @@
 -- wrk: distinct signed messages from a file of lines "signature<TAB>body". Each is sent once; whoever
--- needs that looks at `repeated`.
+-- needs that looks at `repeated`. Arguments: the file, the header of the signature, the media type.
 local lines = {}
 local at = 0
 local threads = {}
+local header, media_type
 repeated = 0
 
 function setup(thread) threads[#threads + 1] = thread end
@@ -11,6 +12,7 @@ function init(args)
    local file = assert(io.open(args[1], "r"))
    for line in file:lines() do lines[#lines + 1] = line end
    file:close()
+   header, media_type = args[2], args[3]
 end
 
 function request()
@@ -19,8 +21,8 @@ function request()
    local tab = lines[at]:find("\t", 1, true)
    return wrk.format("POST", nil, {
       ["Host"] = "127.0.0.1",
-      ["Content-Type"] = "application/x-www-form-urlencoded",
-      ["X-Twilio-Signature"] = lines[at]:sub(1, tab - 1),
+      ["Content-Type"] = media_type,
+      [header] = lines[at]:sub(1, tab - 1),
    }, lines[at]:sub(tab + 1))
 end
 

@@ -46,6 +46,11 @@ def _receiving(found: Result) -> list[Target]:
     ]
 
 
+def _declaring(found: Result) -> list[Target]:
+    what = "CPU of a message on a declared channel, to an SMS as Twilio sends it"
+    return [_at_most(what, found["ratio"], 1.3, "×")]
+
+
 def _answering(found: Result) -> list[Target]:
     overload = found["overload"]
     other = set(overload["answers"]) - {"200", "429", "503"}
@@ -113,6 +118,7 @@ def _scaling(found: Result) -> list[Target]:
 
 _PARTS: dict[str, Callable[[Result], list[Target]]] = {
     "receiving": _receiving,
+    "declaring": _declaring,
     "answering": _answering,
     "dispatching": _dispatching,
     "isolation": _isolation,

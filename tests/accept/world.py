@@ -279,6 +279,7 @@ class World:
             pages=PAGES,
             key=KEY,
             guard=self.guard,
+            runtime=Path(self.state.name),
             shutdown_seconds=0.2,
         )
         self.receiver.http.head_timeout_seconds = 5.0

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.load import load
-from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.config.settings import Settings, runtime_folder
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.installation import MAX_BYTES, RunningDaemon
 
@@ -29,6 +29,7 @@ HERE = RunningDaemon(
     journal=Path("/var/lib/berinia-webhookd/journal.db"),
     logs=Path("/var/log/berinia-webhookd"),
     state=Path("/var/lib/berinia-webhookd"),
+    runtime=Path("/run/berinia-webhookd"),
 )
 
 
@@ -88,6 +89,7 @@ def test_the_file_is_plain_and_for_its_owner(environ: dict[str, str], tmp_path: 
         "logs": "/var/log/berinia-webhookd",
         "state": "/var/lib/berinia-webhookd",
         "console": None,
+        "runtime": "/run/berinia-webhookd",
     }
 
 
@@ -161,7 +163,7 @@ def test_an_operators_shell_finds_the_service(tmp_path: Path, nowhere: Path) -> 
 )
 def test_where_a_process_writes_its_file(environ: dict[str, str], folder: str) -> None:
     """The runtime folder, else the state folder; of several the first."""
-    assert installation.own_folder(environ) == Path(folder)
+    assert runtime_folder(environ) == Path(folder)
 
 
 def test_leaving_takes_the_file_away(environ: dict[str, str]) -> None:

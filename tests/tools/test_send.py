@@ -166,6 +166,7 @@ def test_by_default_the_running_daemon_gets_it(
         journal=None,
         logs=tmp_path,
         state=tmp_path / "state",
+        runtime=tmp_path / "run",
     )
     installation.write(here, os.environ)
     assert send("sms") == 0

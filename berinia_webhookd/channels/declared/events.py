@@ -54,11 +54,16 @@ class Block:
         where = " / ".join(step or "the list" for step in self.items)
         return f"{self.kind} in {where}" if where else f"{self.kind}"
 
+    @cached_property
+    def texts(self) -> Sequence[Field | None]:
+        """What must be a text wherever it is."""
+        people = (self.sender, self.recipient, self.thread)
+        return (*people, self.status, self.message, self.time)
+
     @property
     def headers(self) -> frozenset[str]:
         """The headers that it reads, in lower case."""
-        places = [self.sender, self.recipient, self.thread, self.text, self.subject, self.time]
-        places += [self.status, self.message, self.attachments, *self.id, *self.required]
+        places = [*self.texts, self.text, self.subject, self.attachments, *self.id, *self.required]
         asked = (*self.where, *self.unless, *self.marks.values(), *self.opt_out.values())
         places += [one.field for one in asked]
         return frozenset(name for one in places if one is not None for name in one.headers)

@@ -64,16 +64,10 @@ class Field:
         return " or ".join(self.sources)
 
     @cached_property
-    def _places(self) -> tuple[Place, ...]:
-        return tuple(map(_place, self.sources))
-
-    def value(self, item: Item) -> Any:
-        """Return what stands there, or None."""
-        for place in self._places:
-            found = place(item)
-            if found is not None:
-                return found
-        return None
+    def value(self) -> Place:
+        """What returns what stands there, or None: made once, asked of every item."""
+        places = tuple(map(_place, self.sources))
+        return places[0] if len(places) == 1 else lambda item: _first(places, item)
 
     def text(self, item: Item) -> str | None:
         """Return what stands there as a text; numbers keep their digits.
@@ -134,6 +128,14 @@ def _place(source: str) -> Place:
         return lambda item: at(item.nodes[-1], steps)
     up = len(source) - len(path)
     return lambda item: at(item.nodes[-1 - up], steps) if up < len(item.nodes) else None
+
+
+def _first(places: Sequence[Place], item: Item) -> Any:
+    for place in places:
+        found = place(item)
+        if found is not None:
+            return found
+    return None
 
 
 def _named(node: Any, name: str) -> Any:

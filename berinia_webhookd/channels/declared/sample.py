@@ -1,18 +1,24 @@
-"""A sample delivery, made from the blocks that read it."""
+"""A sample delivery, made from the blocks that read it, and signed."""
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlencode
 
-from berinia_webhookd.channels.contract import sample_mail, sample_phone
+from berinia_webhookd import json_text
+from berinia_webhookd.channels.contract import SignedRequest, sample_mail, sample_phone
 from berinia_webhookd.channels.declared.events import Block
 from berinia_webhookd.channels.declared.fields import Field
+from berinia_webhookd.channels.declared.proof import Proof
+from berinia_webhookd.channels.declared.request import Request
 from berinia_webhookd.channels.declared.settings import DeclaredSettings
-from berinia_webhookd.model import EventKind
+from berinia_webhookd.model import Caller, EventKind, RawDelivery
 
+_NOBODY: Final = Caller(None, None, "https", "", forwarded=False, peer_trusted=False)
 NAMED = ("sender", "recipient", "thread", "text", "subject", "status", "message")
 
 
@@ -27,6 +33,41 @@ def sample_of(settings: DeclaredSettings, fields: Mapping[str, str], now: dateti
             value = str(int(now.timestamp())) if name == settings.time else secrets.token_hex(25)
             document = with_value(document, name.removeprefix("json:"), value)
     return document
+
+
+def signed_sample(
+    settings: DeclaredSettings,
+    proof: Proof,
+    fields: Mapping[str, str],
+    *,
+    secret: bytes,
+    base_url: str,
+    now: datetime,
+) -> SignedRequest:
+    """Return a sample as the provider would send it, proven by a secret."""
+    document = sample_of(settings, fields, now)
+    parameter = settings.secret_parameter
+    query = {} if parameter is None else {parameter: secret.decode("utf-8", "replace")}
+    headers, body = {}, b""
+    if settings.body == "query":
+        query |= document
+    else:
+        headers["Content-Type"] = settings.media_type
+        form = settings.body == "form"
+        body = urlencode(document).encode() if form else json_text.encode(document)
+    for name in settings.signed.names if settings.signed else ():
+        if name.startswith("header:"):  # such as a nonce
+            headers[name.removeprefix("header:")] = secrets.token_hex(16)
+    if settings.body_hash_query is not None:
+        query[settings.body_hash_query] = hashlib.sha256(body).hexdigest()
+    target = f"{settings.path}?{urlencode(query)}" if query else settings.path
+    kind, method = headers.get("Content-Type", ""), settings.methods[0]
+    made = RawDelivery(settings.name, _NOBODY, target, headers, kind, kind, body, now, method)
+    presented = proof.sign(Request(made, (base_url,)), secret, now)
+    source, _, path = (settings.signature.source if settings.signature else "").partition(":")
+    if source == "json":
+        body = json_text.encode(with_value(document, path, presented.pop(path)))
+    return SignedRequest(target, {**headers, **presented}, body)
 
 
 def names_of(settings: DeclaredSettings) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -14,21 +14,20 @@ from berinia_webhookd.channels.declared.events import Block, blocks
 from berinia_webhookd.channels.declared.fields import Condition, conditions
 from berinia_webhookd.channels.declared.handshake import Handshake, handshake
 from berinia_webhookd.channels.declared.jwt_proof import JwtProof
-from berinia_webhookd.channels.declared.proof import (
+from berinia_webhookd.channels.declared.keys import (
     HASHES,
     PEM,
-    AddressProof,
-    BasicProof,
-    Clock,
-    Proof,
-    SignatureProof,
-    StandardWebhooksProof,
-    TokenProof,
-    ecdsa_verifier,
-    ed25519_verifier,
-    mac_verifier,
+    EcdsaKeys,
+    Ed25519Keys,
+    Keys,
+    MacKeys,
+    UnusableKey,
 )
+from berinia_webhookd.channels.declared.password_proof import BasicProof, TokenProof
+from berinia_webhookd.channels.declared.proof import AddressProof, Clock, Proof
+from berinia_webhookd.channels.declared.signature_proof import SignatureProof, StandardWebhooksProof
 from berinia_webhookd.channels.declared.templates import SignatureTemplate, SignedTemplate
+from berinia_webhookd.channels.form import URLENCODED
 from berinia_webhookd.config import values
 from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.fields import setting
@@ -37,6 +36,7 @@ from berinia_webhookd.config.values import DAY, STATUS, many, network, number, o
 from berinia_webhookd.findings import Finding, wrong
 from berinia_webhookd.model import AgentName
 
+JSON: Final = "application/json"
 _STANDARD_TOLERANCE: Final = 300.0
 JWT_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
 
@@ -256,6 +256,17 @@ class DeclaredSettings(ChannelSettings):
     )
 
     @property
+    def media_type(self) -> str:
+        """Of its bodies."""
+        return URLENCODED if self.body == "form" else JSON
+
+    @property
+    def secret_parameter(self) -> str | None:
+        """The parameter of the URL that holds its secret, if one does."""
+        where, _, name = (self.token or "").partition(":")
+        return name if where == "query" else None
+
+    @property
     def keys(self) -> list[bytes]:
         """The secrets as bytes.
 
@@ -325,8 +336,7 @@ class DeclaredSettings(ChannelSettings):
         match self.verify:
             case "standard-webhooks":
                 tolerance = self.tolerance_seconds or _STANDARD_TOLERANCE
-                verify = mac_verifier("sha256", keys)
-                return StandardWebhooksProof(verify, Clock(None, "s", tolerance))
+                return StandardWebhooksProof(MacKeys("sha256", keys), Clock(None, "s", tolerance))
             case "jwt":
                 return JwtProof(
                     keys,
@@ -347,20 +357,23 @@ class DeclaredSettings(ChannelSettings):
                 return AddressProof()
         if self.signature is None or self.signed is None:
             raise ValueError("signature and signed must be set")
-        hash_name = HASHES.get(self.verify or "")
-        if hash_name is not None:
-            verify = mac_verifier(hash_name, keys)
-        else:
-            verify = (ed25519_verifier if self.verify == "ed25519" else ecdsa_verifier)(keys)
         return SignatureProof(
             self.signature,
             self.signed,
             clock,
-            verify,
+            self._signing_keys(keys),
             self.covers,
-            hash_name,
             self.body_hash_query,
         )
+
+    def _signing_keys(self, keys: Sequence[bytes]) -> Keys:
+        match self.verify:
+            case "ed25519":
+                return Ed25519Keys(keys)
+            case "ecdsa-p256":
+                return EcdsaKeys(keys)
+            case _:
+                return MacKeys(HASHES[self.verify or ""], keys)
 
     def errors(self) -> Iterator[Finding]:
         """Yield what is missing or contradicts itself in the declaration."""
@@ -370,8 +383,9 @@ class DeclaredSettings(ChannelSettings):
         if not found:
             try:
                 self.proof()
-            except ValueError:
-                key, how = f"channels.{self.name}.secrets", self.secret_encoding or "the scheme"
-                yield wrong(
-                    key, f"are not what {how} wants", f"verify = {self.verify!r}: see README"
-                )
+            except ValueError as error:
+                what = f"are not what {self.secret_encoding or 'the scheme'} wants"
+                if isinstance(error, UnusableKey):
+                    what = str(error)
+                fix = f"verify = {self.verify!r}: see README"
+                yield wrong(f"channels.{self.name}.secrets", what, fix)

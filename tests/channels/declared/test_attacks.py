@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -18,8 +19,13 @@ from multidict import CIMultiDict
 
 from berinia_webhookd.channels.declared import presets
 from berinia_webhookd.channels.declared.channel import DeclaredChannel
-from berinia_webhookd.errors import DeliveryRejected, MalformedDelivery, SignatureInvalid
-from berinia_webhookd.model import Event, RawDelivery
+from berinia_webhookd.errors import (
+    AddressRefused,
+    DeliveryRejected,
+    MalformedDelivery,
+    SignatureInvalid,
+)
+from berinia_webhookd.model import Caller, Event, RawDelivery
 
 from .declarations import NOW, settings_from
 from .test_presets import channel_of
@@ -621,6 +627,43 @@ def test_halves_of_pairs_and_bytes_that_are_no_text() -> None:
     event_ = only(by_query, asked("", {"X-Sig": mac(content)}, url, "GET"))
     assert event_.body == "\ufffd\ufffd"
     json.dumps(dict(event_.raw)).encode()
+
+
+# --- Addresses ---
+
+HERE: Final = IPv4Address("127.0.0.1")
+STRANGER: Final = IPv4Address("203.0.113.9")
+
+
+@pytest.mark.parametrize(
+    ("caller", "taken"),
+    [
+        (Caller(HERE, HERE, "http", "127.0.0.1:8001", forwarded=False, peer_trusted=True), True),
+        (
+            Caller(HERE, HERE, "http", "hooks.example.com", forwarded=False, peer_trusted=True),
+            False,
+        ),
+        (Caller(HERE, HERE, "https", "127.0.0.1", forwarded=True, peer_trusted=True), False),
+        (Caller(HERE, STRANGER, "https", "h", forwarded=True, peer_trusted=True), True),
+        (Caller(STRANGER, STRANGER, "https", "h", forwarded=False, peer_trusted=False), True),
+        (Caller(STRANGER, STRANGER, "https", "h", forwarded=False, peer_trusted=True), False),
+        (
+            Caller(*(HERE, HERE, "http", "127.0.0.1", False, True), loopback_locked=True),
+            False,
+        ),
+        (Caller(None, None, "https", "h", forwarded=False, peer_trusted=False), False),
+    ],
+)
+@pytest.mark.parametrize("raw", [{"verify": "address"}, {"verify": "token", "token": "header:X"}])
+def test_a_proxy_lends_nobody_its_address(raw: dict[str, Any], caller: Caller, taken: bool) -> None:
+    """One rule for every channel that trusts an address, alone or besides its proof."""
+    proven = channel(**raw, allowed_ips=["127.0.0.1", "203.0.113.0/24"])
+    delivery = asked(headers={"X": SECRET})._replace(caller=caller)
+    if taken:
+        assert proven.verify(delivery)
+    else:
+        with pytest.raises(AddressRefused):
+            proven.verify(delivery)
 
 
 # --- Secrets in the query ---
