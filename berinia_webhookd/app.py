@@ -101,7 +101,7 @@ class Outbound:
     def reconfigure(self, settings: Settings, channels: Channels) -> None:
         """Take effect from the next attempt on."""
         routed = channels.agents
-        self.transports.reconfigure(settings.agents, keep=self.availability.loaded & routed)
+        self.transports.reconfigure(settings.agents, keep=self.availability.loaded.keys() & routed)
         self.alerts.reconfigure(settings.alerts)
         self.policies.reconfigure(settings)
         self.availability.reconfigure(routed)
@@ -406,7 +406,6 @@ def build_outbound(
     )
     dispatcher = Dispatcher(
         outbox=journal,
-        transports=transports,
         late_replies=late_replies,
         availability=availability,
         policies=policies,

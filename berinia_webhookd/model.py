@@ -408,8 +408,10 @@ class Outcome:
     @property
     def agent_works(self) -> bool | None:
         """Whether this shows that the agent works, as any reply does; None: it shows neither."""
+        if self.kind is OutcomeKind.SUCCESS:
+            return True
         if self.kind in {OutcomeKind.LOST, OutcomeKind.STOPPED} or not self.uses_schedule:
             return None
         if self.kind is OutcomeKind.ERROR:
             return self.reply is not None
-        return self.kind in {OutcomeKind.SUCCESS, OutcomeKind.REJECTED}
+        return self.kind is OutcomeKind.REJECTED

@@ -7,6 +7,7 @@ operators do with a journal is in `journal/operations.py`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -276,7 +277,7 @@ class Outbox(Protocol):
         returns whether it is. From then on the entry is never given back by itself.
         """
 
-    async def settle(self, settlement: Settlement) -> Settled:
+    def settle(self, settlement: Settlement) -> asyncio.Future[Settled]:
         """Record an attempt and the entry's next state, if the lease is still ours; or if it was
         ours when it was lost, and the attempt had begun, so that nobody else makes it.
         """

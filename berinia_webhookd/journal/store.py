@@ -297,10 +297,10 @@ class SqlJournal:
         """Write down that an at-most-once agent is about to be called, if the lease is ours."""
         return await self._submit(BEGIN, claim.Held(self._holder, [entry]))
 
-    async def settle(self, settlement: Settlement) -> Settled:
+    def settle(self, settlement: Settlement) -> asyncio.Future[Settled]:
         """Record an attempt and the entry's next state, if the lease is still ours."""
         size = len(settlement.outcome.reply or "") + len(settlement.outcome.error or "")
-        return await self._submit(SETTLE, settle.Ended(self._holder, settlement), size_bytes=size)
+        return self._begin(SETTLE, settle.Ended(self._holder, settlement), size_bytes=size)
 
     async def wait_for_work(self, seconds: float | None) -> None:
         """Sleep until there may be something new to claim, or until the time is over."""

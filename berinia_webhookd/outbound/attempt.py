@@ -1,4 +1,4 @@
-"""The attempt boundary: whatever an attempt does ends as an outcome, a log line and a figure.
+"""The attempt boundary: whatever an attempt does ends as a settlement, a log line and a figure.
 
 Bugs of ours end here too, as an `exception` outcome with their traceback in the log, so that one
 broken entry cannot stop the dispatcher.
@@ -6,8 +6,12 @@ broken entry cannot stop the dispatcher.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
+from time import perf_counter
 
 import structlog
 
@@ -16,27 +20,52 @@ from berinia_webhookd.journal.contract import ReplyRoute, Settled, Settlement
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Entry, EntryKind, EntryState, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import Begin, NotBegun, Transport
+from berinia_webhookd.outbound.retry_policy import RetryPolicy
 
 logger = structlog.get_logger()
 
 OnDead = Callable[[Settlement], None]
 
 
-async def make_attempt(
-    transport: Transport, entry: Entry, timeout_seconds: float, begin: Begin
-) -> Outcome:
+@dataclass(eq=False, slots=True)
+class Run:
+    """One entry at its transport, or on its way to the journal."""
+
+    entry: Entry
+    policy: RetryPolicy
+    task: asyncio.Task[None] | None = None  # makes the attempt, and others after it
+    begun: bool = False  # its agent may have been called, and must not be called again
+    settlement: Settlement | None = None  # how it ended, once that is known
+    recording: asyncio.Future[Settled] | None = None  # the commit of that, as it was last tried
+
+    def end(self, outcome: Outcome, took_seconds: float) -> Settlement:
+        """Note how it ended."""
+        self.settlement = self.policy.settle(
+            self.entry, outcome, took_seconds, random=random.random, begun=self.begun
+        )
+        return self.settlement
+
+    def grace_seconds(self, usual: float) -> float:
+        """How long stopping waits for it."""
+        return self.policy.stop_grace_seconds if self.begun else usual
+
+
+async def make_attempt(run: Run, transport: Transport, begin: Begin) -> Settlement:
     """Make one attempt; whatever breaks in the daemon is an outcome, too.
 
     Raises:
         NotBegun: `begin` raised it.
     """
+    entry, seconds = run.entry, run.policy.timeout_seconds
+    started = perf_counter()  # the loop's clock counts whole milliseconds
     try:
-        return await transport.attempt(entry, timeout_seconds=timeout_seconds, begin=begin)
+        outcome = await transport.attempt(entry, timeout_seconds=seconds, begin=begin)
     except NotBegun:
         raise
     except Exception as error:
         logger.exception("attempt.broke", event_id=entry.event_id, agent=entry.agent)
-        return Outcome(OutcomeKind.EXCEPTION, error=f"in the daemon: {type(error).__name__}")
+        outcome = Outcome(OutcomeKind.EXCEPTION, error=f"in the daemon: {type(error).__name__}")
+    return run.end(outcome, perf_counter() - started)
 
 
 class AttemptLog:

@@ -52,7 +52,7 @@ class Availability:
         self._routed = frozenset(routed)
         self._metrics = metrics
         self._loading: dict[AgentName, asyncio.Task[None]] = {}
-        self.loaded: frozenset[AgentName] = frozenset()  # the agents that a claim may name
+        self.loaded: dict[AgentName, Transport] = {}  # the agents that a claim may name
         self._reasons: dict[AgentName, str] = {}
         self._reload = asyncio.Event()
         self._untried: set[AgentName] = set()  # since a reload
@@ -81,7 +81,9 @@ class Availability:
         for task in self._loading.values():
             task.cancel()
         self._untried = set(self._routed)
-        self.loaded = frozenset(filter(self._transports.goes_on, self.loaded))
+        for agent in list(self.loaded):
+            if not self._transports.goes_on(agent):
+                del self.loaded[agent]
         self._reload.set()
 
     async def run(self, changed: Callable[[], None]) -> None:
@@ -126,7 +128,10 @@ class Availability:
         if (self._reasons.get(agent), goes_on) != (reason, agent in self.loaded):
             self._say(agent, reason, hint, "agent.outdated" if goes_on else "agent.unavailable")
         self._reasons[agent] = reason
-        self.loaded = self.loaded | {agent} if goes_on else self.loaded - {agent}
+        if goes_on:
+            self.loaded[agent] = self._transports.of(agent)
+        else:
+            self.loaded.pop(agent, None)
         await self._note(
             agent, f"{GOES_ON}\n{reason}" if goes_on else reason
         )  # also on what is new
@@ -153,7 +158,7 @@ class Availability:
 
     async def _available(self, agent: AgentName) -> None:
         self._metrics.agent_available.labels(agent=agent).set(1)
-        self.loaded |= {agent}
+        self.loaded[agent] = self._transports.of(agent)
         if self._reasons.pop(agent, None) is not None:
             logger.info("agent.available", agent=agent)
         await self._note(agent, None)

@@ -10,89 +10,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 from functools import partial
-from time import perf_counter
-from typing import Final, TypeVar
-
-import structlog
+from typing import Final
 
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Outbox, Settled, Settlement
+from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Outbox, Settled
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, Entry, EntryKind, Outcome, OutcomeKind
-from berinia_webhookd.outbound.attempt import AttemptLog, OnDead, make_attempt
-from berinia_webhookd.outbound.availability import Availability, TransportDirectory
+from berinia_webhookd.model import AgentName, Entry, EntryKind
+from berinia_webhookd.outbound.attempt import AttemptLog, OnDead, Run, make_attempt
+from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.contract import NotBegun, Transport, begin_freely
 from berinia_webhookd.outbound.guards import Guards
-from berinia_webhookd.outbound.retry_policy import RetryPolicies, RetryPolicy
+from berinia_webhookd.outbound.retry_policy import RetryPolicies
+from berinia_webhookd.outbound.stopping import end, release
+from berinia_webhookd.outbound.transport_queue import TransportQueue
 
-logger = structlog.get_logger()
-
-# Work claimed ahead of free hosts is bounded to what they do in this time, so that fast agents
-# never wait for a commit and slow ones hold nothing back from other nodes.
-CLAIM_AHEAD_SECONDS: Final = 0.05
-CLAIM_AHEAD_MOST: Final = 64
-HELD_MOST_BYTES: Final = 32 * 1024 * 1024  # of events as they are stored; no more is claimed then
 JOURNAL_RETRY_SECONDS: Final = 1.0
 LAST_CLAIM_SECONDS: Final = 5.0  # what an unreachable journal may delay stopping by
 TURN_SECONDS: Final = 5.0  # a turn at least this often, which is what the watchdog looks at
-
-ResultT = TypeVar("ResultT")
-
-
-@dataclass(eq=False)
-class Run:
-    """One entry at its transport, or on its way to the journal."""
-
-    entry: Entry
-    policy: RetryPolicy
-    begun: bool = False  # its agent may have been called, and must not be called again
-    settlement: Settlement | None = None  # how it ended, once that is known
-    recording: asyncio.Future[Settled] | None = None  # the commit of that, as it was last tried
-
-
-@dataclass(eq=False)
-class TransportQueue:
-    """One transport with what it runs, what is claimed for it but not yet started, and what has
-    ended and is being recorded: meanwhile the transport goes on with the next.
-    """
-
-    transport: Transport
-    running: dict[asyncio.Task[None], Run] = field(default_factory=dict)
-    settling: dict[asyncio.Task[None], Run] = field(default_factory=dict)
-    waiting: deque[Entry] = field(default_factory=deque)
-    mean_seconds: float = 1.0
-
-    @property
-    def leased(self) -> Iterator[Entry]:
-        """Every entry whose lease is ours."""
-        for run in self.unfinished.values():
-            yield run.entry
-        yield from self.waiting
-
-    @property
-    def unfinished(self) -> dict[asyncio.Task[None], Run]:
-        """What has begun and is not recorded."""
-        return self.settling | self.running
-
-    @property
-    def room(self) -> int:
-        """How many entries to claim now; none while the queue is still well filled, or memory."""
-        if sum(entry.size_bytes for entry in self.leased) >= HELD_MOST_BYTES:
-            return 0
-        capacity = self.transport.capacity
-        ahead = min(CLAIM_AHEAD_MOST, int(capacity * CLAIM_AHEAD_SECONDS / self.mean_seconds))
-        room = capacity + ahead - len(self.running) - len(self.waiting)
-        return room if 2 * room > ahead else 0
-
-    def observe(self, seconds: float) -> None:
-        """Learn how long an attempt takes here."""
-        self.mean_seconds += 0.1 * (max(seconds, 1e-4) - self.mean_seconds)
+REPLIES_SECONDS: Final = 0.25  # while there is room for nothing else, replies are looked for
+# Where agents are so fast that others end meanwhile, ends are recorded together.
+TOGETHER_SECONDS: Final = 0.005
 
 
 class Dispatcher:
@@ -102,7 +43,6 @@ class Dispatcher:
         self,
         *,
         outbox: Outbox,
-        transports: TransportDirectory,
         late_replies: Transport,
         availability: Availability,
         policies: RetryPolicies,
@@ -114,7 +54,6 @@ class Dispatcher:
         """`on_dead` gets each entry that nobody will try again."""
         self._guards = guards or Guards()
         self._outbox = outbox
-        self._transports = transports
         self._late_replies = late_replies
         self.availability = availability
         self._policies = policies
@@ -123,12 +62,14 @@ class Dispatcher:
         self._queues: dict[Transport, TransportQueue] = {}
         self._busy: Counter[AgentName] = Counter()
         self._tasks = asyncio.TaskGroup()
-        self._woken = asyncio.Event()  # a slot is free, an agent is loaded, or we are stopping
+        self._woken = asyncio.Event()  # there is room, an agent is loaded, or we are stopping
+        self._ended: list[tuple[TransportQueue, Run]] = []  # what is to be recorded together
+        self._together: asyncio.TimerHandle | None = None
+        self._left_out = False  # whether the last claim was not for all: there was no room
         self._stopping = False
         self._last_claim = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle = asyncio.Event()  # nothing is left that stopping waits for
         self.last_turn = asyncio.get_running_loop().time()
 
     async def run(self) -> None:
@@ -154,14 +95,14 @@ class Dispatcher:
         # What a claim under way brings is in a queue then.
         await wait_for_event(self._last_claim, LAST_CLAIM_SECONDS)
         queues = self._queues.values()
-        await self._release([entry for queue in queues for entry in queue.waiting])
+        await release(self._outbox, [entry for queue in queues for entry in queue.waiting])
         for queue in queues:
             queue.waiting.clear()
         while unfinished := self._unfinished:
-            ends = {task: began + _grace(run, grace_seconds) for task, run in unfinished.items()}
-            await self._end(
-                {task: unfinished[task] for task, at in ends.items() if at <= loop.time()}
-            )
+            ends = {run: began + run.grace_seconds(grace_seconds) for run in unfinished}
+            over = [run for run, at in ends.items() if at <= loop.time()]
+            self._forget(over)
+            await end(over, self._outbox, self._log)
             if self._unfinished:
                 # One that begins meanwhile gets another grace, so look again when the first ends.
                 await wait_for_event(self._idle, max(0.0, min(ends.values()) - loop.time()))
@@ -178,7 +119,7 @@ class Dispatcher:
     @property
     def begun(self) -> Sequence[Run]:
         """What runs and must not be made twice: stopping waits longer for it."""
-        return [run for run in self._unfinished.values() if run.begun and run.settlement is None]
+        return [run for run in self._unfinished if run.begun and run.settlement is None]
 
     def longest_grace(self, grace_seconds: float) -> float:
         """Return how long stopping may take."""
@@ -188,64 +129,34 @@ class Dispatcher:
         return max([grace_seconds, *own])
 
     @property
-    def _unfinished(self) -> dict[asyncio.Task[None], Run]:
-        return {
-            task: run for queue in self._queues.values() for task, run in queue.unfinished.items()
-        }
-
-    async def _end(self, runs: Mapping[asyncio.Task[None], Run]) -> None:
-        """End what outlasted its grace; what is known of how it ended is recorded."""
-        for task in runs:
-            task.cancel()
-        await asyncio.gather(*runs, return_exceptions=True)
-        ended = [run for task, run in runs.items() if task.cancelled()]
-        await self._release(
-            [run.entry for run in ended if not run.begun and run.settlement is None]
-        )
-        for run in ended:
-            if run.begun or run.settlement is not None:
-                await self._settle_at_last(run)
-
-    async def _settle_at_last(self, run: Run) -> None:
-        if run.settlement is None:
-            grace = run.policy.stop_grace_seconds
-            why = f"the daemon stopped, and it had not ended within {grace:g} s"
-            outcome = Outcome(OutcomeKind.STOPPED, error=why)
-            run.settlement = run.policy.settle(
-                run.entry, outcome, 0.0, random=random.random, begun=True
-            )
-        with contextlib.suppress(JournalUnavailable):
-            if run.recording is not None:  # it may be on disk already, and is known by its answer
-                self._log.ended(run.settlement, await run.recording)
-                return
-        try:
-            self._log.ended(run.settlement, await self._outbox.settle(run.settlement))
-        except JournalUnavailable as error:
-            # The next start finds it running, and what had begun is dead then.
-            logger.warning("journal.degraded", detail=str(error))
+    def _unfinished(self) -> list[Run]:
+        return [run for queue in self._queues.values() for run in queue.unfinished]
 
     async def _turn(self) -> None:
         """Claim what there is room for; sleep where that was nothing."""
         self.last_turn = asyncio.get_running_loop().time()
         self._woken.clear()
         known = self._guards.failing
-        claimed = await self._claim()
+        requests = self._requests()
+        claimed = await self._claim(requests)
         self._guards.report_holds(claimed.holds)
         # The journal did not yet know, when it gave these, that their agent fails.
         failing = self._guards.failing - known
-        self._give_back([entry for entry in claimed.entries if _is_of(entry, failing)])
+        returned: list[Entry] = []
         for entry in claimed.entries:
-            if _is_of(entry, failing):
+            transport = self._transport_of(entry)
+            if transport is None or _is_of(entry, failing):
+                returned.append(entry)
                 continue
-            queue = self._queue_of(entry)
-            queue.waiting.append(entry)
-            self._busy[entry.agent] += entry.kind is EntryKind.AGENT
+            queue = self._queue(transport)
+            queue.put(entry)
             self._start_what_fits(queue)
+        self._give_back(returned)
         if not claimed.entries:
-            await self._sleep(claimed.next_due_seconds)
+            full = self._left_out and all(one.kind is EntryKind.REPLY for one in requests)
+            await self._sleep(claimed.next_due_seconds, full=full)
 
-    async def _claim(self) -> Claimed:
-        requests = self._requests()
+    async def _claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
         if not requests:
             return Claimed(entries=(), next_due_seconds=None)
         try:
@@ -255,26 +166,27 @@ class Dispatcher:
             return Claimed(entries=(), next_due_seconds=JOURNAL_RETRY_SECONDS)
 
     def _requests(self) -> list[ClaimRequest]:
-        requests: list[ClaimRequest] = []
-        shared: dict[TransportQueue, set[AgentName]] = {}
+        wanted: list[tuple[Set[AgentName], int]] = []  # who, and how many of all of them
+        shared: dict[Transport, set[AgentName]] = {}
         of_host: dict[str, set[AgentName]] = {}
-        for agent in self.availability.loaded:
-            queue = self._queue(self._transports.of(agent))
+        loaded = self.availability.loaded
+        for agent, transport in loaded.items():
             limit = self._policies.concurrency_of(agent)
             if (word := self._policies.host_of(agent)) is not None:
                 of_host.setdefault(word, set()).add(agent)
             elif limit is None:
-                shared.setdefault(queue, set()).add(agent)
-            elif (room := min(queue.room, limit - self._busy[agent])) > 0:
-                requests.append(self._request({agent}, room))
+                shared.setdefault(transport, set()).add(agent)
+            else:
+                room = self._queue(transport).room
+                wanted.append(({agent}, min(room, limit - self._busy[agent])))
         for agents in of_host.values():
             # What waited for their host in here would keep others from theirs.
-            queue = self._queue(self._transports.of(next(iter(agents))))
-            if queue.room > 0 and not sum(self._busy[agent] for agent in agents):
-                requests.append(self._request(agents, 1))
-        for queue, agents in shared.items():
-            if (room := queue.room) > 0:
-                requests.append(self._request(agents, room))
+            busy = sum(self._busy[agent] for agent in agents)
+            room = self._queue(loaded[next(iter(agents))]).room
+            wanted.append((agents, 0 if busy else min(room, 1)))
+        wanted += [(agents, self._queue(transport).room) for transport, agents in shared.items()]
+        requests = [self._request(agents, room) for agents, room in wanted if room > 0]
+        self._left_out = len(requests) < len(wanted)
         if (room := self._queue(self._late_replies).room) > 0:
             requests.append(ClaimRequest(EntryKind.REPLY, None, room))
         return requests
@@ -284,87 +196,137 @@ class Dispatcher:
         return ClaimRequest(EntryKind.AGENT, frozenset(agents), limit, budgets)
 
     def _queue(self, transport: Transport) -> TransportQueue:
-        return self._queues.setdefault(transport, TransportQueue(transport))
+        if (queue := self._queues.get(transport)) is None:
+            queue = self._queues[transport] = TransportQueue(transport, self._busy)
+        return queue
 
-    def _queue_of(self, entry: Entry) -> TransportQueue:
+    def _transport_of(self, entry: Entry) -> Transport | None:
+        """Return the way that leads to its agent now; None while that is not loaded."""
         if entry.kind is EntryKind.REPLY:
-            return self._queue(self._late_replies)
-        return self._queue(self._transports.of(entry.agent))
+            return self._late_replies
+        return self.availability.loaded.get(entry.agent)
 
     def _start_what_fits(self, queue: TransportQueue) -> None:
-        while queue.waiting and len(queue.running) < queue.transport.capacity:
-            if self._stopping:
+        while queue.has_next and not self._stopping:
+            run = self._next(queue)
+            run.task = self._tasks.create_task(self._occupy(queue, run))
+
+    def _next(self, queue: TransportQueue, task: asyncio.Task[None] | None = None) -> Run:
+        return queue.begin_next(self._policies.of(queue.waiting[0]), task)
+
+    async def _occupy(self, queue: TransportQueue, run: Run) -> None:
+        """Make one attempt after the other in one of a transport's places, while any waits."""
+        while True:
+            try:
+                await self._attempt(queue, run)
+            finally:
+                self._leave(queue, run)
+            if self._stopping or not queue.has_next:
                 return
-            entry = queue.waiting.popleft()
-            self._idle.clear()
-            run = Run(entry, self._policies.of(entry))
-            task = self._tasks.create_task(self._run_one(run, queue))
-            queue.running[task] = run
-            task.add_done_callback(partial(self._ended, queue))
+            run = self._next(queue, run.task)
 
-    def _make_room(self, queue: TransportQueue, task: asyncio.Task[None]) -> None:
-        """The attempt has ended, so its place is free for the next one."""
-        run = queue.running.pop(task, None)
-        if run is not None:
-            self._busy[run.entry.agent] -= run.entry.kind is EntryKind.AGENT
-            self._start_what_fits(queue)
-            self._woken.set()
-
-    def _ended(self, queue: TransportQueue, task: asyncio.Task[None]) -> None:
-        self._make_room(queue, task)
-        queue.settling.pop(task, None)
-        if not any(queue.unfinished for queue in self._queues.values()):
-            self._idle.set()
-
-    async def _run_one(self, run: Run, queue: TransportQueue) -> None:
+    async def _attempt(self, queue: TransportQueue, run: Run) -> None:
         entry = run.entry
-        if entry.kind is EntryKind.AGENT and entry.agent not in self.availability.loaded:
+        transport = self._transport_of(entry)  # a reload may have changed the target
+        if transport is None:
             # It was claimed before a reload: it waits for its agent, at no cost to its schedule.
-            await _until_recorded(lambda: self._outbox.release([entry]))
+            await self._release([entry])
             return
-        run.policy = self._policies.of(entry)
-        started = perf_counter()  # the loop's clock counts whole milliseconds
         self._log.started(entry)
-        transport = self._queue_of(entry).transport  # a reload may have changed the target
-        begin = partial(self._begin, run) if run.policy.at_most_once else begin_freely
         try:
-            outcome = await make_attempt(transport, entry, run.policy.timeout_seconds, begin)
+            begin = partial(self._begin, run) if run.policy.at_most_once else begin_freely
+            settlement = await make_attempt(run, transport, begin)
         except NotBegun as error:
             self._log.not_begun(entry, str(error))
-            await _until_recorded(lambda: self._outbox.release([entry]))
+            await self._release([entry])
             return
-        took_seconds = perf_counter() - started
-        queue.observe(took_seconds)
-        if entry.kind is EntryKind.AGENT and self._guards.observe(entry.agent, outcome):
+        queue.observe(settlement.took_seconds)
+        if entry.kind is EntryKind.AGENT and self._guards.observe(entry.agent, settlement.outcome):
             self._leave_waiting(queue, entry.agent)
-        settlement = run.policy.settle(
-            entry, outcome, took_seconds, random=random.random, begun=run.begun
-        )
-        run.settlement = settlement
-        if (task := asyncio.current_task()) is not None:
-            queue.settling[task] = run
-            self._make_room(queue, task)
-        settled = await _until_recorded(partial(self._record, run, settlement))
-        self._log.ended(settlement, settled)
-        self._guards.report_failures(settlement, settled)
+        queue.settling.add(run)
+        self._ended.append((queue, run))
+        alone = len(queue.running) == 1 and not queue.waiting
+        if alone or run.begun or self._stopping or queue.ends_within(TOGETHER_SECONDS) < 2:  # noqa: PLR2004
+            self._record_ended()
+        elif self._together is None:
+            loop = asyncio.get_running_loop()
+            self._together = loop.call_later(TOGETHER_SECONDS, self._record_ended)
 
-    async def _record(self, run: Run, settlement: Settlement) -> Settled:
-        """Commit how a run ended; who ends the run ends not the commit."""
-        run.recording = asyncio.ensure_future(self._outbox.settle(settlement))
-        return await asyncio.shield(run.recording)
+    def _record_ended(self) -> None:
+        if self._together is not None:
+            self._together.cancel()
+            self._together = None
+        ended, self._ended = self._ended, []
+        for queue, run in ended:
+            self._record(queue, run)
+
+    def _leave(self, queue: TransportQueue, run: Run) -> None:
+        """Its place is free for the next one."""
+        if run in queue.running:
+            queue.leave(run)
+            if self._left_out and queue.free:
+                self._woken.set()
+            self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self._stopping and not self._unfinished:
+            self._idle.set()
+
+    def _record(self, queue: TransportQueue, run: Run) -> None:
+        """Have the journal record how a run ended, again and again while it is unreachable."""
+        if run.settlement is None or run not in queue.settling:  # stopping has seen to it
+            return
+        try:
+            run.recording = self._outbox.settle(run.settlement)
+        except JournalUnavailable:
+            self._record_later(queue, run)
+        else:
+            run.recording.add_done_callback(partial(self._recorded, queue, run))
+
+    def _record_later(self, queue: TransportQueue, run: Run) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(JOURNAL_RETRY_SECONDS, self._record, queue, run)
+
+    def _recorded(
+        self, queue: TransportQueue, run: Run, recording: asyncio.Future[Settled]
+    ) -> None:
+        if run.settlement is None or run not in queue.settling:
+            return
+        if isinstance(recording.exception(), JournalUnavailable):
+            self._record_later(queue, run)
+            return
+        queue.settling.remove(run)
+        settled = recording.result()
+        self._log.ended(run.settlement, settled)
+        self._guards.report_failures(run.settlement, settled)
+        self._note_idle()
+
+    def _forget(self, runs: Iterable[Run]) -> None:
+        """Leave runs to whoever ends them."""
+        for queue in self._queues.values():
+            for run in runs:
+                self._leave(queue, run)
+                queue.settling.discard(run)
 
     def _leave_waiting(self, queue: TransportQueue, agent: AgentName) -> None:
         """Give back what is claimed of an agent and has not begun."""
         left = [entry for entry in queue.waiting if _is_of(entry, {agent})]
-        for entry in left:
-            queue.waiting.remove(entry)
-        self._busy[agent] -= len(left)
+        queue.take_out(left)
         self._give_back(left)
 
     def _give_back(self, entries: list[Entry]) -> None:
         if entries:
-            release = partial(self._outbox.release, entries)
-            self._tasks.create_task(_until_recorded(release))
+            self._tasks.create_task(self._release(entries))
+
+    async def _release(self, entries: Sequence[Entry]) -> None:
+        """Give entries back, asking again while the journal is unreachable."""
+        while True:
+            try:
+                await self._outbox.release(entries)
+            except JournalUnavailable:
+                await asyncio.sleep(JOURNAL_RETRY_SECONDS)
+            else:
+                return
 
     async def _begin(self, run: Run) -> None:
         """Write down that an attempt begins which must not be made twice. Whoever is not told that
@@ -386,54 +348,30 @@ class Dispatcher:
                 # Renewing fails only while the journal is unreachable; what is lost by then is
                 # refused when it is settled, and another node may have run it.
                 with contextlib.suppress(JournalUnavailable):
-                    self._forget(await self._outbox.renew(held))
+                    lost = await self._outbox.renew(held)
+                    # Start nothing that is another node's by now; what runs cannot be taken back.
+                    for queue in self._queues.values():
+                        queue.take_out(lost)
 
-    def _forget(self, lost: Sequence[Entry]) -> None:
-        """Start nothing that is another node's by now; what runs already cannot be taken back."""
-        for entry in lost:
-            waiting = self._queue_of(entry).waiting
-            if entry in waiting:
-                waiting.remove(entry)
-                self._busy[entry.agent] -= entry.kind is EntryKind.AGENT
-
-    async def _release(self, entries: list[Entry]) -> None:
-        if not entries:
-            return
-        try:
-            await self._outbox.release(entries)
-        except JournalUnavailable as error:
-            # They come back by themselves: their leases end, or the next start gives them back.
-            logger.warning("journal.degraded", detail=str(error))
-
-    async def _sleep(self, next_due_seconds: float | None) -> None:
+    async def _sleep(self, next_due_seconds: float | None, *, full: bool) -> None:
         """Sleep until there is work or room, or an entry is due."""
-        seconds = TURN_SECONDS if next_due_seconds is None else min(TURN_SECONDS, next_due_seconds)
-        waits = [
-            asyncio.create_task(self._outbox.wait_for_work(seconds)),
-            asyncio.create_task(self._woken.wait()),
-        ]
+        seconds = REPLIES_SECONDS if full else TURN_SECONDS
+        if next_due_seconds is not None:
+            seconds = min(seconds, next_due_seconds)
+        if full:  # whatever comes, there is no room for it
+            await wait_for_event(self._woken, seconds)
+            return
+        work = self._tasks.create_task(self._wake_for_work(seconds))
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await self._woken.wait()
         finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            work.cancel()
+
+    async def _wake_for_work(self, seconds: float) -> None:
+        await self._outbox.wait_for_work(seconds)
+        self._woken.set()
 
 
 def _is_of(entry: Entry, agents: Set[AgentName]) -> bool:
     """Whether an entry is for one of these agents."""
     return entry.kind is EntryKind.AGENT and entry.agent in agents
-
-
-def _grace(run: Run, grace_seconds: float) -> float:
-    """How long stopping waits for one attempt."""
-    return run.policy.stop_grace_seconds if run.begun else grace_seconds
-
-
-async def _until_recorded(record: Callable[[], Awaitable[ResultT]]) -> ResultT:
-    """Return what the journal says, asking again while it is unreachable."""
-    while True:
-        try:
-            return await record()
-        except JournalUnavailable:
-            await asyncio.sleep(JOURNAL_RETRY_SECONDS)

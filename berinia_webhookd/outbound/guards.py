@@ -36,6 +36,8 @@ class Guards:
         """The agents of which only what the journal lets be tried may begin: one entry at a time.
         What was claimed before it knew of the failures is to be given back.
         """
+        if not self._failures:
+            return frozenset()
         return frozenset(
             agent for agent, failures in self._failures.items() if failures >= MOST_FAILURES
         )

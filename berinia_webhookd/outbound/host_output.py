@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import select
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -65,7 +66,9 @@ class HostOutput:
         self._draining = 0  # an attempt may end while its host does
         self.last_line = ""
         self._pipes = [_Pipe("stdout", stdout), _Pipe("stderr", stderr)]
+        self._poll = select.poll()  # asks after both at once: most attempts print nothing
         for pipe in self._pipes:
+            self._poll.register(pipe.fd, select.POLLIN)
             os.set_blocking(pipe.fd, False)
             with contextlib.suppress(PermissionError):  # the user's pipes are at their limit
                 fcntl.fcntl(pipe.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -85,12 +88,13 @@ class HostOutput:
 
     async def drain(self) -> None:
         """Log what was printed so far, half a line included."""
-        self._draining += 1
-        try:
-            for pipe in list(self._pipes):  # one that has ended leaves the list
-                await self._drain(pipe)
-        finally:
-            self._draining -= 1
+        if self._poll.poll(0) or any(pipe.unlogged for pipe in self._pipes):
+            self._draining += 1
+            try:
+                for pipe in list(self._pipes):  # one that has ended leaves the list
+                    await self._drain(pipe)
+            finally:
+                self._draining -= 1
         if self._dropped_bytes:
             logger.info("agent.output", **self._owner.keys, left_out_bytes=self._dropped_bytes)
             self._dropped_bytes = 0
@@ -205,5 +209,6 @@ class HostOutput:
 
     def _close(self, pipe: _Pipe) -> None:
         self._loop.remove_reader(pipe.fd)
+        self._poll.unregister(pipe.fd)
         os.close(pipe.fd)
         self._pipes.remove(pipe)

@@ -176,12 +176,14 @@ class AgentHost:
         """
         if self.gone.done():
             raise HostEnded(self.how)
-        self._answer = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._answer = loop.create_future()
+        timer = loop.call_at(loop.time() + timeout_seconds, self._is_late)
         self._requests.send(json_text.encode(request))
         try:
-            async with asyncio.timeout(timeout_seconds):
-                answer = await self._answer
+            answer = await self._answer
         finally:
+            timer.cancel()
             self._answer = None
         return self._understood(request["do"], answer)
 
@@ -232,6 +234,10 @@ class AgentHost:
             self._forged()  # there was no request
         else:
             self._answer.set_result(message)
+
+    def _is_late(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(TimeoutError())
 
     def _understood(self, asked: str, message: bytes) -> dict[str, Any]:
         try:

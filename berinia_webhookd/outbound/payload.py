@@ -44,21 +44,23 @@ def envelope(entry: Entry, paths: Sequence[str] = (), *, complete: bool = True) 
     """
     event = entry.event
     subject = {"subject": event.sender} if event.sender else {}
+    data = _data(entry, paths, listed=complete or bool(entry.members))
     return {
         "specversion": "1.0",
         "id": entry.event_id,
         "source": f"/channels/{event.channel}",
         "type": f"berinia.{event.channel}.{_TYPES[event.kind]}",
         **subject,
-        "time": event.received_at.isoformat(),
+        "time": data["received_at"],
         "datacontenttype": "application/json",
-        "data": _data(entry, paths, listed=complete or bool(entry.members)),
+        "data": data,
     }
 
 
 def _data(entry: Entry, paths: Sequence[str], *, listed: bool = True) -> dict[str, Any]:
     event, messages = entry.event, _messages(entry, paths)
     own = messages[-1]
+    signs = {sign for one in messages for sign in one["signs"]} if entry.members else own["signs"]
     return {
         "channel": event.channel,
         "sender": event.sender,
@@ -76,7 +78,7 @@ def _data(entry: Entry, paths: Sequence[str], *, listed: bool = True) -> dict[st
         "attempt": entry.attempt,
         "attachments": [file for one in messages for file in one["attachments"]],
         **_manners(entry),
-        "signs": sorted({sign for one in messages for sign in one["signs"]}),
+        "signs": sorted(signs),
         **({"messages": messages} if listed else {}),
         "raw": own["raw"],
         "raw_multi": own["raw_multi"],

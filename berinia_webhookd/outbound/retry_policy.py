@@ -128,10 +128,12 @@ class RetryPolicies:
     def __init__(self, settings: Settings, channel_of: ChannelOf = no_channel) -> None:
         self._settings = settings
         self._channel_of = channel_of
+        self._made: dict[tuple[EntryKind, AgentName, ChannelName], RetryPolicy] = {}
 
     def reconfigure(self, settings: Settings) -> None:
         """Take effect from the next attempt on."""
         self._settings = settings
+        self._made.clear()
 
     def concurrency_of(self, agent: AgentName) -> int | None:
         """Return how many attempts of this agent may run at once here; None: what there is room
@@ -151,10 +153,15 @@ class RetryPolicies:
 
     def of(self, entry: Entry) -> RetryPolicy:
         """Return the policy of an entry: what its agent's settings say, else its channel's kind."""
-        agent = self._settings.agents.of(entry.agent)
-        name = entry.event.channel
+        key = entry.kind, entry.agent, entry.event.channel
+        if (made := self._made.get(key)) is None:
+            made = self._made[key] = self._make(*key)
+        return made
+
+    def _make(self, kind: EntryKind, agent_name: AgentName, name: ChannelName) -> RetryPolicy:
+        agent = self._settings.agents.of(agent_name)
         schedule = self._schedule(name, agent)
-        if entry.kind is EntryKind.REPLY:
+        if kind is EntryKind.REPLY:
             # Posting is not idempotent: only what cannot have been sent is tried again.
             return RetryPolicy(
                 timeout_seconds=LATE_REPLY_TIMEOUT_SECONDS,
@@ -162,16 +169,16 @@ class RetryPolicies:
                 retry_on=frozenset({OutcomeKind.UNREACHABLE}),
                 order_hold_seconds=agent.order_hold_seconds,
             )
-        kind = self._settings.channels.get(name) or ChannelSettings
+        channel = self._settings.channels.get(name) or ChannelSettings
         return RetryPolicy(
-            timeout_seconds=_first(agent.timeout_seconds, kind.kind_timeout_seconds),
+            timeout_seconds=_first(agent.timeout_seconds, channel.kind_timeout_seconds),
             schedule_seconds=schedule,
             retry_on=agent.retry_on,
             order_hold_seconds=agent.order_hold_seconds,
-            at_most_once=(agent.delivery or kind.kind_delivery) is Delivery.AT_MOST_ONCE,
+            at_most_once=(agent.delivery or channel.kind_delivery) is Delivery.AT_MOST_ONCE,
             stop_grace_seconds=_first(
                 agent.stop_grace_seconds,
-                kind.kind_stop_grace_seconds,
+                channel.kind_stop_grace_seconds,
                 self._settings.server.shutdown_grace_seconds,
             ),
             channel=self._channel_of(name),

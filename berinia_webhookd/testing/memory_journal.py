@@ -242,8 +242,11 @@ class MemoryJournal:
         await self._commit()
         return self._held(entry) is not None
 
-    async def settle(self, settlement: Settlement) -> Settled:
+    def settle(self, settlement: Settlement) -> asyncio.Future[Settled]:
         """Record the end of an attempt."""
+        return asyncio.ensure_future(self._settle(settlement))
+
+    async def _settle(self, settlement: Settlement) -> Settled:
         await self._commit()
         kept = self._held(settlement.entry)
         if kept is None:

@@ -36,9 +36,10 @@ from berinia_webhookd.model import (
 )
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.contract import AgentUnavailable, Begin, begin_freely
-from berinia_webhookd.outbound.dispatcher import HELD_MOST_BYTES, Dispatcher, TransportQueue
+from berinia_webhookd.outbound.dispatcher import Dispatcher
 from berinia_webhookd.outbound.late_replies import LateReplies
 from berinia_webhookd.outbound.retry_policy import RetryPolicies
+from berinia_webhookd.outbound.transport_queue import HELD_MOST_BYTES, TransportQueue
 from berinia_webhookd.supervision import turns
 
 from .agent_world import PATIENCE_SECONDS, make_entry
@@ -115,7 +116,6 @@ class World:
         metrics = Metrics()
         dispatcher = Dispatcher(
             outbox=self.journal,
-            transports=self.transport,
             late_replies=LateReplies(no_channel, clock=now),
             availability=Availability(
                 outbox=self.journal, transports=self.transport, routed=[AGENT], metrics=metrics
@@ -388,8 +388,11 @@ class LateAnswers(SqlJournal):
 
     recorded, answer = asyncio.Event(), asyncio.Event()
 
-    async def settle(self, settlement: Settlement) -> Settled:
-        settled = await super().settle(settlement)
+    def settle(self, settlement: Settlement) -> asyncio.Future[Settled]:
+        return asyncio.ensure_future(self._late(super().settle(settlement)))
+
+    async def _late(self, recording: asyncio.Future[Settled]) -> Settled:
+        settled = await recording
         self.recorded.set()
         await self.answer.wait()
         return settled

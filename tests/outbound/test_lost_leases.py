@@ -10,7 +10,7 @@ import pytest
 
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.model import Entry, Outcome
-from berinia_webhookd.outbound import dispatcher
+from berinia_webhookd.outbound import transport_queue
 
 from .test_dispatcher import SUCCESS, _open
 
@@ -32,7 +32,9 @@ async def test_what_another_node_took_over_is_not_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was claimed ahead and waits for its turn is dropped when its lease is lost."""
-    monkeypatch.setattr(dispatcher, "CLAIM_AHEAD_SECONDS", 60.0)  # however slow this machine is
+    monkeypatch.setattr(
+        transport_queue, "CLAIM_AHEAD_SECONDS", 60.0
+    )  # however slow this machine is
     gate = asyncio.Event()
 
     async def wait(_: Entry) -> Outcome:

@@ -120,7 +120,6 @@ async def test_a_dispatcher_that_does_not_turn_is_a_reason(
     transports = Transports(settings.agents, metrics=metrics)
     dispatcher = Dispatcher(
         outbox=journal,
-        transports=transports,
         late_replies=LogAgents(),
         availability=Availability(
             outbox=journal, transports=transports, routed=[AGENT], metrics=metrics
