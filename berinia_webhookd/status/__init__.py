@@ -1,1 +1,1 @@
-"""Answers about all that: health, metrics, logs."""
+"""Shows how the daemon is: health, metrics, logs, findings, the web console."""

@@ -1,5 +1,5 @@
-"""The journal's backlog as the status pages show it: read at most once a second for all readers
-together, and with a timeout.
+"""Reads the journal's backlog for the status pages: at most once a second for all of them, and with
+a timeout.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BacklogReader:
         return answer
 
     async def in_one_line(self) -> str:
-        """Return how much there is to do, for `systemctl status`."""
+        """Return the number of open entries and their age, for `systemctl status`."""
         try:
             backlog = await self.read()
         except JournalUnavailable as error:
@@ -65,8 +65,8 @@ class BacklogReader:
 
 
 async def held_for_days(backlog: BacklogReader) -> dict[str, str]:
-    """Return a sentence about what guards hold for longer than a day, by guard and days: so each
-    further day is told.
+    """Return a sentence for each guard that holds something for over a day. Its key names the guard
+    and the days, so that each further day is reported.
     """
     try:
         held = (await backlog.read()).held

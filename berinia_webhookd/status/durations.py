@@ -1,4 +1,4 @@
-"""Durations, ages and counts in words."""
+"""Formats durations, ages and counts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _DAY: Final = 86400
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """`1 event`, `2 events`; `many` where it is not `one` with an s."""
+    """Return `1 event` or `2 events`; `many` is for other plurals."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def duration(seconds: float) -> str:
-    """`450 ms`, `12.3 s`, `4 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    """Return a duration as `450 ms`, `12.3 s`, `4 min 5 s`, `3 h 20 min` or `2 d 4 h`."""
     if round(seconds, 3) < 1:
         return f"{seconds * 1000:.0f} ms"
     if round(seconds, 1) < _MINUTE:
@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
 
 
 def age(instant: datetime, now: datetime) -> str:
-    """`4 min ago`, in the largest unit; `just now` for less than a second."""
+    """Return an age as `4 min ago`, in the largest unit, or `just now`."""
     seconds = int((now - instant).total_seconds())
     for unit, name in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (1, "s")):
         if seconds >= unit:

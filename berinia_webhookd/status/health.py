@@ -1,5 +1,5 @@
-"""`GET /health`: whether the daemon can do its work. Everybody may read yes or no; the reasons are
-for `server.metrics_allowed_ips` and the log. Each reason comes from a check, a plain function.
+"""`GET /health`: whether the daemon can do its work. Everybody gets 200 or 503, the reasons only
+`server.metrics_allowed_ips` and the log.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = structlog.get_logger()
 Check = Callable[[], Awaitable[str | None]]
 
 LEAST_FREE_BYTES: Final = 100 * 1024 * 1024
-AGENTS: Final = "agents"  # one that is away takes no receiver out of service
+AGENTS: Final = "agents"  # one that is unavailable does not make the daemon unhealthy
 
 
 class HealthPage:
@@ -64,7 +64,7 @@ class HealthPage:
         return web.Response(status=200 if healthy else 503, body=body, headers=headers)
 
     def _note(self, reasons: dict[str, str]) -> None:
-        """Log when a check begins or ceases to fail."""
+        """Log when a check begins or stops to fail."""
         if reasons.keys() == self._last.keys():
             return
         self._last = reasons
@@ -83,7 +83,7 @@ def checks(
     folders: Collection[Path],
     dispatcher: Turning | None,
 ) -> Mapping[str, Check]:
-    """Return all checks of one daemon; `dispatcher` is None where it does not dispatch."""
+    """Return the checks of a daemon; `dispatcher` is None if it does not dispatch."""
     found = {
         "journal": journal_check(backlog, journal_up),
         AGENTS: agents_check(unavailable, outdated),
@@ -93,7 +93,7 @@ def checks(
 
 
 def journal_check(backlog: BacklogReader, takes_writes: Callable[[], bool]) -> Check:
-    """Return a check that the journal answers and can be written: its disk may be full."""
+    """Return a check that the journal can be read and written."""
 
     async def check() -> str | None:
         try:
@@ -106,10 +106,10 @@ def journal_check(backlog: BacklogReader, takes_writes: Callable[[], bool]) -> C
 
 
 def dispatcher_check(dispatcher: Turning) -> Check:
-    """Return a check that the dispatcher turns: else messages are taken, and no agent gets them."""
+    """Return a check that the dispatcher is not stuck, or no agent would get messages."""
 
     async def check() -> str | None:
-        return None if turns(dispatcher) else "the dispatcher does not turn"
+        return None if turns(dispatcher) else "the dispatcher is stuck"
 
     return check
 
@@ -136,7 +136,7 @@ def agents_check(
 
 
 def least_free(total_bytes: int) -> int:
-    """Return how many bytes of a disk must be free: of a small one a tenth is enough."""
+    """Return how many bytes of a disk must be free; of a small one a tenth."""
     return min(LEAST_FREE_BYTES, total_bytes // 10)
 
 
@@ -149,7 +149,7 @@ def disk_check(folders: Collection[Path], least: Callable[[int], int] = least_fr
             try:
                 usage = shutil.disk_usage(folder)
             except OSError:
-                continue  # the journal's own check, or a log that cannot be written, say so
+                continue  # reported by the check of the journal, or by the log writer
             if usage.free < least(usage.total):
                 low.append(f"{folder} has {usage.free // 1024**2} MiB left")
         return "; ".join(low) or None
@@ -158,6 +158,6 @@ def disk_check(folders: Collection[Path], least: Callable[[int], int] = least_fr
 
 
 def folders_of(settings: Settings) -> list[Path]:
-    """Return the folders of the journal and the logs, whose disks must not fill up."""
+    """Return the folders of the journal and the logs."""
     file = settings.journal.file
     return [settings.logs.dir] if file is None else [settings.logs.dir, file.parent]

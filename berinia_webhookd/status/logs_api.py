@@ -1,5 +1,5 @@
-"""`GET /webhook/logs`: the last lines of one of the unified logs, for whoever has the password.
-Which file is read is chosen from our list; nothing that a caller sends becomes part of a path.
+"""`GET /webhook/logs`: the last lines of one of the unified logs, behind a password. The file is
+one of a fixed list; nothing from the request becomes part of a path.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class MetricsPage:
         self._allowed = settings.server.metrics_allowed_ips
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer with all metrics, the gauges as of now.
+        """Answer with all metrics.
 
         Raises:
             AddressRefused: the caller is not in `server.metrics_allowed_ips`.
@@ -50,7 +50,7 @@ class MetricsPage:
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def refresh(self) -> None:
-        """Set the gauges that mirror the journal; they stay while it is unreachable."""
+        """Read the gauges that show the journal; while it is unreachable they keep their values."""
         metrics = self._metrics
         try:
             backlog = await self._backlog.read()

@@ -131,7 +131,7 @@ async def test_a_dispatcher_that_does_not_turn_is_a_reason(
     page = HealthPage({"dispatcher": dispatcher_check(dispatcher)}, ALLOWED)
     running = asyncio.create_task(dispatcher.run())
     journal.gate.clear()
-    await until_it_says(page.reasons, {"dispatcher": "the dispatcher does not turn"})
+    await until_it_says(page.reasons, {"dispatcher": "the dispatcher is stuck"})
     journal.gate.set()
     await until_it_says(page.reasons, {})
     running.cancel()

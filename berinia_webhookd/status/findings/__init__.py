@@ -1,5 +1,5 @@
-"""The checks that need no command line, in order: each looks at an installation and yields
-findings. They change nothing, and construct neither channel nor journal.
+"""The list of checks that look at an installation, for `doctor` and the web console. Each yields
+findings and changes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from berinia_webhookd.status.findings.installation import AS_DAEMON, Installatio
 T = TypeVar("T")
 Check = Callable[[T], AsyncIterator[Finding]]
 
-# In the order in which somebody would look: each one's findings make sense after those before.
+# In the order in which a person would look.
 CHECKS: Final[Mapping[str, Check[Installation]]] = {
     "signatures": channels.signatures,
     "nginx": nginx.nginx,
@@ -46,7 +46,7 @@ CHECK_SECONDS: Final = 120.0
 
 
 async def findings_of(checks: Mapping[str, Check[T]], examined: T) -> list[Finding]:
-    """Run the checks one after another; one that fails does not keep the others from it."""
+    """Run the checks in order; one that fails does not stop the others."""
     findings: list[Finding] = []
     for name, check in checks.items():
         try:

@@ -1,6 +1,4 @@
-"""Whether the agents can be loaded: by what a running daemon says, so that nothing is loaded twice;
-otherwise by an attempt.
-"""
+"""Whether the agents can be loaded: as a running daemon reports, else by trying."""
 
 from __future__ import annotations
 
@@ -22,17 +20,17 @@ from berinia_webhookd.status.findings.probe import metric
 
 AGENTS: Final = "agents"
 METRIC: Final = "berinia_webhookd_agent_available"
-LOADED_UNSEEN: Final = ("http://", "https://", "log:")  # of these nothing is loaded
+NOT_LOADED: Final = ("http://", "https://", "log:")  # there is nothing to load
 _WHY: Final = "its messages are accepted, and wait in the journal until it can be loaded"
 _WHY_OLD: Final = "what was changed has no effect; after a crash of the agent its messages wait"
 _FIXES: Final = (
-    "mend it, then `berinia-webhookd reload`",
+    "fix it, then `berinia-webhookd reload`",
     "the whole exception, as the user of the service: `berinia-webhookd check-config`",
 )
 
 
 async def agents(installation: Installation) -> AsyncIterator[Finding]:
-    """Each agent that messages are routed to."""
+    """Check each agent that messages are routed to."""
     settings = installation.settings.agents
     if installation.process is None and installation.problems:
         yield note(AGENTS, "not checked: the settings are wrong")
@@ -55,7 +53,7 @@ async def agents(installation: Installation) -> AsyncIterator[Finding]:
 
 
 def of_loads(settings: AgentsSettings, loads: Sequence[AgentLoad]) -> Iterator[Finding]:
-    """Yield the findings on attempts to load agents; what keeps several from it is said once."""
+    """Yield findings on loaded agents; a reason that several share is given once."""
     somewhere = [load for load in loads if not is_nowhere(settings, load.agent)]
     failed: defaultdict[tuple[str, bool], list[AgentLoad]] = defaultdict(list)
     for load in somewhere:
@@ -83,8 +81,8 @@ def _loaded(settings: AgentsSettings, load: AgentLoad) -> Finding:
     subject = _subject(settings, load.agent)
     if load.loads is None:
         return note(subject, f"{load.agent} ({load.target}): {load.reason}")
-    unseen = load.target.startswith(LOADED_UNSEEN)
-    how = "is set up; used when there is a message" if unseen else "can be loaded"
+    not_loaded = load.target.startswith(NOT_LOADED)
+    how = "is set up; used when there is a message" if not_loaded else "can be loaded"
     return ok(subject, f"{load.agent} ({load.target}) {how}")
 
 
@@ -94,12 +92,12 @@ def _subject(settings: AgentsSettings, agent: AgentName) -> str:
 
 
 def last_line(reason: str | None) -> str:
-    """Return the last line of a traceback: the place, and the exception."""
+    """Return the last line of a traceback: the exception."""
     return (reason or "").strip().rpartition("\n")[2]
 
 
 def is_nowhere(settings: AgentsSettings, agent: AgentName) -> bool:
-    """Whether nothing says where an agent is found."""
+    """Whether an agent has no target, and there is no registry."""
     return settings.of(agent).target is None and settings.registry is None
 
 
@@ -113,7 +111,7 @@ def _nowhere(settings: AgentsSettings, agent: AgentName) -> Finding:
 
 
 async def _loaded_by_daemon(installation: Installation) -> list[AgentLoad]:
-    """What the daemon says in its metrics, and who failed to load wrote into the journal."""
+    """Return what the daemon's metrics and the journal say about loading."""
     settings = installation.settings.agents
     available = await metric(installation.address, METRIC, "agent")
     missing = await _noted_missing(installation)
@@ -135,7 +133,7 @@ async def _loaded_by_daemon(installation: Installation) -> list[AgentLoad]:
 
 
 async def _noted_missing(installation: Installation) -> dict[str, MissingAgent]:
-    """What the process that tried to load them wrote into the journal."""
+    """Return the agents that could not be loaded, from the journal."""
     try:
         async with installation.journal.inspect() as journal:
             return {missing.agent: missing for missing in await journal.missing_agents()}
@@ -152,7 +150,7 @@ def shown_target(agents: AgentsSettings, name: AgentName) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """Return a URL as it may be shown; what is none stays as it is."""
+    """Return a URL without user, password and query; other text as it is."""
     if "://" not in url:
         return url
     parts = urlsplit(url)

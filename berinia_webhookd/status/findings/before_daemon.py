@@ -1,6 +1,6 @@
-"""What requests meet before the daemon: a name that is not found, a closed port, a bad certificate,
-nginx without the location or the upstream, another server's page. And whether what is meant for
-this machine alone is closed to the outside there.
+"""What can stop a request before it reaches the daemon: DNS, a closed port, a bad certificate,
+nginx without the location or upstream, another server. And whether nginx closes to the outside what
+is only for this machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NGINX: Final = "nginx"
 OUTSIDE: Final = "outside"
 RELOAD: Final = "nginx -t && systemctl reload nginx"
 LOGS_PATH: Final = "/webhook/logs"
-_NONE_GETS_IN: Final = "no callback gets in from outside"
+_NONE_GETS_IN: Final = "no callback arrives from outside"
 _NO_ENTRY: Final = "in nginx: `location = {path} {{ return 404; }}`"
 
 
@@ -58,7 +58,7 @@ def _fixes(public_url: str, error: Exception) -> tuple[str, ...]:
 
 
 def intercepted(shown: str, address: str, channel: Channel, reply: Reply) -> Finding:
-    """Return the finding on an answer that the daemon did not give."""
+    """Return the finding on an answer that is not the daemon's."""
     provider = channel.provider
     location = f"in nginx: `location = {channel.path} {{ proxy_pass http://{address}; … }}`"
     include = "in the server block: `include /etc/nginx/berinia-webhook.conf;` (contrib/nginx)"
@@ -69,7 +69,7 @@ def intercepted(shown: str, address: str, channel: Channel, reply: Reply) -> Fin
             what = f"is redirected to {reply.location or 'another URL'}"
             fixes: tuple[str, ...] = (
                 f"enter the other URL at {provider.name} and as `server.public_url`",
-                "or remove the redirection from this location",
+                "or remove the redirect from this location",
             )
             why = provider.if_redirected
         case 404 | 405:
@@ -104,16 +104,16 @@ def intercepted(shown: str, address: str, channel: Channel, reply: Reply) -> Fin
     return wrong(NGINX, f"{shown}: {what} ({status})", *fixes, why=why)
 
 
-# ---- outside: what is meant for this machine alone
+# ---- outside: what is only for this machine
 
 
 async def outside(installation: Installation) -> AsyncIterator[Finding]:
-    """Whether bot and logs are closed through every public URL."""
+    """Check that the bot's path and the logs are closed at every public URL."""
     if installation.process is None:
         return
     for url in installation.settings.server.public_url:
         sender = Sender(url)
-        # Nothing is posted there: a daemon says so with 405, and what is before it otherwise.
+        # POST is not allowed there: the daemon answers 405, anything before it something else.
         logs = await sender.post(SignedRequest(LOGS_PATH, {}, b""))
         if logs.error is not None:
             continue  # the check of nginx says so

@@ -1,6 +1,4 @@
-"""Whether each channel can verify what its provider signs, and what has to stand in the providers'
-consoles.
-"""
+"""Whether each channel can verify what its provider signs, and what to enter in its console."""
 
 from __future__ import annotations
 
@@ -25,11 +23,11 @@ CONSOLE: Final = "console"
 PLACEHOLDER: Final = "https://your.host"
 
 
-# ---- signatures: a probe straight to the daemon, as nginx ought to pass it on
+# ---- signatures: a probe straight to the daemon, as nginx should pass it on
 
 
 async def signatures(installation: Installation) -> AsyncIterator[Finding]:
-    """Whether the daemon verifies what each provider signs."""
+    """Check that the daemon verifies what each provider signs."""
     for channel in installation.channels.values():
         if not channel.can_sign:
             who = channel.provider.name
@@ -37,7 +35,7 @@ async def signatures(installation: Installation) -> AsyncIterator[Finding]:
             continue
         finding = await _signature(installation, channel)
         if finding is None:
-            break  # the check of health says that nothing answers
+            break  # reported by the check of health
         yield finding
 
 
@@ -72,14 +70,14 @@ async def _signature(installation: Installation, channel: Channel) -> Finding | 
 
 def _may_call_from_here(installation: Installation, channel: Channel) -> bool:
     if not channel.allowed_networks:
-        return True  # from anywhere, or from nowhere yet, which is said as what it is
+        return True  # anybody may call, or nobody yet, which another finding says
     ipv4, ipv6 = LOOPBACK
     here = ipv6 if installation.address.startswith("[") else ipv4
     return in_networks(channel.allowed_networks, here)
 
 
 def _as_proxied(installation: Installation, channel: Channel) -> dict[str, str]:
-    """The headers that nginx has to set, for the first public URL."""
+    """Return the headers that nginx should set, for the first public URL."""
     urls = installation.settings.server.public_url
     if not urls or not channel.provider.from_outside:
         return {}
@@ -104,7 +102,7 @@ async def _judged(installation: Installation, channel: Channel, reply: Reply) ->
     name, provider = channel.name, channel.provider.name
     if reply.seen is not None:
         own = f"{name}: a request signed with the secret that is set here is verified"
-        return ok(SIGNATURES, f"{own}; whether {provider} has the same one, `refused` says")
+        return ok(SIGNATURES, f"{own}; `refused` shows whether {provider} has the same one")
     if reply.error is not None:
         return None
     if channel.provider.secret.key(name) in reply.detail:
@@ -127,7 +125,7 @@ async def _judged(installation: Installation, channel: Channel, reply: Reply) ->
 
 
 async def _refused(installation: Installation, channel: Channel, reply: Reply) -> Finding:
-    """Signed with what stands in the settings, and refused: the daemon has other settings."""
+    """Return the finding on a refused probe: the daemon has other settings."""
     _, said = await diagnosis(installation.logs, reply.request_id)
     own = () if installation.knows_environment else (f"`{AS_DAEMON}` sees its settings",)
     return wrong(
@@ -140,11 +138,11 @@ async def _refused(installation: Installation, channel: Channel, reply: Reply) -
     )
 
 
-# ---- console: what to paste there
+# ---- console: what to enter there
 
 
 async def console(installation: Installation) -> AsyncIterator[Finding]:
-    """What has to stand in each provider's console."""
+    """Say what to enter in each provider's console."""
     urls = installation.settings.server.public_url
     channels = installation.channels.values()
     for finding in console_entries(channels, urls, installation.address):
@@ -166,14 +164,14 @@ async def console(installation: Installation) -> AsyncIterator[Finding]:
 def console_entries(
     channels: Iterable[Channel], public_urls: Sequence[str], address: str
 ) -> Iterator[Finding]:
-    """Yield a note for each line to paste."""
+    """Yield a note for each line to enter."""
     for channel in channels:
         for line in console_lines(channel, public_urls, address):
             yield note(CONSOLE, line)
 
 
 def console_lines(channel: Channel, public_urls: Sequence[str], address: str) -> Iterator[str]:
-    """Yield what has to stand in the console of a channel's provider."""
+    """Yield what to enter in the console of a channel's provider."""
     provider = channel.provider
     here = f"{address} " if address.startswith("unix:") else f"http://{address}"
     for base in (public_urls or (PLACEHOLDER,)) if provider.from_outside else (here,):

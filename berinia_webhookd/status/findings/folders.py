@@ -1,5 +1,5 @@
-"""Whether folders, files and the agents' interpreter can be used, by who asks and by the daemon,
-and what else lies among the logs. It asks the kernel and writes nothing.
+"""Whether folders, files and the agents' interpreter can be used by this user and by the daemon,
+and what else is in the log folder. It writes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OTHERS: Final = 0o077
 _OWNER_WRITES: Final = stat.S_IWUSR | stat.S_IXUSR
 
 
-# ---- as the current user finds them
+# ---- for the current user
 
 
 def usable_folders(settings: Settings, state: Path) -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def _usable(setting: str, path: Path, need: str, refusal: str | None, hint: str)
 
 
 def folder_refusal(folder: Path, *, writing: bool) -> str | None:
-    """Why a folder cannot be used, or None; one that is written to may be made where absent."""
+    """Return why a folder cannot be used, or None; one to write to may be made."""
     if not os.path.lexists(folder):
         if not writing:
             return "does not exist, or this user cannot reach it"
@@ -72,7 +72,7 @@ def folder_refusal(folder: Path, *, writing: bool) -> str | None:
 
 
 def file_refusal(file: Path) -> str | None:
-    """Why a file cannot be read and written together with what SQLite puts beside it, or None."""
+    """Return why SQLite cannot use a file and put others beside it, or None."""
     if not stat.S_ISREG(_mode(file)):
         return "is no file"
     if not _may(file, os.R_OK | os.W_OK):
@@ -90,7 +90,7 @@ def _program_refusal(program: Path) -> str | None:
 
 
 def _closed_log(settings: Settings) -> str | None:
-    """One of our logs that somebody else made in a folder that is open to us."""
+    """Return the log that another user made in our folder, or None."""
     for name in log_types(settings.channels):
         file = log_file(settings.logs.dir, name)
         if name != NOT_OURS and _mode(file) and not _may(file, os.W_OK):
@@ -99,7 +99,7 @@ def _closed_log(settings: Settings) -> str | None:
 
 
 def _mode(path: Path) -> int:
-    """What `stat` says; 0 where it says nothing."""
+    """Return the mode of a file; 0 if it is unknown."""
     try:
         return path.stat().st_mode
     except OSError:
@@ -110,11 +110,11 @@ def _may(path: Path, mode: int) -> bool:
     return os.access(path, mode, effective_ids=True)
 
 
-# ---- the logs, as the daemon finds them
+# ---- for the daemon: the logs
 
 
 async def logs(installation: Installation) -> AsyncIterator[Finding]:
-    """Whether the daemon can write its logs, and whether they grow without end."""
+    """Check that the daemon can write its logs, and that they are rotated."""
     folder = installation.logs
     if not folder.exists():
         yield _missing(installation, folder)
@@ -147,12 +147,12 @@ def _missing(installation: Installation, folder: Path) -> Finding:
 
 
 def _our_logs(channels: Iterable[str]) -> re.Pattern[str]:
-    """Ours, also as logrotate names older ones: webhook.log, webhook.log.1, sms.log-2026.gz."""
+    """Match our logs and rotated ones: webhook.log, webhook.log.1, sms.log-2026.gz."""
     return re.compile(rf"(?:{'|'.join(map(re.escape, log_types(channels)))})\.log(?:[.-].*)?")
 
 
 def _log_files(folder: Path, channels: Iterable[str]) -> dict[Path, os.stat_result]:
-    """Our own files; none where this user may not look."""
+    """Return our own files; none if this user may not look."""
     found = {}
     ours = _our_logs(channels)
     try:
@@ -213,12 +213,12 @@ def of_growth(files: Mapping[Path, os.stat_result]) -> Iterator[Finding]:
 
 
 def foreign_logs(folder: Path, channels: Iterable[str]) -> Iterator[Finding]:
-    """Yield notes on what other programs write into the log folder; they are left alone."""
+    """Yield notes on what other programs write into the log folder."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in islice(entries, MOST_FILES_SEEN))
     except OSError:
-        return  # absent or closed: said elsewhere
+        return  # absent or closed, which other findings say
     ours = _our_logs(channels)
     others = [name for name in names if not ours.fullmatch(name)]
     if others:

@@ -1,5 +1,5 @@
-"""The installation that the checks look at: its settings, and the daemon where one runs. What a
-check must not make for itself (channels, journal, agents) comes in here.
+"""What the checks look at: an installation's settings, its daemon if one runs, and the ways to its
+channels, journal and agents, which checks must not construct themselves.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from berinia_webhookd.journal.contract import FileState, Inspection
 from berinia_webhookd.model import AgentName, ChannelName
 from berinia_webhookd.own_requests import KEY_FILE, InstallationKey
 
-AS_DAEMON = "sudo berinia-webhookd doctor"  # sees what the daemon sees
+AS_DAEMON = "sudo berinia-webhookd doctor"  # which sees what the daemon sees
 
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """What an operator types; it depends on how the daemon was started."""
+    """What an operator types, by how the daemon was started."""
 
     start: str
     restart: str
@@ -47,10 +47,10 @@ class AgentLoad:
     agent: AgentName
     target: str  # as it may be shown: without what may be secret in a URL
     loads: bool | None
-    where: str = ""  # and when, if not here and now
+    where: str = ""  # and when, unless it was here and now
     reason: str | None = None  # why it does not load: a traceback where there is one
     hint: str | None = None
-    output: tuple[str, ...] = ()  # what it printed meanwhile, where it does not load
+    output: tuple[str, ...] = ()  # what it printed meanwhile, if it does not load
     goes_on: bool = False  # with the code from before a reload
 
 
@@ -58,15 +58,15 @@ class AgentLoad:
 class Installation:
     """One installation, whether its daemon runs or not."""
 
-    settings: Settings  # a wrong value shows its default
+    settings: Settings  # with defaults for invalid values
     problems: tuple[Finding, ...]  # why the settings cannot be used
-    warnings: tuple[Finding, ...]  # what works and will hurt
+    warnings: tuple[Finding, ...]  # what works, but will cause trouble
     knows_environment: bool  # whether the settings were read with the daemon's own environment
     process: int | None  # None: no daemon runs
     address: str  # where the daemon listens, or would: host:port, or unix:/path
-    user: int  # whom the daemon runs as; who asks, while it does not run
+    user: int  # of the daemon; if it does not run, the current one
     logs: Path
-    state: Path  # where the daemon keeps what is its own
+    state: Path  # the state folder
     key: InstallationKey | None  # None: this user may not read it, or it was never made
     journal: JournalAccess
     commands: Commands
@@ -75,16 +75,16 @@ class Installation:
 
     @property
     def providers(self) -> tuple[Provider, ...]:
-        """Who calls the channels that receive, each once."""
+        """The providers of enabled channels, each once."""
         return tuple(dict.fromkeys(channel.provider for channel in self.channels.values()))
 
     @property
     def channels(self) -> Mapping[ChannelName, Channel]:
-        """The channels that receive."""
+        """The enabled channels."""
         return self.channels_for(self.settings.server.public_url)
 
 
 def no_key(installation: Installation) -> str:
-    """Say why a check that sends probes was not made."""
+    """Return why no probe could be sent."""
     file = installation.state / KEY_FILE
     return f"not checked: this user cannot read {file}, by which the daemon knows probes"

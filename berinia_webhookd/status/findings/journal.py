@@ -1,5 +1,5 @@
-"""Whether the journal takes messages, keeps them, and gets rid of them: writable, undamaged,
-flushed to disk, and with nothing in it that waits for ever.
+"""Whether the journal is writable, undamaged and flushed to disk, and whether messages in it wait
+for long or failed for good.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LARGE_WAL_BYTES: Final = 256 * MIB
 LONG_WAITING: Final = timedelta(minutes=10)
 CLOCK_SLACK: Final = timedelta(minutes=5)
 _OTHERS: Final = 0o077
-# Not `.recover`, which Debian 12's sqlite3 has and cannot do.
+# Not `.recover`, which does not work in Debian 12's sqlite3.
 _SAVE: Final = (
     "stop the daemon and its socket, and keep a copy of the file; then: "
     "`sqlite3 {path} .dump | sed 's/^ROLLBACK;.*/COMMIT;/' | sqlite3 {path}.saved`, and put the "
@@ -43,7 +43,7 @@ _RELEASES: Final[Mapping[str, str]] = {
 
 
 async def journal(installation: Installation) -> AsyncIterator[Finding]:
-    """The SQLite file, where it is one, and what is in the journal."""
+    """Check the SQLite file, if it is one, and what is in the journal."""
     path = installation.journal.file
     if path is not None:
         if not path.exists():
@@ -68,7 +68,7 @@ async def journal(installation: Installation) -> AsyncIterator[Finding]:
 
 
 def _unusable(installation: Installation, error: WebhookdError) -> Finding:
-    """Return the finding on a journal that is not opened, in the database's own words."""
+    """Return the finding on a journal that cannot be opened, with the database's own reason."""
     hint = (error.hint,) if error.hint else ()
     if installation.journal.file is not None:
         why = "whether messages wait or failed is not known"
@@ -98,7 +98,7 @@ def _absent(installation: Installation, path: Path) -> Finding:
 
 
 def of_file(installation: Installation, path: Path, state: FileState) -> Iterator[Finding]:
-    """Yield what is wrong with the file and its companions, else that nothing is."""
+    """Yield what is wrong with the file, its WAL and its index, else that nothing is."""
     findings = [*_of_state(path, state), *of_companions(installation, path)]
     if not findings:
         checked = "" if state.complete else f" as far as {CHECK_SECONDS:g} s allowed to check"
@@ -182,7 +182,7 @@ async def _contents(installation: Installation, inspection: Inspection) -> list[
 
 
 def of_server(place: str, durable: dict[str, str]) -> Finding:
-    """Return the finding on a PostgreSQL server, by its settings for what is committed."""
+    """Return the finding on a PostgreSQL server's settings for durability."""
     off = [name for name, value in durable.items() if value != "on"]
     if off:
         return wrong(
@@ -198,7 +198,7 @@ def of_server(place: str, durable: dict[str, str]) -> Finding:
 def of_counts(
     installation: Installation, statistics: Statistics, at: datetime
 ) -> Iterator[Finding]:
-    """Yield what failed for good, waits for long, or was not understood."""
+    """Yield what failed for good, has waited long, or could not be understood."""
     totals = Counter[str]()
     for count in statistics.counts:
         if count.kind == EntryKind.AGENT:
@@ -247,7 +247,7 @@ def of_counts(
 
 
 def of_guards(statistics: Statistics, errors: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield the agents that keep failing, with what they said last, and what guards hold."""
+    """Yield agents that keep failing, with their last error, and what guards hold."""
     for agent, failures in statistics.failing_agents.items():
         said = errors.get(agent, "").strip().rpartition("\n")[2]
         yield wrong(

@@ -1,4 +1,4 @@
-"""Whether a loopback address is believed, or what speaks against it."""
+"""Whether a loopback address still proves that a caller is on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOPBACK: Final = "loopback"
 
 
 async def loopback(installation: Installation) -> AsyncIterator[Finding]:
-    """What `serve` saw of its own requests through server.public_url."""
+    """Report what `serve` found by its own requests through server.public_url."""
     lock = LoopbackLock(installation.state)
     lock.file.exists()  # raises where this user may not look: to the daemon that is a lock
     found = lock.read()

@@ -1,4 +1,4 @@
-"""Whether the machine has room on its disks and a clock that is right."""
+"""Whether the machine has free disk space and a correct clock."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def room(folder: Path) -> Room:
 
 
 async def disk(installation: Installation) -> AsyncIterator[Finding]:
-    """The disks of journal and logs."""
+    """Check the disks of journal and logs."""
     file = installation.journal.file
     folders = {installation.logs, *(() if file is None else (file.parent,))}
     for finding in of_disks(sorted(folders)):
@@ -89,7 +89,7 @@ def _of_room(folder: Path, left: Room) -> Finding:
 
 
 async def clock(installation: Installation) -> AsyncIterator[Finding]:
-    """Whether the time is right: some providers sign it, and retries depend on it."""
+    """Check the clock: some providers sign the time, and retries depend on it."""
     why = clock_matters(installation)
     yield of_synchronisation(is_synchronised(), why)
     for url in installation.settings.server.public_url[:1]:
@@ -100,7 +100,7 @@ async def clock(installation: Installation) -> AsyncIterator[Finding]:
 
 
 def clock_matters(installation: Installation) -> str:
-    """Say what goes wrong with a wrong clock."""
+    """Return what goes wrong with a wrong clock."""
     signers = " and ".join(one.name for one in installation.providers if one.signs_time)
     if signers:
         return (
@@ -110,19 +110,19 @@ def clock_matters(installation: Installation) -> str:
 
 
 def is_synchronised() -> bool | None:
-    """Whether something keeps the clock right; None where the kernel does not say."""
+    """Whether the clock is synchronised; None if the kernel does not say."""
     if SYNCHRONISED.exists():
         return True
     try:
         adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
     except (OSError, AttributeError):
         return None
-    state = adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))  # modes 0: only look
+    state = adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))  # modes 0: change nothing
     return None if state < 0 else bool(state != _TIME_ERROR)
 
 
 def of_synchronisation(synchronised: bool | None, why: str) -> Finding:
-    """Return the finding on what keeps the clock right."""
+    """Return the finding on the clock's synchronisation."""
     if synchronised is None:
         return note(CLOCK, "the kernel does not say whether the clock is synchronised")
     if synchronised:
@@ -137,7 +137,7 @@ def of_synchronisation(synchronised: bool | None, why: str) -> Finding:
 
 
 def of_skew(url: str, seconds: float, why: str) -> Finding:
-    """Return the finding on how far the clock is from that of the public URL's server."""
+    """Return the finding on the difference to the clock of the public URL's server."""
     if abs(seconds) <= MOST_SKEW_SECONDS:
         return ok(CLOCK, f"agrees with {url}")
     direction = "behind" if seconds > 0 else "ahead of"

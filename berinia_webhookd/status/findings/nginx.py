@@ -1,6 +1,5 @@
-"""The way from the public URL to the daemon: whether nginx has the locations, passes requests on
-unchanged, and says rightly which scheme, host and address they came with. A signed probe goes
-through `server.public_url`, and the daemon says how it arrived.
+"""Whether nginx has the locations, and passes on requests unchanged and with the right scheme, host
+and address. A signed probe goes through `server.public_url`, and the daemon reports how it arrived.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from berinia_webhookd.status.findings.probe import (
 )
 
 MOST_URLS: Final = 5
-DIAGNOSIS_PAUSE_SECONDS: Final = 1.1  # the daemon looks for a reason once a second
-# An address that is never assigned: where it arrives as the last one, no proxy added the real one.
+DIAGNOSIS_PAUSE_SECONDS: Final = 1.1  # the daemon diagnoses one failure a second
+# Never assigned: if it arrives as the last address, no proxy added the real one.
 FORGED_CLIENT: Final = "192.0.2.77"
 ADDRESS_LINE: Final = "in nginx: `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`"
 UNCHANGED: Final = (
@@ -67,7 +66,7 @@ class _Way:
 
 
 async def nginx(installation: Installation) -> AsyncIterator[Finding]:
-    """Every public URL with the channels whose providers call from outside."""
+    """Check every public URL with each channel whose provider calls from outside."""
     urls = installation.settings.server.public_url
     if not urls:
         yield note(
@@ -133,7 +132,7 @@ async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncItera
 
 
 def _compared(way: _Way, request: SignedRequest, seen: Seen) -> Iterator[Finding]:
-    """What the daemon saw beside what was sent."""
+    """Compare what the daemon saw with what was sent."""
     process = way.installation.process
     if seen.process != process:
         yield wrong(
@@ -210,7 +209,7 @@ def _changed(way: _Way, *said: str) -> Finding:
 
 
 async def _refused(way: _Way, reply: Reply) -> Finding:
-    """The daemon takes the signature straight, but not through the proxy: what is different?"""
+    """Return why the daemon refuses a signature that it accepts without the proxy."""
     logs, provider = way.installation.logs, way.channel.provider
     found, said = await diagnosis(logs, reply.request_id)
     if found and said is None:

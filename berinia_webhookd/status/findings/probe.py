@@ -1,5 +1,5 @@
-"""Signed probes: requests as the providers send them, marked so that the daemon verifies and
-answers them and stores nothing. It reports what came back, and judges nothing.
+"""Sends signed probes: requests as providers send them, marked so that the daemon verifies and
+answers them, but stores nothing.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from berinia_webhookd.logs.reading import tail
 from berinia_webhookd.own_requests import HEADER, InstallationKey, Purpose
 
 NEAR_SECONDS: Final = 5.0  # for the daemon itself
-FAR_SECONDS: Final = 10.0  # through what is before it
+FAR_SECONDS: Final = 10.0  # through a proxy
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 LOG_LINES: Final = 2000
 LOG_PATIENCE_SECONDS: Final = 2.0
 LOG_STEP_SECONDS: Final = 0.05
 OUR_IDS: Final = "doctor-"  # of requests, in the log
 PROBLEM: Final = "application/problem+json"
-# What gets lost where somebody trims, recodes or decodes twice.
+# Would not survive trimming, recoding or decoding twice.
 DELICATE: Final = " Été  + 100 % & « 🙂 »"
 
 
@@ -61,8 +61,8 @@ class Reply:
     status: int = 0  # 0: nothing, see `error`
     error: Exception | None = None
     detail: str = ""  # of the problem document
-    of_daemon: bool = False  # whether one of ours answered, and not something before it
-    seen: Seen | None = None  # where it was verified
+    of_daemon: bool = False  # whether a daemon of ours answered, not something before it
+    seen: Seen | None = None  # if it was verified
     location: str | None = None
     date: datetime | None = None
     server: str = ""
@@ -79,14 +79,14 @@ class Sender:
 
     @classmethod
     def to_daemon(cls, address: str, headers: Mapping[str, str] | None = None) -> Self:
-        """Return one that asks the daemon itself, at `host:port` or `unix:/path`."""
+        """Return a sender to the daemon itself, at `host:port` or `unix:/path`."""
         if address.startswith("unix:"):
             socket = address.removeprefix("unix:")
             return cls("http://localhost", socket, headers or {}, NEAR_SECONDS)
         return cls(f"http://{address}", None, headers or {}, NEAR_SECONDS)
 
     async def post(self, request: SignedRequest) -> Reply:
-        """Send one request; never raises for what the network does."""
+        """Send one request; errors of the network are in the reply."""
         request_id = OUR_IDS + secrets.token_hex(8)
         headers = {**request.headers, "X-Request-ID": request_id, **self.headers}
         try:
@@ -123,7 +123,7 @@ class Sender:
 
 
 def describe(error: Exception) -> str:
-    """Say why there was no answer."""
+    """Return why there was no answer."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             return f"the name {error.host} cannot be resolved"
@@ -143,7 +143,7 @@ def sign_probe(
     *,
     valid: bool = True,
 ) -> SignedRequest:
-    """Return a probe of a channel as its provider would send it, marked as ours."""
+    """Return a probe as the channel's provider would send it, marked as ours."""
     at = now()
     fields = {channel.provider.text_field: text}
     request = channel.sign(fields, base_url=base_url, now=at, valid=valid)
@@ -151,7 +151,7 @@ def sign_probe(
 
 
 def has_secret(channel: Channel) -> bool:
-    """Whether there is a secret here to sign with."""
+    """Whether the channel's secret is known here."""
     try:
         channel.require_secret()
     except ChannelNotConfigured:
@@ -160,7 +160,7 @@ def has_secret(channel: Channel) -> bool:
 
 
 async def diagnosis(logs: Path, request_id: str) -> tuple[bool, str | None]:
-    """Whether the daemon's log has a failed signature of this request, and what it says of it."""
+    """Return whether the daemon's log has a failed signature of this request, and its diagnosis."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + LOG_PATIENCE_SECONDS
     while True:
@@ -174,7 +174,7 @@ async def diagnosis(logs: Path, request_id: str) -> tuple[bool, str | None]:
 
 
 def is_readable(logs: Path) -> bool:
-    """Whether this user can look a failed signature up."""
+    """Whether this user can read the daemon's log."""
     return os.access(logs / "webhook.log", os.R_OK)
 
 
@@ -185,17 +185,17 @@ def log_lines(logs: Path, most: int = LOG_LINES) -> list[dict[str, Any]]:
 
 
 async def metric(address: str, name: str, label: str) -> dict[str, float]:
-    """Return what the daemon's metrics say by a label; nothing where they are closed to us."""
+    """Return a metric of the daemon by a label; empty if it cannot be read."""
     try:
         status, text = await Sender.to_daemon(address).get("/metrics")
     except WebhookdError:
-        return {}  # the check of health says that it does not answer
+        return {}  # reported by the check of health
     if status != HTTPStatus.OK:
         return {}
     try:
         families = list(text_string_to_metric_families(text))
     except ValueError:
-        return {}  # another program's page; the check of the port says so
+        return {}  # another program's page, reported by the check of the port
     return {
         sample.labels[label]: sample.value
         for family in families
@@ -244,7 +244,7 @@ def _seen(text: str | None) -> Seen | None:
 
 
 def _json(text: str) -> dict[str, Any]:
-    """Return the object, or an empty one where others wrote something else."""
+    """Return a JSON object; an empty one for anything else."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,6 +1,5 @@
-"""Which real requests were refused in the last 24 hours, and whose they were. What has all that
-only the provider's have was the provider's, unless others of the channel were accepted after it;
-the rest are strangers', however many.
+"""Which real requests were refused in the last 24 hours, and whose they were: the provider's, if
+they look like it and none was accepted since; else strangers'.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ REFUSED: Final = "refused"
 LAST: Final = timedelta(hours=24)
 LINES: Final = 20_000
 METRIC: Final = "berinia_webhookd_provider_refused"
-# A request was proven. One whose events are all named as nothing to keep has no such line.
+# Events of a verified request. One whose events are all ignored has none of them.
 ACCEPTED: Final = frozenset(
     {
         "event.accepted",
@@ -45,13 +44,13 @@ class _Refusals:
     client: str = ""  # empty: a proxy did not name it
 
     def add(self, when: datetime, line: Mapping[str, Any]) -> None:
-        """Count one more; what was found out about earlier ones holds until it is tried again."""
+        """Count one more; it keeps the last diagnosis if it has none of its own."""
         self.count, self.last = self.count + 1, when
         self.diagnosis = line.get("diagnosis", self.diagnosis)
         self.client = str(line.get("client") or "")
 
     def pass_to(self, others: _Refusals) -> None:
-        """Count for something else from now on, and begin anew."""
+        """Move the count to another one."""
         others.count += self.count
         others.last = max(filter(None, (others.last, self.last)), default=None)
         self.count, self.last, self.diagnosis, self.client = 0, None, None, ""
@@ -76,7 +75,7 @@ class _OfChannel:
     addresses: _Refusals = field(default_factory=_Refusals)  # since the last accepted request
 
     def read(self, when: datetime, line: Mapping[str, Any]) -> None:
-        """Take a line of the log."""
+        """Count a line of the log."""
         match line.get("event"):
             case "signature.invalid" if line.get("resembles_provider"):
                 self.provider.add(when, line)
@@ -88,13 +87,13 @@ class _OfChannel:
                 self.accepted()
 
     def accepted(self) -> None:
-        """Begin anew: the provider's requests get in."""
+        """Start again: a request of the provider was accepted."""
         self.provider.pass_to(self.strangers)
         self.addresses.pass_to(self.strangers)
 
 
 async def refused(installation: Installation) -> AsyncIterator[Finding]:
-    """Real requests whose signature or address was refused."""
+    """Report real requests whose signature or address was refused."""
     log = installation.logs / "webhook.log"
     if not log.exists():  # raises where this user may not look
         yield note(REFUSED, f"not checked: {log} does not exist")
@@ -131,7 +130,7 @@ def _recent(lines: Iterable[dict[str, Any]]) -> Iterator[tuple[datetime, dict[st
 
 
 def _as_the_daemon_counts(found: Mapping[str, _OfChannel], counts: Mapping[str, float]) -> None:
-    """Believe the running daemon: a log may have been rotated, or hold warnings alone."""
+    """Prefer the running daemon's counts: the log may be rotated, or lack accepted requests."""
     for name, count in counts.items():
         if name not in found:
             continue

@@ -1,4 +1,4 @@
-"""Settings that work and will hurt."""
+"""Unsafe settings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from berinia_webhookd.status.findings.installation import Installation
 from berinia_webhookd.status.findings.probe import has_secret
 
 SAFETY: Final = "safety"
-BELIEVED: Final = (".trusted_proxies", ".allowed_ips")  # who may pass for others, or for the bot
+TRUSTED: Final = (".trusted_proxies", ".allowed_ips")  # who may claim to be others, or the bot
 
 
 async def safety(installation: Installation) -> AsyncIterator[Finding]:
-    """Whom the daemon runs as, who may read what, and who is believed."""
+    """Check the daemon's user, who may read what, and who is trusted."""
     findings = [
         *_of_warnings(installation),
         *_of_user(installation),
@@ -27,7 +27,7 @@ async def safety(installation: Installation) -> AsyncIterator[Finding]:
 
 
 def _of_warnings(installation: Installation) -> Iterator[Finding]:
-    """What `check-config` warns of; what other checks say better is left out."""
+    """Yield the warnings of `check-config` that no other check reports better."""
     said = {"user", "server.public_url"}  # the user is the daemon's, not the one who asks
     said |= {
         channel.provider.secret.key(channel.name)
@@ -37,7 +37,7 @@ def _of_warnings(installation: Installation) -> Iterator[Finding]:
     for found in installation.warnings:
         setting = found.subject
         of_agent = setting.startswith("agents.") and setting.endswith(".target")
-        if setting.endswith(BELIEVED):
+        if setting.endswith(TRUSTED):
             yield replace(found, level=Level.WRONG)
         elif setting not in said and not of_agent:
             yield found
@@ -57,7 +57,7 @@ def _of_logs(settings: Settings) -> Iterator[Finding]:
     if settings.logs.personal_data == "full":
         yield warning(
             "logs.personal_data",
-            "is full: phone numbers, addresses and messages stand in the logs",
+            "is full: the logs show phone numbers, addresses and messages",
             '`logs.personal_data = "mask"`, then erase older logs',
             why="`events erase` does not reach into logs",
         )

@@ -16,7 +16,7 @@ from .reading import doctor
 
 Proxied = tuple[Daemon, Proxy]
 Folders = pytest.TempPathFactory
-NONE_GETS_IN = "no callback gets in from outside"
+NONE_GETS_IN = "no callback arrives from outside"
 TWILIO_DOES_NOT = "Twilio does not send again, unless the URL in its console ends in #rc=5&rp=all"
 LOOK_ONCE = "BERINIA_WEBHOOKD_SERVER__PUBLIC_URL"
 
