@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from typing import Final
+from typing import Any, Final
 
 from berinia_webhookd.errors import MalformedDelivery
 
@@ -63,3 +63,27 @@ def as_text(content: bytes) -> str:
 def as_bytes(text: str) -> bytes:
     """Return the bytes that `as_text` decoded."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def readable(text: str) -> str:
+    """Return the text without lone surrogates, which neither JSON nor a database can hold."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return as_bytes(text).decode("utf-8", "replace")
+    return text
+
+
+def raw_fields(fields: Fields) -> tuple[dict[str, str], dict[str, list[Any]]]:
+    """Return name → last value, and of repeated names name → all values."""
+    if not all([name.isascii() and value.isascii() for name, value in fields]):  # noqa: C419 - faster
+        fields = tuple([(readable(name), readable(value)) for name, value in fields])
+    last = dict(fields)
+    if len(last) == len(fields):
+        return last, {}
+    values: dict[str, list[Any]] = {}
+    for name, value in fields:
+        values.setdefault(name, []).append(value)
+    return last, {name: found for name, found in values.items() if len(found) > 1}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from multipart import (
@@ -17,7 +17,7 @@ from multipart import (
 )
 
 from berinia_webhookd.errors import MalformedDelivery
-from berinia_webhookd.urlencoded import MAX_FIELDS, Fields, as_bytes, as_text, decode_urlencoded
+from berinia_webhookd.urlencoded import MAX_FIELDS, Fields, as_text, decode_urlencoded, readable
 
 MULTIPART: Final = "multipart/form-data"
 URLENCODED: Final = "application/x-www-form-urlencoded"
@@ -50,30 +50,6 @@ def decode_form(content_type_header: str, body: bytes) -> Form:
     if content_type_header.partition(";")[0].strip().lower() == MULTIPART:
         return decode_multipart(content_type_header, body)
     return Form(decode_urlencoded(body))
-
-
-def readable(text: str) -> str:
-    """Return the text without lone surrogates, which neither JSON nor a database can hold."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return as_bytes(text).decode("utf-8", "replace")
-    return text
-
-
-def raw_fields(fields: Fields) -> tuple[dict[str, str], dict[str, list[Any]]]:
-    """Return name → last value, and of repeated names name → all values."""
-    if not all([name.isascii() and value.isascii() for name, value in fields]):  # noqa: C419 - faster
-        fields = tuple([(readable(name), readable(value)) for name, value in fields])
-    last = dict(fields)
-    if len(last) == len(fields):
-        return last, {}
-    values: dict[str, list[Any]] = {}
-    for name, value in fields:
-        values.setdefault(name, []).append(value)
-    return last, {name: found for name, found in values.items() if len(found) > 1}
 
 
 def first_values(fields: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -12,10 +12,9 @@ from email.message import Message
 from typing import Final
 
 from berinia_webhookd.channels.charsets import text_of
-from berinia_webhookd.channels.form import readable
 from berinia_webhookd.channels.transfer_encoding import from_base64
 from berinia_webhookd.errors import MalformedDelivery
-from berinia_webhookd.urlencoded import as_bytes
+from berinia_webhookd.urlencoded import as_bytes, readable
 
 Headers = tuple[tuple[str, str], ...]
 

@@ -27,15 +27,7 @@ from berinia_webhookd.channels.addresses_of_people import (
 )
 from berinia_webhookd.channels.automatic_mail import auto_submitted_of
 from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest, sample_mail
-from berinia_webhookd.channels.form import (
-    MULTIPART,
-    URLENCODED,
-    Form,
-    decode_form,
-    first_values,
-    raw_fields,
-    readable,
-)
+from berinia_webhookd.channels.form import MULTIPART, URLENCODED, Form, decode_form, first_values
 from berinia_webhookd.channels.html_text import text_of_html
 from berinia_webhookd.channels.mail_headers import MAX_LENGTH, decode_words, unfolded
 from berinia_webhookd.channels.mime import MimeMessage, parse_mime
@@ -61,7 +53,7 @@ from berinia_webhookd.model import (
     Receipts,
     VerifiedDelivery,
 )
-from berinia_webhookd.urlencoded import Fields, as_bytes
+from berinia_webhookd.urlencoded import Fields, as_bytes, raw_fields, readable
 
 # Time stamp and token are signed without a separator: moving a character from one to the other
 # keeps the signature, and would make a token that looks new.

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from berinia_webhookd.channels import twilio_diagnosis
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest, sample_phone
-from berinia_webhookd.channels.form import URLENCODED, raw_fields
+from berinia_webhookd.channels.form import URLENCODED
 from berinia_webhookd.channels.opt_out import WORDS
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import TwilioSettings
@@ -47,7 +47,7 @@ from berinia_webhookd.model import (
     Receipts,
     VerifiedDelivery,
 )
-from berinia_webhookd.urlencoded import Fields, decode_urlencoded
+from berinia_webhookd.urlencoded import Fields, decode_urlencoded, raw_fields
 
 SIGNATURE_HEADER: Final = "X-Twilio-Signature"
 

@@ -11,7 +11,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from uuid import uuid4
 
@@ -429,4 +429,4 @@ class SqlJournal:
 
 
 def _gathering_of(settings: Settings) -> GatheringOf:
-    return lambda agent: settings.agents.of(agent).gathering
+    return cache(lambda agent: settings.agents.of(agent).gathering)  # asked for each message

@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.form import decode_form, first_values, raw_fields, readable
+from berinia_webhookd.channels.form import decode_form, first_values
 from berinia_webhookd.errors import MalformedDelivery
-from berinia_webhookd.urlencoded import MAX_FIELDS, as_bytes, as_text, decode_urlencoded
+from berinia_webhookd.urlencoded import (
+    MAX_FIELDS,
+    as_bytes,
+    as_text,
+    decode_urlencoded,
+    raw_fields,
+    readable,
+)
 
 BOUNDARY = "multipart/form-data; boundary=xyz"
 

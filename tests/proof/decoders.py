@@ -17,7 +17,7 @@ from berinia_webhookd.channels import (
     twilio_boundaries,
 )
 from berinia_webhookd.channels.contract import Channel
-from berinia_webhookd.channels.form import decode_form, raw_fields
+from berinia_webhookd.channels.form import decode_form
 from berinia_webhookd.channels.html_text import text_of_html
 from berinia_webhookd.channels.json_body import decode_json_object
 from berinia_webhookd.channels.mime import parse_mime
@@ -27,6 +27,7 @@ from berinia_webhookd.errors import DeliveryRejected
 from berinia_webhookd.journal import event_text
 from berinia_webhookd.logs.personal_data import scrub
 from berinia_webhookd.model import ChannelName, VerifiedDelivery
+from berinia_webhookd.urlencoded import raw_fields
 from tests.channels.deliveries import (
     FORM,
     NOW,

@@ -12,7 +12,6 @@ from berinia_webhookd.channels.declared.fields import Field, Item, Unreadable, a
 from berinia_webhookd.channels.declared.proof import Proof, instant_of
 from berinia_webhookd.channels.declared.request import query_of
 from berinia_webhookd.channels.declared.settings import DeclaredSettings
-from berinia_webhookd.channels.form import raw_fields, readable
 from berinia_webhookd.channels.json_body import decode_json
 from berinia_webhookd.channels.signatures import in_signing_order
 from berinia_webhookd.errors import MalformedDelivery
@@ -26,7 +25,7 @@ from berinia_webhookd.model import (
     RejectedItem,
     VerifiedDelivery,
 )
-from berinia_webhookd.urlencoded import as_bytes, decode_urlencoded
+from berinia_webhookd.urlencoded import as_bytes, decode_urlencoded, raw_fields, readable
 
 _NO_MARKS: Final[frozenset[EventMark]] = frozenset()
 
