@@ -19,7 +19,14 @@ from berinia_webhookd.model import ChannelName, Decoded, Event
 from berinia_webhookd.tools.captured import captured
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.config_view import shown_value
-from berinia_webhookd.tools.terminal import columns, json_text, one_line, printable
+from berinia_webhookd.tools.terminal import (
+    fitted,
+    headed,
+    json_text,
+    one_line,
+    printable,
+    terminal_width,
+)
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 _TEXT_CHARACTERS: Final = 60
@@ -60,7 +67,7 @@ def list_(context: CommandContext, /, *, as_json: bool) -> None:
         ]
         for row in rows
     ]
-    click.echo("\n".join(columns([heading, *cells])))
+    click.echo("\n".join(fitted([heading, *cells], terminal_width())))
 
 
 @channels.command("show", short_help="Show the settings of a channel.")
@@ -88,10 +95,11 @@ def show(context: CommandContext, /, *, name: str, as_json: bool) -> None:
         for key, origin in origins.items()
         if origin.source != "default" or key in ALWAYS
     ]
-    click.echo("\n".join(columns(rows)))
+    click.echo("\n".join(fitted(rows, terminal_width())))
     for fact, text in facts.items():
         said = ", ".join(text) if isinstance(text, list) else str(text)
-        click.echo(f"{click.style(fact, bold=True)}: {printable(said)}")
+        for line in headed(f"{click.style(fact, bold=True)}: ", said, terminal_width(), 4):
+            click.echo(line)
 
 
 def _written(key: str, origin: Origin, declared: Mapping[str, Any]) -> Any:

@@ -56,9 +56,12 @@ _WORST_LAST: Final = tuple(Level)
 @click.option(
     "--offline", is_flag=True, help="Start no agent and connect to no database: only look at files."
 )
+@click.option("--all", "every", is_flag=True, help="Settings that are at their defaults as well.")
 @click.pass_obj
-def check_config_command(context: CommandContext, /, *, as_json: bool, offline: bool) -> None:
-    """Show every setting and where it comes from, and all that is wrong.
+def check_config_command(
+    context: CommandContext, /, *, as_json: bool, offline: bool, every: bool
+) -> None:
+    """Show what is set and where it comes from, and all that is wrong.
 
     Loads each agent as `serve` would (so its module is imported and its instance made), opens the
     journal if there is one, and tests the folders, all as the current user: check as the user of
@@ -68,7 +71,7 @@ def check_config_command(context: CommandContext, /, *, as_json: bool, offline: 
     if as_json:
         click.echo(json_text(document(checked)))
     else:
-        for line in lines(checked):
+        for line in lines(checked, every=every):
             click.echo(line)
     is_wrong = any(finding.level is Level.WRONG for finding in checked.findings)
     click.get_current_context().exit(1 if is_wrong else 0)

@@ -20,7 +20,7 @@ from berinia_webhookd.status.findings.agents import without_secrets
 from berinia_webhookd.status.findings.installation import AgentLoad
 from berinia_webhookd.tools import findings_view
 from berinia_webhookd.tools.installation import shown_url
-from berinia_webhookd.tools.terminal import columns, json_text, printable
+from berinia_webhookd.tools.terminal import fitted, json_text, printable, terminal_width, wrapped
 
 NOT_SET: Final = "(not set)"
 NOT_VALID: Final = "(not valid: see below)"
@@ -102,12 +102,21 @@ def document(checked: Checked) -> dict[str, Any]:
 # ---- for people
 
 
-def lines(checked: Checked) -> Iterator[str]:
-    """Yield the results as lines; what is wrong comes last, where a terminal stops."""
+def lines(checked: Checked, *, every: bool = True) -> Iterator[str]:
+    """Yield the results as lines; what is wrong comes last, where a terminal stops. Settings at
+    their defaults are shown only with `every`.
+    """
     examined = checked.examined
     yield f"berinia-webhookd {__version__}, checked as user {_user()}"
     yield f"configuration file: {_shown(str(examined.config_file or 'none'))}"
-    yield from _section("Settings", columns([_row(*item) for item in examined.origins.items()]))
+    shown = {
+        name: origin
+        for name, origin in examined.origins.items()
+        if every or origin.source != "default" or not origin.valid
+    }
+    title = "Settings" if every else "Settings that are not at their defaults (--all: every one)"
+    rows = [_row(*item) for item in shown.items()]
+    yield from _section(title, list(fitted(rows, terminal_width(), indent=2)))
     yield from _section("Agents that do not load", _agent_lines(checked.agents))
     yield ""
     yield from findings_view.lines(checked.findings)
@@ -117,8 +126,7 @@ def _section(title: str, content: Sequence[str]) -> Iterator[str]:
     if content:
         yield ""
         yield click.style(title, bold=True)
-        for line in content:
-            yield f"  {line}"
+        yield from content
 
 
 def _row(name: str, origin: Origin) -> tuple[str, str, str]:
@@ -142,12 +150,19 @@ def _agent_lines(loads: Sequence[AgentLoad]) -> list[str]:
             alike[load.reason or "", load.output].append(load)
     found: list[str] = []
     for (reason, output), those in alike.items():
-        found.append(", ".join(f"{_shown(load.agent)} ({_shown(load.target)})" for load in those))
-        found += [f"    {line}" for line in printable(reason).splitlines()]
+        names = ", ".join(f"{_shown(load.agent)} ({_shown(load.target)})" for load in those)
+        found += _below(names, 2)
+        found += (line for text in printable(reason).splitlines() for line in _below(text, 6))
         if output:
-            found.append("    Printed meanwhile:")
-            found += [f"    | {printable(click.unstyle(line))}" for line in output]
+            found.append("      Printed meanwhile:")
+            found += (line for text in output for line in _below(f"| {click.unstyle(text)}", 6))
     return found
+
+
+def _below(text: str, margin: int) -> Iterator[str]:
+    indent = len(text) - len(text.lstrip(" "))
+    for line in wrapped(text.lstrip(" "), terminal_width(), margin + indent, margin + indent):
+        yield " " * (margin + indent) + line
 
 
 def _shown(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,7 +20,14 @@ from berinia_webhookd.model import EntryKind, EntryState
 from berinia_webhookd.status.durations import age, duration
 from berinia_webhookd.tools.event_view import ROUTES
 from berinia_webhookd.tools.event_view import shown_json as event_json
-from berinia_webhookd.tools.terminal import coloured_state, columns, one_line, printable, utc
+from berinia_webhookd.tools.terminal import (
+    coloured_state,
+    columns,
+    one_line,
+    printable,
+    terminal_width,
+    utc,
+)
 
 WHO_CHARACTERS: Final = 32  # what the other columns leave of 80
 INDENT: Final = " " * 18  # under the text after a time
@@ -69,7 +75,7 @@ def shown_json(shown: ShownConversation) -> dict[str, Any]:
 
 def show_lines(shown: ShownConversation, now: datetime) -> Iterator[str]:
     """Yield who it is with and what holds it, then the messages, then what is next."""
-    state, width = shown.state, shutil.get_terminal_size().columns
+    state, width = shown.state, terminal_width()
     title = f"{state.id}  {state.channel}  "
     yield click.style(f"{title}{_who(state, width - len(title))}", bold=True)
     if state.paused is not None:

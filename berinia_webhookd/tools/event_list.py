@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,7 +12,7 @@ import wcwidth
 from berinia_webhookd.journal.queries import Content, Listed
 from berinia_webhookd.model import EntryKind
 from berinia_webhookd.tools.event_view import PLAIN
-from berinia_webhookd.tools.terminal import coloured_state, columns, one_line
+from berinia_webhookd.tools.terminal import coloured_state, columns, one_line, terminal_width
 
 NARROWEST: Final = 60  # columns
 HEADINGS: Final = ("ID", "TIME UTC", "STATE", "CHANNEL", "AGENT", "SENDER", "TEXT")
@@ -50,7 +49,7 @@ def listed_json(listed: Listed) -> dict[str, Any]:
 
 def list_lines(found: Sequence[Listed], short: Mapping[str, str], now: datetime) -> list[str]:
     """Return aligned columns under a heading; below an event its state in words, and its error."""
-    width = max(NARROWEST, shutil.get_terminal_size().columns)  # $COLUMNS, the terminal's, 80
+    width = max(NARROWEST, terminal_width())
     today = all(one.received_at.astimezone(UTC).date() == now.date() for one in found)
     rows = [[one_line(cell, width) for cell in _cells(one, short, today=today)] for one in found]
     room = _room(rows, width)

@@ -34,7 +34,14 @@ from berinia_webhookd.tools.event_view import (
 )
 from berinia_webhookd.tools.opened_journal import OpenedJournal, normal_address, open_journal
 from berinia_webhookd.tools.since import Since
-from berinia_webhookd.tools.terminal import coloured_state, json_text, printable, utc
+from berinia_webhookd.tools.terminal import (
+    coloured_state,
+    headed,
+    json_text,
+    printable,
+    terminal_width,
+    utc,
+)
 
 ResultT = TypeVar("ResultT")
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
@@ -322,7 +329,7 @@ def erase(context: CommandContext, /, *, sender: str, dry_run: bool, as_json: bo
         click.echo(json_text({**asdict(erasure), "dry_run": dry_run}))
     else:
         _say_erasure(erasure, dry_run=dry_run)
-    click.echo(NOT_COVERED, err=True)
+    click.echo("\n".join(headed("", NOT_COVERED, terminal_width(), 0)), err=True)
     file = context.load().settings.journal.file
     copies = [] if file is None else saved_copies(real_path(file))
     for copy in copies:

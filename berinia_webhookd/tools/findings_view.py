@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -10,7 +9,7 @@ import click
 
 from berinia_webhookd.findings import Finding, Level
 from berinia_webhookd.status.findings.installation import AS_DAEMON
-from berinia_webhookd.tools.terminal import printable, wrapped
+from berinia_webhookd.tools.terminal import headed, printable, terminal_width
 
 COLOURS: Final = {
     Level.OK: "green",
@@ -25,15 +24,14 @@ _MARGIN: Final = " " * (_WIDTH + 2)
 
 def lines(findings: Sequence[Finding], *, of: Sequence[Finding] | None = None) -> Iterator[str]:
     """Yield findings as lines, and one that sums up all of them, or those in `of`."""
-    width = shutil.get_terminal_size().columns  # $COLUMNS, else the terminal's, else 80
+    width = terminal_width()
     subjects = [len(finding.subject) for finding in findings]
     column = max((length for length in subjects if length <= _LONGEST_SUBJECT), default=0)
     for finding in findings:
         level = click.style(f"{finding.level.value:<{_WIDTH}}", fg=COLOURS[finding.level])
         subject = printable(finding.subject)
-        first, *more = wrapped(finding.what, width, 11 + max(column, len(subject)), len(_MARGIN))
-        yield f"{level}  {click.style(f'{subject:<{column}}', bold=True)}  {first}"
-        yield from (_MARGIN + line for line in more)
+        head = f"{level}  {click.style(f'{subject:<{column}}', bold=True)}  "
+        yield from headed(head, finding.what, width, len(_MARGIN))
         if finding.why is not None:
             yield from _detail(click.style("why:", dim=True), finding.why, width)
         for step in finding.fix:
@@ -44,9 +42,7 @@ def lines(findings: Sequence[Finding], *, of: Sequence[Finding] | None = None) -
 
 def _detail(label: str, text: str, width: int) -> Iterator[str]:
     margin = len(_MARGIN) + len(click.unstyle(label)) + 1
-    found = wrapped(text, width, margin, margin)
-    yield f"{_MARGIN}{label} {found[0]}"
-    yield from (" " * margin + line for line in found[1:])
+    return headed(f"{_MARGIN}{label} ", text, width, margin)
 
 
 def _summary(findings: Sequence[Finding]) -> str:

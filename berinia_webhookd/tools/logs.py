@@ -11,13 +11,14 @@ from datetime import datetime
 from typing import Any, Final
 
 import click
+import wcwidth
 
 from berinia_webhookd.errors import NotFound, NotPermitted
 from berinia_webhookd.logs.reading import EVERYTHING, Follower, log_file, log_types
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.since import Since
-from berinia_webhookd.tools.terminal import json_text, printable
+from berinia_webhookd.tools.terminal import json_text, printable, terminal_width, wrapped
 
 POLL_SECONDS: Final = 0.25
 NOTHING_YET: Final = "nothing was written to it yet, or logs.dir is another folder"
@@ -27,7 +28,8 @@ NO_ERRORS_YET: Final = (
 MOST_LINES: Final = 1_000_000  # that are searched
 # The reason comes first, ids last.
 FIRST: Final = ("channel", "agent", "reason", "error", "diagnosis", "hint", "problems")
-LAST: Final = ("event_id", "request_id", "client", "node")
+LAST: Final = ("event_id", "request_id", "client", "node", "exception")
+INDENT: Final = 4
 LEVELS: Final[Mapping[str, str]] = {
     "debug": "bright_black",
     "info": "green",
@@ -159,20 +161,37 @@ def readable(line: str) -> str:
     first = [name for name in FIRST if name in found]
     rest = [name for name in found if name not in FIRST and name not in LAST]
     ordered = (*first, *rest, *(name for name in LAST if name in found))
-    fields = " ".join(_field(name, found[name]) for name in ordered)
-    return " ".join(
+    head = f"{printable(when)} {printable(level):<7} {event}"
+    fields = [(printable(name), _text_of(found[name])) for name in ordered]
+    beside, *below = _laid_out(fields, len(head), terminal_width())
+    said = " ".join(
         (
             click.style(printable(when), dim=True),
             click.style(f"{printable(level):<7}", fg=LEVELS.get(level)),
             click.style(event, bold=True),
-            fields,
         )
-    ).rstrip()
+    )
+    return "\n".join([f"{said}{beside}".rstrip(), *below])
 
 
-def _field(name: str, value: Any) -> str:
-    text = value if isinstance(value, str) else json_text(value, indent=None)
-    return f"{click.style(printable(name), fg='cyan')}={printable(text)}"
+def _laid_out(fields: Iterable[tuple[str, str]], start: int, width: int) -> list[str]:
+    """Return the lines of a line's fields: whole ones where they fit."""
+    lines, at = [""], start
+    for name, text in fields:
+        plain = f"{name}={text}"
+        first, *more = wrapped(plain, width, INDENT, INDENT, whole_words=False)
+        shown = first.replace(f"{name}=", f"{click.style(name, fg='cyan')}=", 1)
+        if not more and at + 1 + wcwidth.width(plain) <= width:
+            lines[-1] += f" {shown}"
+            at += 1 + wcwidth.width(plain)
+            continue
+        lines += [" " * INDENT + line for line in (shown, *more)]
+        at = INDENT + wcwidth.width((first, *more)[-1])
+    return lines
+
+
+def _text_of(value: Any) -> str:
+    return printable(value if isinstance(value, str) else json_text(value, indent=None))
 
 
 def _local_time(timestamp: object) -> str:

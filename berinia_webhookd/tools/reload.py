@@ -5,7 +5,6 @@ what came of it.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from berinia_webhookd.logs.reading import EVERYTHING, Follower, log_file
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.logs import as_object
-from berinia_webhookd.tools.terminal import wrapped
+from berinia_webhookd.tools.terminal import headed, terminal_width
 
 PATIENCE_SECONDS: Final = 30.0
 LOADING_SECONDS: Final = 90.0  # agents may take a minute
@@ -81,9 +80,9 @@ def _next(log: Follower, events: tuple[str, ...], patience_seconds: float) -> di
 
 
 def _say(lines: list[str], *, err: bool = False) -> None:
-    width = shutil.get_terminal_size().columns
+    width = terminal_width()
     for text in lines:
-        click.echo("\n    ".join(wrapped(text, width, 0, 4)), err=err)
+        click.echo("\n".join(headed("", text, width, 4)), err=err)
 
 
 def _reloaded(said: Mapping[str, Any]) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -42,9 +44,17 @@ def one_line(text: str, limit: int) -> str:
     return wcwidth.clip(line, 0, max(0, limit - 1)).rstrip() + "…"[:limit]
 
 
-def wrapped(text: str, width: int, first: int, margin: int) -> list[str]:
+def terminal_width() -> int:
+    """Return $COLUMNS, else the columns of the terminal, else 80."""
+    return shutil.get_terminal_size().columns
+
+
+def wrapped(
+    text: str, width: int, first: int, margin: int, *, whole_words: bool = True
+) -> list[str]:
     """Break at blanks, but not inside backquotes; the first line begins in column `first`, the
-    others in column `margin`.
+    others in column `margin`. Words that are too long stay whole, as they are to be copied, or do
+    not.
     """
     whole = _CODE.sub(lambda code: code[0].replace(" ", "\N{NO-BREAK SPACE}"), printable(text))
     found: list[str] = []
@@ -54,11 +64,25 @@ def wrapped(text: str, width: int, first: int, margin: int) -> list[str]:
             paragraph,
             max(20, width - margin),
             initial_indent=begin,
-            break_long_words=False,
+            break_long_words=not whole_words,
             break_on_hyphens=False,
         ) or [""]
     found[0] = found[0].lstrip()
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in found]
+
+
+def headed(head: str, text: str, width: int, margin: int) -> Iterator[str]:
+    """Yield a text behind its head, which may be styled, or below where its first word does not
+    fit; it goes on in column `margin`.
+    """
+    start = _width(head)
+    if start + _width(text.partition(" ")[0]) > width:
+        yield head.rstrip()
+        yield from (" " * margin + line for line in wrapped(text, width, margin, margin))
+        return
+    first, *more = wrapped(text, width, start, margin)
+    yield f"{head}{first}".rstrip()
+    yield from (" " * margin + line for line in more)
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
@@ -78,6 +102,28 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
         return []
     widths = [max(_width(row[index]) for row in rows) for index in range(len(rows[0]))]
     return ["  ".join(map(_padded, row, widths)).rstrip() for row in rows]
+
+
+def fitted(rows: Sequence[Sequence[str]], width: int, *, indent: int = 0) -> Iterator[str]:
+    """Align rows within a width: the last cell goes on below itself, and what follows a first one
+    that takes over half of the width stands below that.
+    """
+    most = (width - indent) // 2
+    firsts = [size for row in rows if (size := _width(row[0])) <= most]
+    widths = [max(firsts, default=0)]
+    widths += [max(_width(row[index]) for row in rows) for index in range(1, len(rows[0]) - 1)]
+    margin = indent + sum(widths) + 2 * len(widths)
+    for first, *between, last in rows:
+        begin = [first]
+        if _width(first) > widths[0]:
+            yield " " * indent + first
+            begin = [""]
+        cells = map(_padded, [*begin, *between], widths)
+        plain = click.unstyle(last)
+        style = partial(last.replace, plain)
+        below = wrapped(plain, width, margin, margin, whole_words=False)
+        yield (" " * indent + "  ".join([*cells, style(below[0])])).rstrip()
+        yield from (" " * margin + style(line) for line in below[1:])
 
 
 def _padded(cell: str, width: int) -> str:
