@@ -7,7 +7,7 @@ WORKERS ?= 2
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test test-system test-providers soak bench clean
+.PHONY: run check test test-system test-console pictures test-providers soak bench clean
 .DEFAULT_GOAL := run
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -38,6 +38,16 @@ test: $(VENV)/installed-dev  ## everything that needs PyPI only
 test-system: $(VENV)/installed-dev  ## the tests that need programs from Debian
 	tests/install_system_programs
 	$(BIN)/pytest -m system
+
+test-console: $(VENV)/installed-dev  ## the web console in Debian's chromium
+	tests/install_system_programs chromium
+	$(PIP) install --editable '.[console]'
+	$(BIN)/pytest tests/browser
+
+pictures: $(VENV)/installed-dev  ## those of docs/console.md, made anew
+	tests/install_system_programs chromium
+	$(PIP) install --editable '.[console]'
+	$(BIN)/pytest tests/browser/pictures.py
 
 test-providers: $(VENV)/installed-dev  ## our proofs beside the providers' own libraries, from PyPI
 	$(PIP) install --editable '.[providers]'

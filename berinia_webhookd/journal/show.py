@@ -85,6 +85,14 @@ class Shown:
     entries: tuple[ShownEntry, ...] = ()
     reply: ShownReply | None = None
 
+    @property
+    def unsent(self) -> str | None:
+        """What its agent answered last, where nobody was waiting for it."""
+        tries = [
+            one for entry in self.entries if entry.kind == EntryKind.AGENT for one in entry.attempts
+        ]
+        return tries[-1].reply if tries else None
+
 
 async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
     """Return all that is known of one event; None if it is gone."""

@@ -27,8 +27,7 @@ from ...journal.world import World
 
 __all__ = ["closed_world", "world"]
 
-NAME = "console.example.com"
-URL = f"http://{NAME}"
+NAME = "berinia-0a1b2c.localhost"  # which browsers look for on this machine
 FORM = "application/x-www-form-urlencoded"
 OPERATOR, VIEWER = Person("Anne", viewer=False), Person("Luc", viewer=True)
 
@@ -59,14 +58,18 @@ class Browser:
     cookies: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def host(self) -> str:
+        return f"{NAME}:{self.port}"
+
     async def ask(
         self, method: str, target: str, data: dict[str, str] | None = None, **headers: str | None
     ) -> Answer:
         """Ask as a page of the console would; a header that is None is left out."""
-        plain: dict[str, str | None] = {"Host": NAME}
+        plain: dict[str, str | None] = {"Host": self.host}
         headers = {**self.headers, **headers}
         if method == "POST":
-            plain |= {"Origin": URL, "Sec-Fetch-Site": "same-origin"}
+            plain |= {"Origin": f"http://{self.host}", "Sec-Fetch-Site": "same-origin"}
         plain |= {name.replace("_", "-"): value for name, value in headers.items()}
         if self.cookies and "Cookie" not in plain:
             plain["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
@@ -141,9 +144,9 @@ async def site(world: World, tmp_path: Path) -> AsyncIterator[Site]:
         findings=findings,
     )
     listener = socket.create_server(("127.0.0.1", 0))
-    console = Console(URL, listener, around)
-    await console.start()
     port = listener.getsockname()[1]
+    console = Console(f"http://{NAME}:{port}", listener, around)
+    await console.start()
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
         yield Site(console, world, around, port, http, found)
     await console.stop()

@@ -9,7 +9,7 @@ import pytest
 from berinia_webhookd.model import EntryState
 
 from ...journal.world import on_sqlite
-from .conftest import FORM, NAME, OPERATOR, URL, VIEWER, Browser, Site
+from .conftest import FORM, NAME, OPERATOR, VIEWER, Browser, Site
 
 PAGES = ("/", "/messages", "/dead", "/refused", "/live", "/live/lines", "/actions")
 
@@ -90,7 +90,7 @@ FORGED: dict[str, dict[str, Any]] = {
     "another login's token": {"token": "other"},
     "another site": {"Sec_Fetch_Site": "cross-site", "Origin": "https://evil.example.com"},
     "a neighbour": {"Sec_Fetch_Site": "same-site", "Origin": "http://other.example.com"},
-    "another port": {"Sec_Fetch_Site": "same-site", "Origin": f"{URL}:8003"},
+    "another port": {"Sec_Fetch_Site": "same-site", "Origin": f"http://{NAME}:1"},
     "no origin": {"Sec_Fetch_Site": None, "Origin": None},
     "an opaque origin": {"Sec_Fetch_Site": None, "Origin": "null"},
     "typed by hand": {"Sec_Fetch_Site": "none", "Origin": None},

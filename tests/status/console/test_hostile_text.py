@@ -22,7 +22,7 @@ from .hostile import TEXTS
 # Every element and attribute that our own templates have.
 _ELEMENTS = """
 html head meta title link body a header nav ul li div span form input button main h1 h2 h3 p section
-b ol details summary pre code label select option bdi time noscript script
+b ol details summary footer pre code label select option bdi time noscript script
 """
 _ATTRIBUTES = """
 lang charset name content rel href class id tabindex aria-label aria-current role method action type

@@ -158,7 +158,7 @@ async def test_the_log_is_followed_over_rotation(site: Site) -> None:
     browser = await site.logged_in()
     cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
     url = f"http://127.0.0.1:{site.port}/live/lines"
-    headers = {"Host": "console.example.com", "Cookie": cookie}
+    headers = {"Host": browser.host, "Cookie": cookie}
     async with asyncio.timeout(30), site.http.get(url, headers=headers) as answer:
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         assert b"before" in await answer.content.readline()
@@ -175,7 +175,7 @@ async def test_no_more_than_sixteen_watch(site: Site) -> None:
     site.around.log.write_text('{"event":"line"}\n')
     browser = await site.logged_in()
     cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
-    headers = {"Host": "console.example.com", "Cookie": cookie}
+    headers = {"Host": browser.host, "Cookie": cookie}
     url = f"http://127.0.0.1:{site.port}/live/lines"
     watchers = [await site.http.get(url, headers=headers) for _ in range(16)]
     assert {one.status for one in watchers} == {200}
