@@ -1,19 +1,17 @@
-"""The receiving application: every middleware and every route of a request on its way in.
+"""The receiving application: the list of middlewares that a request passes, and the routes.
 
-Paths are compared byte for byte as they came, so that no two spellings share an endpoint; what lies
-on which path may change while running.
+Paths are compared byte for byte, so that no two spellings share an endpoint, and routes may change
+while the daemon runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
-from yarl import URL
 
 from berinia_webhookd.accept.aiohttp_limits import HttpServer
 from berinia_webhookd.accept.loopback_guard import LoopbackGuard
@@ -45,10 +43,10 @@ class Receiver:
     Args:
         channels: the enabled ones that this process receives on.
         pages: by path; what else can be read.
-        key: by which requests of this installation are known.
-        guard: whether a loopback address is believed.
+        key: by which requests of this installation are recognised.
+        guard: whether loopback addresses are trusted.
         can_answer: whether a caller who waits for this agent may get its reply in time.
-        shutdown_seconds: requests have at most thrice as long to finish when stopping.
+        shutdown_seconds: when stopping, requests have at most three times as long to finish.
     """
 
     def __init__(
@@ -66,7 +64,7 @@ class Receiver:
         runtime: Path,
         shutdown_seconds: float = 1.0,
     ) -> None:
-        self.stopping = asyncio.Event()  # set: wait for no reply, and keep no connection
+        self.stopping = asyncio.Event()  # once set, nobody waits for a reply
         self.request_context = RequestContexts(metrics, self.stopping)
         self.guard = guard
         self.proxy_headers = ProxyHeaders(server.trusted_proxies, lambda: guard.locked)
@@ -120,7 +118,7 @@ class Receiver:
         await self.http.start(listeners)
 
     async def stop(self) -> None:
-        """Let requests finish and what outlives them; call it before the journal closes."""
+        """Let requests and late commits finish; call it before the journal closes."""
         await self.http.stop()
         await self.commits.close()
 
@@ -136,22 +134,24 @@ class Receiver:
 Routes = Mapping[str, EndpointRoute]  # by path
 
 
-class Paths(web.AbstractResource):
-    """Routes compared byte for byte, all replaced at once by a reload."""
+class Paths(web.PlainResource):
+    """aiohttp's resource at `/`, which it asks for every path that has none of its own, so for all.
+    Paths are compared byte for byte, and all routes replaced at once by a reload.
+    """
 
     def __init__(self) -> None:
-        super().__init__(name="paths")
+        super().__init__("/")
         self._nothing = EndpointRoute(Endpoint(nothing, "other", methods=None), self)
-        self._routes: Routes = {}
+        self._shared: Routes = {}
         self._own: Mapping[str, Routes] = {}
 
     def replace(
         self, endpoints: Mapping[str, Endpoint], own: Mapping[str, Mapping[str, Endpoint]]
     ) -> None:
-        """Route to these endpoints from the next request on; `own` has those that are found on one
-        listener alone, where nothing else is.
+        """Route to these endpoints from the next request on; `own` are those of listeners on which
+        there is nothing else.
         """
-        self._routes = self._routes_to(endpoints)
+        self._shared = self._routes_to(endpoints)
         self._own = {address: self._routes_to(found) for address, found in own.items()}
 
     def _routes_to(self, endpoints: Mapping[str, Endpoint]) -> Routes:
@@ -159,43 +159,14 @@ class Paths(web.AbstractResource):
 
     async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo, set[str]]:
         """Find the route of a request; there is always one."""
-        routes = self._routes
+        routes = self._shared
         if self._own:
             routes = self._own.get(address_text(request.protocol.sockname), routes)
         return web.UrlMappingMatchInfo({}, routes.get(path_of(request), self._nothing)), set()
 
-    # What follows is asked by nobody here, but belongs to a resource.
-
-    @property
-    def canonical(self) -> str:
-        """Return the path under which the router looks for it: the root of all."""
-        return "/"
-
-    def url_for(self, **kwargs: str) -> URL:
-        """Refuse: endpoints are known by their paths."""
-        raise NotImplementedError
-
-    def add_prefix(self, prefix: str) -> None:
-        """Refuse: this is no sub-application."""
-        raise NotImplementedError
-
-    def get_info(self) -> Any:
-        """Describe it for introspection."""
-        return {"path": self.canonical}
-
-    def raw_match(self, path: str) -> bool:
-        """Whether something lies on a path."""
-        return path in self._routes
-
-    def __len__(self) -> int:
-        return len(self._routes)
-
-    def __iter__(self) -> Iterator[web.AbstractRoute]:
-        return iter(self._routes.values())
-
 
 async def nothing(request: web.Request) -> web.StreamResponse:
-    """Refuse what nothing lies on."""
+    """Refuse a path without an endpoint."""
     if not request.raw_path.startswith("/"):
         raise MalformedDelivery("HTTP/1.1 or 1.0 and a path that begins with a slash are spoken.")
     raise UnknownPath("There is nothing here.")

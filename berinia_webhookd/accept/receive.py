@@ -1,5 +1,5 @@
-"""One handler per channel: a verified delivery is decoded, committed, and answered. A 2xx leaves
-only after the journal's word that the event is on disk; what it cannot store in time it refuses.
+"""The handler of channels: a verified delivery is decoded, committed, and answered. A 2xx is sent
+only once the events are on disk; what cannot be stored in time is answered 503.
 """
 
 from __future__ import annotations
@@ -251,7 +251,9 @@ class Commits:
 
 
 class ChannelHandler:
-    """Answers a channel's provider once its message is on disk."""
+    """Answers the provider of one channel once its message is on disk. One class serves every
+    channel: what differs between providers is in the channel's `verify`, `decode` and `answer`.
+    """
 
     def __init__(self, channel: Channel, commits: Commits) -> None:
         self.channel = channel
@@ -285,17 +287,32 @@ class ChannelHandler:
                 return answered(self.channel.answer(()))
         if decoded.pauses:
             await self.commits.pause(verified, self.channel, decoded)
-        return await self.answer(request, verified, decoded)
+        return await self._answer(request, verified, decoded)
 
-    async def answer(
-        self,
-        request: web.Request,  # noqa: ARG002 - of a caller who waits
-        verified: VerifiedRequest,
-        decoded: Decoded,
+    async def _answer(
+        self, request: web.Request, verified: VerifiedRequest, decoded: Decoded
     ) -> web.Response:
-        """Commit, then answer as the channel says."""
-        receipts = await self.commits.accept(verified, self.channel, decoded)
+        """Commit, then answer with the agent's reply if the caller waits for it and it comes in
+        time, else as the channel says.
+        """
+        seconds = self._wait_seconds(request)
+        until = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        receipts = await self.commits.accept(verified, self.channel, decoded, wait_seconds=seconds)
+        if until is not None and len(receipts) == 1 and receipts[0].skipped is None:
+            left = until - asyncio.get_running_loop().time()
+            if not self.commits.can_answer(receipts[0].agent):
+                left = 0.0  # a reply that is stored already is given all the same
+            reply = await self.commits.callers.reply(request, receipts[0].event_id, left)
+            if reply is not None:
+                return with_reply(receipts[0], reply)
         return answered(self.channel.answer(receipts))
+
+    def _wait_seconds(self, request: web.Request) -> float | None:
+        """Return how long the caller waits; None if it does not."""
+        replies = self.channel.replies
+        if replies is None or not replies.wait_seconds or self.commits.stopping.is_set():
+            return None
+        return None if gone_at_eof(request) else replies.wait_seconds
 
     def _probe_answer(self, request: web.Request, mark: Mark) -> web.Response:
         """Return the channel's answer, or 400 where the body was altered on its way; and in a
@@ -309,42 +326,10 @@ class ChannelHandler:
         return response
 
 
-class ReplyingHandler(ChannelHandler):
-    """Answers a caller that waits for the agent: with its reply, or as the channel says when there
-    is none in time.
-    """
-
-    async def answer(
-        self, request: web.Request, verified: VerifiedRequest, decoded: Decoded
-    ) -> web.Response:
-        """Commit, then wait for the agent: for its reply to the one event of a message."""
-        seconds = self._wait_seconds(request)
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        receipts = await self.commits.accept(verified, self.channel, decoded, wait_seconds=seconds)
-        if seconds is not None and len(receipts) == 1 and receipts[0].skipped is None:
-            left = begun + seconds - loop.time()
-            if not self.commits.can_answer(receipts[0].agent):
-                left = 0.0  # what is stored is answered all the same
-            reply = await self.commits.callers.reply(request, receipts[0].event_id, left)
-            if reply is not None:
-                return with_reply(receipts[0], reply)
-        return answered(self.channel.answer(receipts))
-
-    def _wait_seconds(self, request: web.Request) -> float | None:
-        """Return how long the caller waits; None if it does not."""
-        replies = self.channel.replies
-        if replies is None or not replies.wait_seconds or self.commits.stopping.is_set():
-            return None
-        return None if gone_at_eof(request) else replies.wait_seconds
-
-
 def endpoint(channel: Channel, commits: Commits) -> Endpoint:
     """Return a channel's endpoint."""
-    handler = ReplyingHandler if channel.replies else ChannelHandler
-    return Endpoint(
-        handler(channel, commits).handle, channel.name, channel.methods, channel=channel
-    )
+    handler = ChannelHandler(channel, commits)
+    return Endpoint(handler.handle, channel.name, channel.methods, channel=channel)
 
 
 def answered(answer: Answer) -> web.Response:
