@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.config.load import Examined, Loaded, examine, load
@@ -104,6 +105,14 @@ class ConfiguredChannel(click.ParamType[str, str]):
     """The name of a configured channel, enabled or not."""
 
     name = "channel"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the names that begin like this."""
+        from berinia_webhookd.tools import completion  # noqa: PLC0415 - which needs this module
+
+        return completion.channels(ctx, param, incomplete)
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name.

@@ -25,6 +25,7 @@ from berinia_webhookd.journal.saved_copies import saved_copies
 from berinia_webhookd.journal.search import Searched
 from berinia_webhookd.model import Decoded, EntryState, EventKind, VerifiedDelivery
 from berinia_webhookd.status.durations import counted
+from berinia_webhookd.tools import completion
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.event_list import list_lines, listed_json
 from berinia_webhookd.tools.event_view import (
@@ -70,7 +71,9 @@ def _filters(command: CommandT) -> CommandT:
         click.option("--recipient", metavar="X", help="To this number, address or name."),
         click.option("--until", type=Since(), help="Received before then."),
         click.option("--since", type=Since(), help="Received since: 30m, 2h, 3d, or ISO 8601."),
-        click.option("--agent", metavar="A", help="For this agent."),
+        click.option(
+            "--agent", metavar="A", shell_complete=completion.agents, help="For this agent."
+        ),
         click.option("--kind", type=click.Choice(KINDS), help="Only of this kind."),
         click.option("--channel", type=ConfiguredChannel(), help="Of this channel."),
     ):

@@ -15,7 +15,7 @@ import wcwidth
 
 from berinia_webhookd.errors import NotFound, NotPermitted
 from berinia_webhookd.logs.reading import EVERYTHING, Follower, log_file, log_types
-from berinia_webhookd.tools import installation
+from berinia_webhookd.tools import completion, installation
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.since import Since
 from berinia_webhookd.tools.terminal import json_text, printable, terminal_width, wrapped
@@ -46,6 +46,7 @@ LEVELS: Final[Mapping[str, str]] = {
     default=EVERYTHING,
     show_default=True,
     metavar="TYPE",
+    shell_complete=completion.logs,
     help="Which of the logs: webhook (everything), the name of a channel, agents, error, system.",
 )
 @click.option(

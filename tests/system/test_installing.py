@@ -23,7 +23,7 @@ from ..end_to_end.providers import WHATSAPP_PATH, posted_whatsapp
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 PROJECT = Path(__file__).parents[2]
-SOURCES = ("berinia_webhookd", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("berinia_webhookd", "contrib", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 CONTRIB = PROJECT / "contrib"
 SERVICE_USER = 54_321 if os.geteuid() == 0 else os.geteuid()
 SERVICE_GROUP = 54_321 if os.geteuid() == 0 else os.getegid()
@@ -167,6 +167,17 @@ def test_the_version_is_that_of_the_wheel(program: Path, wheel: Path) -> None:
             [*words, "--version"], capture_output=True, text=True, cwd="/", check=True
         )
         assert done.stdout == f"berinia-webhookd, version {version}\n"
+
+
+def test_pages_and_completion_come_with_the_wheel(program: Path) -> None:
+    """Below share/, from where the README copies them to /usr/local/share."""
+    share = program.parents[1] / "share"
+    assert (share / "man/man1/berinia-webhookd-events.1").is_file()
+    assert (share / "bash-completion/completions/berinia-webhookd").is_file()
+    assert (share / "zsh/site-functions/_berinia-webhookd").is_file()
+    assert (share / "fish/vendor_completions.d/berinia-webhookd.fish").is_file()
+    copied = "cp -r /opt/berinia-webhookd/share/. /usr/local/share/"
+    assert copied in (PROJECT / "README.md").read_text()
 
 
 def test_the_file_of_contrib_has_no_problems(service: Installed) -> None:
