@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from berinia_webhookd.model import ChannelName, Conversation
+from berinia_webhookd.phone_numbers import with_country
 
 # The longest e-mail address (RFC 5321); names of groups and senders are shorter.
 _MAX_PARTY_LENGTH: Final = 320
@@ -34,8 +35,9 @@ _EMOJI_CATEGORIES = frozenset({"So", "Cf", "Co", "Cn", "Cs"})
 _EMOJI_PARTS = re.compile("[\ufe00-\ufe0f\u20e3\U0001f3fb-\U0001f3ff]")
 
 
-def normal_party(text: str) -> str:
-    """Return the normal form of a sender, recipient or group, the same for all its spellings.
+def normal_party(text: str, country: str | None = None) -> str:
+    """Return the normal form of a sender, recipient or group, the same for all its spellings; of a
+    phone number without a country that of `country`, if there is one.
 
     `+33 6 39 98 00 01`, `33639980001@c.us` and `whatsapp:+33639980001` become `+33639980001`;
     letter case, surrounding blanks and a display name around an e-mail address are dropped.
@@ -43,7 +45,7 @@ def normal_party(text: str) -> str:
     if _E164.fullmatch(text):
         return text
     if _DIGITS.fullmatch(text):
-        return f"+{text}" if len(text) >= _MIN_INTERNATIONAL_DIGITS else text
+        return _normal_phone(None, text, country)
     folded = unicodedata.normalize("NFKC", text[:_MAX_SPELLING_LENGTH]).casefold()
     folded = unicodedata.normalize("NFKC", folded)
     text = "".join(c for c in folded if unicodedata.category(c) not in {"Cc", "Cs"}).strip()
@@ -54,7 +56,7 @@ def normal_party(text: str) -> str:
     if person := _WHATSAPP_ID.fullmatch(text):
         return f"+{person[1]}"[:_MAX_PARTY_LENGTH]
     if phone := _PHONE.fullmatch(text):
-        return _normal_phone(phone[1], phone[2])[:_MAX_PARTY_LENGTH]
+        return _normal_phone(phone[1], phone[2], country)[:_MAX_PARTY_LENGTH]
     return text[:_MAX_PARTY_LENGTH].strip()
 
 
@@ -71,8 +73,12 @@ def addresses_in(headers: Iterable[str]) -> frozenset[str]:
     )
 
 
-def _normal_phone(international: str | None, rest: str) -> str:
-    digits = re.sub(r"[^0-9]", "", rest.replace("(0)", ""))
+def _normal_phone(international: str | None, rest: str, country: str | None) -> str:
+    digits = rest if rest.isdecimal() else re.sub(r"[^0-9]", "", rest.replace("(0)", ""))
+    if country is not None and not international:
+        whole = with_country(digits, country)
+        if whole is not None:
+            return whole
     long = len(digits) >= _MIN_INTERNATIONAL_DIGITS and not digits.startswith("0")
     return f"+{digits}" if international or long else digits
 
@@ -86,9 +92,11 @@ def normal_group(name: str) -> str:
     return " ".join(kept.split()) or name.strip()
 
 
-def conversation(channel: ChannelName, sender: str, party: str) -> Conversation:
+def conversation(
+    channel: ChannelName, sender: str, party: str, country: str | None = None
+) -> Conversation:
     """Return the unit of order, both parties in normal form."""
-    return Conversation(channel, normal_party(sender), normal_party(party))
+    return Conversation(channel, normal_party(sender, country), normal_party(party, country))
 
 
 def event_digest(channel: ChannelName, *parts: str | None) -> bytes:

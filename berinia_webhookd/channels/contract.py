@@ -117,7 +117,8 @@ class Channel(ABC):
         self.unproven_status = settings.unproven_status
         self._opt_out_words = OptOutWords(self.opt_out_words, settings.opt_out_words)
         self._skipped_marks = settings.skipped_marks
-        self._blocked = frozenset(map(normal_party, settings.block))
+        self.country = settings.country
+        self._blocked = frozenset(normal_party(one, self.country) for one in settings.block)
 
     @classmethod
     def provider_of(cls, settings: ChannelSettings) -> Provider:

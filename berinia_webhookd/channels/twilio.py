@@ -192,7 +192,7 @@ class TwilioChannel(Channel):
         event = Event(
             self.name,
             self.agent,
-            conversation(self.name, values["From"], values["To"]),
+            conversation(self.name, values["From"], values["To"], self.country),
             event_digest(self.name, sid),
             delivery.received_at,
             values["From"],  # the sender
@@ -215,7 +215,7 @@ class TwilioChannel(Channel):
             kind=EventKind.RECEIPT,
             status=status,
             agent=self._receipt_agent,
-            conversation=conversation(self.name, event.recipient, sid),
+            conversation=conversation(self.name, event.recipient, sid, self.country),
             digest=event_digest(self.name, sid, status),
             opt_out=None,
         )

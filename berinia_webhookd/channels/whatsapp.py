@@ -18,7 +18,6 @@ import orjson
 
 from berinia_webhookd.addresses import require_allowed
 from berinia_webhookd.channels.addresses_of_people import (
-    conversation,
     event_digest,
     normal_group,
     normal_party,
@@ -35,6 +34,7 @@ from berinia_webhookd.errors import (
 )
 from berinia_webhookd.model import (
     LONGEST_PAUSE_SECONDS,
+    Conversation,
     Decoded,
     Event,
     EventMark,
@@ -156,7 +156,7 @@ class WhatsAppChannel(Channel):
         _require_pause(document)
         group, author = _group(document), _optional_text(document, "author") or ""
         party = normal_party(RECIPIENT if group is None else group)
-        sender = normal_party(author) if author.strip() else None
+        sender = normal_party(author, self.country) if author.strip() else None
         seconds = document.get("for_seconds")
         pause = Pause(
             by=self.provider.name,
@@ -210,7 +210,11 @@ class WhatsAppChannel(Channel):
         return Event(
             channel=self.name,
             agent=agent,
-            conversation=conversation(self.name, sender, RECIPIENT if group is None else group),
+            conversation=Conversation(
+                self.name,
+                normal_party(sender, self.country),
+                normal_party(RECIPIENT if group is None else group),
+            ),
             digest=digest,
             received_at=delivery.received_at,
             sender=sender,

@@ -76,6 +76,13 @@ class ChannelSettings:
         unset="nobody",
         example=["+33639980001"],
     )
+    country: str | None = setting(
+        values.country,
+        None,
+        "the country of phone numbers that are written without one, as ISO 3166 writes it",
+        unset="they are compared as written",
+        example="FR",
+    )
     opt_out_words: Mapping[OptOut, tuple[str, ...]] | None = setting(
         values.opt_out_words,
         None,

@@ -24,6 +24,7 @@ from berinia_webhookd.addresses import (
 from berinia_webhookd.config.fields import Reader, T
 from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.model import AgentName, EventMark, OptOut, OutcomeKind, Rate
+from berinia_webhookd.phone_numbers import is_country
 
 Word = TypeVar("Word", bound=str)
 
@@ -187,6 +188,13 @@ def _from_text(raw: str) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError("give a list as JSON, or values separated by commas") from error
     return items
+
+
+def country(raw: Any) -> str:
+    """Read a country as ISO 3166 writes it."""
+    if not isinstance(raw, str) or not is_country(raw):
+        raise ValueError("give a country with two capital letters, such as FR")
+    return raw
 
 
 def network(raw: Any) -> Network:

@@ -21,6 +21,7 @@ from berinia_webhookd.journal.event_text import to_text
 from berinia_webhookd.journal.queries import person_of
 from berinia_webhookd.journal.rejected_items import Item
 from berinia_webhookd.model import EntryState
+from berinia_webhookd.phone_numbers import without_country
 
 BATCH: Final = 200
 BODIES: Final = 20  # read at once
@@ -109,7 +110,9 @@ def names(text: bytes, sender: str) -> bool:
     """Return whether bytes hold this sender, in any spelling that its normal form stands for."""
     plain = unquote_plus(text.decode("utf-8", "replace")).casefold()
     if PHONE.fullmatch(sender):
-        return sender[1:] in SEPARATORS.sub("", plain)
+        digits = SEPARATORS.sub("", plain)
+        national = without_country(sender)
+        return sender[1:] in digits or (national is not None and national in digits)
     return sender.casefold() in plain
 
 

@@ -71,7 +71,7 @@ def check(context: CommandContext, /, *, address: str, channel: str | None, as_j
     ADDRESS is a number or mail address, in any spelling. Without --channel, an opt-out on any
     channel counts. People who were erased are recognised by consents.key.
     """
-    normal = normal_address(address, "ADDRESS")
+    normal = normal_address(address, "ADDRESS", channel)
     if not any(character.isdigit() or character == "@" for character in normal):
         click.echo(
             f"{printable(normal)} does not look like an address: it has neither a digit nor an @",

@@ -41,7 +41,7 @@ def _as_whose(sender: str | None, group: str | None, channel: str | None) -> Who
     if sender is None and group is None:
         raise click.UsageError("give --sender, --group, or both")
     return Whose(
-        sender=None if sender is None else normal_address(sender, "--sender"),
+        sender=None if sender is None else normal_address(sender, "--sender", channel),
         channel=channel,
         party=None if group is None else normal_party(group),
     )

@@ -84,7 +84,7 @@ def _filters(command: CommandT) -> CommandT:
 def _as_filters(**wanted: Any) -> Filters:
     for name in ("sender", "recipient", "group"):
         if wanted[name] is not None:
-            wanted[name] = normal_address(wanted[name], f"--{name}")
+            wanted[name] = normal_address(wanted[name], f"--{name}", wanted["channel"])
     return Filters(**wanted)
 
 

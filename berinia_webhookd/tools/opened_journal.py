@@ -86,13 +86,22 @@ def open_journal(context: CommandContext, *, with_key: bool = False) -> OpenedJo
     return OpenedJournal(url, installation.logs_folder(settings, running), key)
 
 
-def normal_address(text: str, name: str) -> str:
-    """Return the normal form of an address given as the option or argument `name`.
+def normal_address(text: str, name: str, channel: str | None = None) -> str:
+    """Return the normal form of an address given as the option or argument `name`: on one channel,
+    or on those that say of which country their numbers are.
 
     Raises:
-        click.UsageError: it is empty.
+        click.UsageError: it is empty, or another number on each of several channels.
     """
-    normal = normal_party(text)
-    if not normal:
+    context = click.get_current_context().find_object(CommandContext) or CommandContext(None)
+    configured = context.examine().settings.channels
+    countries = {one.country for of, one in configured.items() if channel in (None, of)}
+    forms = {normal_party(text, country) for country in countries - {None} or {None}}
+    if forms == {""}:
         raise click.UsageError(f"{name} is empty")
-    return normal
+    if len(forms) > 1:
+        each = ", ".join(sorted(map(printable, forms)))
+        raise click.UsageError(
+            f"{name} is {each} by the channels' countries: give one, or --channel"
+        )
+    return forms.pop()

@@ -102,6 +102,7 @@ class FakeChannel(Channel):
                 ack_timeout_seconds=None,
                 skip=skip,
                 block=(),
+                country=None,
                 opt_out_words=None,
                 later_status=503,
                 unproven_status=403,

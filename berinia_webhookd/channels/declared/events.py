@@ -19,7 +19,8 @@ from berinia_webhookd.config import values
 from berinia_webhookd.model import AgentName, EventKind, EventMark, OptOut
 
 MOST_EVENTS: Final = 1000
-_ADDRESSES: Final = ("phone", "email", "other")
+PHONE: Final = "phone"
+_ADDRESSES: Final = (PHONE, "email", "other")
 _MARKS: Final = {mark.value: mark for mark in EventMark}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from berinia_webhookd.channels.addresses_of_people import event_digest, normal_party
-from berinia_webhookd.channels.declared.events import MOST_EVENTS, Block
+from berinia_webhookd.channels.declared.events import MOST_EVENTS, PHONE, Block
 from berinia_webhookd.channels.declared.fields import Field, Item, Unreadable, all_hold
 from berinia_webhookd.channels.declared.proof import Proof, instant_of
 from berinia_webhookd.channels.declared.request import query_of
@@ -144,11 +144,15 @@ class Reader:
         at = None if said is None else instant_of(said, block.time_unit)
         # A receipt belongs to the person whom the message was sent to.
         person = (recipient or sender) if block.kind is EventKind.RECEIPT else sender
+        party = thread or recipient
+        if block.address == PHONE and self.settings.country is not None:
+            person = normal_party(person or "", self.settings.country)
+            party = thread or normal_party(recipient or "", self.settings.country)
         return Event(
             channel=self.name,
             agent=block.agent or self.settings.agent,
             conversation=self._conversation(
-                person, thread or recipient, message if status is not None else None, digest
+                person, party, message if status is not None else None, digest
             ),
             digest=digest,
             received_at=delivery.received_at,
