@@ -236,8 +236,10 @@ class _Connection(web.RequestHandler):
             self.force_close()
             return
         if self._messages:
-            self.stop_head_timer()
-            self.end_broken_bodies()
+            if self.head_timer is not None:
+                self.stop_head_timer()
+            if not isinstance(self._messages[-1][0], RawRequestMessage):
+                self.end_broken_bodies()
         elif self.head_timer is None and not self.is_busy:
             self.await_head()
 
@@ -296,8 +298,6 @@ class _Connection(web.RequestHandler):
 
     def end_broken_bodies(self) -> None:
         """Fail the bodies that can never be completed, because what follows cannot be parsed."""
-        if isinstance(self._messages[-1][0], RawRequestMessage):
-            return
         bodies = [payload for _, payload in self._messages]
         if self.body is not None:
             bodies.append(self.body)

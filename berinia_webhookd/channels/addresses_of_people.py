@@ -8,6 +8,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from berinia_webhookd.model import ChannelName, Conversation
@@ -105,12 +106,19 @@ def event_digest(channel: ChannelName, *parts: str | None) -> bytes:
     Each part is hashed with its length, and None differs from an empty part, so different parts
     never give the same bytes.
     """
-    digest = hashlib.sha256(b"berinia-webhookd event\0")
-    for part in (channel, *parts):
-        if part is None:
-            digest.update(b"-")
-        else:
-            content = part.encode("utf-8", "surrogatepass")
-            digest.update(b"%d:" % len(content))
-            digest.update(content)
+    digest = _begun(channel).copy()
+    for part in parts:
+        digest.update(_told(part))
     return digest.digest()
+
+
+@lru_cache
+def _begun(channel: ChannelName) -> hashlib._Hash:
+    return hashlib.sha256(b"berinia-webhookd event\0" + _told(channel))
+
+
+def _told(part: str | None) -> bytes:
+    if part is None:
+        return b"-"
+    content = part.encode("utf-8", "surrogatepass")
+    return b"%d:%b" % (len(content), content)

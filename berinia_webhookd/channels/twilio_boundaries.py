@@ -75,7 +75,8 @@ def _any_moved(values: Mapping[str, str]) -> bool:
         return True
     for name in _ADDRESSES:
         value = values.get(name, "")
-        if value and not _NUMBER.fullmatch(value) and _is_glued(name, values, names):
+        number = value[1:].isdecimal() or _NUMBER.fullmatch(value)
+        if value and not number and _is_glued(name, values, names):
             return True
     for name, neighbour in places:
         text = neighbour + values[neighbour]

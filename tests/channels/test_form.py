@@ -42,13 +42,23 @@ def test_urlencoded_details() -> None:
 
 
 @given(
-    st.lists(st.sampled_from([b"%", b"%4", b"%c3%A9", b"%2", b"5", b"=", b"+", b"\r", b"\n", b"a"]))
+    st.lists(
+        st.sampled_from(
+            [
+                *(b"%", b"%4", b"%c3%A9", b"%2", b"5", b"=", b"+", b"\r", b"\n", b"a"),
+                *(b"&", b"%26", b"%3D", b"%3d", b"%25", b"\xff"),
+            ]
+        )
+    )
 )
 def test_percent_signs_are_read_as_everybody_does(pieces: list[bytes]) -> None:
-    """Whole and broken escapes mean what they mean to the standard library."""
-    value = b"".join(pieces)
-    expected = as_text(unquote_to_bytes(value.replace(b"+", b" ")))
-    assert decode_urlencoded(b"a=" + value) == (("a", expected),)
+    """Whole and broken escapes mean what they mean to the standard library; none separates."""
+    body = b"".join(pieces)
+    pairs = [pair.partition(b"=") for pair in body.replace(b"+", b" ").split(b"&") if pair]
+    assert decode_urlencoded(body) == tuple(
+        (as_text(unquote_to_bytes(name)), as_text(unquote_to_bytes(value)))
+        for name, _, value in pairs
+    )
 
 
 def test_endless_broken_escapes_are_malformed() -> None:

@@ -114,6 +114,18 @@ def test_any_of_several_keys_is_accepted(position: int) -> None:
     assert mailgun_match(keys, mailgun_signature(keys[position], "1", "t"), "1", "t")
 
 
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
+def test_a_key_may_have_any_length(length: int) -> None:
+    """As in HMAC: one longer than a block stands by its hash, in what is signed and in what is
+    verified.
+    """
+    keys = TwilioKeys(["k" * length])
+    fields = [("Body", "é"), ("From", "+33639980001")]
+    assert keys.match(
+        keys.signature("https://app.example.com/", fields), ["https://app.example.com/"], fields
+    )
+
+
 def test_no_key_matches_nothing() -> None:
     """Without a key there is no proof."""
     assert not TwilioKeys([])
