@@ -97,6 +97,15 @@ def altered(vector: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         for again in (value, value + "x"):
             twice = [*vector["headers"].items(), (name.swapcase(), again)]
             yield f"{name} twice", {**vector, "headers": twice}
+    url = vector["url"]
+    for how, other in {
+        "another path": url.replace("://", "://x.", 1),
+        "another parameter": f"{url}{'&' if '?' in url else '?'}x=1",
+        "without its parameters": url.partition("?")[0],
+    }.items():
+        if other != url:
+            yield f"URL {how}", {**vector, "url": other}
+    yield "method", {**vector, "method": "PUT"}
     body = vector["body"]
     for how, other in {
         "a blank behind": body + " ",
@@ -122,9 +131,16 @@ def test_every_alteration_is_refused_or_changes_nothing(vector: dict[str, Any]) 
     """
     channel = channel_for(vector)
     original = channel.verify(request_of(vector))
+    signed = vector["declaration"].get("signed", "")
+    covered = {"URL another path"} if "{url" in signed else set()
+    covered |= (
+        {"URL another parameter"} if "{url}" in signed or "{url.decoded}" in signed else set()
+    )
     for how, other in altered(vector):
         if not is_taken(channel, other):
             continue
+        assert not how.startswith("method"), how
+        assert how not in covered, how
         taken = channel.verify(request_of(other))
         if other["body"] != vector["body"]:
             holds_secret = vector["declaration"]["verify"] in {"basic", "token", "address"}
@@ -199,9 +215,9 @@ def test_a_signed_name_of_json_is_no_signed_header() -> None:
     assert one == two
 
 
-def standard(id_: str, body: str = BODY) -> dict[str, str]:
+def standard(id_: str, body: str = BODY, at: int | str = int(NOW.timestamp())) -> dict[str, str]:
     """The three values of the standard."""
-    at = str(int(NOW.timestamp()))
+    at = str(at)
     signature = hmac.new(SECRET.encode(), f"{id_}.{at}.{body}".encode(), hashlib.sha256).digest()
     value = f"v1,{base64.b64encode(signature).decode()}"
     return {"id": id_, "timestamp": at, "signature": value}
@@ -350,6 +366,40 @@ def test_the_edges_of_the_clock(seconds: int, text: str) -> None:
     at = text.format(int(NOW.timestamp()) + seconds)
     delivery = asked(headers={"X-Time": at, "X-Sig": mac(f"{at}.{BODY}")})
     if abs(seconds) <= 300:
+        assert proven.verify(delivery)
+    else:
+        with pytest.raises(SignatureInvalid):
+            proven.verify(delivery)
+
+
+@pytest.mark.parametrize("seconds", [-301, -300, 0, 300, 301])
+def test_the_edges_of_the_standards_clock(seconds: int) -> None:
+    """Five minutes, in either direction."""
+    secret = base64.b64encode(SECRET.encode()).decode()
+    proven = channel(verify="standard-webhooks", secrets=[secret])
+    signed = standard("msg_1", at=int(NOW.timestamp()) + seconds)
+    delivery = asked(headers={f"webhook-{name}": value for name, value in signed.items()})
+    if abs(seconds) <= 300:
+        assert proven.verify(delivery)
+    else:
+        with pytest.raises(SignatureInvalid):
+            proven.verify(delivery)
+
+
+@pytest.mark.parametrize(
+    ("claim", "seconds", "taken"),
+    [
+        *(("iat", seconds, abs(seconds) <= 300) for seconds in (-301, -300, 300, 301)),
+        *(("nbf", seconds, seconds <= 300) for seconds in (-10_000, 300, 301)),
+        *(("exp", seconds, seconds >= -300) for seconds in (-301, -300, 10_000)),
+    ],
+)
+def test_the_edges_of_a_tokens_clock(claim: str, seconds: int, taken: bool) -> None:
+    """Its age by `iat`; not before `nbf`, not after `exp`, within the tolerance."""
+    proven = channel(**JWT, tolerance_seconds=300)
+    claims = {**CLAIMS, claim: int(NOW.timestamp()) + seconds}
+    delivery = asked(headers={"Authorization": hand_made({"alg": "HS256"}, claims=claims)})
+    if taken:
         assert proven.verify(delivery)
     else:
         with pytest.raises(SignatureInvalid):
