@@ -160,7 +160,12 @@ async def _over(
     rates: Sequence[Rate],
     examined: Examined,
 ) -> dict[int, _Stop]:
-    """Find what is over a budget; of one person, one entry at a time is looked at."""
+    """Find what is over a budget; of one person, one entry at a time is looked at, by one node."""
+    if transaction.shared:
+        free = {place for (place,) in await transaction.execute("free_people", places=places)}
+        for place in set(places) - free:
+            examined.later(place)
+        places = sorted(free)
     stops: dict[int, _Stop] = {}
     longest: dict[int, int] = {}
     for rate in rates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
@@ -346,6 +347,33 @@ async def test_of_one_person_one_run_is_counted_at_a_time(world: World) -> None:
         await world.accept(f"to {party}", sender=someone(1), conversation=conversation)
     assert len((await claimed(world, HOURLY)).entries) == 1
     assert (await claimed(world, HOURLY)).holds
+
+
+@on_postgresql
+async def test_nodes_let_no_run_too_many_through(world: PostgresqlWorld) -> None:
+    """Two that claim for one person at once: one counts, the other looks again in a moment."""
+    once = {AGENT: Budget(per_sender=(Rate(1, 3600, "1/h"),))}
+    for party in ("+33639980008", "+33639980009"):
+        conversation = Conversation(SMS, someone(1), party)
+        await world.accept(f"to {party}", sender=someone(1), conversation=conversation)
+    first, other = world.journal, await world.open(node="there")
+    request = ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 1, once)
+    async with world.connected() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE runs IN SHARE MODE")  # nobody gets to the commit
+        claims = [asyncio.create_task(node.claim([request])) for node in (first, other)]
+        while not any(one.done() for one in claims) and await waiting_for_runs(world) < len(claims):
+            await asyncio.wait(claims, timeout=0.01, return_when=asyncio.FIRST_COMPLETED)
+    found = await asyncio.gather(*claims)
+    assert sum(len(one.entries) for one in found) == 1
+    again = await claimed(world, once)
+    assert not again.entries
+    assert len(again.holds) == 1
+
+
+async def waiting_for_runs(world: PostgresqlWorld) -> int:
+    """How many sessions wait to note a run."""
+    waiting = "SELECT 1 FROM pg_locks WHERE relation = 'runs'::regclass AND NOT granted"
+    return len(await world.execute(waiting))
 
 
 async def test_all_rates_hold(world: World) -> None:

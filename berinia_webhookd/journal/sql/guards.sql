@@ -108,6 +108,16 @@ FROM entries JOIN conversations ON conversations.id = entries.conversation
 WHERE entries.place IN (:places) AND entries.opt_out = 0
 ORDER BY entries.place;
 
+-- name: free_people
+-- Of these entries, those for whose person no other node is counting runs of their agent; until the
+-- commit, this one alone does.
+SELECT entries.place
+FROM entries JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.place IN (:places)
+/*postgresql AND CASE WHEN entries.opt_out = 1 OR conversations.sender IS NULL THEN TRUE
+                 ELSE pg_try_advisory_xact_lock(hashtext(entries.agent),
+                                                hashtext(conversations.sender)) END */;
+
 -- name: note_runs
 INSERT INTO runs (sender, agent, started_at, entry)
 SELECT conversations.sender, entries.agent, CAST(:now AS BIGINT), entries.place
