@@ -197,3 +197,7 @@ class AgentsSettings:
         found = self.by_name.get(name, self.defaults)
         only_logs = name == SAMPLES and found is self.defaults
         return replace(found, target="log:") if only_logs else found
+
+    def gathering_of(self, name: AgentName) -> Gathering | None:
+        """Return how an agent's messages are gathered; None where each is handed over by itself."""
+        return self.of(name).gathering

@@ -16,6 +16,7 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import CannotStart, JournalUnavailable, NotFound, NotPermitted
 from berinia_webhookd.journal import actions
+from berinia_webhookd.journal.accept import GatheringOf, no_gathering
 from berinia_webhookd.journal.actions import About, Actor
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.database import (
@@ -47,13 +48,17 @@ class JournalAccess:
         actor: Actor = UNKNOWN,
         clock: Callable[[], datetime] = now,
         key: ConsentsKey | None = None,
+        gathering_of: GatheringOf = no_gathering,
     ) -> None:
-        """`key` is that of the register of consents."""
+        """`key` is that of the register of consents, `gathering_of` how an agent's messages are
+        gathered.
+        """
         self._path = path_of(url)
         self._database = open_database(url, clock=clock, pool_size=2, patient=True)
         self._node = node
         self._actor = actor
         self._key = key
+        self._gathering_of = gathering_of
 
     async def __aenter__(self) -> Self:
         """Check that the journal is there, and this program's.

@@ -253,7 +253,13 @@ class Operations(JournalAccess):
         *,
         dry_run: bool,
     ) -> list[Changed]:
-        step = partial(replay.replay_delivery, node=self._node, key=self._key, dry_run=dry_run)
+        step = partial(
+            replay.replay_delivery,
+            node=self._node,
+            key=self._key,
+            gathering_of=self._gathering_of,
+            dry_run=dry_run,
+        )
         return await self._act(REPLAY, about, step, id_, decode)
 
     async def discard(self, prefixes: Sequence[str], *, dry_run: bool = False) -> list[Changed]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from berinia_webhookd.errors import DeliveryRejected, MalformedDelivery
 from berinia_webhookd.journal import order, rejected_items
-from berinia_webhookd.journal.accept import Arrival, accept
+from berinia_webhookd.journal.accept import Arrival, GatheringOf, accept
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.database import Row, Transaction
@@ -168,6 +168,7 @@ async def replay_delivery(
     *,
     node: str,
     key: ConsentsKey | None,
+    gathering_of: GatheringOf,
     dry_run: bool,
 ) -> list[Changed]:
     """Decode a delivery again that was rejected, at least in part: what can be read now becomes
@@ -197,6 +198,7 @@ async def replay_delivery(
         decoded,
         node=node,
         key=key,
+        gathering_of=gathering_of,
         number=kept["number"],
         events_before=own[-1]["number"] % EVENTS_EACH + 1 if own else 0,
     )

@@ -151,12 +151,12 @@ class SqlJournal:
             patience_seconds=settings.server.ack_timeout_seconds,
             lost_reply=lost_reply,
             consents_key=consents_key,
-            gathering_of=_gathering_of(settings),
+            gathering_of=cache(settings.agents.gathering_of),  # asked for each message
         )
 
     def reconfigure(self, settings: Settings) -> None:
         """Take effect from the next commit on."""
-        self._gathering_of = _gathering_of(settings)
+        self._gathering_of = cache(settings.agents.gathering_of)
         self._patience_seconds = settings.server.ack_timeout_seconds
         if self._commits is not None:
             self._commits.patience_seconds = self._patience_seconds
@@ -426,7 +426,3 @@ class SqlJournal:
         for event_id in event_ids:
             for changed in self._replies.get(event_id, ()):
                 changed.set()
-
-
-def _gathering_of(settings: Settings) -> GatheringOf:
-    return cache(lambda agent: settings.agents.of(agent).gathering)  # asked for each message

@@ -14,6 +14,7 @@ import click
 import structlog
 
 from berinia_webhookd.channels.addresses_of_people import normal_party
+from berinia_webhookd.journal.accept import GatheringOf
 from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.operations import Operations
@@ -32,7 +33,8 @@ class OpenedJournal:
 
     url: str
     logs: Path
-    key: ConsentsKey | None = None
+    key: ConsentsKey | None
+    gathering_of: GatheringOf
 
     def run(
         self,
@@ -47,7 +49,8 @@ class OpenedJournal:
         """
 
         async def whole() -> ResultT:
-            async with kind(self.url, actor=Actor(caller()), key=self.key) as journal:
+            how: dict[str, Any] = {"key": self.key, "gathering_of": self.gathering_of}
+            async with kind(self.url, actor=Actor(caller()), **how) as journal:
                 return await work(journal)
 
         return asyncio.run(whole())
@@ -83,7 +86,8 @@ def open_journal(context: CommandContext, *, with_key: bool = False) -> OpenedJo
     url = installation.journal_url(settings, running)
     click.echo(f"journal: {printable(installation.shown_url(url))}", err=True)
     key = installation.consents_key(settings, os.environ, running) if with_key else None
-    return OpenedJournal(url, installation.logs_folder(settings, running), key)
+    logs = installation.logs_folder(settings, running)
+    return OpenedJournal(url, logs, key, settings.agents.gathering_of)
 
 
 def normal_address(text: str, name: str, channel: str | None = None) -> str:

@@ -158,6 +158,20 @@ def test_a_burst_that_must_not_run_twice(start: Start) -> None:
     assert [bodies(event) for event in daemon.seen()] == [THOUGHT, THOUGHT]
 
 
+def test_what_was_refused_gathers_when_it_is_replayed(start: Start) -> None:
+    """After the fix, the messages of one person are one run, in their order."""
+    daemon = start('channels.sms.account_sids = ["AC11111111111111111111111111111111"]')
+    for text in THOUGHT:
+        assert daemon.sms(Body=text).status == 403
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace("AC" + "1" * 32, "AC" + "0" * 32))
+    daemon.reload()
+    daemon.run("events", "replay", "--state", "rejected")
+    daemon.wait_for("attempt.succeeded", gathered=5)
+    (event,) = daemon.seen()
+    assert bodies(event) == THOUGHT
+
+
 def test_stop_in_the_middle(start: Start) -> None:
     """It waits for no silence, comes first, and alone."""
     daemon = start()
