@@ -1,14 +1,13 @@
 """The signals that the daemon handles in order from its first moment on: until it can, they wait.
 
-It imports nothing of ours and little else, so that holding them is the first that a process does.
+It imports `signal` and nothing else, so that holding them is the first that a process does.
 """
 
 from __future__ import annotations
 
 import signal
-from typing import Final
 
-HANDLED: Final = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
+HANDLED = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
 
 
 def hold() -> None:

@@ -349,6 +349,15 @@ asyncio.run(main())
 """
 
 
+def test_signals_are_held_before_anything_is_imported() -> None:
+    """Until then each ends the process on the spot: nothing that takes its time comes before."""
+    look = "import signal, sys; known = {*sys.modules}; import berinia_webhookd.__main__; "
+    look += "print(*sorted({*sys.modules} - known))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    package = "berinia_webhookd"
+    assert done.stdout.split() == [package, f"{package}.__main__", f"{package}.held_signals"]
+
+
 def test_a_function_that_hangs_keeps_no_process() -> None:
     """As reading from a disk that is gone does: it is given up, and the process can end."""
     done = subprocess.run(
