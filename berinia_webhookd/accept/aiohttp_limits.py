@@ -1,7 +1,7 @@
 """The HTTP server under the application: what it adds to aiohttp's are bounds and silence. HTTP
 that cannot be parsed gets a bare 400 and one line in the log, never a traceback; a head that does
 not come is cut off; connections over the limit, of all or of one peer, get a 503 before anything of
-theirs is read.
+theirs is read, unless another peer has more that are idle.
 
 The server is the one that an `AppRunner` makes; ours are the connections given to it. Public by
 name but documented nowhere, and read in aiohttp 3.14.5: `Server.request_factory`,
@@ -122,14 +122,30 @@ class HttpServer:
 
     def let_in(self, peer: bytes | None) -> bool:
         """Count one more connection, unless there are too many: of all, or of this peer."""
-        if self.open_connections >= self.max_connections:
+        others = 0 if peer is None else self.connections_of[peer]
+        if peer is not None and others >= max(1, self.max_connections // _PEER_SHARE):
+            return False
+        if self.open_connections >= self.max_connections and not self._make_room(others):
             return False
         if peer is not None:
-            if self.connections_of[peer] >= max(1, self.max_connections // _PEER_SHARE):
-                return False
             self.connections_of[peer] += 1
         self.open_connections += 1
         return True
+
+    def _make_room(self, others: int) -> bool:
+        """Close the older half of the idle connections of the peer that has most of them, if it
+        would still have as many as the newcomer, who has `others` already. So a few that say
+        nothing keep nobody out.
+        """
+        connections = cast(list[_Connection], self._server.connections)
+        idle = [connection for connection in connections if connection.is_idle]
+        for peer, count in Counter(connection.peer for connection in idle).most_common(1):
+            theirs = sorted((one for one in idle if one.peer == peer), key=lambda one: one.heard_at)
+            going = theirs[: (count - others) // 2]
+            for connection in going:
+                connection.give_way()
+            return bool(going)
+        return False
 
     def let_go(self, peer: bytes | None) -> None:
         """Count one connection less."""
@@ -191,7 +207,7 @@ class _Connection(web.RequestHandler):
 
     __slots__ = (
         *("body", "bounds", "closes_at_eof", "half_closed", "head_timer"),
-        *("heard_at", "is_busy", "peer", "refused"),
+        *("gave_way", "heard_at", "is_busy", "peer", "refused"),
     )
 
     def __init__(self, bounds: HttpServer, server: web.Server) -> None:
@@ -200,6 +216,7 @@ class _Connection(web.RequestHandler):
         )
         self.bounds = bounds
         self.refused = False
+        self.gave_way = False  # closed by us, and counted no more
         self.peer: bytes | None = None  # in whose share it is
         self.head_timer: asyncio.TimerHandle | None = None
         self.heard_at = bounds.loop.time()
@@ -221,7 +238,8 @@ class _Connection(web.RequestHandler):
         if self.refused:
             self.bounds.refused_connections -= 1
             return
-        self.bounds.let_go(self.peer)
+        if not self.gave_way:
+            self.bounds.let_go(self.peer)
         super().connection_lost(exc)
         self.bounds.changed.set()
 
@@ -304,6 +322,20 @@ class _Connection(web.RequestHandler):
         for body in bodies:
             if not body.is_eof():
                 body.set_exception(web.RequestPayloadError("the body is not valid HTTP"))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is of a peer's share, and waits for its caller: for a head or for a body."""
+        if self.peer is None or self.gave_way or self._messages:
+            return False
+        return not self.is_busy or (self.body is not None and not self.body.is_eof())
+
+    def give_way(self) -> None:
+        """Close at once, for another connection."""
+        self.gave_way = True
+        self.stop_head_timer()
+        self.bounds.let_go(self.peer)
+        self.force_close()
 
     def await_head(self) -> None:
         """Give the caller its time to send a head."""

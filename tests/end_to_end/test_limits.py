@@ -317,7 +317,35 @@ def test_one_address_has_a_quarter_of_the_connections(start: Start) -> None:
         assert [connected("127.0.1.1") for _ in range(6)] == [200] * 4 + [503] * 2
         assert [connected("127.0.1.2") for _ in range(2)] == [200] * 2
         assert [connected("127.0.0.1") for _ in range(10)] == [200] * 10  # a trusted proxy
-        assert [connected(address) for address in ("127.0.1.3", "127.0.0.1")] == [503] * 2
+        # From here on, whoever has most that are idle gives way, to nobody who has as many.
+        assert [connected("127.0.1.3") for _ in range(2)] == [200] * 2
+        assert connected("127.0.1.4") == 200
+        assert connected("127.0.1.3") == 503
+
+
+def test_four_addresses_that_say_nothing_keep_nobody_out(start: Start) -> None:
+    """They have all connections, without a word, with half a head or body, and come back often."""
+    daemon = start("server.max_connections = 16")
+    attackers = [f"127.0.1.{number}" for number in range(1, 5)]
+    with ExitStack() as stack:
+
+        def connect(address: str) -> socket.socket:
+            return stack.enter_context(
+                socket.create_connection(
+                    ("127.0.0.1", daemon.port), PATIENCE_SECONDS, source_address=(address, 0)
+                )
+            )
+
+        head = b"POST /webhook/sms-response HTTP/1.1\r\nHost: x\r\n"
+        form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 99\r\n\r\nFrom="
+        beginnings = (b"", head, head + form)
+        for number in range(1, 30):
+            for attacker in attackers * 4:
+                with suppress(ConnectionError):
+                    connect(attacker).sendall(beginnings[number % len(beginnings)])
+            honest = connect(f"127.0.2.{number}")
+            honest.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert status_of(honest) == 200
 
 
 def eventually(true: Callable[[], bool]) -> bool:
