@@ -2,6 +2,10 @@
 the time without progress (and overall), the bytes in flight of all requests, a quarter of those for
 one client, and a quarter that large bodies leave to short ones. What has arrived counts, never what
 was announced. It refuses to decompress, so that what was counted is what is held.
+
+What a client has not proven beyond its quarter is refused. What stands behind a message of its that
+is proven, and being stored, waits: a provider's second large mail must not come back in ten minutes
+because its first one is worked on. Short messages that are proven count for nobody.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from berinia_webhookd.errors import (
     Overloaded,
 )
 
-_UNVERIFIED_SHARE: Final = 4
+_SHARES: Final = 4
 # Large bodies leave this part of the bytes to those of at most so many bytes: short messages.
 _SHORT_SHARE: Final = 4
 SHORT_BODY_BYTES: Final = 65_536
@@ -98,6 +102,8 @@ class BodyBudget:
         self.semaphore = ByteSemaphore(_WORKED_ON_BYTES)
         self.used_bytes = 0
         self.unverified_bytes: dict[bytes, int] = {}  # by client, of whom there is something
+        self.verified_bytes: dict[bytes, int] = {}  # likewise, of bodies that are not short
+        self.freed = asyncio.Event()
 
     def reservation(self, client: bytes) -> Reservation:
         """Return room for one request's body, which the end of its `with` block gives back."""
@@ -107,7 +113,10 @@ class BodyBudget:
 class Reservation:
     """The memory that one request holds of the budget."""
 
-    __slots__ = ("_budget", "_client", "_held_bytes", "_unverified", "_worked_on_bytes")
+    __slots__ = (
+        *("_budget", "_client", "_held_bytes", "_unverified", "_verified_bytes"),
+        "_worked_on_bytes",
+    )
 
     def __init__(self, budget: BodyBudget, client: bytes) -> None:
         self._budget = budget
@@ -115,6 +124,7 @@ class Reservation:
         self._held_bytes = 0
         self._worked_on_bytes = 0
         self._unverified = True
+        self._verified_bytes = 0  # as they count in the client's share
 
     def require_room(self, size_bytes: int) -> int:
         """Refuse a body of this size where what others have sent leaves no room; hold nothing, and
@@ -128,10 +138,7 @@ class Reservation:
         limit = budget.limit_bytes
         unverified = budget.unverified_bytes.get(self._client, 0)
         left_to_short = 0 if size_bytes <= SHORT_BODY_BYTES else limit // _SHORT_SHARE
-        if (
-            budget.used_bytes + more > limit - left_to_short
-            or unverified + more > limit // _UNVERIFIED_SHARE
-        ):
+        if budget.used_bytes + more > limit - left_to_short or unverified + more > limit // _SHARES:
             raise Overloaded("Too many bytes are being received; please retry.")
         return more
 
@@ -146,6 +153,29 @@ class Reservation:
         unverified = self._budget.unverified_bytes
         unverified[self._client] = unverified.get(self._client, 0) + more
         self._held_bytes = size_bytes
+
+    def must_wait(self, size_bytes: int) -> bool:
+        """Whether what this client has proven leaves no room in its share for so many bytes."""
+        budget = self._budget
+        if not (verified := budget.verified_bytes.get(self._client)):
+            return False
+        others = verified + budget.unverified_bytes.get(self._client, 0) - self._held_bytes
+        return others + size_bytes > budget.limit_bytes // _SHARES
+
+    async def wait_for_room(self, size_bytes: int, timeout_seconds: float) -> None:
+        """Wait until so many bytes are within the client's share.
+
+        Raises:
+            Overloaded: they were not in time.
+        """
+        freed = self._budget.freed
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while self.must_wait(size_bytes):
+                    freed.clear()
+                    await freed.wait()
+        except TimeoutError:
+            raise Overloaded("Too many large messages at once; please retry.") from None
 
     async def begin_work(self, size_bytes: int, timeout_seconds: float) -> None:
         """Wait for a turn to read and store a body, if it is a large one.
@@ -168,15 +198,12 @@ class Reservation:
             self._worked_on_bytes = 0
 
     def verified(self) -> None:
-        """Take the request out of its client's share: its sender is verified."""
-        if self._unverified:
-            self._unverified = False
-            unverified = self._budget.unverified_bytes
-            left = unverified.get(self._client, 0) - self._held_bytes
-            if left:
-                unverified[self._client] = left
-            else:
-                unverified.pop(self._client, None)
+        """Count the request no longer as one that may be anybody's: its sender is verified."""
+        self._unverified = False
+        _take(self._budget.unverified_bytes, self._client, self._held_bytes)
+        if self._held_bytes > SHORT_BODY_BYTES:
+            self._verified_bytes = self._held_bytes
+            _take(self._budget.verified_bytes, self._client, -self._held_bytes)
 
     def hand_over(self) -> Reservation:
         """Let what is held outlive the request, for a commit that goes on without it; such a one
@@ -186,6 +213,7 @@ class Reservation:
         kept._unverified = False
         kept._held_bytes = self._held_bytes + _UNFINISHED_BYTES
         kept._worked_on_bytes, self._worked_on_bytes = self._worked_on_bytes, 0
+        kept._verified_bytes, self._verified_bytes = self._verified_bytes, 0
         self._budget.used_bytes += _UNFINISHED_BYTES
         self._held_bytes = 0
         return kept
@@ -200,15 +228,27 @@ class Reservation:
         traceback: TracebackType | None,
     ) -> None:
         if self._unverified:
-            self.verified()
+            _take(self._budget.unverified_bytes, self._client, self._held_bytes)
         if self._worked_on_bytes:
             self.end_work()
+        if self._verified_bytes:
+            _take(self._budget.verified_bytes, self._client, self._verified_bytes)
+            self._budget.freed.set()
         self._budget.used_bytes -= self._held_bytes
         self._held_bytes = 0
 
 
+def _take(shares: dict[bytes, int], client: bytes, size_bytes: int) -> None:
+    """Take bytes from a client's share; of whom nothing is left, nothing is remembered."""
+    if left := shares.get(client, 0) - size_bytes:
+        shares[client] = left
+    else:
+        shares.pop(client, None)
+
+
 def body_at_hand(request: web.Request, reservation: Reservation, *, max_bytes: int) -> bytes | None:
-    """Return the body where all of it came with the head, as nearly always; else None.
+    """Return the body where all of it came with the head, as nearly always; else None, also where
+    it has to wait for room.
 
     Raises:
         MediaTypeUnsupported: it is compressed, be it on the way.
@@ -223,6 +263,8 @@ def body_at_hand(request: web.Request, reservation: Reservation, *, max_bytes: i
     if not stream.is_eof() or stream.exception() is not None:
         return None
     _require_at_most(stream.total_bytes, max_bytes)
+    if reservation.must_wait(stream.total_bytes):
+        return None
     reservation.grow_to(stream.total_bytes)
     return stream.read_nowait()
 
@@ -288,6 +330,8 @@ async def _read(
             raise MalformedDelivery("The body is not valid HTTP, or ended early.") from None
         size += len(chunk)
         _require_at_most(size, max_bytes)
+        if reservation.must_wait(size):
+            await reservation.wait_for_room(size, timeout_seconds)
         reservation.grow_to(size)
         body.write(chunk)
     return body.getvalue()

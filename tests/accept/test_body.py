@@ -119,3 +119,41 @@ def test_large_bodies_leave_a_quarter_to_short_ones() -> None:
         assert budget.used_bytes == 3 * part + 2 * SHORT_BODY_BYTES
     assert budget.used_bytes == 0
     assert not budget.unverified_bytes
+
+
+async def test_what_is_proven_keeps_its_clients_next_one_waiting() -> None:
+    """Together they hold a quarter at most; nobody else waits, and nothing is refused for it."""
+    budget, large = BodyBudget(16 * SHORT_BODY_BYTES), 3 * SHORT_BODY_BYTES
+    with ExitStack() as stack:
+        second = stack.enter_context(budget.reservation(b"a"))
+        other = stack.enter_context(budget.reservation(b"b"))
+        with budget.reservation(b"a") as first:
+            first.grow_to(large)
+            first.verified()
+            second.grow_to(SHORT_BODY_BYTES)  # that much is left
+            assert second.must_wait(large)
+            assert not other.must_wait(large)
+            with pytest.raises(Overloaded):
+                await second.wait_for_room(large, 0)
+            waiting = asyncio.create_task(second.wait_for_room(large, 60))
+            await settle()
+            assert not waiting.done()
+        await waiting
+        second.grow_to(large)
+    assert not budget.unverified_bytes
+    assert not budget.verified_bytes
+
+
+async def test_a_late_commit_counts_in_its_clients_share() -> None:
+    """Until it has ended."""
+    budget, large = BodyBudget(16 * SHORT_BODY_BYTES), 3 * SHORT_BODY_BYTES
+    with budget.reservation(b"a") as first:
+        first.grow_to(large)
+        first.verified()
+        kept = first.hand_over()
+    with budget.reservation(b"a") as second:
+        assert second.must_wait(large)
+        with kept:
+            pass
+        assert not second.must_wait(large)
+    assert not budget.verified_bytes

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from berinia_webhookd.accept.body import SHORT_BODY_BYTES
 from berinia_webhookd.config.settings import RateLimitSettings
 
 from .world import GOOD, SMS_PATH, World
@@ -331,8 +332,8 @@ async def test_bytes_in_flight_are_bounded(served: World) -> None:
     assert statuses(await served.raw(request())) == [200]
 
 
-async def test_verified_bytes_do_not_count_against_their_client(served: World) -> None:
-    """While a big message of a client is being stored, its next one is received."""
+async def test_short_verified_bodies_do_not_count_against_their_client(served: World) -> None:
+    """While a message of a client is being stored, its next one is received."""
     served.budget.limit_bytes = 4000
     served.inbox.gate.clear()
     first = asyncio.create_task(served.raw(request(b"id=1&text=" + b"x" * 890)))
@@ -341,6 +342,25 @@ async def test_verified_bytes_do_not_count_against_their_client(served: World) -
     await served.inbox.pending(2)
     served.inbox.gate.set()
     assert statuses(await first) == statuses(await second) == [200]
+
+
+async def test_a_second_large_message_of_a_client_is_not_refused(served: World) -> None:
+    """It waits until the first is stored, and is stored then."""
+    size = 3 * SHORT_BODY_BYTES
+    served.budget.limit_bytes = 16 * SHORT_BODY_BYTES
+    served.sms.max_body_bytes = 2 * size
+    served.inbox.gate.clear()
+    first = asyncio.create_task(served.raw(request(b"id=1&text=" + b"x" * size)))
+    await served.inbox.pending(1)
+    second = asyncio.create_task(served.raw(request(b"id=2&text=" + b"x" * size)))
+    elsewhere = request(b"id=3&text=" + b"x" * size, X_Forwarded_For="203.0.113.9")
+    third = asyncio.create_task(served.raw(elsewhere))
+    await served.inbox.pending(2)
+    assert not second.done()
+    served.inbox.gate.set()
+    assert [statuses(await one) for one in (first, second, third)] == [[200]] * 3
+    assert served.budget.used_bytes == 0
+    assert not served.budget.verified_bytes
 
 
 async def test_a_flood_of_bad_signatures_is_turned_away_unread(served: World) -> None:
