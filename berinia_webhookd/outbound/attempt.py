@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from time import perf_counter
 
 import structlog
@@ -73,7 +74,9 @@ class AttemptLog:
 
     def __init__(self, metrics: Metrics, on_dead: OnDead) -> None:
         """`on_dead` gets each entry that failed for good."""
-        self._metrics = metrics
+        # The labels of agents and outcomes are few, and looked up for every attempt.
+        self._ended = cache(metrics.attempts_total.labels)
+        self._seconds = cache(metrics.attempt_seconds.labels)
         self._on_dead = on_dead
 
     def started(self, entry: Entry) -> None:
@@ -89,8 +92,8 @@ class AttemptLog:
         entry, outcome = settlement.entry, settlement.outcome
         seconds = settlement.took_seconds
         if entry.kind is EntryKind.AGENT:
-            self._metrics.attempts_total.labels(entry.agent, outcome.kind.value).inc()
-            self._metrics.attempt_seconds.labels(entry.agent).observe(seconds)
+            self._ended(entry.agent, outcome.kind.value).inc()
+            self._seconds(entry.agent).observe(seconds)
         fields = {**_log_fields(entry), "duration_ms": round(seconds * 1000, 1)}
         if not settled.kept:
             fields["note"] = "the lease was lost, so another run of this entry decides"

@@ -13,7 +13,7 @@ import os
 import select
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -33,8 +33,7 @@ REFILL_BYTES_PER_SECOND: Final = 1 << 15  # … and over time
 PAUSE_SECONDS: Final = 0.02  # between reads of a host that is over its allowance
 
 
-@dataclass(frozen=True, slots=True)
-class OutputOwner:
+class OutputOwner(NamedTuple):
     """Whose output it is: the log keys, and what hides the values of the event in a line."""
 
     keys: Mapping[str, object]

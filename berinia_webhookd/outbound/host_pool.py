@@ -14,8 +14,7 @@ import asyncio
 import errno
 from collections import OrderedDict
 from collections.abc import Collection, Coroutine
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from aiolimiter import AsyncLimiter
@@ -43,8 +42,7 @@ NORMAL_ENDS: Final = EXPECTED_ENDS | {"reload"}
 HARMLESS_ENDS: Final = NORMAL_ENDS | {"load"}
 
 
-@dataclass(frozen=True, slots=True)
-class HostRequest:
+class HostRequest(NamedTuple):
     """What a host is wanted for: one attempt of the agent, or to load it."""
 
     agent: AgentName
@@ -127,7 +125,7 @@ class HostPool:
 
     def goes_on(self, agent: AgentName) -> bool:
         """Return whether an agent goes on with the code from before the last reload."""
-        return any(self._keeps(host, agent) for host in self._watches)
+        return agent in self._kept and any(self._keeps(host, agent) for host in self._watches)
 
     def loaded(self, agent: AgentName) -> None:
         """Let go of the hosts that an agent kept: its new code is loaded."""
@@ -140,7 +138,7 @@ class HostPool:
         return kept and host.reason is None and not host.gone.done()
 
     def _is_kept(self, host: AgentHost) -> bool:
-        return any(self._keeps(host, agent) for agent in host.shapes)
+        return bool(self._kept) and any(self._keeps(host, agent) for agent in host.shapes)
 
     def _kept_idle(self, agent: AgentName) -> list[AgentHost]:
         return [host for host in self._idle if host.is_usable and self._keeps(host, agent)]
@@ -148,7 +146,8 @@ class HostPool:
     @property
     def _most_hosts(self) -> int:
         """How many hosts there may be: beside those that are kept, always one more."""
-        return max(self._settings.max_hosts, 1 + sum(map(self._is_kept, self._watches)))
+        kept = sum(map(self._is_kept, self._watches)) if self._kept else 0
+        return max(self._settings.max_hosts, 1 + kept)
 
     def _suited(self, request: HostRequest) -> list[AgentHost]:
         """Return the idle hosts that may serve it, least recently used first."""

@@ -7,7 +7,6 @@ attempt gets a new one.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from typing import Any, Final
 
 from berinia_webhookd.channels.contract import ChannelOf, no_channel
@@ -99,12 +98,12 @@ class PythonAgents:
             AgentUnavailable: with what its import, its constructor or the registry raised.
         """
         self._require_target(agent)
-        request = replace(self._request(agent), anew=True)
+        request = self._request(agent)._replace(anew=True)
         shared = self._pool.of_word(request.word)
         if shared is None or agent not in shared.failed:
             await self._load_in(request)
         else:  # the others of this host keep their memory until it can be loaded at all
-            await self._load_in(replace(request, word=None))
+            await self._load_in(request._replace(word=None))
             self._pool.replace(shared)
         self._pool.loaded(agent)
 
