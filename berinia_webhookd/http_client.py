@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from types import SimpleNamespace
 from typing import Final, Self
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 CONNECTIONS: Final = 64
@@ -41,8 +41,8 @@ class HttpClient:
         body: bytes | None = None,
         sending: Sending | None = None,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """Send one request and open its answer; what `sending` raises once there is a connection
-        keeps it from being sent.
+        """Send one request and open its answer. What `sending` raises once there is a connection
+        keeps it from being sent, and is the cause of a `ClientConnectionError`.
 
         Raises:
             TimeoutError, aiohttp.ClientError, OSError, ValueError: there is none.
@@ -50,11 +50,10 @@ class HttpClient:
         return self._opened().request(
             method,
             url,
-            data=body,
+            data=body if body is None or sending is None else _LastMoment(body, sending),
             headers=headers,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=timeout_seconds),
-            trace_request_ctx=sending,
         )
 
     async def close(self) -> None:
@@ -65,10 +64,7 @@ class HttpClient:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            tracing = aiohttp.TraceConfig()
-            tracing.on_request_headers_sent.append(_about_to_send)
             self._session = aiohttp.ClientSession(
-                trace_configs=[tracing],
                 connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=self._verify_tls)
                 if self._unix_socket is None
                 else aiohttp.UnixConnector(self._unix_socket, limit=CONNECTIONS),
@@ -79,14 +75,21 @@ class HttpClient:
         return self._session
 
 
-async def _about_to_send(
-    _: aiohttp.ClientSession,
-    context: SimpleNamespace,
-    __: aiohttp.TraceRequestHeadersSentParams,
-) -> None:
-    """What aiohttp calls before it writes the head of a request."""
-    if context.trace_request_ctx is not None:
-        await context.trace_request_ctx()
+class _LastMoment(aiohttp.BytesPayload):
+    """A body that asks before it is sent; aiohttp keeps the head back until then. Its tracing tells
+    the moment too, but with five signals a request.
+    """
+
+    def __init__(self, body: bytes, sending: Sending) -> None:
+        super().__init__(body)
+        self._sending = sending
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        """Ask, and write."""
+        await self._sending()
+        await super().write_with_length(writer, content_length)
 
 
 def is_success(answer: aiohttp.ClientResponse) -> bool:
@@ -97,7 +100,7 @@ def is_success(answer: aiohttp.ClientResponse) -> bool:
 async def read_body(answer: aiohttp.ClientResponse, longest_bytes: int) -> bytes:
     """Read the body of an answer, and no more of it than this."""
     body = bytearray()
-    while len(body) < longest_bytes:
+    while len(body) < longest_bytes and not answer.content.at_eof():
         chunk = await answer.content.read(longest_bytes - len(body))
         if not chunk:
             break

@@ -27,7 +27,7 @@ from berinia_webhookd.addresses import is_loopback, plain_http_allowed
 from berinia_webhookd.config.agent_settings import AgentSettings, AgentsSettings
 from berinia_webhookd.http_client import CONNECTIONS, HttpClient, Sending, is_success, read_body
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind, Word
-from berinia_webhookd.outbound.contract import AgentUnavailable, Begin, begin_freely
+from berinia_webhookd.outbound.contract import AgentUnavailable, Begin, NotBegun, begin_freely
 from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.payload import envelope, outcome_of
 
@@ -99,21 +99,28 @@ class HttpAgents:
         self._masked = masked
         self._clock = clock
         self._client = HttpClient()
+        self._ways: dict[AgentName, tuple[str, bytes | None]] = {}  # address and key, as last read
 
     def reconfigure(self, settings: AgentsSettings) -> None:
         """From the next attempt on."""
         self._settings = settings
+        self._ways.clear()
 
     async def load(self, agent: AgentName) -> None:
         """Check that the settings allow to send; the agent itself is not called."""
-        _address_and_key(self._settings.of(agent))
+        self._way_to(agent)
+
+    def _way_to(self, agent: AgentName) -> tuple[str, bytes | None]:
+        if (way := self._ways.get(agent)) is None:
+            way = self._ways[agent] = _address_and_key(self._settings.of(agent))
+        return way
 
     async def attempt(
         self, entry: Entry, *, timeout_seconds: float, begin: Begin = begin_freely
     ) -> Outcome:
         """Post one event. Unreachable is an agent to which no byte of it was written."""
         try:
-            url, key = _address_and_key(self._settings.of(entry.agent))
+            url, key = self._way_to(entry.agent)
         except AgentUnavailable as unavailable:
             return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
         body = json_text.encode(envelope(entry))
@@ -135,6 +142,8 @@ class HttpAgents:
             kind = OutcomeKind.TIMEOUT if written else OutcomeKind.UNREACHABLE
             return Outcome(kind, error=f"no answer within {timeout_seconds:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error.__cause__, NotBegun):
+                raise error.__cause__ from None
             if written:
                 kind = OutcomeKind.CRASH
             elif isinstance(error, aiohttp.ClientConnectionError | OSError):
