@@ -1,6 +1,5 @@
-"""Pure rules about addresses, each said once: networks, loopback, and who counts as this machine.
-
-It refuses to resolve names: what a name means to a resolver is no fact about the request.
+"""Rules about IP addresses: networks, loopback, and who counts as this machine. Pure functions,
+which resolve no names.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ LOOPBACK: Final = (ip_address("127.0.0.1"), ip_address("::1"))
 THIS_HOST: Final = tuple(map(ip_network, LOOPBACK))
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _CACHED: Final = 256
-_WIDE: Final = {4: 8, 6: 16}  # shorter prefixes are half the world
+_WIDE: Final = {4: 8, 6: 16}  # by IP version; shorter prefixes are too wide
 _IPV6_NETWORK_BYTES: Final = 8
-_NOBODY: Final = b"?"  # all whom no proxy names
+_NOBODY: Final = b"?"  # callers whose address no proxy gives
 
 
 def parse_network(text: str) -> Network:
@@ -60,7 +59,7 @@ def in_networks(networks: Sequence[Network], address: IPAddress | None) -> bool:
 
 
 def widest(networks: Sequence[Network]) -> Network | None:
-    """The first network that is no list of one's own machines, or of a provider's."""
+    """Return the first network that is too wide to be anybody's own."""
     return next((one for one in networks if one.prefixlen < _WIDE[one.version]), None)
 
 
@@ -120,11 +119,10 @@ def peer_is_here(caller: Caller) -> bool:
 
 
 def believed_addresses(caller: Caller) -> tuple[IPAddress, ...]:
-    """The addresses by which a caller may be found in a list of allowed ones; empty where nobody
-    can be named: fail closed.
+    """Return the addresses by which a caller may be allowed; none if its address is unknown.
 
-    Nobody becomes this machine by being forwarded, and a trusted proxy that names nobody does not
-    lend its own address to the whole world. A Unix socket is this machine, by both its addresses.
+    A forwarded caller never counts as this machine, nor as its proxy if that gives no address. A
+    Unix socket counts as this machine, by both loopback addresses.
     """
     if is_this_machine(caller):
         return LOOPBACK if caller.peer is None else (caller.peer,)
@@ -141,19 +139,19 @@ def is_allowed(networks: Sequence[Network], caller: Caller) -> bool:
 
 
 def client_key(client: IPAddress | None) -> bytes:
-    """Return what counts as one client: an IPv4 address, an IPv6 /64, or all the unnamed."""
+    """Return what counts as one client: an IPv4 address, an IPv6 /64, or all unknown ones."""
     return _NOBODY if client is None else unmapped(client).packed[:_IPV6_NETWORK_BYTES]
 
 
 def peer_key(peer: str, trusted: Sequence[Network]) -> bytes | None:
-    """Return as whose a connection counts; None for a trusted proxy, behind which everybody is."""
+    """Return which client a connection counts for; None for a trusted proxy."""
     address = unmapped(ip_address(peer))
     return None if in_networks(trusted, address) else client_key(address)
 
 
 def bucket_of(caller: Caller) -> bytes:
-    """Return whose buckets of the rate limit a caller takes from. A proxy without its headers makes
-    everybody look like this machine, or like itself: they share the bucket of the unnamed.
+    """Return the rate limit's bucket of a caller. Behind a proxy that sends no headers, all share
+    the bucket of unknown clients.
     """
     believed = believed_addresses(caller)
     return client_key(believed[0] if believed else None)

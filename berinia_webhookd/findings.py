@@ -1,5 +1,5 @@
-"""A finding: one thing that a look at settings, machine or daemon brought up. Errors about the
-configuration carry findings, and `check-config` and `doctor` print them. It imports nothing.
+"""A finding: the result of a check of settings, machine or daemon, as `check-config` and `doctor`
+print it. It imports nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is so, why it matters, and what fixes it."""
+    """What was found, why it matters, and how to fix it."""
 
     level: Level
     subject: str  # the setting, or the check
@@ -51,7 +51,7 @@ def note(subject: str, what: str, *fix: str, why: str | None = None) -> Finding:
 
 
 def warning(subject: str, what: str, *fix: str, why: str | None = None) -> Finding:
-    """Return a finding about something that works and will hurt."""
+    """Return a finding about something that works, but will cause trouble."""
     return Finding(Level.WARNING, subject, what, why, fix)
 
 

@@ -11,10 +11,10 @@ HANDLED = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
 
 
 def hold() -> None:
-    """Let them wait; without a handler each would end the process on the spot."""
+    """Block them: without a handler each would end the process at once."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
 def let_come() -> None:
-    """Take those that wait, and all that come."""
+    """Unblock them, those that came meanwhile included."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)

@@ -1,5 +1,5 @@
-"""The HTTP client: follows no redirect, keeps no cookie, uses no proxy of the environment, and asks
-for no compression, so that a bounded read is one. It decides nothing about what an answer means.
+"""The HTTP client: it follows no redirects, keeps no cookies, uses no proxy of the environment, and
+asks for no compression, so that a limit on what is read is a limit on memory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class HttpClient:
         keeps it from being sent, and is the cause of a `ClientConnectionError`.
 
         Raises:
-            TimeoutError, aiohttp.ClientError, OSError, ValueError: there is none.
+            TimeoutError, aiohttp.ClientError, OSError, ValueError: there is no answer.
         """
         return self._opened().request(
             method,
@@ -93,12 +93,12 @@ class _LastMoment(aiohttp.BytesPayload):
 
 
 def is_success(answer: aiohttp.ClientResponse) -> bool:
-    """Return whether the status is a 2xx; a redirect is none, as it is not followed."""
+    """Whether the status is a 2xx."""
     return answer.status // 100 == 2  # noqa: PLR2004 - the class of success
 
 
 async def read_body(answer: aiohttp.ClientResponse, longest_bytes: int) -> bytes:
-    """Read the body of an answer, and no more of it than this."""
+    """Read the body of an answer, at most `longest_bytes`."""
     body = bytearray()
     while len(body) < longest_bytes and not answer.content.at_eof():
         chunk = await answer.content.read(longest_bytes - len(body))

@@ -1,4 +1,4 @@
-"""What the receiving stage says of a request to the pages that answer it."""
+"""What the receiving stage stores on a request for the pages that answer it."""
 
 from __future__ import annotations
 

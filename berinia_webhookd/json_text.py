@@ -1,5 +1,5 @@
-"""JSON: orjson, and the standard library for what orjson refuses (lone surrogates, integers over 64
-bits). It escapes nothing for terminals: see `logs/control_characters.py`.
+"""JSON by orjson, or by the standard library for what orjson refuses: lone surrogates and integers
+over 64 bits.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from berinia_webhookd.supervision import inherited_sockets
 
 logger = structlog.get_logger()
 
-BACKLOG: Final = 4096  # beyond it callers get no answer, and try again after seconds
+BACKLOG: Final = 4096  # beyond it, callers have to connect again
 
 
 def open_sockets(
@@ -107,7 +107,7 @@ def _unix_socket(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(path))
-        # Every peer counts as a trusted proxy: the owner and the group, for nginx, and nobody else.
+        # Peers count as trusted proxies, so only the owner and the group (nginx) may connect.
         path.chmod(0o660)
         listener.listen(BACKLOG)
     except OSError as error:

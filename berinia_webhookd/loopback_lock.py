@@ -1,5 +1,5 @@
-"""The lock of loopback, as it lies in the state folder of one node: why the daemon believes no
-loopback address. `serve` writes it, `doctor` shows it, and either removes it.
+"""The lock of loopback: a file in the state folder that says why loopback addresses prove nothing
+at present. `serve` writes it, `doctor` shows it, and both can remove it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MOST_BYTES: Final = 4096
 
 
 class Reason(StrEnum):
-    """How requests from outside arrived."""
+    """How a request from outside arrived that looked like one of this machine."""
 
     NOT_SENT = "without X-Forwarded-For"
     NOT_APPENDED = "with the caller's own X-Forwarded-For"
@@ -32,7 +32,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """What speaks against believing in loopback."""
+    """Why and since when loopback addresses prove nothing."""
 
     since: str
     url: str
@@ -46,7 +46,7 @@ class LoopbackLock:
         self.file = state / FILE_NAME
 
     def read(self) -> Locked | None:
-        """Return what was found; None where nothing was. A file that cannot be read is a lock."""
+        """Return the lock, if there is one; a file that cannot be read is one."""
         try:
             with self.file.open("rb") as stream:
                 found = json.loads(stream.read(_MOST_BYTES))
@@ -57,7 +57,7 @@ class LoopbackLock:
             return Locked("", "server.public_url", Reason.NOT_SENT)
 
     def write(self, url: str, reason: Reason) -> None:
-        """Keep it, since when it first was so.
+        """Write it; the time of an earlier one is kept.
 
         Raises:
             OSError: the folder cannot be written.

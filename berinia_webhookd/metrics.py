@@ -1,5 +1,5 @@
-"""The Prometheus metrics of one process. Names and labels are part of the public contract; no label
-ever holds what a caller chose.
+"""The Prometheus metrics of one process. Names and labels are part of the public contract; no
+caller can choose the value of a label.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""The mark by which the daemon knows requests of its own installation: a header with a second HMAC,
-beside whatever the provider's proof is. Its key lies in the state folder and never leaves it; no
-provider's message can carry the header, whatever a sender wrote into it.
+"""The mark by which the daemon recognises requests of its own installation, such as probes: a
+header with an HMAC, besides the provider's signature. The key is in the state folder.
 """
 
 from __future__ import annotations

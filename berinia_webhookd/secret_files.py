@@ -1,4 +1,4 @@
-"""Secrets that the daemon makes for itself: files of its state folder, for their owner alone."""
+"""Secrets that the daemon makes for itself: files in its state folder, readable by the owner only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def made(file: Path) -> str:
                 stream.write(secrets.token_hex(_BYTES) + "\n")
                 stream.flush()
                 os.fsync(descriptor)
-            file.hardlink_to(fresh)  # whole, and never over one that another process made
+            file.hardlink_to(fresh)  # atomic, and never over one that another process made
         except FileExistsError:
             pass
         finally:

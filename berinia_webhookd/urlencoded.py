@@ -1,6 +1,5 @@
-"""Urlencoded forms as bytes, read into fields. Nothing is trimmed, merged or dropped, because
-signatures are over what was sent. Bytes that are not UTF-8 become lone surrogates: they can be
-turned back, and cannot pass for something else.
+"""Decodes urlencoded forms. Nothing is trimmed, merged or dropped, because signatures cover what
+was sent; bytes that are not UTF-8 become lone surrogates, which keep them.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The unified logs: JSON lines without personal data, in files that may be rotated."""
+"""The unified logs: JSON lines, personal data masked, in files that may be rotated."""

@@ -1,4 +1,4 @@
-"""Escapes the characters that a terminal obeys instead of showing, in plain text and in JSON."""
+"""Escapes control characters, which a terminal obeys instead of showing, in text and in JSON."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Final
 _OBEYED: Final = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _SURROGATES: Final = "\ud800-\udfff"
 _IN_LINE: Final = re.compile(f"[\x00-\x1f{_OBEYED}{_SURROGATES}]")
-# Colours and whatever else a program tells its terminal: CSI, OSC, and sequences of two.
+# Escape sequences such as colours: CSI, OSC, and those of two characters.
 _SEQUENCE: Final = re.compile(
     "\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[ -/]*[0-Z\\\\^-~])"
 )
 _IN_TEXT: Final = re.compile(f"[\x00-\x09\x0b-\x1f{_OBEYED}{_SURROGATES}]")
-# JSON has escaped C0 itself. Without loss, what cannot be seen is escaped as well.
+# JSON escapes C0 itself; invisible characters are escaped too.
 _IN_JSON: Final = re.compile(f"[{_OBEYED}{_SURROGATES}\u200b-\u200d\u2060-\u2065\ufeff]")
 
 
 def escape_controls(text: str, *, keep_line_ends: bool = False) -> str:
-    r"""Return the text with each control character as programmers write it: `\x1b`, `\n`."""
+    r"""Return the text with control characters as in Python source: `\x1b`, `\n`."""
     return (_IN_TEXT if keep_line_ends else _IN_LINE).sub(_python_escape, text)
 
 
 def without_sequences(text: str) -> str:
-    """Return the text without what colours it in a terminal."""
+    """Return the text without escape sequences."""
     return _SEQUENCE.sub("", text) if "\x1b" in text else text
 
 
 def escape_controls_in_json(text: str) -> str:
-    r"""Return the same JSON value, harmless to look at: `\u001b`."""
+    r"""Return the same JSON with control characters escaped: `\u001b`."""
     return _IN_JSON.sub(_json_escape, text)
 
 

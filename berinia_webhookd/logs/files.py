@@ -1,5 +1,5 @@
-"""The log files: written by one background thread in batches, opened for appending, reopened after
-a rotation. A disk that is full, read-only or gone costs lines, never the caller's time.
+"""Writes the log files in a background thread, in batches, appending, and reopens them after a
+rotation. A full, read-only or missing disk loses lines, but never makes a caller wait.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Final, NamedTuple
 from berinia_webhookd.clock import now
 
 QUEUE_LINES: Final = 20_000
-LINGER_SECONDS: Final = 0.02  # lines that come meanwhile are written together …
-BATCH_LINES: Final = 512  # … so many at once, for those that are ready shall not wait for the rest
-CLOSE_SECONDS: Final = 5.0  # for a writer that gets nowhere
+LINGER_SECONDS: Final = 0.02  # lines of this time are written together …
+BATCH_LINES: Final = 512  # … at most so many at once
+CLOSE_SECONDS: Final = 5.0  # for a writer that makes no progress
 COMPLAIN_SECONDS: Final = 60.0
-# Neither a link nor a pipe that nobody reads may lead or hold us somewhere else.
+# A link must not lead us elsewhere, and a pipe without a reader must not block us.
 _FLAGS: Final = (
     os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 )
 
 
 class Line(NamedTuple):
-    """One line: which files it goes to, and what stderr shows."""
+    """One log line."""
 
-    files: tuple[str, ...]  # without ".log"
+    files: tuple[str, ...]  # that it goes to, without ".log"
     text: bytes  # JSON, ends in a newline
-    screen: bytes
+    screen: bytes  # for stderr
 
 
 Draft = Callable[[], Line]  # makes a line later
@@ -43,7 +43,7 @@ _FILES, _TEXT, _SCREEN = map(attrgetter, Line._fields)
 
 
 class LogWriter:
-    """Owns the files and the writing thread; `put` never blocks."""
+    """The files and the thread that writes them."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class LogWriter:
         stderr: Callable[[bytes], None] | None,
         stderr_json: bool = False,
     ) -> None:
-        """Without a folder only stderr is written; with `stderr` None it is not."""
+        """Without `folder` there are no files, without `stderr` nothing is written there."""
         self._folder = folder
         self._stderr_json = stderr_json
         self._stderr = stderr
@@ -69,7 +69,9 @@ class LogWriter:
         self._thread.start()
 
     def put(self, line: Line | Draft) -> None:
-        """Queue a line, or what makes it; over the limit it is dropped and counted."""
+        """Queue a line, or a function that makes it, without blocking. If the queue is full it is
+        dropped and counted.
+        """
         if len(self._lines) >= QUEUE_LINES:
             self._dropped += 1
             return
@@ -79,13 +81,13 @@ class LogWriter:
             self._work.set()
 
     def flush(self, timeout_seconds: float = 5.0) -> bool:
-        """Wait until everything put so far is written; return whether it was."""
+        """Wait until everything queued so far is written; return whether it was."""
         target = self._put
         with self._idle:
             return self._idle.wait_for(lambda: self._written >= target, timeout_seconds)
 
     def close(self) -> None:
-        """Write what is queued, while that makes progress, and close the files."""
+        """Write what is queued, as long as that makes progress, and close the files."""
         self._closing = True
         self._work.set()
         written = -1
@@ -115,7 +117,7 @@ class LogWriter:
         for put in batch:
             try:
                 lines.append(put if isinstance(put, Line) else put())
-            except Exception as error:  # noqa: BLE001 - the lines of all others are still to come
+            except Exception as error:  # noqa: BLE001 - other lines must still be written
                 self._complain(f"a line could not be made and is lost: {type(error).__name__}")
         return lines
 
@@ -133,7 +135,7 @@ class LogWriter:
 
     def _to_files(self, folder: Path, batch: list[Line]) -> None:
         texts: dict[str, list[bytes]] = {}
-        for names, lines in groupby(batch, _FILES):  # most lines go where the one before went
+        for names, lines in groupby(batch, _FILES):  # neighbours mostly go to the same files
             text = b"".join(map(_TEXT, lines))
             for name in names:
                 texts.setdefault(name, []).append(text)
@@ -147,7 +149,7 @@ class LogWriter:
                 self._complain(f"{file.path}: {error.strerror}; lines are lost")
 
     def _complain(self, text: str) -> bool:
-        """Write a complaint to stderr, at most one a minute; return whether it was written."""
+        """Write to stderr, at most once a minute; return whether it was written."""
         now = time.monotonic()
         if now - self._complained_at < COMPLAIN_SECONDS:
             return False
@@ -168,20 +170,20 @@ class LogWriter:
         try:
             self._stderr(text)
         except BrokenPipeError:
-            # Nobody reads our stderr any more, and there is nowhere else to report it.
+            # Nobody reads our stderr any more.
             self._stderr = None
         except OSError:
-            # Full for now; later lines may get through, and the files have these.
+            # Full at present; the files have these lines.
             return
 
 
 class _AppendFile:
-    """One file, opened when first needed, and again when another one is at its path."""
+    """One file, opened when first needed, and again after it was rotated."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
-        self._torn = False  # it ends in part of a line: there was no room for the rest
+        self._torn = False  # it ends in the middle of a line, as the disk was full
 
     def append(self, text: bytes) -> None:
         descriptor = self._current()
@@ -214,7 +216,7 @@ class _AppendFile:
 
 
 def to_stderr(text: bytes) -> None:
-    """Write all of it to the stderr of the process."""
+    """Write to the stderr of the process."""
     view = memoryview(text)
     while view:
         view = view[os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, view) :]

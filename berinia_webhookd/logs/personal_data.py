@@ -1,7 +1,7 @@
-"""Masks people in the logs: phone numbers, e-mail addresses and message text.
+"""Masks personal data in the logs: phone numbers, e-mail addresses and message text.
 
-It works on text of any origin, so it rather hides too much. It keeps identifiers, addresses of
-machines and times, which an operator needs to follow one message.
+Text can come from anywhere, so in doubt it is masked. Identifiers, IP addresses and times are kept,
+because an operator needs them to follow a message.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LONGEST_TEXT: Final = 65_536
 LONGEST_NAME: Final = 1024
 SHORT_TEXT: Final = 64  # such as the paths that are asked for again and again
 
-# Log keys that hold people, whatever their value.
+# Log keys that hold personal data, whatever their value.
 PERSONAL_KEYS: Final = frozenset(
     {
         *("sender", "recipient", "author", "profile_name", "group", "subject", "from", "to"),
@@ -37,12 +37,12 @@ OWN_KEYS: Final = frozenset(
 PLAIN: Final = (bool, int, float, date)
 DIGIT: Final = re.compile(r"\d")
 EMAIL: Final = re.compile(r"[\w.+%'-]{1,64}(?:@|%40)[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
-# A plus sign, also as URLs spell it, makes a number one of a phone whatever stands around it.
+# After a plus sign, also as URLs write it, a number is a phone number whatever is around it.
 PHONE: Final = re.compile(
     r"(?:\+|%2[Bb])\d(?:[ ().\u00a0-]{0,2}\d){7,14}"
     r"|(?<![\w.-])\d(?:[ ().\u00a0-]{0,2}\d){7,14}(?![\w-])"
 )
-# What looks like a phone number and is not: instants and addresses of machines.
+# What only looks like a phone number: times and IP addresses.
 DATE: Final = r"(?:19|20)\d{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
 MACHINE: Final = re.compile(rf"{DATE}|\d{{1,3}}(?:\.\d{{1,3}}){{3}}")
 DATE_AND_HOUR: Final = re.compile(rf"{DATE} (?:[01]\d|2[0-3])")
@@ -50,7 +50,7 @@ MINUTES: Final = re.compile(r":[0-5]\d(?!\d)")
 
 
 def scrub(text: str) -> str:
-    """Mask e-mail addresses and phone numbers in any of their spellings."""
+    """Mask e-mail addresses and phone numbers in any spelling."""
     if "@" in text or "%40" in text:
         text = EMAIL.sub(HIDDEN, text)
     return PHONE.sub(_unless_of_a_machine, text) if DIGIT.search(text) else text
@@ -60,7 +60,7 @@ _scrubbed: Final = lru_cache(1024)(scrub)
 
 
 def _unless_of_a_machine(match: re.Match[str]) -> str:
-    """Keep an instant, of which a phone number ends with the hour: `2026-11-30 05:34:51`."""
+    """Mask a match, unless it is an IP address or part of a time such as `2026-11-30 05:34:51`."""
     if MACHINE.fullmatch(match[0]):
         return match[0]
     begins_time = DATE_AND_HOUR.fullmatch(match[0]) and MINUTES.match(match.string, match.end())
@@ -90,15 +90,15 @@ def _hidden(key: str, value: Any) -> Any:
 
 
 def text_of(value: object) -> str:
-    """Return any object as text; the name of its type where `str` fails."""
+    """Return any object as text, or the name of its type if `str` fails."""
     try:
         return str(value)
-    except Exception:  # noqa: BLE001 - whatever a value's __str__ does, a line is no reason to fail
+    except Exception:  # noqa: BLE001 - a log line must not fail, whatever __str__ does
         return f"<{type(value).__name__}>"
 
 
 def trace(error: BaseException, *, with_messages: bool) -> str:
-    """Format a traceback; without messages, which may quote input, only files, lines and types."""
+    """Format a traceback; without messages, which may quote input: files, lines and types."""
     if with_messages:
         return "".join(traceback.format_exception(error)).rstrip()
     parts: list[str] = []

@@ -1,8 +1,7 @@
-"""The logging pipeline behind structlog: from the call of a logger to lines of JSON.
+"""Configures structlog: from a logger's call to lines of JSON.
 
-Everything goes to one file; what concerns a channel or the agents, and errors, also to files of
-their own. Lines are made by the thread that writes them, many together: between two requests each
-would take three times as long.
+Everything goes to one file; lines about a channel or the agents, and errors, also to files of their
+own. The writing thread makes the lines, many at a time, which is three times as fast as one by one.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ from berinia_webhookd.logs.files import Draft, Line, LogWriter, to_stderr
 from berinia_webhookd.logs.personal_data import OWN_KEYS, hide, scrub, text_of, trace
 from berinia_webhookd.logs.reading import ERRORS, EVERYTHING, OF_AGENTS
 
-# structlog's names of the methods that are not levels themselves.
+# Methods of structlog that are not named as their level.
 LEVELS: Final = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
 EVENTS_OF_AGENTS: Final = ("attempt.", "agent.", "agent_host.", "entry.", "reply.")
 LONGEST_VALUE: Final = 4096
 LONGEST_TRACE: Final = 12_288
 LONGEST_NAME: Final = 128
 MOST_ITEMS: Final = 64  # of a list or a mapping
-MOST_LEVELS: Final = 4  # of lists and mappings in each other
-# Whoever reads the logs takes lines up to 64 KiB whole.
+MOST_LEVELS: Final = 4  # of nested lists and mappings
+# Readers of the logs take lines up to 64 KiB.
 LONGEST_LINE_BYTES: Final = 49_152
 FEW_KEYS: Final = 24
 # What the thread may look at later, beside short texts: nobody changes it meanwhile.
@@ -49,7 +48,7 @@ EventDict = MutableMapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """What a reload can change."""
+    """The options, which a reload can change."""
 
     level: str = "info"
     personal_data: PersonalData = "mask"
@@ -57,13 +56,13 @@ class LogOptions:
 
     @property
     def masked(self) -> bool:
-        """Whether people are hidden."""
+        """Whether personal data is masked."""
         return self.personal_data == "mask"
 
 
 @dataclass
 class LogFiles:
-    """The configured logs."""
+    """The configured log files."""
 
     writer: LogWriter
     options: LogOptions
@@ -75,7 +74,7 @@ class LogFiles:
         _set_level(options.level)
 
     def close(self) -> None:
-        """Write what is queued, and close the files. Later lines go nowhere."""
+        """Write what is queued, and close the files. Later lines are dropped."""
         self.writer.close()
 
 
@@ -98,7 +97,7 @@ def configure(
     structlog.configure(
         processors=[_Processor(files, as_json=as_json)],
         logger_factory=lambda *_: logger,
-        cache_logger_on_first_use=False,  # so that a change of level reaches every logger
+        cache_logger_on_first_use=False,  # so that every logger notices a new level
     )
     _set_level(options.level)
     _take_over_standard_logging()
@@ -134,7 +133,7 @@ class _Informing(structlog.BoundLoggerBase):
 
 
 class _Processor:
-    """structlog's one processor: it notes what was logged and when; the thread does the rest."""
+    """structlog's only processor: it takes down what was logged and when, for the thread."""
 
     def __init__(self, files: LogFiles, *, as_json: bool) -> None:
         self._files = files
@@ -142,7 +141,7 @@ class _Processor:
         self._console = structlog.dev.ConsoleRenderer(
             colors=not as_json, pad_event_to=22, sort_keys=False
         )
-        self._second = (0, "")  # together, for several threads log
+        self._second = (0, "")  # one value, because several threads log
 
     def __call__(
         self, _: Any, name: str, line: EventDict
@@ -232,7 +231,7 @@ def _is_short(value: object) -> bool:
 
 
 def _error_of(info: object) -> BaseException | None:
-    """Return the exception behind what a caller gave as `exc_info`."""
+    """Return the exception that `exc_info` stands for."""
     if info is True:
         info = sys.exc_info()
     error = info[1] if isinstance(info, tuple) else info
@@ -241,7 +240,7 @@ def _error_of(info: object) -> BaseException | None:
 
 def _explained(error: BaseException, *, masked: bool) -> str:
     text = trace(error, with_messages=not masked)
-    # The end says what was raised.
+    # The end is kept: it says what was raised.
     text = text if len(text) <= LONGEST_TRACE else "…" + text[-LONGEST_TRACE:]
     return scrub(text) if masked else text
 
@@ -276,7 +275,7 @@ def _encoded(line: EventDict) -> bytes:
     except TypeError:  # a value is none of JSON's, or no valid Unicode
         text = _json({key: _cut(value, LONGEST_VALUE) for key, value in line.items()})
     if len(text) > LONGEST_LINE_BYTES:
-        # Many values, each long: a little of each of them.
+        # Many long values: keep a little of each.
         few = {key: _cut(value, SHORT_VALUE, 0) for key, value in islice(line.items(), FEW_KEYS)}
         text = _json({**few, "shortened": True})
     return text
@@ -305,7 +304,7 @@ def _files_of(event: str, level: str, channel: str | None) -> tuple[str, ...]:
 
 
 class _Logger:
-    """What structlog takes for a logger: every method puts the line into the writer's queue."""
+    """The logger under structlog: every method queues the line for the writer."""
 
     def __init__(self, put: Callable[[Line | Draft], None]) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = self.exception = put
@@ -313,7 +312,7 @@ class _Logger:
 
 
 class _Forward(logging.Handler):
-    """Logs what libraries log in our way, scrubbed, for it may quote a stranger."""
+    """Passes on what libraries log, masked, because it may quote a stranger."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logger = structlog.get_logger()

@@ -1,8 +1,7 @@
-"""Reads the unified logs: their names, the last lines of one, and what is added to it.
+"""Reads the unified logs: their names, the last lines of one, and lines as they are added.
 
-A huge file answers as fast as a small one, for it is read from its end; one endless line costs no
-more than `MAX_READ_BYTES`. It refuses to follow a symbolic link and to open anything but a regular
-file.
+Files are read from the end, at most `MAX_READ_BYTES`, so that a huge one is as fast as a small one.
+Only regular files are opened, and no symbolic links.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ MAX_READ_BYTES: Final = 16 * 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
 BLOCK_BYTES: Final = 64 * 1024
 _CUT: Final = b"..."
-_ROTATED: Final = ".1"  # added to the name of the newest rotated file, which is not compressed yet
+_ROTATED: Final = ".1"  # suffix of the newest rotated file, which is not compressed yet
 
 
 def log_types(channels: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of all logs: everything, each channel's, and what else can be read."""
+    """Return the names of all logs."""
     return (EVERYTHING, *channels, NOT_OURS, ERRORS, OF_AGENTS)
 
 
@@ -39,9 +38,9 @@ def log_file(folder: Path, log_type: str) -> Path:
 def tail(path: Path, lines: int) -> list[str]:
     """Return the last lines, oldest first, without line ends; undecodable bytes are replaced.
 
-    A file that does not exist or is no regular file has no lines. A line over `MAX_LINE_BYTES` is
-    cut and ends in three dots; lines that begin before the last `MAX_READ_BYTES` are left out, the
-    newest one excepted, of which the end is given.
+    A missing file, or one that is not regular, has no lines. Lines over `MAX_LINE_BYTES` are cut
+    and end in three dots. Lines that begin before the last `MAX_READ_BYTES` are left out; of a
+    single such line the end is returned.
     """
     opened = open_log(path)
     if opened is None:
@@ -67,7 +66,7 @@ def open_log(path: Path) -> int | None:
 def tail_of(
     descriptor: int, size: int, lines: int, *, most_bytes: int = MAX_READ_BYTES
 ) -> list[str]:
-    """Do the same with the first `size` bytes of an open file; read `most_bytes` at most."""
+    """Return the last lines among the first `size` bytes of an open file."""
     if lines < 1:
         return []
     return [
@@ -77,7 +76,7 @@ def tail_of(
 
 
 def _last_lines(descriptor: int, size: int, lines: int, most_bytes: int) -> list[bytes]:
-    """Reads backwards block by block until enough line ends are seen."""
+    """Read blocks from the end until there are enough lines."""
     blocks: list[bytes] = []
     ends = 0
     start = size
@@ -103,10 +102,8 @@ def _shortened(line: bytes) -> bytes:
 
 
 class Follower:
-    """Follows a log over its rotation, by rename and by truncation: `with Follower(path) as log`.
-
-    The file need not exist yet. It is read in bounded blocks, and no more is held of one line than
-    is shown of it.
+    """Follows a log across rotation, by rename and by truncation: `with Follower(path) as log`. The
+    file need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,11 +111,11 @@ class Follower:
         self._rotated = path.with_name(path.name + _ROTATED)
         self._descriptor = open_log(path)
         if self._descriptor is None and not os.path.lexists(path):
-            # Just rotated: until the daemon makes the new file, it writes to this one.
+            # Just rotated: the daemon writes to this one until it makes the new file.
             self._descriptor = open_log(self._rotated)
         self._position = 0 if self._descriptor is None else os.fstat(self._descriptor).st_size
-        self._begun = b""  # the beginning of a line whose end is not written yet
-        self._cut = False  # that line is too long: the rest of it is not kept
+        self._begun = b""  # the beginning of an unfinished line
+        self._cut = False  # whether that line is too long, so that its rest is dropped
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -138,11 +135,11 @@ class Follower:
         return self._descriptor is not None
 
     def last(self, lines: int) -> list[str]:
-        """Return the lines before where following begins; those it lacks, from the rotated file."""
+        """Return the last lines before following begins, if need be from the rotated file too."""
         if self._descriptor is None:
             return []
         found = tail_of(self._descriptor, self._position, lines)
-        # Of a file too large to be read whole, the lines between are missing: none are put before.
+        # If this file was too large to read whole, lines before it would leave a gap.
         room = MAX_READ_BYTES - self._position
         if len(found) < lines and room > 0:
             return self._before(lines - len(found), room) + found
@@ -161,7 +158,7 @@ class Follower:
             os.close(rotated)
 
     def follow(self, pause: Callable[[], None]) -> Iterator[str]:
-        """Yield every line that is added, for ever; call `pause` when there is none at present."""
+        """Yield every line that is added, for ever; call `pause` whenever there is none."""
         while True:
             found = False
             for line in self.added():
@@ -211,7 +208,7 @@ class Follower:
             yield self._take()
 
     def _is_replaced(self) -> bool:
-        """Whether another file has the name now. While none has it, the old one is kept."""
+        """Whether there is another file of this name now."""
         try:
             now = self._path.lstat()
         except OSError:
