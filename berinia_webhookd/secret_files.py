@@ -1,4 +1,4 @@
-"""Secrets that the daemon makes for itself: files in its state folder, readable by the owner only."""
+"""Secrets that the daemon makes for itself: files in its state folder, for the owner alone."""
 
 from __future__ import annotations
 

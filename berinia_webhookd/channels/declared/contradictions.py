@@ -1,5 +1,5 @@
-"""What is wrong with a declared channel's settings before anything starts: what contradicts itself,
-and what would prove less than it seems to.
+"""Checks the settings of a declared channel: what is missing, what contradicts itself, and what
+would prove less than it seems to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _UNDATED: Final = frozenset({"basic", "token", "address"})
 
 
 def contradictions(channel: DeclaredSettings) -> Iterator[tuple[str, str, str]]:
-    """Yield setting, what is wrong with it, and what to write."""
+    """Yield a setting, what is wrong with it, and how to fix it."""
     if channel.verify is None:
         yield "verify", "is not set", f"give one of {', '.join(SCHEMES)}, or a preset"
         return
@@ -51,7 +51,7 @@ def _of_tokens(channel: DeclaredSettings) -> Iterator[tuple[str, str, str]]:
         yield (
             "tolerance_seconds",
             f"is set, and {channel.verify} proves no time",
-            "leave tolerance_seconds away",
+            "remove tolerance_seconds",
         )
 
 
@@ -92,5 +92,5 @@ def _of_templates(channel: DeclaredSettings) -> Iterator[tuple[str, str, str]]:
         yield (
             "tolerance_seconds",
             "is set, and the signature covers no time, so anybody can change it",
-            "use {time} in signed, or leave tolerance_seconds away",
+            "use {time} in signed, or remove tolerance_seconds",
         )

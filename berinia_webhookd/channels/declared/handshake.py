@@ -1,4 +1,4 @@
-"""Questions that providers ask before they send anything, and their answers."""
+"""The handshake: a request by which a provider checks the URL before it sends anything."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from berinia_webhookd.urlencoded import as_bytes
 
 LONGEST_REPLY: Final = 512
 _PLACEHOLDER: Final = re.compile(r"\{(hmac\.(?:hex|base64):)?((?:query|json):[^{}]{1,100})\}")
-# What a MAC is given for must be no body: else whoever asks can have any body signed.
+# A MAC is only given for what cannot be a body: else anybody could have a body signed.
 _NO_BODY: Final = re.compile(r"[A-Za-z0-9._~+/-]{1,512}={0,2}")
-_PLAIN_WORD: Final = re.compile(r"[A-Za-z0-9_.-]+")  # which JSON has no reason to escape
+_PLAIN_WORD: Final = re.compile(r"[A-Za-z0-9_.-]+")  # which JSON never escapes
 _SOURCE: Final = re.compile(r"(?:query|json):[^=]{1,100}")
 
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """When a request is such a question, what proves it, and what answers it."""
+    """When a request is a handshake, what proves it, and how it is answered."""
 
-    when: tuple[str, str | None]  # where something stands, and what; None: anything
+    when: tuple[str, str | None]  # a place, and its value; None: any value
     check: str | None
     reply: str | None
     reply_json: Mapping[str, str] | None
 
     def __str__(self) -> str:
-        """Return when it is one."""
+        """Return its condition."""
         source, value = self.when
         return f"when {source}" + ("" if value is None else f"={value}")
 
     @property
     def is_in_body(self) -> bool:
-        """Whether the question stands in a body, which the channel's proof is over."""
+        """Whether it is in a body, which the channel's proof covers."""
         return self.when[0].startswith("json:")
 
     @property
     def macs(self) -> bool:
-        """Whether its answer holds a MAC of what it asks."""
+        """Whether its answer holds a MAC of a value of the request."""
         return any("{hmac." in one for one in (self.reply_json or {}).values())
 
     def may_ask(self, request: Request) -> bool:
-        """Whether a request may be such a question; it reads nothing of what nobody has proven."""
+        """Whether a request may be a handshake, without parsing its unverified body."""
         delivery = request.delivery
         if not self.is_in_body:
             return "?" in delivery.target
@@ -55,13 +55,13 @@ class Handshake:
         return not _PLAIN_WORD.fullmatch(word) or word.encode() in delivery.body
 
     def asks(self, request: Request) -> bool:
-        """Whether a request is such a question."""
+        """Whether a request is a handshake."""
         source, value = self.when
         found = request.named(source)
         return found is not None and value in (None, found)
 
     def checks(self, request: Request, secrets: Sequence[bytes]) -> bool:
-        """Whether it has what proves it, if it needs that."""
+        """Whether it has the verify token, if one is needed."""
         if self.check is None:
             return True
         given = as_bytes(request.named(self.check) or "")
@@ -71,7 +71,7 @@ class Handshake:
         return matches
 
     def answer(self, request: Request, secrets: Sequence[bytes]) -> tuple[str, bytes] | None:
-        """Return media type and body of the answer; None: what it repeats is not there."""
+        """Return media type and body of the answer; None if a value that it needs is missing."""
         if self.reply is not None:
             text = request.named(self.reply)
             return None if text is None else ("text/plain", as_bytes(text[:LONGEST_REPLY]))
@@ -85,7 +85,7 @@ class Handshake:
 
 
 def _filled(template: str, request: Request, secrets: Sequence[bytes]) -> str | None:
-    """Return a template with what it names; None where that is missing, or could be a body."""
+    """Fill in a template; None if a value is missing, or could be a body."""
     texts = []
     for found in _PLACEHOLDER.finditer(template):
         text = request.named(found[2])

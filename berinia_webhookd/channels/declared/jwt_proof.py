@@ -1,4 +1,4 @@
-"""The proof by a token (RFC 7519), signed with a shared secret."""
+"""Proof by a JSON web token (RFC 7519), signed with a shared secret."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ _WITHOUT_CLOCK: Final[Options] = {  # we have our own
 
 @dataclass(frozen=True)
 class JwtProof(Proof):
-    """A token signed with a shared secret (RFC 7519), by algorithms that we name; what it says of
-    the body and the URL is held against them.
-    """
+    """A token by one of our algorithms; its digests of body and URL are compared with them."""
 
     secrets: Sequence[bytes]
     header: str
@@ -62,7 +60,7 @@ class JwtProof(Proof):
         if self.url_claim is not None:
             digests = [hashlib.sha256(as_bytes(url)).hexdigest() for url in request.urls]
             _require_claim(claims, self.url_claim, digests)
-        # Without the signature, which can be written in several ways.
+        # Without the signature, which has several spellings.
         signed = as_bytes(token.rpartition(".")[0])
         return None if self.covers else hashlib.sha256(REPLAY_DOMAIN + signed).digest()
 
@@ -71,7 +69,7 @@ class JwtProof(Proof):
         return token[7:].strip() if token[:7].lower() == "bearer " else token
 
     def is_shaped(self, request: Request) -> bool:
-        """A token that says one of our algorithms."""
+        """Whether there is a token of one of our algorithms."""
         try:
             said = jwt.get_unverified_header(self._token(request))
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
@@ -118,7 +116,7 @@ class JwtProof(Proof):
 
 
 def _require_claim(claims: dict[str, Any], name: str, expected: Sequence[str | None]) -> None:
-    """Hold a digest in a token against what it shall be; None: it must not be there."""
+    """Compare a digest in a token with the expected ones; None: it may be absent."""
     found = claims.get(name)
     if found is None and None in expected:
         return

@@ -1,5 +1,5 @@
-"""The declarations that come with the daemon, one file each in `presets/`: a provider's proof,
-events and answers, and beside them the facts that people read about it.
+"""The declarations that come with the daemon, a file each in `presets/`: a provider's proof, events
+and answers, and the facts about it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _whole(name: str) -> Mapping[str, Any]:
 
 
 def declaration(name: str) -> Mapping[str, Any]:
-    """Return the keys of a preset, as they would stand in the file.
+    """Return the settings of a preset, as in the file.
 
     Raises:
         ValueError: there is none of that name.
@@ -44,13 +44,13 @@ def declaration(name: str) -> Mapping[str, Any]:
 
 
 def facts(name: str | None) -> Mapping[str, Any]:
-    """Return what people read about the provider of a preset."""
+    """Return the facts about a preset's provider."""
     known = name is not None and name in names()
     return _whole(name)[FACTS] if known and name is not None else {}
 
 
 def provider_of(preset: str | None, channel: ChannelName) -> Provider:
-    """Return what people read about a channel's provider."""
+    """Return the provider of a channel, by the facts of its preset."""
     known = facts(preset)
     return Provider(
         name=known.get("name", f"the provider of {channel}"),
@@ -58,7 +58,7 @@ def provider_of(preset: str | None, channel: ChannelName) -> Provider:
         secret=SecretSetting("secrets", known.get("secret", "the provider's console")),
         text_field="text",
         sample=known.get("sample", "a message"),
-        retries=known.get("retries", "nobody has written down whether the provider tries again"),
+        retries=known.get("retries", "whether the provider tries again is not known here"),
         retries_by_itself=known.get("retries_by_itself", True),
         signs_url=known.get("signs_url", False),
         signs_body=known.get("signs_body", True),

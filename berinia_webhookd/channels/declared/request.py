@@ -1,4 +1,4 @@
-"""What a declaration can speak of: a request's headers, query, URL and body, by their names."""
+"""The parts of a request that a declaration can name: headers, query, URL and body."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from berinia_webhookd.errors import MalformedDelivery
 from berinia_webhookd.model import RawDelivery
 from berinia_webhookd.urlencoded import Fields, as_bytes, decode_urlencoded
 
-# HubSpot signs these decoded, whatever stands in the URL:
+# HubSpot signs these decoded, however the URL has them:
 # https://developers.hubspot.com/docs/apps/developer-platform/build-apps/authentication/request-validation
 _DECODED: Final = {f"%{ord(one):02X}": one for one in ":/?@!$'()*,;"}
 
 
 class Request:
-    """A request, of which each part is read once and only if somebody asks for it."""
+    """A request; each part is read once, when first needed."""
 
     def __init__(self, delivery: RawDelivery, public_urls: Sequence[str]) -> None:
         self.delivery = delivery
@@ -28,7 +28,7 @@ class Request:
         self._public_urls = public_urls
 
     def header(self, name: str) -> str | None:
-        """Return a header; several of one name are no header, because nobody knows which counts."""
+        """Return a header; None if there are several, because it is not known which counts."""
         headers = self.delivery.headers
         every = headers.getall(name, []) if hasattr(headers, "getall") else None
         if every is not None and len(every) != 1:
@@ -60,8 +60,8 @@ class Request:
 
     @cached_property
     def urls(self) -> Sequence[str]:
-        """The URL that was called, in its forms with and without the default port; none where the
-        host that the caller names could be more than a host.
+        """The URL that was called, with and without the default port; none if its `Host` header is
+        no plain host.
         """
         caller = self.delivery.caller
         claimed = (f"{caller.scheme}://{caller.host}",) if is_plain(caller.host) else ()
@@ -82,7 +82,7 @@ class Request:
         return value if isinstance(value, str) else None
 
     def named(self, source: str) -> str | None:
-        """Return what `header:X`, `query:X`, `json:a.b` or a bare header's name stands for."""
+        """Return the value of `header:X`, `query:X`, `json:a.b`, or a header by its bare name."""
         where, colon, name = source.partition(":")
         match where if colon else "header":
             case "query":
@@ -103,7 +103,7 @@ def query_of(target: str) -> dict[str, str]:
 
 
 def at(node: Any, path: Sequence[str]) -> Any:
-    """Return what stands at a path of names and numbers, or None."""
+    """Return the value at a path of names and numbers, or None."""
     for step in path:
         if isinstance(node, dict):
             node = node.get(step)

@@ -1,4 +1,4 @@
-"""A sample delivery, made from the blocks that read it, and signed."""
+"""Makes a signed sample delivery from the blocks that read it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def signed_sample(
     base_url: str,
     now: datetime,
 ) -> SignedRequest:
-    """Return a sample as the provider would send it, proven by a secret."""
+    """Return a sample as the provider would send it, signed with a secret."""
     document = sample_of(settings, fields, now)
     parameter = settings.secret_parameter
     query = {} if parameter is None else {parameter: secret.decode("utf-8", "replace")}
@@ -71,7 +71,7 @@ def signed_sample(
 
 
 def names_of(settings: DeclaredSettings) -> frozenset[str]:
-    """Return the names of the sample's block that stand for a field of the body."""
+    """Return the names that can be set on a sample besides its fields."""
     if not settings.event:
         return frozenset()  # a configuration that is refused
     block = _block(settings)
@@ -84,7 +84,7 @@ def _block(settings: DeclaredSettings) -> Block:
 
 
 def _filled(block: Block, fields: Mapping[str, str], now: datetime) -> list[Any]:
-    """Return an item and what is around it, with everything that the block reads."""
+    """Return an item and its parents, with everything that the block reads."""
     values = _values(block, now) | {name: fields[name] for name in NAMED if name in fields}
     levels: list[Any] = [{} for _ in range(len(block.items) + 1)]
     for condition in block.where:

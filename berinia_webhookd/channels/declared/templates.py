@@ -1,4 +1,4 @@
-"""The templates of a signature, as a provider's page writes them: where it is and what it is over.
+"""The templates of a signature, as providers document it: where it is, and what it covers.
 
 `"Stripe-Signature: t={time},v1={hex}"` and `"{time}.{body}"`. What is wrong with one raises
 `ValueError` with what would be right.
@@ -26,7 +26,7 @@ BODY: Final = "body"
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """What a request presents: the signatures in it, decoded, and the time beside them."""
+    """The signatures in a request, decoded, and the time beside them."""
 
     signatures: tuple[bytes, ...]
     time: str | None
@@ -34,7 +34,7 @@ class Presented:
 
 @dataclass(frozen=True, slots=True)
 class SignatureTemplate:
-    """Where a signature stands, and how it is split and encoded."""
+    """Where a signature is, and how it is split and encoded."""
 
     source: str  # header:X or json:a.b
     elements: tuple[tuple[str, str], ...]  # a prefix and `time`, `hex` or `base64`
@@ -64,11 +64,11 @@ class SignatureTemplate:
 
     @property
     def has_time(self) -> bool:
-        """Whether the time stands beside the signature."""
+        """Whether the time is beside the signature."""
         return any(kind == "time" for _, kind in self.elements)
 
     def presented(self, request: Request) -> Presented:
-        """Return what a request presents; entries of another shape are passed over."""
+        """Return the signatures and time of a request; entries of another shape are ignored."""
         signatures: list[bytes] = []
         time: str | None = None
         for entry in (request.named(self.source) or "").split(",", MOST_CANDIDATES * 2):
@@ -109,7 +109,7 @@ Piece = Callable[[Request, str, str], bytes | None]  # of a request, its URL and
 
 @dataclass(frozen=True, slots=True)
 class SignedTemplate:
-    """What a signature is over."""
+    """What a signature covers."""
 
     text: str
     names: tuple[str, ...]
@@ -136,7 +136,7 @@ class SignedTemplate:
 
     @property
     def covers_query(self) -> bool:
-        """Whether other parameters of the URL have another signature."""
+        """Whether the signature covers the parameters of the URL."""
         return bool({"url", "url.decoded"} & set(self.names))
 
     def covers(self, body: str) -> bool:
