@@ -46,6 +46,7 @@ def channel(*secrets: str, verify_token: str | None = "verify-me") -> MetaChanne
         skip=(),
         block=(),
         opt_out_words=None,
+        country=None,
         agent=AGENT,
         ack_timeout_seconds=None,
         later_status=503,
