@@ -38,6 +38,17 @@ def test_the_real_disk(tmp_path: Path) -> None:
     assert list(of_disks([tmp_path / "none"])) == []
 
 
+def test_one_disk_is_one_finding(tmp_path: Path) -> None:
+    """Whatever lies on it; a folder in another is not named beside that."""
+    state, logs, other = tmp_path / "state", tmp_path / "logs", tmp_path / "other"
+    folders = [other, logs, state, state / "unified_logs"]
+    full = {folder: Room(0, GIB, None, 1 if folder is other else 2) for folder in folders}
+    first, second = of_disks(folders, full.__getitem__)
+    assert first.what == f"{other}: 0 MiB free"
+    assert second.what == f"{logs} {state}: 0 MiB free"
+    assert second.fix[0] == f"df -h {logs} {state}"
+
+
 @pytest.mark.parametrize(
     ("state", "level"), [(True, Level.OK), (False, Level.WARNING), (None, Level.NOTE)]
 )

@@ -25,6 +25,7 @@ JOURNAL: Final = "journal"
 MIB: Final = 1024 * 1024
 CHECK_SECONDS: Final = 10.0
 LARGE_WAL_BYTES: Final = 256 * MIB
+TIMED_OUT: Final = "no answer within"  # as attempts say it
 LONG_WAITING: Final = timedelta(minutes=10)
 CLOCK_SLACK: Final = timedelta(minutes=5)
 _OTHERS: Final = 0o077
@@ -254,7 +255,7 @@ def of_guards(statistics: Statistics, errors: Mapping[str, str]) -> Iterator[Fin
             JOURNAL,
             f"{agent} failed on its last {failures} attempts, and none succeeded since"
             + (f": {said}" if said else ""),
-            f"see where: `berinia-webhookd events list --agent {agent}`, then `events show ID`",
+            *_what_to_do(agent, said),
             why="after five it is tried with one message at a time; the others wait, and go on by "
             "themselves once it works",
         )
@@ -275,6 +276,15 @@ def of_guards(statistics: Statistics, errors: Mapping[str, str]) -> Iterator[Fin
             "berinia-webhookd conversations list --paused",
             "`berinia-webhookd conversations resume --sender …` lets one go on",
         )
+
+
+def _what_to_do(agent: str, said: str) -> Iterator[str]:
+    if said.startswith(TIMED_OUT):
+        setting = f"agents.{agent}.timeout_seconds"
+        yield f"find what it waits for; if it needs longer: `{setting}`, then reload"
+    else:
+        yield "correct that; a Python agent is loaded anew by `berinia-webhookd reload`"
+    yield f"see each: `berinia-webhookd events list --agent {agent}`, then `events show ID`"
 
 
 def _conversations_are(held: HeldBack) -> str:

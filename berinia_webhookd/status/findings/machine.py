@@ -36,6 +36,7 @@ class Room:
     free_bytes: int
     all_bytes: int
     free_files: int | None  # None: this file system has no such limit
+    disk: int = 0  # the device
 
 
 def room(folder: Path) -> Room:
@@ -49,6 +50,7 @@ def room(folder: Path) -> Room:
         free_bytes=found.f_bavail * found.f_frsize,
         all_bytes=found.f_blocks * found.f_frsize,
         free_files=found.f_favail if found.f_files else None,
+        disk=folder.stat().st_dev,
     )
 
 
@@ -61,16 +63,23 @@ async def disk(installation: Installation) -> AsyncIterator[Finding]:
 
 
 def of_disks(folders: list[Path], measure: Callable[[Path], Room] = room) -> Iterator[Finding]:
-    """Yield one finding for each folder that exists."""
+    """Yield one finding for each disk that one of these folders is on; which exist."""
+    on_disk: dict[int, list[Path]] = {}
+    rooms: dict[int, Room] = {}
     for folder in folders:
         try:
             left = measure(folder)
         except FileNotFoundError:
             continue  # made when first needed
-        yield _of_room(folder, left)
+        rooms[left.disk] = left
+        shown = on_disk.setdefault(left.disk, [])
+        if not any(folder.is_relative_to(above) for above in shown):
+            shown.append(folder)
+    for disk, left in rooms.items():
+        yield _of_room(" ".join(map(str, on_disk[disk])), left)
 
 
-def _of_room(folder: Path, left: Room) -> Finding:
+def _of_room(folder: str, left: Room) -> Finding:
     make_room = (f"df -h {folder}", f"see what is large: `du -xh {folder} | sort -h | tail`")
     text = f"{folder}: {left.free_bytes // MIB} MiB free"
     if left.free_bytes < LEAST_FREE_BYTES:

@@ -136,7 +136,8 @@ class TestJournal:
         assert finding.level is Level.WRONG
         assert "MetaAgent failed on its last 3 attempts" in finding.what
         assert finding.what.endswith(": KeyError: 'id'")
-        assert "events list --agent MetaAgent" in finding.fix[0]
+        assert "berinia-webhookd reload" in finding.fix[0]
+        assert "events list --agent MetaAgent" in finding.fix[1]
 
     def test_what_guards_hold(self, running: Daemon) -> None:
         """How many conversations, since when, and how they go on; the breaker is said above."""
