@@ -262,7 +262,8 @@ def body_at_hand(request: web.Request, reservation: Reservation, *, max_bytes: i
     stream = request.content
     if not stream.is_eof() or stream.exception() is not None:
         return None
-    _require_at_most(stream.total_bytes, max_bytes)
+    if stream.total_bytes > max_bytes:
+        raise _too_large(max_bytes)
     if reservation.must_wait(stream.total_bytes):
         return None
     reservation.grow_to(stream.total_bytes)
@@ -284,7 +285,8 @@ async def receive_body(
     """
     length = request.content_length
     if length is not None:
-        _require_at_most(length, max_bytes)
+        if length > max_bytes:
+            raise _too_large(max_bytes)
         reservation.require_room(length)
     if "Expect" in request.headers:
         await _continue(request)
@@ -297,9 +299,8 @@ def is_end_certain(request: web.Request) -> bool:
     return transfer is None or transfer.strip().lower() == "chunked"
 
 
-def _require_at_most(size_bytes: int, max_bytes: int) -> None:
-    if size_bytes > max_bytes:
-        raise BodyTooLarge(f"The body is larger than {max_bytes} bytes.")
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {max_bytes} bytes.")
 
 
 async def _continue(request: web.Request) -> None:
@@ -329,7 +330,8 @@ async def _read(
         except (web.RequestPayloadError, ConnectionError):
             raise MalformedDelivery("The body is not valid HTTP, or ended early.") from None
         size += len(chunk)
-        _require_at_most(size, max_bytes)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
         if reservation.must_wait(size):
             await reservation.wait_for_room(size, timeout_seconds)
         reservation.grow_to(size)

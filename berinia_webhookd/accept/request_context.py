@@ -48,7 +48,6 @@ class RequestContext:
     """What is known of a request; those middlewares that find out more add it."""
 
     request_id: str
-    path: str  # of the request target, without the query, byte for byte
     endpoint: Endpoint
     log: FilteringBoundLogger  # says in each line which request it is, and of whom
     bucket: bytes = b""  # of the rate limit, and its share of the memory
@@ -114,7 +113,7 @@ class RequestContexts:
             context.log.info(
                 "request.finished",
                 method=request.method,
-                path=shown_path(context.path),
+                path=shown_path(path_of(request)),
                 status=status,
                 duration_ms=round(seconds * 10_000) / 10,
             )
@@ -125,7 +124,7 @@ class RequestContexts:
             wanted = new_request_id()
         endpoint = cast(EndpointRoute, request.match_info.route).endpoint
         log = self._log.bind(request_id=wanted, channel=endpoint.label, client=None)
-        return RequestContext(wanted, path_of(request), endpoint, log)
+        return RequestContext(wanted, endpoint, log)
 
 
 def path_of(request: web.Request) -> str:

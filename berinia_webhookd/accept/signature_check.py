@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -23,8 +23,7 @@ from berinia_webhookd.accept.body import (
 )
 from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.rate_limit import RateLimit, Throttle
-from berinia_webhookd.accept.refusals import Refusals
-from berinia_webhookd.accept.request_context import CONTEXT, Endpoint, RequestContext
+from berinia_webhookd.accept.request_context import CONTEXT, RequestContext
 from berinia_webhookd.channels.contract import Answer, Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import ServerSettings
@@ -85,7 +84,9 @@ class SignatureCheck:
         self._guard = guard
         self._clock = clock
         self._time = asyncio.get_running_loop().time
-        self._refusals = Refusals(metrics)
+        # Where requests that resemble the provider's were refused, since its last accepted one:
+        # whether its messages get in is judged by what happened, and anew with each that does.
+        self._refused: set[ChannelName] = set()
         # By channel, and by whether it resembles the provider's: no stranger takes its turn.
         self._throttles: defaultdict[tuple[ChannelName, bool], Throttle] = defaultdict(Throttle)
         self.reconfigure(settings)
@@ -101,7 +102,8 @@ class SignatureCheck:
         """Let pass what is verified, and who reads a page by a method that it has."""
         context = request[CONTEXT]
         endpoint = context.endpoint
-        _require_method(request, endpoint)
+        if endpoint.methods is not None and request.method not in endpoint.methods:
+            raise _not_allowed(endpoint.methods)
         channel = endpoint.channel
         if channel is None:
             return await handler(request)
@@ -133,8 +135,9 @@ class SignatureCheck:
             return response
 
     def _note_accepted(self, context: RequestContext, channel: Channel) -> None:
-        if context.mark is None:
-            self._refusals.accepted(channel.name)
+        if context.mark is None and channel.name in self._refused:
+            self._refused.discard(channel.name)
+            self._metrics.provider_refused.labels(channel=channel.name).set(0)
 
     async def _received(
         self, request: web.Request, channel: Channel, caller: Caller, reservation: Reservation
@@ -205,7 +208,8 @@ class SignatureCheck:
         """
         resembling = channel.resembles_provider(delivery)
         if resembling and context.mark is None:
-            self._refusals.refused(channel.name)
+            self._refused.add(channel.name)
+            self._metrics.provider_refused.labels(channel=channel.name).inc()
         found: dict[str, str | None] = {}
         if self._throttles[channel.name, resembling].due():
             if len(delivery.body) > LONG_BODY_BYTES:
@@ -226,8 +230,6 @@ def note_invalid_signature(
     context.log.warning("signature.invalid", reason=reason, **found)
 
 
-def _require_method(request: web.Request, endpoint: Endpoint) -> None:
-    methods = endpoint.methods
-    if methods is not None and request.method not in methods:
-        allowed = tuple(sorted(methods))
-        raise MethodNotAllowed(f"Only {' and '.join(allowed)} is possible here.", allowed=allowed)
+def _not_allowed(methods: Iterable[str]) -> MethodNotAllowed:
+    allowed = tuple(sorted(methods))
+    return MethodNotAllowed(f"Only {' and '.join(allowed)} is possible here.", allowed=allowed)
