@@ -12,6 +12,7 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	@echo 'Installing into $(VENV)/, which takes a minute where nothing is at hand yet.'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade pip
 	$(PIP) install --editable .
@@ -22,7 +23,8 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 run: $(VENV)/installed  ## start the daemon with throw-away secrets and print lines to paste (PORT=8017: elsewhere)
-	$(BIN)/berinia-webhookd serve --dev --reload $(if $(PORT),--port $(PORT))
+	@$(BIN)/berinia-webhookd serve --dev --reload $(if $(PORT),--port $(PORT)) || { status=$$?; \
+	  [ $$status != 4 ] || echo 'To listen on another port: make run PORT=8017' >&2; exit $$status; }
 
 check: $(VENV)/installed-dev  ## format, lint, types, import contracts, known vulnerabilities
 	$(BIN)/ruff format --check .

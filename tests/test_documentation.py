@@ -49,6 +49,12 @@ def log_events() -> set[str]:
     }
 
 
+def test_no_hint_installs_our_name_from_an_index() -> None:
+    """Whoever owns that name there could be anybody: what is missing is installed by its own."""
+    for file in (PROJECT / "berinia_webhookd").rglob("*.py"):
+        assert not re.search(r"pip install[^\n]*berinia", file.read_text()), file
+
+
 def test_every_command_is_in_the_readme() -> None:
     """A command that nobody can find does not exist."""
     names = [name for name in commands() if name.removeprefix("events ") not in README]

@@ -14,7 +14,9 @@ from typing import Any, Final
 
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable, NotFound
-from berinia_webhookd.journal import sql
+from berinia_webhookd.journal import actions, sql
+from berinia_webhookd.journal.access import UNKNOWN
+from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.database import (
     Database,
     DatabaseError,
@@ -95,6 +97,7 @@ async def copy_journal(
     target_url: str,
     *,
     dry_run: bool = False,
+    actor: Actor = UNKNOWN,
     progress: Callable[[str, int], None] = lambda _table, _rows: None,
 ) -> list[Copied]:
     """Copy what is missing, and count both sides; `progress` hears of each page.
@@ -113,10 +116,13 @@ async def copy_journal(
             target = await stack.enter_async_context(_alone(target_url, make=not dry_run))
             target = target if await _version(target) is not None else None
         if target is not None:
+            moved = False
             for table in TABLES:
                 await _require_beginning(source, target, table)
                 if not dry_run:
-                    await _copy(source, target, table, progress)
+                    if table.name == "actions" and moved:
+                        await _note(source, actor)
+                    moved |= await _copy(source, target, table, progress)
         if target is not None and not dry_run:
             with _explained():
                 await target.write(_finish)
@@ -206,8 +212,9 @@ async def _held_by(target: Database) -> CannotStart:
 
 async def _copy(
     source: Database, target: Database, table: Table, progress: Callable[[str, int], None]
-) -> None:
-    columns = await _columns(source, table)
+) -> bool:
+    """Copy what is missing of a table; return whether anything was."""
+    columns, moved = await _columns(source, table), False
     insert = table.statement("table_insert", columns)
     last = await _last_key(target, table)
     while rows := await _page(source, table, columns, last):
@@ -219,6 +226,8 @@ async def _copy(
             await target.write(write)
         last = [rows[-1][column] for column in table.before]
         progress(table.name, len(rows))
+        moved = True
+    return moved
 
 
 async def _page(
@@ -237,6 +246,17 @@ async def _page(
         return []
     until = table.parameters("end", end)
     return await _rows(source, table.statement("table_page", columns), **behind, **until)
+
+
+async def _note(source: Database, actor: Actor) -> None:
+    """Write down in what is copied who did it; the copy has it, too."""
+    events = int(await _first(source, TABLES[2].statement("table_count")))
+
+    async def write(transaction: Transaction) -> None:
+        await actions.note(transaction, actor, "journal copy", {"events": events})
+
+    with _explained():
+        await source.write(write)
 
 
 async def _finish(transaction: Transaction) -> None:

@@ -374,6 +374,10 @@ class Operations(JournalAccess):
             rejected += some
         return await self._read(erase.find, sender, rejected)
 
+    async def note_discarded_copy(self, name: str) -> None:
+        """Note that what was saved of a lost journal was given up."""
+        await self._write(actions.note, self._actor, "journal discard", {"file": name})
+
     async def _clean_files(self, deadline: float) -> bool:
         """Empty the WAL, trying in short steps: a reader of an older state holds it."""
         with explained():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Final
@@ -40,7 +41,7 @@ try:
 except ModuleNotFoundError as _missing:
     raise CannotStart(
         "journal.url is PostgreSQL's, and its driver is not installed",
-        hint="pip install 'berinia-webhookd[postgresql]', or use a sqlite:/// journal.url",
+        hint=f"{sys.prefix}/bin/pip install asyncpg, or use a sqlite:/// journal.url",
     ) from _missing
 
 NAMESPACE: Final = "berinia_webhookd"  # the PostgreSQL schema that holds our tables

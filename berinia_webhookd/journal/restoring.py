@@ -103,9 +103,7 @@ def restore_journal(
     if not file.is_file() or file == journal:
         raise NotFound(f"there is no copy of the journal at {file}")
     fresh = journal.with_name(journal.name + ".restoring")
-    with _alone(journal):
-        for leftover in (fresh, *companions(fresh)):
-            leftover.unlink(missing_ok=True)
+    with _alone(journal), _removed(fresh):
         fresh.touch(mode=0o600, exist_ok=False)
         if os.geteuid() == 0:
             owner = journal.parent.stat()
@@ -162,7 +160,25 @@ def _alone(journal: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Which may have made the file: an empty one would be taken for a new journal.
+        if journal.exists() and not journal.stat().st_size:
+            journal.unlink()
         lock.release()
+
+
+@contextlib.contextmanager
+def _removed(file: Path) -> Iterator[None]:
+    """Remove a file that is in nobody's place, before and after."""
+
+    def remove() -> None:
+        for leftover in (file, *companions(file)):
+            leftover.unlink(missing_ok=True)
+
+    remove()
+    try:
+        yield
+    finally:
+        remove()
 
 
 def _fill(copy: sqlite3.Connection, file: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from berinia_webhookd.journal import event_text, guards, queries
-from berinia_webhookd.journal.database import Row, Transaction, in_batches
+from berinia_webhookd.journal.database import Row, Transaction, in_batches, instant
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.queries import ALL, Content, Filters, Listed
 from berinia_webhookd.model import EntryKind, EntryState, OptOut
@@ -93,9 +93,14 @@ async def with_contents(transaction: Transaction, rows: Sequence[Listed]) -> lis
         places = [one.place for one in some]
         last = await transaction.execute("last_errors", places=places)
         errors = {row["entry"]: row["error"] for row in last}
+        gathering = await transaction.execute("gathering", places=places)
+        silence = {row["place"]: instant(row["until"]) for row in gathering}
         for one in some:
             content = replace(contents.get(one.event, Content()), error=errors.get(one.place))
-            found.append(replace(one, content=content, reason=_reason(one, content, held, why)))
+            reason = _reason(one, content, held, why)
+            if reason is None and one.place in silence:
+                reason = f"gathers until {silence[one.place]:%T} UTC, longer if more is written"
+            found.append(replace(one, content=content, reason=reason))
     return found
 
 

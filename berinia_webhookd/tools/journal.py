@@ -14,8 +14,11 @@ import click
 from berinia_webhookd.clock import now
 from berinia_webhookd.config import values
 from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.config.values import SQLITE
+from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.copying import Copied, copy_journal
+from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.restoring import discard_copy, restore_journal
 from berinia_webhookd.status.durations import counted
 from berinia_webhookd.tools.command_context import CommandContext
@@ -65,7 +68,9 @@ def copy(
     for word, url in (("from", there), ("to", here)):
         click.echo(f"{word}: {printable(shown_url(url))}", err=True)
     bar = _Progress()
-    tables = asyncio.run(copy_journal(there, here, dry_run=dry_run, progress=bar.moved))
+    tables = asyncio.run(
+        copy_journal(there, here, dry_run=dry_run, actor=Actor(caller()), progress=bar.moved)
+    )
     bar.end()
     lines = [*_as_lines(tables, dry_run=dry_run), _sentence(tables, dry_run=dry_run)]
     click.echo(json_text(_as_json(tables)) if as_json else "\n".join(lines))
@@ -79,7 +84,9 @@ def restore(context: CommandContext, *, file: Path) -> int:
     """Replace the journal by FILE, a copy of it.
 
     What FILE lacks is first taken from the present journal: events, consents, erasures. Stop
-    `serve` before; exit code 4: it runs. A copy that `serve` saved is removed afterwards.
+    `serve` before, and the socket that would start it again: `systemctl stop
+    berinia-webhook.socket berinia-webhook.service`; exit code 4: it runs. A copy that `serve` saved
+    is removed afterwards.
     """
     settings = context.load().settings
     key = consents_key(settings, os.environ, None)
@@ -99,8 +106,18 @@ def restore(context: CommandContext, *, file: Path) -> int:
 @click.pass_obj
 def discard(context: CommandContext, *, file: Path) -> int:
     """Delete FILE, which `serve` saved of a lost journal."""
-    discard_copy(_file_of(context.load().settings), file)
+    journal = _file_of(context.load().settings)
+    discard_copy(journal, file)
     click.echo(f"{file} is deleted")
+
+    async def note() -> None:
+        async with Operations(f"{SQLITE}{journal}", actor=Actor(caller())) as operations:
+            await operations.note_discarded_copy(file.name)
+
+    try:
+        asyncio.run(note())
+    except WebhookdError as error:  # there may be no journal that could keep it
+        click.echo(f"that it is, is not noted: {error}", err=True)
     return 0
 
 

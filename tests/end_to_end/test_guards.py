@@ -79,6 +79,9 @@ class Guarded(Daemon):
     def shown(self, id_: str) -> str:
         return self.run("events", "show", id_).stdout
 
+    def listed(self, *options: str) -> str:
+        return self.run("events", "list", *options, environment={"COLUMNS": "200"}).stdout
+
 
 Start = Callable[..., Guarded]
 
@@ -113,6 +116,7 @@ def test_two_autoresponders_stop_within_ten_turns(start: Start) -> None:
     assert len(daemon.seen()) == 10
     (waiting,) = daemon.ready()
     assert "held: loop: each of the last 10 messages" in daemon.shown(waiting["id"])
+    assert "    loop: each of the last 10 messages" in daemon.listed()
     assert "conversations held, loop: 1" in daemon.run("events", "stats").stdout
     wait_until_equal(lambda: "conversation_held" in alerts(daemon), True)
     page = daemon.request("GET", "/metrics").body.decode()
@@ -126,13 +130,19 @@ def test_an_agent_that_fails_is_spared_also_after_kill_9(start: Start) -> None:
     (daemon.agents / "broken").touch()
     for number in range(5):
         daemon.send(f"first {number}", sender=f"+3363998{number:04d}")
+    assert not daemon.wait_for("agent.failing", failures=3)["one_at_a_time"]
     assert daemon.wait_for("agent.failing", failures=5)["one_at_a_time"]
+    looked = daemon.run("doctor", "--problems", check=False, environment={"COLUMNS": "200"})
+    assert "ResponseListenerAgent failed on its last 5 attempts" in looked.stdout
+    assert looked.returncode == 1
+    assert "recorder.py:" in daemon.listed("--state", "dead")
     daemon.kill()
     daemon.start()
     for number in range(20):
         daemon.send(f"then {number}", sender=f"+336399801{number:02d}")
     newest, *_ = daemon.ready()
     assert "held: breaker: it failed on its last" in daemon.shown(newest["id"])
+    assert "    breaker: it failed on its last" in daemon.listed()
     assert len(daemon.seen()) < 15
     wait_until_equal(lambda: "agent_failing" in alerts(daemon), True)
     (daemon.agents / "broken").unlink()
@@ -156,3 +166,5 @@ def test_a_person_and_a_day_have_their_budgets(start: Start) -> None:
     held = {line for one in daemon.ready() for line in daemon.shown(one["id"]).splitlines()}
     assert any("held: budget: ResponseListenerAgent ran for this person" in one for one in held)
     assert any("held: budget: its results of today cost 10" in one for one in held)
+    assert "    budget: ResponseListenerAgent ran for this person" in daemon.listed()
+    assert "    budget: its results of today cost 10" in daemon.listed()

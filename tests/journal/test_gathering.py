@@ -79,6 +79,18 @@ async def test_who_never_stops_writing_is_heard_after_a_while(world: World) -> N
     assert len(entry.messages) == MOST_SECONDS
 
 
+async def test_lists_say_what_is_waited_for(world: World) -> None:
+    """Until when the conversation is to be silent; nothing once it was."""
+    await world.accept("one")
+    async with Operations(world.url, clock=world.clock) as desk:
+        (one,) = (await desk.search(Filters())).events
+        assert one.reason is not None
+        assert one.reason.startswith("gathers until ")
+        world.clock.move(SECONDS)
+        (one,) = (await desk.search(Filters())).events
+        assert one.reason is None
+
+
 async def test_what_comes_while_one_runs_is_the_next_burst(world: World) -> None:
     """It waits for its own silence, and behind the one that runs."""
     first = await burst(world, "one", "two")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,53 @@ def test_what_the_target_holds_is_counted(
     assert "a journal of its own: 2 events, the newest received at 2" in refused.stderr
     assert "its socket unit as well; then give another file" in refused.stderr
     assert "docs/operating.md" in refused.stderr
+
+
+def actions(file: Path) -> list[tuple[str, str]]:
+    """Who did what, as the journal keeps it."""
+    with closing(sqlite3.connect(file)) as journal:
+        return list(journal.execute("SELECT what, who FROM actions ORDER BY number"))
+
+
+def test_a_copy_is_written_down(tmp_path: Path, source: str) -> None:
+    """With who gave the command, in what was copied as in the copy; a dry run is not."""
+    daemon = Daemon(tmp_path)
+    daemon.run("journal", "copy", "--from", source, "--dry-run")
+    daemon.run("journal", "copy", "--from", source, environment={"SUDO_USER": "anna"})
+    files = (tmp_path / "old.db", tmp_path / "state" / "journal.db")
+    assert [actions(file) for file in files] == [[("journal copy", "anna")]] * 2
+
+
+def test_giving_up_a_saved_copy_is_written_down(tmp_path: Path, source: str) -> None:
+    """In the journal that is there; where there is none, it is said that nobody will know."""
+    daemon = Daemon(tmp_path)
+    saved = tmp_path / "state" / "journal.db.saved-20261130T101004Z"
+    saved.parent.mkdir(mode=0o700)
+    saved.touch()
+    alone = daemon.run("journal", "discard", str(saved))
+    assert "is not noted: there is no journal at" in alone.stderr
+    assert not saved.exists()
+    daemon.run("journal", "copy", "--from", source, environment={"SUDO_USER": "anna"})
+    saved.touch()
+    daemon.run("journal", "discard", str(saved), environment={"SUDO_USER": "ben"})
+    assert not saved.exists()
+    noted = actions(tmp_path / "state" / "journal.db")
+    assert noted == [("journal copy", "anna"), ("journal discard", "ben")]
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0 and then nothing"])
+def test_what_could_not_be_rescued_is_no_journal(tmp_path: Path, content: bytes) -> None:
+    """A dump that failed leaves an empty file: it is refused, and leaves nothing that the daemon
+    would start on.
+    """
+    daemon = Daemon(tmp_path)
+    rescued = tmp_path / "journal.db.rescued"
+    rescued.write_bytes(content)
+    (tmp_path / "state").mkdir(mode=0o700)
+    refused = daemon.run("journal", "restore", str(rescued), check=False)
+    assert refused.returncode == 3
+    assert "is no journal that can be read" in refused.stderr
+    assert list((tmp_path / "state").iterdir()) == []
 
 
 def test_two_journals_are_joined_before_they_are_copied(tmp_path: Path, source: str) -> None:

@@ -96,6 +96,12 @@ WHERE attempts.entry IN (:places)
   AND attempts.number = (SELECT max(newer.number) FROM attempts AS newer
                          WHERE newer.entry = attempts.entry);
 
+-- name: gathering
+-- Until when entries wait for their conversations to be silent, at the earliest.
+SELECT place, CASE WHEN quiet_at < gather_by THEN quiet_at ELSE gather_by END AS until
+FROM entries
+WHERE place IN (:places) AND state = 'ready' AND quiet_at > :now AND gather_by > :now;
+
 -- name: ids_beside
 -- The ids before and after one, of events and of rejected deliveries.
 SELECT (SELECT id FROM events WHERE id < :id ORDER BY id DESC LIMIT 1) AS event_before,

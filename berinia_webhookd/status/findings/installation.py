@@ -38,6 +38,7 @@ class JournalAccess:
     shown_url: str  # without its password
     inspect: Callable[[], AbstractAsyncContextManager[Inspection]]
     inspect_file: Callable[[Path, float], FileState]
+    saved_copies: Callable[[Path], list[Path]]  # of a lost journal, undecided
 
 
 @dataclass(frozen=True, slots=True)

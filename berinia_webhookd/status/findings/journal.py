@@ -32,8 +32,8 @@ _OTHERS: Final = 0o077
 # Not `.recover`, which does not work in Debian 12's sqlite3.
 _SAVE: Final = (
     "stop the daemon and its socket, and keep a copy of the file; then: "
-    "`sqlite3 {path} .dump | sed 's/^ROLLBACK;.*/COMMIT;/' | sqlite3 {path}.saved`, and put the "
-    "new file in its place"
+    "`sqlite3 {path} .dump | sed 's/^ROLLBACK;.*/COMMIT;/' | sqlite3 {path}.rescued`, and "
+    "`berinia-webhookd journal restore {path}.rescued`, which refuses what is no whole journal"
 )
 
 
@@ -47,6 +47,8 @@ async def journal(installation: Installation) -> AsyncIterator[Finding]:
     """Check the SQLite file, if it is one, and what is in the journal."""
     path = installation.journal.file
     if path is not None:
+        for copy in await asyncio.to_thread(installation.journal.saved_copies, path):
+            yield _undecided(installation, copy)
         if not path.exists():
             yield _absent(installation, path)
             return
@@ -66,6 +68,18 @@ async def journal(installation: Installation) -> AsyncIterator[Finding]:
         return
     for finding in findings:
         yield finding
+
+
+def _undecided(installation: Installation, copy: Path) -> Finding:
+    return wrong(
+        JOURNAL,
+        f"{copy} was saved of a journal that was lost, and nobody has decided about it",
+        "stop the daemon and its socket",
+        f"put it in the journal's place: `berinia-webhookd journal restore {copy}`",
+        f"or give it up: `berinia-webhookd journal discard {copy}`",
+        f"then: `{installation.commands.start}`",
+        why="its messages are in no journal, and `serve` does not start while it lies there",
+    )
 
 
 def _unusable(installation: Installation, error: WebhookdError) -> Finding:

@@ -20,6 +20,7 @@ from berinia_webhookd.findings import Finding, note, ok
 from berinia_webhookd.journal.database import path_of
 from berinia_webhookd.journal.inspecting import inspect_file
 from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.saved_copies import saved_copies
 from berinia_webhookd.listening import configured_address
 from berinia_webhookd.status.findings.installation import (
     AS_DAEMON,
@@ -106,6 +107,7 @@ def _journal(url: str) -> JournalAccess:
         shown_url=installation.shown_url(url),
         inspect=lambda: Operations(url),
         inspect_file=inspect_file,
+        saved_copies=saved_copies,
     )
 
 

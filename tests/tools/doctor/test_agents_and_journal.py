@@ -110,6 +110,15 @@ class TestJournal:
         assert "events list --state dead" in finding["fix"][0]
         assert "events replay --state dead" in finding["fix"][1]
 
+    def test_what_was_saved_of_a_lost_journal(self, stopped: Daemon) -> None:
+        """It is named until somebody has decided, with both commands."""
+        journal_of(stopped).parent.mkdir(mode=0o700, exist_ok=True)
+        saved = journal_of(stopped).with_name("journal.db.saved-20261130T101004Z")
+        saved.touch()
+        finding = doctor(stopped).one("journal", "wrong", str(saved))
+        assert f"journal restore {saved}" in finding["fix"][1]
+        assert f"journal discard {saved}" in finding["fix"][2]
+
     def test_messages_that_wait_for_long(self, running: Daemon) -> None:
         """Older than ten minutes: which agent's, how many."""
         now = datetime.now(UTC)
