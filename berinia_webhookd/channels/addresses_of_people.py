@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
+from berinia_webhookd.channels.hashes import Hash
 from berinia_webhookd.model import ChannelName, Conversation
 from berinia_webhookd.phone_numbers import with_country
 
@@ -113,7 +114,7 @@ def event_digest(channel: ChannelName, *parts: str | None) -> bytes:
 
 
 @lru_cache
-def _begun(channel: ChannelName) -> hashlib._Hash:
+def _begun(channel: ChannelName) -> Hash:
     return hashlib.sha256(b"berinia-webhookd event\0" + _told(channel))
 
 

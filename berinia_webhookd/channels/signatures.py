@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 from twilio.request_validator import RequestValidator
 
 from berinia_webhookd.addresses import split_port
+from berinia_webhookd.channels.hashes import Hash
 
 _BODY_DIGEST = "bodySHA256"
 # No user-info, path or query, which would become part of a URL that we trust.
@@ -102,7 +103,7 @@ class TwilioKeys:
         return matches
 
 
-def _keyed(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+def _keyed(key: bytes) -> tuple[Hash, Hash]:
     """Return the inner and outer hash of an HMAC-SHA1 (RFC 2104) that have taken in the key: copies
     of them cost less than one of an `hmac.HMAC`, and much less than a key schedule.
     """
