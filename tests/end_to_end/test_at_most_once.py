@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from ..postgresql import Postgresql
+from ..proof.storm import descendants
 from .bot import Bot
 from .daemon import Answer, Daemon
 from .providers import ALL_CHANNELS, WHATSAPP_PATH, posted_whatsapp, sample_whatsapp
@@ -144,6 +146,31 @@ def test_a_slow_command_reaches_each_lead_once(
     daemon.run("events", "replay", shown["id"], "--once-again")
     assert bot.wait_for(2)[1]["message"] == "3 leads"
     assert leads(daemon) == [0, 1, 0, 1, 2]
+
+
+def test_a_machine_that_goes_down_repeats_no_command(
+    start: Start, bot: Bot, journal: str, request: pytest.FixtureRequest
+) -> None:
+    """The daemon, all of its hosts and the database end at once, and come back."""
+    daemon = start()
+    answer = order(daemon)
+    daemon.wait_until_seen(2)
+    assert daemon.process is not None
+    for pid in [daemon.process.pid, *descendants(daemon.process.pid)]:
+        with contextlib.suppress(ProcessLookupError):  # it went with the one before
+            os.kill(pid, signal.SIGKILL)
+    if journal:
+        server: Postgresql = request.getfixturevalue("postgresql")
+        server.crash()
+        server.start()
+    kill_daemon(daemon)
+    (posted,) = bot.wait_for(1)
+    assert posted["message"].startswith("La commande n'a pas abouti (")
+    (daemon.agents / "hold").unlink()
+    shown = show(daemon, answer)
+    assert (shown["state"], shown["may_have_acted"]) == ("dead", True)
+    assert outcomes(shown) == ["lost"]
+    assert leads(daemon) == [0, 1]
 
 
 def test_stopping_waits_for_a_command(start: Start, bot: Bot) -> None:
