@@ -82,6 +82,10 @@ class Replies:
     late_max_age_seconds: float = math.inf  # older ones are dropped
     failure_text: str = ""  # of a failed command whose agent said nothing; {reason} is why
 
+    def can_be_posted(self, event: Event) -> bool:
+        """Return whether what nobody waits for can be posted into the chat of an event."""
+        return self.late_url is not None and event.group is not None
+
 
 class Channel(ABC):
     """One configured way in: a provider, a path, a secret. The defaults fit most providers."""

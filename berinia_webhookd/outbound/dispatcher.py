@@ -22,7 +22,7 @@ from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName, Entry, EntryKind
 from berinia_webhookd.outbound.attempt import AttemptLog, OnDead, Run, make_attempt
 from berinia_webhookd.outbound.availability import Availability
-from berinia_webhookd.outbound.contract import NotBegun, Transport, begin_freely
+from berinia_webhookd.outbound.contract import NotBegun, Transport
 from berinia_webhookd.outbound.guards import Guards
 from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.outbound.stopping import end, release
@@ -139,7 +139,8 @@ class Dispatcher:
         known = self._guards.failing
         requests = self._requests()
         claimed = await self._claim(requests)
-        self._guards.report_holds(claimed.holds)
+        if claimed.holds:
+            self._guards.report_holds(claimed.holds)
         # The journal did not yet know, when it gave these, that their agent fails.
         failing = self._guards.failing - known
         returned: list[Entry] = []
@@ -234,8 +235,7 @@ class Dispatcher:
             return
         self._log.started(entry)
         try:
-            begin = partial(self._begin, run) if run.policy.at_most_once else begin_freely
-            settlement = await make_attempt(run, transport, begin)
+            settlement = await make_attempt(run, transport, partial(self._begin, run))
         except NotBegun as error:
             self._log.not_begun(entry, str(error))
             await self._release([entry])
@@ -329,9 +329,11 @@ class Dispatcher:
                 return
 
     async def _begin(self, run: Run) -> None:
-        """Write down that an attempt begins which must not be made twice. Whoever is not told that
+        """Write down that an attempt begins, if it must not be made twice. Whoever is not told that
         this is on disk calls nobody.
         """
+        if not run.policy.at_most_once:
+            return
         try:
             ours = await self._outbox.begin(run.entry)
         except JournalUnavailable as error:

@@ -32,11 +32,5 @@ def failure_reply(
         return None
     reason = REASONS[kind].format(seconds=timeout_seconds)
     return FailureReply(
-        replies.failure_text.replace("{reason}", reason), late=can_be_posted(channel, event)
+        replies.failure_text.replace("{reason}", reason), late=replies.can_be_posted(event)
     )
-
-
-def can_be_posted(channel: Channel | None, event: Event) -> bool:
-    """Return whether a reply that nobody waits for can be posted into the chat."""
-    replies = None if channel is None else channel.replies
-    return replies is not None and replies.late_url is not None and event.group is not None

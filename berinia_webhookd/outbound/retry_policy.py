@@ -26,7 +26,7 @@ from berinia_webhookd.model import (
     Pause,
     Word,
 )
-from berinia_webhookd.outbound.failure_replies import can_be_posted, failure_reply
+from berinia_webhookd.outbound.failure_replies import failure_reply
 
 # The bot answers from its own memory; an attempt that takes longer has failed.
 LATE_REPLY_TIMEOUT_SECONDS: Final = 10.0
@@ -75,6 +75,7 @@ class RetryPolicy:
             due_in_seconds = self._pause(entry.retries, outcome, random)
             hold_seconds = self.order_hold_seconds
         dead = state is EntryState.DEAD
+        replies = None if self.channel is None else self.channel.replies
         return Settlement(
             entry=entry,
             outcome=outcome,
@@ -83,7 +84,7 @@ class RetryPolicy:
             retries=retries,
             due_in_seconds=due_in_seconds,
             hold_seconds=hold_seconds,
-            late=can_be_posted(self.channel, entry.event),
+            late=replies is not None and replies.can_be_posted(entry.event),
             failure_reply=self._failure_reply(entry, outcome) if dead else None,
             may_have_acted=dead and begun and outcome.word is None,
             pause=_pause_of(entry, outcome),

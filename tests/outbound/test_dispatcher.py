@@ -34,6 +34,7 @@ from berinia_webhookd.model import (
     OutcomeKind,
     VerifiedDelivery,
 )
+from berinia_webhookd.outbound import dispatcher as dispatcher_module
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.contract import AgentUnavailable, Begin, begin_freely
 from berinia_webhookd.outbound.dispatcher import Dispatcher
@@ -88,6 +89,7 @@ class Scripted:
             return result
         finally:
             self.running -= 1
+            self.news.set()
 
     async def close(self) -> None:
         pass
@@ -216,6 +218,75 @@ async def test_large_events_are_held_a_few_at_a_time(world: World) -> None:
     assert queue.room == 0
     queue.waiting.clear()
     assert queue.room == room
+
+
+class Counting(SqlJournal):
+    """Tells how often it was asked for work, and what was recorded while how many ran."""
+
+    claims = 0
+    recorded: list[tuple[str, int]]
+    transport: Scripted
+
+    async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
+        self.claims += 1
+        return await super().claim(requests)
+
+    def settle(self, settlement: Settlement) -> asyncio.Future[Settled]:
+        self.recorded.append((settlement.entry.event.body, self.transport.running))
+        return super().settle(settlement)
+
+
+async def test_what_arrives_where_there_is_no_room_is_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question is a commit; the end of an attempt makes room, and all are made."""
+    monkeypatch.setattr(dispatcher_module, "REPLIES_SECONDS", 3600.0)
+    gate = asyncio.Event()
+
+    async def wait(_: Entry) -> Outcome:
+        await gate.wait()
+        return SUCCESS
+
+    async with _open(tmp_path, Counting) as world:
+        assert isinstance(world.journal, Counting)
+        world.journal.recorded, world.journal.transport = [], world.transport
+        world.transport.capacity, world.transport.behave = 1, wait
+        world.start()
+        await world.accept("first")
+        await world.transport.until(lambda: world.transport.running == 1)
+        await world.accept("second", sender="+33639980002")
+        asked = world.journal.claims
+        for n in range(20):
+            await world.accept(f"message {n}", sender=f"+3363998{n:04}")
+        assert world.journal.claims <= asked + 1  # which may have been on its way
+        gate.set()
+        await world.settled(EntryState.DONE, 22)
+
+
+async def test_quick_ends_are_recorded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one waits for those that end soon after it, and the last one for nobody."""
+    monkeypatch.setattr(dispatcher_module, "TOGETHER_SECONDS", 3600.0)
+    gate = asyncio.Event()
+
+    async def wait(entry: Entry) -> Outcome:
+        if entry.event.body == "second":
+            await gate.wait()
+        return SUCCESS
+
+    async with _open(tmp_path, Counting) as world:
+        assert isinstance(world.journal, Counting)
+        world.journal.recorded, world.journal.transport = [], world.transport
+        world.transport.behave = wait
+        await world.accept("second")
+        await world.accept("first", sender="+33639980002")
+        world.start()
+        await world.transport.until(lambda: world.transport.begun == ["second", "first"])
+        await world.transport.until(lambda: world.transport.running == 1)
+        gate.set()
+        await world.settled(EntryState.DONE, 2)
+        assert world.journal.recorded == [("first", 0), ("second", 0)]
 
 
 async def test_concurrency_limits_one_agent(world: World) -> None:

@@ -377,6 +377,25 @@ async def test_an_attempt_begins_before_its_first_byte(remote: Remote) -> None:
     assert (outcome.kind, seen) == (OutcomeKind.UNREACHABLE, [0])
 
 
+async def test_of_what_must_not_begin_no_byte_is_sent(remote: Remote) -> None:
+    """Neither its body nor its head: then no agent can take it for a request."""
+    sent: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent.set_result(await reader.read())
+        writer.close()
+
+    async def refuse() -> None:
+        raise Refused("lost")
+
+    async with await asyncio.start_server(read, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with remote.agents(url=f"http://127.0.0.1:{port}/") as agents:
+            with pytest.raises(Refused):
+                await agents.attempt(make_entry(AGENT), timeout_seconds=20, begin=refuse)
+        assert await sent == b""
+
+
 async def test_a_connection_that_breaks_after_the_request_is_a_crash(remote: Remote) -> None:
     """The agent may have acted on it."""
 

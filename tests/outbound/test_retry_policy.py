@@ -174,6 +174,20 @@ def schedule_of(one: Entry, folder: Path, text: str) -> tuple[float, ...]:
     return RetryPolicies(loaded.settings).of(one).schedule_seconds
 
 
+def test_a_reload_changes_what_was_looked_up_before(tmp_path: Path) -> None:
+    """The policy of an entry is made once, and anew for other settings."""
+    file = tmp_path / "settings.toml"
+    known: RetryPolicies | None = None
+    for seconds in (5, 7):
+        file.write_text(f"agents.defaults.timeout_seconds = {seconds}")
+        settings = load(kinds=KINDS, environ={}, working_folder=tmp_path, config_file=file).settings
+        if known is None:
+            known = RetryPolicies(settings)
+        known.reconfigure(settings)
+        assert known.of(entry()).timeout_seconds == seconds
+        assert known.of(entry()) is known.of(entry())
+
+
 AT_MOST_ONCE = replace(POLICY, at_most_once=True)
 DOUBTFUL = sorted(set(OutcomeKind) - {OutcomeKind.SUCCESS})
 
