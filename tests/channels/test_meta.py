@@ -45,6 +45,7 @@ def channel(*secrets: str, verify_token: str | None = "verify-me") -> MetaChanne
         retry_schedule_seconds=None,
         skip=(),
         block=(),
+        country=None,
         opt_out_words=None,
         country=None,
         agent=AGENT,

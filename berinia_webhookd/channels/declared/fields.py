@@ -168,6 +168,8 @@ class Condition:
     def holds(self, item: Item) -> bool:
         """Whether it does."""
         value = self.field.value(item)
+        if isinstance(value, str):
+            return self.values is None or value in self.values
         if value is None or isinstance(value, dict | list):
             return value is not None and self.values is None
         if self.values is None:

@@ -60,8 +60,9 @@ class Reader:
         events: list[Event] = []
         rejected: list[RejectedItem] = []
         ignored = 0
+        ignore = self.settings.ignore
         for block, item in self._items(root):
-            if self.settings.ignore and all_hold(self.settings.ignore, item):
+            if ignore and all_hold(ignore, item):
                 ignored += 1
             elif block is None:
                 rejected.append(RejectedItem(item.path, "no block of the channel takes it"))
@@ -139,20 +140,20 @@ class Reader:
             None if field is None else field.text(item) for field in block.texts
         ]
         digest = self._digest(delivery, block, item)
-        raw = item.node if isinstance(item.node, dict) else {"value": item.node}
+        node = item.nodes[-1]
         text = _soft(block.text, item)
         at = None if said is None else instant_of(said, block.time_unit)
         # A receipt belongs to the person whom the message was sent to.
         person = (recipient or sender) if block.kind is EventKind.RECEIPT else sender
-        party = thread or recipient
-        if block.address == PHONE and self.settings.country is not None:
-            person = normal_party(person or "", self.settings.country)
-            party = thread or normal_party(recipient or "", self.settings.country)
+        country = self.settings.country if block.address == PHONE else None
         return Event(
             channel=self.name,
             agent=block.agent or self.settings.agent,
             conversation=self._conversation(
-                person, party, message if status is not None else None, digest
+                normal_party(person or "", country),
+                normal_party(thread) if thread else normal_party(recipient or "", country),
+                message if status is not None else None,
+                digest,
             ),
             digest=digest,
             received_at=delivery.received_at,
@@ -170,7 +171,7 @@ class Reader:
             about=None if status is None else message,
             said_at=at,
             time_unknown=block.time is not None and at is None,
-            raw=raw,
+            raw=node if isinstance(node, dict) else {"value": node},
         )
 
     def _digest(self, delivery: VerifiedDelivery, block: Block, item: Item) -> bytes:
@@ -187,14 +188,14 @@ class Reader:
         return event_digest(self.name, block.kind, body, item.path)
 
     def _conversation(
-        self, sender: str | None, party: str | None, message: str | None, digest: bytes
+        self, person: str, party: str, message: str | None, digest: bytes
     ) -> Conversation:
         """All receipts of a message are one; what names nobody is one of its own."""
         if message is not None:
-            return Conversation(self.name, normal_party(sender or ""), f"message:{message[:300]}")
-        if not sender and not party:
+            return Conversation(self.name, person, f"message:{message[:300]}")
+        if not person and not party:
             return Conversation(self.name, "", f"event:{digest.hex()}")
-        return Conversation(self.name, normal_party(sender or ""), normal_party(party or ""))
+        return Conversation(self.name, person, party)
 
 
 def _soft(field: Field | None, item: Item) -> str | None:
