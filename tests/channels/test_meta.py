@@ -47,7 +47,6 @@ def channel(*secrets: str, verify_token: str | None = "verify-me") -> MetaChanne
         block=(),
         country=None,
         opt_out_words=None,
-        country=None,
         agent=AGENT,
         ack_timeout_seconds=None,
         later_status=503,
