@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from berinia_webhookd import __version__, held_signals
 from berinia_webhookd.errors import ConfigurationError, WebhookdError
@@ -77,6 +78,15 @@ class Commands(click.Group):
         if args[0] not in self.modules and nearest:
             ctx.fail(f"No such command {args[0]!r}. Did you mean {nearest[0]!r}?")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin like this, without importing any, else the options."""
+        found = [
+            CompletionItem(name, help=said)
+            for name, (_, _, said) in self.modules.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(
         self,

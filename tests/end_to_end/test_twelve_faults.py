@@ -247,8 +247,21 @@ exec "$0" -c "$2" "$1" "${@:3}"
 """
 
 
-def test_a_port_that_our_socket_holds(stopped: Daemon) -> None:
-    """With the service stopped process 1 listens for it, which is right: it is to be started."""
+@pytest.mark.parametrize(
+    ("setting", "check", "words"),
+    [
+        ("", "service", ("no daemon runs", "systemctl start berinia-webhook")),
+        ("server.prot = 1", "server", ("server.prot", "did you mean server.port?")),
+    ],
+    ids=["stopped", "a slip in the file"],
+)
+def test_a_port_that_our_socket_holds(
+    stopped: Daemon, setting: str, check: str, words: tuple[str, ...]
+) -> None:
+    """With the service stopped process 1 listens for it, which is right: it is to be started, or
+    what keeps it from starting is to be corrected.
+    """
+    write(stopped, setting)
     port = 8001
     alone = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc"]
     if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
@@ -266,9 +279,8 @@ def test_a_port_that_our_socket_holds(stopped: Daemon) -> None:
         timeout=PATIENCE_SECONDS,
         check=False,
     )
-    said = of_one_check(done, "service")
-    assert "no daemon runs" in said
-    assert "systemctl start berinia-webhook" in said
+    said = of_one_check(done, check)
+    assert not [one for one in words if one not in said]
     assert "kill" not in said
 
 

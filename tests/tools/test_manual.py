@@ -114,6 +114,12 @@ def test_names_are_completed(
     assert done.stderr == ""
 
 
+def test_commands_are_completed_with_what_they_do(tmp_path: Path) -> None:
+    """In whole, by the words of the list of commands."""
+    done = completed("fish", "eve", folder=tmp_path)
+    assert done.stdout == f"plain,events\t{root.modules['events'][2]}\n"
+
+
 def test_a_configuration_that_cannot_be_used(config: Path) -> None:
     """Nothing is said in the middle of a line."""
     config.chmod(0o600)
