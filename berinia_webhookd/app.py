@@ -1,6 +1,5 @@
-"""The composition root: builds the parts of one process, reconfigures them, and closes them in
-order. Here alone adapters are built, and handed to stages that know their contract; `process.py`
-has the parts work.
+"""The composition root: builds the parts of a process, reconfigures and closes them. Only here are
+adapters built and handed to stages, which know their contracts; `process.py` runs the parts.
 """
 
 from __future__ import annotations
@@ -8,14 +7,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Collection,
-    Coroutine,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,9 +24,7 @@ from berinia_webhookd.channels.catalogue import Channels
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings, runtime_folder, state_folder
-from berinia_webhookd.errors import (
-    CannotStart,
-)
+from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.console import ConsoleJournal
@@ -62,14 +52,12 @@ from berinia_webhookd.status.greeting import greeting
 from berinia_webhookd.status.health import HealthPage, checks, disk_check, folders_of
 from berinia_webhookd.status.logs_api import LogsPage
 from berinia_webhookd.status.metrics_page import MetricsPage
-from berinia_webhookd.supervision import (
-    Turning,
-)
+from berinia_webhookd.supervision import Turning
 
 logger = structlog.get_logger()
 
 Look = Callable[[], Coroutine[Any, Any, Sequence[Finding]]]
-FINISH_SECONDS: Final = 0.65  # requests under way when stopping have thrice this
+FINISH_SECONDS: Final = 0.65  # when stopping, requests have three times as long
 
 
 def log_options(settings: Settings) -> LogOptions:
@@ -80,11 +68,11 @@ def log_options(settings: Settings) -> LogOptions:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a process does: `serve`, `serve --no-dispatch` and `worker` are made of these."""
+    """What a process does: `serve`, `serve --no-dispatch` or `worker`."""
 
     receives: bool  # a process that does not takes no sockets from systemd either
     dispatches: bool
-    listens: bool  # if it does not receive, for the pages alone
+    listens: bool  # if it does not receive, only for the pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +125,7 @@ class Parts:
 
     @property
     def turning(self) -> Sequence[Turning]:
-        """The parts that the watchdog looks at; a dispatcher waits for a journal that is down."""
+        """The parts that the watchdog watches; the dispatcher waits while the journal is down."""
         dispatches = self.role.dispatches and self.journal.up
         return (self.journal, self.outbound.dispatcher) if dispatches else (self.journal,)
 
@@ -165,13 +153,10 @@ async def nothing_found() -> Sequence[Finding]:
 
 @contextlib.asynccontextmanager
 async def opened(
-    settings: Settings,
-    role: Role,
-    environ: Mapping[str, str],
-    look: Look = nothing_found,
+    settings: Settings, role: Role, environ: Mapping[str, str], look: Look = nothing_found
 ) -> AsyncIterator[Parts]:
-    """Open the parts from the first to the last, and close them from the last to the first; `look`
-    examines the installation for the console.
+    """Open the parts in order, and close them in reverse; `look` examines the installation for the
+    console.
     """
     if not role.receives and settings.journal.file is not None:
         raise CannotStart(
@@ -181,15 +166,9 @@ async def opened(
         )
     of_systemd = environ if role.receives else {}
     async with contextlib.AsyncExitStack() as stack:
-        logs = stack.enter_context(
-            contextlib.closing(
-                configure(
-                    settings.logs.dir,
-                    log_options(settings),
-                    quiet=settings.dev and not settings.debug,
-                )
-            )
-        )
+        quiet = settings.dev and not settings.debug
+        logs = configure(settings.logs.dir, log_options(settings), quiet=quiet)
+        stack.enter_context(contextlib.closing(logs))
         stack.push(say_stopped)
         own = own_listeners(settings) if role.receives else []
         with_console = role.receives and settings.console.enabled
@@ -333,8 +312,8 @@ def say_stopped(
 
 
 def installation_key(state: Path) -> InstallationKey:
-    """Return the key of this installation. Without a place for it nobody has it: probes are refused
-    then, and messages come in all the same.
+    """Return the key of this installation. If it cannot be kept, probes are refused, but messages
+    are received all the same.
     """
     try:
         return InstallationKey.made(state)
@@ -347,8 +326,8 @@ def installation_key(state: Path) -> InstallationKey:
 def can_answer(
     settings: Settings, role: Role, availability: Availability, agent: AgentName
 ) -> bool:
-    """Whether an agent may answer soon: not one that is not loaded, nor any where nobody
-    dispatches. With a journal that is shared, others may have loaded it.
+    """Whether an agent may answer soon: not if it is not loaded, nor if this process does not
+    dispatch; unless the journal is shared, so that another process may.
     """
     if settings.journal.file is None:
         return True

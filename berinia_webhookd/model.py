@@ -92,18 +92,6 @@ class Guard(StrEnum):
     BREAKER = "breaker"  # its agent keeps failing, whoever writes
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A limit of runs in a time."""
-
-    count: int
-    seconds: float
-    text: str = ""  # as configured: 20/h
-
-    def __str__(self) -> str:
-        return self.text
-
-
 class OptOut(StrEnum):
     """What a person asked for with a single word."""
 
@@ -328,14 +316,6 @@ class Receipt(NamedTuple):
 
 
 Receipts = tuple[Receipt, ...]  # one for each event of a delivery, in their order
-
-
-@dataclass(frozen=True, slots=True)
-class Gathering:
-    """When a burst of messages is handed over as one."""
-
-    seconds: float  # of silence in the conversation
-    most_seconds: float  # that its first message waits
 
 
 @dataclass(frozen=True, slots=True)

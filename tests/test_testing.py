@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from berinia_webhookd.config.agent_settings import Gathering
+from berinia_webhookd.config.values import Rate
 from berinia_webhookd.journal.contract import (
     Budget,
     ClaimRequest,
@@ -28,14 +30,12 @@ from berinia_webhookd.model import (
     EntryKind,
     EntryState,
     Event,
-    Gathering,
     Guard,
     OptOut,
     Outcome,
     OutcomeKind,
     Pause,
     PauseRequest,
-    Rate,
     Receipt,
     Receipts,
 )

@@ -16,6 +16,7 @@ from berinia_webhookd.config.values import (
     DAY,
     MIB,
     SCHEDULE,
+    Rate,
     boolean,
     folder,
     many,
@@ -23,11 +24,19 @@ from berinia_webhookd.config.values import (
     one_of,
     whole,
 )
-from berinia_webhookd.model import AgentName, Delivery, Gathering, OutcomeKind, Rate
+from berinia_webhookd.model import AgentName, Delivery, OutcomeKind
 
 RETRY_SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0)
 DEFAULTS: Final = AgentName("defaults")  # the table for all agents
 SAMPLES: Final = AgentName("Samples")  # gets what only `send` has proven, and logs it
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """When a burst of messages is handed over as one."""
+
+    seconds: float  # of silence in the conversation
+    most_seconds: float  # that its first message waits
 
 
 @dataclass(frozen=True, slots=True)

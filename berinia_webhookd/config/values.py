@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,7 +24,7 @@ from berinia_webhookd.addresses import (
 )
 from berinia_webhookd.config.fields import Reader, T
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.model import AgentName, EventMark, OptOut, OutcomeKind, Rate
+from berinia_webhookd.model import AgentName, EventMark, OptOut, OutcomeKind
 from berinia_webhookd.phone_numbers import is_country
 
 Word = TypeVar("Word", bound=str)
@@ -43,6 +44,18 @@ BUILT_IN_WORDS: Final = "+"  # in a list of words: the built-in ones
 RETRIABLE: Final = frozenset(
     map(OutcomeKind, ("error", "exception", "timeout", "crash", "unreachable"))
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A limit of runs in a time."""
+
+    count: int
+    seconds: float
+    text: str = ""  # as configured: 20/h
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def text(raw: Any) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
 
+from berinia_webhookd.config.agent_settings import Gathering
 from berinia_webhookd.journal import (
     consents,
     consents_key,
@@ -43,7 +44,6 @@ from berinia_webhookd.model import (
     EntryState,
     Event,
     EventId,
-    Gathering,
     Receipts,
     RejectedItem,
     VerifiedDelivery,

@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Protocol
 
+from berinia_webhookd.config.values import Rate
 from berinia_webhookd.model import (
     AgentName,
     Decoded,
@@ -25,7 +26,6 @@ from berinia_webhookd.model import (
     Outcome,
     Pause,
     PauseRequest,
-    Rate,
     Receipts,
     VerifiedDelivery,
 )

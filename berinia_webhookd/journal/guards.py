@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from berinia_webhookd.config.values import Rate
 from berinia_webhookd.journal import loops, order
 from berinia_webhookd.journal.contract import (
     MOST_FAILURES,
@@ -20,7 +21,7 @@ from berinia_webhookd.journal.contract import (
     Hold,
 )
 from berinia_webhookd.journal.database import SECOND, Row, Transaction
-from berinia_webhookd.model import AgentName, Entry, EntryKind, EventId, Guard, Outcome, Rate
+from berinia_webhookd.model import AgentName, Entry, EntryKind, EventId, Guard, Outcome
 
 LONGEST_TRY_PAUSE: Final = 60 * SECOND
 MOMENT: Final = SECOND // 20

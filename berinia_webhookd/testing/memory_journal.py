@@ -11,6 +11,7 @@ from datetime import datetime
 from math import inf
 
 from berinia_webhookd.clock import now, wait_for_event
+from berinia_webhookd.config.agent_settings import Gathering
 from berinia_webhookd.journal import consents, ranks
 from berinia_webhookd.journal.contract import (
     Backlog,
@@ -34,7 +35,6 @@ from berinia_webhookd.model import (
     EntryState,
     Event,
     EventId,
-    Gathering,
     PauseRequest,
     Receipt,
     Receipts,

@@ -12,6 +12,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from berinia_webhookd.config.agent_settings import Gathering
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal.contract import FailureReply, ReplyRoute
 from berinia_webhookd.journal.operations import Operations
@@ -24,7 +25,6 @@ from berinia_webhookd.model import (
     Entry,
     EntryState,
     Event,
-    Gathering,
     Outcome,
     OutcomeKind,
 )

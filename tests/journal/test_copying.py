@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from berinia_webhookd.config.agent_settings import Gathering
 from berinia_webhookd.errors import CannotStart, CannotStartNow, JournalUnavailable, NotFound
 from berinia_webhookd.journal import copying
 from berinia_webhookd.journal.consents_key import ConsentsKey
@@ -17,14 +18,7 @@ from berinia_webhookd.journal.copying import copy_journal
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.show import Shown
-from berinia_webhookd.model import (
-    ChannelName,
-    EntryState,
-    Gathering,
-    OptOut,
-    Outcome,
-    OutcomeKind,
-)
+from berinia_webhookd.model import ChannelName, EntryState, OptOut, Outcome, OutcomeKind
 
 from ..postgresql import Postgresql
 from ..proxy import Proxy

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from berinia_webhookd.config.agent_settings import Gathering
 from berinia_webhookd.journal.contract import ClaimRequest, FailureReply, Reply, ReplyRoute
 from berinia_webhookd.journal.gather import MOST_BYTES, MOST_MESSAGES
 from berinia_webhookd.journal.operations import Operations
@@ -19,7 +20,6 @@ from berinia_webhookd.model import (
     EntryState,
     Event,
     EventKind,
-    Gathering,
     OptOut,
     Outcome,
     OutcomeKind,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from berinia_webhookd.config.values import Rate
 from berinia_webhookd.journal.contract import Budget, Claimed, ClaimRequest, Settled
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.pause import Whose
@@ -27,7 +28,6 @@ from berinia_webhookd.model import (
     OptOut,
     Outcome,
     OutcomeKind,
-    Rate,
     Word,
 )
 

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import structlog
 
+from berinia_webhookd.config.values import Rate
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.journal import file_watch, journal_file, restoring, saved_copies, sqlite
 from berinia_webhookd.journal.contract import Budget, ClaimRequest
 from berinia_webhookd.journal.saved_copies import saved_copies as copies_of
-from berinia_webhookd.model import EntryKind, Outcome, OutcomeKind, Rate
+from berinia_webhookd.model import EntryKind, Outcome, OutcomeKind
 
 from .world import AGENT, SqliteWorld, on_sqlite
 

@@ -17,20 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from berinia_webhookd.config.agent_settings import Gathering
 from berinia_webhookd.errors import NotFound
 from berinia_webhookd.journal import order
 from berinia_webhookd.journal.database import Transaction, open_database
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.pause import Whose
-from berinia_webhookd.model import (
-    Decoded,
-    Entry,
-    EntryState,
-    Gathering,
-    OptOut,
-    Pause,
-    VerifiedDelivery,
-)
+from berinia_webhookd.model import Decoded, Entry, EntryState, OptOut, Pause, VerifiedDelivery
 
 from .world import SqliteWorld, World
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import structlog
 
+from berinia_webhookd.config.agent_settings import Gathering
 from berinia_webhookd.errors import CannotStart, JournalUnavailable
 from berinia_webhookd.journal import postgresql as limits
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.store import SqlJournal
-from berinia_webhookd.model import Entry, EventId, Gathering
+from berinia_webhookd.model import Entry, EventId
 
 from ..proxy import Proxy
 from .world import PostgresqlWorld, on_postgresql

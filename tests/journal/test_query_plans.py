@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from berinia_webhookd.config.agent_settings import Gathering
+from berinia_webhookd.config.values import Rate
 from berinia_webhookd.journal import postgresql, sqlite
 from berinia_webhookd.journal.contract import Budget, ClaimRequest
 from berinia_webhookd.journal.deliveries import EVENTS_EACH
@@ -20,13 +22,11 @@ from berinia_webhookd.journal.gather import MOST_MESSAGES
 from berinia_webhookd.model import (
     EntryKind,
     EntryState,
-    Gathering,
     OptOut,
     Outcome,
     OutcomeKind,
     Pause,
     PauseRequest,
-    Rate,
 )
 
 from .world import (
