@@ -92,6 +92,7 @@ class Outbound:
         self.transports.reconfigure(settings.agents, keep=self.availability.loaded.keys() & routed)
         self.alerts.reconfigure(settings.alerts)
         self.policies.reconfigure(settings)
+        self.dispatcher.reconfigure()
         self.availability.reconfigure(routed)
 
 

@@ -15,6 +15,7 @@ from functools import cache
 from time import perf_counter
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from berinia_webhookd.clock import now
 from berinia_webhookd.journal.contract import ReplyRoute, Settled, Settlement
@@ -78,14 +79,19 @@ class AttemptLog:
         self._ended = cache(metrics.attempts_total.labels)
         self._seconds = cache(metrics.attempt_seconds.labels)
         self._on_dead = on_dead
+        self.reconfigure()
+
+    def reconfigure(self) -> None:
+        """Take the logger anew: its level may be another one."""
+        self._log: FilteringBoundLogger = structlog.get_logger().bind()
 
     def started(self, entry: Entry) -> None:
         """Log that an attempt begins."""
-        logger.info("attempt.started", **_log_fields(entry))
+        self._log.info("attempt.started", **_log_fields(entry))
 
     def not_begun(self, entry: Entry, why: str) -> None:
         """Log that the agent was not called after all."""
-        logger.warning("attempt.not_begun", **_log_fields(entry), reason=why)
+        self._log.warning("attempt.not_begun", **_log_fields(entry), reason=why)
 
     def ended(self, settlement: Settlement, settled: Settled) -> None:
         """Log and count an attempt that is settled, or whose settlement was refused."""
@@ -98,11 +104,11 @@ class AttemptLog:
         if not settled.kept:
             fields["note"] = "the lease was lost, so another run of this entry decides"
         if outcome.kind is OutcomeKind.SUCCESS:
-            logger.info("attempt.succeeded", **fields)
+            self._log.info("attempt.succeeded", **fields)
         else:
             due_in = settlement.due_in_seconds
             due = None if due_in is None else (now() + timedelta(seconds=due_in)).isoformat()
-            logger.warning(
+            self._log.warning(
                 "attempt.failed",
                 **fields,
                 outcome=outcome.kind.value,
@@ -110,7 +116,7 @@ class AttemptLog:
                 due_at=due,
             )
         if settled.kept and settlement.state is EntryState.DEAD:
-            logger.error(
+            self._log.error(
                 "entry.dead",
                 **_log_fields(entry),
                 outcome=outcome.kind.value,
@@ -119,7 +125,7 @@ class AttemptLog:
             self._on_dead(settlement)
         if settled.kept and settlement.pause is not None:
             pause = settlement.pause
-            logger.info(
+            self._log.info(
                 "conversation.paused",
                 **_log_fields(entry),
                 conversation=entry.conversation_id,
@@ -128,7 +134,7 @@ class AttemptLog:
             )
         dead_reply = entry.kind is EntryKind.REPLY and settlement.state is EntryState.DEAD
         if dead_reply or settled.reply is ReplyRoute.UNDELIVERABLE:
-            logger.warning("reply.undeliverable", **_log_fields(entry))
+            self._log.warning("reply.undeliverable", **_log_fields(entry))
 
 
 def _log_fields(entry: Entry) -> dict[str, object]:

@@ -72,6 +72,10 @@ class Dispatcher:
         self._idle = asyncio.Event()  # nothing is left that stopping waits for
         self.last_turn = asyncio.get_running_loop().time()
 
+    def reconfigure(self) -> None:
+        """Log at the level as it is now."""
+        self._log.reconfigure()
+
     async def run(self) -> None:
         """Dispatch until `stop`; an unreachable journal is waited for."""
         async with self._tasks:

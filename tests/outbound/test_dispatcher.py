@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 from berinia_webhookd.outbound import dispatcher as dispatcher_module
+from berinia_webhookd.outbound.attempt import AttemptLog
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.contract import AgentUnavailable, Begin, begin_freely
 from berinia_webhookd.outbound.dispatcher import Dispatcher
@@ -287,6 +289,22 @@ async def test_quick_ends_are_recorded_together(
         gate.set()
         await world.settled(EntryState.DONE, 2)
         assert world.journal.recorded == [("first", 0), ("second", 0)]
+
+
+def test_attempts_are_logged_at_the_level_of_the_last_reload() -> None:
+    """Their logger is taken once, and anew when the level may be another one."""
+    usual = structlog.get_config()["wrapper_class"]
+    log = AttemptLog(Metrics(), lambda _: None)
+    try:
+        with structlog.testing.capture_logs() as logged:
+            log.started(make_entry(AGENT))
+            filtering = structlog.make_filtering_bound_logger(logging.WARNING)
+            structlog.configure(wrapper_class=filtering)
+            log.reconfigure()
+            log.started(make_entry(AGENT))
+    finally:
+        structlog.configure(wrapper_class=usual)
+    assert [line["event"] for line in logged] == ["attempt.started"]
 
 
 async def test_concurrency_limits_one_agent(world: World) -> None:
