@@ -1,7 +1,7 @@
 """A channel that is declared in the file: proof, events, handshake and answers from its settings.
 
-What each key means stands in the README; the schemes are in `proof.py`, the places of values in
-`fields.py`.
+What each key means stands in docs/declaring-a-channel.md. The schemes are the `…_proof.py` files,
+the places of values are in `fields.py`, and events are read in `reading.py`.
 """
 
 from __future__ import annotations
