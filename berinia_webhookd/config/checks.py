@@ -19,7 +19,7 @@ from berinia_webhookd.config.channel_settings import ChannelSettings, Kinds
 from berinia_webhookd.config.fields import settings_of
 from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.findings import Finding, warning, wrong
-from berinia_webhookd.model import AgentName
+from berinia_webhookd.model import AgentName, Delivery
 
 if TYPE_CHECKING:
     from berinia_webhookd.config.load import Origin
@@ -90,6 +90,7 @@ def warnings(
     yield from _about_agents(settings)
     yield from _about_useless_hosts(settings.agents)
     yield from _about_gathering(settings)
+    yield from _about_budgets(settings)
     yield from _about_shared_hosts(settings)
     yield from _about_networks(settings.server)
     yield from _about_this_machine(settings)
@@ -178,6 +179,33 @@ def _about_gathering(settings: Settings) -> Iterator[Finding]:
                     f"`agents.{name}.gather_max_seconds`",
                     why="somebody who keeps writing gets no answer in the chat, or a late one",
                 )
+
+
+def _about_budgets(settings: Settings) -> Iterator[Finding]:
+    """Yield budgets that have no effect, and those that have commands run at another time."""
+    agents = settings.agents
+    for channel in settings.channels.values():
+        for name in sorted(channel.agents) if channel.enabled else ():
+            agent = agents.of(name)
+            budget = "per_sender" if agent.per_sender else "daily_cost"
+            if not agent.per_sender and agent.daily_cost is None:
+                continue
+            if (agent.delivery or channel.kind_delivery) is Delivery.AT_MOST_ONCE:
+                yield warning(
+                    f"agents.{name}.{budget}",
+                    f"what {channel.name} brings over it runs once there is room: hours later",
+                    "see what is held: `berinia-webhookd conversations list`",
+                    "give it up: `berinia-webhookd conversations resume --sender … --discard`",
+                    why="a command that must not run twice may be wrong by then, and nobody waits",
+                )
+    for name in sorted(_routed(settings)):
+        agent = agents.of(name)
+        if agent.daily_cost is not None and (agent.target or "").startswith("log:"):
+            yield warning(
+                f"agents.{name}.daily_cost",
+                "has no effect on `log:`, which costs nothing",
+                f"remove `agents.{name}.daily_cost`",
+            )
 
 
 def _shared_hosts(settings: Settings) -> dict[str, list[AgentName]]:

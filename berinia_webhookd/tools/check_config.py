@@ -18,7 +18,7 @@ from berinia_webhookd.clock import now
 from berinia_webhookd.config.fields import Environ
 from berinia_webhookd.config.load import Examined
 from berinia_webhookd.config.settings import Settings, state_folder
-from berinia_webhookd.errors import CannotStart, WebhookdError
+from berinia_webhookd.errors import CannotStart, NotPermitted, WebhookdError
 from berinia_webhookd.findings import Finding, Level, note, ok, warning, wrong
 from berinia_webhookd.journal.consents_key import require_fit
 from berinia_webhookd.journal.database import (
@@ -38,10 +38,11 @@ from berinia_webhookd.status.findings.folders import (
     usable_folders,
 )
 from berinia_webhookd.status.findings.installation import AgentLoad
+from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.agent_loading import load_agents
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.config_view import Checked, document, lines
-from berinia_webhookd.tools.installation import consents_key, shown_url
+from berinia_webhookd.tools.installation import RunningDaemon, consents_key, shown_url
 from berinia_webhookd.tools.terminal import json_text
 
 JOURNAL_URL: Final = "journal.url"
@@ -67,7 +68,9 @@ def check_config_command(
     journal if there is one, and tests the folders, all as the current user: check as the user of
     the service. Exit code 1 if something is wrong; warnings alone give 0.
     """
-    checked = asyncio.run(_check(context.examine(), os.environ, offline=offline))
+    examined = context.examine()
+    running = _running(context, examined)
+    checked = asyncio.run(_check(examined, os.environ, running, offline=offline))
     if as_json:
         click.echo(json_text(document(checked)))
     else:
@@ -77,7 +80,22 @@ def check_config_command(
     click.get_current_context().exit(1 if is_wrong else 0)
 
 
-async def _check(examined: Examined, environ: Mapping[str, str], *, offline: bool) -> Checked:
+def _running(context: CommandContext, examined: Examined) -> RunningDaemon | None:
+    """Return the daemon that runs with this configuration, which flags may have told otherwise."""
+    try:
+        running = installation.read(os.environ, config_file=context.config_file)
+    except NotPermitted:
+        return None  # where it listens is for its own user; what is set is looked at all the same
+    return running if running is not None and running.uses(examined.config_file) else None
+
+
+async def _check(
+    examined: Examined,
+    environ: Mapping[str, str],
+    running: RunningDaemon | None,
+    *,
+    offline: bool,
+) -> Checked:
     """Check all but what depends on invalid settings: their defaults are not what is meant."""
     if not examined.complete:
         what = "agents, journal and folders were not checked: not all settings are known"
@@ -101,11 +119,12 @@ async def _check(examined: Examined, environ: Mapping[str, str], *, offline: boo
     found += foreign_logs(settings.logs.dir, settings.channels)
     urls = settings.server.public_url
     channels = catalogue.build(settings.channels, urls).values()
-    found += console_entries(channels, urls, configured_address(settings.server))
+    address = running.address if running else configured_address(settings.server)
+    found += console_entries(channels, urls, address)
     is_wrong = {finding.subject for finding in found if finding.level is Level.WRONG}
     found += [one for one in examined.warnings if one.subject not in is_wrong]
     found.sort(key=lambda finding: _WORST_LAST.index(finding.level))
-    return Checked(examined, tuple(found), loads)
+    return Checked(examined, tuple(found), loads, running)
 
 
 async def _journal(settings: Settings, environ: Environ, *, offline: bool) -> list[Finding]:

@@ -19,7 +19,7 @@ from berinia_webhookd.findings import Finding
 from berinia_webhookd.status.findings.agents import without_secrets
 from berinia_webhookd.status.findings.installation import AgentLoad
 from berinia_webhookd.tools import findings_view
-from berinia_webhookd.tools.installation import shown_url
+from berinia_webhookd.tools.installation import RunningDaemon, shown_url
 from berinia_webhookd.tools.terminal import fitted, json_text, printable, terminal_width, wrapped
 
 NOT_SET: Final = "(not set)"
@@ -35,6 +35,7 @@ class Checked:
     examined: Examined
     findings: tuple[Finding, ...]
     agents: tuple[AgentLoad, ...] = ()
+    running: RunningDaemon | None = None  # with this configuration
 
 
 def shown_value(name: str, origin: Origin) -> Any:
@@ -109,6 +110,8 @@ def lines(checked: Checked, *, every: bool = True) -> Iterator[str]:
     examined = checked.examined
     yield f"berinia-webhookd {__version__}, checked as user {_user()}"
     yield f"configuration file: {_shown(str(examined.config_file or 'none'))}"
+    if checked.running is not None:
+        yield f"running: process {checked.running.pid} on {checked.running.address}"
     shown = {
         name: origin
         for name, origin in examined.origins.items()

@@ -48,6 +48,7 @@ ResultT = TypeVar("ResultT")
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 KINDS: Final = tuple(kind.value for kind in EventKind)
+OF_EVENTS: Final = ("kind", "agent", "sender", "recipient", "group", "message_id", "text")
 STATES: Final = (*(state.value for state in EntryState), "rejected")
 REPLAYABLE: Final = ("dead", "discarded", "waiting", "rejected")
 DISCARDABLE: Final = ("dead", "waiting", "ready")
@@ -82,6 +83,18 @@ def _filters(command: CommandT) -> CommandT:
 
 
 def _as_filters(**wanted: Any) -> Filters:
+    """Return the filters that the options mean.
+
+    Raises:
+        click.UsageError: they ask of rejected deliveries what nobody has read in them.
+    """
+    unread = [name for name in OF_EVENTS if wanted[name] is not None]
+    if wanted["state"] == "rejected" and unread:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in unread)
+        raise click.UsageError(
+            f"rejected deliveries could not be read, so {options} cannot be asked of them; give"
+            " --channel, --since, --until, --error"
+        )
     for name in ("sender", "recipient", "group"):
         if wanted[name] is not None:
             wanted[name] = normal_address(wanted[name], f"--{name}", wanted["channel"])

@@ -186,6 +186,20 @@ def test_a_replayed_delivery_is_the_message_when_it_comes_again(start: Start) ->
     assert bodies == ["replayed first", "resent first", "after them"]
 
 
+def test_what_nobody_could_read_is_not_asked_for(start: Start) -> None:
+    """A filter that would say nothing of rejected deliveries is refused by name: all of them would
+    be listed, or replayed, as one person's.
+    """
+    daemon = start()
+    asked = {"--sender": "+33639980001", "--agent": "X", "--kind": "message", "--group": "G"}
+    for option, value in {**asked, "--message-id": "M", "--text": "T", "--recipient": "R"}.items():
+        for command in ("list", "replay"):
+            words = ("events", command, "--state", "rejected", option, value)
+            done = daemon.run(*words, check=False)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert f"{option} cannot be asked of them" in " ".join(done.stderr.split())
+
+
 def test_all_of_a_channel_are_replayed_by_a_filter(start: Start) -> None:
     """In the order they came, after a restart too; those still refused stay."""
     daemon = start()

@@ -177,6 +177,16 @@ async def test_a_full_disk_is_a_reason(tmp_path: Path) -> None:
     assert str(tmp_path) in reason
 
 
+@pytest.mark.parametrize(("count", "said"), [(0, "0 entries open"), (1, "1 entry open, oldest 0")])
+async def test_the_line_of_systemctl_counts_as_people_do(count: int, said: str) -> None:
+    """One is no plural."""
+    journal = MemoryJournal()
+    for number in range(count):
+        event = an_event(f"text {number}")
+        await journal.accept(a_delivery(event), Decoded((event,)))
+    assert (await BacklogReader(journal).in_one_line()).startswith(said)
+
+
 async def test_the_journal_is_asked_once_for_many_readers() -> None:
     """Readers within a second share one question, also when the answer is an error."""
 

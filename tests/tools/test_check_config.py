@@ -304,6 +304,31 @@ def test_hosts_that_are_shared_have_their_price(place: Place) -> None:
     assert "agents.max_hosts" in said("[agents]\nmax_hosts = 1\n")
 
 
+def test_budgets_have_their_price(place: Place) -> None:
+    """A command that must not run twice may run at the wrong time; `log:` costs nothing."""
+    more = {
+        'target = "python:crew:Good"': 'per_sender = ["20/h"]',
+        'target = "log:"': "daily_cost = 5",
+        'target = "http://127.0.0.1:9000/"': 'per_sender = ["20/h"]',
+    }
+    text = ALL_GOOD
+    for target, budget in more.items():
+        text = text.replace(target, f"{target}\n{budget}")
+    place.write(text)
+    warned = place.check("--json", "--offline").of("warning")
+    budgets = {
+        one["subject"]: one["what"]
+        for one in warned
+        if one["subject"].endswith(("per_sender", "daily_cost"))
+    }
+    assert sorted(budgets) == [
+        "agents.AdminInterpreterAgent.per_sender",
+        "agents.MetaAgent.daily_cost",
+    ]
+    assert "whatsapp brings over it" in budgets["agents.AdminInterpreterAgent.per_sender"]
+    assert "has no effect on `log:`" in budgets["agents.MetaAgent.daily_cost"]
+
+
 def test_one_host_has_one_memory_limit(place: Place) -> None:
     """Two of its agents cannot have two."""
     place.write(

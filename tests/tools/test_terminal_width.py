@@ -163,8 +163,13 @@ def test_the_first_screen_has_what_matters(installed: Daemon) -> None:
     listed = on_a_terminal(installed, "events", "list")
     for word in ("+33639980001", "Bonjour", "recorder.py:3: ConnectionError: the CRM", "dead"):
         assert word in listed.first
+    assert installed.process is not None
     checked = on_a_terminal(installed, "check-config")
     assert "channels.sms.agent" in checked.first
+    assert (
+        f"running: process {installed.process.pid} on 127.0.0.1:{installed.port}" in checked.first
+    )
+    assert f"http://127.0.0.1:{installed.port}/webhook/whatsapp" in "\n".join(checked.lines)
     assert "rate_limit.per_seconds" not in "\n".join(checked.lines)  # at its default
     assert where in re.sub(r"\s+", " ", checked.last)
     every = on_a_terminal(installed, "check-config", "--all")
