@@ -49,16 +49,28 @@ def errors(settings: Settings) -> Iterator[Finding]:
                 "give all agents of a host the same memory limit",
             )
     yield from _crossed_listeners(settings)
+    console = settings.console
+    if console.enabled and console.listen.startswith("unix:") and console.url is None:
+        yield wrong(
+            "console.url",
+            "not set, though the console listens on a Unix socket, which browsers do not reach",
+            'set console.url to what is typed into the browser: "https://console.example.com"',
+        )
 
 
 def _crossed_listeners(settings: Settings) -> Iterator[Finding]:
-    """Yield channels whose own listener is the daemon's."""
+    """Yield channels, or a console, whose own listener is another's."""
     server = settings.server
     shared = f"unix:{server.uds}" if server.uds else address_text((server.host, server.port))
-    for name, channel in settings.channels.items():
-        if channel.own_listener == shared:
+    others = {f"channels.{n}.listen": one.own_listener for n, one in settings.channels.items()}
+    if settings.console.enabled:
+        others["console.listen"] = settings.console.listen
+    for key, listener in others.items():
+        if listener == shared:
             hint = "give it another port, or unset it"
-            yield wrong(f"channels.{name}.listen", "is where the daemon itself listens", hint)
+            yield wrong(key, "is where the daemon itself listens", hint)
+        elif key == "console.listen" and list(others.values()).count(listener) > 1:
+            yield wrong(key, "is where a channel listens", "give it another port")
 
 
 def warnings(

@@ -24,7 +24,7 @@ from berinia_webhookd.model import EntryState, EventId, VerifiedDelivery
 HOURS: Final = 24
 MOST_DEAD: Final = 20_000  # entries that are put into groups
 NEWEST_DELIVERIES: Final = 50_000  # in which a channel's last one is looked for
-NEWEST_ENTRIES: Final = 1000  # in which an agent's last failure is looked for
+NEWEST_ENTRIES: Final = 500  # in which an agent's last failure is looked for
 LONGEST_LINE: Final = 200
 
 
@@ -225,8 +225,10 @@ async def _agents(
     missing = {str(one.agent): one for one in await queries.missing_agents(transaction)}
     failing = await guards.failing_agents(transaction)
     failures: dict[str, Any] = {}
-    for row in await transaction.execute("recent_failures", most=NEWEST_ENTRIES):
-        failures.setdefault(row["agent"], row)
+    newest = await transaction.execute("newest_entries", most=NEWEST_ENTRIES)
+    agent_of = {row["place"]: row["agent"] for row in newest}
+    for row in await transaction.execute("failures_of_entries", places=[*agent_of]):
+        failures.setdefault(agent_of[row["entry"]], row)
     names = {*agents, *missing, *failing, *(name for name in open_ if open_[name] + running[name])}
     return {
         name: AgentState(

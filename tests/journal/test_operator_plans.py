@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.database import DAY, stored
 from berinia_webhookd.journal.operations import Operations
@@ -14,6 +15,7 @@ from berinia_webhookd.journal.pause import Whose
 from berinia_webhookd.journal.postgresql import Prepared
 from berinia_webhookd.journal.purge import PURGE_ROWS
 from berinia_webhookd.journal.queries import Filters
+from berinia_webhookd.journal.sessions import Person
 from berinia_webhookd.model import EntryState, OptOut, Pause
 
 from .batches import a_batch, decode, message
@@ -39,10 +41,31 @@ HARMLESS_TOO = (
     "SCAN entries USING INDEX entries_waiting",
     "SCAN entries USING INDEX entries_dead",
     "SCAN entries USING INDEX entries_discarded",
+    "SCAN sessions",  # of people who are logged in
     "SCAN consents USING INDEX consents_latest",  # from its end, as many as are asked for
 )
 HOUR = timedelta(hours=1)
+ACTIONS = """
+INSERT INTO actions (at, who, way, what)
+SELECT n, 'me', 'command', 'events replay' FROM generate_series(1, 20000) n
+"""
 A_DAY_AGO = stored(START) - DAY
+
+
+async def look_at_pages(world: World, id_: str) -> None:
+    """What the console asks beside that."""
+    async with ConsoleJournal(world.url, clock=world.clock) as desk:
+        await desk.overview(["chat"], [str(AGENT)])
+        await desk.counts()
+        await desk.replay_places((await desk.dead()).groups[0].places, dry_run=True)
+        await desk.actions()
+        assert await desk.delivery(id_, rejected=False)
+        assert await desk.event_of_digests([b"unknown"]) is None
+        await desk.add_link("link", Person("me", viewer=True))
+        assert await desk.log_in("link", "login")
+        assert await desk.person_of("login")
+        await desk.log_out("login")
+        assert await desk.end_sessions("me") == 0
 
 
 async def look(world: World) -> None:
@@ -75,6 +98,7 @@ async def look(world: World) -> None:
         assert await desk.show_conversations(Whose(ANNA))
         await desk.resume(Whose(ANNA), discard=True)
         await desk.stats()
+        await look_at_pages(world, found[0].id)
         await desk.last_received_at()
         await desk.replay_matching(Filters(state=EntryState.DEAD), decode=decode)
         await desk.replay_matching(Filters(state="rejected"), decode=decode)
@@ -106,6 +130,7 @@ async def test_nothing_reads_through_a_large_table(
     """Beside very many finished entries every question is answered by an index."""
     await world.execute(FINISHED)
     await world.execute(f"UPDATE entries SET finished_at = {A_DAY_AGO}")
+    await world.execute(ACTIONS)
     await world.execute("SELECT setval('numbers', 2000)")  # behind a gap, which misleads estimates
     await world.execute("ANALYZE")
     statements = Statements(monkeypatch)

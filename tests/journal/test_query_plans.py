@@ -346,7 +346,7 @@ INSERT INTO consents (address, channel, state, since, latest_at)
     SELECT '+' || n, 'sms', 'opted_out', 1, 1 FROM generate_series(1, {MANY}) n;
 END $$
 """
-FEW = {"schema", "agents", "unavailable_agents", "tallies", "pg_namespace", "pg_class"}
+FEW = {"schema", "agents", "unavailable_agents", "tallies", "pg_namespace", "pg_class", "sessions"}
 
 
 def relations_read_through(plan: dict[str, Any]) -> set[str]:

@@ -30,13 +30,15 @@ ORDER BY entries.place DESC LIMIT :most;
 SELECT number, at, who, way, what, about FROM actions
 WHERE number < :before ORDER BY number DESC LIMIT :most;
 
--- name: recent_failures
--- The attempts that failed of the newest entries, the newest first.
-SELECT entries.agent, attempts.ended_at, attempts.outcome, attempts.error
-FROM entries JOIN attempts ON attempts.entry = entries.place
-WHERE entries.place IN (SELECT place FROM entries ORDER BY place DESC LIMIT :most)
-  AND attempts.outcome <> 'success'
-ORDER BY attempts.ended_at DESC;
+-- name: newest_entries
+-- The newest entries, with their agents.
+SELECT place, agent FROM entries WHERE place > 0 ORDER BY place DESC LIMIT :most;
+
+-- name: failures_of_entries
+-- Their attempts that failed.
+SELECT entry, ended_at, error FROM attempts
+WHERE entry IN (:places) AND outcome <> 'success'
+ORDER BY ended_at DESC;
 
 -- name: event_of_digests
 -- The event that has one of these digests.
