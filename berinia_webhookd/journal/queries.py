@@ -141,7 +141,8 @@ async def list_entries(
     elif filters.state in IN_FEW:
         name = "list_few"
     rows = await transaction.execute(name, **values, first=first, end=end, most=limit)
-    return [as_record(Listed, row, content=None) for row in rows]
+    found = [as_record(Listed, row, content=None) for row in rows]
+    return sorted(found, key=lambda one: (one.event, one.place), reverse=True)
 
 
 async def _of_group(transaction: Transaction, filters: Filters) -> dict[str, Any]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.consents_key import ConsentsKey
+from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.database import DAY, stored
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.pause import Whose
@@ -16,6 +20,7 @@ from berinia_webhookd.journal.postgresql import Prepared
 from berinia_webhookd.journal.purge import PURGE_ROWS
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.sessions import Person
+from berinia_webhookd.journal.sql import text_of
 from berinia_webhookd.model import EntryState, OptOut, Pause
 
 from .batches import a_batch, decode, message
@@ -157,3 +162,36 @@ async def assert_indexed(world: PostgresqlWorld, statement: str, *values: object
     (explained,) = await world.execute(f"EXPLAIN (FORMAT JSON) {statement}", *values)
     plan = json.loads(explained[0])[0]["Plan"]
     assert relations_read_through(plan) <= FEW, (statement, values)
+
+
+@on_sqlite
+async def test_the_newest_are_found_without_sorting_all(world: SqliteWorld) -> None:
+    """A list ends with its last row, however many events came before."""
+    await world.accept()
+    values = {"first": 0, "end": 2**62, "since": 0, "until": 2**62, "most": 50}
+    nothing = dict.fromkeys(("kind", "channel", "agent", "state"))
+    with closing(sqlite3.connect(world.file)) as journal:
+        statement = f"EXPLAIN QUERY PLAN {text_of('sqlite', 'list_entries')}"
+        plan = [detail for *_, detail in journal.execute(statement, {**values, **nothing})]
+    assert plan[0].startswith("SEARCH events USING INTEGER PRIMARY KEY")
+    assert not [step for step in plan if "ORDER BY" in step]
+
+
+@on_postgresql
+async def test_the_newest_are_found_without_sorting_all_in_a_database(
+    world: PostgresqlWorld,
+) -> None:
+    await world.execute(FINISHED)
+    await world.execute("ANALYZE")
+    values = dict.fromkeys(("kind", "channel", "agent", "state"), "NULL")
+    values |= {"first": "0", "end": str(2**62), "since": "0", "until": str(2**62), "most": "50"}
+    text = text_of("postgresql", "list_entries")
+    for name, value in values.items():
+        text = re.sub(rf"(?<!:):{name}\b", value, text)
+    (explained,) = await world.execute(f"EXPLAIN (FORMAT JSON) {text}")
+    assert "Sort" not in kinds_of(json.loads(explained[0])[0]["Plan"])
+
+
+def kinds_of(plan: dict[str, Any]) -> set[str]:
+    """The kinds of the nodes of a plan."""
+    return {str(plan["Node Type"])}.union(*map(kinds_of, plan.get("Plans", ())))

@@ -7,7 +7,8 @@ SELECT number, received_at FROM deliveries WHERE number >= :number ORDER BY numb
 SELECT coalesce(max(number), 0) AS number FROM deliveries;
 
 -- name: list_entries
--- Entries, the newest event first; a filter that is NULL lets everything through.
+-- Entries, the newest event first; a filter that is NULL lets everything through. Ordered by one key
+-- alone, it ends with the last one that is wanted.
 SELECT events.id, entries.state, deliveries.channel, entries.agent, events.kind,
        entries.kind AS entry, deliveries.received_at,
        (SELECT count(*) FROM attempts WHERE attempts.entry = entries.place) AS attempts,
@@ -27,7 +28,7 @@ WHERE events.number >= :first AND events.number < :end
   AND deliveries.channel = coalesce(:channel, deliveries.channel)
   AND entries.agent = coalesce(:agent, entries.agent)
   AND entries.state = coalesce(:state, entries.state)
-ORDER BY events.number DESC, entries.place DESC LIMIT :most;
+ORDER BY events.number DESC LIMIT :most;
 
 -- name: list_few
 -- The same of a state in which there are few, however many are done.
