@@ -148,7 +148,7 @@ def test_a_proxy_pass_with_a_path(stopped: Daemon, nginx_before: Behind) -> None
     body, headers = signed_sms(sample_sms(), url=url_of(nginx) + SMS_PATH)
     assert nginx.request("POST", SMS_PATH, body, headers).status == 404
     said = problems(stopped, "nginx", trusting(nginx))
-    assert f"{SMS_PATH}: reaches the daemon at another path" in said
+    assert f"{SMS_PATH}, {EMAIL_PATH}: nginx passes on another path" in said
     assert f"proxy_pass http://127.0.0.1:{stopped.port};" in said
 
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -84,16 +85,30 @@ async def nginx(installation: Installation) -> AsyncIterator[Finding]:
         yield note(NGINX, no_key(installation), AS_DAEMON)
         return
     for url in urls[:MOST_URLS]:
-        for channel in installation.channels_for((url,)).values():
-            if not channel.provider.from_outside:
-                continue
-            way = _Way(installation, url, channel, installation.key)
-            request = way.signed()
-            reply = await way.sender.post(request)
-            async for finding in _judged(way, request, reply):
-                yield finding
-            if reply.error is not None:
-                break  # the other channels' would be the same
+        ways = [
+            _Way(installation, url, channel, installation.key)
+            for channel in installation.channels_for((url,)).values()
+            if channel.provider.from_outside
+        ]
+        async for finding in _through(ways):
+            yield finding
+
+
+async def _through(ways: Sequence[_Way]) -> AsyncIterator[Finding]:
+    """Try all channels of one URL."""
+    elsewhere: list[_Way] = []
+    for way in ways:
+        request = way.signed()
+        reply = await way.sender.post(request)
+        if reply.of_daemon and reply.seen is None and reply.status == HTTPStatus.NOT_FOUND:
+            elsewhere.append(way)
+            continue
+        async for finding in _judged(way, request, reply):
+            yield finding
+        if reply.error is not None:
+            break  # the other channels' would be the same
+    if elsewhere:
+        yield _at_another_path(elsewhere)
 
 
 async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncIterator[Finding]:
@@ -107,14 +122,6 @@ async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncItera
         unchanged = f"{way.shown}: arrives unchanged, with its scheme, host and client address"
         for finding in findings or [ok(NGINX, unchanged)]:
             yield finding
-    elif reply.status == 404:  # noqa: PLR2004 - HTTP
-        yield wrong(
-            NGINX,
-            f"{way.shown}: reaches the daemon at another path than {channel.path}",
-            f"in nginx: `location = {channel.path} {{ proxy_pass http://"
-            f"{way.installation.address}; … }}`, without a path after the port",
-            why=f"{provider.name} gets 404; {provider.retries}",
-        )
     elif reply.status == channel.unproven_status and channel.can_sign and has_secret(channel):
         yield await _refused(way, reply)
     elif (
@@ -129,6 +136,23 @@ async def _judged(way: _Way, request: SignedRequest, reply: Reply) -> AsyncItera
             way.installation.commands.show_log,
             why=f"{provider.name} gets the same answer",
         )
+
+
+def _at_another_path(ways: Sequence[_Way]) -> Finding:
+    """The channels of a URL whose requests come to the daemon with another path: one mistake."""
+    first = ways[0]
+    others = "".join(f", {way.channel.path}" for way in ways[1:])
+    providers = [way.channel.provider for way in ways]
+    names = " and ".join(dict.fromkeys(one.name for one in providers))
+    likewise = f"; likewise for {others.removeprefix(', ')}" if others else ""
+    return wrong(
+        NGINX,
+        f"{first.shown}{others}: nginx passes on another path than it was called with",
+        f"in nginx: `location = {first.channel.path} {{ proxy_pass http://"
+        f"{first.installation.address}; … }}`, without a path after the port{likewise}",
+        RELOAD,
+        why="; ".join([f"404 for {names}", *dict.fromkeys(one.retries for one in providers)]),
+    )
 
 
 def _compared(way: _Way, request: SignedRequest, seen: Seen) -> Iterator[Finding]:

@@ -99,11 +99,6 @@ def test_nginx_is_wrong_and_signatures_depend_on_it(
     ("change", "sms", "email"),
     [
         (
-            {"path": lambda path: path + "/"},
-            f"Twilio gets 404; {TWILIO_DOES_NOT}",
-            "Mailgun gets 404; Mailgun tries again for eight hours, then drops the mail",
-        ),
-        (
             {"answer": (502, {})},
             f"{NONE_GETS_IN}; {TWILIO_DOES_NOT}",
             f"{NONE_GETS_IN}; Mailgun tries again for eight hours, then drops the mail",
@@ -129,6 +124,18 @@ def test_why_it_matters_is_true_of_the_provider(
     report = doctor(daemon)
     assert report.one("nginx", "wrong", "sms-response")["why"] == sms
     assert report.one("nginx", "wrong", "email-response")["why"] == email
+
+
+def test_one_location_for_all_is_one_mistake(proxied: Proxied) -> None:
+    """Named once, with each path, and what each provider does about it."""
+    daemon, proxy = proxied
+    proxy.setup = replace(proxy.setup, path=lambda path: path + "/")
+    (finding,) = doctor(daemon).of("nginx", "wrong")
+    assert "/webhook/sms-response, /webhook/email-response: nginx passes on" in finding["what"]
+    assert finding["why"] == (
+        f"404 for Twilio and Mailgun; {TWILIO_DOES_NOT}; "
+        "Mailgun tries again for eight hours, then drops the mail"
+    )
 
 
 def test_wrong_scheme_and_host_are_said_although_a_public_url_hides_them(proxied: Proxied) -> None:
