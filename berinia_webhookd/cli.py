@@ -1,5 +1,5 @@
-"""The command line: the list of commands, and how errors leave the process. Each command stands in
-`tools/`, and is imported when it is called, so that each starts quickly.
+"""The command line: the list of commands, and how errors end the process. Each command is in
+`tools/`, and imported when it is called, so that every command starts quickly.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def root(ctx: click.Context, config_file: Path | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run one command; whatever goes wrong is one clear line on stderr, never a traceback."""
+    """Run one command; errors are one clear line on stderr, never a traceback."""
     try:
         status = root.main(arguments, prog_name="berinia-webhookd", standalone_mode=False)
     except click.exceptions.Abort:

@@ -1,5 +1,5 @@
-"""Every error this program raises on purpose. It imports nothing but findings, so
-that every stage can use it.
+"""Every error that this program raises on purpose. It imports only findings, so that every stage
+can use it.
 
 Two families: errors for the operator (`WebhookdError` with a hint, ending in an exit code) and
 errors for a stranger (`DeliveryRejected`, ending in a problem document). The table from the second
@@ -17,7 +17,7 @@ LONGEST_SHOWN_VALUE: Final = 200
 
 
 class WebhookdError(Exception):
-    """The base of all our errors; `hint` says what to change."""
+    """The base of all our errors; `hint` says how to fix it."""
 
     exit_code = 1
 
@@ -71,7 +71,7 @@ class JournalUnavailable(WebhookdError):
 
 
 class JournalWriterEnded(WebhookdError):
-    """A mistake of ours ended what writes the journal: the process ends, to be started anew."""
+    """A bug ended the journal's writer: the process ends, to be restarted."""
 
 
 class SchemaTooNew(CannotStart):
@@ -79,7 +79,7 @@ class SchemaTooNew(CannotStart):
 
 
 class DeliveryRejected(WebhookdError):
-    """Whatever a stranger sent that we do not take; the message is shown to the caller."""
+    """A request that is refused; the message is shown to the caller."""
 
 
 class MalformedDelivery(DeliveryRejected):
@@ -113,7 +113,7 @@ class MalformedDelivery(DeliveryRejected):
 
 
 class FieldsMoved(MalformedDelivery):
-    """A verified form whose fields run into each other: signed, but not as it was sent."""
+    """A verified form whose fields were joined or split: signed, but not sent like that."""
 
 
 class SignatureInvalid(DeliveryRejected):
@@ -121,7 +121,7 @@ class SignatureInvalid(DeliveryRejected):
 
 
 class AccountRefused(DeliveryRejected):
-    """A verified request of an account that its channel does not list."""
+    """A verified request of an account that is not one of `account_sids`."""
 
 
 class AddressRefused(DeliveryRejected):
@@ -129,7 +129,7 @@ class AddressRefused(DeliveryRejected):
 
 
 class LoopbackLocked(AddressRefused):
-    """Nobody is believed to be this machine while its proxy does not say who calls."""
+    """Loopback addresses prove nothing while the proxy does not pass on who calls."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -187,7 +187,7 @@ class RateLimited(DeliveryRejected):
 
 
 class ChannelNotConfigured(DeliveryRejected):
-    """The channel or endpoint has no secret yet, so nothing can be proved: fail closed."""
+    """The channel or endpoint has no secret yet, so that nothing can be verified."""
 
 
 class Overloaded(DeliveryRejected):

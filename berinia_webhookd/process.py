@@ -1,6 +1,6 @@
-"""A process at work: starts its parts, runs whatever runs for long, reloads, and winds down. Every
-long-lived task belongs to the one task group in `Process.work`; only the journal's writer and the
-agent hosts, which outlive it, belong to their parts.
+"""Runs a process: starts its parts, runs its long-lived tasks, reloads, and winds down. All such
+tasks belong to the task group in `Process.work`, but for the journal's writer and the agent hosts,
+which outlive it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ async def run(
 
 @contextlib.asynccontextmanager
 async def serving(parts: Parts) -> AsyncIterator[None]:
-    """Answer requests inside; at the end, finish those under way."""
+    """Answer requests inside the block; at its end, finish those under way."""
     try:
         await parts.receiver.start(parts.sockets)
         if parts.console is not None:
@@ -170,7 +170,7 @@ class Process:
             yield watch(self.notifier, watchdog_interval, lambda: parts.turning)
 
     async def _wind_down(self) -> None:
-        """Claim no more, keep receiving until the attempts have ended or the grace has passed."""
+        """Stop claiming, but keep receiving until attempts have ended or their grace is over."""
         outbound, grace = self.parts.outbound, self.settings.server.shutdown_grace_seconds
         logger.info("server.stopping", running=outbound.dispatcher.running, grace_seconds=grace)
         self.notifier.stopping()
@@ -182,7 +182,7 @@ class Process:
         await outbound.transports.close()
 
     async def _status(self) -> str:
-        """Return the line of `systemctl status`: while stopping, what is waited for."""
+        """Return the line of `systemctl status`; while stopping, what it waits for."""
         begun = self.parts.outbound.dispatcher.begun if self.signals.stop.is_set() else ()
         if not begun and not self.parts.journal.up:  # also where it can still be read
             return "degraded: the journal cannot be written, so providers are answered 503"
@@ -201,7 +201,7 @@ class Process:
             self.notifier.reloading()
             try:
                 fresh = await self._read_again()
-            except CannotStart as error:  # what would keep it from starting
+            except CannotStart as error:  # it could not start like this either
                 found = error.findings if isinstance(error, ConfigurationError) else (error,)
                 problems = [str(problem) for problem in found[:PROBLEMS_SAID]]
                 logger.error("config.refused", problems=problems)  # noqa: TRY400 - all is in them
@@ -215,7 +215,7 @@ class Process:
                 return await in_thread_of_its_own(lambda: self.reread(self.loaded))
         except TimeoutError as error:
             why = f"the settings cannot be read within {REREAD_SECONDS:g} s"
-            raise CannotStart(why, hint="is the disk that they are on there?") from error
+            raise CannotStart(why, hint="check the disk that they are on") from error
 
     def _reload(self, fresh: Loaded) -> None:
         changed = changes(self.settings, self.loaded, fresh)
@@ -231,7 +231,7 @@ class Process:
 
 
 async def purge(journal: SqlJournal) -> None:
-    """Delete what is past its retention, for ever, in steps that delay nobody."""
+    """Delete what is past its retention, for ever, in small steps."""
     while True:
         try:
             gone = await journal.purge()
@@ -241,8 +241,8 @@ async def purge(journal: SqlJournal) -> None:
 
 
 async def recover(journal: SqlJournal, pause_seconds: float, alerts: Alerts) -> None:
-    """Give back, for ever, what processes on other nodes were running when they died; and report
-    entries that were running too often when a process died, before this one's start included.
+    """Give back, for ever, entries that were running on nodes that died; and report those that are
+    dead because that happened too often, also before this start.
     """
     while True:
         for lost in journal.take_lost_for_good():

@@ -35,8 +35,8 @@ class Signals:
     """The signals of the operator and of systemd, as events."""
 
     def __init__(self) -> None:
-        """Handle those that were held back so far; a SIGHUP waits until the start is over, and what
-        is to stop then cancels the task that starts.
+        """Handle the signals that were blocked so far. A SIGHUP waits until the start is over;
+        SIGTERM and SIGINT cancel the starting task.
         """
         self.stop = asyncio.Event()
         self.reload = asyncio.Event()
@@ -48,7 +48,7 @@ class Signals:
         held_signals.let_come()
 
     def started(self) -> None:
-        """Let `stop` be waited for from now on."""
+        """Only set `stop` from now on."""
         self._starting = None
 
     def _stop(self) -> None:
@@ -58,7 +58,7 @@ class Signals:
 
 
 class Notifier:
-    """Sends datagrams to `$NOTIFY_SOCKET`; an unreachable supervisor is no reason to fail."""
+    """Sends datagrams to `$NOTIFY_SOCKET`; an unreachable supervisor is only logged."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
@@ -106,7 +106,7 @@ class Notifier:
 
 
 def watchdog_interval_seconds(environ: Mapping[str, str]) -> float | None:
-    """Return how often systemd wants a sign of life from this process; None when it does not."""
+    """Return the watchdog's interval; None if it is off for this process."""
     microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID")
     if not microseconds.isdecimal() or pid not in {None, str(os.getpid())}:
         return None
@@ -122,8 +122,8 @@ class Turning(Protocol):
 
 
 def turns(part: Turning, within_seconds: float = 0.0) -> bool:
-    """Whether a part began a turn within this time, or within what its slowest turns take: waiting
-    for a journal that is unreachable is no reason to be killed.
+    """Whether a part began a turn within this time, or within the time that turns take while the
+    journal is unreachable, which is no reason to be killed.
     """
     seconds = asyncio.get_running_loop().time() - part.last_turn
     return seconds < max(within_seconds, SLOWEST_TURN_SECONDS)
@@ -132,8 +132,8 @@ def turns(part: Turning, within_seconds: float = 0.0) -> bool:
 async def watch(
     notifier: Notifier, interval_seconds: float, parts: Callable[[], Collection[Turning]]
 ) -> None:
-    """Send a sign of life twice an interval while every part turns within it; running at all proves
-    that the event loop turns.
+    """Send a sign of life twice an interval, as long as every part turns within it. That this runs
+    shows that the event loop is alive.
     """
     while True:
         if all(turns(part, interval_seconds) for part in parts()):
@@ -149,7 +149,7 @@ async def report(notifier: Notifier, status: Callable[[], Awaitable[str]]) -> No
 
 
 async def in_thread_of_its_own(function: Callable[[], ResultT]) -> ResultT:
-    """Run a function that may hang, in a thread that nobody waits for at the end of the process."""
+    """Run a function that may hang in a thread that does not keep the process from ending."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[ResultT] = loop.create_future()
 
@@ -173,7 +173,7 @@ def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
     """Take over the listening sockets that systemd opened; none without socket activation.
 
     Raises:
-        CannotStart: what was handed over is no listening stream socket.
+        CannotStart: one is not a listening stream socket.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
