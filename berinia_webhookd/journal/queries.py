@@ -145,6 +145,18 @@ async def list_entries(
     return sorted(found, key=lambda one: (one.event, one.place), reverse=True)
 
 
+async def is_counted(transaction: Transaction, filters: Filters) -> bool:
+    """Whether there is any entry of the state, the channel and the agent that are wanted: where
+    there is none, nothing needs to be looked through.
+    """
+    wanted = {"state": filters.state, "channel": filters.channel, "agent": filters.agent}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    return not given or any(
+        all(row[name] == value for name, value in given.items())
+        for row in await transaction.execute("count_by_state")
+    )
+
+
 async def _of_group(transaction: Transaction, filters: Filters) -> dict[str, Any]:
     """Return what statements know those by who wrote in a group, or one of them."""
     of_group = {"channel": filters.channel, "party": storable(str(filters.group))}

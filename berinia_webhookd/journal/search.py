@@ -52,6 +52,8 @@ async def page(
         rows = await queries.list_rejected(transaction, filters, limit=most)
         found = [one for one in rows if matches(filters, one)][:limit]
         return Page(found, len(rows), None, None)
+    if not await queries.is_counted(transaction, filters):
+        return Page([], 0, None, None)
     most = ALL if filters.few else PAGE
     most = most if filters.by_content else limit
     rows = await queries.list_entries(transaction, filters, end=end, limit=most)

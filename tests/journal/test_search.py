@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from berinia_webhookd.journal import search
+from berinia_webhookd.journal import queries, search
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.pause import Whose
-from berinia_webhookd.journal.queries import Filters
+from berinia_webhookd.journal.queries import Filters, Listed
 from berinia_webhookd.journal.search import Searched
 from berinia_webhookd.model import (
     ChannelName,
@@ -166,3 +166,21 @@ async def test_what_matches_is_replayed_or_given_up(world: World, desk: Operatio
     changed = await desk.discard([entry.event_id for entry in running[:1]])
     assert [one.passed_over for one in changed] == [True]
     assert await desk.discard_matching(Filters(state=EntryState.READY, group="support")) == []
+
+
+async def test_nothing_is_looked_through_for_what_is_not_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tallies say that there is none, however many others there are."""
+    await world.accept()
+
+    async def read_through(*_: object, **__: object) -> list[Listed]:
+        raise AssertionError("the events were read through")
+
+    monkeypatch.setattr(queries, "list_entries", read_through)
+    async with Operations(world.url, clock=world.clock) as desk:
+        assert await desk.list_events(Filters(state=EntryState.SKIPPED)) == []
+        assert await desk.list_events(Filters(agent="Nobody")) == []
+        assert await desk.list_events(Filters(channel="mail")) == []
+        with pytest.raises(AssertionError, match="read through"):
+            await desk.list_events(Filters(state=EntryState.READY))
