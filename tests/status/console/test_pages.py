@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tracemalloc
 from urllib.parse import quote
 
 import pytest
@@ -12,6 +13,7 @@ from berinia_webhookd.channels.addresses_of_people import event_digest
 from berinia_webhookd.findings import warning, wrong
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
+from berinia_webhookd.status.console import live
 from berinia_webhookd.status.console.search_field import meaning
 
 from ...journal.world import AGENT, on_sqlite
@@ -187,3 +189,43 @@ async def test_no_more_than_sixteen_watch(site: Site) -> None:
     again.close()
     for one in watchers:
         one.close()
+
+
+@on_sqlite
+async def test_who_is_logged_out_watches_no_longer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(live, "PAUSE_SECONDS", 0.05)
+    site.around.log.write_text('{"event":"line"}\n')
+    browser = await site.logged_in()
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    headers = {"Host": browser.host, "Cookie": cookie}
+    url = f"http://127.0.0.1:{site.port}/live/lines"
+    async with asyncio.timeout(30), site.http.get(url, headers=headers) as answer:
+        assert b"line" in await answer.content.readline()
+        await browser.post("/logout")
+        await answer.content.read()  # to its end, which comes
+
+
+@on_sqlite
+async def test_a_watcher_who_does_not_read_is_waited_for(site: Site) -> None:
+    """Lines stay in the file, and not in memory, until they are read."""
+    log = site.around.log
+    line = '{"event":"line","text":"' + "x" * 10_000 + '"}\n'
+    log.write_text("")
+    browser = await site.logged_in()
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=4096)
+    head = f"GET /live/lines HTTP/1.1\r\nHost: {browser.host}\r\nCookie: {cookie}\r\n\r\n"
+    writer.write(head.encode())
+    await reader.readuntil(b"\r\n\r\n")
+    tracemalloc.start()
+    with log.open("a") as lines:
+        for _ in range(5000):  # 50 MB
+            lines.write(line)
+    assert (await browser.get("/live")).status == 200  # others are answered meanwhile
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    writer.close()
+    assert most < 20_000_000
