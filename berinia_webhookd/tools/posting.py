@@ -36,8 +36,9 @@ class Target:
     unix_socket: str | None = None
 
     @classmethod
-    def from_text(cls, text: str) -> Target:
-        """Read `http://host:port`, `host:port` or `unix:/path`.
+    def from_text(cls, text: str, path: str = "/") -> Target:
+        """Read `http://host:port`, `host:port` or `unix:/path`; a URL may go on with the path to
+        post to.
 
         Raises:
             click.UsageError: it is none of them.
@@ -49,10 +50,11 @@ class Target:
             parts.port  # noqa: B018 - reading it is what checks it
         except ValueError as error:
             raise click.UsageError(f"--to {text!r}: {error}") from error
-        extra = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+        extra = parts.query or parts.fragment or "@" in parts.netloc
+        extra = extra or parts.path not in {"", "/", path}
         if parts.scheme not in {"http", "https"} or not parts.hostname or extra:
             raise click.UsageError(
-                f"--to {text!r} is not http://host:port; the path comes from the channel"
+                f"--to {text!r} is not http://host:port, nor http://host:port{path.rstrip('/')}"
             )
         return cls(f"{parts.scheme}://{parts.netloc}")
 

@@ -57,7 +57,8 @@ def _fields(
 @click.option(
     "--to",
     metavar="URL",
-    help="Where to send, http://host:port or unix:/path.  [default: the running daemon]",
+    help="Where to send: http://host:port, with the channel's path or without, or unix:/path."
+    "  [default: the running daemon]",
 )
 @click.option(
     "--set",
@@ -106,7 +107,7 @@ def send(
     settings = loaded.settings
     configured = _configured(settings, channel)
     address = configured.listen or _default_address(settings.server, running)
-    target = Target.from_text(to or address)
+    target = Target.from_text(to or address, configured.path)
     if not really and not target.is_loopback():
         raise click.UsageError(
             f"{target} is not this machine; add --really to send there all the same"

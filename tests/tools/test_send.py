@@ -71,6 +71,19 @@ def test_a_sample_is_signed_as_twilio_signs(send: Send, receiver: Receiver) -> N
     assert form["From"].startswith("+3363998")
 
 
+def test_the_whole_url_of_the_endpoint_is_an_address(
+    send: Send, receiver: Receiver, capsys: Output
+) -> None:
+    """As a provider's console has it; another path is a usage error that names the channel's."""
+    whole = f"http://{receiver.address}/webhook/sms-response"
+    assert send("sms", "--to", whole) == 0
+    (got,) = receiver.received
+    assert got.path == "/webhook/sms-response"
+    assert RequestValidator(TOKEN).validate(whole, got.form(), got.headers["x-twilio-signature"])
+    assert send("sms", "--to", f"http://{receiver.address}/webhook/sms") == 2
+    assert "nor http://host:port/webhook/sms-response" in capsys.readouterr().err
+
+
 def test_each_sample_is_a_new_message(send: Send, receiver: Receiver, capsys: Output) -> None:
     """With an id of its own; a line each and a summary."""
     assert send("sms", "--to", receiver.address, "--count", "3") == 0
