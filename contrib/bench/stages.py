@@ -28,11 +28,11 @@ _STAGES = (
     ("HTTP: parse the request, write the answer", r"accept/aiohttp_limits\.py"),
     ("request id, log line and metrics of a request", r"accept/request_context\.py"),
     ("signature", r"accept/signature_check\.py|channels/signatures|verify"),
-    ("decode and validate", r"channels/|model\.py"),
-    ("proxy headers, limits, body, answer", r"accept/"),
+    ("decode and validate", r"channels/|model\.py|urlencoded\.py"),
+    ("proxy headers, limits, body, answer", r"accept/|addresses\.py|clock\.py"),
     ("log lines", r"logs/"),
     ("metrics", r"metrics\.py"),
-    ("journal, on the event loop", r"journal/"),
+    ("journal, on the event loop", r"journal/|json_text\.py"),
     ("aiohttp and the event loop outside all these", r""),
 )
 _OURS = re.compile(r"(\S+) \((?:\S*/)?berinia_webhookd/(\S+):\d+\)")
