@@ -85,7 +85,7 @@ def trusting(nginx: Nginx) -> Mapping[str, str]:
 
 
 def problems(daemon: Daemon, check: str, environment: Mapping[str, str] = {}) -> str:
-    """What `doctor --problems` says, in one line: what one check found wrong, on one screen."""
+    """What `doctor --problems` says, in one line: one thing wrong, by this check, on one screen."""
     done = daemon.run(
         "doctor", "--problems", check=False, environment={"COLUMNS": str(COLUMNS), **environment}
     )
@@ -97,7 +97,8 @@ def of_one_check(done: subprocess.CompletedProcess[str], check: str) -> str:
     assert done.returncode == 1, done.stderr
     assert sum(-(-len(line) // COLUMNS) or 1 for line in lines) <= ROWS
     found = [line.split()[1] for line in lines if line.startswith("wrong")]
-    assert {subject.partition(".")[0] for subject in found} == {check}
+    assert [subject.partition(".")[0] for subject in found] == [check]
+    assert lines[-1].startswith("1 thing wrong")
     return " ".join(done.stdout.split())
 
 
