@@ -163,7 +163,8 @@ def readable(line: str) -> str:
     rest = [name for name in found if name not in FIRST and name not in LAST]
     ordered = (*first, *rest, *(name for name in LAST if name in found))
     head = f"{printable(when)} {printable(level):<7} {event}"
-    fields = [(printable(name), _text_of(found[name])) for name in ordered]
+    told = [name for name in ordered if found[name] is not None]
+    fields = [(printable(name), _text_of(found[name])) for name in told]
     beside, *below = _laid_out(fields, len(head), terminal_width())
     said = " ".join(
         (

@@ -121,9 +121,13 @@ def fitted(rows: Sequence[Sequence[str]], width: int, *, indent: int = 0) -> Ite
         cells = map(_padded, [*begin, *between], widths)
         plain = click.unstyle(last)
         style = partial(last.replace, plain)
-        below = wrapped(plain, width, margin, margin, whole_words=False)
-        yield (" " * indent + "  ".join([*cells, style(below[0])])).rstrip()
-        yield from (" " * margin + style(line) for line in below[1:])
+        beside, at = " " * indent + "  ".join([*cells, ""]), margin
+        if max(map(_width, plain.split()), default=0) > width - margin:
+            yield beside.rstrip()  # a path is copied whole
+            beside, at = " " * (indent + 4), indent + 4
+        here, *more = wrapped(plain, width, at, at, whole_words=False)
+        yield (beside + style(here)).rstrip()
+        yield from (" " * at + style(line) for line in more)
 
 
 def _padded(cell: str, width: int) -> str:

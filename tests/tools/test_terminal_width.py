@@ -172,6 +172,8 @@ def test_the_first_screen_has_what_matters(installed: Daemon) -> None:
     assert f"http://127.0.0.1:{installed.port}/webhook/whatsapp" in "\n".join(checked.lines)
     assert "rate_limit.per_seconds" not in "\n".join(checked.lines)  # at its default
     assert where in re.sub(r"\s+", " ", checked.last)
+    paths = [line.split()[-1] for line in checked.lines if line.strip()]
+    assert str(installed.agents) in paths  # to copy: never broken in the middle
     every = on_a_terminal(installed, "check-config", "--all")
     assert "rate_limit.per_seconds" in "\n".join(every.lines)
 
