@@ -257,6 +257,7 @@ def _from_json(found: object) -> RunningDaemon | None:
             "logs": str(logs),
             "state": str(state),
             "runtime": str(runtime),
+            "console": None | str() as console,
         } if pid > 0 and pid is not True:
             return RunningDaemon(
                 pid=pid,
@@ -267,6 +268,7 @@ def _from_json(found: object) -> RunningDaemon | None:
                 logs=Path(logs),
                 state=Path(state),
                 runtime=Path(runtime),
+                console=console,
             )
     return None
 
