@@ -258,12 +258,20 @@ class Event(NamedTuple):
     @property
     def overtakes(self) -> bool:
         """Whether it goes before the rest of its conversation; HELP does not."""
-        return self.opt_out in {OptOut.STOP, OptOut.START}
+        return self.opt_out in _OVERTAKE
 
     @property
     def gathers(self) -> bool:
         """Whether it may be part of a burst: a message that is no opt-out word."""
-        return self.kind is EventKind.MESSAGE and self.opt_out is None
+        return self.opt_out is None and self.kind is _MESSAGE
+
+
+# Looked up once: a member of an enumeration is found by a function of Python's.
+_OVERTAKE: Final = frozenset({OptOut.STOP, OptOut.START})
+_MESSAGE: Final = EventKind.MESSAGE
+_OF_NO_AGENT: Final = frozenset({OutcomeKind.LOST, OutcomeKind.STOPPED})
+_AGENT_WORKS: Final = frozenset({OutcomeKind.SUCCESS, OutcomeKind.REJECTED})
+_ERROR: Final = OutcomeKind.ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,16 +326,14 @@ class Receipt(NamedTuple):
 Receipts = tuple[Receipt, ...]  # one for each event of a delivery, in their order
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One message of a burst, which shares the attempt of the burst's last one."""
 
     event_id: EventId
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One event for one agent (or one reply to post), leased to this process."""
 
     id: EntryId
@@ -388,10 +394,6 @@ class Outcome:
     @property
     def agent_works(self) -> bool | None:
         """Whether this shows that the agent works, as any reply does; None: it shows neither."""
-        if self.kind is OutcomeKind.SUCCESS:
-            return True
-        if self.kind in {OutcomeKind.LOST, OutcomeKind.STOPPED} or not self.uses_schedule:
+        if self.kind in _OF_NO_AGENT or not self.uses_schedule:
             return None
-        if self.kind is OutcomeKind.ERROR:
-            return self.reply is not None
-        return self.kind is OutcomeKind.REJECTED
+        return self.kind in _AGENT_WORKS or (self.kind is _ERROR and self.reply is not None)

@@ -21,6 +21,7 @@ from berinia_webhookd.journal import (
     ranks,
     receipts,
     rejected,
+    replay_keys,
 )
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.contract import ReplayedSignature
@@ -125,7 +126,7 @@ async def accept(
     if any(one.rejected for one in arrivals):
         arrivals = await rejected.without_kept_items(transaction, arrivals)
     conversations = await _conversations(transaction, arrivals)
-    used = await _used_keys(transaction, arrivals)
+    used = await replay_keys.used(transaction, arrivals)
     inserted = await _insert_deliveries(transaction, arrivals, used, conversations.ids)
     known = await _insert_events(transaction, arrivals, used, inserted)
     kept = await _without_repeated(transaction, inserted, known)
@@ -210,23 +211,6 @@ async def _make_conversations(
 
 
 # ---- what is inserted
-
-
-async def _used_keys(
-    transaction: Transaction, arrivals: Sequence[Arrival]
-) -> dict[bytes, set[str]]:
-    """By replay key, the events that came with it; a delivery that is replayed uses its own."""
-    numbers = {key: one.number for one in arrivals if (key := one.delivery.replay_key) is not None}
-    if not numbers:
-        return {}
-    keys = {key_digest(key): key for key in numbers}
-    found = await transaction.execute("used_keys", keys=list(numbers), digests=list(keys))
-    used: dict[bytes, set[str]] = {}
-    for key, delivery, event in found:
-        replay_key = keys.get(key, key)
-        if delivery != numbers[replay_key]:
-            used.setdefault(replay_key, set()).add(event)
-    return used
 
 
 class EventRow(NamedTuple):

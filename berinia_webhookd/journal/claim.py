@@ -23,6 +23,9 @@ from berinia_webhookd.model import (
     EventId,
 )
 
+READY, RUNNING = EntryState.READY.value, EntryState.RUNNING.value
+# Looked up once: a member of an enumeration is found by a function of Python's.
+KINDS: Final = {kind.value: kind for kind in EntryKind}
 # When to look again at what somebody was changing.
 BUSY: Final = SECOND // 20
 # One claim brings no more of large events into memory, but for one that is larger alone.
@@ -83,9 +86,8 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
         if transaction.shared and len(in_order) > request.limit:
             # Other nodes passed over what is locked and left: they look again after the commit.
             transaction.changes.work = True
-    places = await _within_memory(transaction, list(chosen))
     budgets = {agent: one for request in asked.requests for agent, one in request.budgets.items()}
-    leases = {place: chosen[place] for place in places}
+    leases = _within_memory(chosen)
     examined = await guards.examine(transaction, leases, budgets)
     upcoming += examined.opens_in
     leases = {place: row for place, row in leases.items() if place not in examined.places}
@@ -97,29 +99,26 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
     entries = await _lease(transaction, asked.holder, leases)
     await guards.note_runs(transaction, entries, budgets)
     for entry in entries:
-        _count(transaction, entry, leases[entry.id]["state"], -1)
-        _count(transaction, entry, EntryState.RUNNING)
+        _count(transaction, entry, leases[entry.id]["state"], RUNNING)
     next_due_seconds = min(upcoming) / SECOND if upcoming else None
     return Claimed(entries, next_due_seconds, holds + examined.holds)
 
 
-def _count(transaction: Transaction, entry: Entry, state: str, by: int = 1) -> None:
-    """Note that an entry and its members came into a state, or left it."""
-    by *= len(entry.members) + 1
-    transaction.count(entry.kind.value, entry.event.channel, entry.agent, state, by)
+def _count(transaction: Transaction, entry: Entry, before: str, after: str) -> None:
+    """Note that an entry and its members left a state for another."""
+    about, by = (str(entry.kind), entry.event.channel, entry.agent), len(entry.members) + 1
+    transaction.count(*about, before, -by)
+    transaction.count(*about, after, by)
 
 
-async def _within_memory(transaction: Transaction, places: list[int]) -> list[int]:
+def _within_memory(rows: Mapping[int, Row]) -> dict[int, Row]:
     """Without those whose events would be too large together: they are claimed later."""
-    if len(places) <= 1:
-        return places
-    sizes = dict(await transaction.execute("sizes", places=places))
-    kept: list[int] = []
+    kept: dict[int, Row] = {}
     room_bytes = CLAIM_BYTES
-    for place in places:
-        size_bytes = sizes.get(place) or 0
+    for place, row in rows.items():
+        size_bytes = row["size_bytes"] or 0
         if size_bytes <= room_bytes or not kept:
-            kept.append(place)
+            kept[place] = row
             room_bytes -= size_bytes
     return kept
 
@@ -154,20 +153,21 @@ async def _lease(
 
 
 def _entry(row: Row) -> Entry:
-    replied_at = row["replied_at"]
+    place, event, kind, agent, conversation, attempts, retries, data, form, *rest = row
+    consent, consent_since, reply_text, replied_at = rest
     return Entry(
-        id=EntryId(row["place"]),
-        event_id=EventId(row["event"]),
-        kind=EntryKind(row["kind"]),
-        agent=AgentName(row["agent"]),
-        conversation_id=str(row["conversation"]),
-        attempt=row["attempts"],
-        retries=row["retries"],
-        event=event_text.decode(row["data"], row["form"]),
-        consent=consent_of(row["consent"], row["consent_since"]),
-        size_bytes=len(row["data"]),
-        reply_text=row["reply_text"],
-        replied_at=None if replied_at is None else instant(replied_at),
+        EntryId(place),
+        EventId(event),
+        KINDS[kind],
+        AgentName(agent),
+        str(conversation),
+        attempts,
+        retries,
+        event_text.decode(data, form),
+        consent_of(consent, consent_since),
+        reply_text,
+        None if replied_at is None else instant(replied_at),
+        len(data),
     )
 
 
@@ -192,23 +192,17 @@ async def still_held(
 async def begin(transaction: Transaction, wanted: Sequence[Held]) -> list[bool]:
     """Write down that attempts begin which must not be made twice; says whose leases are held."""
     await order.hold(transaction, await touched(transaction, wanted))
-    begun: list[bool] = []
-    for held in wanted:
-        ours = await still_held(transaction, held.holder, held.entries)
-        await transaction.execute("begin", places=list(ours))
-        await gather.share(transaction, _bursts(held, ours))
-        begun.append(len(ours) == len(held.entries))
-    return begun
+    ours = await _ours(transaction, wanted)
+    await transaction.execute("begin", places=list(ours))
+    await gather.share(transaction, _bursts(wanted, ours))
+    return [all(entry.id in ours for entry in held.entries) for held in wanted]
 
 
 async def renew(transaction: Transaction, wanted: Sequence[Held]) -> list[list[Entry]]:
     """Extend leases; says which were lost already."""
-    lost: list[list[Entry]] = []
-    for held in wanted:
-        ours = await still_held(transaction, held.holder, held.entries)
-        await transaction.execute("extend", places=list(ours), lease=held.holder.lease)
-        lost.append([entry for entry in held.entries if entry.id not in ours])
-    return lost
+    ours = await _ours(transaction, wanted)
+    await transaction.execute("extend", places=list(ours), lease=wanted[0].holder.lease)
+    return [[entry for entry in held.entries if entry.id not in ours] for held in wanted]
 
 
 async def touched(_: Transaction, wanted: Sequence[Held]) -> Iterable[int]:
@@ -219,21 +213,26 @@ async def touched(_: Transaction, wanted: Sequence[Held]) -> Iterable[int]:
 async def release(transaction: Transaction, wanted: Sequence[Held]) -> list[None]:
     """Give leases back as if they had never been taken."""
     await order.hold(transaction, await touched(transaction, wanted))
-    for held in wanted:
-        ours = await still_held(transaction, held.holder, held.entries)
-        await transaction.execute("forget_runs", places=list(ours))
-        await transaction.execute("give_back", places=list(ours))
-        bursts = _bursts(held, ours)
-        await gather.share(transaction, bursts)
-        await gather.disband(transaction, bursts)
-        await order.advance(transaction, map(order.queue_of, ours.values()))
-        for entry in held.entries:
-            if entry.id in ours:
-                _count(transaction, entry, EntryState.RUNNING, -1)
-                _count(transaction, entry, EntryState.READY)
+    ours = await _ours(transaction, wanted)
+    await transaction.execute("forget_runs", places=list(ours))
+    await transaction.execute("give_back", places=list(ours))
+    bursts = _bursts(wanted, ours)
+    await gather.share(transaction, bursts)
+    await gather.disband(transaction, bursts)
+    await order.advance(transaction, map(order.queue_of, ours.values()))
+    for entry in {entry.id: entry for held in wanted for entry in held.entries}.values():
+        if entry.id in ours:
+            _count(transaction, entry, RUNNING, READY)
     return [None] * len(wanted)
 
 
-def _bursts(held: Held, ours: Collection[int]) -> list[int]:
+async def _ours(transaction: Transaction, wanted: Sequence[Held]) -> dict[EntryId, Row]:
+    """Return those that are still held: all are by this process."""
+    entries = [entry for held in wanted for entry in held.entries]
+    return await still_held(transaction, wanted[0].holder, entries)
+
+
+def _bursts(wanted: Sequence[Held], ours: Collection[int]) -> list[int]:
     """The places of those that have members."""
-    return [entry.id for entry in held.entries if entry.members and entry.id in ours]
+    entries = (entry for held in wanted for entry in held.entries)
+    return [entry.id for entry in entries if entry.members and entry.id in ours]

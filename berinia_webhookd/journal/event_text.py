@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from berinia_webhookd import json_text
 from berinia_webhookd.model import (
-    AgentName,
     Attachment,
     AutoSubmitted,
     ChannelName,
@@ -23,6 +22,9 @@ from berinia_webhookd.model import (
 )
 from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 
+# Looked up once: a member of an enumeration is found by a function of Python's.
+MESSAGE: Final = EventKind.MESSAGE
+KINDS: Final = {kind.value: kind for kind in EventKind}
 # Above it the text is escaped to ASCII: one emoji would make each of its characters four bytes.
 _LONG: Final = 262_144
 _OFTEN_NONE: Final = (
@@ -66,7 +68,7 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
         fields["conversation"] = parties
     if event.attachments:
         fields["attachments"] = list(map(asdict, event.attachments))
-    if event.kind is not EventKind.MESSAGE:
+    if event.kind is not MESSAGE:
         fields["kind"] = event.kind
     if event.sample:
         fields["sample"] = True
@@ -86,12 +88,14 @@ def fields_of(text: str, form: bytes | None) -> dict[str, Any]:
     """What `encode` wrote, complete; `form` is the body that its raw fields are read from, if they
     are not in the text.
     """
-    found: dict[str, Any] = json_text.decode(text)
-    fields = {name: found.get(name, value) for name, value in USUAL.items()}
+    fields: dict[str, Any] = {**USUAL, **json_text.decode(text)}
+    name = fields.pop("body_field", None)
+    if len(fields) > len(USUAL):  # a newer program wrote it
+        fields = {usual: fields[usual] for usual in USUAL}
     fields["conversation"] = fields["conversation"] or [fields["sender"], fields["recipient"]]
     if form is not None:
         fields["raw"] = dict(decode_urlencoded(bytes(form)))
-    if (name := found.get("body_field")) is not None:
+    if name is not None:
         fields["body"] = fields["raw"][name]
     return fields
 
@@ -99,32 +103,15 @@ def fields_of(text: str, form: bytes | None) -> dict[str, Any]:
 def decode(text: str, form: bytes | None = None) -> Event:
     """The event that `encode` was given."""
     fields = fields_of(text, form)
-    channel = ChannelName(fields["channel"])
-    sender, party = fields["conversation"]
-    automatic = fields["auto_submitted"]
-    return Event(
-        channel=channel,
-        agent=AgentName(fields["agent"]),
-        conversation=Conversation(channel, sender, party),
-        digest=bytes.fromhex(fields["digest"]),
-        received_at=datetime.fromisoformat(fields["received_at"]),
-        sender=fields["sender"],
-        recipient=fields["recipient"],
-        body=fields["body"],
-        subject=fields["subject"],
-        message_id=fields["message_id"],
-        group=fields["group"],
-        profile_name=fields["profile_name"],
-        opt_out=OptOut(fields["opt_out"]) if fields["opt_out"] else None,
-        auto_submitted=AutoSubmitted(automatic) if automatic else None,
-        attachments=tuple(Attachment(**file) for file in fields["attachments"]),
-        kind=EventKind(fields["kind"]),
-        status=fields["status"],
-        thread=fields["thread"],
-        sample=fields["sample"],
-        raw=fields["raw"],
-        raw_multi=fields["raw_multi"],
-    )
+    channel, automatic = ChannelName(fields["channel"]), fields["auto_submitted"]
+    fields["conversation"] = Conversation(channel, *fields["conversation"])
+    fields["digest"] = bytes.fromhex(fields["digest"])
+    fields["received_at"] = datetime.fromisoformat(fields["received_at"])
+    fields["opt_out"] = OptOut(fields["opt_out"]) if fields["opt_out"] else None
+    fields["auto_submitted"] = AutoSubmitted(automatic) if automatic else None
+    fields["attachments"] = tuple(Attachment(**file) for file in fields["attachments"])
+    fields["kind"] = KINDS[fields["kind"]]
+    return Event(**fields)
 
 
 def to_text(value: object) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from berinia_webhookd.journal import event_text
@@ -67,7 +66,7 @@ def _with(entry: Entry, rows: Sequence[Row]) -> Entry:
         for row in rows
     )
     size_bytes = entry.size_bytes + sum(len(row["data"]) for row in rows)
-    return replace(entry, members=members, size_bytes=size_bytes)
+    return entry._replace(members=members, size_bytes=size_bytes)
 
 
 async def members_of(transaction: Transaction, places: Collection[int]) -> dict[int, list[Row]]:

@@ -12,10 +12,9 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import structlog
 
@@ -26,7 +25,7 @@ from berinia_webhookd.errors import (
     JournalUnavailable,
     JournalWriterEnded,
 )
-from berinia_webhookd.journal import order
+from berinia_webhookd.journal.batch import BatchStep, ItemT, ResultT, Work, apply
 from berinia_webhookd.journal.database import (
     Conflict,
     Database,
@@ -38,9 +37,6 @@ from berinia_webhookd.journal.database import (
 from berinia_webhookd.metrics import Metrics
 
 logger = structlog.get_logger()
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 LARGE_BYTES: Final = 256 * 1024  # items above it are committed one at a time, in turn with batches
 BATCH_ITEMS: Final = 512
@@ -55,32 +51,6 @@ PROBE_BYTES: Final = 64 * 1024  # more than most items need
 SAY_AGAIN_SECONDS: Final = 60.0  # what needs an operator
 CLOSE_SECONDS: Final = 5.0  # for what is queued at the end
 TRIES: Final = 3  # another node may have inserted the same key meanwhile
-
-
-@dataclass(frozen=True, slots=True)
-class BatchStep(Generic[ItemT, ResultT]):
-    """One kind of work: does all items of a batch at once, and says what became of each.
-
-    A result that is an exception is raised to whoever asked. Steps of a lower rank come first.
-    """
-
-    name: str
-    rank: int
-    apply: Callable[[Transaction, Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]]
-    bounded: bool = False  # whether a full queue refuses it
-    # The conversations it will change. Those of a whole batch are held at once and in order, where
-    # other nodes write too: so two of them never wait for each other.
-    touches: Callable[[Transaction, Sequence[ItemT]], Awaitable[Iterable[int]]] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """One item on its way to the disk."""
-
-    step: BatchStep[Any, Any]
-    item: Any
-    size_bytes: int
-    done: asyncio.Future[Any]
 
 
 class GroupCommit:
@@ -353,30 +323,6 @@ class GroupCommit:
         if not task.cancelled() and (error := task.exception()) is not None:
             # Neither message nor traceback: both may hold what was to be stored.
             logger.error("journal.degraded", error=f"the writer ended: {type(error).__name__}")
-
-
-async def apply(transaction: Transaction, batch: Sequence[Work]) -> list[tuple[Work, Any]]:
-    """Do a batch in one transaction, step by step."""
-    by_step: dict[str, list[Work]] = {}
-    for work in batch:
-        by_step.setdefault(work.step.name, []).append(work)
-    in_order = sorted(by_step.values(), key=lambda works: works[0].step.rank)
-    if transaction.shared:
-        await order.hold(transaction, await _touched(transaction, in_order))
-    results: list[tuple[Work, Any]] = []
-    for works in in_order:
-        said = await works[0].step.apply(transaction, [work.item for work in works])
-        results.extend(zip(works, said, strict=True))
-    return results
-
-
-async def _touched(transaction: Transaction, by_step: Iterable[Sequence[Work]]) -> set[int]:
-    touched: set[int] = set()
-    for works in by_step:
-        touches = works[0].step.touches
-        if touches is not None:
-            touched.update(await touches(transaction, [work.item for work in works]))
-    return touched
 
 
 async def prove_room(transaction: Transaction) -> int:

@@ -52,6 +52,7 @@ from berinia_webhookd.journal.sqlite import (
 logger = structlog.get_logger()
 
 READERS: Final = 4
+INTERRUPT_SECONDS: Final = 0.05  # between two tries: one that comes too early is not noticed
 SAVE_AGAIN_SECONDS: Final = 55.0  # there may be room then
 
 
@@ -78,6 +79,8 @@ class SqliteDatabase(Database):
         self._not_saved = "nothing of it was open"
         self._save_at = 0.0
         self._saving: asyncio.Task[None] | None = None
+        self._prover: ConnectionThread | None = None
+        self._proving: asyncio.Task[None] | None = None
 
     async def own(self) -> None:
         """See `Database`."""
@@ -104,7 +107,7 @@ class SqliteDatabase(Database):
         if self._lock.held:
             await self._require_trust()
             if self._unread:
-                await self.do(self._read_through)
+                await self._read_through()
         await self.look_around()
 
     async def write(self, step: Step[ResultT]) -> ResultT:
@@ -169,7 +172,9 @@ class SqliteDatabase(Database):
             except Outage as outage:
                 logger.error("journal.degraded", error=str(outage))  # noqa: TRY400 - it is no mistake
             else:
-                self._lock.keep_wal(keep=False)
+                await self._stop_proving()
+                self._lock.keep_wal(keep=not self._proven)  # the next start sees by it what to read
+        await self._stop_proving()
         await self._disconnect()
         if not self._hangs:  # else the file is still open, and ours until the process ends
             self._lock.release()
@@ -208,15 +213,34 @@ class SqliteDatabase(Database):
                 self._watch.suspect(str(damage))
             raise
 
-    def _read_through(self, connection: sqlite3.Connection) -> None:
+    async def _read_through(self) -> None:
         """Have all of a journal in memory that fits there, which is what can be saved once its file
-        is cut; and serve no damage as healthy, at least not after a crash.
+        is cut. A larger one takes its time, and is read beside all else, after a crash alone.
         """
-        if fits_into_memory(connection) or not self._proven:
-            found = damage(connection, "quick_check")
-            if found is not None:
-                raise Damaged(found)
-        self._unread, self._proven = False, True
+        small = await self.do(_read_small)
+        self._unread, self._proven = False, small or self._proven
+        if not self._proven and (self._proving is None or self._proving.done()):
+            self._prover = self._connection("BEGIN")
+            self._proving = asyncio.create_task(self._prove(self._prover), name="journal check")
+
+    async def _prove(self, reader: ConnectionThread) -> None:
+        """Serve no damage as healthy for longer than it takes to find it."""
+        try:
+            await reader.do(_require_sound)
+        except Damaged as error:
+            self._watch.suspect(str(error))
+        except Outage:
+            pass  # it was broken off, or the file is gone: the next start finds it
+        else:
+            self._proven = True
+        finally:
+            await reader.close()
+
+    async def _stop_proving(self) -> None:
+        while self._proving is not None and not self._proving.done():
+            if self._prover is not None:
+                self._prover.interrupt()
+            await asyncio.wait((self._proving,), timeout=INTERRUPT_SECONDS)
 
     async def _disconnect(self) -> None:
         self._companions, self._unread = (), True
@@ -339,6 +363,17 @@ def prepare_folder(path: Path) -> None:
 def _undecided(copies: Sequence[Path]) -> str:
     names = ", ".join(map(str, copies))
     return f"what was saved of a journal that was lost lies there undecided: {names}"
+
+
+def _read_small(connection: sqlite3.Connection) -> bool:
+    if small := fits_into_memory(connection):
+        _require_sound(connection)
+    return small
+
+
+def _require_sound(connection: sqlite3.Connection) -> None:
+    if (found := damage(connection, "quick_check")) is not None:
+        raise Damaged(found)
 
 
 def _data_version(connection: sqlite3.Connection) -> int:

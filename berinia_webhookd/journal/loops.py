@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from berinia_webhookd.journal.database import DAY, SECOND, Transaction
 from berinia_webhookd.model import AutoSubmitted, Event, EventKind
 
+MESSAGE, AUTO_REPLY = EventKind.MESSAGE, AutoSubmitted.AUTO_REPLY
 AUTOMATIC: Final = 0  # the `loop_key` of a mail that says so
 NO_TEXT: Final = 1
 SAME_TEXTS: Final = 3
@@ -22,9 +23,9 @@ QUICK: Final = 60 * SECOND
 
 def loop_key(event: Event) -> int | None:
     """Return what an entry is compared by; None for what nobody wrote."""
-    if event.kind is not EventKind.MESSAGE:
+    if event.kind is not MESSAGE:
         return None
-    if event.auto_submitted is AutoSubmitted.AUTO_REPLY:
+    if event.auto_submitted is AUTO_REPLY:
         return AUTOMATIC
     text = event.body.strip()
     if not text:
@@ -54,7 +55,7 @@ async def loops_of(transaction: Transaction, places: Sequence[int]) -> list[tupl
     time is looked at; nothing from before its conversation was resumed counts.
     """
     found: list[tuple[int, str]] = []
-    for row in await transaction.execute("doubtful", places=places):
+    for row in await transaction.execute("doubtful", places=places, turns=QUICK_TURNS - 1):
         about = {"conversation": row["conversation"], "place": row["place"], "since": row["since"]}
         turns = [Turn(*turn) for turn in await transaction.execute("last_turns", **about)]
         turns.append(Turn(row["loop_key"], row["created_at"]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cache
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -23,7 +23,6 @@ from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.journal import sql
 from berinia_webhookd.journal.database import (
     Changes,
-    Conflict,
     Database,
     DatabaseError,
     Outage,
@@ -31,7 +30,6 @@ from berinia_webhookd.journal.database import (
     Row,
     Step,
     Transaction,
-    Unstorable,
 )
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION, migrate, stored_version
 from berinia_webhookd.model import EventId
@@ -44,7 +42,8 @@ except ModuleNotFoundError as _missing:
         hint=f"{sys.prefix}/bin/pip install asyncpg, or use a sqlite:/// journal.url",
     ) from _missing
 
-NAMESPACE: Final = "berinia_webhookd"  # the PostgreSQL schema that holds our tables
+from berinia_webhookd.journal.postgresql_errors import NAMESPACE, translated
+
 CHANNEL: Final = "berinia_webhookd"  # of notifications
 
 CONNECT_SECONDS: Final = 4.0
@@ -69,27 +68,6 @@ SESSION: Final = {
     "jit": "off",  # compiling takes longer than any statement of ours
 }
 
-# The first two or all five characters of an SQLSTATE.
-UNREACHABLE: Final = (
-    "08",  # connection lost
-    "25006",  # read only: a standby
-    "28",  # refused to let us in
-    "3D000",  # no such database
-    "3F000",  # no such schema
-    "42501",  # not allowed
-    "42P01",  # no such table: the database was put back to an earlier state
-    "53",  # disk full, out of memory, too many connections
-    "55P03",  # a lock was not to be had
-    "57",  # shut down, starting up, or timed out
-    "58",  # the server's own files
-    "XX",
-)
-CONFLICT: Final = ("23", "40")  # another node inserted it, deadlock, serialization
-HINTS: Final = {
-    "28": "see the user and the password in journal.url, and the server's pg_hba.conf",
-    "3D": "make the database that journal.url names, or name another one",
-    "42": f"make the schema: CREATE SCHEMA {NAMESPACE} AUTHORIZATION the user of journal.url",
-}
 OPTIONS_HINT: Final = "see the options in journal.url"
 
 NOW: Final = "(extract(epoch FROM now()) * 1000000)::bigint"
@@ -233,7 +211,7 @@ class PostgresqlDatabase(Database):
         return await self.read(stored_version)
 
     async def _migrate(self) -> None:
-        with _translated():
+        with translated():
             connection = await self._connect(patient=True)
             try:
                 async with connection.transaction():
@@ -250,7 +228,7 @@ class PostgresqlDatabase(Database):
 
     async def write(self, step: Step[ResultT]) -> ResultT:
         """See `Database`."""
-        with _translated():
+        with translated():
             if self._writer is None:
                 self._writer = await self._connect()
             connection = self._writer
@@ -264,7 +242,7 @@ class PostgresqlDatabase(Database):
 
     async def read(self, step: Step[ResultT]) -> ResultT:
         """See `Database`."""
-        with _translated():
+        with translated():
             async with (
                 self._readers,
                 self._reader() as connection,
@@ -283,7 +261,7 @@ class PostgresqlDatabase(Database):
         """
         for pause in doubling_pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS):
             try:
-                with _translated():
+                with translated():
                     connection = await self._connect()
                     try:
                         await self._listen(connection, heard)
@@ -394,27 +372,3 @@ async def _close(connection: asyncpg.Connection) -> None:
             await connection.close()
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         connection.terminate()
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Errors of the server and the driver as what they mean to us."""
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        raise _meaning(error, str(error.sqlstate or "")) from error
-    except asyncpg.DataError as error:
-        raise Unstorable(type(error).__name__) from error
-    except (asyncpg.InterfaceError, OSError) as error:
-        text = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-        raise Outage(text or type(error).__name__) from error
-    except ArithmeticError as error:
-        raise Unstorable(type(error).__name__) from error
-
-
-def _meaning(error: Exception, code: str) -> DatabaseError:
-    said = str(getattr(error, "message", "") or type(error).__name__)  # without the values
-    if code.startswith(UNREACHABLE):
-        for_good = code.startswith(("28", "3D000", "42501"))
-        return Outage(said, passing=not for_good, hint=HINTS[code[:2]] if for_good else None)
-    return Conflict(said) if code.startswith(CONFLICT) else Unstorable(said)

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from berinia_webhookd.journal import replay_keys
 from berinia_webhookd.journal.contract import ReplayedSignature
-from berinia_webhookd.journal.database import Transaction, microseconds, stored
-from berinia_webhookd.journal.deliveries import key_digest
+from berinia_webhookd.journal.database import Transaction, microseconds
 from berinia_webhookd.model import AgentName, EventId, Receipt, Receipts
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ async def of(
     repeated: list[tuple[Arrival, EventId]] = []
     for one in arrivals:
         key = one.delivery.replay_key
-        if key is not None and not await _may_use(transaction, one, known, used, kept):
+        if key is not None and not await replay_keys.may_use(transaction, one, known, used, kept):
             results.append(ReplayedSignature("the signature was used with another message"))
             continue
         receipts: list[Receipt] = []
@@ -40,35 +40,6 @@ async def of(
                 repeated.append((one, id_))
         results.append(tuple(receipts))
     return await _of_the_first_time(transaction, results, repeated) if repeated else results
-
-
-async def _may_use(
-    transaction: Transaction,
-    arrival: Arrival,
-    known: Mapping[bytes, EventId],
-    used: dict[bytes, set[str]],
-    kept: Sequence[Inserted],
-) -> bool:
-    """Whether a delivery's replay key belongs to its events; it does from now on if it is new."""
-    key = arrival.delivery.replay_key or b""
-    ids = {known.get(new.event.digest) for new in arrival.events}
-    if None in ids or ids.isdisjoint(used.get(key, ids)):
-        return False
-    if key not in used:
-        used[key] = {str(id_) for id_ in ids}
-        if all(one.arrival.delivery.replay_key != key for one in kept):
-            await _remember_key(transaction, arrival, known[arrival.events[0].event.digest])
-    return True
-
-
-async def _remember_key(transaction: Transaction, arrival: Arrival, event: str) -> None:
-    key = arrival.delivery.replay_key
-    row = {
-        "digest": key_digest(key or b""),
-        "event": event,
-        "received_at": stored(arrival.delivery.received_at),
-    }
-    await transaction.many("remember", [row])
 
 
 async def _of_the_first_time(

@@ -64,7 +64,7 @@ async def recover(transaction: Transaction, wanted: Sequence[Recovery]) -> list[
 
 async def _recover(transaction: Transaction, recovery: Recovery) -> Recovered:
     if recovery.everybody:
-        orphans = await transaction.execute("running")
+        orphans = await transaction.execute("leases_of", holder=None)
         await transaction.execute("forget_callers")
     else:
         orphans = await _leases_over(transaction, recovery)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -12,7 +15,7 @@ from berinia_webhookd.journal.contract import Reply, ReplyRoute
 from berinia_webhookd.journal.database import Row, Transaction
 from berinia_webhookd.journal.order import Queue
 from berinia_webhookd.journal.settle import insert_late, late_entry
-from berinia_webhookd.model import EntryKind, EventId
+from berinia_webhookd.model import Entry, EntryKind, EventId
 
 logger = structlog.get_logger()
 
@@ -32,6 +35,36 @@ class FoundReply:
     reply: Reply | None
     inline: bool
     over: bool
+
+
+class Callers:
+    """Those in this process who wait for replies: each is told when there may be one."""
+
+    def __init__(self) -> None:
+        self._waiting: defaultdict[EventId, set[asyncio.Event]] = defaultdict(set)
+
+    @contextlib.contextmanager
+    def listening(self, event_id: EventId) -> Iterator[asyncio.Event]:
+        """Have an event set whenever something happened to a message."""
+        changed = asyncio.Event()
+        self._waiting[event_id].add(changed)
+        try:
+            yield changed
+        finally:
+            self._waiting[event_id].discard(changed)
+            if not self._waiting[event_id]:
+                del self._waiting[event_id]
+
+    def wake_for(self, entry: Entry) -> None:
+        """Tell those who wait for what an agent says to this entry."""
+        if self._waiting and entry.kind is EntryKind.AGENT:
+            self.wake([message.event_id for message in entry.messages])
+
+    def wake(self, event_ids: Iterable[EventId] | None) -> None:
+        """Tell those who wait for these messages' replies, or all."""
+        for event_id in list(self._waiting) if event_ids is None else event_ids:
+            for changed in self._waiting.get(event_id, ()):
+                changed.set()
 
 
 async def reply_to(transaction: Transaction, event_id: EventId) -> FoundReply:

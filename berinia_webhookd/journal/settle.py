@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from berinia_webhookd.journal import gather, guards, order
 from berinia_webhookd.journal import pause as pauses
@@ -16,10 +16,21 @@ from berinia_webhookd.journal.database import Row, Transaction, microseconds
 from berinia_webhookd.journal.deliveries import EVENTS_EACH
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.order import Queue
-from berinia_webhookd.model import EntryKind, EntryState, OutcomeKind, Pause
+from berinia_webhookd.model import (
+    AgentName,
+    EntryKind,
+    EntryState,
+    Outcome,
+    OutcomeKind,
+    Pause,
+)
 
 # What was lost after it had begun is dead, and nobody else decides what became of it.
 RESULT_COUNTS: Final = frozenset({EntryState.RUNNING, EntryState.DEAD})
+# Looked up once: a member of an enumeration is found by a function of Python's.
+AGENT, NO_REPLY = EntryKind.AGENT, ReplyRoute.NONE
+DONE, WAITING, DEAD = EntryState.DONE, EntryState.WAITING, EntryState.DEAD
+KEPT: Final = Settled(kept=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,12 +41,34 @@ class Ended:
     settlement: Settlement
 
 
+class Attempt(NamedTuple):
+    """An attempt as it is stored."""
+
+    entry: int
+    number: int
+    node: str
+    took: int | None
+    outcome: str
+    error: str | None
+    reply: str | None
+
+
+class After(NamedTuple):
+    """What becomes of an entry after an attempt."""
+
+    state: str
+    due_in: int | None
+    hold_for: int | None
+    retries: int
+    acted: int
+
+
 @dataclass(slots=True)
 class Rows:
     """What a batch of settlements writes, table by table."""
 
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-    entries: list[dict[str, Any]] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    entries: dict[After, list[int]] = field(default_factory=dict)  # places of which this becomes
     replies: list[dict[str, Any]] = field(default_factory=list)
     late: list[order.NewEntry] = field(default_factory=list)
     queues: set[Queue] = field(default_factory=set)
@@ -67,13 +100,13 @@ async def _with_failures(
     transaction: Transaction, ended: Sequence[Ended], results: list[Settled]
 ) -> list[Settled]:
     """The results, the last of each agent with what its guards have to tell."""
-    of_agents = {
-        number: one.settlement.entry.agent
-        for number, one in enumerate(ended)
-        if results[number].kept and one.settlement.entry.kind is EntryKind.AGENT
-    }
-    outcomes = [(agent, ended[number].settlement.outcome) for number, agent in of_agents.items()]
-    last = {agent: number for number, agent in of_agents.items()}
+    outcomes: list[tuple[AgentName, Outcome]] = []
+    last: dict[AgentName, int] = {}
+    for number, (one, result) in enumerate(zip(ended, results, strict=True)):
+        entry = one.settlement.entry
+        if result.kept and entry.kind is AGENT:
+            outcomes.append((entry.agent, one.settlement.outcome))
+            last[entry.agent] = number
     for agent, failures in (await guards.note_outcomes(transaction, outcomes)).items():
         results[last[agent]] = replace(results[last[agent]], failures=failures)
     return results
@@ -89,53 +122,43 @@ def _settle_one(
 ) -> Settled:
     """Settle an entry; of its messages, its own is the last."""
     settlement, row = ended.settlement, messages[-1]
-    entry, outcome = settlement.entry, settlement.outcome
+    entry, outcome, state = settlement.entry, settlement.outcome, settlement.state
     said = _reply_of(settlement, messages)
-    route = ReplyRoute.NONE if said is None else said.route(messages)
-    state = settlement.state
-    told = route is not ReplyRoute.NONE and settlement.state is EntryState.DONE
-    reply = None if told else outcome.reply
-    rows.attempts.append(
-        {
-            "entry": entry.id,
-            "number": entry.attempt,
-            "node": ended.holder.node,
-            "took": microseconds(settlement.took_seconds),
-            "outcome": outcome.kind.value,
-            "error": None if outcome.error is None else storable(outcome.error),
-            "reply": None if reply is None else storable(reply),
-        }
+    route = NO_REPLY if said is None else said.route(messages)
+    done = state is DONE
+    error, reply = outcome.error, None if done and route is not NO_REPLY else outcome.reply
+    took = microseconds(settlement.took_seconds)
+    of_attempt = (entry.id, entry.attempt, ended.holder.node, took, str(outcome.kind))
+    texts = (None if error is None else storable(error), None if reply is None else storable(reply))
+    rows.attempts.append(Attempt(*of_attempt, *texts))
+    after = After(
+        str(state),
+        microseconds(settlement.due_in_seconds) if state is WAITING else None,
+        microseconds(settlement.hold_seconds),
+        settlement.retries,
+        int(settlement.may_have_acted or done),
     )
-    waits = state is EntryState.WAITING
-    rows.entries.append(
-        {
-            "place": entry.id,
-            "state": state.value,
-            "due_in": microseconds(settlement.due_in_seconds) if waits else None,
-            "hold_for": microseconds(settlement.hold_seconds),
-            "retries": settlement.retries,
-            "acted": int(settlement.may_have_acted or state is EntryState.DONE),
-        }
-    )
-    kind, channel = entry.kind.value, entry.event.channel
-    transaction.count(kind, channel, entry.agent, row["state"], -len(messages))
-    transaction.count(kind, channel, entry.agent, state.value, len(messages))
-    rows.queues.add(order.queue_of(row))
-    if state is EntryState.DONE and entry.kind is EntryKind.AGENT:
+    rows.entries.setdefault(after, []).append(entry.id)
+    queue = order.queue_of(row)
+    about = (queue.kind, entry.event.channel, queue.agent)
+    transaction.count(*about, row["state"], -len(messages))
+    transaction.count(*about, after.state, len(messages))
+    rows.queues.add(queue)
+    if done and entry.kind is AGENT:
         rows.told_before += [message["event"] for message in messages if message["has_reply"]]
     if settlement.pause is not None:
-        rows.pauses[row["conversation"]] = settlement.pause
-    transaction.changes.replies.update(
-        message.event_id
-        for message, its_row in zip(entry.messages, messages, strict=True)
-        if its_row["had_caller"]
-    )
-    if said is not None and route is not ReplyRoute.NONE:
+        rows.pauses[queue.conversation] = settlement.pause
+    if any(message["had_caller"] for message in messages):
+        of_rows = zip(entry.messages, messages, strict=True)
+        transaction.changes.replies.update(
+            one.event_id for one, its in of_rows if its["had_caller"]
+        )
+    if said is not None and route is not NO_REPLY:
         rows.replies.append(said.row(gather.listener(messages)["event"], route))
     if route is ReplyRoute.LATE:
-        rows.late.append(late_entry(transaction, row, channel))
-        rows.queues.add(Queue(row["conversation"], EntryKind.REPLY.value, row["agent"]))
-    return Settled(kept=True, reply=route)
+        rows.late.append(late_entry(transaction, row, entry.event.channel))
+        rows.queues.add(queue._replace(kind=EntryKind.REPLY.value))
+    return KEPT if route is NO_REPLY else Settled(kept=True, reply=route)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +198,17 @@ def _reply_of(settlement: Settlement, messages: Sequence[Row]) -> Said | None:
     """The agent's own words, where they end the entry; else those for an entry that nobody tries
     again, if the person has been told nothing.
     """
-    if settlement.entry.kind is EntryKind.REPLY:
+    if settlement.entry.kind is not AGENT:
         return None
     outcome, failure = settlement.outcome, settlement.failure_reply
-    if settlement.state is EntryState.DONE:
-        failed = outcome.kind is not OutcomeKind.SUCCESS
-        return Said(outcome.reply, failed, settlement.late) if outcome.reply else None
+    if settlement.state is DONE:
+        if not outcome.reply:
+            return None
+        return Said(outcome.reply, outcome.kind is not OutcomeKind.SUCCESS, settlement.late)
+    if settlement.state is not DEAD or failure is None:
+        return None
     told = any(row["has_reply"] for row in messages)
-    if settlement.state is EntryState.DEAD and failure is not None and not told:
-        return Said(failure.text, failed=True, late=failure.late)
-    return None
+    return None if told else Said(failure.text, failed=True, late=failure.late)
 
 
 def late_entry(transaction: Transaction, row: Row, channel: str) -> order.NewEntry:
@@ -219,7 +243,8 @@ async def insert_late(transaction: Transaction, entries: Sequence[order.NewEntry
 
 async def _write(transaction: Transaction, rows: Rows, bursts: Collection[int]) -> None:
     await transaction.many("insert_attempt", rows.attempts)
-    await transaction.many("settle", rows.entries)
+    for after, places in rows.entries.items():
+        await transaction.execute("settle", **after._asdict(), places=places)
     await gather.share(transaction, bursts)
     await _withdraw(transaction, rows)
     await transaction.many("insert_reply", rows.replies)

@@ -210,6 +210,11 @@ class ConnectionThread:
         """Do something with the connection."""
         return self._thread.do(partial(self._with_connection, job))
 
+    def interrupt(self) -> None:
+        """Break off what the connection does just now."""
+        if self._connection is not None:
+            self._connection.interrupt()
+
     async def close(self) -> bool:
         """Close the connection and end the thread, after what it was asked for; returns whether
         that was possible: a disk may hang.

@@ -17,8 +17,8 @@ from berinia_webhookd.journal import (
     replies,
     settle,
 )
+from berinia_webhookd.journal.batch import BatchStep
 from berinia_webhookd.journal.contract import Claimed, Reply, Settled
-from berinia_webhookd.journal.group_commit import BatchStep
 from berinia_webhookd.model import Entry, PauseRequest, Receipts
 
 ACCEPT: Final[BatchStep[accept.Arrival, Receipts]] = BatchStep(

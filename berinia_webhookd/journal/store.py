@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
 from typing import Any
@@ -31,8 +30,10 @@ from berinia_webhookd.journal import (
     replies,
     settle,
     show,
+    steps,
 )
 from berinia_webhookd.journal.accept import Arrival, GatheringOf, no_gathering
+from berinia_webhookd.journal.batch import BatchStep, ItemT, ResultT
 from berinia_webhookd.journal.consents_key import ConsentsKey, require_fit
 from berinia_webhookd.journal.contract import (
     Backlog,
@@ -50,25 +51,8 @@ from berinia_webhookd.journal.database import (
     Transaction,
     open_database,
 )
-from berinia_webhookd.journal.group_commit import BatchStep, GroupCommit, ItemT, ResultT
+from berinia_webhookd.journal.group_commit import GroupCommit
 from berinia_webhookd.journal.show import Shown
-from berinia_webhookd.journal.steps import (
-    ACCEPT,
-    BEGIN,
-    BRING_WORK,
-    CLAIM,
-    END_PAUSES,
-    GIVE_BACK_LEFTOVERS,
-    NOTE_UNAVAILABLE,
-    PAUSE,
-    PURGE,
-    RECOVER,
-    REJECT,
-    RELEASE,
-    RENEW,
-    SETTLE,
-    STOP_WAITING,
-)
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
     AgentName,
@@ -125,7 +109,7 @@ class SqlJournal:
         self._leased: set[EntryId] = set()  # as far as we were told
         self._lost_for_good: list[LostForGood] = []
         self._work = asyncio.Event()
-        self._replies: defaultdict[EventId, set[asyncio.Event]] = defaultdict(set)
+        self._callers = replies.Callers()
 
     @classmethod
     def from_settings(
@@ -186,7 +170,7 @@ class SqlJournal:
         if not self._database.shared:
             with contextlib.suppress(JournalUnavailable):
                 await self._submit(
-                    RECOVER, recover.Recovery(everybody=True, reply=self._lost_reply)
+                    steps.RECOVER, recover.Recovery(everybody=True, reply=self._lost_reply)
                 )
         listening = self._database.listen(self._heard, self._commits.look_soon)
         self._listener = asyncio.create_task(listening, name="journal listener")
@@ -246,7 +230,7 @@ class SqlJournal:
             key=self._consents_key,
             gathering_of=self._gathering_of,
         )
-        return self._begin(ACCEPT, arrival, size_bytes=arrival.size_bytes)
+        return self._begin(steps.ACCEPT, arrival, size_bytes=arrival.size_bytes)
 
     async def _without_events(
         self, delivery: VerifiedDelivery, items: Sequence[RejectedItem]
@@ -259,11 +243,11 @@ class SqlJournal:
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
         """Keep a verified delivery that fails validation."""
         rejection = rejected.Rejection(delivery, reason, self._holder.node, self._rejected_max)
-        await self._submit(REJECT, rejection, size_bytes=len(delivery.body))
+        await self._submit(steps.REJECT, rejection, size_bytes=len(delivery.body))
 
     async def pause(self, requests: Sequence[PauseRequest]) -> int:
         """Hold conversations (see the contract)."""
-        changed = await self._submit(PAUSE, requests)
+        changed = await self._submit(steps.PAUSE, requests)
         return len(changed)
 
     async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
@@ -271,7 +255,7 @@ class SqlJournal:
         none.
         """
         until = asyncio.get_running_loop().time() + seconds
-        with self._listening(event_id) as changed:
+        with self._callers.listening(event_id) as changed:
             found = await self._find_reply(event_id)
             if found.reply is not None:
                 return found.reply  # also one that is posted late: the message is a repeated one
@@ -284,23 +268,23 @@ class SqlJournal:
 
     async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
         """Nobody waits for this event's reply any longer (see the contract)."""
-        return await self._submit(STOP_WAITING, replies.Departure(event_id, hung_up))
+        return await self._submit(steps.STOP_WAITING, replies.Departure(event_id, hung_up))
 
     # ---- the dispatching side
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
         """Lease what may start now, in the order of places."""
         self._work.clear()  # what comes from here on wakes whoever claims again
-        return await self._submit(CLAIM, claim.Claim(self._holder, requests))
+        return await self._submit(steps.CLAIM, claim.Claim(self._holder, requests))
 
     async def begin(self, entry: Entry) -> bool:
         """Write down that an at-most-once agent is about to be called, if the lease is ours."""
-        return await self._submit(BEGIN, claim.Held(self._holder, [entry]))
+        return await self._submit(steps.BEGIN, claim.Held(self._holder, [entry]))
 
     def settle(self, settlement: Settlement) -> asyncio.Future[Settled]:
         """Record an attempt and the entry's next state, if the lease is still ours."""
         size = len(settlement.outcome.reply or "") + len(settlement.outcome.error or "")
-        return self._begin(SETTLE, settle.Ended(self._holder, settlement), size_bytes=size)
+        return self._begin(steps.SETTLE, settle.Ended(self._holder, settlement), size_bytes=size)
 
     async def wait_for_work(self, seconds: float | None) -> None:
         """Sleep until there may be something new to claim, or until the time is over."""
@@ -308,13 +292,13 @@ class SqlJournal:
 
     async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Extend our leases; returns those that were already lost."""
-        return await self._submit(RENEW, claim.Held(self._holder, entries))
+        return await self._submit(steps.RENEW, claim.Held(self._holder, entries))
 
     async def release(self, entries: Sequence[Entry]) -> None:
         """Give entries back unfinished, at no cost to their schedule."""
         # Whatever comes of it, we do not work on them any more.
         self._leased.difference_update(entry.id for entry in entries)
-        await self._submit(RELEASE, claim.Held(self._holder, entries))
+        await self._submit(steps.RELEASE, claim.Held(self._holder, entries))
 
     async def agents_waiting(self) -> frozenset[AgentName]:
         """Agents that have open entries."""
@@ -327,7 +311,7 @@ class SqlJournal:
     async def note_unavailable(self, agent: AgentName, reason: str | None) -> None:
         """Write down why an agent's entries wait, or that they no longer do."""
         note = purge.Unavailable(agent, self._holder.node, reason)
-        await self._submit(NOTE_UNAVAILABLE, note)
+        await self._submit(steps.NOTE_UNAVAILABLE, note)
 
     async def delivery_of(self, event_id: EventId) -> VerifiedDelivery | None:
         """The raw delivery of an event, for its attachments; None once erased or purged."""
@@ -340,7 +324,7 @@ class SqlJournal:
         pauses that are over.
         """
         if over := await self._read(pause.over):
-            for conversation in await self._submit(END_PAUSES, over):
+            for conversation in await self._submit(steps.END_PAUSES, over):
                 logger.info("conversation.resumed", conversation=conversation, by="its time")
         if not self._database.shared or self._commits is None:
             return 0
@@ -349,8 +333,8 @@ class SqlJournal:
             lease_seconds=self._holder.lease_seconds,
             reply=self._lost_reply,
         )
-        await self._submit(GIVE_BACK_LEFTOVERS, recover.Leftovers(self._holder, self._leased))
-        return (await self._submit(RECOVER, recovery)).given_back
+        await self._submit(steps.GIVE_BACK_LEFTOVERS, recover.Leftovers(self._holder, self._leased))
+        return (await self._submit(steps.RECOVER, recovery)).given_back
 
     def take_lost_for_good(self) -> list[LostForGood]:
         """What died of its losses since the last call."""
@@ -367,7 +351,7 @@ class SqlJournal:
 
     async def purge(self) -> int:
         """Delete one small batch of what is past its retention; returns how many rows went."""
-        return await self._submit(PURGE, self._keep)
+        return await self._submit(steps.PURGE, self._keep)
 
     # ---- how
 
@@ -392,37 +376,19 @@ class SqlJournal:
     async def _find_reply(self, event_id: EventId) -> replies.FoundReply:
         return await self._read(partial(replies.reply_to, event_id=event_id))
 
-    @contextlib.contextmanager
-    def _listening(self, event_id: EventId) -> Iterator[asyncio.Event]:
-        changed = asyncio.Event()
-        self._replies[event_id].add(changed)
-        try:
-            yield changed
-        finally:
-            self._replies[event_id].discard(changed)
-            if not self._replies[event_id]:
-                del self._replies[event_id]
-
     def _committed(self, step: BatchStep[Any, Any], item: object, result: object) -> None:
-        if step.name in BRING_WORK:
+        if step.name in steps.BRING_WORK:
             self._work.set()
         if isinstance(result, Claimed):
             self._leased.update(entry.id for entry in result.entries)
         if isinstance(result, recover.Recovered):
             self._lost_for_good += result.dead
         if isinstance(item, settle.Ended):
-            entry = item.settlement.entry
-            self._leased.discard(entry.id)
-            if entry.kind is EntryKind.AGENT:
-                self._wake_callers(message.event_id for message in entry.messages)
+            self._leased.discard(item.settlement.entry.id)
+            self._callers.wake_for(item.settlement.entry)
 
     def _heard(self, changes: Changes) -> None:
         """Another process wrote: whoever sleeps here looks again."""
         if changes.work:
             self._work.set()
-        self._wake_callers(list(self._replies) if changes.all_replies else changes.replies)
-
-    def _wake_callers(self, event_ids: Iterable[EventId]) -> None:
-        for event_id in event_ids:
-            for changed in self._replies.get(event_id, ()):
-                changed.set()
+        self._callers.wake(None if changes.all_replies else changes.replies)

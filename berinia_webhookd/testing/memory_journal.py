@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
 
@@ -235,7 +235,7 @@ class MemoryJournal:
         """What whoever claimed it gets."""
         found = self._consents.get((kept.event.conversation.sender, kept.event.channel))
         consent = consents.consent_of(found.state, found.since) if found else None
-        return replace(kept.leased(), consent=consent)
+        return kept.leased()._replace(consent=consent)
 
     async def begin(self, entry: Entry) -> bool:
         """Say whether the lease is still held."""

@@ -13,12 +13,10 @@ from typing import Any
 
 from berinia_webhookd import cli
 from berinia_webhookd.journal import group_commit
+from berinia_webhookd.journal.batch import Work, apply
 from berinia_webhookd.journal.database import Transaction
-from berinia_webhookd.journal.group_commit import Work
 
 from .daemon import Daemon
-
-_apply = group_commit.apply
 
 
 class Unforeseen(BaseException):
@@ -38,7 +36,7 @@ async def faulty_apply(transaction: Transaction, batch: Sequence[Work]) -> list[
         hang(faults / "hang")
     if accepts and (faults / "break").exists():
         raise Unforeseen
-    return await _apply(transaction, batch)
+    return await apply(transaction, batch)
 
 
 class FaultyDaemon(Daemon):
@@ -69,5 +67,5 @@ def faulty_daemon(folder: Path, settings: str = "") -> Iterator[FaultyDaemon]:
 
 
 if __name__ == "__main__":
-    group_commit.apply = faulty_apply
+    vars(group_commit)["apply"] = faulty_apply
     cli.main()

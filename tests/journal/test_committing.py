@@ -19,7 +19,7 @@ from berinia_webhookd.errors import (
     CannotStartNow,
     JournalUnavailable,
 )
-from berinia_webhookd.journal import accept, group_commit, sqlite, steps, store
+from berinia_webhookd.journal import accept, group_commit, sqlite, steps
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
@@ -124,7 +124,7 @@ async def test_a_large_body_waits_by_itself(world: World, monkeypatch: pytest.Mo
         sizes.append(len(arrivals))
         return await accept.accept(transaction, arrivals)
 
-    monkeypatch.setattr(store, "ACCEPT", replace(steps.ACCEPT, apply=note_and_accept))
+    monkeypatch.setattr(steps, "ACCEPT", replace(steps.ACCEPT, apply=note_and_accept))
     big = [an_event(f"{n}" + "x" * 300_000) for n in range(3)]
     await asyncio.gather(
         *(world.accept_event(e) for e in big),

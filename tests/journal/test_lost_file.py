@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -95,30 +96,63 @@ async def test_a_cut_while_a_message_is_committed_is_noticed(
     assert len(texts_in(copies_of(world.file)[0])) == 51
 
 
+async def crash_with_a_large_journal(world: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave one, with a WAL, that does not fit into memory."""
+    monkeypatch.setattr(sqlite, "PRAGMAS", (*sqlite.PRAGMAS, SMALL_CACHE))
+    await world.open()
+    for start in range(0, 1000, 200):
+        await asyncio.gather(*(world.accept(f"m{start + n}") for n in range(200)))
+    await world.reopen()
+    await world.accept("in the WAL alone")
+    wal = world.file.with_name(world.file.name + "-wal")
+    left = {file: file.read_bytes() for file in (world.file, wal)}
+    await world.journals.pop().close()
+    for file, held in left.items():
+        file.write_bytes(held)
+
+
 async def test_a_large_journal_is_checked_after_a_crash_alone(
     closed_world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading all of it takes its time."""
-    monkeypatch.setattr(sqlite, "PRAGMAS", (*sqlite.PRAGMAS, SMALL_CACHE))
+    """Reading all of it takes its time, in which messages are accepted as ever. One that stops
+    before its end begins anew at the next start.
+    """
+    await crash_with_a_large_journal(closed_world, monkeypatch)
+    reading = threading.Event()
     checked: list[str] = []
 
-    def damage(_: sqlite3.Connection, kind: str) -> None:
+    def damage(connection: sqlite3.Connection, kind: str) -> None:
         checked.append(kind)
+        endless = (
+            "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT max(x) FROM n"
+        )
+        if not reading.is_set():
+            connection.execute(endless)
 
-    await closed_world.open()
-    for start in range(0, 1000, 200):
-        await asyncio.gather(*(closed_world.accept(f"m{start + n}") for n in range(200)))
     monkeypatch.setattr(journal_file, "damage", damage)
-    await closed_world.reopen()
-    assert checked == []
-    wal = closed_world.file.with_name(closed_world.file.name + "-wal")
-    await closed_world.accept("in the WAL alone")
-    left = {file: file.read_bytes() for file in (closed_world.file, wal)}
-    await closed_world.journals.pop().close()
-    for file, held in left.items():  # as a crash leaves them
-        file.write_bytes(held)
     await closed_world.open()
-    assert checked == ["quick_check"]
+    await wait_until(lambda: checked == ["quick_check"])
+    await closed_world.accept("while it is read")
+    await closed_world.journals.pop().close()
+    reading.set()
+    await closed_world.open()
+    await wait_until(lambda: len(checked) == 2)
+    await closed_world.reopen()
+    assert len(checked) == 2
+
+
+async def test_damage_in_a_large_journal_is_found_after_a_crash(
+    closed_world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused from then on, until an operator has decided."""
+    await crash_with_a_large_journal(closed_world, monkeypatch)
+    monkeypatch.setattr(journal_file, "damage", lambda _connection, _kind: "a page is broken")
+    with structlog.testing.capture_logs() as logged:
+        await closed_world.open()
+        await wait_until(lambda: any(line["event"] == "journal.degraded" for line in logged))
+    with pytest.raises(JournalUnavailable):
+        await closed_world.accept("refused")
+    await wait_until(lambda: copies_of(closed_world.file))
 
 
 async def test_without_room_everything_stays_open(

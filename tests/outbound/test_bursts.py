@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ AGENT = "Agent"
 def burst(*entries: Entry) -> Entry:
     """The last of these, with the others as its members."""
     *members, last = entries
-    return replace(last, members=tuple(Member(one.event_id, one.event) for one in members))
+    return last._replace(members=tuple(Member(one.event_id, one.event) for one in members))
 
 
 def test_the_envelope_has_one_text_and_every_message() -> None:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from email import message_from_string
 from email.policy import default as default_policy
 from pathlib import Path
@@ -84,7 +83,7 @@ async def test_handle_function(hosts: HostWorld, examples: Path) -> None:
         outcome = await agents.attempt(entry, timeout_seconds=60)
         assert (outcome.kind, outcome.reply) == (OutcomeKind.SUCCESS, "noted")
     more = make_entry(LISTENER, "Demain")
-    burst = replace(more, members=(Member(entry.event_id, entry.event),))
+    burst = more._replace(members=(Member(entry.event_id, entry.event),))
     assert (await agents.attempt(burst, timeout_seconds=60)).reply == "noted"
     await attempt(agents, LISTENER, "STOP", sender="+33639980003", opt_out=OptOut.STOP)
     absent = await attempt(

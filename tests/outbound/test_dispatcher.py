@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -214,9 +214,9 @@ async def test_large_events_are_held_a_few_at_a_time(world: World) -> None:
     """While those held are large together nothing more is claimed; then there is room again."""
     queue = TransportQueue(world.transport)
     room = queue.room
-    queue.waiting.append(replace(make_entry(AGENT), size_bytes=HELD_MOST_BYTES - 1))
+    queue.waiting.append(make_entry(AGENT)._replace(size_bytes=HELD_MOST_BYTES - 1))
     assert 0 < queue.room < room
-    queue.waiting.append(replace(make_entry(AGENT), size_bytes=1))
+    queue.waiting.append(make_entry(AGENT)._replace(size_bytes=1))
     assert queue.room == 0
     queue.waiting.clear()
     assert queue.room == room

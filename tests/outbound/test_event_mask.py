@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections import UserDict
 from collections.abc import ValuesView
-from dataclasses import replace
 from typing import Any
 
 from berinia_webhookd.model import Entry, Outcome, OutcomeKind
@@ -33,7 +32,7 @@ class _Watched(UserDict[str, Any]):
 
 def _entry(size_bytes: int) -> tuple[Entry, _Watched]:
     fields = _Watched(Body="Rendez-vous chez Madame Dupont")
-    return replace(make_entry("Friendly", raw=fields), size_bytes=size_bytes), fields
+    return make_entry("Friendly", raw=fields)._replace(size_bytes=size_bytes), fields
 
 
 async def test_a_long_event_is_made_ready_beside_the_event_loop() -> None:

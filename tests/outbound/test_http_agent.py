@@ -7,7 +7,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -100,7 +100,7 @@ async def remote(tmp_path: Path) -> AsyncIterator[Remote]:
 async def test_an_agent_gets_a_cloudevent(remote: Remote) -> None:
     """Structured mode, UTF-8, with the same data as a local `handle`; attachments have no path."""
     entry = make_entry(AGENT, "Arrêtez 🙂", attempt=3, opt_out=OptOut.STOP, raw={"Body": "x"})
-    entry = replace(entry, consent=Consent(ConsentState.OPTED_OUT, None))
+    entry = entry._replace(consent=Consent(ConsentState.OPTED_OUT, None))
     remote.answers(text='{"response": "bien reçu"}')
     outcome = await remote.attempt(entry)
     assert (outcome.kind, outcome.reply) == (OutcomeKind.SUCCESS, "bien reçu")

@@ -156,11 +156,16 @@ SELECT number, place FROM events
 UNION ALL
 SELECT event, place FROM entries WHERE (kind = 'reply') IS TRUE;
 
+-- The events of each delivery, which are found by the range of their numbers.
+CREATE VIEW received_events AS
+SELECT deliveries.number AS delivery, deliveries.state, deliveries.replay_key, deliveries.received_at,
+       events.number AS event, events.id, events.place, events.conversation, events.digest
+FROM deliveries JOIN events
+    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575;
+
 -- The entries of all events of a delivery.
 CREATE VIEW entries_of_deliveries (delivery, event, place) AS
-SELECT deliveries.number, events.number, events.place
-FROM deliveries JOIN events
-    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
+SELECT delivery, event, place FROM received_events
 UNION ALL
 SELECT deliveries.number, entries.event, entries.place
 FROM deliveries JOIN entries
@@ -172,6 +177,14 @@ CREATE VIEW entries_of_conversations (conversation, event, place) AS
 SELECT conversation, event, place FROM entries WHERE startable_at IS NOT NULL
 UNION ALL
 SELECT conversation, event, place FROM entries WHERE (startable_at IS NULL) IS TRUE;
+
+-- What of conversations has not begun, or waits for its retry.
+CREATE VIEW entries_to_start (conversation, place) AS
+SELECT conversation, place FROM entries WHERE startable_at IS NOT NULL
+UNION ALL
+SELECT conversation, place FROM entries WHERE state = 'ready' AND startable_at IS NULL
+UNION ALL
+SELECT conversation, place FROM entries WHERE state = 'waiting';
 
 -- What is held: conversations that are paused, and those in which a guard stopped an entry.
 CREATE VIEW held_conversations (conversation, reason, created_at) AS

@@ -26,15 +26,13 @@ ON CONFLICT (channel, sender, party) DO NOTHING;
 
 -- name: used_keys
 -- Which events came with these replay keys; in `seen`, the digests of such keys stand.
-SELECT deliveries.replay_key AS key, deliveries.number AS delivery, events.id AS event
-FROM deliveries JOIN events
-    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
-WHERE deliveries.replay_key IN (:keys)
-  AND deliveries.replay_key IS NOT NULL AND deliveries.state = 'accepted'
+SELECT replay_key AS key, delivery, id AS event FROM received_events
+WHERE replay_key IN (:keys) AND replay_key IS NOT NULL AND state = 'accepted'
 UNION ALL
 SELECT digest, 0, event FROM seen WHERE digest IN (:digests);
 
 -- name: insert_delivery
+-- One request, as it came.
 INSERT INTO deliveries
     (number, id, channel, target, headers, content_type, node, received_at, state, rejection,
      replay_key, once_key, body)
@@ -43,7 +41,7 @@ VALUES
      :rejection, :replay_key, :once_key, :body);
 
 -- name: insert_event
--- One whose digest is there already is not inserted.
+-- One whose digest is there already is not inserted; the others are counted.
 INSERT INTO events
     (number, id, delivery, place, kind, conversation, digest, opt_out, skipped, about, rank,
      raw_in_body, data)
@@ -54,6 +52,7 @@ ON CONFLICT (digest) DO NOTHING
 /*postgresql RETURNING 1 */;
 
 -- name: insert_author
+-- Somebody else whom a mail is from.
 INSERT INTO authors (event, address) VALUES (:event, :address);
 
 -- name: events_with
@@ -61,7 +60,7 @@ INSERT INTO authors (event, address) VALUES (:event, :address);
 SELECT digest, id AS event FROM events WHERE digest IN (:digests);
 
 -- name: already_seen
--- Which events had them, and are gone. Asked after inserting: a purge that moved one into `seen`
+-- Which events had these digests, and are gone. Asked after inserting: a purge that moved one into `seen`
 -- meanwhile has then been waited for, and is seen.
 SELECT digest, event FROM seen WHERE digest IN (:digests);
 
@@ -75,15 +74,19 @@ SELECT number, about, rank FROM events
 WHERE about IN (:abouts) AND about IS NOT NULL AND rank IS NOT NULL ORDER BY rank;
 
 -- name: mark_outranked
+-- Receipts that say less than one before did.
 UPDATE events SET skipped = 'outranked' WHERE number IN (:numbers);
 
 -- name: delete_events
+-- What was inserted and turned out to be here already, or to have been.
 DELETE FROM events WHERE number IN (:numbers);
 
 -- name: delete_deliveries
+-- Of which nothing is kept then.
 DELETE FROM deliveries WHERE number IN (:numbers);
 
 -- name: insert_entry
+-- One event for one agent, or a late reply. What nobody gets has ended already.
 INSERT INTO entries
     (place, event, kind, agent, conversation, opt_out, state, startable_at, attempts, retries,
      losses, loop_key, quiet_at, gather_by, waiting_until, created_at, finished_at)

@@ -1,15 +1,19 @@
 -- name: startable
--- What of an agent may start now: what waits for no instant, and what has fallen due. Another node
--- may be claiming some of it: that is passed over for later ones.
-SELECT place, state, kind, agent, conversation, quiet_at, gather_by FROM (
-    SELECT place, state, kind, agent, conversation, quiet_at, gather_by FROM entries
+-- What of an agent may start now, and how much comes into memory with it: what waits for no instant,
+-- and what has fallen due. Another node may be claiming some of it: that is passed over for later ones.
+SELECT place, state, kind, agent, conversation, quiet_at, gather_by,
+       (SELECT length(body) FROM deliveries WHERE number = at_once.event / 1048576) AS size_bytes
+FROM (
+    SELECT place, event, state, kind, agent, conversation, quiet_at, gather_by FROM entries
     WHERE kind = :kind AND agent = :agent AND startable_at = 0
     ORDER BY place LIMIT :most
     /*postgresql FOR UPDATE SKIP LOCKED */
 ) AS at_once
 UNION ALL
-SELECT place, state, kind, agent, conversation, quiet_at, gather_by FROM (
-    SELECT place, state, kind, agent, conversation, quiet_at, gather_by FROM entries
+SELECT place, state, kind, agent, conversation, quiet_at, gather_by,
+       (SELECT length(body) FROM deliveries WHERE number = fallen_due.event / 1048576)
+FROM (
+    SELECT place, event, state, kind, agent, conversation, quiet_at, gather_by FROM entries
     WHERE kind = :kind AND agent = :agent AND startable_at > 0 AND startable_at <= :now
     ORDER BY startable_at, place LIMIT :most
     /*postgresql FOR UPDATE SKIP LOCKED */
@@ -25,15 +29,8 @@ FROM (SELECT min(startable_at) AS starts_at FROM entries
       WHERE kind = :kind AND agent = :agent AND startable_at > :now) AS next
 LEFT JOIN agents ON agents.agent = :agent;
 
--- name: sizes
--- How much comes into memory with these.
-SELECT entries.place, length(deliveries.body) AS size_bytes
-FROM entries
-JOIN events ON events.number = entries.event
-JOIN deliveries ON deliveries.number = events.delivery
-WHERE entries.place IN (:places);
-
 -- name: lease
+-- Theirs is the next attempt of these entries, for so long.
 UPDATE entries
 SET state = 'running', startable_at = NULL, due_at = NULL, attempts = attempts + 1, held = NULL,
     lease_until = CAST(:now AS BIGINT) + :lease, lease_holder = :holder, node = :node,
@@ -41,6 +38,7 @@ SET state = 'running', startable_at = NULL, due_at = NULL, attempts = attempts +
 WHERE place IN (:places);
 
 -- name: leased
+-- What was leased, with all that an attempt needs of it.
 SELECT entries.place, events.id AS event, entries.kind, entries.agent, entries.conversation,
        entries.attempts, entries.retries, events.data,
        CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form,
@@ -74,6 +72,7 @@ WHERE place IN (:places) AND state IN ('running', 'dead') AND lease_holder = :ho
 UPDATE entries SET began_at = :now WHERE place IN (:places);
 
 -- name: extend
+-- The same for longer, from now on.
 UPDATE entries SET lease_until = CAST(:now AS BIGINT) + :lease WHERE place IN (:places);
 
 -- name: give_back

@@ -11,6 +11,7 @@ WHERE address IN (:addresses) ORDER BY address, channel
 /*postgresql FOR UPDATE */;
 
 -- name: write_consent
+-- What a person said last.
 UPDATE consents SET state = :state, since = :since, event = :event, latest_at = :latest_at
 WHERE address = :address AND channel = :channel;
 
@@ -32,6 +33,7 @@ WHERE address = :digest AND erased_by = :key;
 UPDATE consents SET address = :digest, erased_by = :key WHERE address = :address;
 
 -- name: count_consents
+-- Of how many channels it names a person.
 SELECT count(*) AS total FROM consents WHERE address = :address;
 
 -- name: list_consents

@@ -32,14 +32,7 @@ JOIN deliveries ON deliveries.number = events.delivery;
 -- How much of these conversations has not ended, and what guards hold of it.
 SELECT conversation, state, held, count(*) AS total
 FROM entries WHERE place IN (
-    SELECT place FROM entries
-    WHERE startable_at IS NOT NULL AND conversation IN (:conversations)
-    UNION ALL
-    SELECT place FROM entries
-    WHERE state = 'ready' AND startable_at IS NULL AND conversation IN (:conversations)
-    UNION ALL
-    SELECT place FROM entries
-    WHERE state = 'waiting' AND conversation IN (:conversations)
+    SELECT place FROM entries_to_start WHERE conversation IN (:conversations)
     UNION ALL
     SELECT place FROM entries
     WHERE state = 'running' AND gathered_into IS NULL AND conversation IN (:conversations))
@@ -71,15 +64,7 @@ SELECT conversation FROM events WHERE id = :event;
 SELECT entries.place, entries.kind, conversations.channel, entries.agent, entries.conversation,
        entries.state
 FROM entries JOIN conversations ON conversations.id = entries.conversation
-WHERE entries.place IN (
-    SELECT place FROM entries
-    WHERE startable_at IS NOT NULL AND conversation IN (:conversations)
-    UNION ALL
-    SELECT place FROM entries
-    WHERE state = 'ready' AND startable_at IS NULL AND conversation IN (:conversations)
-    UNION ALL
-    SELECT place FROM entries
-    WHERE state = 'waiting' AND conversation IN (:conversations))
+WHERE entries.place IN (SELECT place FROM entries_to_start WHERE conversation IN (:conversations))
   AND entries.kind = 'agent' AND entries.opt_out = 0;
 
 -- name: count_held

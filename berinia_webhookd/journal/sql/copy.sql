@@ -2,20 +2,25 @@
 -- the columns of its key, {last} and {end} parameters for them, and {large} what may be long in it.
 
 -- name: table_columns
+-- Which columns a table has.
 /*sqlite SELECT name FROM pragma_table_info(:table) ORDER BY cid */
 /*postgresql SELECT column_name AS name FROM information_schema.columns
 WHERE table_schema = current_schema() AND table_name = :table ORDER BY ordinal_position */;
 
 -- name: table_count
+-- How many rows.
 SELECT count(*) AS total FROM {table};
 
 -- name: table_count_until
+-- How many of them come before a key, or have it.
 SELECT count(*) AS total FROM {table} WHERE ({key}) <= ({last});
 
 -- name: table_last_key
+-- The key that comes last.
 SELECT {key} FROM {table} ORDER BY {backwards} LIMIT 1;
 
 -- name: table_row
+-- The row of a key.
 SELECT {columns} FROM {table} WHERE ({key}) = ({last});
 
 -- name: table_sizes
@@ -24,9 +29,11 @@ SELECT {key}, coalesce(length({large}), 0) AS size FROM {table}
 WHERE ({key}) > ({last}) ORDER BY {key} LIMIT :most;
 
 -- name: table_page
+-- The rows between two keys.
 SELECT {columns} FROM {table} WHERE ({key}) > ({last}) AND ({key}) <= ({end}) ORDER BY {key};
 
 -- name: table_insert
+-- One row of the copy.
 INSERT INTO {table} ({columns}) VALUES ({values});
 
 -- name: held_in_target
@@ -41,9 +48,11 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
   AND application_name = 'berinia-webhookd';
 
 -- name: forget_tallies
+-- What was counted is counted anew.
 DELETE FROM tallies;
 
 -- name: recount
+-- How many entries are in each state.
 INSERT INTO tallies (kind, channel, agent, state, shard, total)
 SELECT kind, channel, agent, state, 0, count(*) FROM entries_in_full
 GROUP BY kind, channel, agent, state;
@@ -55,4 +64,5 @@ SELECT setval('numbers', greatest((SELECT max(number) FROM deliveries),
                                   (SELECT max(id) FROM conversations)));
 
 -- name: continue_actions
+-- The same for who did what.
 SELECT setval(pg_get_serial_sequence('actions', 'number'), max(number)) FROM actions;

@@ -58,6 +58,7 @@ WHERE place IN (:places);
 UPDATE attempts SET error = NULL, reply = NULL WHERE entry IN (:places);
 
 -- name: erase_authors
+-- Who else it was from.
 DELETE FROM authors WHERE event IN (:events);
 
 -- name: erase_replies

@@ -59,6 +59,7 @@ WHERE entries.gathered_into IN (:places)
 ORDER BY entries.place;
 
 -- name: count_members
+-- How many messages share the attempts of these entries.
 SELECT gathered_into, count(*) AS total FROM entries
 WHERE gathered_into IN (:places) GROUP BY gathered_into;
 

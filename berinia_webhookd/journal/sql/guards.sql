@@ -3,6 +3,7 @@
 SELECT agent, failures FROM agents WHERE agent IN (:agents) AND failures > 0;
 
 -- name: works_again
+-- Their failures count no more.
 UPDATE agents SET failures = 0, tries = 0, failed_at = NULL WHERE agent IN (:agents);
 
 -- name: note_attempts
@@ -18,7 +19,7 @@ RETURNING agent, failures;
 
 -- name: startable_opt_outs
 -- What may start of an agent that a guard holds.
-SELECT place, state, kind, agent, conversation, quiet_at, gather_by FROM entries
+SELECT place, state, kind, agent, conversation, quiet_at, gather_by, 0 AS size_bytes FROM entries
 WHERE kind = 'agent' AND agent = :agent AND opt_out = 1 AND startable_at IS NOT NULL
   AND startable_at <= :now
 ORDER BY startable_at, place LIMIT :most
@@ -54,7 +55,7 @@ ORDER BY agent;
 
 -- name: doubtful
 -- Of these entries, those that may belong to a loop: automatic ones, texts that came twice before, and
--- what came soon after the one before it had ended. For most, two looks at an index say no.
+-- the last of so many that it may be quick turns. For most, two looks at an index say no.
 SELECT asked.place, asked.conversation, asked.loop_key, asked.created_at,
        coalesce(conversations.guards_from, 0) AS since
 FROM (SELECT place, conversation, loop_key, created_at,
@@ -76,7 +77,11 @@ FROM (SELECT place, conversation, loop_key, created_at,
       WHERE place IN (:places) AND opt_out = 0 AND attempts = 0
         AND loop_key IS NOT NULL) AS asked
 JOIN conversations ON conversations.id = asked.conversation
-WHERE (asked.loop_key = 0 OR asked.same >= 2 OR asked.quick = 1)
+WHERE (asked.loop_key = 0 OR asked.same >= 2 OR (asked.quick = 1 AND EXISTS (
+    SELECT 1 FROM entries AS earlier
+    WHERE earlier.conversation = asked.conversation AND (earlier.startable_at IS NULL) IS TRUE
+      AND earlier.place < asked.place
+    ORDER BY earlier.place DESC LIMIT 1 OFFSET :turns)))
   AND asked.created_at > coalesce(conversations.guards_from, 0);
 
 -- name: last_turns
@@ -119,6 +124,7 @@ WHERE entries.place IN (:places)
                                                 hashtext(conversations.sender)) END */;
 
 -- name: note_runs
+-- With whom, and when, agents ran that have a budget for each person.
 INSERT INTO runs (sender, agent, started_at, entry)
 SELECT conversations.sender, entries.agent, CAST(:now AS BIGINT), entries.place
 FROM entries JOIN conversations ON conversations.id = entries.conversation

@@ -14,6 +14,7 @@ INSERT INTO deliveries
 VALUES (:number, '', '', '', '', '', 0, 'probe', :body);
 
 -- name: delete_probe
+-- Nothing of a probe is kept.
 DELETE FROM deliveries WHERE number = :number AND state = 'probe';
 
 -- name: count_entries

@@ -10,6 +10,7 @@ SELECT id FROM conversations
 WHERE party = :party AND channel = coalesce(:channel, channel) AND of_group = 0;
 
 -- name: channels_of
+-- On which channels these conversations are.
 SELECT DISTINCT channel FROM conversations WHERE id IN (:conversations) ORDER BY channel;
 
 -- name: keep_conversations

@@ -16,10 +16,7 @@ WHERE place IN (SELECT place FROM entries_of_deliveries WHERE delivery IN (:deli
 
 -- name: conversations_of_deliveries
 -- In which conversations these deliveries have events.
-SELECT deliveries.number AS delivery, events.conversation
-FROM deliveries JOIN events
-    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
-WHERE deliveries.number IN (:deliveries);
+SELECT delivery, conversation FROM received_events WHERE delivery IN (:deliveries);
 
 -- name: free_conversations
 -- Those that nobody is changing; the others are left for the next time.
@@ -39,18 +36,13 @@ LIMIT :most;
 -- name: remember_digests
 -- Events that are about to go are recognised for longer; counted from their receipt.
 INSERT INTO seen (digest, event, received_at)
-SELECT events.digest, events.id, deliveries.received_at
-FROM deliveries JOIN events
-    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
-WHERE deliveries.number IN (:deliveries)
+SELECT digest, id, received_at FROM received_events WHERE delivery IN (:deliveries)
 ON CONFLICT (digest) DO NOTHING;
 
 -- name: replay_keys_of
 -- The replay keys that were used, with the events that came with them.
-SELECT deliveries.replay_key, events.id AS event, deliveries.received_at
-FROM deliveries JOIN events
-    ON events.number BETWEEN deliveries.number * 1048576 AND deliveries.number * 1048576 + 1048575
-WHERE deliveries.number IN (:deliveries) AND deliveries.replay_key IS NOT NULL;
+SELECT replay_key, id AS event, received_at FROM received_events
+WHERE delivery IN (:deliveries) AND replay_key IS NOT NULL;
 
 -- name: count_of_deliveries
 -- How many entries go with these deliveries, by state.
@@ -89,9 +81,11 @@ RETURNING digest;
 DELETE FROM unavailable_agents WHERE since < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT);
 
 -- name: forget_unavailable
+-- A node can load an agent again.
 DELETE FROM unavailable_agents WHERE agent = :agent AND node = :node;
 
 -- name: note_unavailable
+-- Why a node cannot load an agent.
 INSERT INTO unavailable_agents (agent, node, reason, since)
 VALUES (:agent, :node, :reason, :now)
 ON CONFLICT (agent, node) DO UPDATE SET reason = excluded.reason, since = excluded.since;

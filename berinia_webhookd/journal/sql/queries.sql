@@ -36,9 +36,7 @@ SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at
        attempts_made AS attempts, place, event, reason,
        CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began, gathered_into
 FROM entries_in_full
-WHERE place IN (SELECT place FROM entries WHERE state = 'ready' AND startable_at IS NULL
-                UNION ALL SELECT place FROM entries WHERE startable_at IS NOT NULL
-                UNION ALL SELECT place FROM entries WHERE state = 'waiting'
+WHERE place IN (SELECT place FROM entries_to_start
                 UNION ALL SELECT place FROM entries WHERE state = 'dead'
                 UNION ALL SELECT place FROM entries WHERE state = 'discarded'
                 UNION ALL SELECT place FROM entries

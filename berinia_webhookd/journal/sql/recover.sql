@@ -1,13 +1,3 @@
--- name: running
--- Everything that is leased, in a journal with one owner.
-SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
-       entries.conversation, entries.attempts, entries.state,
-       CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS begun
-FROM entries
-JOIN events ON events.number = entries.event
-JOIN conversations ON conversations.id = entries.conversation
-WHERE entries.state = 'running' AND entries.gathered_into IS NULL;
-
 -- name: leases_over
 -- After an outage all leases are over, so their holders get the time of one to renew them.
 SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
@@ -29,7 +19,7 @@ WHERE state = 'running' AND gathered_into IS NULL AND lease_until < :now
 LIMIT 500;
 
 -- name: leases_of
--- What is leased to one process.
+-- What is leased: to one process, or to any where none is named.
 SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
        entries.conversation, entries.attempts, entries.state,
        CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS begun
@@ -37,9 +27,10 @@ FROM entries
 JOIN events ON events.number = entries.event
 JOIN conversations ON conversations.id = entries.conversation
 WHERE entries.state = 'running' AND entries.gathered_into IS NULL
-  AND entries.lease_holder = :holder;
+  AND entries.lease_holder = coalesce(:holder, entries.lease_holder);
 
 -- name: insert_lost_attempts
+-- An attempt of each of these entries ended with its process.
 INSERT INTO attempts (entry, number, node, started_at, ended_at, outcome, error)
 SELECT place, attempts, node, started_at, :now, 'lost', 'the daemon that ran it ended'
 FROM entries WHERE place IN (:places);

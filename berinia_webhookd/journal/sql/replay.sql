@@ -38,10 +38,7 @@ FROM deliveries WHERE id = :id AND rejection IS NOT NULL
 
 -- name: events_of_delivery
 -- What a delivery became.
-SELECT number, id FROM events
-WHERE number BETWEEN CAST(:delivery AS BIGINT) * 1048576
-                 AND CAST(:delivery AS BIGINT) * 1048576 + 1048575
-ORDER BY number;
+SELECT event AS number, id FROM received_events WHERE delivery = :delivery ORDER BY event;
 
 -- name: accept_again
 -- A delivery that was replayed has become events; what is still rejected of it is kept, once.

@@ -14,12 +14,15 @@ LEFT JOIN replies ON replies.event = events.number
 WHERE events.id = :event;
 
 -- name: conversations_of
+-- In which conversations these events are.
 SELECT conversation FROM events WHERE id IN (:events);
 
 -- name: nobody_waits
+-- Its caller timed out, or hung up.
 UPDATE entries SET waiting_until = 0 WHERE place = :place AND waiting_until IS NOT NULL;
 
 -- name: reroute
+-- Where a reply goes after all.
 UPDATE replies SET route = :route WHERE event = :event;
 
 -- name: replies_to_post

@@ -93,6 +93,7 @@ FROM main.consents AS ours WHERE erased_by IS NULL;
 SELECT DISTINCT address FROM main.consents WHERE erased_by IS NOT NULL;
 
 -- name: restore_forget
+-- Of a person whom it has by address and by digest, one goes.
 DELETE FROM main.consents WHERE address = :address;
 
 -- name: restore_actions

@@ -5,7 +5,7 @@
 SELECT coalesce(sum(total), 0) AS total FROM tallies;
 
 -- name: save_whole_events
--- Nothing stays that refers to what is lost.
+-- Nothing stays that refers to what is lost: here and in the next ones.
 DELETE FROM events
 WHERE delivery NOT IN (SELECT number FROM deliveries)
    OR conversation NOT IN (SELECT id FROM conversations);

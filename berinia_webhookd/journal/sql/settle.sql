@@ -8,22 +8,18 @@ SET node = excluded.node, started_at = excluded.started_at, ended_at = excluded.
 WHERE attempts.outcome = 'lost';
 
 -- name: settle
--- What becomes of an entry after an attempt. Its failures hold its queue back from the first one on.
+-- What becomes of entries of which the same becomes after an attempt. Their failures hold their
+-- queues back from the first one on.
 -- When it began is kept of what acted, or may have: it is not to be done twice.
-WITH outcome (place, state, due_in, hold_for, retries, acted) AS (
-    VALUES (CAST(:place AS BIGINT), CAST(:state AS TEXT), CAST(:due_in AS BIGINT),
-            CAST(:hold_for AS BIGINT), CAST(:retries AS INTEGER), CAST(:acted AS INTEGER))
-)
 UPDATE entries
-SET state = outcome.state,
-    due_at = CAST(:now AS BIGINT) + outcome.due_in,
-    hold_until = coalesce(entries.hold_until, CAST(:now AS BIGINT) + outcome.hold_for),
-    retries = outcome.retries,
-    finished_at = CASE WHEN outcome.state IN ('done', 'dead') THEN CAST(:now AS BIGINT) END,
-    began_at = CASE WHEN outcome.acted = 1 THEN entries.began_at END,
+SET state = :state,
+    due_at = CAST(:now AS BIGINT) + CAST(:due_in AS BIGINT),
+    hold_until = coalesce(hold_until, CAST(:now AS BIGINT) + CAST(:hold_for AS BIGINT)),
+    retries = :retries,
+    finished_at = CASE WHEN CAST(:state AS TEXT) IN ('done', 'dead') THEN CAST(:now AS BIGINT) END,
+    began_at = CASE WHEN CAST(:acted AS INTEGER) = 1 THEN began_at END,
     lease_until = NULL, lease_holder = NULL, quiet_at = NULL
-FROM outcome
-WHERE entries.place = outcome.place;
+WHERE place IN (:places);
 
 -- name: insert_reply
 -- A replayed event's new reply takes the place of the old one.

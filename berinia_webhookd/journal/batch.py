@@ -1,0 +1,64 @@
+"""What one transaction does: the items of a batch, each kind of work at once, in a fixed order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from berinia_webhookd.journal import order
+from berinia_webhookd.journal.database import Transaction
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStep(Generic[ItemT, ResultT]):
+    """One kind of work: does all items of a batch at once, and says what became of each.
+
+    A result that is an exception is raised to whoever asked. Steps of a lower rank come first.
+    """
+
+    name: str
+    rank: int
+    apply: Callable[[Transaction, Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]]
+    bounded: bool = False  # whether a full queue refuses it
+    # The conversations it will change. Those of a whole batch are held at once and in order, where
+    # other nodes write too: so two of them never wait for each other.
+    touches: Callable[[Transaction, Sequence[ItemT]], Awaitable[Iterable[int]]] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One item on its way to the disk."""
+
+    step: BatchStep[Any, Any]
+    item: Any
+    size_bytes: int
+    done: asyncio.Future[Any]
+
+
+async def apply(transaction: Transaction, batch: Sequence[Work]) -> list[tuple[Work, Any]]:
+    """Do a batch in one transaction, step by step."""
+    by_step: dict[str, list[Work]] = {}
+    for work in batch:
+        by_step.setdefault(work.step.name, []).append(work)
+    in_order = sorted(by_step.values(), key=lambda works: works[0].step.rank)
+    if transaction.shared:
+        await order.hold(transaction, await _touched(transaction, in_order))
+    results: list[tuple[Work, Any]] = []
+    for works in in_order:
+        said = await works[0].step.apply(transaction, [work.item for work in works])
+        results.extend(zip(works, said, strict=True))
+    return results
+
+
+async def _touched(transaction: Transaction, by_step: Iterable[Sequence[Work]]) -> set[int]:
+    touched: set[int] = set()
+    for works in by_step:
+        touches = works[0].step.touches
+        if touches is not None:
+            touched.update(await touches(transaction, [work.item for work in works]))
+    return touched
