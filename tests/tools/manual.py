@@ -116,8 +116,10 @@ def _listed(commands: list[tuple[str, str]]) -> str:
 
 
 def _options(command: click.Command, context: click.Context, heading: str) -> str:
-    records = [one.get_help_record(context) for one in command.get_params(context)]
+    records = [one.get_help_record(context) for one in command.params]
     shown = [record for record in records if record is not None]
+    # click keeps the option for help as the first context had it, here or in another test.
+    shown.append((", ".join(context.help_option_names), "Show this message and exit."))
     rows = (f".TP\n.B {escaped(names)}\n{escaped(said)}\n" for names, said in shown)
     return (heading + "".join(rows)) if shown else ""
 
