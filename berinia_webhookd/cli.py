@@ -45,6 +45,11 @@ class Commands(click.Group):
             "See what was said with whom; pause, resume.",
         ),
         "console": (f"{_TOOLS}.console", "console", "Log in to the web console."),
+        "reconcile": (
+            f"{_TOOLS}.reconcile",
+            "reconcile",
+            "Ask a provider for what never arrived.",
+        ),
         "journal": (f"{_TOOLS}.journal", "journal", "Copy, restore or give up a whole journal."),
         "prove": (f"{_TOOLS}.prove", "prove", "Try what a 2xx is worth on this machine's disk."),
         "logs": (f"{_TOOLS}.logs", "logs", "Read the unified logs."),

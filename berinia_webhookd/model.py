@@ -236,6 +236,7 @@ class Event(NamedTuple):
     status: str | None = None  # of a receipt: what became of the message
     thread: str | None = None  # the group of a declared channel
     sample: bool = False  # nobody but `send` has proven it
+    reconciled: bool = False  # taken in from what its provider holds, as its request never came
     raw: Mapping[str, Any] = _NOTHING  # name → last value
     raw_multi: Mapping[str, list[Any]] = _NOTHING  # names that repeat → values
     # The rest is not part of the stored event; `skipped` is a column beside it.

@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text()
 PACKAGE = PROJECT / "berinia_webhookd"
 LOG_EVENT = re.compile(
-    "(?:address|agent|agent_host|attempt|config|connection|consent|delivery|entry|event|health|journal"
+    "(?:address|agent|agent_host|attempt|config|connection|consent|delivery|entry|events?|health|journal"
     "|rate_limit|reply|request|server|signature|alert)[.][a-z_]+"
 )
 

@@ -183,6 +183,11 @@ class Channel(ABC):
         judged = tuple(map(self._judged, decoded.events))
         return decoded if judged == decoded.events else decoded._replace(events=judged)
 
+    def asks_start(self, event: Event) -> bool:
+        """Whether it is START, or is as soon as its sender has opted out."""
+        judged = self._judged(event)
+        return judged.as_start is not None or judged.opt_out is OptOut.START
+
     def _judged(self, event: Event) -> Event:
         if event.opt_out is None and event.kind is EventKind.MESSAGE:
             meaning = self._opt_out_words.meaning(event.body)

@@ -186,7 +186,9 @@ def _frozen(origins: Mapping[str, Origin], tables: Tables) -> Settings:
     def agent(name: AgentName) -> AgentSettings:
         return of(AgentSettings, f"agents.{name}.", name=name)
 
-    sections: dict[str, Any] = {name: of(section, f"{name}.") for name, section in SECTIONS.items()}
+    sections: dict[str, Any] = {
+        name.replace(".", "_"): of(section, f"{name}.") for name, section in SECTIONS.items()
+    }
     incomplete = {
         key.rpartition(".")[0]
         for key, origin in origins.items()

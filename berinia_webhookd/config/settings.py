@@ -253,6 +253,20 @@ class AlertSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ReconcileTwilioSettings:
+    numbers: tuple[str, ...] = setting(
+        many(text),
+        (),
+        "our numbers at Twilio, of which `reconcile` asks what they received",
+        unset="all numbers that the journal has seen as recipients",
+        example=["+33639980000", "whatsapp:+33639980000"],
+    )
+    api_url: str = setting(
+        values.origin, "https://api.twilio.com", "where `reconcile` asks Twilio's API"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one process."""
 
@@ -263,6 +277,7 @@ class Settings:
     logs: LogSettings
     alerts: AlertSettings
     console: ConsoleSettings
+    reconcile_twilio: ReconcileTwilioSettings
     agents: AgentsSettings
     channels: Mapping[ChannelName, ChannelSettings]
     debug: bool = setting(
@@ -279,4 +294,5 @@ SECTIONS: Final[Mapping[str, type]] = {  # beside the tables of agents and chann
     "logs": LogSettings,
     "alerts": AlertSettings,
     "console": ConsoleSettings,
+    "reconcile.twilio": ReconcileTwilioSettings,
 }

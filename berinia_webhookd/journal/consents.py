@@ -61,7 +61,7 @@ async def hear(
     spoken = [one for one in inserted if one.new.event.asks_consent]
     if not spoken:
         return {}
-    heard = await _hear(transaction, list(map(_said, spoken)))
+    heard = await bring_up_to_date(transaction, list(map(_said, spoken)))
     starts = {one.new.id: _as_start(one) for one in spoken if one.new.id in heard.starts}
     marks = [
         {"number": one.number, "skipped": new.event.skipped, "data": new.data}
@@ -97,7 +97,7 @@ def _as_start(one: Inserted) -> NewEvent:
     return one.new._replace(event=event, data=data, in_form=in_form)
 
 
-async def _hear(transaction: Transaction, said: Sequence[Said]) -> Heard:
+async def bring_up_to_date(transaction: Transaction, said: Sequence[Said]) -> Heard:
     """Bring the register up to date. Two nodes that hear the same person take turns."""
     ((now,),) = await transaction.execute("present")
     certain = sorted({(one.address, one.channel) for one in said if one.word is not None})
@@ -135,6 +135,8 @@ def listen(register: dict[Party, Registered], said: Iterable[Said], now: int) ->
         if word is None:
             if before is None or before.state is not ConsentState.OPTED_OUT:
                 continue
+            if one.at is not None and one.at < before.latest_at:
+                continue  # from before the opt-out: it was an answer
             word = OptOut.START
             heard.starts.add(one.event)
         register[party] = after = _after(before, one, word, now)

@@ -39,6 +39,7 @@ USUAL: Final[Mapping[str, Any]] = {
     "attachments": [],
     "kind": "message",
     "sample": False,
+    "reconciled": False,
     "raw_multi": {},
 }
 
@@ -72,6 +73,8 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
         fields["kind"] = event.kind
     if event.sample:
         fields["sample"] = True
+    if event.reconciled:
+        fields["reconciled"] = True
     if not in_form:
         fields["raw"], fields["raw_multi"] = dict(event.raw), dict(event.raw_multi)
     return to_text(fields), in_form

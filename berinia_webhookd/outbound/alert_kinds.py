@@ -21,6 +21,7 @@ class AlertKind(StrEnum):
     JOURNAL_DEGRADED = "journal_degraded"
     DISK_LOW = "disk_low"
     LOOPBACK_LOCKED = "loopback_locked"
+    EVENTS_MISSED = "events_missed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +84,11 @@ ADVICE: Final = {
         "$proxy_add_x_forwarded_for;`, and reload nginx and the daemon",
         "berinia-webhookd doctor --problems",
         "403 for the WhatsApp bot",
+    ),
+    AlertKind.EVENTS_MISSED: Advice(
+        "see that the provider's console has our URL, then take the messages in: "
+        "`reconcile sms --since 6h`",
+        "berinia-webhookd reconcile sms --since 6h --dry-run",
+        "The morning after an outage",
     ),
 }

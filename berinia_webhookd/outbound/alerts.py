@@ -36,8 +36,8 @@ Condition = Callable[[], Awaitable[Mapping[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
-    """What the next alert of one kind will say: the last of it, and how often it happened."""
+class Told:
+    """What an alert says: the last that happened, and how often it did."""
 
     summary: str
     at: datetime
@@ -59,7 +59,7 @@ class Alerts:
     conditions: Mapping[AlertKind, Condition]
     pause_seconds: float = PAUSE_SECONDS
     check_seconds: float = CHECK_SECONDS
-    _pending: dict[AlertKind, _Pending] = field(default_factory=dict, init=False)
+    _pending: dict[AlertKind, Told] = field(default_factory=dict, init=False)
     _sent_at: dict[AlertKind, float] = field(default_factory=dict, init=False)
     _holding: dict[AlertKind, frozenset[str]] = field(default_factory=dict, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -81,7 +81,7 @@ class Alerts:
             return
         before = self._pending.get(kind)
         count = before.count + 1 if before else 1
-        self._pending[kind] = _Pending(summary, self.clock(), facts, count)
+        self._pending[kind] = Told(summary, self.clock(), facts, count)
         self._changed.set()
 
     def entry_dead(self, settlement: Settlement) -> None:
@@ -164,21 +164,26 @@ class Alerts:
             next_at = min(allowed.values(), default=None)
             await wait_for_event(self._changed, None if next_at is None else next_at - now)
 
-    async def _send(self, kind: AlertKind, pending: _Pending) -> None:
-        advice, agent = ADVICE[kind], pending.facts.get("agent")
-        document = {
-            "service": SERVICE,
-            "node": self.node,
-            "kind": kind.value,
-            "at": pending.at.isoformat(),
-            "summary": pending.summary,
-            "count": pending.count,
-            "look": advice.look.replace("NAME", agent) if agent else advice.look,
-            "fix": advice.fix,
-            "guide": advice.section,
-            **pending.facts,
-        }
-        await deliver(self.settings, kind.value, json_text.encode(document))
+    async def _send(self, kind: AlertKind, pending: Told) -> None:
+        await send(self.settings, kind, pending, node=self.node)
+
+
+async def send(settings: AlertSettings, kind: AlertKind, told: Told, *, node: str) -> None:
+    """Deliver an alert to everything that is set."""
+    advice, agent = ADVICE[kind], told.facts.get("agent")
+    document = {
+        "service": SERVICE,
+        "node": node,
+        "kind": kind.value,
+        "at": told.at.isoformat(),
+        "summary": told.summary,
+        "count": told.count,
+        "look": advice.look.replace("NAME", agent) if agent else advice.look,
+        "fix": advice.fix,
+        "guide": advice.section,
+        **told.facts,
+    }
+    await deliver(settings, kind.value, json_text.encode(document))
 
 
 def daemon_conditions(

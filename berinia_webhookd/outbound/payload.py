@@ -108,7 +108,7 @@ def _messages(entry: Entry, paths: Sequence[str] = ()) -> list[dict[str, Any]]:
 
 
 def _manners(entry: Entry) -> dict[str, Any]:
-    """What says that nobody should be answered, of any message."""
+    """Return what says, of any message, that nobody should be answered, or that it comes late."""
     opt_out, consent = entry.event.opt_out, entry.consent
     since = None if consent is None or consent.since is None else consent.since.isoformat()
     automatic = [one.event.auto_submitted for one in entry.messages if one.event.auto_submitted]
@@ -116,6 +116,7 @@ def _manners(entry: Entry) -> dict[str, Any]:
         "opt_out": opt_out.value if opt_out else None,
         "consent": None if consent is None else {"state": consent.state.value, "since": since},
         "auto_submitted": automatic[-1].value if automatic else None,
+        **({"reconciled": True} if any(one.event.reconciled for one in entry.messages) else {}),
     }
 
 

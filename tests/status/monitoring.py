@@ -25,6 +25,7 @@ BEGIN, END = "<!-- made by tests/status/monitoring.py -->", "<!-- end of what is
 NO_RULE = {
     AlertKind.DISK_LOW: "the daemon has no metric of disks; node_exporter has: "
     "node_filesystem_avail_bytes",
+    AlertKind.EVENTS_MISSED: "`reconcile` alone knows, which no metric is of",
 }
 
 

@@ -1,0 +1,144 @@
+"""`reconcile`: asks a provider what it holds, and takes in what never arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import click
+
+from berinia_webhookd.channels.settings import TwilioSettings
+from berinia_webhookd.channels.twilio import TwilioChannel
+from berinia_webhookd.clock import now
+from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.journal.reconcile import Reconciliation
+from berinia_webhookd.model import ChannelName
+from berinia_webhookd.outbound.alert_kinds import AlertKind
+from berinia_webhookd.outbound.alerts import Told, send
+from berinia_webhookd.status.durations import counted
+from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
+from berinia_webhookd.tools.opened_journal import open_journal
+from berinia_webhookd.tools.reconcile.comparing import Comparison, Source, Tally, Wanted
+from berinia_webhookd.tools.since import Since
+from berinia_webhookd.tools.terminal import printable
+
+
+@click.command("reconcile")
+@click.argument("channel", type=ConfiguredChannel())
+@click.option("--since", type=Since(), required=True, help="From when on: 6h, or a time.")
+@click.option("--until", type=Since(), help="Up to when.  [default: now]")
+@click.option("--dry-run", is_flag=True, help="Only say what is missing.")
+@click.option("--late-ok", is_flag=True, help="Take in what is older than 24 hours as well.")
+@click.pass_obj
+def reconcile(
+    context: CommandContext,
+    *,
+    channel: str,
+    since: datetime,
+    until: datetime | None,
+    dry_run: bool,
+    late_ok: bool,
+) -> None:
+    """Ask the provider of CHANNEL what it received for us, and take in what never arrived.
+
+    What is taken in says so to its agent ("reconciled": true), has its own time, and comes behind
+    what is here already; opt-outs take effect at once. It can be given again at any time: nothing
+    is taken in twice. What is younger than 15 minutes may still come, and is "pending" in a dry
+    run, which also alerts (events_missed) where nobody looks on.
+
+    Exit codes: 0 nothing is missing; 1 something is, or was not taken in; 3 the provider refuses
+    our credentials, or there are none; 4 it cannot be asked now.
+    """
+    settings = context.load().settings
+    at = now()
+    wanted = Wanted(ChannelName(channel), since, until or at, at, dry_run, late_ok)
+    require_askable(settings, wanted.channel)
+    opened = open_journal(context, with_key=True)
+    tally = Tally()
+    progress = _Progress(tally)
+
+    async def compare(journal: Reconciliation) -> None:
+        source = await _source(settings, wanted.channel, journal)
+        how: dict[str, Any] = {"moved": progress.moved, "tell": opened.tell_the_log}
+        await Comparison(journal, source, wanted, tally, **how).run()
+
+    try:
+        opened.run(compare, Reconciliation)
+    finally:
+        progress.end()
+        _say(tally, wanted)
+    if tally.missing or tally.too_old:
+        opened.tell_the_log([("events.missed", {"channel": channel, **tally.counts})])
+    if dry_run and tally.missing and not sys.stderr.isatty():
+        _alert(settings, wanted.channel, tally)
+    left = tally.missing if dry_run else tally.refused
+    click.get_current_context().exit(1 if left or tally.too_old else 0)
+
+
+def require_askable(settings: Settings, channel: ChannelName) -> None:
+    """Refuse a channel whose provider cannot be asked.
+
+    Raises:
+        click.UsageError: it cannot.
+    """
+    configured = settings.channels[channel]
+    if not isinstance(configured, TwilioSettings):
+        raise click.UsageError(f"the provider of {channel} cannot be asked what it holds")
+
+
+async def _source(settings: Settings, channel: ChannelName, journal: Reconciliation) -> Source[Any]:
+    # Twilio's client takes a second to be imported.
+    from berinia_webhookd.tools.reconcile.twilio import (  # noqa: PLC0415 - see above
+        TwilioMessages,
+        spellings,
+    )
+
+    configured = settings.channels[channel]
+    assert isinstance(configured, TwilioSettings)  # noqa: S101 - see `require_askable`
+    numbers = settings.reconcile_twilio.numbers or spellings(await journal.recipients(channel))
+    channel_ = TwilioChannel(configured, settings.server.public_url)
+    return TwilioMessages(channel_, configured, numbers, settings.reconcile_twilio.api_url)
+
+
+class _Progress:
+    """A line on a terminal with the progress."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._shown = sys.stderr.isatty()
+        self._begun = False
+
+    def moved(self) -> None:
+        if self._shown:
+            self._begun = True
+            taken = f", taken in {self._tally.taken_in:,}" if self._tally.taken_in else ""
+            click.echo(f"\rlisted {self._tally.listed:,}{taken}", nl=False, err=True)
+
+    def end(self) -> None:
+        if self._begun:
+            click.echo(err=True)
+
+
+def _say(tally: Tally, wanted: Wanted) -> None:
+    for line in tally.named:
+        click.echo(printable(line), err=True)
+    if (more := tally.missing + tally.refused - len(tally.named)) > 0:
+        click.echo(f"… and {more} more", err=True)
+    told = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in tally.counts.items())
+    taken = "" if wanted.dry_run else f"; taken in {tally.taken_in}"
+    refused = f", not taken in {tally.refused}" if tally.refused else ""
+    click.echo(f"{wanted.channel}: {told}{taken}{refused}")
+    if tally.too_old:
+        click.echo("What is older than 24 hours needs --late-ok.", err=True)
+
+
+def _alert(settings: Settings, channel: ChannelName, tally: Tally) -> None:
+    what = counted(tally.missing, "message")
+    are = "is" if tally.missing == 1 else "are"
+    summary = f"{what} that {channel}'s provider has {are} not here: no callback came"
+    told = Told(summary, now(), {"channel": channel})
+    work = partial(send, settings.alerts, AlertKind.EVENTS_MISSED, told)
+    asyncio.run(work(node=settings.journal.node))

@@ -1,0 +1,191 @@
+"""Compares what a provider holds with the journal, and takes in what is missing: the oldest day
+first, and each day in its order. What was taken in is here when the same command is given again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol, TypeVar
+
+from berinia_webhookd.errors import DeliveryRejected, MalformedDelivery
+from berinia_webhookd.journal.database import in_batches
+from berinia_webhookd.journal.reconcile import BATCH, Rebuilt, Reconciliation
+from berinia_webhookd.model import ChannelName, Event, Receipts
+
+LOOKED_UP: Final = 500  # digests asked for at once
+LATE: Final = timedelta(hours=24)
+MOST_NAMED: Final = 20
+
+Told = tuple[str, Mapping[str, object]]  # a line of the log
+
+
+class Listed(Protocol):
+    """A message that a provider says it has."""
+
+    @property
+    def id(self) -> str:
+        """What the provider calls it."""
+
+    @property
+    def at(self) -> datetime:
+        """Its own time."""
+
+    @property
+    def digest(self) -> bytes:
+        """Of its event."""
+
+
+ListedT = TypeVar("ListedT", bound=Listed)
+
+
+class Source(Protocol[ListedT]):
+    """A provider that is asked."""
+
+    provider: str
+    pending_seconds: float  # younger ones may still come by themselves
+    takes_pending: bool  # whether they are taken in all the same
+
+    def groups(
+        self, since: datetime, until: datetime
+    ) -> AsyncIterator[AsyncIterator[Sequence[ListedT]]]:
+        """Yield groups of pages: what is of one conversation is in one group, or in their order."""
+
+    def asks_start(self, event: Event) -> bool:
+        """Whether it means START of somebody who has opted out."""
+
+    async def rebuilt(self, message: ListedT, now: datetime) -> Rebuilt:
+        """Return a message as its callback would have brought it.
+
+        Raises:
+            DeliveryRejected: it cannot be taken in.
+        """
+
+
+@dataclass
+class Tally:
+    """How many there were of each kind, and the first of those that need somebody."""
+
+    listed: int = 0
+    here: int = 0
+    pending: int = 0
+    missing: int = 0
+    too_old: int = 0
+    taken_in: int = 0
+    refused: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def name(self, line: str) -> None:
+        """Remember one, unless there are many."""
+        if len(self.named) < MOST_NAMED:
+            self.named.append(line)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What the log and the alert say."""
+        return {
+            "listed": self.listed,
+            "here": self.here,
+            "pending": self.pending,
+            "missing": self.missing,
+            "too_old": self.too_old,
+        }
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is compared, and what is done about it."""
+
+    channel: ChannelName
+    since: datetime
+    until: datetime
+    now: datetime
+    dry_run: bool
+    late_ok: bool
+
+
+class Comparison:
+    """One comparison of a provider with a journal."""
+
+    def __init__(
+        self,
+        journal: Reconciliation,
+        source: Source[Any],
+        wanted: Wanted,
+        tally: Tally,
+        *,
+        moved: Callable[[], None],
+        tell: Callable[[Iterable[Told]], object],
+    ) -> None:
+        """`moved` is called now and then, `tell` with lines for the log."""
+        self._journal = journal
+        self._source = source
+        self._wanted = wanted
+        self._tally = tally
+        self._moved = moved
+        self._tell = tell
+        self._young = wanted.now - timedelta(seconds=source.pending_seconds)
+        self._old = wanted.now - LATE
+
+    async def run(self) -> None:
+        """Compare all, and take in what is missing unless that is only to be counted."""
+        async for group in self._source.groups(self._wanted.since, self._wanted.until):
+            missing: dict[bytes, Listed] = {}  # a page may begin with the end of the one before
+            async for page in group:
+                for some in in_batches(page, LOOKED_UP):
+                    await self._sort_out(some, missing)
+                    self._moved()
+            found = sorted(missing.values(), key=lambda one: one.at)
+            self._tally.missing += len(found)
+            for one in found:
+                self._tally.name(f"missing: {one.id}, of {one.at.isoformat(' ', 'seconds')}")
+            if not self._wanted.dry_run:
+                for some in in_batches(found, BATCH):
+                    await self._take_in(some)
+                    self._moved()
+
+    async def _sort_out(self, some: Sequence[Listed], missing: dict[bytes, Listed]) -> None:
+        here = await self._journal.here([one.digest for one in some])
+        tally = self._tally
+        tally.listed += len(some)
+        for one in some:
+            if one.digest in here:
+                tally.here += 1
+            elif one.at > self._young and (self._wanted.dry_run or not self._source.takes_pending):
+                tally.pending += 1
+            elif one.at < self._old and not self._wanted.late_ok:
+                tally.too_old += 1
+            else:
+                missing[one.digest] = one
+
+    async def _take_in(self, some: Sequence[Listed]) -> None:
+        rebuilt: list[Rebuilt] = []
+        for one in some:
+            try:
+                rebuilt.append(await self._source.rebuilt(one, self._wanted.now))
+            except DeliveryRejected as error:
+                why = error.in_full if isinstance(error, MalformedDelivery) else str(error)
+                self._tally.refused += 1
+                self._tally.name(f"not taken in: {one.id}: {why}")
+        receipts = await self._journal.take_in(
+            self._wanted.channel, rebuilt, self._source.asks_start
+        )
+        new = [one for of in receipts for one in of if not one.duplicate]
+        self._tally.taken_in += len(new)
+        self._tell(self._lines(receipts))
+
+    def _lines(self, receipts: Iterable[Receipts]) -> Iterable[Told]:
+        for receipt in (one for of in receipts for one in of if not one.duplicate):
+            fields = {
+                "channel": self._wanted.channel,
+                "event_id": receipt.event_id,
+                "agent": receipt.agent,
+                "reconciled": True,
+            }
+            if receipt.skipped is None:
+                yield "event.accepted", fields
+            else:
+                yield "event.skipped", {**fields, "reason": receipt.skipped}
+            if receipt.consent is not None:
+                yield "consent.changed", {**fields, "consent": receipt.consent.value}

@@ -1,0 +1,335 @@
+"""`reconcile sms` beside a real daemon and a server that answers as Twilio's API does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from berinia_webhookd.channels.catalogue import KINDS
+from berinia_webhookd.channels.settings import TwilioSettings
+from berinia_webhookd.channels.twilio import TwilioChannel
+from berinia_webhookd.config.load import load
+from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.errors import CannotStartNow
+from berinia_webhookd.journal.reconcile import Reconciliation
+from berinia_webhookd.model import ChannelName
+from berinia_webhookd.tools.reconcile.asking import AskAgain, patiently
+from berinia_webhookd.tools.reconcile.comparing import Comparison, Tally, Wanted
+from berinia_webhookd.tools.reconcile.twilio import TwilioMessages
+
+from .daemon import TOKEN, Daemon, sample_sms, signed_sms
+from .twilio_api import ACCOUNT, TwilioApi, answers, fine, served
+
+SMS = ChannelName("sms")
+OURS = "+33639980002"
+
+
+@pytest.fixture
+def api() -> Iterator[TwilioApi]:
+    with served(TwilioApi(TOKEN, page=50)) as api:
+        yield api
+
+
+def settings(api: TwilioApi, more: str = "") -> str:
+    return f"""
+    channels.sms.account_sids = ["{ACCOUNT}"]
+    reconcile.twilio.api_url = "{api.url}"
+    {more}
+    """
+
+
+NUMBERS = f'reconcile.twilio.numbers = ["{OURS}"]'
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, api: TwilioApi) -> Iterator[Daemon]:
+    """A running daemon that knows its number."""
+    with closing(Daemon(tmp_path, settings(api, NUMBERS))) as daemon:
+        yield daemon.start()
+
+
+@pytest.fixture
+def on_either(tmp_path: Path, api: TwilioApi, journal: str) -> Iterator[Daemon]:
+    """The same on both engines."""
+    with closing(Daemon(tmp_path, settings(api, f"{NUMBERS}\n{journal}"))) as daemon:
+        yield daemon.start()
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, api: TwilioApi) -> Iterator[Daemon]:
+    with closing(Daemon(tmp_path, settings(api, NUMBERS))) as daemon:
+        yield daemon
+
+
+def ago(**span: float) -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) - timedelta(**span)
+
+
+def counts_of(printed: str) -> dict[str, int]:
+    """What `reconcile` printed on stdout."""
+    text = printed.partition(": ")[2].replace(";", ",").strip()
+    return {part.rpartition(" ")[0]: int(part.rpartition(" ")[2]) for part in text.split(", ")}
+
+
+def test_what_never_arrived_is_taken_in_in_its_order(on_either: Daemon, api: TwilioApi) -> None:
+    """The dry run counts it and changes nothing; the run hands it over, oldest first, as what it
+    is; a second run finds everything.
+    """
+    daemon = on_either
+    arrived = sample_sms()
+    daemon.sms(arrived)
+    api.holds(arrived, ago(minutes=40))
+    missing = [sample_sms(Body=f"missed {number}") for number in range(120)]
+    for number, fields in enumerate(missing):
+        api.holds(fields, ago(minutes=200 - number))
+    api.holds(sample_sms(Body="ours", From=OURS, To="+33639980001"), ago(minutes=5))
+    api.holds(sample_sms(Body="out", From="+33639980001"), ago(minutes=5), direction="outbound-api")
+    young = sample_sms(Body="young")
+    api.holds(young, ago(minutes=2))
+
+    dry = daemon.run("reconcile", "sms", "--since", "6h", "--dry-run", check=False)
+    assert dry.returncode == 1
+    assert counts_of(dry.stdout) == {
+        "listed": 122,
+        "here": 1,
+        "pending": 1,
+        "missing": 120,
+        "too old": 0,
+    }
+    assert missing[0]["MessageSid"] in dry.stderr
+    assert len(daemon.wait_until_seen(1)) == 1
+
+    done = daemon.run("reconcile", "sms", "--since", "6h")
+    assert counts_of(done.stdout)["taken in"] == 121
+    seen = daemon.wait_until_seen(122)[1:]
+    bodies = [one["data"]["body"] for one in seen]
+    assert bodies == [one["Body"] for one in [*missing, young]]
+    assert all(one["data"]["reconciled"] is True for one in seen)
+    assert "reconciled" not in daemon.seen()[0]["data"]
+    told = datetime.fromisoformat(seen[0]["data"]["timestamp"])
+    assert told == api.messages[1]["_at"]  # its own time
+    again = daemon.run("reconcile", "sms", "--since", "6h")
+    assert counts_of(again.stdout) | {"listed": 122, "here": 122, "taken in": 0} == counts_of(
+        again.stdout
+    )
+
+
+def test_a_callback_after_it_is_a_repetition(daemon: Daemon, api: TwilioApi) -> None:
+    """What was taken in and comes late is here already."""
+    fields = sample_sms()
+    api.holds(fields, ago(hours=1))
+    daemon.run("reconcile", "sms", "--since", "6h")
+    assert daemon.sms(fields).status == 200
+    daemon.wait_for("event.duplicate")
+    assert len(daemon.wait_until_seen(1)) == 1
+
+
+async def taken_in(url: str, settings_of: Settings, api: TwilioApi) -> Tally:
+    """What the command does, in this process: a race needs many of them."""
+    of_sms = settings_of.channels[SMS]
+    assert isinstance(of_sms, TwilioSettings)
+    source = TwilioMessages(TwilioChannel(of_sms), of_sms, [OURS], api.url)
+    at, tally = datetime.now(UTC), Tally()
+    wanted = Wanted(of_sms.name, at - timedelta(hours=3), at, at, dry_run=False, late_ok=False)
+    async with Reconciliation(url) as journal:
+        await Comparison(journal, source, wanted, tally, moved=lambda: None, tell=list).run()
+    return tally
+
+
+def test_nothing_is_doubled_or_lost_in_a_race_with_late_callbacks(
+    on_either: Daemon, api: TwilioApi, journal: str
+) -> None:
+    """Many rounds of callbacks, each sent twice, that come while the same messages are reconciled,
+    beside others.
+    """
+    daemon, rounds, each = on_either, 20, 20
+    url = journal.partition('"')[2].partition('"')[0]
+    url = url or f"sqlite:///{daemon.folder / 'state' / 'journal.db'}"
+    how: dict[str, Any] = {
+        "kinds": KINDS,
+        "environ": daemon.environment,
+        "config_file": daemon.config,
+    }
+    loaded = load(working_folder=daemon.folder, **how).settings
+    bodies: list[str] = []
+    for round_ in range(rounds):
+        new = [sample_sms(Body=f"{round_}/{number}") for number in range(each)]
+        other = [sample_sms(Body=f"{round_}/other {number}") for number in range(each // 2)]
+        for number, fields in enumerate(new):
+            api.holds(fields, ago(minutes=60, seconds=each - number))
+        bodies += [fields["Body"] for fields in (*new, *other)]
+        late = [signed_sms(fields) for pair in zip(new, other, strict=False) for fields in pair]
+        with ThreadPoolExecutor(3) as senders:
+            answers_ = [senders.submit(daemon.post_sms, *one) for one in (*late, *late[::-1])]
+            tally = asyncio.run(taken_in(url, loaded, api))
+        assert {one.result().status for one in answers_} == {200}
+        assert tally.listed == each * (round_ + 1)
+    seen = [one["data"]["body"] for one in daemon.wait_until_seen(len(bodies))]
+    assert sorted(seen) == sorted(bodies)
+    assert asyncio.run(taken_in(url, loaded, api)).missing == 0
+
+
+def test_files_come_with_their_message(daemon: Daemon, api: TwilioApi) -> None:
+    """Their URLs and types are what the callback would have said."""
+    api.holds(sample_sms(Body=""), ago(hours=1), files=["image/jpeg", "audio/ogg"])
+    daemon.run("reconcile", "sms", "--since", "6h")
+    raw = daemon.wait_until_seen(1)[0]["data"]["raw_data"]
+    assert raw["NumMedia"] == "2"
+    assert raw["MediaContentType1"] == "audio/ogg"
+    sid = api.messages[0]["sid"]
+    path = f"/2010-04-01/Accounts/{ACCOUNT}/Messages/{sid}/Media/ME{0:032x}"
+    assert raw["MediaUrl0"] == f"https://api.twilio.com{path}"
+
+
+def test_older_than_a_day_needs_a_word(daemon: Daemon, api: TwilioApi) -> None:
+    """An answer to what was asked yesterday may do harm."""
+    api.holds(sample_sms(), ago(hours=30))
+    first = daemon.run("reconcile", "sms", "--since", "3d", check=False)
+    assert first.returncode == 1
+    assert counts_of(first.stdout)["too old"] == 1
+    assert "--late-ok" in first.stderr
+    second = daemon.run("reconcile", "sms", "--since", "3d", "--late-ok")
+    assert counts_of(second.stdout)["taken in"] == 1
+
+
+def test_what_is_not_in_the_time_is_cut_off(daemon: Daemon, api: TwilioApi) -> None:
+    """The API knows days alone."""
+    for hours in (1, 5, 9):
+        api.holds(sample_sms(), ago(hours=hours))
+    words = ("--since", "8h", "--until", "3h", "--dry-run")
+    done = daemon.run("reconcile", "sms", *words, check=False)
+    assert counts_of(done.stdout)["listed"] == 1
+
+
+def test_an_opt_out_takes_effect_and_an_older_one_does_not(
+    on_either: Daemon, api: TwilioApi
+) -> None:
+    """STOP is written down with its own time; one from before a START changes nothing."""
+    daemon, stopped, back = on_either, "+33639980011", "+33639980012"
+    api.holds(sample_sms(Body="STOP", From=stopped), ago(hours=1))
+    api.holds(sample_sms(Body="STOP", From=back), ago(hours=1))
+    daemon.sms(sample_sms(Body="START", From=back))  # which means nothing as yet
+    daemon.run("reconcile", "sms", "--since", "6h")
+    assert daemon.run("consents", "check", stopped, check=False).returncode == 1
+    assert daemon.run("consents", "check", back).returncode == 0
+
+
+def test_without_numbers_those_that_the_journal_has_seen(tmp_path: Path, api: TwilioApi) -> None:
+    """Numbers of people and receipts are not among them; WhatsApp's spelling is."""
+    with closing(Daemon(tmp_path, settings(api))) as daemon:
+        daemon.start()
+        none = daemon.run("reconcile", "sms", "--since", "1h", "--dry-run", check=False)
+        assert none.returncode == 1
+        assert "reconcile.twilio.numbers" in none.stderr
+        daemon.sms()
+        receipt = {**sample_sms(), "MessageStatus": "delivered"}
+        del receipt["Body"]
+        daemon.sms(receipt)
+        api.holds(sample_sms(From="whatsapp:+33639980001", To=f"whatsapp:{OURS}"), ago(hours=1))
+        done = daemon.run("reconcile", "sms", "--since", "6h", "--dry-run", check=False)
+        assert counts_of(done.stdout)["missing"] == 1
+        assert not [target for target in api.asked if "sm0" in target]
+
+
+def test_faults_that_pass_are_waited_for(daemon: Daemon, api: TwilioApi) -> None:
+    """Too many requests, its own trouble, an answer cut off: asked again, and nothing is lost."""
+    for _ in range(120):
+        api.holds(sample_sms(), ago(hours=1))
+    api.faults = [
+        fine,
+        answers(429, Retry_After="0"),
+        answers(503, Retry_After="0"),
+        fine,
+        answers(200, b'{"messages": [{"sid"'),
+        answers(500),
+    ]
+    done = daemon.run("reconcile", "sms", "--since", "6h")
+    assert counts_of(done.stdout)["taken in"] == 120
+    assert not api.faults
+
+
+@pytest.mark.parametrize(
+    ("token", "code", "says"),
+    [(TOKEN, 4, "same page"), ("another", 3, "channels.sms.tokens")],
+)
+def test_faults_that_stay_are_told(
+    daemon: Daemon, api: TwilioApi, token: str, code: int, says: str
+) -> None:
+    """A list without end ends, and credentials that are refused are named; neither says that
+    nothing is missing.
+    """
+    api.token = token
+    api.repeats = True
+    done = daemon.run("reconcile", "sms", "--since", "1h", check=False)
+    assert done.returncode == code
+    assert says in done.stderr
+
+
+def test_without_an_account_nothing_is_compared(tmp_path: Path, api: TwilioApi) -> None:
+    """The list is one of an account."""
+    more = f'reconcile.twilio.api_url = "{api.url}"\n{NUMBERS}'
+    with closing(Daemon(tmp_path, more)) as daemon:
+        daemon.start()
+        done = daemon.run("reconcile", "sms", "--since", "1h", "--dry-run", check=False)
+        assert done.returncode == 3
+        assert "channels.sms.account_sids" in done.stderr
+
+
+async def test_one_that_never_answers_is_given_up() -> None:
+    """After its pauses, with what to do."""
+    asked = 0
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        raise AskAgain("there is no answer")
+
+    with pytest.raises(CannotStartNow, match="no answer") as caught:
+        await patiently(ask, "Twilio", pauses=[0.0, 0.0])
+    assert asked == 3
+    assert caught.value.hint is not None
+    await asyncio.sleep(0)
+
+
+def test_the_morning_after_an_outage(stopped: Daemon, api: TwilioApi) -> None:
+    """While the daemon is stopped they are taken in as well; it hands them over when it starts. Who
+    did it is written down, without an address.
+    """
+    stopped.start()
+    stopped.stop()
+    for number in range(3):
+        api.holds(sample_sms(Body=f"{number}"), ago(minutes=60 - number))
+    dry = stopped.run("reconcile", "sms", "--since", "6h", "--dry-run", check=False)
+    assert counts_of(dry.stdout)["missing"] == 3
+    stopped.run("reconcile", "sms", "--since", "6h")
+    stopped.start()
+    assert [one["data"]["body"] for one in stopped.wait_until_seen(3)] == ["0", "1", "2"]
+    log = (stopped.folder / "state" / "unified_logs" / "webhook.log").read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    (missed, _) = [line for line in lines if line["event"] == "events.missed"]
+    assert missed["missing"] == 3
+    assert OURS not in json.dumps(missed)
+    assert len([line for line in lines if line.get("reconciled")]) == 3
+
+
+def test_what_is_missing_is_alerted(tmp_path: Path, api: TwilioApi) -> None:
+    """A dry run that nobody looks at tells what is set for alerts."""
+    told = tmp_path / "told.json"
+    with closing(
+        Daemon(tmp_path, settings(api, f"{NUMBERS}\nalerts.command = 'tee {told}'"))
+    ) as it:
+        it.start()
+        api.holds(sample_sms(), ago(hours=1))
+        it.run("reconcile", "sms", "--since", "6h", "--dry-run", check=False)
+        alert = json.loads(told.read_text())
+        assert alert["kind"] == "events_missed"
+        assert alert["channel"] == "sms"
+        assert OURS not in told.read_text()
