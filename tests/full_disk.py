@@ -70,3 +70,29 @@ def mounted(what: Path, place: Path) -> Iterator[bool]:
         yield True
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@contextmanager
+def overlay(folder: Path) -> Iterator[Path | None]:
+    """An overlay in a new folder whose layers lie on two file systems, as a live system or a
+    container has it: files have another device than their folder. None where this user may not
+    mount.
+    """
+    with small_disk(folder, 1024 * 1024) as disk:
+        if disk is None:
+            yield None
+            return
+        lower = folder.with_name(f"{folder.name}-lower")
+        (lower / "state").mkdir(parents=True)
+        upper, work, place = (folder / name for name in ("upper", "work", "place"))
+        for made in (upper, work, place):
+            made.mkdir()
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        mount = ["mount", "-t", "overlay", "-o", options, "overlay", str(place)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            yield None
+            return
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -110,24 +110,24 @@ def require_one_name(path: Path) -> None:
             f"the journal {path} has {found.st_nlink} names (hard links)",
             hint=f"remove the others: find / -xdev -inum {found.st_ino}",
         )
-    folder = path.parent
-    if found.st_dev != folder.stat().st_dev or _mount_of(path) != _mount_of(folder):
+    if _mount_of(path) != _mount_of(path.parent):
         raise CannotStart(
             f"the journal {path} is mounted into its folder by itself",
             hint="mount the folder that it is in, or set journal.url",
         )
 
 
-def _mount_of(path: Path) -> str | None:
-    # A descriptor of a path alone: closing it drops no locks.
+def _mount_of(path: Path) -> str:
+    # Not the device: on an overlay a file may have another one than its folder. A descriptor of a
+    # path alone: closing it drops no locks.
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         found = _MOUNT.search(Path(f"/proc/self/fdinfo/{descriptor}").read_text())
     except OSError:  # no /proc
-        return None
+        found = None
     finally:
         os.close(descriptor)
-    return found[1] if found else None
+    return found[1] if found else f"device {path.stat().st_dev}"
 
 
 def _holder(descriptor: int) -> str:

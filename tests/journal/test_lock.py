@@ -10,7 +10,7 @@ import pytest
 from berinia_webhookd.errors import CannotStartNow
 from berinia_webhookd.journal.lock import OwnerLock
 
-from ..full_disk import full_disk
+from ..full_disk import full_disk, overlay
 
 
 def test_a_full_disk_keeps_no_owner_out(tmp_path: Path) -> None:
@@ -23,3 +23,14 @@ def test_a_full_disk_keeps_no_owner_out(tmp_path: Path) -> None:
     first.release()
     second.take()
     second.release()
+
+
+def test_an_overlay_of_two_file_systems_is_no_second_name(tmp_path: Path) -> None:
+    """Devices differ there within one folder; only the mounts say that a file has two names."""
+    with overlay(tmp_path / "overlay") as place:
+        if place is None:  # where nobody may mount, this cannot happen
+            return
+        lock = OwnerLock(place / "state" / "journal.db")
+        lock.take()
+        lock.release()
+        assert (place / "state" / "journal.db").stat().st_dev != (place / "state").stat().st_dev

@@ -25,6 +25,7 @@ EXPOSURE_TIMES_TEN = "20"
 # What must not be loosened, whoever edits the unit.
 PROMISED = {
     "Type": "notify",
+    "Sockets": "berinia-webhook.socket",
     "ExecReload": "/bin/kill -HUP $MAINPID",
     "OOMPolicy": "continue",
     "RestartPreventExitStatus": "3",
