@@ -52,6 +52,7 @@ from berinia_webhookd.status.greeting import greeting
 from berinia_webhookd.status.health import HealthPage, checks, disk_check, folders_of
 from berinia_webhookd.status.logs_api import LogsPage
 from berinia_webhookd.status.metrics_page import MetricsPage
+from berinia_webhookd.status.silence import SilenceWatch
 from berinia_webhookd.supervision import Turning
 
 logger = structlog.get_logger()
@@ -107,6 +108,7 @@ class Parts:
     channels: Channels
     outbound: Outbound
     backlog: BacklogReader
+    silence: SilenceWatch
     pages: tuple[HealthPage, MetricsPage, LogsPage]
     receiver: Receiver
     console: Console | None
@@ -201,6 +203,13 @@ async def opened(
             enabled=role.receives and not settings.dev,
         )
         backlog = BacklogReader(journal)
+        silence = SilenceWatch(
+            journal,
+            channels=lambda: [channel.name for channel in received(channels, role)],
+            history_days=settings.journal.retention_days,
+            metrics=metrics,
+            clock=now,
+        )
         outbound = build_outbound(
             settings,
             metrics,
@@ -210,6 +219,7 @@ async def opened(
             policies=policies,
             loopback_locked=lambda: guard.locked,
             backlog=backlog,
+            silence=silence,
         )
         stack.push_async_callback(outbound.transports.close)
         stack.push_async_callback(outbound.late_replies.close)
@@ -268,6 +278,7 @@ async def opened(
             channels=channels,
             outbound=outbound,
             backlog=backlog,
+            silence=silence,
             pages=(health, metrics_page, logs_page),
             receiver=receiver,
             console=console,
@@ -357,6 +368,7 @@ def build_outbound(
     loopback_locked: Callable[[], bool],
     policies: RetryPolicies,
     backlog: BacklogReader,
+    silence: SilenceWatch,
 ) -> Outbound:
     """Build the dispatching side; nothing runs yet."""
     transports = Transports(
@@ -382,6 +394,7 @@ def build_outbound(
             disk=disk_check(folders_of(settings)),
             loopback_locked=loopback_locked,
             held_for_days=partial(held_for_days, backlog),
+            channel_silent=silence.silent,
         ),
     )
     dispatcher = Dispatcher(

@@ -93,6 +93,12 @@ class Metrics:
         self.agent_host_restarts_total = self._counter(
             "agent_host_restarts_total", "Agent hosts that ended before their time.", "reason"
         )
+        self.last_accepted_seconds = self._gauge(
+            "last_accepted_seconds", "Since the last accepted delivery.", "channel"
+        )
+        self.channel_silent = self._gauge(
+            "channel_silent", "1 while a channel is silent far beyond its habit.", "channel"
+        )
         self.journal_up = self._gauge("journal_up", "1 if the journal answers.")
         self.loopback_locked = self._gauge(
             "loopback_locked", "1 while no loopback address is believed."

@@ -164,6 +164,8 @@ class Process:
             yield report(self.notifier, self._status)
         yield parts.outbound.alerts.run()
         yield parts.receiver.guard.run()
+        if parts.role.receives:
+            yield parts.silence.run()
         if parts.role.dispatches:
             yield parts.outbound.dispatcher.run()
         if watchdog_interval is not None:

@@ -30,6 +30,8 @@ PROMISED = {
     "attempt_seconds": ("histogram", ("agent",)),
     "agent_available": ("gauge", ("agent",)),
     "agent_host_restarts_total": ("counter", ("reason",)),
+    "last_accepted_seconds": ("gauge", ("channel",)),
+    "channel_silent": ("gauge", ("channel",)),
     "journal_up": ("gauge", ()),
     "loopback_locked": ("gauge", ()),
     "build_info": ("gauge", ("version",)),

@@ -176,6 +176,14 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class Received:
+    """What was accepted on a channel in some time."""
+
+    count: int  # of deliveries
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """How many entries of a kind are in a state."""
 

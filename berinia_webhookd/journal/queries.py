@@ -12,7 +12,13 @@ from typing import Any, Final, Literal
 from berinia_webhookd import json_text
 from berinia_webhookd.errors import NotFound
 from berinia_webhookd.journal import guards
-from berinia_webhookd.journal.contract import Backlog, Count, MissingAgent, Statistics
+from berinia_webhookd.journal.contract import (
+    Backlog,
+    Count,
+    MissingAgent,
+    Received,
+    Statistics,
+)
 from berinia_webhookd.journal.database import (
     DAY,
     SECOND,
@@ -307,6 +313,18 @@ async def last_received_at(transaction: Transaction) -> datetime | None:
     """Return when the newest delivery came, by the clock of the node that took it."""
     found = await transaction.execute("last_received_at")
     return instant(found[0]["received_at"]) if found else None
+
+
+async def received_between(
+    transaction: Transaction, since: datetime, until: datetime, most: int
+) -> dict[str, Received]:
+    """Return what was accepted on each channel, of the newest `most` deliveries in this time."""
+    first, end = (
+        await first_from(transaction, since) // EVENTS_EACH,
+        await first_from(transaction, until) // EVENTS_EACH,
+    )
+    rows = await transaction.execute("received_by_channel", first=first, end=end, most=most)
+    return {row["channel"]: Received(row["total"], instant(row["last_at"])) for row in rows}
 
 
 async def server_settings(transaction: Transaction, names: Sequence[str]) -> dict[str, str]:

@@ -40,6 +40,7 @@ from berinia_webhookd.journal.contract import (
     Claimed,
     ClaimRequest,
     LostForGood,
+    Received,
     Reply,
     Settled,
     Settlement,
@@ -348,6 +349,14 @@ class SqlJournal:
     async def backlog(self) -> Backlog:
         """Counts for the status pages."""
         return await self._read(queries.backlog)
+
+    async def received_between(
+        self, since: datetime, until: datetime, most: int
+    ) -> Mapping[str, Received]:
+        """Count what was accepted on each channel, of the newest `most` deliveries in this time."""
+        return await self._read(
+            partial(queries.received_between, since=since, until=until, most=most)
+        )
 
     async def purge(self) -> int:
         """Delete one small batch of what is past its retention; returns how many rows went."""

@@ -18,6 +18,7 @@ class AlertKind(StrEnum):
     AGENT_UNAVAILABLE = "agent_unavailable"
     AGENT_FAILING = "agent_failing"
     CONVERSATION_HELD = "conversation_held"
+    CHANNEL_SILENT = "channel_silent"
     JOURNAL_DEGRADED = "journal_degraded"
     DISK_LOW = "disk_low"
     LOOPBACK_LOCKED = "loopback_locked"
@@ -67,6 +68,12 @@ ADVICE: Final = {
         "resume --sender NUMBER`",
         "berinia-webhookd conversations list",
         "Messages stay `ready`: a guard holds them",
+    ),
+    AlertKind.CHANNEL_SILENT: Advice(
+        "send a message to the channel yourself; if it does not come, enter the URL anew in the "
+        "provider's console",
+        "berinia-webhookd doctor",
+        "Nothing comes on a channel any more",
     ),
     AlertKind.JOURNAL_DEGRADED: Advice(
         "make room, start PostgreSQL, or restore the journal, whichever it names; it recovers by "

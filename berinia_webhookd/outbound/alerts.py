@@ -195,6 +195,7 @@ def daemon_conditions(
     disk: Callable[[], Awaitable[str | None]],
     loopback_locked: Callable[[], bool],
     held_for_days: Condition,
+    channel_silent: Condition,
 ) -> Mapping[AlertKind, Condition]:
     """Return all conditions of one daemon; `disk` says what is nearly full, or None."""
 
@@ -231,6 +232,7 @@ def daemon_conditions(
         AlertKind.DELIVERY_REJECTED: rejected_deliveries(metrics, time.monotonic),
         AlertKind.AGENT_UNAVAILABLE: agent_unavailable,
         AlertKind.CONVERSATION_HELD: held_for_days,
+        AlertKind.CHANNEL_SILENT: channel_silent,
         AlertKind.JOURNAL_DEGRADED: journal_degraded,
         AlertKind.DISK_LOW: disk_low,
     }

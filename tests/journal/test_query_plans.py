@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,7 @@ async def live(world: World) -> None:
     await world.journal.stop_waiting(receipt.event_id, hung_up=True)
     await world.journal.delivery_of(receipt.event_id)
     await world.journal.backlog()
+    await world.journal.received_between(world.clock() - timedelta(hours=1), world.clock(), 100)
     await world.journal.agents_waiting()
     await world.journal.note_unavailable(AGENT, "gone")
     await world.journal.purge()

@@ -184,12 +184,16 @@ async def test_the_conditions_of_a_daemon() -> None:
     up, missing, full, locked = True, dict[AgentName, str](), None, False
     metrics = Metrics()
     held: dict[str, str] = {}
+    quiet: dict[str, str] = {}
 
     async def disk() -> str | None:
         return full
 
     async def held_for_days() -> dict[str, str]:
         return held
+
+    async def silent() -> dict[str, str]:
+        return quiet
 
     conditions = daemon_conditions(
         metrics=metrics,
@@ -199,6 +203,7 @@ async def test_the_conditions_of_a_daemon() -> None:
         disk=disk,
         loopback_locked=lambda: locked,
         held_for_days=held_for_days,
+        channel_silent=silent,
     )
 
     async def holding() -> dict[str, list[str]]:
@@ -213,10 +218,12 @@ async def test_the_conditions_of_a_daemon() -> None:
     up, full = False, "/var/lib has 3 MiB left"
     missing[AgentName("MetaAgent")] = "KeyError: 'secret'"
     outdated[AgentName("Other")] = "KeyError: 'secret'"
+    quiet["sms"] = "nothing has been accepted on sms since yesterday"
     held["loop 1"] = "3 conversations are held (loop), the oldest for 1 day"
     assert await holding() == {
         "signatures_refused": [f"requests to sms that {REFUSED}"],
         "conversation_held": [held["loop 1"]],
+        "channel_silent": [quiet["sms"]],
         "journal_degraded": ["the journal cannot be written, so providers are answered 503"],
         "agent_unavailable": [
             "MetaAgent cannot be loaded, so its messages wait",

@@ -152,6 +152,17 @@ RULES_OF = (
         {"reason": "loop"},
     ),
     Rule(
+        "BeriniaWebhookdChannelSilent",
+        f"{PREFIX}_channel_silent == 1",
+        "{{ $labels.channel }} is silent far beyond its habit of this weekday and hour",
+        ADVICE[AlertKind.CHANNEL_SILENT],
+        5,
+        f'{PREFIX}_channel_silent{{channel="sms"}}',
+        "1x30",
+        "0x30",
+        {"channel": "sms"},
+    ),
+    Rule(
         "BeriniaWebhookdLoopbackLocked",
         f"{PREFIX}_loopback_locked == 1",
         "nginx does not say who calls, so no program on this machine is believed",
@@ -286,6 +297,16 @@ PANELS = (
         "Provider refused, none accepted since",
         "short",
         [(f"{PREFIX}_provider_refused{{{CHANNEL}}}", "{{channel}}")],
+    ),
+    Panel(
+        "Since the last accepted delivery",
+        "s",
+        [(f"{PREFIX}_last_accepted_seconds{{{CHANNEL}}}", "{{channel}}")],
+    ),
+    Panel(
+        "Silent far beyond its habit",
+        "bool_yes_no",
+        [(f"{PREFIX}_channel_silent{{{CHANNEL}}}", "{{channel}}")],
     ),
     Panel(
         "Seen before, skipped, ignored, handshakes",

@@ -212,6 +212,15 @@ SELECT count(*) AS total FROM deliveries WHERE rejection IS NOT NULL;
 -- When the newest delivery came.
 SELECT received_at FROM deliveries WHERE number = (SELECT max(number) FROM deliveries);
 
+-- name: received_by_channel
+-- How many deliveries were accepted on each channel, and when the last one came, among the newest of
+-- a range of numbers.
+SELECT channel, count(*) AS total, max(received_at) AS last_at
+FROM (SELECT channel, received_at FROM deliveries
+      WHERE number >= :first AND number < :end AND state = 'accepted'
+      ORDER BY number DESC LIMIT :most) AS newest
+GROUP BY channel;
+
 -- name: server_settings
 -- How a PostgreSQL server is set up.
 SELECT name, setting FROM pg_settings WHERE name IN (:names);

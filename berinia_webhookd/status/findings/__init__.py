@@ -34,6 +34,7 @@ CHECKS: Final[Mapping[str, Check[Installation]]] = {
     "outside": before_daemon.outside,
     "loopback": loopback.loopback,
     "refused": refused.refused,
+    "silence": channels.silence,
     "agents": agents.agents,
     "journal": journal.journal,
     "disk": machine.disk,

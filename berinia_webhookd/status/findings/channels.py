@@ -9,16 +9,22 @@ from urllib.parse import urlsplit
 from berinia_webhookd.addresses import LOOPBACK, in_networks
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.metrics import PREFIX
+from berinia_webhookd.status.durations import duration
 from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation, no_key
 from berinia_webhookd.status.findings.probe import (
     Reply,
     Sender,
     diagnosis,
     has_secret,
+    metric,
     sign_probe,
 )
 
 SIGNATURES: Final = "signatures"
+SILENCE: Final = "silence"
+SILENT: Final = f"{PREFIX}_channel_silent"
+SINCE: Final = f"{PREFIX}_last_accepted_seconds"
 CONSOLE: Final = "console"
 PLACEHOLDER: Final = "https://your.host"
 
@@ -136,6 +142,34 @@ async def _refused(installation: Installation, channel: Channel, reply: Reply) -
         f"let the daemon read its settings again: `{installation.commands.reload}`",
         why=f"what {channel.provider.name} signs with that secret is refused",
     )
+
+
+# ---- silence: what does not come makes nothing fail
+
+
+async def silence(installation: Installation) -> AsyncIterator[Finding]:
+    """Report channels that are silent far beyond their habit, as the daemon sees it."""
+    if installation.process is None:
+        return
+    silent = await metric(installation.address, SILENT, "channel")
+    since = await metric(installation.address, SINCE, "channel")
+    for name, channel in installation.channels.items():
+        if silent.get(name) and name in since:
+            urls = installation.settings.server.public_url
+            yield warning(
+                SILENCE,
+                f"{name}: nothing accepted for {duration(since[name])}, far beyond its habit of "
+                "this weekday and hour",
+                "send it a message yourself",
+                *(
+                    f"if that does not come: {line}"
+                    for line in console_lines(channel, urls, installation.address)
+                ),
+                why="where a number or a route points elsewhere, no request fails, so nothing else "
+                "would notice",
+            )
+    if silent and not any(silent.values()):
+        yield ok(SILENCE, "no channel is silent beyond its habit")
 
 
 # ---- console: what to enter there

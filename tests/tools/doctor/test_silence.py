@@ -1,0 +1,60 @@
+"""Channels on which nothing comes any more, as the daemon's metrics say it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from prometheus_client import generate_latest
+
+from berinia_webhookd.findings import Finding, Level
+from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.status.findings.channels import silence
+from berinia_webhookd.tools.doctor.installation import find
+from tests.end_to_end.daemon import Daemon
+
+Look = Callable[[dict[str, int]], Awaitable[list[Finding]]]
+
+
+@pytest.fixture
+def look(stopped: Daemon, aiohttp_server: Callable[..., Awaitable[TestServer]]) -> Look:
+    """What is found where a daemon says so of its channels: 1 is silent."""
+
+    async def look(channels: dict[str, int]) -> list[Finding]:
+        metrics = Metrics()
+        for name, silent in channels.items():
+            metrics.channel_silent.labels(channel=name).set(silent)
+            metrics.last_accepted_seconds.labels(channel=name).set(37_800)
+
+        async def page(_: web.Request) -> web.Response:
+            return web.Response(body=generate_latest(metrics.registry))
+
+        application = web.Application()
+        application.router.add_get("/metrics", page)
+        server = await aiohttp_server(application)
+        installation = find(stopped.config, stopped.environment, stopped.folder).installation
+        running = replace(installation, process=1, address=f"127.0.0.1:{server.port}")
+        return [finding async for finding in silence(running)]
+
+    return look
+
+
+async def test_a_silent_channel_is_a_warning(look: Look) -> None:
+    """With the line to enter in its provider's console."""
+    (finding,) = await look({"sms": 1, "email": 0, "gone": 1})
+    assert finding.level is Level.WARNING
+    assert finding.what == (
+        "sms: nothing accepted for 10 h 30 min, far beyond its habit of this weekday and hour"
+    )
+    assert finding.fix[0] == "send it a message yourself"
+    assert "/webhook/sms-response" in finding.fix[1]
+
+
+async def test_channels_that_are_not_silent(look: Look) -> None:
+    """One line for all; nothing where nothing is known yet."""
+    (finding,) = await look({"sms": 0, "email": 0})
+    assert finding.level is Level.OK
+    assert await look({}) == []
