@@ -313,6 +313,15 @@ class Decoded(NamedTuple):
     pauses: tuple[PauseRequest, ...] = ()
     ignored: int = 0  # how many its channel is told to ignore
 
+    def as_reconciled(self, at: datetime) -> Decoded:
+        """Return the same as events of their own time, which never arrived by themselves."""
+        own: dict[str, Any] = {"received_at": at, "said_at": at, "reconciled": True}
+        events = tuple(
+            event._replace(**own, as_start=event.as_start and event.as_start._replace(**own))
+            for event in self.events
+        )
+        return self._replace(events=events)
+
 
 class Receipt(NamedTuple):
     """Says that an event is on disk, now or since an earlier copy."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlencode
 
 from berinia_webhookd.channels.addresses_of_people import event_digest
@@ -103,14 +103,4 @@ def rebuilt(
         fields=decode_urlencoded(body),
         target=channel.path,
     )
-    return delivery, as_reconciled(channel.decode(delivery), min(message.at, now))
-
-
-def as_reconciled(decoded: Decoded, at: datetime) -> Decoded:
-    """Return what was decoded as events of their own time, in UTC, that never arrived."""
-    own: dict[str, Any] = {"received_at": at, "said_at": at, "reconciled": True}
-    events = tuple(
-        event._replace(**own, as_start=event.as_start and event.as_start._replace(**own))
-        for event in decoded.events
-    )
-    return decoded._replace(events=events)
+    return delivery, channel.decode(delivery).as_reconciled(min(message.at, now))

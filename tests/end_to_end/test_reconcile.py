@@ -26,6 +26,7 @@ from berinia_webhookd.tools.reconcile.comparing import Comparison, Tally, Wanted
 from berinia_webhookd.tools.reconcile.twilio import TwilioMessages
 
 from .daemon import TOKEN, Daemon, sample_sms, signed_sms
+from .providers import ALL_CHANNELS, posted_whatsapp, sample_whatsapp
 from .twilio_api import ACCOUNT, TwilioApi, answers, fine, served
 
 SMS = ChannelName("sms")
@@ -104,7 +105,7 @@ def test_what_never_arrived_is_taken_in_in_its_order(on_either: Daemon, api: Twi
         "missing": 120,
         "too old": 0,
     }
-    assert missing[0]["MessageSid"] in dry.stderr
+    assert missing[-1]["MessageSid"] in dry.stderr
     assert len(daemon.wait_until_seen(1)) == 1
 
     done = daemon.run("reconcile", "sms", "--since", "6h")
@@ -333,3 +334,52 @@ def test_what_is_missing_is_alerted(tmp_path: Path, api: TwilioApi) -> None:
         assert alert["kind"] == "events_missed"
         assert alert["channel"] == "sms"
         assert OURS not in told.read_text()
+
+
+def test_what_the_bot_wrote_down_is_taken_in(tmp_path: Path) -> None:
+    """Lines as the bot posts them: what arrived is here, what did not is taken in once, in its
+    order; a pause is no message, and a line that cannot be read is counted and named.
+    """
+    with closing(Daemon(tmp_path, ALL_CHANNELS)) as daemon:
+        daemon.start()
+        messages = [
+            sample_whatsapp(content=f"{number}", timestamp=ago(minutes=90 - number).isoformat())
+            for number in range(4)
+        ]
+        path = "/webhook/whatsapp"
+        assert daemon.request("POST", path, *posted_whatsapp(messages[0])).status == 200
+        daemon.wait_until_seen(1)
+        file = tmp_path / "outbox.jsonl"
+        lines = [json.dumps(one) for one in [*messages, messages[3]]]
+        pause = {"source": "whatsapp", "type": "pause", "author": "33639980001@c.us"}
+        lines += [json.dumps({**pause, "timestamp": ago(hours=1).isoformat()})]
+        lines += [json.dumps(sample_whatsapp(timestamp=ago(hours=30).isoformat())), '{"source":']
+        file.write_text("\n".join(lines) + "\n")
+        dry = daemon.run("reconcile", "whatsapp", str(file), "--dry-run", check=False)
+        assert dry.returncode == 1
+        assert "listed 6, here 1, pending 0, missing 3, too old 1, not taken in 1" in dry.stdout
+        assert "line 8" in dry.stderr
+        daemon.run("reconcile", "whatsapp", str(file), check=False)
+        seen = daemon.wait_until_seen(4)
+        assert [one["content"] for one in seen] == ["0", "1", "2", "3"]
+        again = daemon.run("reconcile", "whatsapp", str(file), check=False)
+        assert "here 5" in again.stdout
+        assert "taken in 0" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("email", "--since", "6h"),
+        ("sms",),
+        ("sms", "{file}"),
+        ("whatsapp", "--since", "6h"),
+        ("whatsapp", "{file}", "--since", "6h"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(stopped: Daemon, words: tuple[str, ...]) -> None:
+    """A file is for the bot, a time for who is asked."""
+    file = stopped.folder / "file"
+    file.write_text("")
+    done = stopped.run("reconcile", *(word.format(file=file) for word in words), check=False)
+    assert done.returncode == 2

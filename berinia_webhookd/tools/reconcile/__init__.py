@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 
-from berinia_webhookd.channels.settings import TwilioSettings
+from berinia_webhookd.channels.settings import TwilioSettings, WhatsAppSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
+from berinia_webhookd.channels.whatsapp import WhatsAppChannel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.journal.reconcile import Reconciliation
@@ -21,6 +23,7 @@ from berinia_webhookd.outbound.alerts import Told, send
 from berinia_webhookd.status.durations import counted
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.opened_journal import open_journal
+from berinia_webhookd.tools.reconcile.bot import BotOutbox
 from berinia_webhookd.tools.reconcile.comparing import Comparison, Source, Tally, Wanted
 from berinia_webhookd.tools.since import Since
 from berinia_webhookd.tools.terminal import printable
@@ -28,7 +31,8 @@ from berinia_webhookd.tools.terminal import printable
 
 @click.command("reconcile")
 @click.argument("channel", type=ConfiguredChannel())
-@click.option("--since", type=Since(), required=True, help="From when on: 6h, or a time.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.option("--since", type=Since(), help="From when on: 6h, or a time; not with a file.")
 @click.option("--until", type=Since(), help="Up to when.  [default: now]")
 @click.option("--dry-run", is_flag=True, help="Only say what is missing.")
 @click.option("--late-ok", is_flag=True, help="Take in what is older than 24 hours as well.")
@@ -37,12 +41,16 @@ def reconcile(
     context: CommandContext,
     *,
     channel: str,
-    since: datetime,
+    file: Path | None,
+    since: datetime | None,
     until: datetime | None,
     dry_run: bool,
     late_ok: bool,
 ) -> None:
     """Ask the provider of CHANNEL what it received for us, and take in what never arrived.
+
+    Twilio is asked itself. What the WhatsApp bot sent is in FILE, JSON lines that the bot writes,
+    each as it posts it.
 
     What is taken in says so to its agent ("reconciled": true), has its own time, and comes behind
     what is here already; opt-outs take effect at once. It can be given again at any time: nothing
@@ -54,14 +62,17 @@ def reconcile(
     """
     settings = context.load().settings
     at = now()
-    wanted = Wanted(ChannelName(channel), since, until or at, at, dry_run, late_ok)
-    require_askable(settings, wanted.channel)
+    from_file = require_askable(settings, ChannelName(channel), given=file is not None)
+    if (since is None) is not from_file:
+        raise click.UsageError("give --since without a file, and no --since with one")
+    begin = since or datetime.min.replace(tzinfo=UTC)
+    wanted = Wanted(ChannelName(channel), begin, until or at, at, dry_run, late_ok)
     opened = open_journal(context, with_key=True)
     tally = Tally()
     progress = _Progress(tally)
 
     async def compare(journal: Reconciliation) -> None:
-        source = await _source(settings, wanted.channel, journal)
+        source = await _source(settings, wanted.channel, journal, file, tally)
         how: dict[str, Any] = {"moved": progress.moved, "tell": opened.tell_the_log}
         await Comparison(journal, source, wanted, tally, **how).run()
 
@@ -74,29 +85,44 @@ def reconcile(
         opened.tell_the_log([("events.missed", {"channel": channel, **tally.counts})])
     if dry_run and tally.missing and not sys.stderr.isatty():
         _alert(settings, wanted.channel, tally)
-    left = tally.missing if dry_run else tally.refused
-    click.get_current_context().exit(1 if left or tally.too_old else 0)
+    left = tally.refused + tally.too_old + (tally.missing if dry_run else 0)
+    click.get_current_context().exit(1 if left else 0)
 
 
-def require_askable(settings: Settings, channel: ChannelName) -> None:
-    """Refuse a channel whose provider cannot be asked.
+def require_askable(settings: Settings, channel: ChannelName, *, given: bool) -> bool:
+    """Return whether what a channel's provider holds is in a file, if one is `given`.
 
     Raises:
-        click.UsageError: it cannot.
+        click.UsageError: it is not, or it cannot be asked at all.
     """
     configured = settings.channels[channel]
-    if not isinstance(configured, TwilioSettings):
+    from_file = isinstance(configured, WhatsAppSettings)
+    if not from_file and not isinstance(configured, TwilioSettings):
         raise click.UsageError(f"the provider of {channel} cannot be asked what it holds")
+    if from_file is not given:
+        how = (
+            "give the file that its bot writes" if from_file else "is asked itself, without a file"
+        )
+        raise click.UsageError(f"{channel}: {how}")
+    return from_file
 
 
-async def _source(settings: Settings, channel: ChannelName, journal: Reconciliation) -> Source[Any]:
+async def _source(
+    settings: Settings,
+    channel: ChannelName,
+    journal: Reconciliation,
+    file: Path | None,
+    tally: Tally,
+) -> Source[Any]:
+    configured = settings.channels[channel]
+    if isinstance(configured, WhatsAppSettings) and file is not None:
+        return BotOutbox(WhatsAppChannel(configured), file, tally)
     # Twilio's client takes a second to be imported.
     from berinia_webhookd.tools.reconcile.twilio import (  # noqa: PLC0415 - see above
         TwilioMessages,
         spellings,
     )
 
-    configured = settings.channels[channel]
     assert isinstance(configured, TwilioSettings)  # noqa: S101 - see `require_askable`
     numbers = settings.reconcile_twilio.numbers or spellings(await journal.recipients(channel))
     channel_ = TwilioChannel(configured, settings.server.public_url)

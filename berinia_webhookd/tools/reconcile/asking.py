@@ -13,6 +13,7 @@ from berinia_webhookd.errors import CannotStartNow, WebhookdError
 T = TypeVar("T")
 
 PAUSES: Final = tuple(islice(doubling_pauses(1.0, 32.0), 6))  # a minute in all
+PENDING_SECONDS: Final = 900.0  # so young, a message may still be on its way
 LONGEST_PAUSE_SECONDS: Final = 120.0  # that a provider may ask for
 
 

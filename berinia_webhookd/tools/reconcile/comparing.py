@@ -43,7 +43,6 @@ ListedT = TypeVar("ListedT", bound=Listed)
 class Source(Protocol[ListedT]):
     """A provider that is asked."""
 
-    provider: str
     pending_seconds: float  # younger ones may still come by themselves
     takes_pending: bool  # whether they are taken in all the same
 
@@ -80,6 +79,12 @@ class Tally:
         """Remember one, unless there are many."""
         if len(self.named) < MOST_NAMED:
             self.named.append(line)
+
+    def refuse(self, what: str, error: DeliveryRejected) -> None:
+        """Count one that cannot be taken in."""
+        why = error.in_full if isinstance(error, MalformedDelivery) else str(error)
+        self.refused += 1
+        self.name(f"not taken in: {what}: {why}")
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -131,21 +136,17 @@ class Comparison:
     async def run(self) -> None:
         """Compare all, and take in what is missing unless that is only to be counted."""
         async for group in self._source.groups(self._wanted.since, self._wanted.until):
-            missing: dict[bytes, Listed] = {}  # a page may begin with the end of the one before
+            missing: dict[bytes, Listed | None] = {}  # a page may repeat the end of the one before
             async for page in group:
                 for some in in_batches(page, LOOKED_UP):
                     await self._sort_out(some, missing)
                     self._moved()
-            found = sorted(missing.values(), key=lambda one: one.at)
-            self._tally.missing += len(found)
-            for one in found:
-                self._tally.name(f"missing: {one.id}, of {one.at.isoformat(' ', 'seconds')}")
-            if not self._wanted.dry_run:
-                for some in in_batches(found, BATCH):
-                    await self._take_in(some)
-                    self._moved()
+            found = sorted(filter(None, missing.values()), key=lambda one: one.at)
+            for some in in_batches(found, BATCH):
+                await self._take_in(some)
+                self._moved()
 
-    async def _sort_out(self, some: Sequence[Listed], missing: dict[bytes, Listed]) -> None:
+    async def _sort_out(self, some: Sequence[Listed], missing: dict[bytes, Listed | None]) -> None:
         here = await self._journal.here([one.digest for one in some])
         tally = self._tally
         tally.listed += len(some)
@@ -156,8 +157,10 @@ class Comparison:
                 tally.pending += 1
             elif one.at < self._old and not self._wanted.late_ok:
                 tally.too_old += 1
-            else:
-                missing[one.digest] = one
+            elif one.digest not in missing:
+                tally.missing += 1
+                tally.name(f"missing: {one.id}, of {one.at.isoformat(' ', 'seconds')}")
+                missing[one.digest] = None if self._wanted.dry_run else one
 
     async def _take_in(self, some: Sequence[Listed]) -> None:
         rebuilt: list[Rebuilt] = []
@@ -165,9 +168,7 @@ class Comparison:
             try:
                 rebuilt.append(await self._source.rebuilt(one, self._wanted.now))
             except DeliveryRejected as error:
-                why = error.in_full if isinstance(error, MalformedDelivery) else str(error)
-                self._tally.refused += 1
-                self._tally.name(f"not taken in: {one.id}: {why}")
+                self._tally.refuse(one.id, error)
         receipts = await self._journal.take_in(
             self._wanted.channel, rebuilt, self._source.asks_start
         )

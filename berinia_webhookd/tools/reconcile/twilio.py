@@ -27,6 +27,7 @@ from berinia_webhookd.errors import CannotStart, CannotStartNow, WebhookdError
 from berinia_webhookd.journal.reconcile import Rebuilt
 from berinia_webhookd.tools.reconcile.asking import (
     PAUSES,
+    PENDING_SECONDS,
     AskAgain,
     CredentialsRefused,
     patiently,
@@ -36,7 +37,6 @@ from berinia_webhookd.tools.reconcile.asking import (
 T = TypeVar("T")
 
 TWILIO: Final = "Twilio"
-PENDING_SECONDS: Final = 900.0  # so young, its callback may still be on its way
 PAGE: Final = 1000  # the most there is
 ASK_SECONDS: Final = 30.0
 WHATSAPP: Final = "whatsapp:"
@@ -66,7 +66,6 @@ class _Http(TwilioHttpClient):
 class TwilioMessages:
     """What Twilio holds for one channel."""
 
-    provider = TWILIO
     pending_seconds = PENDING_SECONDS
     takes_pending = True  # by its digest none can double
 
