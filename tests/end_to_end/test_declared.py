@@ -5,8 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from http.client import HTTPException
+from itertools import count
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -14,6 +19,7 @@ import pytest
 from .daemon import Answer, Daemon
 
 SECRET, TOKEN, KEY = "0123456789abcdef0123456789abcdef", "verify-me", "a-secret-of-the-url"
+BATCH, SENDERS, ANSWERED = 20, 6, 60  # messages of one, at once, before the end
 CHANNELS = f"""
 [channels.meta]
 preset = "meta-whatsapp"
@@ -101,6 +107,37 @@ def test_a_batch_with_a_bad_item_over_a_kill(running: Daemon) -> None:
     assert shown["rejection"]["items"][0]["path"] == "entry.0.changes.0.value.messages.1"
     (behind,) = listed(running, "--state", "skipped")
     assert behind["channel"] == "meta"
+
+
+def test_batches_are_there_as_a_whole_or_not_at_all(running: Daemon) -> None:
+    """A daemon that is killed while it commits them keeps all that it answered, and no part of
+    what it did not.
+    """
+    answered: Queue[str] = Queue()
+
+    def send(sender: int) -> None:
+        for number in count():
+            name = f"{sender}-{number}"
+            messages = [message(f"{name}.{part}", f"{name}.{part}") for part in range(BATCH)]
+            try:
+                answer = post(running, batch(*messages))
+            except (ConnectionError, HTTPException):
+                return  # it was killed
+            assert answer.status == 200
+            answered.put(name)
+
+    with ThreadPoolExecutor(SENDERS) as senders:
+        sending = [senders.submit(send, sender) for sender in range(SENDERS)]
+        kept = {answered.get(timeout=60) for _ in range(ANSWERED)}
+        running.kill()
+    for one in sending:
+        one.result()
+    kept |= {answered.get_nowait() for _ in range(answered.qsize())}
+    running.start()
+    events = listed(running, "--channel", "meta", "--limit", "100000")
+    found = Counter(event["text"].partition(".")[0] for event in events)
+    assert set(found.values()) == {BATCH}
+    assert kept <= set(found)
 
 
 def test_a_secret_of_the_url_stands_nowhere(running: Daemon) -> None:
