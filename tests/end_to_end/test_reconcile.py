@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -25,7 +28,7 @@ from berinia_webhookd.tools.reconcile.asking import AskAgain, patiently
 from berinia_webhookd.tools.reconcile.comparing import Comparison, Tally, Wanted
 from berinia_webhookd.tools.reconcile.twilio import TwilioMessages
 
-from .daemon import TOKEN, Daemon, sample_sms, signed_sms
+from .daemon import PATIENCE_SECONDS, TOKEN, Daemon, sample_sms, signed_sms
 from .providers import ALL_CHANNELS, posted_whatsapp, sample_whatsapp
 from .twilio_api import ACCOUNT, TwilioApi, answers, fine, served
 
@@ -176,6 +179,31 @@ def test_nothing_is_doubled_or_lost_in_a_race_with_late_callbacks(
     seen = [one["data"]["body"] for one in daemon.wait_until_seen(len(bodies))]
     assert sorted(seen) == sorted(bodies)
     assert asyncio.run(taken_in(url, loaded, api)).missing == 0
+
+
+def test_one_that_is_killed_goes_on(tmp_path: Path, api: TwilioApi) -> None:
+    """`kill -9` while it asks about the second number: the same line takes in the rest."""
+    other = "+33639980003"
+    numbers = f'reconcile.twilio.numbers = ["{OURS}", "{other}"]'
+    with closing(Daemon(tmp_path, settings(api, numbers))) as daemon:
+        daemon.start()
+        for number in range(60):
+            api.holds(sample_sms(Body=f"{number}", To=(OURS, other)[number % 2]), ago(minutes=30))
+        words = daemon.command("reconcile", "sms", "--since", "40m")
+
+        def kill(_api: TwilioApi, target: str) -> None:
+            if quote(other) in target:
+                killed.kill()
+
+        api.faults = [kill] * 10
+        killed = subprocess.Popen(words, env=daemon.environment, cwd=tmp_path)
+        assert killed.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+        api.faults = []
+        done = daemon.run("reconcile", "sms", "--since", "50m")
+        assert counts_of(done.stdout)["here"] == 30
+        assert counts_of(done.stdout)["taken in"] == 30
+        seen = [one["data"]["body"] for one in daemon.wait_until_seen(60)]
+        assert sorted(seen, key=int) == [f"{number}" for number in range(60)]
 
 
 def test_files_come_with_their_message(daemon: Daemon, api: TwilioApi) -> None:
