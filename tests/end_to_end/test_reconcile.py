@@ -258,6 +258,7 @@ def test_without_numbers_those_that_the_journal_has_seen(tmp_path: Path, api: Tw
         none = daemon.run("reconcile", "sms", "--since", "1h", "--dry-run", check=False)
         assert none.returncode == 1
         assert "reconcile.twilio.numbers" in none.stderr
+        assert not none.stdout
         daemon.sms()
         receipt = {**sample_sms(), "MessageStatus": "delivered"}
         del receipt["Body"]
@@ -300,6 +301,7 @@ def test_faults_that_stay_are_told(
     done = daemon.run("reconcile", "sms", "--since", "1h", check=False)
     assert done.returncode == code
     assert says in done.stderr
+    assert not done.stdout
 
 
 def test_without_an_account_nothing_is_compared(tmp_path: Path, api: TwilioApi) -> None:

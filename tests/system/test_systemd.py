@@ -114,3 +114,17 @@ def test_the_documents_name_every_file() -> None:
     text = (CONTRIB / "README.md").read_text()
     for path in (SERVICE, SOCKET, *DROP_INS):
         assert f"`{path.name}`" in text
+
+
+def test_the_hourly_look_is_a_sound_unit_as_confined_as_the_daemon(tmp_path: Path) -> None:
+    """Its timer starts it, it changes nothing, and it leaves the daemon's runtime folder alone."""
+    service, timer = CONTRIB / "berinia-reconcile.service", CONTRIB / "berinia-reconcile.timer"
+    found = settings_of(service)
+    assert found["ExecStart"] == [f"{INSTALLED} reconcile sms --since 6h --dry-run"]
+    assert "RuntimeDirectory" not in found
+    copy = tmp_path / service.name
+    copy.write_text(service.read_text().replace(INSTALLED, "/bin/true"))
+    shutil.copy(timer, tmp_path)
+    assert analyze("verify", str(copy), str(tmp_path / timer.name)) == ""
+    words = ("--offline=true", f"--threshold={EXPOSURE_TIMES_TEN}", str(copy))
+    assert "Overall exposure level" in analyze("security", *words)

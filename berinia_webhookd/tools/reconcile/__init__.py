@@ -78,9 +78,13 @@ def reconcile(
 
     try:
         opened.run(compare, Reconciliation)
-    finally:
+    except BaseException:
         progress.end()
-        _say(tally, wanted)
+        if tally.listed:  # of the rest nothing is known, so this is no answer
+            click.echo(f"so far: {_told(tally, wanted)}", err=True)
+        raise
+    progress.end()
+    _say(tally, wanted)
     if tally.missing or tally.too_old:
         opened.tell_the_log([("events.missed", {"channel": channel, **tally.counts})])
     if dry_run and tally.missing and not sys.stderr.isatty():
@@ -153,12 +157,16 @@ def _say(tally: Tally, wanted: Wanted) -> None:
         click.echo(printable(line), err=True)
     if (more := tally.missing + tally.refused - len(tally.named)) > 0:
         click.echo(f"… and {more} more", err=True)
+    click.echo(f"{wanted.channel}: {_told(tally, wanted)}")
+    if tally.too_old:
+        click.echo("What is older than 24 hours needs --late-ok.", err=True)
+
+
+def _told(tally: Tally, wanted: Wanted) -> str:
     told = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in tally.counts.items())
     taken = "" if wanted.dry_run else f"; taken in {tally.taken_in}"
     refused = f", not taken in {tally.refused}" if tally.refused else ""
-    click.echo(f"{wanted.channel}: {told}{taken}{refused}")
-    if tally.too_old:
-        click.echo("What is older than 24 hours needs --late-ok.", err=True)
+    return f"{told}{taken}{refused}"
 
 
 def _alert(settings: Settings, channel: ChannelName, tally: Tally) -> None:
