@@ -17,12 +17,15 @@ from typing import Any, Final
 import structlog
 
 from berinia_webhookd import listening
+from berinia_webhookd.accept.aiohttp_limits import HttpServer
 from berinia_webhookd.accept.application import Receiver
 from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.request_context import Endpoint
+from berinia_webhookd.addresses import THIS_HOST
 from berinia_webhookd.channels.catalogue import Channels
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
+from berinia_webhookd.config import descriptors
 from berinia_webhookd.config.settings import Settings, runtime_folder, state_folder
 from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.findings import Finding
@@ -98,6 +101,24 @@ class Outbound:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsoleServer:
+    """The console, with the bounds of every server of ours on its connections."""
+
+    console: Console
+    http: HttpServer
+    listener: socket.socket
+
+    async def start(self) -> None:
+        """Answer on its own socket."""
+        await self.http.start([self.listener])
+
+    async def stop(self) -> None:
+        """End what lasts, and finish requests."""
+        self.console.stop()
+        await self.http.stop()
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """The parts of one process, in the order in which they are built."""
 
@@ -111,7 +132,7 @@ class Parts:
     silence: SilenceWatch
     pages: tuple[HealthPage, MetricsPage, LogsPage]
     receiver: Receiver
-    console: Console | None
+    console: ConsoleServer | None
 
     def reconfigure(self, settings: Settings) -> None:
         """Put new settings in place; connections, events and attempts go on."""
@@ -262,6 +283,7 @@ async def opened(
                 console_socket,
                 state,
                 channels,
+                metrics,
                 look=look,
                 open_journal=partial(
                     ConsoleJournal,
@@ -290,10 +312,11 @@ def build_console(
     listener: socket.socket,
     state: Path,
     channels: Channels,
+    metrics: Metrics,
     *,
     look: Look,
     open_journal: OpenJournal,
-) -> Console:
+) -> ConsoleServer:
     """Build the console, which answers on its own socket.
 
     Raises:
@@ -311,7 +334,15 @@ def build_console(
         log=log_file(settings.logs.dir, EVERYTHING),
         findings=Findings(look),
     )
-    return Console(url, listener, around)
+    console = Console(url, around)
+    http = HttpServer(
+        console.application,
+        metrics,
+        max_connections=descriptors.CONSOLE,
+        trusted_proxies=THIS_HOST,  # all come from here
+        shutdown_seconds=FINISH_SECONDS,
+    )
+    return ConsoleServer(console, http, listener)
 
 
 def say_stopped(

@@ -131,7 +131,7 @@ class Process:
             console = self.parts.console
             on_started(
                 addresses[0],
-                None if console is None else await console.started(dev=self.settings.dev),
+                None if console is None else await console.console.started(dev=self.settings.dev),
             )
         self.notifier.ready()
 

@@ -154,6 +154,8 @@ class ConsoleJournal(Operations):
 
     async def log_in(self, link: str, secret: str) -> Person | None:
         """Take a link for a login; None where it is used, too old, or nobody's."""
+        if not await self._read(sessions.is_link, link):
+            return None  # nothing is written for whoever guesses
         return await self._write(sessions.log_in, link, secret)
 
     async def log_out(self, secret: str) -> None:

@@ -36,6 +36,11 @@ async def add_link(transaction: Transaction, secret: str, person: Person) -> Non
     await _add(transaction, secret, LINK, person, LINK_SECONDS)
 
 
+async def is_link(transaction: Transaction, secret: str) -> bool:
+    """Whether somebody can log in by it."""
+    return bool(await transaction.execute("session", digest=digest_of(secret), kind=LINK))
+
+
 async def log_in(transaction: Transaction, link: str, secret: str) -> Person | None:
     """Take a link for a login; None where it is used, too old, or nobody's."""
     rows = await transaction.execute("end_session", digest=digest_of(link), kind=LINK)

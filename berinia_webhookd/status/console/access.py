@@ -4,17 +4,19 @@ change was asked for on one of its own pages.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiolimiter import AsyncLimiter
+from multidict import MultiDictProxy
 
 from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.console import ConsoleJournal
@@ -32,6 +34,7 @@ LONGEST_SECRET: Final = 100
 FAILURES: Final = 10  # of one caller, in
 FAILURE_SECONDS: Final = 60.0
 CALLERS: Final = 1024
+FORM_SECONDS: Final = 10.0
 WAY: Final = "console"
 
 
@@ -50,20 +53,18 @@ class Failures:
 
     buckets: OrderedDict[str, AsyncLimiter]
 
-    async def count(self, caller: str) -> None:
-        """Count one; the oldest callers are forgotten where there are too many."""
+    async def are_few(self, caller: str) -> bool:
+        """Count one more, and return whether there were few; the oldest callers are forgotten where
+        there are too many.
+        """
         bucket = self.buckets.setdefault(caller, AsyncLimiter(FAILURES, FAILURE_SECONDS))
         self.buckets.move_to_end(caller)
-        if bucket.has_capacity():
-            await bucket.acquire()
         while len(self.buckets) > CALLERS:
             self.buckets.popitem(last=False)
-
-    def require_room(self, caller: str) -> None:
-        """Refuse a caller who failed too often."""
-        bucket = self.buckets.get(caller)
-        if bucket is not None and not bucket.has_capacity():
-            raise Refused(429, "Too many logins failed. Wait a minute.")
+        few = bucket.has_capacity()
+        if few:
+            await bucket.acquire()
+        return few
 
 
 class Access:
@@ -86,6 +87,7 @@ class Access:
             raise Refused(405, "This method is not known here.")
         if request.method == "POST":
             self._require_own_page(request)
+            await form_of(request)
         if request.path.startswith(OPEN_PATHS):
             return await handler(request)
         async with self._open_journal() as journal:
@@ -117,7 +119,7 @@ class Access:
             raise Refused(415, "This request cannot be read.")
 
     async def _require_token(self, request: web.Request, login: Login) -> None:
-        form = await request.post()
+        form = await form_of(request)
         given = form.get(FORM_TOKEN)
         if not isinstance(given, str) or not hmac.compare_digest(
             given.encode("utf-8", "replace"), login.form_token.encode()
@@ -134,8 +136,7 @@ class Access:
     async def log_in(self, request: web.Request) -> web.Response:
         """Take the link for a login."""
         caller = request.remote or ""
-        self._failures.require_room(caller)
-        form = await request.post()
+        form = await form_of(request)
         link = form.get("link")
         secret = secrets.token_urlsafe(32)
         person: Person | None = None
@@ -143,7 +144,8 @@ class Access:
             async with self._open_journal() as journal:
                 person = await journal.log_in(link, secret)
         if person is None:
-            await self._failures.count(caller)
+            if not await self._failures.are_few(caller):
+                raise Refused(429, "Too many logins failed. Wait a minute.")
             logger.warning("console.login_refused", client=caller)
             raise Refused(403, "This link was used already, or it is older than five minutes.")
         logger.info("console.login", name=person.name, viewer=person.viewer, client=caller)
@@ -165,6 +167,15 @@ class Access:
         response = web.Response(status=303, headers={"Location": "/login"})
         response.del_cookie(self._cookie, path="/", secure=self._secure)
         return response
+
+
+async def form_of(request: web.Request) -> MultiDictProxy[Any]:
+    """Return the fields of a form that came in time."""
+    try:
+        async with asyncio.timeout(FORM_SECONDS):
+            return await request.post()
+    except TimeoutError:
+        raise Refused(408, "It took too long to arrive.") from None
 
 
 def form_token_of(secret: str) -> str:

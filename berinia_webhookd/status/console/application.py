@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -35,7 +34,6 @@ logger = structlog.get_logger()
 MOST_BODY_BYTES: Final = 64 * 1024
 READERS: Final = 4  # pages that read the journal at once
 DEVELOPER: Final = "serve --dev"
-SHUTDOWN_SECONDS: Final = 1.0
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -59,9 +57,8 @@ STATIC: Final = {
 class Console:
     """The console of one process."""
 
-    def __init__(self, url: str, listener: socket.socket, around: Surroundings) -> None:
+    def __init__(self, url: str, around: Surroundings) -> None:
         self.url = url
-        self._listener = listener
         self._readers = asyncio.Semaphore(READERS)
         self._open_journal = around.open_journal
         access = Access(url, self._opened)
@@ -99,22 +96,11 @@ class Console:
                 web.get("/static/{name}", static),
             ]
         )
-        self._runner = web.AppRunner(
-            self.application,
-            access_log=None,
-            shutdown_timeout=SHUTDOWN_SECONDS,
-            handler_cancellation=True,
-        )
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[ConsoleJournal]:
         async with self._readers, self._open_journal() as journal:
             yield journal
-
-    async def start(self) -> None:
-        """Answer on its socket."""
-        await self._runner.setup()
-        await web.SockSite(self._runner, self._listener).start()
 
     async def started(self, *, dev: bool) -> ConsoleStarted:
         """Say where it is found; with a link of whoever tries it out."""
@@ -126,16 +112,19 @@ class Console:
             link = link_of(self.url, secret)
         return ConsoleStarted(self.url, link)
 
-    async def stop(self) -> None:
-        """End what lasts, finish requests, and close the sockets."""
+    def stop(self) -> None:
+        """End what lasts; call it before its server stops."""
         self._live.stop()
-        await self._runner.cleanup()
 
 
 @web.middleware
 async def protected(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Tell the browser what a page of ours may do: nothing that came from elsewhere."""
-    response = await handler(request)
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:  # to another page
+        error.headers.update(HEADERS)
+        raise
     if not response.prepared:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
@@ -163,6 +152,8 @@ async def explained(request: web.Request, handler: Handler) -> web.StreamRespons
         status, why = error.status, "This request cannot be read."
         if status == web.HTTPNotFound.status_code:
             why = "There is nothing here."
+    except ConnectionError:
+        raise  # whoever asked has gone
     except WebhookdError as error:
         status = STATUS.get(type(error), web.HTTPConflict.status_code)
         return await render.page(request, "error.html", status=status, error=error)

@@ -15,7 +15,7 @@ from berinia_webhookd.channels.addresses_of_people import normal_party
 from berinia_webhookd.journal.pause import Whose
 from berinia_webhookd.journal.replay import Changed
 from berinia_webhookd.model import Pause
-from berinia_webhookd.status.console.access import Refused
+from berinia_webhookd.status.console.access import Refused, form_of
 from berinia_webhookd.status.console.pages import number_of
 from berinia_webhookd.status.console.render import page
 from berinia_webhookd.status.console.request import LOGIN
@@ -35,7 +35,7 @@ class Changes:
 
     async def replay(self, request: web.Request) -> web.Response:
         """Replay one message."""
-        form = await request.post()
+        form = await form_of(request)
         again = form.get("once_again") == "yes"
         id_ = request.match_info["id"]
         changed = await request[LOGIN].journal.replay(
@@ -58,7 +58,7 @@ class Changes:
 
     async def replay_group(self, request: web.Request) -> web.Response:
         """Replay what is dead of one kind, as far as the page before showed it."""
-        form = await request.post()
+        form = await form_of(request)
         journal = request[LOGIN].journal
         found = await journal.dead(number_of(str(form.get("last", ""))))
         group = found.group(str(form.get("group", "")))
@@ -103,7 +103,7 @@ class Changes:
     async def pause(self, request: web.Request) -> web.Response:
         """Take a conversation over from its agent."""
         back, whose = await self._whose(request)
-        form = await request.post()
+        form = await form_of(request)
         hours = str(form.get("hours", ""))
         if hours not in HOURS:
             raise Refused(400, "This request cannot be read.")
@@ -118,7 +118,7 @@ class Changes:
     async def resume(self, request: web.Request) -> web.Response:
         """Give a conversation back to its agent, or give up what it held."""
         back, whose = await self._whose(request)
-        form = await request.post()
+        form = await form_of(request)
         discard = form.get("discard") == "yes"
         resumed = await request[LOGIN].journal.resume(whose, discard=discard)
         for id_ in resumed.conversations:
@@ -129,7 +129,7 @@ class Changes:
     async def erase(self, request: web.Request) -> web.Response:
         """Delete a person's data, once the address was typed."""
         back, whose = await self._whose(request)
-        typed = str((await request.post()).get("sender", ""))
+        typed = str((await form_of(request)).get("sender", ""))
         sender = str(whose.sender)
         if normal_party(typed) != sender:
             raise Refused(400, "What was typed is not the address of this person.")

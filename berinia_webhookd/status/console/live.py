@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from berinia_webhookd.status.console.access import Refused
 from berinia_webhookd.status.console.request import LOGIN
 
 WATCHERS: Final = 16
+EACH: Final = 8  # of one name
 PAUSE_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 10.0  # at whether the login is still one
 LINES_AT_ONCE: Final = 100
@@ -40,7 +42,7 @@ class Live:
     def __init__(self, log: Path, still: Callable[[web.Request], Awaitable[bool]]) -> None:
         self._log = log
         self._still = still
-        self._watchers = 0
+        self._watchers = Counter[str]()  # by who watches
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -49,13 +51,18 @@ class Live:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Send each line that is added to the log, until the watcher goes or is logged out."""
-        if self._watchers >= WATCHERS:
+        name = request[LOGIN].person.name
+        if self._watchers.total() >= WATCHERS or self._watchers[name] >= EACH:
             raise Refused(503, "Too many people are watching.")
-        self._watchers += 1
+        self._watchers[name] += 1
         try:
             return await self._watch(request)
+        except TimeoutError:  # it does not read: nothing more is kept for it
+            if request.transport is not None:
+                request.transport.abort()
+            raise
         finally:
-            self._watchers -= 1
+            self._watchers[name] -= 1
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         viewer = request[LOGIN].person.viewer
@@ -85,8 +92,9 @@ def _taken(lines: Iterator[str]) -> list[str]:
 
 
 async def _send(response: web.StreamResponse, lines: list[str], *, viewer: bool) -> None:
-    if lines:
-        await response.write(b"".join(_event(line, viewer=viewer) for line in lines))
+    for line in lines:
+        async with asyncio.timeout(LOOK_SECONDS):
+            await response.write(_event(line, viewer=viewer))
 
 
 def _event(line: str, *, viewer: bool) -> bytes:

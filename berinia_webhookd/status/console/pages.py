@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -38,6 +39,7 @@ PERIODS: Final[Mapping[str, timedelta | None]] = {
     "all": None,
 }
 DEFAULT_PERIOD: Final = "30d"
+OWN_PATH: Final = re.compile(r"(?:/[a-z0-9-]+)+|/")
 LONGEST_NUMBER: Final = 18
 LATEST: Final = 2**62
 
@@ -73,7 +75,8 @@ class Pages:
             channel=asked.get("channel") or None,
             agent=asked.get("agent") or None,
         )
-        meant = await meaning(asked.get("q", ""), filters, journal, names)
+        viewer = request[LOGIN].person.viewer
+        meant = await meaning(asked.get("q", ""), filters, journal, names, by_id_alone=viewer)
         if meant.event is not None:
             raise web.HTTPSeeOther(f"/messages/{meant.event}")
         since = PERIODS[period or DEFAULT_PERIOD]
@@ -208,7 +211,7 @@ class Pages:
         """Remember a language."""
         code = request.query.get("to", "")
         back = request.query.get("back", "/")
-        if not back.startswith("/") or back.startswith("//") or "\\" in back:
+        if not OWN_PATH.fullmatch(back):
             back = "/"
         response = web.Response(status=303, headers={"Location": back})
         if code in languages.languages():

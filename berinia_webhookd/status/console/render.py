@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any, Final
@@ -20,6 +21,7 @@ from berinia_webhookd.status.console.request import LANGUAGE, LOGIN
 from berinia_webhookd.status.durations import duration
 
 HTML: Final = "text/html"
+_MAKERS: Final = ThreadPoolExecutor(2, "console")  # nobody else waits for a page
 
 
 @cache
@@ -61,7 +63,7 @@ async def page(
         may_change=not viewer,
         **values,
     )
-    rendered = await asyncio.to_thread(made)
+    rendered = await asyncio.get_running_loop().run_in_executor(_MAKERS, made)
     return web.Response(text=rendered, status=status, content_type=HTML, charset="utf-8")
 
 
@@ -71,9 +73,9 @@ def _hidden(value: object, longest: int = 0) -> Markup:
     return escape(HIDDEN if value not in (None, "") else "")
 
 
-def _scrubbed(value: object) -> Markup:
+def _scrubbed(value: object, longest: int = text.LONGEST) -> Markup:
     """What a program said, without the people that it named."""
-    return text.marked(scrub(str(value)[: text.LONGEST]))
+    return text.marked(scrub(str(value)[:longest]), longest)
 
 
 def _scrubbed_line(value: object, longest: int = 160) -> Markup:

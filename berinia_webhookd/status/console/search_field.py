@@ -14,6 +14,7 @@ from berinia_webhookd.errors import NotFound
 from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.model import ChannelName
+from berinia_webhookd.status.console.access import Refused
 
 LONGEST: Final = 500
 _EVENT_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{1,27}", re.ASCII | re.IGNORECASE)
@@ -33,24 +34,41 @@ class Meant:
 
 
 async def meaning(
-    typed: str, filters: Filters, journal: ConsoleJournal, channels: Iterable[str]
+    typed: str,
+    filters: Filters,
+    journal: ConsoleJournal,
+    channels: Iterable[str],
+    *,
+    by_id_alone: bool = False,
 ) -> Meant:
-    """Return what is meant. A person is looked for by any spelling of a number or an address."""
+    """Return what is meant. A person is looked for by any spelling of a number or an address.
+
+    Raises:
+        Refused: whoever sees neither people nor texts may not ask for them either.
+    """
     typed = typed.strip()[:LONGEST]
     if not typed:
         return Meant(None, filters)
-    if _EVENT_ID.fullmatch(typed):
-        try:
-            return Meant((await journal.show(typed)).id, filters)
-        except NotFound:
-            return Meant(None, replace(filters, text=typed))
+    found = await _by_id(typed, journal, channels)
+    if found is not None:
+        return Meant(found, filters)
+    if by_id_alone:
+        raise Refused(403, "Who only looks may search by an id alone.")
     if _PERSON.fullmatch(typed):
         person = replace(filters, sender=normal_party(typed))
-        if await journal.list_events(person, 1) or "@" not in typed.strip("<>"):
+        if "@" not in typed or await journal.list_events(person, 1):
             return Meant(None, person)
-    if _PROVIDERS_ID.fullmatch(typed):
-        digests = [event_digest(ChannelName(name), typed) for name in channels]
-        found = await journal.event_of_digests(digests)
-        if found is not None:
-            return Meant(found, filters)
     return Meant(None, replace(filters, text=typed))
+
+
+async def _by_id(typed: str, journal: ConsoleJournal, channels: Iterable[str]) -> str | None:
+    """The event that has the id, or whose id begins so, or that its provider calls so."""
+    if _EVENT_ID.fullmatch(typed):
+        try:
+            return (await journal.show(typed)).id
+        except NotFound:
+            return None
+    if not _PROVIDERS_ID.fullmatch(typed):
+        return None
+    digests = [event_digest(ChannelName(name), typed) for name in channels]
+    return await journal.event_of_digests(digests)

@@ -1,16 +1,20 @@
-"""What strangers wrote, made fit to be looked at: text and nothing else, cut at 64 KiB, with a mark
-in the place of whatever would be invisible, or turn the page around it.
+"""What strangers wrote, made fit to be looked at: text and nothing else, cut to size, with marks in
+the place of whatever would be invisible, or turn the page around it. No text becomes much longer
+by them.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import groupby
 from typing import Final
 
 from markupsafe import Markup, escape
 
 LONGEST: Final = 64 * 1024
+SHOWN_APART: Final = 8  # marks of one run
+MOST_RUNS: Final = 200  # of one text that have marks; later ones are left out
 _KEPT: Final = frozenset("\n\t")
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 # Drawn as nothing, though Unicode counts them as letters and marks: fillers, joiners, selectors.
@@ -20,26 +24,20 @@ _BLANK: Final = frozenset(
 _SHOWN: Final = re.compile(r"[\x20-\x7e\n\t]*")
 _IN_EMOJI: Final = frozenset("\u200d\ufe0f")  # between the parts of one picture
 # More marks above or below one letter than any language has would leave its line.
-_PILE: Final = re.compile(
-    r"([\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]{4})"
-    r"[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]+"
-)
+_MARKS: Final = r"[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]"
+_PILE: Final = re.compile(rf"({_MARKS}{{4}}){_MARKS}+")
 
 
 def marked(value: object, longest: int = LONGEST) -> Markup:
-    """Return text as HTML, whatever is in it."""
+    """Return the beginning of a text as HTML, whatever is in it."""
     text = str(value)
     cut = len(text) > longest
     text = text[:longest].replace("\r\n", "\n")
-    if _SHOWN.fullmatch(text):
-        shown = escape(text)
-    else:
-        text = _PILE.sub(r"\1", text)
-        shown = Markup("").join(
-            _mark(one) if _is_invisible(one, text[n - 1] if n else "") else escape(one)
-            for n, one in enumerate(text)
-        )
-    return shown + Markup('<span class="mark">…</span>') if cut else shown
+    plain = _SHOWN.fullmatch(text)
+    shown = [str(escape(text))] if plain else _with_marks(_PILE.sub(r"\1", text))
+    if cut:
+        shown.append(_mark("…", ""))
+    return Markup("".join(shown))  # noqa: S704 - each part is escaped, or a mark of ours
 
 
 def one_line(value: object, longest: int = 160) -> Markup:
@@ -48,15 +46,39 @@ def one_line(value: object, longest: int = 160) -> Markup:
     return marked(words, longest)
 
 
+def _with_marks(text: str) -> list[str]:
+    """The text in parts: what is seen, and each run of what is not as a few marks."""
+    parts: list[str] = []
+    seen = zip(" " + text, text, strict=False)
+    runs = 0
+    for invisible, run in groupby(seen, lambda pair: _is_invisible(pair[1], pair[0])):
+        piece = "".join(one for _, one in run)
+        if not invisible:
+            parts.append(str(escape(piece)))
+            continue
+        runs += 1
+        if runs <= MOST_RUNS:
+            parts += map(_mark_of, piece[:SHOWN_APART])
+            if len(piece) > SHOWN_APART:
+                parts.append(_mark(f"+{len(piece) - SHOWN_APART}", ""))
+        elif runs == MOST_RUNS + 1:
+            parts.append(_mark("+…", ""))
+    return parts
+
+
 def _is_invisible(one: str, before: str) -> bool:
     if one in _KEPT:
         return False
     if one in _IN_EMOJI:
-        return not before or unicodedata.category(before) not in {"So", "Sk", "Mn"}
+        return unicodedata.category(before) not in {"So", "Sk", "Mn"}
     return one in _BLANK or unicodedata.category(one) in _INVISIBLE
 
 
-def _mark(one: str) -> Markup:
+def _mark_of(one: str) -> str:
     name = unicodedata.name(one, "control character").lower()
-    code = f"U+{ord(one):04X}"
-    return Markup('<span class="mark" title="{}">{}</span>').format(name, code)
+    return _mark(f"U+{ord(one):04X}", name)
+
+
+def _mark(shown: str, name: str) -> str:
+    title = f' title="{escape(name)}"' if name else ""
+    return f'<span class="mark"{title}>{escape(shown)}</span>'

@@ -14,11 +14,15 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from berinia_webhookd.accept.aiohttp_limits import HttpServer
+from berinia_webhookd.addresses import THIS_HOST
+from berinia_webhookd.app import ConsoleServer
 from berinia_webhookd.channels.catalogue import KINDS, Channels
 from berinia_webhookd.config.load import examine
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.sessions import Person
+from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.status.console.application import Console
 from berinia_webhookd.status.console.surroundings import Surroundings
 
@@ -103,6 +107,7 @@ class Site:
     """A console that answers, and its journal."""
 
     console: Console
+    server: ConsoleServer
     world: World
     around: Surroundings
     port: int
@@ -145,9 +150,13 @@ async def site(world: World, tmp_path: Path) -> AsyncIterator[Site]:
     )
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    console = Console(f"http://{NAME}:{port}", listener, around)
-    await console.start()
+    console = Console(f"http://{NAME}:{port}", around)
+    http_server = HttpServer(
+        console.application, Metrics(), max_connections=64, trusted_proxies=THIS_HOST
+    )
+    server = ConsoleServer(console, http_server, listener)
+    await server.start()
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
-        yield Site(console, world, around, port, http, found)
-    await console.stop()
+        yield Site(console, server, world, around, port, http, found)
+    await server.stop()
     await asyncio.sleep(0)

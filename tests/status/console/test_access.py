@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -149,6 +150,8 @@ async def test_who_guesses_links_waits(site: Site) -> None:
     for _ in range(10):
         assert (await browser.ask("POST", "/login", {"link": "guessed"})).status == 403
     assert (await browser.ask("POST", "/login", {"link": "guessed"})).status == 429
+    right = await browser.ask("POST", "/login", {"link": await site.link()})
+    assert right.status == 303  # nobody is kept out by somebody else's guesses
 
 
 @on_sqlite
@@ -163,6 +166,41 @@ async def test_every_page_tells_the_browser_what_it_may_do(site: Site, page: str
 
 
 async def test_a_language_leads_nowhere_else(site: Site) -> None:
-    for back in ("//evil.example.com", "https://evil.example.com", "/\\evil.example.com"):
+    for back in (
+        *("//evil.example.com", "https://evil.example.com", "/\\evil.example.com"),
+        *("/%09/evil.example.com", "/%0d%0aX:1", "/%00", "/%2f/evil.example.com", "/a?b"),
+    ):
         answer = await site.browser().get(f"/language?to=fr&back={back}")
         assert (answer.status, answer.location) == (303, "/")
+        assert answer.headers["Server"] == "berinia-webhookd"
+
+
+@on_sqlite
+async def test_a_page_that_leads_on_is_protected_as_well(site: Site) -> None:
+    browser, id_ = await site.logged_in(), await a_dead_message(site)
+    answer = await browser.post(f"/messages/{id_}/replay")
+    assert answer.status == 303
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+@on_sqlite
+async def test_a_viewer_asks_for_nobody(site: Site) -> None:
+    """Neither a number nor words are told by whether something is found."""
+    await site.world.accept("PAPILLON-77", sender="+33639980071")
+    browser = await site.logged_in(VIEWER)
+    for typed in ("%2B33639980071", "PAPILLON-77", "PAPILLON-78", "39980071"):
+        answer = await browser.get(f"/messages?q={typed}&period=all")
+        assert answer.status == 403, typed
+
+
+@on_sqlite
+async def test_silent_connections_keep_nobody_out(site: Site) -> None:
+    """A few are let in, and the daemon's descriptors are its own."""
+    callers = [await asyncio.open_connection("127.0.0.1", site.port) for _ in range(200)]
+    async with asyncio.timeout(60):
+        for reader, _ in callers[64:]:
+            assert b" 503 " in await reader.read()
+    assert site.server.http.open_connections == 64
+    for _, writer in callers:
+        writer.close()

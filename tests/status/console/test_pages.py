@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import tracemalloc
 from urllib.parse import quote
 
 import pytest
+from aiohttp import ClientResponse
 
 from berinia_webhookd.channels.addresses_of_people import event_digest
 from berinia_webhookd.findings import warning, wrong
 from berinia_webhookd.journal.queries import Filters
+from berinia_webhookd.journal.sessions import Person
 from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
 from berinia_webhookd.status.console import live
 from berinia_webhookd.status.console.search_field import meaning
 
 from ...journal.world import AGENT, on_sqlite
-from .conftest import Browser, Site
+from .conftest import OPERATOR, VIEWER, Browser, Site
 
 ANNA = "+33639980071"
 SID = "SM" + "a" * 32
@@ -173,15 +176,19 @@ async def test_the_log_is_followed_over_rotation(site: Site) -> None:
 
 
 @on_sqlite
-async def test_no_more_than_sixteen_watch(site: Site) -> None:
+async def test_no_more_than_sixteen_watch_and_eight_of_one_name(site: Site) -> None:
     site.around.log.write_text('{"event":"line"}\n')
-    browser = await site.logged_in()
-    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
-    headers = {"Host": browser.host, "Cookie": cookie}
     url = f"http://127.0.0.1:{site.port}/live/lines"
-    watchers = [await site.http.get(url, headers=headers) for _ in range(16)]
+    watchers: list[ClientResponse] = []
+    for person in (OPERATOR, VIEWER):
+        browser = await site.logged_in(person)
+        cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+        headers = {"Host": browser.host, "Cookie": cookie}
+        watchers += [await site.http.get(url, headers=headers) for _ in range(8)]
+        assert (await browser.get("/live/lines")).status == 503
     assert {one.status for one in watchers} == {200}
-    assert (await browser.get("/live/lines")).status == 503
+    other = await site.logged_in(Person("Zoé", viewer=False))
+    assert (await other.get("/live/lines")).status == 503
     watchers.pop().close()
     async with asyncio.timeout(30):
         while (again := await site.http.get(url, headers=headers)).status != 200:
@@ -229,3 +236,28 @@ async def test_a_watcher_who_does_not_read_is_waited_for(site: Site) -> None:
     tracemalloc.stop()
     writer.close()
     assert most < 20_000_000
+
+
+@on_sqlite
+async def test_a_watcher_who_never_reads_loses_the_place(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(live, "EACH", 1)
+    browser = await site.logged_in()
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    site.around.log.write_text("")
+    sock = socket.create_connection(("127.0.0.1", site.port))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    head = f"GET /live/lines HTTP/1.1\r\nHost: {browser.host}\r\nCookie: {cookie}\r\n\r\n"
+    sock.sendall(head.encode())
+    line = '{"event":"line","text":"' + "x" * 10_000 + '"}\n'
+    url = f"http://127.0.0.1:{site.port}/live/lines"
+    headers = {"Host": browser.host, "Cookie": cookie}
+    async with asyncio.timeout(60):
+        while (again := await site.http.get(url, headers=headers)).status != 200:
+            again.close()
+            with site.around.log.open("a") as lines:
+                lines.write(line * 300)
+    again.close()
+    sock.close()
