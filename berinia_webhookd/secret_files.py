@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _BYTES: Final = 32
+_SHORTEST: Final = 32  # characters: one that somebody chose for the configuration
 _LONGEST: Final = 1024
 
 
@@ -20,20 +22,29 @@ def made(file: Path) -> str:
         ValueError: what lies there is no secret, or others may read it.
     """
     if not file.exists():
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as stream:
-                stream.write(secrets.token_hex(_BYTES) + "\n")
-                stream.flush()
-                os.fsync(descriptor)
-            file.hardlink_to(fresh)  # atomic, and never over one that another process made
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
+        with contextlib.suppress(FileExistsError):
+            put(file, secrets.token_hex(_BYTES))
     return read(file)
+
+
+def put(file: Path, secret: str) -> None:
+    """Write a secret that there was already.
+
+    Raises:
+        FileExistsError: there is one, or another process made it meanwhile.
+        OSError: the folder cannot be written.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secret + "\n")
+            stream.flush()
+            os.fsync(descriptor)
+        file.hardlink_to(fresh)  # atomic, and never over another
+    finally:
+        fresh.unlink()
 
 
 def read(file: Path) -> str:
@@ -49,6 +60,6 @@ def read(file: Path) -> str:
         if not stat.S_ISREG(found.st_mode) or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ValueError(f"{file} must be a file for its owner alone")
         text = stream.read(_LONGEST).strip()
-    if len(text) < 2 * _BYTES:
+    if len(text) < _SHORTEST:
         raise ValueError(f"{file} holds no key")
     return text

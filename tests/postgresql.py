@@ -70,6 +70,11 @@ class Postgresql:
         assert folder is not None
         return folder
 
+    @property
+    def programs(self) -> Path:
+        """The folder of `pg_dump` and others of the server's version."""
+        return Path(self._server.bin_path)
+
     def url(self, database: str, **options: str) -> str:
         """Where one database is, for `journal.url`."""
         asked = "".join(f"&{key}={value}" for key, value in options.items())

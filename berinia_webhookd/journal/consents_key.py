@@ -42,6 +42,10 @@ class ConsentsKey:
         file = state / FILE_NAME
         return cls(secret_files.made(file) if make else secret_files.read(file))
 
+    def reveal(self) -> str:
+        """Return the key itself, for a backup."""
+        return self._secret.decode()
+
     def digest(self, address: str) -> str:
         """Return what stands for an address, in normal form, that was erased."""
         return self._mac(f"address\0{address}")

@@ -15,11 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from berinia_webhookd import secret_files
 from berinia_webhookd.errors import CannotStart, NotFound
 from berinia_webhookd.journal import actions, erase, order, sql
 from berinia_webhookd.journal.access import UNKNOWN
 from berinia_webhookd.journal.actions import Actor
-from berinia_webhookd.journal.consents_key import ConsentsKey
+from berinia_webhookd.journal.backing_up import take_key
+from berinia_webhookd.journal.consents_key import FILE_NAME, ConsentsKey, require_fit
 from berinia_webhookd.journal.database import Transaction, in_batches, stored
 from berinia_webhookd.journal.lock import OwnerLock, real_path
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION
@@ -74,13 +76,15 @@ TAKEN: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
 @dataclass(frozen=True, slots=True)
 class Restored:
     """What came of it: events in the journal now, how many of them the copy lacked, how many were
-    erased in it, and where a journal was put that could not be read.
+    erased in it, where a journal was put that could not be read, and where the copy's key of the
+    register of consents, if there was none.
     """
 
     events: int
     taken: int
     erased: int
     set_aside: Path | None
+    key_file: Path | None
 
 
 def restore_journal(
@@ -89,14 +93,16 @@ def restore_journal(
     now: datetime,
     *,
     key: ConsentsKey | None = None,
+    key_file: Path | None = None,
     actor: Actor = UNKNOWN,
 ) -> Restored:
     """Put a copy in the place of the journal; a saved one is gone then. By the key, people who were
-    erased in it are recognised in the copy's register of consents.
+    erased in it are recognised in the copy's register of consents. Without one, that of a backup is
+    put into the file of that name beside the journal, or where `key_file` says.
 
     Raises:
         NotFound: there is no such copy.
-        CannotStart: it is no sound journal of this version.
+        CannotStart: it is no sound journal of this version, or has another key.
         CannotStartNow: the journal is in use.
     """
     journal, file = real_path(journal), real_path(file)
@@ -105,17 +111,19 @@ def restore_journal(
     fresh = journal.with_name(journal.name + ".restoring")
     with _alone(journal), _removed(fresh):
         fresh.touch(mode=0o600, exist_ok=False)
-        if os.geteuid() == 0:
-            owner = journal.parent.stat()
-            os.chown(fresh, owner.st_uid, owner.st_gid)
-        set_aside = None
+        _give_to_owner_of_folder(fresh)
+        set_aside = put = None
         with closing(sqlite3.connect(fresh, isolation_level=None)) as copy:
             _fill(copy, file)
+            in_it = take_key(copy)
+            _require_same(key, in_it)
             readable = _attach(copy, journal)
             before = _count(copy)
             copy.execute("BEGIN")
             transaction = SqliteTransaction(copy, stored(now))
-            erased = run(_take(transaction, key)) if readable else 0
+            erased = run(_take(transaction, key or in_it)) if readable else 0
+            if in_it is not None:
+                run(require_fit(transaction, in_it))
             run(_put_in_order(transaction))
             total = _count(copy)
             about = {"events": total, "taken": total - before, "erased": erased}
@@ -125,6 +133,8 @@ def restore_journal(
                 copy.execute("DETACH present")
             copy.execute("PRAGMA journal_mode = DELETE")
         flush(fresh)
+        if key is None and in_it is not None:
+            put = _put(in_it, key_file or journal.with_name(FILE_NAME))
         if readable is False:
             set_aside = journal.with_name(f"{journal.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
             journal.rename(set_aside)
@@ -134,7 +144,7 @@ def restore_journal(
         flush(journal.parent)
         if file in saved_copies(journal):
             file.unlink()
-    return Restored(total, total - before, erased, set_aside)
+    return Restored(total, total - before, erased, set_aside, put)
 
 
 def discard_copy(journal: Path, file: Path) -> None:
@@ -196,6 +206,28 @@ def _fill(copy: sqlite3.Connection, file: Path) -> None:
         raise CannotStart(f"{file} has schema {version}, and this program {SCHEMA_VERSION}")
     copy.execute("PRAGMA secure_delete = ON")
     copy.row_factory = sqlite3.Row
+
+
+def _require_same(key: ConsentsKey | None, in_it: ConsentsKey | None) -> None:
+    if key is not None and in_it is not None and key.name != in_it.name:
+        raise CannotStart(
+            "the backup has another consents.key than this installation; nothing was changed",
+            hint=f"unset consents.key, or move the file {FILE_NAME} away, if no erased person's "
+            "opt-out of the present journal needs it; then restore again",
+        )
+
+
+def _put(key: ConsentsKey, file: Path) -> Path:
+    """Put a key where there is none."""
+    secret_files.put(file, key.reveal())
+    _give_to_owner_of_folder(file)
+    return file
+
+
+def _give_to_owner_of_folder(file: Path) -> None:
+    if os.geteuid() == 0:
+        owner = file.parent.stat()
+        os.chown(file, owner.st_uid, owner.st_gid)
 
 
 def _attach(copy: sqlite3.Connection, journal: Path) -> bool | None:

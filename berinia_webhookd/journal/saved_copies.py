@@ -119,7 +119,8 @@ def _beside(journal: Path, mark: str) -> list[Path]:
     return sorted(file for file in found if file.name.startswith(journal.name + mark))
 
 
-def _new(path: Path) -> sqlite3.Connection:
+def new_copy(path: Path) -> sqlite3.Connection:
+    """Make a file for its owner alone, and connect to it: fast, for what nobody else sees yet."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     copy = sqlite3.connect(path, isolation_level=None)
     for pragma in FAST:
@@ -129,7 +130,7 @@ def _new(path: Path) -> sqlite3.Connection:
 
 def _copied_whole(connection: sqlite3.Connection, target: Path, *, intact: bool) -> bool:
     check = "quick_check" if intact else "integrity_check"
-    with closing(_new(target)) as copy:
+    with closing(new_copy(target)) as copy:
         try:
             connection.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
@@ -144,7 +145,7 @@ def _copied_whole(connection: sqlite3.Connection, target: Path, *, intact: bool)
 
 def _copy_readable(connection: sqlite3.Connection, target: Path) -> str:
     """Copy each row that can be read, and those alone that have what they refer to."""
-    with closing(_new(target)) as copy:
+    with closing(new_copy(target)) as copy:
         for _, text in sql.steps():
             copy.executescript(sql.plain("sqlite", text))
         copy.execute("BEGIN")

@@ -1,31 +1,38 @@
-"""`journal`: copies, restores and discards whole journals."""
+"""`journal`: copies, backs up, restores and discards whole journals."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import click
 
 from berinia_webhookd.clock import now
 from berinia_webhookd.config import values
-from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.config.settings import Settings, state_folder
 from berinia_webhookd.config.values import SQLITE
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.journal.actions import Actor
+from berinia_webhookd.journal.backing_up import back_up
+from berinia_webhookd.journal.consents_key import FILE_NAME as KEY_FILE
 from berinia_webhookd.journal.copying import Copied, copy_journal
 from berinia_webhookd.journal.operations import Operations
+from berinia_webhookd.journal.postgresql_errors import NAMESPACE
 from berinia_webhookd.journal.restoring import discard_copy, restore_journal
 from berinia_webhookd.status.durations import counted
 from berinia_webhookd.tools.command_context import CommandContext
-from berinia_webhookd.tools.installation import consents_key, shown_url
+from berinia_webhookd.tools.installation import consents_key, journal_url, shown_url
 from berinia_webhookd.tools.opened_journal import caller
 from berinia_webhookd.tools.terminal import json_text, printable
 
+NICENESS: Final = 10
+PASSWORDS: Final = frozenset({"password", "sslpassword"})
 SEEN_BY_ALL: Final = (
     "everybody who lists processes sees a password on the command line: leave it out, and give it "
     "by PGPASSWORD, ~/.pgpass, or journal.url in the configuration"
@@ -34,7 +41,7 @@ SEEN_BY_ALL: Final = (
 
 @click.group("journal")
 def journal() -> None:
-    """Copy, restore or discard a whole journal."""
+    """Copy, back up, restore or discard a whole journal."""
 
 
 @journal.command("copy", short_help="Copy a journal to another place or engine.")
@@ -77,6 +84,38 @@ def copy(
     return 0 if dry_run or all(table.complete for table in tables) else 1
 
 
+@journal.command("backup", short_help="Write the journal into one file while it runs.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def backup(context: CommandContext, *, file: Path) -> int:
+    """Write the journal, and consents.key, into FILE, which must not be there yet.
+
+    `serve` may run meanwhile. FILE has its name once it was written, flushed, opened and checked;
+    until then, and if anything fails, there is nothing of that name. It holds people's data and a
+    secret, and only you may read it. `journal restore FILE` puts it in the journal's place.
+    """
+    settings, running = context.look_with_installation()
+    url = journal_url(settings, running)
+    journal = values.sqlite_file(url)
+    if journal is None:
+        raise click.UsageError(
+            "journal.url is not a SQLite file; PostgreSQL's own program makes the backup:\n"
+            f"{_pg_dump(url, file)}\n"
+            "Keep consents.key as well: it is in the configuration, and not in the database."
+        )
+    click.echo(f"journal: {printable(str(journal))}", err=True)
+    key = consents_key(settings, os.environ, running)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # nothing stays behind
+    os.nice(NICENESS)  # whatever is read and checked, answers come first
+    done = back_up(journal, file, now(), key=key)
+    has_key = "with consents.key" if done.has_key else "without consents.key: there is none"
+    events = counted(done.events, "event")
+    click.echo(
+        f"{printable(str(file))}: {events}, {done.size / 2**20:,.1f} MiB, {has_key}; checked"
+    )
+    return 0
+
+
 @journal.command("restore", short_help="Replace the journal by a copy.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
@@ -86,16 +125,23 @@ def restore(context: CommandContext, *, file: Path) -> int:
     What FILE lacks is first taken from the present journal: events, consents, erasures. Stop
     `serve` before, and the socket that would start it again: `systemctl stop
     berinia-webhook.socket berinia-webhook.service`; exit code 4: it runs. A copy that `serve` saved
-    is removed afterwards.
+    is removed afterwards. A backup's consents.key is put back where there is none, and never over
+    another one.
     """
     settings = context.load().settings
     key = consents_key(settings, os.environ, None)
-    done = restore_journal(_file_of(settings), file, now(), key=key, actor=Actor(caller()))
+    # An operator's shell does not have the folder of the unit: there, the journal lies in it.
+    own = state_folder(os.environ) / KEY_FILE if os.environ.get("STATE_DIRECTORY") else None
+    done = restore_journal(
+        _file_of(settings), file, now(), key=key, key_file=own, actor=Actor(caller())
+    )
     events = counted(done.events, "event")
     click.echo(f"{events}, {done.taken} of them from the journal that was there")
     if done.erased:
         one, many = "event that was erased there is", "events that were erased there are"
         click.echo(f"{counted(done.erased, one, many)} erased")
+    if done.key_file is not None:
+        click.echo(f"consents.key is back: {done.key_file}")
     if done.set_aside is not None:
         click.echo(f"what was there cannot be read, and is now {done.set_aside}", err=True)
     return 0
@@ -128,6 +174,22 @@ def _file_of(settings: Settings) -> Path:
     return path
 
 
+def _pg_dump(url: str, file: Path) -> str:
+    """Return the command, without the password: that is asked for, or in ~/.pgpass."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    options = [one for one in parse_qsl(parts.query) if one[0] not in PASSWORDS]
+    shown = parts._replace(netloc=user.partition(":")[0] + at + host, query=urlencode(options))
+    words = [
+        "pg_dump",
+        "--format=custom",
+        f"--schema={NAMESPACE}",
+        f"--file={file}",
+        shown.geturl(),
+    ]
+    return f"umask 077; {shlex.join(words)}"
+
+
 def _journal_url(option: str, given: str | None, configured: str) -> str:
     if given is None:
         return configured
@@ -136,7 +198,7 @@ def _journal_url(option: str, given: str | None, configured: str) -> str:
         parsed = urlsplit(url)
     except ValueError as error:
         raise click.UsageError(f"{option}: give sqlite:///… or postgresql://…") from error
-    if parsed.password is not None or {"password", "sslpassword"} & set(parse_qs(parsed.query)):
+    if parsed.password is not None or PASSWORDS & set(parse_qs(parsed.query)):
         raise click.UsageError(f"{option}: {SEEN_BY_ALL}")
     return str(url)
 

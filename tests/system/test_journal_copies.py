@@ -1,5 +1,5 @@
-"""Copies of a journal by Debian's sqlite3, as the guides for operators have it: a backup beside a
-running daemon, and what is saved of a damaged file.
+"""Copies of a journal by Debian's sqlite3: a backup beside a running daemon, and what is saved of a
+damaged file, as the guides for operators have it.
 """
 
 from __future__ import annotations

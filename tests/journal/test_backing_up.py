@@ -1,0 +1,184 @@
+"""Backups of a SQLite journal: what is at their place, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import threading
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click.testing
+import pytest
+
+from berinia_webhookd.cli import root
+from berinia_webhookd.errors import CannotStart, NotFound, WebhookdError
+from berinia_webhookd.journal import backing_up, saved_copies, sqlite
+from berinia_webhookd.journal.backing_up import back_up
+
+from ..full_disk import full_disk
+from ..tools.journals import a_journal
+
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """One with two events."""
+    a_journal(tmp_path / "journal.db", "one", "two")
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty one."""
+    (tmp_path / "backups").mkdir()
+    return tmp_path / "backups"
+
+
+def test_a_backup_is_a_journal_of_one_instant(journal: Path, folder: Path) -> None:
+    """Whatever is written while it is made: all of a transaction is there, or nothing."""
+    file, begun, ended = folder / "backup.db", threading.Event(), threading.Event()
+
+    def write() -> None:
+        with closing(sqlite3.connect(journal, isolation_level=None)) as connection:
+            while not ended.is_set():
+                connection.execute("BEGIN")
+                for _ in range(7):
+                    connection.execute("INSERT INTO seen VALUES (randomblob(32), 'one', 1)")
+                connection.execute("COMMIT")
+                begun.set()
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        assert begun.wait(20)
+        done = back_up(journal, file, NOW)
+    finally:
+        ended.set()
+        writing.join()
+    assert (done.events, done.has_key, done.size) == (2, False, file.stat().st_size)
+    with closing(sqlite3.connect(file)) as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        ((rows,),) = copy.execute("SELECT count(*) FROM seen WHERE received_at = 1")
+        assert (rows > 0, rows % 7) == (True, 0)
+        assert copy.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert list(folder.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("there", ["a file", "a folder", "a link", "a link to nothing"])
+def test_what_is_there_is_left_as_it_is(journal: Path, folder: Path, there: str) -> None:
+    """Also a link that leads nowhere."""
+    file, other = folder / "backup.db", folder / "other"
+    match there:
+        case "a file":
+            file.write_text("mine")
+        case "a folder":
+            file.mkdir()
+        case "a link":
+            other.write_text("mine")
+            file.symlink_to(other)
+        case _:
+            file.symlink_to(other)
+    before = sorted(folder.iterdir())
+    with pytest.raises(WebhookdError, match="is there already"):
+        back_up(journal, file, NOW)
+    assert sorted(folder.iterdir()) == before
+    assert file.is_dir() or not file.exists() or file.read_text() == "mine"
+
+
+def test_a_disk_that_fills_leaves_nothing(journal: Path, folder: Path) -> None:
+    """Though there seemed to be room."""
+    with full_disk(), pytest.raises(WebhookdError, match="no backup was made at"):
+        back_up(journal, folder / "backup.db", NOW)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_disk_without_room_is_not_filled(
+    journal: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal may lie on the same."""
+    monkeypatch.setattr(backing_up, "ROOM_LEFT", 1 << 60)
+    with pytest.raises(WebhookdError, match="it takes") as raised:
+        back_up(journal, folder / "backup.db", NOW)
+    assert raised.value.hint == f"make room: df -h {folder}"
+    assert list(folder.iterdir()) == []
+
+
+def test_a_damaged_journal_makes_no_backup(journal: Path, folder: Path) -> None:
+    """Somebody would rely on it."""
+    with closing(sqlite3.connect(journal)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'actions'")
+    with journal.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    with pytest.raises(WebhookdError):
+        back_up(journal, folder / "backup.db", NOW)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_journal_of_another_version_makes_no_backup(journal: Path, folder: Path) -> None:
+    """This program cannot say whether all of it is there."""
+    with closing(sqlite3.connect(journal)) as connection:
+        connection.execute("UPDATE schema SET version = version + 1")
+        connection.commit()
+    with pytest.raises(CannotStart, match="schema 2"):
+        back_up(journal, folder / "backup.db", NOW)
+    assert list(folder.iterdir()) == []
+
+
+def test_without_a_journal_there_is_no_backup(folder: Path) -> None:
+    """And none is made."""
+    with pytest.raises(NotFound, match="there is no journal at"):
+        back_up(folder / "journal.db", folder / "backup.db", NOW)
+    assert list(folder.iterdir()) == []
+
+
+def test_rows_that_did_not_arrive_are_missed(
+    journal: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that can be read is not enough."""
+    flush = saved_copies.flush
+
+    def lose(path: Path) -> None:
+        if path.is_file():
+            with closing(sqlite3.connect(path)) as copy:
+                copy.execute("DELETE FROM entries WHERE place = (SELECT max(place) FROM entries)")
+                copy.commit()
+        flush(path)
+
+    monkeypatch.setattr(backing_up, "flush", lose)
+    with pytest.raises(WebhookdError, match="as many rows"):
+        back_up(journal, folder / "backup.db", NOW)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_backup_that_is_stopped_leaves_nothing(
+    journal: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd stops a timer's service."""
+    before, check = signal.getsignal(signal.SIGTERM), sqlite.damage
+
+    def stopped(copy: sqlite3.Connection, kind: str) -> str | None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return check(copy, kind)
+
+    monkeypatch.setattr(backing_up, "damage", stopped)
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    environment: Mapping[str, str] = {
+        "BERINIA_WEBHOOKD_JOURNAL__URL": f"sqlite:///{journal}",
+        "STATE_DIRECTORY": str(journal.parent / "state"),
+        "RUNTIME_DIRECTORY": str(journal.parent / "state"),
+    }
+    monkeypatch.chdir(journal.parent)
+    try:
+        words = ["journal", "backup", str(folder / "backup.db")]
+        done = click.testing.CliRunner().invoke(root, words, env=environment)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.exit_code == 128 + signal.SIGTERM, done.output
+    assert list(folder.iterdir()) == []
