@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from berinia_webhookd.clock import now
 from berinia_webhookd.journal import accept, consents, event_text
 from berinia_webhookd.journal.accept import Arrival, NewEvent
 from berinia_webhookd.journal.actions import About
@@ -52,11 +53,13 @@ class Reconciliation(Operations):
         self, channel: ChannelName, rebuilt: Sequence[Rebuilt], asks_start: AsksStart
     ) -> list[Receipts]:
         """Take in what is new of them, behind all that is here. `asks_start` says whether an event
-        means START of somebody who has opted out.
+        means START of somebody who has opted out. The events keep their own time; the deliveries
+        came now, as they are numbered and found in the order of arrival.
         """
+        at = now()
         arrivals = [
             Arrival.of(
-                one.delivery,
+                one.delivery._replace(received_at=at),
                 one.decoded,
                 node=self._node,
                 key=self._key,
