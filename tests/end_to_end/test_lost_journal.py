@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -89,6 +90,23 @@ def lose(daemon: Daemon, fault: Callable[[Path, Path], None]) -> list[dict[str, 
         assert daemon.sms(fields).status == 200
     fault(journal_of(daemon), backup)
     return messages
+
+
+@pytest.mark.parametrize("fault", [remove, spoil])
+def test_doctor_says_one_thing(stopped: Daemon, fault: Callable[[Path, Path], None]) -> None:
+    """To put the copy in the journal's place; and nothing that speaks against it, as to restart."""
+    daemon = stopped.start("--no-dispatch")
+    lose(daemon, fault)
+    assert daemon.sms(sample_sms()).status == 503
+    wait_until_equal(lambda: len(saved(daemon)), 1)
+    (copy,) = saved(daemon)
+    found = json.loads(daemon.run("doctor", "--json", check=False).stdout)["findings"]
+    (of_journal,) = [one for one in found if one["subject"] == "journal"]
+    assert of_journal["level"] == "wrong"
+    assert str(copy) in of_journal["what"]
+    assert daemon.process is not None
+    assert f"`kill {daemon.process.pid}`" in of_journal["fix"][0]
+    assert f"journal restore {copy}" in of_journal["fix"][1]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -96,6 +96,19 @@ def test_the_unit_keeps_its_promises() -> None:
     }
 
 
+def test_root_has_the_credentials_of_the_service_while_it_runs(tmp_path: Path) -> None:
+    """Else a secret that is a credential would be called missing, and nothing could be sent."""
+    text = (CONTRIB / "berinia-webhookd").read_text().replace(INSTALLED, "/usr/bin/env")
+    for place in ("/etc/berinia-webhookd", "/run/credentials"):
+        assert place in text
+        text = text.replace(place, str(tmp_path))
+    for there in (False, True):
+        done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True)
+        found = f"CREDENTIALS_DIRECTORY={tmp_path}/{SERVICE.name}" in done.stdout.splitlines()
+        assert found is there
+        (tmp_path / SERVICE.name).mkdir(exist_ok=True)
+
+
 def test_stopping_has_time_for_the_grace() -> None:
     """Systemd waits longer than the daemon does before it kills."""
     grace = KEYS["server.shutdown_grace_seconds"].default

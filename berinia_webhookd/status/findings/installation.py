@@ -25,6 +25,7 @@ class Commands:
     """What an operator types, by how the daemon was started."""
 
     start: str
+    stop: str | None  # with its socket; None: nothing runs that could be stopped
     restart: str
     reload: str
     show_log: str

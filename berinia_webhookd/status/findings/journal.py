@@ -47,8 +47,10 @@ async def journal(installation: Installation) -> AsyncIterator[Finding]:
     """Check the SQLite file, if it is one, and what is in the journal."""
     path = installation.journal.file
     if path is not None:
-        for copy in await asyncio.to_thread(installation.journal.saved_copies, path):
-            yield _undecided(installation, copy)
+        if copies := await asyncio.to_thread(installation.journal.saved_copies, path):
+            for copy in copies:
+                yield _undecided(installation, copy)
+            return  # what lies in the journal's place is taken in, or set aside, by the restore
         if not path.exists():
             yield _absent(installation, path)
             return
@@ -71,10 +73,11 @@ async def journal(installation: Installation) -> AsyncIterator[Finding]:
 
 
 def _undecided(installation: Installation, copy: Path) -> Finding:
+    stop = installation.commands.stop
     return wrong(
         JOURNAL,
         f"{copy} was saved of a journal that was lost, and nobody has decided about it",
-        "stop the daemon and its socket",
+        *([f"stop the daemon: `{stop}`"] if stop else []),
         f"put it in the journal's place: `berinia-webhookd journal restore {copy}`",
         f"or give it up: `berinia-webhookd journal discard {copy}`",
         f"then: `{installation.commands.start}`",

@@ -115,12 +115,16 @@ def _commands(running: RunningDaemon | None, config_file: Path | None) -> Comman
     unit = processes.unit_of(running.pid) if running else _installed_unit()
     if unit is not None:
         start, restart, reload = (f"systemctl {v} {unit}" for v in ("start", "restart", "reload"))
-        return Commands(start, restart, reload, show_log=f"journalctl -u {unit} -n 50")
+        parts = f"{UNIT}.socket {UNIT}.service" if unit == UNIT else unit
+        log = f"journalctl -u {unit} -n 50"
+        return Commands(start, f"systemctl stop {parts}", restart, reload, show_log=log)
     serve = f"berinia-webhookd{f' --config {config_file}' if config_file else ''} serve"
+    stop: str | None = None
     restart = reload = serve
     if running is not None:
-        restart, reload = f"kill {running.pid}; {serve}", f"kill -HUP {running.pid}"
-    return Commands(serve, restart, reload, "berinia-webhookd logs --type error -n 50")
+        stop = f"kill {running.pid}"
+        restart, reload = f"{stop}; {serve}", f"kill -HUP {running.pid}"
+    return Commands(serve, stop, restart, reload, "berinia-webhookd logs --type error -n 50")
 
 
 def _installed_unit() -> str | None:
