@@ -105,7 +105,8 @@ def backup(context: CommandContext, *, file: Path) -> int:
         )
     click.echo(f"journal: {printable(str(journal))}", err=True)
     key = consents_key(settings, os.environ, running)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # nothing stays behind
+    for stops in (signal.SIGTERM, signal.SIGHUP):  # without leaving anything behind
+        signal.signal(stops, lambda number, _: sys.exit(128 + number))
     os.nice(NICENESS)  # whatever is read and checked, answers come first
     done = back_up(journal, file, now(), key=key)
     has_key = "with consents.key" if done.has_key else "without consents.key: there is none"

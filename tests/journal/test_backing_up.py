@@ -157,14 +157,16 @@ def test_rows_that_did_not_arrive_are_missed(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_backup_that_is_stopped_leaves_nothing(
-    journal: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    journal: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """As systemd stops a timer's service."""
-    before, check = signal.getsignal(signal.SIGTERM), sqlite.damage
+    """As systemd stops a timer's service, or a terminal that is closed."""
+    check = sqlite.damage
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
 
     def stopped(copy: sqlite3.Connection, kind: str) -> str | None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return check(copy, kind)
 
     monkeypatch.setattr(backing_up, "damage", stopped)
@@ -179,6 +181,7 @@ def test_a_backup_that_is_stopped_leaves_nothing(
         words = ["journal", "backup", str(folder / "backup.db")]
         done = click.testing.CliRunner().invoke(root, words, env=environment)
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert done.exit_code == 128 + signal.SIGTERM, done.output
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert done.exit_code == 128 + number, done.output
     assert list(folder.iterdir()) == []
