@@ -241,14 +241,21 @@ def test_what_is_not_in_the_time_is_cut_off(daemon: Daemon, api: TwilioApi) -> N
 def test_an_opt_out_takes_effect_and_an_older_one_does_not(
     on_either: Daemon, api: TwilioApi
 ) -> None:
-    """STOP is written down with its own time; one from before a START changes nothing."""
-    daemon, stopped, back = on_either, "+33639980011", "+33639980012"
-    api.holds(sample_sms(Body="STOP", From=stopped), ago(hours=1))
+    """STOP is written down with its own time; one from before a START changes nothing, nor does a
+    START from before a STOP, which was an answer then.
+    """
+    daemon, out, back, gone = on_either, "+33639980011", "+33639980012", "+33639980013"
+    api.holds(sample_sms(Body="STOP", From=out), ago(hours=1))
     api.holds(sample_sms(Body="STOP", From=back), ago(hours=1))
+    api.holds(sample_sms(Body="START", From=gone), ago(hours=1))
     daemon.sms(sample_sms(Body="START", From=back))  # which means nothing as yet
+    daemon.sms(sample_sms(Body="STOP", From=gone))
     daemon.run("reconcile", "sms", "--since", "6h")
-    assert daemon.run("consents", "check", stopped, check=False).returncode == 1
+    assert daemon.run("consents", "check", out, check=False).returncode == 1
     assert daemon.run("consents", "check", back).returncode == 0
+    assert daemon.run("consents", "check", gone, check=False).returncode == 1
+    said = [one["data"] for one in daemon.wait_until_seen(5) if one["data"]["sender"] == gone]
+    assert sorted(str(one["opt_out"]) for one in said) == ["None", "STOP"]
 
 
 def test_without_numbers_those_that_the_journal_has_seen(tmp_path: Path, api: TwilioApi) -> None:
