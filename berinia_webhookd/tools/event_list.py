@@ -103,7 +103,7 @@ def _below(one: Listed, short: Mapping[str, str], width: int) -> Iterator[str]:
         "; ".join(part for part in (one.reason and last_line(one.reason), into) if part),
         error and last_line(error),
     ]
-    told = "; ".join(part for part in parts if part)
+    told = "; ".join(dict.fromkeys(part for part in parts if part))  # a receipt is skipped as one
     if told:
         line = one_line(told, width - len(INDENT))
         yield INDENT + click.style(line, fg="red" if error else "yellow")

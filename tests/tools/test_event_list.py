@@ -88,13 +88,15 @@ def test_a_row_fits_whatever_is_in_it(
 def test_what_is_special_about_an_event_stands_below_it() -> None:
     """Why it is held, how often it was tried, and the last line of what went wrong."""
     error = Content(error="Traceback:\n  File x\nConnectionError: refused\n")
-    _, _, tried, _, held, _, reply = lines_of(
+    _, _, tried, _, held, _, receipt, _, reply = lines_of(
         replace(PLAIN, state="dead", attempts=3, content=error, began=True),
         replace(PLAIN, state="ready", reason="paused", kind="receipt"),
+        replace(PLAIN, state="skipped", reason="receipt", kind="receipt"),
         replace(PLAIN, entry="reply"),
     )
     assert tried == "    3 attempts; may have acted; ConnectionError: refused"
     assert held == "    receipt; paused"
+    assert receipt == "    receipt"
     assert reply == "    late reply"
 
 
