@@ -7,33 +7,29 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from berinia_webhookd import listening
-from berinia_webhookd.accept.aiohttp_limits import HttpServer
 from berinia_webhookd.accept.application import Receiver
 from berinia_webhookd.accept.loopback_guard import LoopbackGuard
 from berinia_webhookd.accept.request_context import Endpoint
-from berinia_webhookd.addresses import THIS_HOST
 from berinia_webhookd.channels.catalogue import Channels
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
-from berinia_webhookd.config import descriptors
 from berinia_webhookd.config.settings import Settings, runtime_folder, state_folder
+from berinia_webhookd.console_server import ConsoleServer, Look, build_console, nothing_found
 from berinia_webhookd.errors import CannotStart
-from berinia_webhookd.findings import Finding
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.logs.pipeline import LogFiles, LogOptions, configure
-from berinia_webhookd.logs.reading import EVERYTHING, log_file
 from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import AgentName
@@ -47,10 +43,6 @@ from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.own_requests import InstallationKey
 from berinia_webhookd.status.backlog import BacklogReader, held_for_days
-from berinia_webhookd.status.console.address import url_of
-from berinia_webhookd.status.console.application import Console
-from berinia_webhookd.status.console.findings import Findings
-from berinia_webhookd.status.console.surroundings import OpenJournal, Surroundings
 from berinia_webhookd.status.greeting import greeting
 from berinia_webhookd.status.health import HealthPage, checks, disk_check, folders_of
 from berinia_webhookd.status.logs_api import LogsPage
@@ -60,7 +52,6 @@ from berinia_webhookd.supervision import Turning
 
 logger = structlog.get_logger()
 
-Look = Callable[[], Coroutine[Any, Any, Sequence[Finding]]]
 FINISH_SECONDS: Final = 0.65  # when stopping, requests have three times as long
 
 
@@ -98,24 +89,6 @@ class Outbound:
         self.policies.reconfigure(settings)
         self.dispatcher.reconfigure()
         self.availability.reconfigure(routed)
-
-
-@dataclass(frozen=True, slots=True)
-class ConsoleServer:
-    """The console, with the bounds of every server of ours on its connections."""
-
-    console: Console
-    http: HttpServer
-    listener: socket.socket
-
-    async def start(self) -> None:
-        """Answer on its own socket."""
-        await self.http.start([self.listener])
-
-    async def stop(self) -> None:
-        """End what lasts, and finish requests."""
-        self.console.stop()
-        await self.http.stop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +141,6 @@ def own_listeners(settings: Settings) -> list[str]:
 def received(channels: Channels, role: Role) -> Collection[Channel]:
     """Return the channels that a process in this role receives on."""
     return channels.enabled if role.receives else ()
-
-
-async def nothing_found() -> Sequence[Finding]:
-    """Return no findings: nobody looks."""
-    return ()
 
 
 @contextlib.asynccontextmanager
@@ -285,6 +253,7 @@ async def opened(
                 channels,
                 metrics,
                 look=look,
+                shutdown_seconds=FINISH_SECONDS,
                 open_journal=partial(
                     ConsoleJournal,
                     settings.journal.url.reveal(),
@@ -305,44 +274,6 @@ async def opened(
             receiver=receiver,
             console=console,
         )
-
-
-def build_console(
-    settings: Settings,
-    listener: socket.socket,
-    state: Path,
-    channels: Channels,
-    metrics: Metrics,
-    *,
-    look: Look,
-    open_journal: OpenJournal,
-) -> ConsoleServer:
-    """Build the console, which answers on its own socket.
-
-    Raises:
-        CannotStart: there is no place for its name.
-    """
-    address = listening.address_of(listener)
-    try:
-        url = url_of(replace(settings.console, listen=address), state)
-    except (OSError, ValueError) as error:
-        hint = "let the state folder belong to the daemon's user, or set console.url"
-        raise CannotStart(f"the console has no name: {error}", hint=hint) from error
-    around = Surroundings(
-        channels=channels,
-        open_journal=open_journal,
-        log=log_file(settings.logs.dir, EVERYTHING),
-        findings=Findings(look),
-    )
-    console = Console(url, around)
-    http = HttpServer(
-        console.application,
-        metrics,
-        max_connections=descriptors.CONSOLE,
-        trusted_proxies=THIS_HOST,  # all come from here
-        shutdown_seconds=FINISH_SECONDS,
-    )
-    return ConsoleServer(console, http, listener)
 
 
 def say_stopped(

@@ -21,10 +21,11 @@ from typing import Any, Final
 import structlog
 
 from berinia_webhookd import __version__, listening
-from berinia_webhookd.app import Look, Parts, Role, nothing_found, opened
+from berinia_webhookd.app import Parts, Role, opened
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.console_server import Look, nothing_found
 from berinia_webhookd.errors import (
     CannotStart,
     ConfigurationError,

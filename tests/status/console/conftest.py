@@ -16,9 +16,9 @@ import pytest
 
 from berinia_webhookd.accept.aiohttp_limits import HttpServer
 from berinia_webhookd.addresses import THIS_HOST
-from berinia_webhookd.app import ConsoleServer
 from berinia_webhookd.channels.catalogue import KINDS, Channels
 from berinia_webhookd.config.load import examine
+from berinia_webhookd.console_server import ConsoleServer
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.sessions import Person
