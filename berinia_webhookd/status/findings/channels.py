@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from berinia_webhookd.addresses import LOOPBACK, in_networks
 from berinia_webhookd.channels.contract import Channel
+from berinia_webhookd.errors import LoopbackLocked
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.metrics import PREFIX
 from berinia_webhookd.status.durations import duration
@@ -131,7 +132,11 @@ async def _judged(installation: Installation, channel: Channel, reply: Reply) ->
 
 
 async def _refused(installation: Installation, channel: Channel, reply: Reply) -> Finding:
-    """Return the finding on a refused probe: the daemon has other settings."""
+    """Return the finding on a refused probe: the daemon has other settings, unless it says that
+    it believes no loopback address, which the check of that reports.
+    """
+    if reply.detail == str(LoopbackLocked()):
+        return note(SIGNATURES, f"{channel.name}: not checked: no loopback address is believed")
     _, said = await diagnosis(installation.logs, reply.request_id)
     own = () if installation.knows_environment else (f"`{AS_DAEMON}` sees its settings",)
     return wrong(
