@@ -26,6 +26,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 SECOND: Final = 1_000_000  # in microseconds, as instants are stored
 DAY: Final = 86_400 * SECOND
+NAMESPACE: Final = "berinia_webhookd"  # the PostgreSQL schema that holds our tables
 
 
 class DatabaseError(Exception):

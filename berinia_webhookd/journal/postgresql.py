@@ -22,6 +22,7 @@ from berinia_webhookd.clock import doubling_pauses, wait_for_event
 from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.journal import sql
 from berinia_webhookd.journal.database import (
+    NAMESPACE,
     Changes,
     Database,
     DatabaseError,
@@ -42,7 +43,7 @@ except ModuleNotFoundError as _missing:
         hint=f"{sys.prefix}/bin/pip install asyncpg, or use a sqlite:/// journal.url",
     ) from _missing
 
-from berinia_webhookd.journal.postgresql_errors import NAMESPACE, translated
+from berinia_webhookd.journal.postgresql_errors import translated
 
 CHANNEL: Final = "berinia_webhookd"  # of notifications
 

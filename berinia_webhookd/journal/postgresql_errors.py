@@ -8,9 +8,13 @@ from typing import Final
 
 import asyncpg
 
-from berinia_webhookd.journal.database import Conflict, DatabaseError, Outage, Unstorable
-
-NAMESPACE: Final = "berinia_webhookd"  # the PostgreSQL schema that holds our tables
+from berinia_webhookd.journal.database import (
+    NAMESPACE,
+    Conflict,
+    DatabaseError,
+    Outage,
+    Unstorable,
+)
 
 # The first two or all five characters of an SQLSTATE.
 UNREACHABLE: Final = (

@@ -22,8 +22,8 @@ from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.backing_up import back_up
 from berinia_webhookd.journal.consents_key import FILE_NAME as KEY_FILE
 from berinia_webhookd.journal.copying import Copied, copy_journal
+from berinia_webhookd.journal.database import NAMESPACE
 from berinia_webhookd.journal.operations import Operations
-from berinia_webhookd.journal.postgresql_errors import NAMESPACE
 from berinia_webhookd.journal.restoring import discard_copy, restore_journal
 from berinia_webhookd.status.durations import counted
 from berinia_webhookd.tools.command_context import CommandContext

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +19,17 @@ from .journals import a_journal
 def source(tmp_path: Path) -> str:
     """The URL of a journal with one event."""
     return a_journal(tmp_path / "old.db", "one")
+
+
+def test_no_command_needs_the_driver_of_postgresql() -> None:
+    """An installation with a SQLite journal does without, and every command begins there."""
+    look = (
+        "import sys; sys.modules['asyncpg'] = None\n"
+        "from importlib import import_module\n"
+        "from berinia_webhookd.cli import root\n"
+        "for module, _, _ in root.modules.values(): import_module(module)\n"
+    )
+    subprocess.run([sys.executable, "-c", look], check=True)
 
 
 def test_a_copy_says_what_it_counted(tmp_path: Path, source: str) -> None:

@@ -116,8 +116,8 @@ class TestJournal:
         saved = journal_of(stopped).with_name("journal.db.saved-20261130T101004Z")
         saved.touch()
         finding = doctor(stopped).one("journal", "wrong", str(saved))
-        assert f"journal restore {saved}" in finding["fix"][1]
-        assert f"journal discard {saved}" in finding["fix"][2]
+        assert f"journal restore {saved}" in finding["fix"][0]
+        assert f"journal discard {saved}" in finding["fix"][1]
 
     def test_messages_that_wait_for_long(self, running: Daemon) -> None:
         """Older than ten minutes: which agent's, how many."""
@@ -195,10 +195,18 @@ class TestJournal:
         report.one("journal", "note", "does not exist yet")
         assert not journal_of(stopped).exists()
 
-    def test_a_journal_that_was_deleted(self, daemon: Daemon) -> None:
-        """What the daemon writes now is lost."""
-        journal_of(daemon).unlink()
-        doctor(daemon).one("journal", "wrong", "although the daemon runs")
+    def test_a_journal_that_was_deleted(self, running: Daemon) -> None:
+        """What the daemon writes now is lost, as long as it has not noticed."""
+        found = installation_of(running)
+        gone = journal_of(running).with_name("gone.db")
+        installation = replace(found, journal=replace(found.journal, file=gone))
+
+        async def findings() -> list[Finding]:
+            return [one async for one in journal(installation)]
+
+        (finding,) = asyncio.run(findings())
+        assert finding.level is Level.WRONG
+        assert "although the daemon runs" in finding.what
 
     def test_a_journal_that_others_can_read(self, running: Daemon) -> None:
         """It holds what people wrote."""
