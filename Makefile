@@ -24,7 +24,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 run: $(VENV)/installed  ## start the daemon with throw-away secrets and print lines to paste (PORT=8017: elsewhere)
 	@$(BIN)/berinia-webhookd serve --dev --reload $(if $(PORT),--port $(PORT)) || { status=$$?; \
-	  [ $$status != 4 ] || echo 'To listen on another port: make run PORT=8017' >&2; exit $$status; }
+	  [ $$status != 4 ] || echo 'If it is the port that is taken: make run PORT=8017' >&2; exit $$status; }
 
 check: $(VENV)/installed-dev  ## format, lint, types, import contracts, known vulnerabilities
 	$(BIN)/ruff format --check .

@@ -50,7 +50,7 @@ class Commands(click.Group):
             "reconcile",
             "Ask a provider for what never arrived.",
         ),
-        "journal": (f"{_TOOLS}.journal", "journal", "Copy, restore or give up a whole journal."),
+        "journal": (f"{_TOOLS}.journal", "journal", "Back up, restore or copy a whole journal."),
         "prove": (f"{_TOOLS}.prove", "prove", "Try what a 2xx is worth on this machine's disk."),
         "logs": (f"{_TOOLS}.logs", "logs", "Read the unified logs."),
     }

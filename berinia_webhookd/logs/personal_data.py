@@ -30,7 +30,7 @@ PERSONAL_KEYS: Final = frozenset(
 OWN_KEYS: Final = frozenset(
     {
         *("timestamp", "level", "event", "request_id", "event_id", "channel", "agent", "client"),
-        *("address", "version", "kind", "outcome", "setting", "pid", "node"),
+        *("address", "version", "kind", "outcome", "setting", "pid", "node", "due_at"),
         *("status", "duration_ms"),
     }
 )
@@ -46,6 +46,8 @@ PHONE: Final = re.compile(
 DATE: Final = r"(?:19|20)\d{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
 MACHINE: Final = re.compile(rf"{DATE}|\d{{1,3}}(?:\.\d{{1,3}}){{3}}")
 DATE_AND_HOUR: Final = re.compile(rf"{DATE} (?:[01]\d|2[0-3])")
+SECONDS: Final = re.compile(r"[0-5]\d\.\d{6,9}")  # of `05:34:51.123456+00:00`
+AFTER_MINUTES: Final = re.compile(r"[0-5]\d:")
 MINUTES: Final = re.compile(r":[0-5]\d(?!\d)")
 
 
@@ -62,6 +64,9 @@ _scrubbed: Final = lru_cache(1024)(scrub)
 def _unless_of_a_machine(match: re.Match[str]) -> str:
     """Mask a match, unless it is an IP address or part of a time such as `2026-11-30 05:34:51`."""
     if MACHINE.fullmatch(match[0]):
+        return match[0]
+    before = match.string[max(0, match.start() - 3) : match.start()]
+    if SECONDS.fullmatch(match[0]) and AFTER_MINUTES.fullmatch(before):
         return match[0]
     begins_time = DATE_AND_HOUR.fullmatch(match[0]) and MINUTES.match(match.string, match.end())
     return match[0] if begins_time else HIDDEN

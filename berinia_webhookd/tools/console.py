@@ -32,7 +32,9 @@ def login(context: CommandContext, /, *, name: str | None, viewer: bool) -> None
     password.
     """
     _, running = context.look_with_installation()
-    if running is None or running.console is None:
+    if running is None:
+        raise NotFound("no daemon runs here", hint="start it first; then try again")
+    if running.console is None:
         raise NotFound(
             "the console is not on", hint="set console.enabled = true and restart the daemon"
         )

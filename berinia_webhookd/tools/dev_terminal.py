@@ -161,7 +161,10 @@ def _failure(line: Line) -> str:
     due = line.get("due_at")
     if due is None:
         return f"{_reason(line)}; not tried again".lstrip("; ")
-    seconds = max(0.0, (datetime.fromisoformat(due) - now()).total_seconds())
+    try:
+        seconds = max(0.0, (datetime.fromisoformat(str(due)) - now()).total_seconds())
+    except ValueError:
+        return f"{_reason(line)}; again at {due}".lstrip("; ")
     return f"{_reason(line)}; again in {duration(seconds)}".lstrip("; ")
 
 

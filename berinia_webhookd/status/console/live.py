@@ -16,7 +16,7 @@ from aiohttp import web
 
 from berinia_webhookd import json_text
 from berinia_webhookd.clock import wait_for_event
-from berinia_webhookd.logs.personal_data import hide
+from berinia_webhookd.logs.personal_data import HIDDEN, OWN_KEYS
 from berinia_webhookd.logs.reading import Follower
 from berinia_webhookd.status.console.access import Refused
 from berinia_webhookd.status.console.request import LOGIN
@@ -97,6 +97,13 @@ async def _send(response: web.StreamResponse, lines: list[str], *, viewer: bool)
             await response.write(_event(line, viewer=viewer))
 
 
+def _masked(name: str, value: Any) -> Any:
+    """A value as a viewer sees it: what agents say and print may quote anybody."""
+    if name in OWN_KEYS or value is None or isinstance(value, int | float):
+        return value
+    return HIDDEN
+
+
 def _event(line: str, *, viewer: bool) -> bytes:
     """Return a line of the log as an event: JSON on one line, whatever stands in it."""
     try:
@@ -106,5 +113,5 @@ def _event(line: str, *, viewer: bool) -> bytes:
     if not isinstance(told, dict):
         told = {"line": line}
     if viewer:
-        told = {name: hide(name, value) for name, value in told.items()}
+        told = {name: _masked(name, value) for name, value in told.items()}
     return b"data: " + json.dumps(told).encode("ascii") + b"\n\n"

@@ -22,7 +22,7 @@ class RefusedRequest:
     at: str
     channel: str
     client: str
-    diagnosis: str | None
+    why: str  # the likely mistake behind it, or the refusal's own words
 
 
 def refused_requests(log: Path, most: int) -> list[RefusedRequest]:
@@ -32,7 +32,7 @@ def refused_requests(log: Path, most: int) -> list[RefusedRequest]:
             str(line.get("timestamp", ""))[:19].replace("T", " "),
             str(line.get("channel", "")),
             str(line.get("client", "")),
-            line.get("diagnosis") and str(line["diagnosis"]),
+            str(line.get("diagnosis") or line.get("reason") or ""),
         )
         for line in _lines(log)
         if line.get("event") in EVENTS

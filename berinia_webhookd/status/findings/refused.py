@@ -113,7 +113,10 @@ async def refused(installation: Installation) -> AsyncIterator[Finding]:
         for channel in installation.channels.values()
         for finding in _of_channel(installation, channel, found[channel.name])
     ]
-    nothing = "no request with a bad signature or from a wrong address in the last 24 h"
+    nothing = (
+        "no request with a bad signature or from a wrong address in the last 24 h (those of `send` "
+        "are not counted)"
+    )
     for finding in findings or [ok(REFUSED, nothing)]:
         yield finding
 

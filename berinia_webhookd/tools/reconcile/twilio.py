@@ -36,7 +36,7 @@ from berinia_webhookd.tools.reconcile.asking import (
 
 T = TypeVar("T")
 
-TWILIO: Final = "Twilio"
+TWILIO: Final = TwilioChannel.provider.name
 PAGE: Final = 1000  # the most there is
 ASK_SECONDS: Final = 30.0
 WHATSAPP: Final = "whatsapp:"

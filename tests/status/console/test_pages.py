@@ -261,3 +261,19 @@ async def test_a_watcher_who_never_reads_loses_the_place(
                 lines.write(line * 300)
     again.close()
     sock.close()
+
+
+@on_sqlite
+async def test_a_viewer_follows_without_words(site: Site) -> None:
+    """What an agent printed, or an error quoted, is nobody's to see."""
+    site.around.log.write_text(
+        '{"event":"agent.output","output":"from +33639980071: my secret","level":"info"}\n'
+    )
+    browser = await site.logged_in(VIEWER)
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    headers = {"Host": browser.host, "Cookie": cookie}
+    url = f"http://127.0.0.1:{site.port}/live/lines"
+    async with asyncio.timeout(30), site.http.get(url, headers=headers) as answer:
+        told = await answer.content.readline()
+    assert b"agent.output" in told
+    assert b"secret" not in told
