@@ -52,7 +52,7 @@ def stamps(folder: Path) -> Stamps:
                 file = Path(path, name)
                 try:
                     stamp = file.stat()
-                except FileNotFoundError:
-                    continue  # it is being replaced
+                except OSError:
+                    continue  # it is being replaced, or leads nowhere
                 found[str(file)] = (stamp.st_mtime_ns, stamp.st_size, stamp.st_ino)
     return found

@@ -182,3 +182,12 @@ def test_which_files_are_looked_at(tmp_path: Path) -> None:
     assert set(found) == {str(tmp_path / "agent.py"), str(tmp_path / "deep" / "er" / "agent.py")}
     (tmp_path / "agent.py").write_text("x = 1\n")
     assert stamps(tmp_path) != found
+
+
+def test_a_name_that_leads_nowhere_is_no_agent(tmp_path: Path) -> None:
+    """A link to itself, through a file, to a name that is too long."""
+    (tmp_path / "agent.py").touch()
+    (tmp_path / "loop.py").symlink_to("loop.py")
+    (tmp_path / "through.py").symlink_to("agent.py/other.py")
+    (tmp_path / "long.py").symlink_to("x" * 300)
+    assert set(stamps(tmp_path)) == {str(tmp_path / "agent.py")}

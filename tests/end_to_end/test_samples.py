@@ -198,6 +198,11 @@ def test_what_else_a_sample_must_be(running: Daemon) -> None:
     assert attacker.post(signing=stranger).status == 403
     other, _ = attacker.channels[SENDGRID].for_samples()
     assert attacker.post(signing=other).status == 403
+    whole = attacker.path.read_text()
+    for public in ("", json.loads(whole)["public"][:-8]):
+        attacker.path.write_text(json.dumps({**json.loads(whole), "public": public}))
+        assert attacker.post().status == 403, public
+    attacker.path.write_text(whole)
     attacker.path.chmod(0o640)
     assert attacker.post().status == 403
     attacker.path.chmod(0o600)

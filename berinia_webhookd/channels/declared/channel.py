@@ -122,7 +122,10 @@ class DeclaredChannel(Channel):
         if delivery.method not in self.settings.methods:
             raise SignatureInvalid("This method is for the provider's question alone.")
         key = None if self._proof.pair is None else delivery.sample_key
-        proof = self._proof if key is None else self._proof.by(key.public)
+        try:
+            proof = self._proof if key is None else self._proof.by(key.public)
+        except ValueError as error:
+            raise SignatureInvalid("The key of the sample is none.") from error
         replay_key = self._prove(Request(delivery, self._public_urls), proof)
         if self.secret_parameter is not None:
             delivery = delivery._replace(target=self._without_secret(delivery.target))
