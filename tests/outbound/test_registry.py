@@ -106,7 +106,8 @@ def test_the_exception_behind_a_missing_agent_is_shown(tmp_path: Path, berinia: 
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "cannot create BrokenAgent: No module named 'a_module_that_nobody" in done.stdout
+    said = " ".join(done.stdout.split())  # it is as wide as a terminal
+    assert "cannot create BrokenAgent: No module named 'a_module_that_nobody" in said
 
 
 @pytest.mark.parametrize(
