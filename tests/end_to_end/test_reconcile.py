@@ -26,7 +26,7 @@ from berinia_webhookd.journal.reconcile import Reconciliation
 from berinia_webhookd.model import ChannelName
 from berinia_webhookd.tools.reconcile.asking import AskAgain, patiently
 from berinia_webhookd.tools.reconcile.comparing import Comparison, Tally, Wanted
-from berinia_webhookd.tools.reconcile.twilio import TwilioMessages
+from berinia_webhookd.tools.reconcile.twilio import TwilioMessages, _Http
 
 from .daemon import PATIENCE_SECONDS, TOKEN, Daemon, sample_sms, signed_sms
 from .providers import ALL_CHANNELS, posted_whatsapp, sample_whatsapp
@@ -309,6 +309,31 @@ def test_faults_that_stay_are_told(
     assert done.returncode == code
     assert says in done.stderr
     assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "http://{host}/steal",
+        "HTTP://{host}/steal",
+        "hTTps://{host}/steal",
+        "//{host}/steal",
+        "http://api.twilio.com@{host}/steal",
+        "http://{host}\\\\@api.twilio.com/steal",
+        "http://api.twilio.com.{host}/steal",
+        "http://{host}#https://api.twilio.com/",
+        " http://{host}/steal",
+        "ht\ttp://{host}/steal",
+    ],
+)
+def test_the_credentials_are_for_one_host(api: TwilioApi, spelling: str) -> None:
+    """A page that leads elsewhere is not followed, however it is spelt."""
+    with served(TwilioApi(TOKEN)) as other:
+        url = spelling.format(host=other.url.removeprefix("http://"))
+        with pytest.raises(CannotStartNow, match="another host"):
+            _Http(api.url).request("GET", url, auth=(ACCOUNT, TOKEN))
+        assert not other.asked
+    assert not api.asked
 
 
 def test_without_an_account_nothing_is_compared(tmp_path: Path, api: TwilioApi) -> None:

@@ -7,6 +7,7 @@ The API filters by days; what is not within the time is left out here. It lists 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -40,6 +41,8 @@ TWILIO: Final = TwilioChannel.provider.name
 PAGE: Final = 1000  # the most there is
 ASK_SECONDS: Final = 30.0
 WHATSAPP: Final = "whatsapp:"
+# With an edge and a region, if the environment has them. No other host may see the credentials.
+_HOST: Final = re.compile(r"api(?:\.[a-z0-9-]+){0,2}\.twilio\.com")
 
 
 class _Http(TwilioHttpClient):
@@ -52,7 +55,9 @@ class _Http(TwilioHttpClient):
     def request(self, method: str, uri: str, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
         """Send one request."""
         asked = urlsplit(uri)
-        url = uri.replace(f"{asked.scheme}://{asked.netloc}", self._api_url, 1)
+        if not _HOST.fullmatch(asked.netloc) or not asked.path.startswith("/"):
+            raise CannotStartNow("Twilio's answer leads to another host, which is not asked")
+        url = f"{self._api_url}{asked.path}" + (f"?{asked.query}" if asked.query else "")
         try:
             response = super().request(method, url, *args, **kwargs)
         except OSError as error:  # what all exceptions of `requests` are
