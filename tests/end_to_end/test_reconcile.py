@@ -336,6 +336,14 @@ def test_the_credentials_are_for_one_host(api: TwilioApi, spelling: str) -> None
     assert not api.asked
 
 
+def test_a_token_that_is_revoked_meanwhile_is_told(daemon: Daemon, api: TwilioApi) -> None:
+    """The first answer was fine; a later one refuses the credentials."""
+    api.faults = [fine, answers(401)]
+    done = daemon.run("reconcile", "sms", "--since", "1h", check=False)
+    assert done.returncode == 3
+    assert "refuses the credentials" in done.stderr
+
+
 def test_without_an_account_nothing_is_compared(tmp_path: Path, api: TwilioApi) -> None:
     """The list is one of an account."""
     more = f'reconcile.twilio.api_url = "{api.url}"\n{NUMBERS}'

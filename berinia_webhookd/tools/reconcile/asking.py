@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from berinia_webhookd.clock import doubling_pauses
-from berinia_webhookd.errors import CannotStartNow, WebhookdError
+from berinia_webhookd.errors import CannotStart, CannotStartNow
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ PENDING_SECONDS: Final = 900.0  # so young, a message may still be on its way
 LONGEST_PAUSE_SECONDS: Final = 120.0  # that a provider may ask for
 
 
-class CredentialsRefused(WebhookdError):
+class CredentialsRefused(CannotStart):
     """The provider does not know us."""
 
 
