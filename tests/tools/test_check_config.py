@@ -192,9 +192,9 @@ def test_each_setting_has_its_value_and_origin(place: Place) -> None:
     assert settings["channels.sms.tokens"]["where"] == "TWILIO_TOKEN"
     short = place.check("--offline").text.splitlines()
     assert not any(line.split()[:1] == ["server.host"] for line in short)
-    lines = place.check("--offline", "--all").text.splitlines()
-    assert any(line.split() == ["server.host", "default", "127.0.0.1"] for line in lines)
-    assert any("environment TWILIO_TOKEN" in line for line in lines)
+    said = " ".join(place.check("--offline", "--all").text.split())
+    assert "server.host default 127.0.0.1 " in said
+    assert "environment TWILIO_TOKEN " in said
 
 
 def test_no_secret_is_shown(place: Place) -> None:
@@ -356,10 +356,9 @@ def test_people_read_the_same(place: Place) -> None:
 def test_an_empty_list_is_no_unset_one(place: Place) -> None:
     """People see `[]`, which means never again, no proxy."""
     place.write(ALL_GOOD + "\n[agents.defaults]\nretry_schedule_seconds = []\n")
-    lines = place.check("--offline", "--all").text.splitlines()
-    said = {words[0]: words[1:] for line in lines if (words := line.split())}
-    assert said["agents.defaults.retry_schedule_seconds"] == ["file", "[]"]
-    assert said["channels.sms.account_sids"] == ["default", "(not", "set)"]
+    said = " ".join(place.check("--offline", "--all").text.split())  # a long line is broken
+    assert "agents.defaults.retry_schedule_seconds file [] " in said
+    assert "channels.sms.account_sids default (not set) " in said
 
 
 def test_warnings_alone_are_no_failure(place: Place) -> None:
