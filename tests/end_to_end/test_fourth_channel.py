@@ -304,7 +304,7 @@ MISTAKES: list[tuple[Mapping[str, object], str]] = [
     ({"answer": (413, {})}, ""),
     ({"answer": (401, {})}, meta.META.retries),
     ({"answer": (200, {})}, meta.META.retries),
-    ({"path": lambda path: path + "/"}, f"Meta gets 404; {meta.META.retries}"),
+    ({"path": lambda path: path + "/"}, meta.META.retries),
     ({"body": lambda body: body.replace(b"%", b"")}, meta.META.if_altered),
     ({"body": lambda body: body + b" "}, f"what Meta sends is answered 403; {meta.META.retries}"),
     ({"host": "backend", "scheme": "https"}, meta.META.if_url_differs),
