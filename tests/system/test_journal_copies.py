@@ -5,6 +5,7 @@ damaged file, as the guides for operators have it.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -73,9 +74,9 @@ def test_what_doctor_says_saves_a_damaged_journal(stopped: Daemon) -> None:
     damage_an_index(journal)
     report = json.loads(daemon.run("doctor", "--json", check=False).stdout)
     [finding] = [one for one in report["findings"] if "is damaged" in one["what"]]
-    command = finding["fix"][0].split("`")[1]
-    subprocess.run(command, shell=True, check=True)
-    put_in_place(daemon, journal.with_name("journal.db.saved"))
+    rescue, restore = finding["fix"][0].split("`")[1:4:2]
+    subprocess.run(rescue, shell=True, check=True)
+    daemon.run(*shlex.split(restore)[1:])
     daemon.start()
     assert events_of(daemon) == before
     assert daemon.sms().status == 200
