@@ -12,6 +12,7 @@ import click
 import pytest
 
 from berinia_webhookd.cli import root
+from berinia_webhookd.config.files import CONFIG_VARIABLE
 
 PROJECT = Path(__file__).parents[1]
 ENGLISH = PROJECT / "docs" / "operating.md"
@@ -93,8 +94,15 @@ def test_a_command_that_is_none_is_found() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_shown_can_be_typed(page: Path) -> None:
-    """Its name, its options and their values."""
+def test_every_command_shown_can_be_typed(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name, its options and their values, with the channels that the page itself declares."""
+    examples = [text for language, text in blocks(page) if language == "toml"]
+    file = tmp_path / "berinia-webhookd.toml"
+    file.write_text("\n".join(one for one in examples if "[channels." in one and "preset" in one))
+    file.chmod(0o600)
+    monkeypatch.setenv(CONFIG_VARIABLE, str(file))
     found = [words for line in command_lines(page) for words in calls(line)]
     assert found
     for words in found:

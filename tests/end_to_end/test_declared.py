@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.client import HTTPException
 from itertools import count
+from pathlib import Path
 from queue import Queue
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from .daemon import Answer, Daemon
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
 SECRET, TOKEN, KEY = "0123456789abcdef0123456789abcdef", "verify-me", "a-secret-of-the-url"
 BATCH, SENDERS, ANSWERED = 20, 6, 60  # messages of one, at once, before the end
 CHANNELS = f"""
@@ -174,3 +176,24 @@ def test_a_secret_in_a_get_is_masked_however_it_is_spelt(running: Daemon) -> Non
         if file.is_file() and file.suffix != ".toml":
             assert KEY.encode() not in file.read_bytes(), file
             assert escaped.encode() not in file.read_bytes(), file
+
+
+def test_the_readmes_example(tmp_path: Path) -> None:
+    """As it stands there: checked, asked by Meta, sent to by `send`, and logged by its agent."""
+    page = README.partition("### Meta's WhatsApp Cloud API")[2]
+    settings = page.partition("```toml\n")[2].partition("```")[0]
+    with closing(Daemon(tmp_path, settings)) as daemon:
+        checked = json.loads(daemon.run("check-config", "--json", check=False).stdout)
+        about = ("channels.meta", "agents.LeadAgent")
+        found = [one for one in checked["findings"] if one["subject"].startswith(about)]
+        assert {one["level"] for one in found} == {"ok"}
+        daemon.start()
+        asked = "hub.mode=subscribe&hub.verify_token=a%20text%20of%20your%20own&hub.challenge=1158"
+        answer = daemon.request("GET", f"/webhook/meta?{asked}")
+        assert (answer.status, answer.body) == (200, b"1158")
+        daemon.wait_for("handshake.answered", channel="meta")
+        assert "meta-whatsapp" in daemon.run("channels", "show", "meta").stdout
+        assert "200" in daemon.run("send", "meta").stdout
+        daemon.wait_for("attempt.succeeded", agent="LeadAgent")
+        (event,) = json.loads(daemon.run("events", "list", "--channel", "meta", "--json").stdout)
+        assert (event["state"], event["agent"]) == ("done", "LeadAgent")
