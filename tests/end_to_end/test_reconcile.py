@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -22,8 +23,10 @@ from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.config.load import load
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStartNow
+from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.journal.reconcile import Reconciliation
 from berinia_webhookd.model import ChannelName
+from berinia_webhookd.tools.reconcile import twilio
 from berinia_webhookd.tools.reconcile.asking import AskAgain, patiently
 from berinia_webhookd.tools.reconcile.comparing import Comparison, Tally, Wanted
 from berinia_webhookd.tools.reconcile.twilio import TwilioMessages, _Http
@@ -136,14 +139,31 @@ def test_a_callback_after_it_is_a_repetition(daemon: Daemon, api: TwilioApi) -> 
     assert len(daemon.wait_until_seen(1)) == 1
 
 
-async def taken_in(url: str, settings_of: Settings, api: TwilioApi) -> Tally:
+def journal_url(daemon: Daemon) -> str:
+    """Of a daemon with a journal in a file."""
+    return f"sqlite:///{daemon.folder / 'state' / 'journal.db'}"
+
+
+def settings_of(daemon: Daemon) -> Settings:
+    """As the daemon has them."""
+    how: dict[str, Any] = {
+        "kinds": KINDS,
+        "environ": daemon.environment,
+        "config_file": daemon.config,
+    }
+    return load(working_folder=daemon.folder, **how).settings
+
+
+async def taken_in(url: str, loaded: Settings, api: TwilioApi) -> Tally:
     """What the command does, in this process: a race needs many of them."""
-    of_sms = settings_of.channels[SMS]
+    of_sms = loaded.channels[SMS]
     assert isinstance(of_sms, TwilioSettings)
-    source = TwilioMessages(TwilioChannel(of_sms), of_sms, [OURS], api.url)
     at, tally = datetime.now(UTC), Tally()
     wanted = Wanted(of_sms.name, at - timedelta(hours=3), at, at, dry_run=False, late_ok=False)
-    async with Reconciliation(url) as journal:
+    async with Reconciliation(url) as journal, HttpClient() as http:
+        source = TwilioMessages(
+            TwilioChannel(of_sms), of_sms, [OURS], api.url, http=http, tally=tally, pauses=[]
+        )
         await Comparison(journal, source, wanted, tally, moved=lambda: None, tell=list).run()
     return tally
 
@@ -156,13 +176,8 @@ def test_nothing_is_doubled_or_lost_in_a_race_with_late_callbacks(
     """
     daemon, rounds, each = on_either, 20, 20
     url = journal.partition('"')[2].partition('"')[0]
-    url = url or f"sqlite:///{daemon.folder / 'state' / 'journal.db'}"
-    how: dict[str, Any] = {
-        "kinds": KINDS,
-        "environ": daemon.environment,
-        "config_file": daemon.config,
-    }
-    loaded = load(working_folder=daemon.folder, **how).settings
+    url = url or journal_url(daemon)
+    loaded = settings_of(daemon)
     bodies: list[str] = []
     for round_ in range(rounds):
         new = [sample_sms(Body=f"{round_}/{number}") for number in range(each)]
@@ -326,14 +341,99 @@ def test_faults_that_stay_are_told(
         "ht\ttp://{host}/steal",
     ],
 )
-def test_the_credentials_are_for_one_host(api: TwilioApi, spelling: str) -> None:
+async def test_the_credentials_are_for_one_host(api: TwilioApi, spelling: str) -> None:
     """A page that leads elsewhere is not followed, however it is spelt."""
     with served(TwilioApi(TOKEN)) as other:
         url = spelling.format(host=other.url.removeprefix("http://"))
-        with pytest.raises(CannotStartNow, match="another host"):
-            _Http(api.url).request("GET", url, auth=(ACCOUNT, TOKEN))
+        async with HttpClient() as http:
+            with pytest.raises(CannotStartNow, match="another host"):
+                await _Http(http, api.url).request("GET", url, auth=(ACCOUNT, TOKEN), headers={})
         assert not other.asked
     assert not api.asked
+
+
+RECORDS: dict[str, Any] = {
+    "nothing": None,
+    "a text": "SM1",
+    "a list": [[]],
+    "a number for a SID": {"sid": 7},
+    "a count that is a number": {"num_media": 3},
+    "a count that is endless": {"num_media": "9" * 5000},
+    "a day that there is not": {"date_sent": "Sat, 31 Feb 2026 12:00:00 +0000"},
+    "a time that is a number": {"date_sent": 1},
+    "somebody else's": {"account_sid": "AC" + "1" * 32},
+    "to another number": {"to": "+33639989999"},
+    "a name that forges a line": {"sid": "SM1\nsms: listed 0", "to": "+33639989999"},
+}
+
+
+@pytest.mark.parametrize("what", RECORDS)
+def test_one_that_cannot_be_read_keeps_no_other_back(
+    daemon: Daemon, api: TwilioApi, what: str
+) -> None:
+    """It is named and counted, and is not taken in."""
+    api.holds(sample_sms(), ago(hours=1))
+    record = RECORDS[what]
+    plain = {name: value for name, value in api.messages[0].items() if name != "_at"}
+    api.extra = [
+        {**plain, "sid": "SM" + "f" * 32, **record} if isinstance(record, dict) else record
+    ]
+    done = daemon.run("reconcile", "sms", "--since", "6h", check=False)
+    assert done.returncode == 1
+    assert counts_of(done.stdout)["taken in"] == 1
+    assert "not taken in 1" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "listed 0" in line]) <= 1
+    assert len(daemon.wait_until_seen(1)) == 1
+
+
+def test_half_a_character_is_taken_in(daemon: Daemon, api: TwilioApi) -> None:
+    """As it may be where a text was cut."""
+    api.holds({**sample_sms(), "Body": "hi \ud83d"}, ago(hours=1))
+    assert counts_of(daemon.run("reconcile", "sms", "--since", "6h").stdout)["taken in"] == 1
+    assert daemon.wait_until_seen(1)[0]["data"]["body"].startswith("hi ")
+
+
+def test_a_file_elsewhere_is_no_file_of_twilio_s(daemon: Daemon, api: TwilioApi) -> None:
+    """Whoever fetches it does so with the credentials."""
+    fields = sample_sms()
+    api.holds(fields, ago(hours=1), files=["image/jpeg"])
+    api.files[fields["MessageSid"]][0]["uri"] = ".evil.example/x.json"
+    done = daemon.run("reconcile", "sms", "--since", "6h", check=False)
+    assert (done.returncode, counts_of(done.stdout)["taken in"]) == (1, 0)
+
+
+PAGES = {
+    "no list": b'{"messages": null}',
+    "two lists": b'{"a": [], "b": []}',
+    "no object": b"[]",
+    "nested": b"[" * 300_000,
+    "a number without end": b'{"messages": [], "page": ' + b"9" * 5000 + b"}",
+    "no text": b"\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("what", PAGES)
+async def test_a_page_that_cannot_be_read_ends_it_with_a_sentence(
+    daemon: Daemon, api: TwilioApi, what: str
+) -> None:
+    api.faults = [fine, answers(200, PAGES[what])]
+    with pytest.raises(CannotStartNow, match="cannot be read"):
+        await taken_in(journal_url(daemon), settings_of(daemon), api)
+
+
+async def test_an_answer_has_a_size_and_a_list_an_end(
+    daemon: Daemon, api: TwilioApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither fills the memory, nor lasts for ever with pages that are never the same."""
+    loaded = settings_of(daemon)
+    api.faults = [fine, answers(200, b" " * (16 * 1024 * 1024 + 1))]
+    with pytest.raises(CannotStartNow, match="longer"):
+        await taken_in(journal_url(daemon), loaded, api)
+    monkeypatch.setattr(twilio, "MOST_PAGES", 5)
+    api.endless = True
+    with pytest.raises(CannotStartNow, match="more than 5 pages"):
+        await taken_in(journal_url(daemon), loaded, api)
 
 
 def test_a_token_that_is_revoked_meanwhile_is_told(daemon: Daemon, api: TwilioApi) -> None:
@@ -422,19 +522,43 @@ def test_what_the_bot_wrote_down_is_taken_in(tmp_path: Path) -> None:
         file = tmp_path / "outbox.jsonl"
         lines = [json.dumps(one) for one in [*messages, messages[3]]]
         pause = {"source": "whatsapp", "type": "pause", "author": "33639980001@c.us"}
-        lines += [json.dumps({**pause, "timestamp": ago(hours=1).isoformat()})]
+        lines += [json.dumps({**pause, "timestamp": ago(hours=1).isoformat()}), json.dumps(pause)]
         lines += [json.dumps(sample_whatsapp(timestamp=ago(hours=30).isoformat())), '{"source":']
         file.write_text("\n".join(lines) + "\n")
         dry = daemon.run("reconcile", "whatsapp", str(file), "--dry-run", check=False)
         assert dry.returncode == 1
         assert "listed 6, here 1, pending 0, missing 3, too old 1, not taken in 1" in dry.stdout
-        assert "line 8" in dry.stderr
+        assert "line 9" in dry.stderr
         daemon.run("reconcile", "whatsapp", str(file), check=False)
         seen = daemon.wait_until_seen(4)
         assert [one["content"] for one in seen] == ["0", "1", "2", "3"]
         again = daemon.run("reconcile", "whatsapp", str(file), check=False)
         assert "here 5" in again.stdout
         assert "taken in 0" in again.stdout
+
+
+def test_a_line_of_the_bot_has_a_size_and_a_time(tmp_path: Path) -> None:
+    """One that is longer than a message may be, or whose time is none, keeps no other back; what is
+    no file is not waited for.
+    """
+    with closing(Daemon(tmp_path, ALL_CHANNELS)) as daemon:
+        daemon.start()
+        file = tmp_path / "outbox.jsonl"
+        good = json.dumps(sample_whatsapp(timestamp=ago(hours=1).isoformat()))
+        long = json.dumps(sample_whatsapp(content="x" * 3_000_000))
+        times = ("9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "yesterday")
+        late = [json.dumps(sample_whatsapp(timestamp=one)) for one in times]
+        file.write_text("\n".join([long, *late, good, long]))  # the last line has no end
+        done = daemon.run("reconcile", "whatsapp", str(file), check=False)
+        assert (done.returncode, counts_of(done.stdout)["taken in"]) == (1, 1)
+        assert "not taken in 5" in done.stdout
+        assert "line 1: It is longer" in done.stderr
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        for odd in (pipe, Path("/dev/zero")):
+            done = daemon.run("reconcile", "whatsapp", str(odd), check=False)
+            assert done.returncode == 1
+            assert "no ordinary file" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ class TwilioApi:
         self.asked: list[str] = []
         self.faults: list[Fault] = []  # each for one request
         self.repeats = False  # the last page leads to itself
+        self.endless = False  # and so on, each time under another address
+        self.extra: list[Any] = []  # records of each first page that are not as documented
         self.url = ""
 
     def holds(
@@ -111,14 +113,17 @@ class TwilioApi:
         size = min(int(query.get("PageSize", ["50"])[0]), self.page)
         number = int(query.get("Page", ["0"])[0])
         following = None
-        if len(found) > (number + 1) * size or self.repeats:
+        if len(found) > (number + 1) * size or self.repeats or self.endless:
             asked = {name: values[0] for name, values in query.items()}
             after = {"Page": str(number if self.repeats else number + 1), "PageToken": "PASM1"}
             following = f"{path}?{urlencode({**asked, **after})}"
         return {
             "end": len(found),
             "first_page_uri": path,
-            "messages": found[number * size : (number + 1) * size],
+            "messages": [
+                *([] if number or size == 1 else self.extra),
+                *found[number * size : (number + 1) * size],
+            ],
             "next_page_uri": following,
             "page": number,
             "page_size": size,

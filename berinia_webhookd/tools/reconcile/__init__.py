@@ -16,6 +16,7 @@ from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.channels.whatsapp import WhatsAppChannel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.journal.reconcile import Reconciliation
 from berinia_webhookd.model import ChannelName
 from berinia_webhookd.outbound.alert_kinds import AlertKind
@@ -72,9 +73,10 @@ def reconcile(
     progress = _Progress(tally)
 
     async def compare(journal: Reconciliation) -> None:
-        source = await _source(settings, wanted.channel, journal, file, tally)
         how: dict[str, Any] = {"moved": progress.moved, "tell": opened.tell_the_log}
-        await Comparison(journal, source, wanted, tally, **how).run()
+        async with HttpClient() as http:
+            source = await _source(settings, wanted.channel, journal, file, tally=tally, http=http)
+            await Comparison(journal, source, wanted, tally, **how).run()
 
     try:
         opened.run(compare, Reconciliation)
@@ -116,7 +118,9 @@ async def _source(
     channel: ChannelName,
     journal: Reconciliation,
     file: Path | None,
+    *,
     tally: Tally,
+    http: HttpClient,
 ) -> Source[Any]:
     configured = settings.channels[channel]
     if isinstance(configured, WhatsAppSettings) and file is not None:
@@ -130,7 +134,8 @@ async def _source(
     assert isinstance(configured, TwilioSettings)  # noqa: S101 - see `require_askable`
     numbers = settings.reconcile_twilio.numbers or spellings(await journal.recipients(channel))
     channel_ = TwilioChannel(configured, settings.server.public_url)
-    return TwilioMessages(channel_, configured, numbers, settings.reconcile_twilio.api_url)
+    api_url = settings.reconcile_twilio.api_url
+    return TwilioMessages(channel_, configured, numbers, api_url, http=http, tally=tally)
 
 
 class _Progress:

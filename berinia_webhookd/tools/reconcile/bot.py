@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from berinia_webhookd.channels.json_body import decode_json_object
 from berinia_webhookd.channels.whatsapp import MEDIA_TYPE, WhatsAppChannel
@@ -16,6 +16,8 @@ from berinia_webhookd.model import VerifiedDelivery
 from berinia_webhookd.tools.reconcile.asking import PENDING_SECONDS
 from berinia_webhookd.tools.reconcile.comparing import Tally
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+BYTES: Final = 16 * 1024 * 1024
 LINES: Final = 1000  # compared at once: they are in their order already
 
 
@@ -44,18 +46,20 @@ class BotOutbox:
     async def groups(
         self, since: datetime, until: datetime
     ) -> AsyncIterator[AsyncIterator[Sequence[SentMessage]]]:
-        """Yield the messages of a thousand lines, and so on.
+        """Yield the messages of a thousand lines, or of a few long ones, and so on.
 
         Raises:
             NotFound: there is no such file, or not for this user.
         """
+        if self._file.exists() and not self._file.is_file():
+            raise NotFound(f"{self._file} is no ordinary file")
         try:
             file = self._file.open("rb")
         except OSError as error:
             raise NotFound(f"{self._file} cannot be read: {error.strerror}") from error
         with file:
-            lines = enumerate(file, 1)
-            while some := list(islice(lines, LINES)):
+            lines = enumerate(_lines(file, self._channel.max_body_bytes), 1)
+            while some := list(_together(lines)):
                 yield self._group(some, since, until)
 
     async def _group(
@@ -64,6 +68,8 @@ class BotOutbox:
         found: list[SentMessage] = []
         for number, line in lines:
             try:
+                if len(line) > self._channel.max_body_bytes:
+                    raise MalformedDelivery("It is longer than a message may be.")
                 sent = self._sent(line.strip(), number)
             except DeliveryRejected as error:
                 self._tally.refuse(f"line {number}", error)
@@ -76,10 +82,10 @@ class BotOutbox:
         """Return the message of a line; None if there is none: a pause, or nothing."""
         if not line:
             return None
-        at = _time_of(line)
-        decoded = self._channel.decode(self._delivery(line, at))
+        decoded = self._channel.decode(self._delivery(line, EPOCH))
         if not decoded.events:
             return None
+        at = _time_of(line)
         (event,) = decoded.events
         return SentMessage(event.message_id or f"line {number}", at, event.digest, line)
 
@@ -95,10 +101,28 @@ class BotOutbox:
         )
 
 
+def _lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
+    """The lines of a file; of one that is too long, no more than shows that."""
+    while line := file.readline(longest + 1):
+        yield line
+        while line and not line.endswith(b"\n"):
+            line = file.readline(longest + 1)
+
+
+def _together(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """So many of the next lines as are compared at once."""
+    size = 0
+    for number, line in islice(lines, LINES):
+        yield number, line
+        size += len(line)
+        if size >= BYTES:
+            return
+
+
 def _time_of(line: bytes) -> datetime:
     written = decode_json_object(line).get("timestamp")
     try:
         at = datetime.fromisoformat(str(written))
-    except ValueError:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise MalformedDelivery("It says no time.", missing=("timestamp",)) from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

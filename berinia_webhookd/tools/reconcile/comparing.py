@@ -13,10 +13,12 @@ from berinia_webhookd.errors import DeliveryRejected, MalformedDelivery
 from berinia_webhookd.journal.database import in_batches
 from berinia_webhookd.journal.reconcile import BATCH, Rebuilt, Reconciliation
 from berinia_webhookd.model import ChannelName, Event, Receipts
+from berinia_webhookd.tools.terminal import one_line
 
 LOOKED_UP: Final = 500  # digests asked for at once
 LATE: Final = timedelta(hours=24)
 MOST_NAMED: Final = 20
+LONGEST_NAME: Final = 300  # whatever a provider calls it
 
 Told = tuple[str, Mapping[str, object]]  # a line of the log
 
@@ -78,7 +80,7 @@ class Tally:
     def name(self, line: str) -> None:
         """Remember one, unless there are many."""
         if len(self.named) < MOST_NAMED:
-            self.named.append(line)
+            self.named.append(one_line(line, LONGEST_NAME))
 
     def refuse(self, what: str, error: DeliveryRejected) -> None:
         """Count one that cannot be taken in."""

@@ -6,25 +6,35 @@ The API filters by days; what is not within the time is left out here. It lists 
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
+import aiohttp
+from twilio.base.exceptions import TwilioException
 from twilio.base.page import Page
-from twilio.http.http_client import TwilioHttpClient
+from twilio.http import AsyncHttpClient
 from twilio.http.response import Response
 from twilio.rest import Client
+from yarl import URL
 
 from berinia_webhookd.channels import twilio_listed
 from berinia_webhookd.channels.addresses_of_people import normal_party
 from berinia_webhookd.channels.settings import TwilioSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.channels.twilio_listed import ListedFile, ListedMessage
-from berinia_webhookd.errors import CannotStart, CannotStartNow, WebhookdError
+from berinia_webhookd.errors import (
+    CannotStart,
+    CannotStartNow,
+    DeliveryRejected,
+    MalformedDelivery,
+    WebhookdError,
+)
+from berinia_webhookd.http_client import HttpClient, read_body
 from berinia_webhookd.journal.reconcile import Rebuilt
 from berinia_webhookd.tools.reconcile.asking import (
     PAUSES,
@@ -34,38 +44,60 @@ from berinia_webhookd.tools.reconcile.asking import (
     patiently,
     status_error,
 )
+from berinia_webhookd.tools.reconcile.comparing import Tally
 
 T = TypeVar("T")
 
 TWILIO: Final = TwilioChannel.provider.name
 PAGE: Final = 1000  # the most there is
-ASK_SECONDS: Final = 30.0
+ASK_SECONDS: Final = 60.0  # for a whole answer
+LONGEST_BYTES: Final = 16 * 1024 * 1024
+MOST_PAGES: Final = 1000  # of one number and day
+MOST_FILES: Final = 100  # of one message; Twilio takes ten
 WHATSAPP: Final = "whatsapp:"
 # With an edge and a region, if the environment has them. No other host may see the credentials.
 _HOST: Final = re.compile(r"api(?:\.[a-z0-9-]+){0,2}\.twilio\.com")
+# What the client raises for records and pages that are not as documented.
+_UNREADABLE: Final = (
+    *(ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError),
+    TwilioException,
+)
+_log: Final = logging.getLogger(__name__)  # of the client, which is not heard
 
 
-class _Http(TwilioHttpClient):
-    """Twilio's HTTP client, at another address if need be; no answer but a 200 comes back."""
+class _Http(AsyncHttpClient):
+    """The way of Twilio's client to its API, or to another address in its place; no answer but a
+    200 comes back.
+    """
 
-    def __init__(self, api_url: str) -> None:
-        super().__init__(timeout=ASK_SECONDS)
+    def __init__(self, http: HttpClient, api_url: str) -> None:
+        super().__init__(_log, is_async=True)
+        self._http = http
         self._api_url = api_url
 
-    def request(self, method: str, uri: str, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
-        """Send one request."""
+    async def request(  # type: ignore[override]
+        self, method: str, uri: str, params: dict[str, Any] | None = None, **given: Any
+    ) -> Response:
+        """Send one request, which only reads; its deadline is ours, and no redirect is followed."""
         asked = urlsplit(uri)
         if not _HOST.fullmatch(asked.netloc) or not asked.path.startswith("/"):
             raise CannotStartNow("Twilio's answer leads to another host, which is not asked")
-        url = f"{self._api_url}{asked.path}" + (f"?{asked.query}" if asked.query else "")
+        query = "&".join(part for part in (asked.query, urlencode(params or {})) if part)
+        url = URL(f"{self._api_url}{asked.path}" + (f"?{query}" if query else ""), encoded=True)
+        credentials = aiohttp.encode_basic_auth(*given["auth"])
+        headers = {**given["headers"], "Authorization": credentials}
         try:
-            response = super().request(method, url, *args, **kwargs)
-        except OSError as error:  # what all exceptions of `requests` are
+            async with self._http.request(
+                method, url, timeout_seconds=ASK_SECONDS, headers=headers
+            ) as answer:
+                body = await read_body(answer, LONGEST_BYTES + 1)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise AskAgain(f"there is no answer ({type(error).__name__})") from error
-        if response.status_code != 200:  # noqa: PLR2004 - what it answers whatever it lists
-            headers = response.headers or {}
-            raise status_error(TWILIO, response.status_code, headers.get("Retry-After"))
-        return response
+        if answer.status != 200:  # noqa: PLR2004 - what it answers whatever it lists
+            raise status_error(TWILIO, answer.status, answer.headers.get("Retry-After"))
+        if len(body) > LONGEST_BYTES:
+            raise CannotStartNow("Twilio's answer is longer than any list of messages")
+        return Response(answer.status, body.decode("utf-8", "replace"))
 
 
 class TwilioMessages:
@@ -81,9 +113,13 @@ class TwilioMessages:
         numbers: Iterable[str],
         api_url: str,
         *,
+        http: HttpClient,
+        tally: Tally,
         pauses: Sequence[float] = PAUSES,
     ) -> None:
-        """`numbers` are ours, as Twilio spells them."""
+        """`numbers` are ours, as Twilio spells them; `tally` counts what cannot be read."""
+        self._http = http
+        self._tally = tally
         self._channel = channel
         self.asks_start = channel.asks_start
         self._accounts = settings.account_sids
@@ -132,9 +168,9 @@ class TwilioMessages:
 
     async def _client(self, account: str) -> Client:
         for token in self._tokens:
-            client = Client(account, token, http_client=_Http(self._api_url))
+            client = Client(account, token, http_client=_Http(self._http, self._api_url))
             try:
-                await self._ask(partial(client.messages.page, page_size=1))
+                await self._ask(partial(client.messages.page_async, page_size=1))
             except CredentialsRefused:
                 continue
             return client
@@ -147,38 +183,75 @@ class TwilioMessages:
         self, account: str, day: date, spellings: list[str], since: datetime, until: datetime
     ) -> AsyncIterator[Sequence[ListedMessage]]:
         messages = self._clients[account].messages
+        ours = {normal_party(number) for number in spellings}
         for number in spellings:
             how = {"to": number, "date_sent": day.isoformat(), "page_size": PAGE}
-            async for page in self._pages(partial(messages.page, **how)):
-                found = (twilio_listed.listed(self._channel.name, one) for one in page)
-                yield [one for one in found if one is not None and since <= one.at <= until]
+            async for page in self._pages(partial(messages.page_async, **how), MOST_PAGES):
+                found = self._listed(page, account, ours)
+                yield [one for one in found if since <= one.at <= until]
+
+    def _listed(self, page: Page, account: str, ours: set[str]) -> Iterator[ListedMessage]:
+        """The messages of a page; one that cannot be read keeps no other back."""
+        for record in _records(page):
+            try:
+                if isinstance(record, Exception):
+                    raise MalformedDelivery(f"It is no message ({type(record).__name__}).")
+                message = twilio_listed.listed(self._channel.name, record, account)
+                if message is None:
+                    continue
+                if normal_party(message.to) not in ours:
+                    raise MalformedDelivery("It is to another number.", invalid=("to",))
+            except DeliveryRejected as error:
+                self._tally.refuse(str(getattr(record, "sid", "a message")), error)
+            else:
+                yield message
 
     async def _files(self, message: ListedMessage) -> AsyncIterator[ListedFile]:
         media = self._clients[message.account_sid].messages(message.id).media
-        async for page in self._pages(partial(media.page, page_size=PAGE)):
-            for file in page:
-                path = str(file.uri).removesuffix(".json")
-                yield ListedFile(f"https://api.twilio.com{path}", str(file.content_type))
+        count = 0
+        async for page in self._pages(partial(media.page_async, page_size=MOST_FILES), 1):
+            for record in _records(page):
+                count += 1
+                if count > MOST_FILES:
+                    raise MalformedDelivery("It has more files than a message has.")
+                yield twilio_listed.listed_file(record)
 
-    async def _pages(self, first: Callable[[], Page]) -> AsyncIterator[Page]:
+    async def _pages(self, first: Callable[[], Awaitable[Page]], most: int) -> AsyncIterator[Page]:
         seen: set[str] = set()
         page: Page | None = await self._ask(first)
         while page is not None:
             yield page
-            following = page.next_page_url or ""
+            following = page.next_page_url
+            if not following or most == 1:
+                return
             if following in seen:
                 raise CannotStartNow("Twilio lists the same page again, without end")
+            if len(seen) >= most:
+                raise CannotStartNow(f"Twilio lists more than {most} pages of one day")
             seen.add(following)
-            page = await self._ask(page.next_page)
+            page = await self._ask(page.next_page_async)
 
-    async def _ask(self, ask: Callable[[], T]) -> T:
+    async def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
         async def once() -> T:
             try:
-                return await asyncio.to_thread(ask)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                return await ask()
+            except _UNREADABLE as error:
                 raise AskAgain("its answer cannot be read") from error
 
         return await patiently(once, TWILIO, self._pauses)
+
+
+def _records(page: Page) -> Iterator[Any]:
+    """The records of a page, or what was raised in the place of one."""
+    while True:
+        try:
+            record = next(page)
+        except StopIteration:
+            return
+        except _UNREADABLE as error:
+            yield error
+        else:
+            yield record
 
 
 def spellings(numbers: Iterable[str]) -> list[str]:
