@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .absent import absent
+
 
 @contextmanager
 def full_disk() -> Iterator[None]:
@@ -42,57 +44,44 @@ class Disk:
 
 
 @contextmanager
-def small_disk(folder: Path, size_bytes: int, *, mode: int = 0o700) -> Iterator[Disk | None]:
-    """A file system in a new folder; None where this user may not mount."""
+def small_disk(folder: Path, size_bytes: int, *, mode: int = 0o700) -> Iterator[Disk]:
+    """A file system in a new folder."""
     folder.mkdir(mode=mode)
     options = f"size={size_bytes},mode={mode:04o}"
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        yield None
-        return
-    try:
+    with _mounted(folder, "-t", "tmpfs", "-o", options, "tmpfs"):
         yield Disk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextmanager
-def mounted(what: Path, place: Path) -> Iterator[bool]:
-    """A file or folder that can be reached at a second place; False where this user may not
-    mount.
-    """
+def mounted(what: Path, place: Path) -> Iterator[None]:
+    """A file or folder that can be reached at a second place."""
     place.mkdir() if what.is_dir() else place.touch()
-    mount = ["mount", "--bind", str(what), str(place)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with _mounted(place, "--bind", str(what)):
+        yield
 
 
 @contextmanager
-def overlay(folder: Path) -> Iterator[Path | None]:
+def overlay(folder: Path) -> Iterator[Path]:
     """An overlay in a new folder whose layers lie on two file systems, as a live system or a
-    container has it: files have another device than their folder. None where this user may not
-    mount.
+    container has it: files have another device than their folder.
     """
-    with small_disk(folder, 1024 * 1024) as disk:
-        if disk is None:
-            yield None
-            return
+    with small_disk(folder, 1024 * 1024):
         lower = folder.with_name(f"{folder.name}-lower")
         (lower / "state").mkdir(parents=True)
         upper, work, place = (folder / name for name in ("upper", "work", "place"))
         for made in (upper, work, place):
             made.mkdir()
         options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        mount = ["mount", "-t", "overlay", "-o", options, "overlay", str(place)]
-        if subprocess.run(mount, capture_output=True, check=False).returncode:
-            yield None
-            return
-        try:
+        with _mounted(place, "-t", "overlay", "-o", options, "overlay"):
             yield place
-        finally:
-            subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@contextmanager
+def _mounted(place: Path, *how: str) -> Iterator[None]:
+    done = subprocess.run(["mount", *how, str(place)], capture_output=True, check=False)
+    if done.returncode:
+        absent("this user may not mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -14,6 +14,8 @@ from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.model import ChannelName, SampleKey
 from berinia_webhookd.sample_keys import SampleKeyFile, file_of, read
 
+from .absent import needs_root
+
 TELNYX, SENDGRID = ChannelName("telnyx"), ChannelName("sendgrid")
 KEY: Final = SampleKey(b"k" * 32, to_agent=True)
 
@@ -67,14 +69,14 @@ def test_a_file_that_is_not_as_the_command_wrote_it(path: Path, how: str) -> Non
     assert read(path, TELNYX, now()) is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@needs_root
 def test_a_file_of_another_user(path: Path) -> None:
     """Holds no key, though it can be read."""
     os.chown(path, 65534, 65534)
     assert read(path, TELNYX, now()) is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes for the daemon's user")
+@needs_root
 def test_root_writes_for_the_user_of_the_folder(tmp_path: Path) -> None:
     """Else the daemon could not read it."""
     os.chown(tmp_path, 65534, 65534)

@@ -12,8 +12,6 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
 from ..full_disk import small_disk
 from ..postgresql import Postgresql
 from .daemon import Daemon, sample_sms
@@ -137,8 +135,6 @@ def test_where_there_is_no_room(daemon: Daemon, tmp_path: Path) -> None:
     """It is said, and how much it takes; nothing is left, and the daemon goes on."""
     daemon.sms()
     with small_disk(tmp_path / "small", MIB) as disk:
-        if disk is None:
-            pytest.skip("this user may not mount")
         file = disk.folder / "backup.db"
         done = daemon.run("journal", "backup", str(file), check=False)
         assert done.returncode == 1
@@ -155,8 +151,6 @@ def test_another_file_system(daemon: Daemon, tmp_path: Path) -> None:
     """Also through a symbolic link to its folder; it can be restored from there."""
     daemon.sms()
     with small_disk(tmp_path / "other", 200 * MIB) as disk:
-        if disk is None:
-            pytest.skip("this user may not mount")
         (tmp_path / "link").symlink_to(disk.folder)
         done = daemon.run("journal", "backup", str(tmp_path / "link" / "backup.db"))
         assert "1 event, " in done.stdout

@@ -50,25 +50,31 @@ class Storage:
 @contextmanager
 def data_storage(means: str) -> Iterator[Storage]:
     """Where the data cannot grow and the WAL can."""
-    with folder() as place, small_disk(place / "disk", DISK_BYTES, mode=0o755) as disk:
-        if disk is None or means != "a small disk":
-            with closing(Postgresql()) as server:
-                yield limited(server, SEGMENT_BYTES)
-        else:
-            with closing(Postgresql(data=disk.folder, wal=place)) as server:
-                yield Storage(server, disk.fill, disk.free)
+    if means != "a small disk":
+        with closing(Postgresql()) as server:
+            yield limited(server, SEGMENT_BYTES)
+        return
+    with (
+        folder() as place,
+        small_disk(place / "disk", DISK_BYTES, mode=0o755) as disk,
+        closing(Postgresql(data=disk.folder, wal=place)) as server,
+    ):
+        yield Storage(server, disk.fill, disk.free)
 
 
 @contextmanager
 def wal_storage(means: str) -> Iterator[Storage]:
     """Where the WAL cannot grow."""
-    with folder() as place, small_disk(place / "disk", DISK_BYTES, mode=0o755) as disk:
-        if disk is None or means != "a small disk":
-            with closing(Postgresql()) as server:
-                yield limited(server, MIB)
-        else:
-            with closing(Postgresql(wal=disk.folder)) as server:
-                yield Storage(server, disk.fill, disk.free)
+    if means != "a small disk":
+        with closing(Postgresql()) as server:
+            yield limited(server, MIB)
+        return
+    with (
+        folder() as place,
+        small_disk(place / "disk", DISK_BYTES, mode=0o755) as disk,
+        closing(Postgresql(wal=disk.folder)) as server,
+    ):
+        yield Storage(server, disk.fill, disk.free)
 
 
 @contextmanager

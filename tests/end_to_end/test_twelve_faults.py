@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.absent import absent
 from tests.full_disk import small_disk
 from tests.postgresql import Postgresql
 from tests.system.nginx import OLD_BLOCK, OUR_FILE, Nginx
@@ -198,8 +199,6 @@ def test_an_agent_that_hangs_or_fails(stopped: Daemon, body: str, reason: str, f
 def test_a_full_disk(place: Path) -> None:
     """Of the journal and the logs; nothing is accepted."""
     with small_disk(place / "state", 96 * 1024**2) as disk:
-        if disk is None:
-            pytest.skip("this user may not mount")
         daemon = make(place)
         try:
             daemon.start()
@@ -266,7 +265,7 @@ def test_a_port_that_our_socket_holds(
     port = 8001
     alone = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc"]
     if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("this user may make no namespaces")
+        absent("this user may make no namespaces")
     script = AS_PROCESS_1
     done = subprocess.run(
         [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from tests.end_to_end.daemon import PATIENCE_SECONDS
 
 MAKEFILE = Path(__file__).parents[2] / "Makefile"
-needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +22,6 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@needs_make
 @pytest.mark.parametrize(("status", "told"), [(4, True), (3, False)])
 def test_a_port_that_is_taken_names_the_way_of_make(
     tmp_path: Path, status: int, told: bool
@@ -41,7 +38,6 @@ def test_a_port_that_is_taken_names_the_way_of_make(
     assert ("make run PORT=8017" in done.stderr) is told
 
 
-@needs_make
 def test_an_installation_says_that_it_takes_a_while(tmp_path: Path) -> None:
     """Before pip is silent for a minute."""
     for name in ("setup.cfg", "pyproject.toml"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.absent import needs_root
 from tests.end_to_end.daemon import PATIENCE_SECONDS, Daemon
 
 # Everything is imported first: the interpreter may lie where only root may read.
@@ -65,9 +66,6 @@ def as_a_stranger(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[st
         timeout=PATIENCE_SECONDS,
         check=False,
     )
-
-
-needs_root = pytest.mark.skipif("os.getuid() != 0", reason="only root can be another user")
 
 
 @needs_root
