@@ -18,6 +18,10 @@ from urllib.parse import urlencode
 
 from twilio.request_validator import RequestValidator
 
+from berinia_webhookd.channels.catalogue import KINDS
+from berinia_webhookd.config.load import load
+from berinia_webhookd.config.settings import Settings
+
 TOKEN = "0123456789abcdef0123456789abcdef"
 PUBLIC_URL = "https://app.example.com"
 SMS_PATH = "/webhook/sms-response"
@@ -90,6 +94,12 @@ class Daemon:
         state = self.folder / "state"
         state.mkdir(mode=0o700, exist_ok=True)
         return {**kept, "STATE_DIRECTORY": str(state), "RUNTIME_DIRECTORY": str(state)}
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings, as it would read them now."""
+        how: dict[str, Any] = {"kinds": KINDS, "environ": self.environment}
+        return load(working_folder=self.folder, config_file=self.config, **how).settings
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "berinia_webhookd", "--config", str(self.config), *words]

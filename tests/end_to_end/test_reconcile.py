@@ -17,10 +17,8 @@ from urllib.parse import quote
 
 import pytest
 
-from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.channels.settings import TwilioSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
-from berinia_webhookd.config.load import load
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStartNow
 from berinia_webhookd.http_client import HttpClient
@@ -139,28 +137,13 @@ def test_a_callback_after_it_is_a_repetition(daemon: Daemon, api: TwilioApi) -> 
     assert len(daemon.wait_until_seen(1)) == 1
 
 
-def journal_url(daemon: Daemon) -> str:
-    """Of a daemon with a journal in a file."""
-    return f"sqlite:///{daemon.folder / 'state' / 'journal.db'}"
-
-
-def settings_of(daemon: Daemon) -> Settings:
-    """As the daemon has them."""
-    how: dict[str, Any] = {
-        "kinds": KINDS,
-        "environ": daemon.environment,
-        "config_file": daemon.config,
-    }
-    return load(working_folder=daemon.folder, **how).settings
-
-
-async def taken_in(url: str, loaded: Settings, api: TwilioApi) -> Tally:
+async def taken_in(loaded: Settings, api: TwilioApi) -> Tally:
     """What the command does, in this process: a race needs many of them."""
     of_sms = loaded.channels[SMS]
     assert isinstance(of_sms, TwilioSettings)
     at, tally = datetime.now(UTC), Tally()
     wanted = Wanted(of_sms.name, at - timedelta(hours=3), at, at, dry_run=False, late_ok=False)
-    async with Reconciliation(url) as journal, HttpClient() as http:
+    async with Reconciliation(loaded.journal.url.reveal()) as journal, HttpClient() as http:
         source = TwilioMessages(
             TwilioChannel(of_sms), of_sms, [OURS], api.url, http=http, tally=tally, pauses=[]
         )
@@ -169,15 +152,13 @@ async def taken_in(url: str, loaded: Settings, api: TwilioApi) -> Tally:
 
 
 def test_nothing_is_doubled_or_lost_in_a_race_with_late_callbacks(
-    on_either: Daemon, api: TwilioApi, journal: str
+    on_either: Daemon, api: TwilioApi
 ) -> None:
     """Many rounds of callbacks, each sent twice, that come while the same messages are reconciled,
     beside others.
     """
     daemon, rounds, each = on_either, 20, 20
-    url = journal.partition('"')[2].partition('"')[0]
-    url = url or journal_url(daemon)
-    loaded = settings_of(daemon)
+    loaded = daemon.settings
     bodies: list[str] = []
     for round_ in range(rounds):
         new = [sample_sms(Body=f"{round_}/{number}") for number in range(each)]
@@ -188,12 +169,12 @@ def test_nothing_is_doubled_or_lost_in_a_race_with_late_callbacks(
         late = [signed_sms(fields) for pair in zip(new, other, strict=False) for fields in pair]
         with ThreadPoolExecutor(3) as senders:
             answers_ = [senders.submit(daemon.post_sms, *one) for one in (*late, *late[::-1])]
-            tally = asyncio.run(taken_in(url, loaded, api))
+            tally = asyncio.run(taken_in(loaded, api))
         assert {one.result().status for one in answers_} == {200}
         assert tally.listed == each * (round_ + 1)
     seen = [one["data"]["body"] for one in daemon.wait_until_seen(len(bodies))]
     assert sorted(seen) == sorted(bodies)
-    assert asyncio.run(taken_in(url, loaded, api)).missing == 0
+    assert asyncio.run(taken_in(loaded, api)).missing == 0
 
 
 def test_one_that_is_killed_goes_on(tmp_path: Path, api: TwilioApi) -> None:
@@ -419,21 +400,21 @@ async def test_a_page_that_cannot_be_read_ends_it_with_a_sentence(
 ) -> None:
     api.faults = [fine, answers(200, PAGES[what])]
     with pytest.raises(CannotStartNow, match="cannot be read"):
-        await taken_in(journal_url(daemon), settings_of(daemon), api)
+        await taken_in(daemon.settings, api)
 
 
 async def test_an_answer_has_a_size_and_a_list_an_end(
     daemon: Daemon, api: TwilioApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither fills the memory, nor lasts for ever with pages that are never the same."""
-    loaded = settings_of(daemon)
+    loaded = daemon.settings
     api.faults = [fine, answers(200, b" " * (16 * 1024 * 1024 + 1))]
     with pytest.raises(CannotStartNow, match="longer"):
-        await taken_in(journal_url(daemon), loaded, api)
+        await taken_in(loaded, api)
     monkeypatch.setattr(twilio, "MOST_PAGES", 5)
     api.endless = True
     with pytest.raises(CannotStartNow, match="more than 5 pages"):
-        await taken_in(journal_url(daemon), loaded, api)
+        await taken_in(loaded, api)
 
 
 def test_a_token_that_is_revoked_meanwhile_is_told(daemon: Daemon, api: TwilioApi) -> None:
