@@ -29,9 +29,11 @@ def stopped(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def journal(request: pytest.FixtureRequest) -> str:
-    """The settings of an empty journal, by engine; what a killed daemon ran is free soon."""
+    """The settings of an empty journal, by engine; what a killed daemon ran is free soon, and
+    persons can be erased.
+    """
     if request.param == "sqlite":
         return ""
     server: Postgresql = request.getfixturevalue("postgresql")
     url = server.url(asyncio.run(server.new_database()))
-    return f'journal.url = "{url}"\njournal.lease_seconds = 2'
+    return f'journal.url = "{url}"\njournal.lease_seconds = 2\nconsents.key = "{"k" * 32}"'

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from ..postgresql import Postgresql
 from .cluster import Cluster
@@ -12,6 +16,13 @@ from .daemon import Daemon
 from .test_lost_journal import copy_of
 
 SENDER, CUSTOMER = "+33639980077", "+33639980078"
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, journal: str) -> Iterator[Daemon]:
+    """A running daemon, by engine."""
+    with closing(Daemon(tmp_path, journal)) as daemon:
+        yield daemon.start()
 
 
 def told(daemon: Daemon, number: int) -> dict[str, Any]:
@@ -41,17 +52,13 @@ def test_who_says_stop_is_out_until_start(daemon: Daemon) -> None:
     assert daemon.wait_for("consent.changed", consent="opted_in")["event_id"]
 
 
-def test_an_opt_out_outlives_erasure(daemon: Daemon) -> None:
-    """It is recognised by a key that nobody else can read, over `kill -9`; with another key, the
-    daemon does not start.
-    """
+def test_an_opt_out_outlives_erasure(daemon: Daemon, journal: str) -> None:
+    """It is recognised by its key, over `kill -9`; with another key, the daemon does not start."""
     daemon.sms(From=SENDER, Body="STOP")
     daemon.sms(From=CUSTOMER, Body="Bonjour")
     daemon.wait_for("attempt.succeeded", count=2)
     erased = daemon.run("events", "erase", "--sender", SENDER, "--json")
     assert json.loads(erased.stdout)["consents"] == 1
-    key = Path(daemon.environment["STATE_DIRECTORY"]) / "consents.key"
-    assert key.stat().st_mode & 0o777 == 0o600
     assert check(daemon, "06 39 98 00 77")[0] == 0  # another number, as it is written
     status, said = check(daemon, f"whatsapp:{SENDER}")
     assert (status, said["may_be_written_to"]) == (1, False)
@@ -66,13 +73,23 @@ def test_an_opt_out_outlives_erasure(daemon: Daemon) -> None:
     assert [json.loads(line)["address"] for line in exported] == [SENDER]
     daemon.run("events", "erase", "--sender", SENDER)
     assert daemon.stop() == 0
-    key.write_text("0" * 64)
+    change_key(daemon, journal)
     refused = daemon.run(*daemon.role, check=False)
     assert refused.returncode == 3
     assert "consents.key" in refused.stderr
     assert daemon.run("consents", "check", SENDER, check=False).returncode == 3
     checked = daemon.run("check-config", check=False)
     assert (checked.returncode, "consents.key" in checked.stdout) == (1, True)
+
+
+def change_key(daemon: Daemon, journal: str) -> None:
+    """Give it another key: in the configuration or in the file, which nobody else can read."""
+    if journal:
+        daemon.config.write_text(daemon.config.read_text().replace("k" * 32, "j" * 32))
+        return
+    key = Path(daemon.environment["STATE_DIRECTORY"]) / "consents.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    key.write_text("0" * 64)
 
 
 def check(daemon: Daemon, *words: str) -> tuple[int, dict[str, Any]]:
@@ -101,6 +118,7 @@ def test_people_read_the_register(daemon: Daemon) -> None:
     assert json.loads(last)["consent"]["event"] == event
 
 
+@pytest.mark.parametrize("journal", ["sqlite"], indirect=True)  # the command is for files
 def test_a_backup_brings_back_nobody_who_was_erased(daemon: Daemon) -> None:
     """What the person said since the backup counts, and is under a digest after the restore."""
     state = Path(daemon.environment["STATE_DIRECTORY"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from urllib.parse import urlencode
 import pytest
 
 from berinia_webhookd.channels.addresses_of_people import normal_party
+from berinia_webhookd.journal.console import Action, ConsoleJournal
 
 from .daemon import Daemon
 from .providers import (
@@ -64,11 +66,11 @@ Start = Callable[..., Daemon]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, journal: str) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def begin(settings: str = "channels.whatsapp.reply_wait_seconds = 0.2") -> Daemon:
-            daemon = Daemon(tmp_path, f"{ALL_CHANNELS}\n{settings}", agent=TALKER)
+            daemon = Daemon(tmp_path, f"{ALL_CHANNELS}\n{journal}\n{settings}", agent=TALKER)
             stack.callback(daemon.close)
             return daemon.start()
 
@@ -83,10 +85,18 @@ def run_json(daemon: Daemon, *words: str) -> Any:
     return json.loads(daemon.run(*words, "--json").stdout)
 
 
+def noted(daemon: Daemon) -> list[Action]:
+    """Who did what, as the console shows it, but the oldest first."""
+
+    async def look() -> list[Action]:
+        async with ConsoleJournal(daemon.settings.journal.url.reveal()) as journal:
+            return await journal.actions()
+
+    return asyncio.run(look())[::-1]
+
+
 def actions(daemon: Daemon) -> list[tuple[str, Any]]:
-    with closing(sqlite3.connect(daemon.folder / "state" / "journal.db")) as journal:
-        found = journal.execute("SELECT what, about FROM actions ORDER BY number").fetchall()
-        return [(what, json.loads(about)) for what, about in found]
+    return [(one.what, one.about) for one in noted(daemon)]
 
 
 def test_a_pause_outlives_kill_9_and_all_of_it_flows_in_order(start: Start) -> None:
@@ -114,9 +124,9 @@ def test_a_pause_outlives_kill_9_and_all_of_it_flows_in_order(start: Start) -> N
     assert SENDER not in repr(actions(daemon))
 
 
-def test_a_pause_ends_by_itself(start: Start) -> None:
+def test_a_pause_ends_by_itself(start: Start, journal: str) -> None:
     """When its time is over the dispatcher goes on, and the log says so."""
-    daemon = start("journal.lease_seconds = 3")
+    daemon = start("" if journal else "journal.lease_seconds = 3")  # it looks three times in that
     daemon.sms(Body="one")
     bodies(daemon, 1)
     daemon.run("conversations", "pause", "--sender", SENDER, "--for", "2s")
@@ -211,14 +221,15 @@ def test_what_was_held_can_be_given_up(start: Start) -> None:
     daemon = start()
     daemon.sms(Body="one")
     bodies(daemon, 1)
-    daemon.run("conversations", "pause", "--sender", SENDER)
+    (paused,) = run_json(daemon, "conversations", "pause", "--sender", SENDER)["paused"]
     for text in ("two", "three"):
         daemon.sms(Body=text)
     resumed = run_json(daemon, "conversations", "resume", "--sender", SENDER, "--discard")
     assert resumed["discarded"] == 2
     daemon.sms(Body="four")
     assert bodies(daemon, 2) == ["one", "four"]
-    assert dict(actions(daemon))["conversations resume"] == {"conversations": [1], "discarded": 2}
+    about = {"conversations": [paused], "discarded": 2}
+    assert dict(actions(daemon))["conversations resume"] == about
 
 
 def test_what_is_not_there_is_exit_1_and_what_is_not_said_exit_2(start: Start) -> None:
@@ -258,11 +269,11 @@ def test_changes_are_written_down_with_who_made_them(start: Start) -> None:
     replayed, erased = actions(daemon)
     assert replayed == ("events replay", {"ids": [one["id"]]})
     assert erased == ("events erase", {"events": 1})
-    with closing(sqlite3.connect(daemon.folder / "state" / "journal.db")) as journal:
-        who = journal.execute("SELECT who, way FROM actions ORDER BY number").fetchall()
-    assert who[0] == ("camille", "command")
+    first, *_ = noted(daemon)
+    assert (first.who, first.way) == ("camille", "command")
 
 
+@pytest.mark.parametrize("journal", ["sqlite"], indirect=True)  # the command is for files
 def test_a_restore_brings_no_agent_back_into_a_conversation(start: Start) -> None:
     """What was paused since the backup is paused in it, and what was resumed flows."""
     daemon = start()
