@@ -84,14 +84,6 @@ class Word(StrEnum):
     NOTHING = "nothing"  # it did nothing: HTTP 429 and 503
 
 
-class Guard(StrEnum):
-    """Why an entry is held: it stays ready, and starts once the hold ends."""
-
-    BUDGET = "budget"  # too many runs for one person, or too much cost in a day
-    LOOP = "loop"  # two machines seem to answer each other
-    BREAKER = "breaker"  # its agent keeps failing, whoever writes
-
-
 class OptOut(StrEnum):
     """What a person asked for with a single word."""
 

@@ -22,7 +22,6 @@ from berinia_webhookd.model import (
     EntryKind,
     EntryState,
     EventId,
-    Guard,
     Outcome,
     Pause,
     PauseRequest,
@@ -32,6 +31,14 @@ from berinia_webhookd.model import (
 
 GOES_ON: Final = "the code before goes on, for the new code cannot be loaded:"
 PAUSED: Final = "paused"  # why what stands in such a conversation is held; else a guard's name
+
+
+class Guard(StrEnum):
+    """Why an entry is held: it stays ready, and starts once the hold ends."""
+
+    BUDGET = "budget"  # too many runs for one person, or too much cost in a day
+    LOOP = "loop"  # two machines seem to answer each other
+    BREAKER = "breaker"  # its agent keeps failing, whoever writes
 
 
 class ReplayedSignature(Exception):

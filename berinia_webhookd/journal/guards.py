@@ -17,11 +17,12 @@ from berinia_webhookd.journal.contract import (
     TOLD_FAILURES,
     Budget,
     ClaimRequest,
+    Guard,
     HeldBack,
     Hold,
 )
 from berinia_webhookd.journal.database import SECOND, Row, Transaction
-from berinia_webhookd.model import AgentName, Entry, EntryKind, EventId, Guard, Outcome
+from berinia_webhookd.model import AgentName, Entry, EntryKind, EventId, Outcome
 
 LONGEST_TRY_PAUSE: Final = 60 * SECOND
 MOMENT: Final = SECOND // 20

@@ -1,7 +1,6 @@
 """The journal: one implementation of the contract for SQLite and PostgreSQL.
 
-It ties the steps (`accept`, `claim`, `settle` and the like) to the group commit that writes them,
-and tells sleepers in this process when something changed. No SQL is in here.
+It has the steps (`accept`, `claim`, …) committed, and wakes who sleeps in this process.
 """
 
 from __future__ import annotations
@@ -93,9 +92,7 @@ class SqlJournal:
         consents_key: ConsentsKey | None = None,
         gathering_of: GatheringOf = no_gathering,
     ) -> None:
-        """`lost_reply` gives what a person is told whose event is lost for good with a process, and
-        `gathering_of` how an agent's messages are gathered.
-        """
+        """`lost_reply` gives what is told where an event is lost for good with a process."""
         self._consents_key = consents_key
         self._patience_seconds = patience_seconds
         self._gathering_of = gathering_of

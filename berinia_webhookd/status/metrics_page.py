@@ -12,9 +12,9 @@ from berinia_webhookd.addresses import Network, require_allowed
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import JournalUnavailable
 from berinia_webhookd.http_request import CALLER
-from berinia_webhookd.journal.contract import PAUSED
+from berinia_webhookd.journal.contract import PAUSED, Guard
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import EntryState, Guard
+from berinia_webhookd.model import EntryState
 from berinia_webhookd.status.backlog import BacklogReader
 
 

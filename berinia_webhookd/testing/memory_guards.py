@@ -14,12 +14,13 @@ from berinia_webhookd.journal.contract import (
     TOLD_FAILURES,
     Budget,
     ClaimRequest,
+    Guard,
     Hold,
 )
 from berinia_webhookd.journal.database import DAY, SECOND
 from berinia_webhookd.journal.guards import NO_BUDGET, try_pause
 from berinia_webhookd.journal.loops import Turn, loop_key, loop_of
-from berinia_webhookd.model import AgentName, Entry, EntryKind, EntryState, Guard, Outcome
+from berinia_webhookd.model import AgentName, Entry, EntryKind, EntryState, Outcome
 from berinia_webhookd.testing.memory_queue import Kept
 
 DAY_SECONDS: Final = DAY // SECOND

@@ -38,8 +38,10 @@ OUTCOMES: Final = {
     "item.rejected": "unreadable",
 }
 COLOURS: Final = {"done": "green", "waits": "yellow", "skipped": None, "repeated": None}
-# By the line of the attempt, or that of the agent.
-SAID_ALREADY: Final = frozenset({"entry.dead", "agent.failing", "agent_host.killed"})
+# By the line of the attempt, by that of the agent, or by `check-config`.
+SAID_ALREADY: Final = frozenset(
+    {"entry.dead", "agent.failing", "agent_host.killed", "config.warning"}
+)
 PROBLEMS: Final = frozenset({"warning", "error", "critical"})
 REASONS: Final = ("diagnosis", "error", "problems", "reason", "detail")
 

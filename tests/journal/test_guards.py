@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from berinia_webhookd.config.values import Rate
-from berinia_webhookd.journal.contract import Budget, Claimed, ClaimRequest, Settled
+from berinia_webhookd.journal.contract import Budget, Claimed, ClaimRequest, Guard, Settled
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.pause import Whose
 from berinia_webhookd.journal.queries import Filters
@@ -24,7 +24,6 @@ from berinia_webhookd.model import (
     EntryKind,
     EntryState,
     EventKind,
-    Guard,
     OptOut,
     Outcome,
     OutcomeKind,

@@ -19,9 +19,9 @@ from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
 from berinia_webhookd.config.settings import AlertSettings
-from berinia_webhookd.journal.contract import Hold, Settlement
+from berinia_webhookd.journal.contract import Guard, Hold, Settlement
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, EntryState, EventId, Guard, Outcome, OutcomeKind
+from berinia_webhookd.model import AgentName, EntryState, EventId, Outcome, OutcomeKind
 from berinia_webhookd.outbound.alert_delivery import post, run_command
 from berinia_webhookd.outbound.alert_kinds import ADVICE, AlertKind
 from berinia_webhookd.outbound.alerts import (

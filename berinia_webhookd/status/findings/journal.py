@@ -15,8 +15,15 @@ from urllib.parse import urlsplit
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
-from berinia_webhookd.journal.contract import PAUSED, FileState, HeldBack, Inspection, Statistics
-from berinia_webhookd.model import EntryKind, EntryState, Guard
+from berinia_webhookd.journal.contract import (
+    PAUSED,
+    FileState,
+    Guard,
+    HeldBack,
+    Inspection,
+    Statistics,
+)
+from berinia_webhookd.model import EntryKind, EntryState
 from berinia_webhookd.status.durations import counted, duration
 from berinia_webhookd.status.findings.folders import file_refusal
 from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from berinia_webhookd.findings import Finding, Level
-from berinia_webhookd.journal.contract import Count, HeldBack, Statistics
+from berinia_webhookd.journal.contract import Count, Guard, HeldBack, Statistics
 from berinia_webhookd.journal.inspecting import inspect_file
-from berinia_webhookd.model import Guard
 from berinia_webhookd.status.findings.installation import Installation
 from berinia_webhookd.status.findings.journal import (
     journal,
