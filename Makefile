@@ -7,7 +7,7 @@ WORKERS ?= 2
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test test-system test-console pictures test-providers soak bench clean
+.PHONY: run check test test-system test-console pictures test-providers soak bench requirements clean
 .DEFAULT_GOAL := run
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -19,7 +19,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) install --editable '.[test,check]'
+	$(PIP) install --editable '.[test,check,release]'
 	touch $@
 
 run: $(VENV)/installed  ## start the daemon with throw-away secrets and print lines to paste (PORT=8017: elsewhere)
@@ -70,6 +70,10 @@ $(VENV)/installed-bench: $(VENV)/installed contrib/bench/old_design.txt
 bench: $(VENV)/installed-bench  ## speed beside its peers, in under ten minutes; docs/performance.md shows it
 	contrib/bench/install_programs
 	$(BIN)/python contrib/bench $(BENCH)
+
+requirements: $(VENV)/installed-dev  ## contrib/requirements.txt anew: what the daemon runs with, with hashes
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --extra postgresql --custom-compile-command 'make requirements' --output-file contrib/requirements.txt setup.cfg
 
 clean:
 	rm -rf $(VENV) .dev build dist *.egg-info *.whl
