@@ -240,6 +240,7 @@ class Event(NamedTuple):
     skipped: str | None = None  # why no agent gets it
     about: str | None = None  # of a receipt with a rank: the message it is about
     rank: int | None = None  # its status among those of its channel
+    reconcile_key: bytes | None = None  # by what its provider's list knows it, if not by the digest
 
     @property
     def asks_consent(self) -> bool:

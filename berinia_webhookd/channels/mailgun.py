@@ -30,6 +30,7 @@ from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest, s
 from berinia_webhookd.channels.form import MULTIPART, URLENCODED, Form, decode_form, first_values
 from berinia_webhookd.channels.html_text import text_of_html
 from berinia_webhookd.channels.mail_headers import MAX_LENGTH, decode_words, unfolded
+from berinia_webhookd.channels.mail_key import bare, mail_key
 from berinia_webhookd.channels.mime import MimeMessage, parse_mime
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import MailgunSettings
@@ -154,7 +155,7 @@ class MailgunChannel(Channel):
         subject = None if subject is None else unfolded(decode_words(subject))
         automatic, marks = auto_submitted_of(message.all, sender, subject)
         raw, raw_multi = raw_fields(form.fields)
-        parties = conversation(self.name, sender, recipient)
+        parties, date = conversation(self.name, sender, recipient), message.header("Date")
         event = Event(
             channel=self.name,
             agent=self.agent,
@@ -162,10 +163,10 @@ class MailgunChannel(Channel):
             digest=event_digest(
                 self.name,
                 recipient,
-                None if message_id is None else message_id.strip().strip("<>"),
+                None if message_id is None else bare(message_id),
                 sender,
                 subject,
-                message.header("Date"),
+                date,
                 body,
             ),
             received_at=delivery.received_at,
@@ -180,6 +181,7 @@ class MailgunChannel(Channel):
             attachments=tuple(_attachment(*file) for file in _files(form, message)),
             raw=raw,
             raw_multi=raw_multi,
+            reconcile_key=mail_key(parties, message_id, date),
         )
         return Decoded((event,))
 

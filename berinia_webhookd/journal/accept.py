@@ -19,6 +19,7 @@ from berinia_webhookd.journal import (
     event_text,
     order,
     ranks,
+    rebuilt_keys,
     receipts,
     rejected,
     replay_keys,
@@ -127,8 +128,9 @@ async def accept(
         arrivals = await rejected.without_kept_items(transaction, arrivals)
     conversations = await _conversations(transaction, arrivals)
     used = await replay_keys.used(transaction, arrivals)
+    rebuilt = await rebuilt_keys.known(transaction, arrivals)
     inserted = await _insert_deliveries(transaction, arrivals, used, conversations.ids)
-    known = await _insert_events(transaction, arrivals, used, inserted)
+    known = await _insert_events(transaction, arrivals, used, inserted) | rebuilt
     kept = await _without_repeated(transaction, inserted, known)
     for understood in (ranks.judge, consents.hear):
         if changed := await understood(transaction, kept):
@@ -227,6 +229,8 @@ class EventRow(NamedTuple):
     skipped: str | None
     about: str | None
     rank: int | None
+    reconcile_key: bytes | None
+    rebuilt_key: bytes | None
     raw_in_body: int
     data: str
 
@@ -292,7 +296,7 @@ def _event(arrival: Arrival, new: NewEvent, number: int, index: int, conversatio
         None if event.opt_out is None else str(event.opt_out),
         event.skipped,
         None if event.about is None else ranks.about_of(event),
-        event.rank,
+        *(event.rank, event.reconcile_key, event.reconcile_key if event.reconciled else None),
         int(new.in_form),
         new.data,
     )

@@ -99,6 +99,7 @@ async def _delete(transaction: Transaction, deliveries: Sequence[int]) -> None:
     if not deliveries:
         return
     await transaction.execute("remember_digests", deliveries=deliveries)
+    await transaction.execute("remember_rebuilt", deliveries=deliveries)
     keys = await transaction.execute("replay_keys_of", deliveries=deliveries)
     await transaction.many(
         "remember",

@@ -5,6 +5,7 @@ callback, in the transaction of a callback, so that one that comes late cannot d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from berinia_webhookd.clock import now
@@ -13,7 +14,7 @@ from berinia_webhookd.journal.accept import Arrival, NewEvent
 from berinia_webhookd.journal.actions import About
 from berinia_webhookd.journal.consents import Said
 from berinia_webhookd.journal.contract import ReplayedSignature
-from berinia_webhookd.journal.database import Transaction, stored
+from berinia_webhookd.journal.database import Transaction, instant, stored
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.model import (
     ChannelName,
@@ -26,6 +27,7 @@ from berinia_webhookd.model import (
 )
 
 RECONCILE: Final = "reconcile"
+KEY_BYTES: Final = 32
 BATCH: Final = 100  # that are taken in at once: the daemon waits no longer than for these
 
 AsksStart = Callable[[Event], bool]
@@ -48,6 +50,14 @@ class Reconciliation(Operations):
     async def here(self, digests: Sequence[bytes]) -> set[bytes]:
         """Return those of events that are here, or were."""
         return await self._read(_here, digests)
+
+    async def keyed(self, beginnings: Sequence[bytes]) -> set[bytes]:
+        """Return those of keys, or of their beginnings, that events here have."""
+        return await self._read(_keyed, beginnings)
+
+    async def first_keyed_at(self) -> datetime | None:
+        """Return when the first event came that left a key; None: none has."""
+        return await self._read(_first_keyed_at)
 
     async def take_in(
         self, channel: ChannelName, rebuilt: Sequence[Rebuilt], asks_start: AsksStart
@@ -84,6 +94,21 @@ async def _here(transaction: Transaction, digests: Sequence[bytes]) -> set[bytes
     found = await transaction.execute("events_with", digests=digests)
     gone = await transaction.execute("already_seen", digests=digests)
     return {bytes(row["digest"]) for row in (*found, *gone)}
+
+
+async def _keyed(transaction: Transaction, beginnings: Sequence[bytes]) -> set[bytes]:
+    rows = [
+        {"low": one.ljust(KEY_BYTES, b"\0"), "high": one.ljust(KEY_BYTES, b"\xff")}
+        for one in beginnings
+    ]
+    keys = [bytes(row["key"]) for row in await transaction.many("keys_between", rows)]
+    lengths = {len(one) for one in beginnings}
+    return {key[:length] for key in keys for length in lengths} & set(beginnings)
+
+
+async def _first_keyed_at(transaction: Transaction) -> datetime | None:
+    rows = await transaction.execute("first_keyed")
+    return instant(rows[0]["received_at"]) if rows else None
 
 
 async def _accept(

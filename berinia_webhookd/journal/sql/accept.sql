@@ -44,10 +44,10 @@ VALUES
 -- One whose digest is there already is not inserted; the others are counted.
 INSERT INTO events
     (number, id, delivery, place, kind, conversation, digest, opt_out, skipped, about, rank,
-     raw_in_body, data)
+     reconcile_key, rebuilt_key, raw_in_body, data)
 VALUES
     (:number, :id, :delivery, :place, :kind, :conversation, :digest, :opt_out, :skipped, :about,
-     :rank, :raw_in_body, :data)
+     :rank, :reconcile_key, :rebuilt_key, :raw_in_body, :data)
 ON CONFLICT (digest) DO NOTHING
 /*postgresql RETURNING 1 */;
 

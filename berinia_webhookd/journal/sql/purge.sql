@@ -39,6 +39,14 @@ INSERT INTO seen (digest, event, received_at)
 SELECT digest, id, received_at FROM received_events WHERE delivery IN (:deliveries)
 ON CONFLICT (digest) DO NOTHING;
 
+-- name: remember_rebuilt
+-- The same for what reconciliation took in, by what its callback has.
+INSERT INTO seen (digest, event, received_at)
+SELECT events.rebuilt_key, events.id, received_events.received_at
+FROM received_events JOIN events ON events.number = received_events.event
+WHERE received_events.delivery IN (:deliveries) AND events.rebuilt_key IS NOT NULL
+ON CONFLICT (digest) DO NOTHING;
+
 -- name: replay_keys_of
 -- The replay keys that were used, with the events that came with them.
 SELECT replay_key, id AS event, received_at FROM received_events

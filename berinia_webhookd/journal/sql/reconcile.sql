@@ -21,3 +21,30 @@ JOIN deliveries ON deliveries.number = events.delivery
 WHERE conversations.sender = :sender AND conversations.channel = :channel
   AND events.kind = 'message' AND events.data IS NOT NULL
 ORDER BY events.number;
+
+-- name: rebuilt_with
+-- What reconciliation took in with these keys, before their callbacks came.
+SELECT rebuilt_key AS key, id AS event FROM events
+WHERE rebuilt_key IN (:keys) AND rebuilt_key IS NOT NULL
+UNION ALL
+SELECT digest, event FROM seen WHERE digest IN (:keys);
+
+-- name: keyed_with
+-- What has these keys, however it came.
+SELECT reconcile_key AS key, id AS event FROM events
+WHERE reconcile_key IN (:keys) AND reconcile_key IS NOT NULL
+UNION ALL
+SELECT digest, event FROM seen WHERE digest IN (:keys);
+
+-- name: keys_between
+-- The keys that begin in one of many ways. CROSS JOIN, so that SQLite looks each of them up.
+WITH wanted (low, high) AS (VALUES (:low /*postgresql ::BYTEA */, :high /*postgresql ::BYTEA */))
+SELECT events.reconcile_key AS key
+FROM wanted CROSS JOIN events
+WHERE events.reconcile_key >= wanted.low AND events.reconcile_key <= wanted.high
+  AND events.reconcile_key IS NOT NULL;
+
+-- name: first_keyed
+-- When the first event came that left a key. `+ 0`, so that SQLite reads those alone.
+SELECT received_at FROM deliveries
+WHERE number = (SELECT min(number + 0) FROM events WHERE reconcile_key IS NOT NULL) / 1048576;
