@@ -23,7 +23,7 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 PROGRAM = re.compile(r"(?:\S*/)?berinia-webhookd")
 ENDS_A_COMMAND = {"|", "||", "&&", ";", "&", ">", "(", ")"}
-SYSTEMD = re.compile(r"berinia-webhook(?:\.service|\.socket)?")
+SYSTEMD = re.compile(r"berinia-webhook(?:\.service|\.socket)?|berinia-worker(?:\.service)?")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

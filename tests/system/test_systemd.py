@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ EXPOSURE_TIMES_TEN = "20"
 PROMISED = {
     "Type": "notify",
     "Sockets": "berinia-webhook.socket",
-    "ExecReload": "/bin/kill -HUP $MAINPID",
+    "ExecReload": "/bin/sh -c 'kill -HUP $MAINPID'",
     "OOMPolicy": "continue",
     "RestartPreventExitStatus": "3",
     "User": "berinia-webhook",
@@ -71,6 +72,24 @@ def settings_of(path: Path) -> Mapping[str, list[str]]:
 def test_systemd_finds_nothing_to_say(installed: Path) -> None:
     """No unknown key, no warning, no missing unit: `verify` prints nothing at all."""
     assert analyze("verify", str(installed), str(installed.with_name(SOCKET.name))) == ""
+
+
+def test_the_guide_makes_a_unit_that_only_dispatches(tmp_path: Path) -> None:
+    """Nothing in it leads to the socket, which would hold the port for nobody."""
+    guide = (CONTRIB.parents[1] / "docs" / "operating.md").read_text()
+    made = re.search(r"^sed (.*) contrib/systemd/berinia-webhook.service > .*/(\S+)$", guide, re.M)
+    assert made is not None
+    worker = tmp_path / made[2]
+    text = SERVICE.read_text()
+    worker.write_text(
+        subprocess.run(
+            ["sed", *shlex.split(made[1])], input=text, capture_output=True, text=True, check=True
+        ).stdout
+    )
+    assert settings_of(worker)["ExecStart"] == [f"{INSTALLED} worker --metrics-port 8004"]
+    assert not {"Sockets", "Also"} & settings_of(worker).keys()
+    worker.write_text(worker.read_text().replace(INSTALLED, "/bin/true"))
+    assert analyze("verify", str(worker)) == ""
 
 
 def test_the_service_is_confined(installed: Path) -> None:
