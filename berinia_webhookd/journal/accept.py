@@ -7,10 +7,10 @@ first, and asked about afterwards: so nothing that another process does meanwhil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 from berinia_webhookd.config.agent_settings import Gathering
 from berinia_webhookd.journal import (
@@ -29,10 +29,10 @@ from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.database import Conflict, Transaction, Unstorable, microseconds
 from berinia_webhookd.journal.deliveries import (
     EVENTS_EACH,
-    DeliveryRow,
     key_digest,
     new_id,
     once_key,
+    row_of,
 )
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.loops import loop_key
@@ -53,6 +53,7 @@ from berinia_webhookd.model import (
 
 AGENT = EntryKind.AGENT.value
 READY, SKIPPED = EntryState.READY.value, EntryState.SKIPPED.value
+DIGEST: Final = 6  # where it stands in a row
 GatheringOf = Callable[[AgentName], Gathering | None]
 Parties = tuple[str, str, str]  # by what a conversation is known: channel, sender, party
 
@@ -158,8 +159,8 @@ class Conversations:
     everybody: set[tuple[str, str]] = field(default_factory=set)  # paused: channel and party
 
 
-def _parties(arrivals: Iterable[Arrival]) -> list[Parties]:
-    return sorted({new.parties for one in arrivals for new in one.events})
+def _parties(arrivals: Iterable[Arrival]) -> dict[Parties, None]:
+    return dict.fromkeys([new.parties for one in arrivals for new in one.events])
 
 
 async def _conversations(transaction: Transaction, arrivals: Sequence[Arrival]) -> Conversations:
@@ -169,7 +170,7 @@ async def _conversations(transaction: Transaction, arrivals: Sequence[Arrival]) 
     wanted = _parties(arrivals)
     while True:
         found = await _find_conversations(transaction, wanted)
-        if missing := [parties for parties in wanted if parties not in found.ids]:
+        if missing := sorted(wanted.keys() - found.ids.keys()):
             await _make_conversations(transaction, arrivals, missing, found)
         if not transaction.shared:
             return found
@@ -179,7 +180,7 @@ async def _conversations(transaction: Transaction, arrivals: Sequence[Arrival]) 
         await order.hold(transaction, found.ids.values())
 
 
-async def _find_conversations(transaction: Transaction, wanted: Sequence[Parties]) -> Conversations:
+async def _find_conversations(transaction: Transaction, wanted: Iterable[Parties]) -> Conversations:
     found = Conversations()
     everybody = {(channel, EVERYBODY, party) for channel, _, party in wanted}
     rows = await transaction.many("find_conversations", [*wanted, *everybody])
@@ -215,103 +216,56 @@ async def _make_conversations(
 # ---- what is inserted
 
 
-class EventRow(NamedTuple):
-    """An event as it is stored."""
-
-    number: int
-    id: EventId
-    delivery: int
-    place: int
-    kind: str
-    conversation: int
-    digest: bytes
-    opt_out: str | None
-    skipped: str | None
-    about: str | None
-    rank: int | None
-    reconcile_key: bytes | None
-    rebuilt_key: bytes | None
-    raw_in_body: int
-    data: str
-
-
 class Inserted(NamedTuple):
-    """An event that was inserted, unless it was there."""
+    """An event that is inserted, unless it is there."""
 
     arrival: Arrival
     new: NewEvent
-    row: EventRow
-
-    @property
-    def number(self) -> int:
-        """The number it has, or would have."""
-        return self.row.number
+    number: int
+    delivery: int
+    place: int
+    conversation: int
 
 
 async def _insert_deliveries(
     transaction: Transaction,
     arrivals: Sequence[Arrival],
-    used: Mapping[bytes, object],
+    used: Container[bytes],
     conversations: Mapping[Parties, int],
 ) -> list[Inserted]:
     """Insert the deliveries that are new as far as this batch goes, and return their events. With a
     key that was used, or is used by an earlier one of the batch, there is nothing new. The places
     of the entries are drawn here, where their conversations are held.
     """
-    keys, digests = set(used), set[bytes]()
-    rows: list[DeliveryRow] = []
+    keys, digests = set[bytes](), set[bytes]()
+    rows: list[tuple[Any, ...]] = []
     inserted: list[Inserted] = []
-    for number, one in zip(await transaction.numbers(len(arrivals)), arrivals, strict=True):
+    for drawn, one in zip(await transaction.numbers(len(arrivals)), arrivals, strict=True):
         if (key := one.delivery.replay_key) is not None:
-            if key in keys:
+            if key in used or key in keys:
                 continue
             keys.add(key)
-        before = len(inserted)
+        delivery, before = drawn if one.number is None else one.number, len(inserted)
+        number, place = delivery * EVENTS_EACH + one.events_before, drawn * EVENTS_EACH
         for new in one.events:
-            digest = new.event.digest
-            if digest not in digests:
+            if (digest := new.event.digest) not in digests:
                 digests.add(digest)
-                row = _event(one, new, number, len(inserted) - before, conversations[new.parties])
-                inserted.append(Inserted(one, new, row))
+                conversation = conversations[new.parties]
+                inserted.append(Inserted(one, new, number, delivery, place, conversation))
+                number, place = number + 1, place + 1
+        if number > (delivery + 1) * EVENTS_EACH:
+            raise Unstorable("too many events in one delivery")
         if one.number is None and (one.rejected or len(inserted) > before):
-            rows.append(_delivery(one, number))
+            rows.append(_delivery(one, drawn))
     await transaction.many("insert_delivery", rows)
     return inserted
 
 
-def _event(arrival: Arrival, new: NewEvent, number: int, index: int, conversation: int) -> EventRow:
-    event = new.event
-    delivery = number if arrival.number is None else arrival.number
-    of_delivery = arrival.events_before + index
-    if of_delivery >= EVENTS_EACH:
-        raise Unstorable("too many events in one delivery")
-    return EventRow(
-        delivery * EVENTS_EACH + of_delivery,
-        new.id,
-        delivery,
-        number * EVENTS_EACH + index,
-        str(event.kind),
-        conversation,
-        event.digest,
-        None if event.opt_out is None else str(event.opt_out),
-        event.skipped,
-        None if event.about is None else ranks.about_of(event),
-        *(event.rank, event.reconcile_key, event.reconcile_key if event.reconciled else None),
-        int(new.in_form),
-        new.data,
-    )
-
-
-def _delivery(arrival: Arrival, number: int) -> DeliveryRow:
+def _delivery(arrival: Arrival, number: int) -> tuple[Any, ...]:
     if not arrival.rejected:
-        return DeliveryRow.of(arrival.delivery, number, node=arrival.node)
-    return DeliveryRow.of(
-        arrival.delivery,
-        number,
-        node=arrival.node,
-        rejection=rejection_text(as_items(arrival.rejected)),
-        once_key=once_key(arrival.delivery),
-    )
+        return row_of(arrival.delivery, number, node=arrival.node)
+    rejection, key = rejection_text(as_items(arrival.rejected)), once_key(arrival.delivery)
+    return row_of(arrival.delivery, number, node=arrival.node, rejection=rejection, once_key=key)
 
 
 async def _insert_events(
@@ -323,13 +277,15 @@ async def _insert_events(
     """Insert the events, and return by digest the one that has it or had it. What was seen before
     wins over what was inserted just now.
     """
+    known = {one.new.event.digest: one.new.id for one in inserted}
     # In one order on every node, so that two of them never wait for each other.
-    rows = sorted([one.row for one in inserted], key=attrgetter("digest"))
+    rows = sorted(map(_event, inserted), key=itemgetter(DIGEST))
     new = await transaction.insert("insert_event", rows)
-    known = {row.digest: row.id for row in rows}
-    digests = {new.event.digest for one in arrivals for new in one.events}
-    if new < len(rows) or len(known) < len(digests):
-        known.update(await transaction.execute("events_with", digests=list(digests)))
+    digests = [*known]
+    if used:
+        digests += {new.event.digest for one in arrivals for new in one.events} - known.keys()
+    if new < len(rows) or used:
+        known.update(await transaction.execute("events_with", digests=digests))
     keys = {key for one in arrivals if (key := one.delivery.replay_key) is not None}
     unused = {key_digest(key) for key in keys - used.keys()}
     for digest, event in await transaction.execute("already_seen", digests=[*digests, *unused]):
@@ -339,21 +295,31 @@ async def _insert_events(
     return known
 
 
+def _event(one: Inserted) -> tuple[Any, ...]:
+    """An event as `insert_event` takes it."""
+    _, new, number, delivery, place, conversation = one
+    event = new.event
+    opt_out = None if event.opt_out is None else str(event.opt_out)
+    about = None if event.about is None else ranks.about_of(event)
+    rebuilt = event.reconcile_key if event.reconciled else None
+    ids = (number, new.id, delivery, place, str(event.kind), conversation, event.digest)
+    told = (opt_out, event.skipped, about, event.rank, event.reconcile_key, rebuilt)
+    return (*ids, *told, int(new.in_form), new.data)
+
+
 async def _without_repeated(
     transaction: Transaction, inserted: list[Inserted], known: Mapping[bytes, EventId]
 ) -> list[Inserted]:
     """Take back what is here already, or was, and deliveries of nothing else."""
-    kept = [one for one in inserted if known[one.row.digest] == one.row.id]
+    kept = [one for one in inserted if known[one.new.event.digest] == one.new.id]
     if len(kept) == len(inserted):
         return inserted
-    repeated = [one for one in inserted if known[one.row.digest] != one.row.id]
+    repeated = [one for one in inserted if known[one.new.event.digest] != one.new.id]
     await transaction.execute("delete_events", numbers=[one.number for one in repeated])
     empty = {
-        one.row.delivery
-        for one in repeated
-        if one.arrival.number is None and not one.arrival.rejected
+        one.delivery for one in repeated if one.arrival.number is None and not one.arrival.rejected
     }
-    empty -= {one.row.delivery for one in kept}
+    empty -= {one.delivery for one in kept}
     await transaction.execute("delete_deliveries", numbers=list(empty))
     return kept
 
@@ -376,11 +342,12 @@ async def _insert_authors(transaction: Transaction, kept: Sequence[Inserted]) ->
 async def _insert_entries(
     transaction: Transaction, kept: Sequence[Inserted], conversations: Conversations
 ) -> None:
-    rows: list[order.NewEntry] = []
-    touched = {one.row.conversation for one in kept} - conversations.empty
+    rows: list[tuple[Any, ...]] = []
+    counted: list[tuple[str, str, str, str]] = []
+    touched = {one.conversation for one in kept} - conversations.empty
     heads = await order.Heads.of(transaction, touched, conversations.paused)
-    for arrival, new, row in kept:
-        event, conversation = new.event, row.conversation
+    for arrival, new, number, _, place, conversation in kept:
+        event = new.event
         agent, overtakes = event.agent, event.overtakes
         state, startable_at, wait, quiet, gather = SKIPPED, None, None, None, None
         if event.skipped is None:
@@ -388,12 +355,12 @@ async def _insert_entries(
             if (gathering := new.gathering) is not None:
                 quiet = microseconds(gathering.seconds)
                 gather = microseconds(gathering.most_seconds)
-            queue = order.Queue(conversation, AGENT, agent)
+            queue = (conversation, AGENT, agent)
             startable_at = heads.append(queue, overtakes=overtakes, gathers=quiet is not None)
-        transaction.count(AGENT, event.channel, agent, state)
-        of_entry = (row.place, row.number, AGENT, agent, conversation, int(overtakes), state)
-        of_start = (startable_at, loop_key(event), quiet, gather, wait)
-        rows.append(order.NewEntry(*of_entry, *of_start))
-        transaction.changes.work |= startable_at is not None
+            transaction.changes.work |= startable_at is not None
+        of_entry = (place, number, AGENT, agent, conversation, int(overtakes), state)
+        rows.append((*of_entry, startable_at, loop_key(event), quiet, gather, wait))
+        counted.append((AGENT, event.channel, agent, state))
+    transaction.counts.update(counted)
     await transaction.many("insert_entry", rows)
     await order.advance(transaction, heads.changed)

@@ -6,6 +6,7 @@ ones of all conversations are handed out in the order of their places.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +14,8 @@ from typing import Any, Final
 from berinia_webhookd.journal import event_text, gather, guards, order
 from berinia_webhookd.journal.consents import consent_of
 from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Hold
-from berinia_webhookd.journal.database import SECOND, Row, Transaction, instant
+from berinia_webhookd.journal.database import SECOND, Move, Row, Transaction, instant
+from berinia_webhookd.journal.guards import Startable
 from berinia_webhookd.model import (
     AgentName,
     Entry,
@@ -68,11 +70,11 @@ async def claim(transaction: Transaction, claims: Sequence[Claim]) -> list[Claim
 
 
 async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
-    chosen: dict[int, Row] = {}  # by place, as it is until now
+    chosen: dict[int, Startable] = {}  # by place, as it is until now
     upcoming: list[int] = []
     holds: list[Hold] = []
     for request in asked.requests:
-        found: dict[int, Row] = {}
+        found: dict[int, Startable] = {}
         for agent in await _agents_of(transaction, request):
             about = {"kind": request.kind.value, "agent": agent}
             (known,) = await transaction.execute("next_startable", **about)
@@ -91,32 +93,35 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
     examined = await guards.examine(transaction, leases, budgets)
     upcoming += examined.opens_in
     leases = {place: row for place, row in leases.items() if place not in examined.places}
-    if gathering := [row for row in leases.values() if row["gather_by"] is not None]:
+    if gathering := [row for row in leases.values() if row.gather_by is not None]:
         bursts = await gather.put_together(transaction, gathering)
         if len(bursts) < len(gathering):
             upcoming.append(BUSY)
-        leases = {place: row for place, row in leases.items() if row["gather_by"] is None} | bursts
+        leases = {place: row for place, row in leases.items() if row.gather_by is None} | bursts
     entries = await _lease(transaction, asked.holder, leases)
     await guards.note_runs(transaction, entries, budgets)
-    for entry in entries:
-        _count(transaction, entry, leases[entry.id]["state"], RUNNING)
+    _count(transaction, entries, {place: row.state for place, row in leases.items()}, RUNNING)
     next_due_seconds = min(upcoming) / SECOND if upcoming else None
     return Claimed(entries, next_due_seconds, holds + examined.holds)
 
 
-def _count(transaction: Transaction, entry: Entry, before: str, after: str) -> None:
-    """Note that an entry and its members left a state for another."""
-    about, by = (str(entry.kind), entry.event.channel, entry.agent), len(entry.members) + 1
-    transaction.count(*about, before, -by)
-    transaction.count(*about, after, by)
+def _count(
+    transaction: Transaction, entries: Iterable[Entry], before: Mapping[int, str], after: str
+) -> None:
+    """Note that entries and their members left a state for another."""
+    moves: Counter[Move] = Counter()
+    for entry in entries:
+        of_entry = (str(entry.kind), entry.event.channel, entry.agent, before[entry.id], after)
+        moves[of_entry] += len(entry.members) + 1
+    transaction.count_moves(moves)
 
 
-def _within_memory(rows: Mapping[int, Row]) -> dict[int, Row]:
+def _within_memory(rows: Mapping[int, Startable]) -> dict[int, Startable]:
     """Without those whose events would be too large together: they are claimed later."""
-    kept: dict[int, Row] = {}
+    kept: dict[int, Startable] = {}
     room_bytes = CLAIM_BYTES
     for place, row in rows.items():
-        size_bytes = row["size_bytes"] or 0
+        size_bytes = row.size_bytes or 0
         if size_bytes <= room_bytes or not kept:
             kept[place] = row
             room_bytes -= size_bytes
@@ -136,7 +141,7 @@ async def agents_with_open(transaction: Transaction, kind: EntryKind) -> list[st
 
 
 async def _lease(
-    transaction: Transaction, holder: Holder, leases: Mapping[int, Row]
+    transaction: Transaction, holder: Holder, leases: Mapping[int, Startable]
 ) -> list[Entry]:
     if not leases:
         return []
@@ -145,7 +150,7 @@ async def _lease(
         "lease", places=places, lease=holder.lease, holder=holder.name, node=holder.node
     )
     entries = [_entry(row) for row in await transaction.execute("leased", places=places)]
-    if gathering := [e for e in entries if leases[e.id]["gather_by"] is not None]:
+    if gathering := [e for e in entries if leases[e.id].gather_by is not None]:
         complete = await gather.with_members(transaction, gathering)
         of_place = {entry.id: entry for entry in [*entries, *complete]}
         return [of_place[entry.id] for entry in entries]
@@ -183,9 +188,10 @@ async def still_held(
     numbers: dict[Any, int] = {entry.id: entry.attempt for entry in leases}
     found = await transaction.execute("held", places=list(numbers), holder=holder.name)
     return {
-        row["place"]: row
+        place: row
         for row in found
-        if numbers[row["place"]] == row["attempts"] and row["state"] in states
+        for place, *_, attempts, state, _, _, _ in (row,)
+        if numbers[place] == attempts and state in states
     }
 
 
@@ -207,7 +213,7 @@ async def renew(transaction: Transaction, wanted: Sequence[Held]) -> list[list[E
 
 async def touched(_: Transaction, wanted: Sequence[Held]) -> Iterable[int]:
     """Return the conversations of these leases."""
-    return [int(entry.conversation_id) for held in wanted for entry in held.entries]
+    return (int(entry.conversation_id) for held in wanted for entry in held.entries)
 
 
 async def release(transaction: Transaction, wanted: Sequence[Held]) -> list[None]:
@@ -220,9 +226,8 @@ async def release(transaction: Transaction, wanted: Sequence[Held]) -> list[None
     await gather.share(transaction, bursts)
     await gather.disband(transaction, bursts)
     await order.advance(transaction, map(order.queue_of, ours.values()))
-    for entry in {entry.id: entry for held in wanted for entry in held.entries}.values():
-        if entry.id in ours:
-            _count(transaction, entry, RUNNING, READY)
+    entries = {entry.id: entry for held in wanted for entry in held.entries if entry.id in ours}
+    _count(transaction, entries.values(), dict.fromkeys(entries, RUNNING), READY)
     return [None] * len(wanted)
 
 

@@ -20,6 +20,7 @@ from berinia_webhookd.model import EventId
 
 ResultT = TypeVar("ResultT")
 Row = Any  # a row of either driver: its columns by name, and a sequence of them
+Move = tuple[str, str, str, str, str]  # kind, channel, agent, and the states before and after
 Step = Callable[["Transaction"], Awaitable[ResultT]]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -115,6 +116,12 @@ class Transaction(abc.ABC):
         state is noted, and written once at the end.
         """
         self.counts[kind, channel, agent, state] += by
+
+    def count_moves(self, moves: Counter[Move]) -> None:
+        """The same of many that left a state for another."""
+        for (kind, channel, agent, before, after), by in moves.items():
+            self.counts[kind, channel, agent, before] -= by
+            self.counts[kind, channel, agent, after] += by
 
     def moved(self, row: Row, state: str | None) -> None:
         """Note that an entry left its state for another, or for none (deleted). The row has `kind`,

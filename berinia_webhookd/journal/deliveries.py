@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 import uuid_utils
 
@@ -36,50 +36,23 @@ def once_key(delivery: VerifiedDelivery) -> bytes:
     return hashlib.sha256(delivery.channel.encode() + b"\0" + content).digest()
 
 
-class DeliveryRow(NamedTuple):
-    """A delivery as it is stored."""
-
-    number: int
-    id: str
-    channel: str
-    target: str
-    headers: str | None
-    content_type: str
-    node: str
-    received_at: int
-    state: str
-    rejection: str | None
-    replay_key: bytes | None
-    once_key: bytes | None
-    body: bytes
-
-    @classmethod
-    def of(
-        cls,
-        delivery: VerifiedDelivery,
-        number: int,
-        *,
-        node: str,
-        state: str = "accepted",
-        rejection: str | None = None,
-        once_key: bytes | None = None,
-    ) -> DeliveryRow:
-        """Return the row of a delivery, accepted unless it was rejected."""
-        return cls(
-            number,
-            new_id(),
-            delivery.channel,
-            storable(delivery.target),
-            to_text(dict(delivery.headers)) if delivery.headers else None,
-            storable(delivery.content_type_header),
-            node,
-            stored(delivery.received_at),
-            state,
-            rejection,
-            delivery.replay_key,
-            once_key,
-            delivery.body,
-        )
+def row_of(
+    delivery: VerifiedDelivery,
+    number: int,
+    *,
+    node: str,
+    state: str = "accepted",
+    rejection: str | None = None,
+    once_key: bytes | None = None,
+) -> tuple[Any, ...]:
+    """A delivery as `insert_delivery` takes it, accepted unless it was rejected."""
+    headers = to_text(dict(delivery.headers)) if delivery.headers else None
+    content_type, at = storable(delivery.content_type_header), stored(delivery.received_at)
+    request = (delivery.channel, storable(delivery.target), headers, content_type, node, at)
+    return (
+        *(number, new_id(), *request, state, rejection),
+        *(delivery.replay_key, once_key, delivery.body),
+    )
 
 
 def restored(row: Row) -> VerifiedDelivery:

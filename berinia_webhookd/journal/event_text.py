@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 from berinia_webhookd import json_text
@@ -32,16 +32,19 @@ _OFTEN_NONE: Final = (
     *("status", "thread"),
 )
 _often_none: Final = attrgetter(*_OFTEN_NONE)
-# The fields of an event, with what they are where the text leaves them out.
+# The fields of an event in their order, with what they are where the text leaves them out.
 USUAL: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("channel", "agent", "conversation", "digest", "received_at")),
-    **dict.fromkeys(("sender", "recipient", "body", "raw", *_OFTEN_NONE)),
+    **dict.fromkeys(("sender", "recipient", "body", *_OFTEN_NONE[:6])),
     "attachments": [],
     "kind": "message",
+    **dict.fromkeys(_OFTEN_NONE[6:]),
     "sample": False,
     "reconciled": False,
+    "raw": None,
     "raw_multi": {},
 }
+_in_order: Final = itemgetter(*USUAL)
 
 
 def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
@@ -112,9 +115,10 @@ def decode(text: str, form: bytes | None = None) -> Event:
     fields["received_at"] = datetime.fromisoformat(fields["received_at"])
     fields["opt_out"] = OptOut(fields["opt_out"]) if fields["opt_out"] else None
     fields["auto_submitted"] = AutoSubmitted(automatic) if automatic else None
-    fields["attachments"] = tuple(Attachment(**file) for file in fields["attachments"])
+    files = fields["attachments"]
+    fields["attachments"] = tuple([Attachment(**file) for file in files]) if files else ()
     fields["kind"] = KINDS[fields["kind"]]
-    return Event(**fields)
+    return Event(*_in_order(fields))
 
 
 def to_text(value: object) -> str:

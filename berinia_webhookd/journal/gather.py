@@ -9,34 +9,37 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from berinia_webhookd.journal import event_text
 from berinia_webhookd.journal.database import Row, Transaction
 from berinia_webhookd.model import Entry, EventId, Member
 
+if TYPE_CHECKING:
+    from berinia_webhookd.journal.guards import Startable
+
 MOST_MESSAGES: Final = 50
 MOST_BYTES: Final = 256 * 1024
 
 
-async def put_together(transaction: Transaction, heads: Sequence[Row]) -> dict[int, Row]:
+async def put_together(
+    transaction: Transaction, heads: Sequence[Startable]
+) -> dict[int, Startable]:
     """Put together the bursts that these entries begin. By the place of the one that the attempt is
     of, the row that it began with; without those whose conversations somebody is changing.
     """
-    ids = sorted({row["conversation"] for row in heads})
+    ids = sorted({head.conversation for head in heads})
     free = {id_ for (id_,) in await transaction.execute("free_conversations", ids=ids)}
     return {
-        await _put_together(transaction, head): head
-        for head in heads
-        if head["conversation"] in free
+        await _put_together(transaction, head): head for head in heads if head.conversation in free
     }
 
 
-async def _put_together(transaction: Transaction, head: Row) -> int:
-    if head["quiet_at"] is None:
-        return int(head["place"])  # it was tried: its members are known
-    queue = {name: head[name] for name in ("conversation", "kind", "agent")}
-    found = await transaction.execute("burst", **queue, head=head["place"], most=MOST_MESSAGES - 1)
+async def _put_together(transaction: Transaction, head: Startable) -> int:
+    if head.quiet_at is None:
+        return head.place  # it was tried: its members are known
+    queue = {"conversation": head.conversation, "kind": head.kind, "agent": head.agent}
+    found = await transaction.execute("burst", **queue, head=head.place, most=MOST_MESSAGES - 1)
     *members, last = _within_memory(found)
     if members:
         await transaction.execute("gather", places=members, into=last)

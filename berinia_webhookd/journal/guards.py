@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from berinia_webhookd.config.values import Rate
 from berinia_webhookd.journal import loops, order
@@ -27,6 +27,7 @@ from berinia_webhookd.model import AgentName, Entry, EntryKind, EventId, Outcome
 LONGEST_TRY_PAUSE: Final = 60 * SECOND
 MOMENT: Final = SECOND // 20
 NO_BUDGET: Final = Budget()
+REPLY: Final = EntryKind.REPLY.value
 
 
 def try_pause(tries: int) -> int:
@@ -37,11 +38,24 @@ def try_pause(tries: int) -> int:
 # ---- what may be leased
 
 
+class Startable(NamedTuple):
+    """What may start now, as it is until now."""
+
+    place: int
+    state: str
+    kind: str
+    agent: AgentName
+    conversation: int
+    quiet_at: int | None
+    gather_by: int | None
+    size_bytes: int | None  # how much comes into memory with it
+
+
 @dataclass(slots=True)
 class Passing:
     """What guards let pass of one agent."""
 
-    found: dict[int, Row]  # by place, as they are until now
+    found: dict[int, Startable]  # by place
     opens_in: int | None = None  # microseconds; None: nobody knows
     holds: list[Hold] = field(default_factory=list)
 
@@ -60,15 +74,15 @@ async def passing(
     return Passing(_by_place(await transaction.execute("startable", **about, most=most)))
 
 
-def _by_place(rows: Iterable[Row]) -> dict[int, Row]:
-    return {row["place"]: row for row in rows}
+def _by_place(rows: Iterable[Row]) -> dict[int, Startable]:
+    return {found.place: found for found in map(Startable._make, rows)}
 
 
-async def _opt_outs(transaction: Transaction, agent: str, most: int) -> dict[int, Row]:
+async def _opt_outs(transaction: Transaction, agent: str, most: int) -> dict[int, Startable]:
     return _by_place(await transaction.execute("startable_opt_outs", agent=agent, most=most))
 
 
-async def _first(transaction: Transaction, agent: str) -> dict[int, Row]:
+async def _first(transaction: Transaction, agent: str) -> dict[int, Startable]:
     """The oldest entry of an agent that may start."""
     rows = await transaction.execute("startable", kind="agent", agent=agent, most=1)
     found = _by_place(rows)
@@ -128,7 +142,7 @@ class _Stop:
 
 
 async def examine(
-    transaction: Transaction, rows: Mapping[int, Row], budgets: Mapping[AgentName, Budget]
+    transaction: Transaction, rows: Mapping[int, Startable], budgets: Mapping[AgentName, Budget]
 ) -> Examined:
     """Hold those of the entries that are about to be leased, given by place, which look like a
     loop, or whose person has used an agent up. A burst that was tried goes on.
@@ -137,14 +151,14 @@ async def examine(
     looped: list[int] = []
     bounded: defaultdict[AgentName, list[int]] = defaultdict(list)
     for place, row in rows.items():
-        tried = row["gather_by"] is not None and row["quiet_at"] is None
-        if row["kind"] == EntryKind.REPLY or tried:
+        tried = row.gather_by is not None and row.quiet_at is None
+        if row.kind == REPLY or tried:
             continue
-        budget = budgets.get(row["agent"], NO_BUDGET)
+        budget = budgets.get(row.agent, NO_BUDGET)
         if budget.loops:
             looped.append(place)
         if budget.per_sender:
-            bounded[row["agent"]].append(place)
+            bounded[row.agent].append(place)
     for agent, places in sorted(bounded.items()):
         stops |= await _over(transaction, agent, places, budgets[agent].per_sender, examined)
     if looped:

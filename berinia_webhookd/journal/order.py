@@ -25,17 +25,13 @@ RUNNING = EntryState.RUNNING.value
 AT_ONCE: Final = 0  # the `startable_at` of what waits for no instant
 
 
-class Queue(NamedTuple):
-    """One conversation's entries of one kind for one agent."""
-
-    conversation: int
-    kind: str
-    agent: str
+# One conversation's entries of one kind for one agent.
+Queue = tuple[int, str, str]
 
 
 def queue_of(row: Row) -> Queue:
     """The queue of an entry's row."""
-    return Queue(row["conversation"], row["kind"], row["agent"])
+    return row["conversation"], row["kind"], row["agent"]
 
 
 class NewEntry(NamedTuple):
@@ -73,12 +69,12 @@ class Heads:
         """Look at these conversations; in all others there is nothing yet."""
         listed = sorted(ids)
         rows = await transaction.execute("heads", conversations=listed) if listed else ()
-        return cls({queue_of(row): row["state"] for row in rows}, paused)
+        return cls({(id_, kind, agent): state for id_, kind, agent, state in rows}, paused)
 
     def append(self, queue: Queue, *, overtakes: bool, gathers: bool) -> int | None:
         """A ready entry comes last; returns its `startable_at`, as far as that is known at once."""
         head = self._states.get(queue)
-        if queue.conversation in self._paused:
+        if queue[0] in self._paused:
             self.changed.append(queue)
         elif gathers:
             if head != RUNNING:
@@ -105,12 +101,12 @@ async def advance_open(transaction: Transaction, queues: Collection[Queue]) -> N
     which something is left has a next one.
     """
     ids: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for queue in queues:
-        ids[queue.kind, queue.agent].append(queue.conversation)
+    for conversation, kind, agent in queues:
+        ids[kind, agent].append(conversation)
     left: list[Queue] = []
     for (kind, agent), some in ids.items():
         found = await transaction.execute("left_in", conversations=some, kind=kind, agent=agent)
-        left += [Queue(row["id"], kind, agent) for row in found]
+        left += [(id_, kind, agent) for (id_,) in found]
     await advance(transaction, left)
 
 

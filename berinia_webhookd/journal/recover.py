@@ -14,7 +14,6 @@ from berinia_webhookd.journal import event_text, gather, order
 from berinia_webhookd.journal.claim import Holder
 from berinia_webhookd.journal.contract import FailureReply, LostForGood, ReplyRoute
 from berinia_webhookd.journal.database import SECOND, Row, Transaction
-from berinia_webhookd.journal.order import Queue
 from berinia_webhookd.journal.settle import Said, insert_late, late_entry
 from berinia_webhookd.model import AgentName, EntryId, EntryState, Event, EventId
 
@@ -110,8 +109,7 @@ async def _tell_people(transaction: Transaction, dead: Sequence[Row], reply: Los
             logger.warning("reply.undeliverable", event_id=row["event_id"], agent=row["agent"])
     await transaction.many("insert_reply", replies)
     await insert_late(transaction, late)
-    queues = [Queue(entry.conversation, entry.kind, entry.agent) for entry in late]
-    await order.advance(transaction, queues)
+    await order.advance(transaction, [(one.conversation, one.kind, one.agent) for one in late])
 
 
 async def _leases_over(transaction: Transaction, recovery: Recovery) -> list[Row]:

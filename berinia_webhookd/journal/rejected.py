@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from berinia_webhookd.journal.database import Transaction
-from berinia_webhookd.journal.deliveries import DeliveryRow, once_key
+from berinia_webhookd.journal.deliveries import once_key, row_of
 from berinia_webhookd.journal.event_text import to_text
 from berinia_webhookd.model import VerifiedDelivery
 
@@ -33,7 +33,7 @@ async def reject(transaction: Transaction, rejections: Sequence[Rejection]) -> l
     if by_key:
         numbers = await transaction.numbers(len(by_key))
         rows = [
-            DeliveryRow.of(
+            row_of(
                 rejection.delivery,
                 number,
                 node=rejection.node,

@@ -13,7 +13,6 @@ import structlog
 from berinia_webhookd.journal import order
 from berinia_webhookd.journal.contract import Reply, ReplyRoute
 from berinia_webhookd.journal.database import Row, Transaction
-from berinia_webhookd.journal.order import Queue
 from berinia_webhookd.journal.settle import insert_late, late_entry
 from berinia_webhookd.model import Entry, EntryKind, EventId
 
@@ -121,5 +120,5 @@ async def _post_late(transaction: Transaction, row: Row) -> None:
         logger.warning("reply.undeliverable", event_id=row["event_id"], agent=row["agent"])
         return
     await insert_late(transaction, [late_entry(transaction, row, row["channel"])])
-    queue = Queue(row["conversation"], EntryKind.REPLY.value, row["agent"])
+    queue = (row["conversation"], EntryKind.REPLY.value, row["agent"])
     await order.advance(transaction, [queue])

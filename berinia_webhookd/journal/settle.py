@@ -4,15 +4,16 @@ of it in one transaction, so that a reply is either a waiting caller's or posted
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from berinia_webhookd.journal import gather, guards, order
 from berinia_webhookd.journal import pause as pauses
 from berinia_webhookd.journal.claim import Holder, still_held
 from berinia_webhookd.journal.contract import ReplyRoute, Settled, Settlement
-from berinia_webhookd.journal.database import Row, Transaction, microseconds
+from berinia_webhookd.journal.database import Move, Row, Transaction, microseconds
 from berinia_webhookd.journal.deliveries import EVENTS_EACH
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.order import Queue
@@ -31,6 +32,8 @@ RESULT_COUNTS: Final = frozenset({EntryState.RUNNING, EntryState.DEAD})
 AGENT, NO_REPLY = EntryKind.AGENT, ReplyRoute.NONE
 DONE, WAITING, DEAD = EntryState.DONE, EntryState.WAITING, EntryState.DEAD
 KEPT: Final = Settled(kept=True)
+After = tuple[str, int | None, int | None, int, int]
+AFTER: Final = ("state", "due_in", "hold_for", "retries", "acted")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,34 +44,14 @@ class Ended:
     settlement: Settlement
 
 
-class Attempt(NamedTuple):
-    """An attempt as it is stored."""
-
-    entry: int
-    number: int
-    node: str
-    took: int | None
-    outcome: str
-    error: str | None
-    reply: str | None
-
-
-class After(NamedTuple):
-    """What becomes of an entry after an attempt."""
-
-    state: str
-    due_in: int | None
-    hold_for: int | None
-    retries: int
-    acted: int
-
-
 @dataclass(slots=True)
 class Rows:
     """What a batch of settlements writes, table by table."""
 
-    attempts: list[Attempt] = field(default_factory=list)
-    entries: dict[After, list[int]] = field(default_factory=dict)  # places of which this becomes
+    attempts: list[tuple[Any, ...]] = field(default_factory=list)
+    # The places of those of which the same becomes, in the order of AFTER.
+    entries: defaultdict[After, list[int]] = field(default_factory=lambda: defaultdict(list))
+    moved: Counter[Move] = field(default_factory=Counter)
     replies: list[dict[str, Any]] = field(default_factory=list)
     late: list[order.NewEntry] = field(default_factory=list)
     queues: set[Queue] = field(default_factory=set)
@@ -114,50 +97,46 @@ async def _with_failures(
 
 async def touched(_: Transaction, ended: Sequence[Ended]) -> Iterable[int]:
     """Return the conversations whose entries end."""
-    return [int(one.settlement.entry.conversation_id) for one in ended]
+    return (int(one.settlement.entry.conversation_id) for one in ended)
 
 
 def _settle_one(
     transaction: Transaction, ended: Ended, messages: Sequence[Row], rows: Rows
 ) -> Settled:
     """Settle an entry; of its messages, its own is the last."""
-    settlement, row = ended.settlement, messages[-1]
+    settlement, (*others, row) = ended.settlement, messages
+    _, event, kind, agent, conversation, _, before, has_reply, had_caller, _ = row
     entry, outcome, state = settlement.entry, settlement.outcome, settlement.state
     said = _reply_of(settlement, messages)
     route = NO_REPLY if said is None else said.route(messages)
-    done = state is DONE
-    error, reply = outcome.error, None if done and route is not NO_REPLY else outcome.reply
+    done, after = state is DONE, str(state)
+    error = None if outcome.error is None else storable(outcome.error)
+    told_so = outcome.reply is None or (done and route is not NO_REPLY)
+    reply = None if told_so else storable(outcome.reply or "")
     took = microseconds(settlement.took_seconds)
     of_attempt = (entry.id, entry.attempt, ended.holder.node, took, str(outcome.kind))
-    texts = (None if error is None else storable(error), None if reply is None else storable(reply))
-    rows.attempts.append(Attempt(*of_attempt, *texts))
-    after = After(
-        str(state),
-        microseconds(settlement.due_in_seconds) if state is WAITING else None,
-        microseconds(settlement.hold_seconds),
-        settlement.retries,
-        int(settlement.may_have_acted or done),
-    )
-    rows.entries.setdefault(after, []).append(entry.id)
-    queue = order.queue_of(row)
-    about = (queue.kind, entry.event.channel, queue.agent)
-    transaction.count(*about, row["state"], -len(messages))
-    transaction.count(*about, after.state, len(messages))
-    rows.queues.add(queue)
-    if done and entry.kind is AGENT:
+    rows.attempts.append((*of_attempt, error, reply))
+    due_in = microseconds(settlement.due_in_seconds) if state is WAITING else None
+    hold_for = microseconds(settlement.hold_seconds)
+    acted = int(settlement.may_have_acted or done)
+    rows.entries[after, due_in, hold_for, settlement.retries, acted].append(entry.id)
+    rows.moved[kind, entry.event.channel, agent, before, after] += len(messages)
+    rows.queues.add((conversation, kind, agent))
+    if done and entry.kind is AGENT and (has_reply or others):
         rows.told_before += [message["event"] for message in messages if message["has_reply"]]
     if settlement.pause is not None:
-        rows.pauses[queue.conversation] = settlement.pause
-    if any(message["had_caller"] for message in messages):
+        rows.pauses[conversation] = settlement.pause
+    if had_caller or others:
         of_rows = zip(entry.messages, messages, strict=True)
         transaction.changes.replies.update(
             one.event_id for one, its in of_rows if its["had_caller"]
         )
     if said is not None and route is not NO_REPLY:
-        rows.replies.append(said.row(gather.listener(messages)["event"], route))
+        event = gather.listener(messages)["event"] if others else event
+        rows.replies.append(said.row(event, route))
     if route is ReplyRoute.LATE:
         rows.late.append(late_entry(transaction, row, entry.event.channel))
-        rows.queues.add(queue._replace(kind=EntryKind.REPLY.value))
+        rows.queues.add((conversation, EntryKind.REPLY.value, agent))
     return KEPT if route is NO_REPLY else Settled(kept=True, reply=route)
 
 
@@ -244,7 +223,9 @@ async def insert_late(transaction: Transaction, entries: Sequence[order.NewEntry
 async def _write(transaction: Transaction, rows: Rows, bursts: Collection[int]) -> None:
     await transaction.many("insert_attempt", rows.attempts)
     for after, places in rows.entries.items():
-        await transaction.execute("settle", **after._asdict(), places=places)
+        becomes = dict(zip(AFTER, after, strict=True))
+        await transaction.execute("settle", **becomes, places=places)
+    transaction.count_moves(rows.moved)
     await gather.share(transaction, bursts)
     await _withdraw(transaction, rows)
     await transaction.many("insert_reply", rows.replies)

@@ -364,7 +364,7 @@ def _with_some(
     """
     count = len(values)
     columns = list(zip(*values, strict=True))
-    given = tuple([column.count(None) < count for column in columns])
+    given = tuple([one[0] is not None or one.count(None) < count for one in columns])
     return statement.of_rows(count, given), [*instant, *chain(*compress(columns, given))]
 
 
