@@ -7,7 +7,7 @@ WORKERS ?= 2
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test test-system test-console pictures test-providers soak bench requirements clean
+.PHONY: run check test test-system test-console pictures test-providers soak bench requirements deb clean
 .DEFAULT_GOAL := run
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -74,6 +74,10 @@ bench: $(VENV)/installed-bench  ## speed beside its peers, in under ten minutes;
 requirements: $(VENV)/installed-dev  ## contrib/requirements.txt anew: what the daemon runs with, with hashes
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --extra postgresql --custom-compile-command 'make requirements' --output-file contrib/requirements.txt setup.cfg
+
+deb:  ## the package for Debian 12, in dist/
+	tests/install_system_programs build-essential debhelper lintian python3-venv
+	contrib/debian/build
 
 clean:
 	rm -rf $(VENV) .dev build dist *.egg-info *.whl
