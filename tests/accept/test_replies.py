@@ -118,7 +118,7 @@ async def test_a_caller_that_hangs_up_before_the_commit_makes_the_reply_late(ser
 async def test_a_caller_that_has_closed_its_side_is_not_made_to_wait(served: World) -> None:
     """It is told at once that its message is stored: it may be gone altogether."""
     writer = await hang_up(served, eof=True)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         await served.inbox.pending(1)
     assert not served.receiver.commits.callers.waiting
     writer.close()

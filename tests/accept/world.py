@@ -361,7 +361,7 @@ class World:
             await writer.drain()
             if then_close:
                 return b""
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(90):
                 return await reader.read()
         except ConnectionError:
             return b""

@@ -351,7 +351,7 @@ def test_four_addresses_that_say_nothing_keep_nobody_out(start: Start) -> None:
 def eventually(true: Callable[[], bool]) -> bool:
     """Whether something becomes true in good time."""
     pause = threading.Event()
-    return any(true() or pause.wait(0.01) for _ in range(500))
+    return any(true() or pause.wait(0.01) for _ in range(9000))
 
 
 class Flood:

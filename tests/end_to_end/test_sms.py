@@ -210,7 +210,7 @@ def test_kill_during_the_attempt_repeats_it_in_order(daemon: Daemon) -> None:
 def wait_until_seen(path: Path, count: int) -> None:
     """Block until the agent has written `count` lines (it writes before it holds)."""
     done = threading.Event()
-    for _ in range(3000):
+    for _ in range(9000):
         if path.exists() and path.read_text().count("\n") >= count:
             return
         done.wait(0.01)

@@ -55,7 +55,7 @@ def test_a_backup_is_a_journal_of_one_instant(journal: Path, folder: Path) -> No
     writing = threading.Thread(target=write)
     writing.start()
     try:
-        assert begun.wait(20)
+        assert begun.wait(90)
         done = back_up(journal, file, NOW)
     finally:
         ended.set()

@@ -180,7 +180,7 @@ async def test_a_wal_that_is_removed_costs_nothing(world: SqliteWorld, end: str)
     await world.accept("one")
     with structlog.testing.capture_logs() as logged:
         world.file.with_name(world.file.name + end).unlink()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             # Nothing but the log says so.
             while not any("recovered" in line["event"] for line in logged):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

@@ -30,7 +30,7 @@ SMALL_CACHE = "PRAGMA cache_size = -200"
 
 async def wait_until(holds: Callable[[], Any]) -> None:
     """Nothing but what is looked at says so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

@@ -41,7 +41,7 @@ async def behind(closed_world: PostgresqlWorld, proxy: Proxy) -> PostgresqlWorld
 
 async def claim_when_up(world: PostgresqlWorld) -> Sequence[Entry]:
     """What there is to claim, once the journal can be reached again."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             try:
                 return await world.claim()

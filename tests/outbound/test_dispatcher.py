@@ -354,7 +354,7 @@ async def test_an_unavailable_agent_makes_its_entries_wait(world: World) -> None
     world.transport.reason = "no such module"
     dispatcher = world.start()
     await world.accept("one")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while not dispatcher.availability.reasons:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0)
     assert dispatcher.availability.reasons == {AGENT: "no such module"}

@@ -141,7 +141,7 @@ async def test_what_is_printed_during_an_attempt_is_read_to_its_end(
     with capture_logs():
         for _ in range(3):  # each time, the pipe was empty before
             os.write(theirs, b"some line\n" * 100)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 assert [await said.get() for _ in range(100)] == ["some line"] * 100
     os.close(theirs)
     await output.close()

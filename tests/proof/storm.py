@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -16,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +60,8 @@ SETTINGS = f"""
 """
 RELOADS, RELOADS_SECONDS = 300, 6.0
 STEPS_SECONDS = (-120, 600, -240, 3600, 7200)  # Mailgun's time stamps may be 5 minutes ahead
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 90
+OPEN_STATES = frozenset({"ready", "running", "waiting"})
 
 
 class StormyDaemon(Daemon):
@@ -284,7 +288,7 @@ class Storm:
                     yield
                 finally:
                     self.traffic.stop()
-                wait_until(self.is_delivered, "everything that was taken in is delivered")
+                self.until_delivered()
                 exported = self.daemon.run("events", "export").stdout.splitlines()
                 self.exported = [json.loads(line) for line in exported]
             finally:
@@ -295,16 +299,21 @@ class Storm:
         seen = self.daemon.agents / "seen.jsonl"
         return judge(self.traffic.conversations, seen, self.exported)
 
-    def is_delivered(self) -> bool:
-        """Whether nothing waits any more."""
+    def until_delivered(self) -> None:
+        """Wait until nothing waits any more, for as long as it becomes less."""
+        while waiting := self.undelivered():
+            wait_until(
+                partial(lambda before: self.undelivered() < before, waiting),
+                f"fewer than {waiting} messages are still to be delivered",
+            )
+
+    def undelivered(self) -> float:
+        """How many messages still wait or run; infinitely many while the journal cannot say."""
         page = self.daemon.request("GET", "/metrics").body.decode()
-        open_states = ("ready", "running", "waiting")
-        found = [line for line in page.splitlines() if line.startswith("berinia_webhookd_entries{")]
-        return bool(found) and all(
-            float(line.rpartition(" ")[2]) == 0
-            for line in found
-            if any(f'"{state}"' in line for state in open_states)
-        )
+        counted = re.findall(r'^berinia_webhookd_entries{state="(\w+)"} (\S+)$', page, re.MULTILINE)
+        if not counted:
+            return math.inf
+        return sum(float(number) for state, number in counted if state in OPEN_STATES)
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:

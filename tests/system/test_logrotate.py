@@ -143,7 +143,7 @@ def following(daemon: Daemon) -> Iterator[list[str]]:
         yield printed
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(90)
         reader.join(30)
         output.close()
 

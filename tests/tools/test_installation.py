@@ -63,7 +63,7 @@ def settings_with(tmp_path: Path, **flags: object) -> Settings:
 def dead_pid() -> int:
     """Of a process that was, and is no more."""
     process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait(30)
+    process.wait(90)
     return process.pid
 
 

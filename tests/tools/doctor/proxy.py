@@ -83,7 +83,7 @@ def _pass_on(request: BaseHTTPRequestHandler, proxy: Proxy) -> None:
     if request.path in setup.closed:
         _answer(request, 404, {"Content-Type": "text/html"}, b"<html>nginx</html>")
         return
-    connection = http.client.HTTPConnection("127.0.0.1", setup.upstream, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", setup.upstream, timeout=90)
     try:
         connection.request(
             request.command,
