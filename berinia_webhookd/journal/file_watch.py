@@ -147,13 +147,20 @@ class FileWatch:
             self._keep(fresh)
 
     def save_wal(self, connection: sqlite3.Connection) -> None:
-        """Write all of the WAL back, which is not at its place any more."""
-        announce(connection)
-        self._write_back(connection, "FULL")
+        """Write all of the WAL back, which is not at its place any more.
 
-    def _write_back(self, connection: sqlite3.Connection, mode: str) -> None:
+        Raises:
+            Outage: somebody reads it.
+        """
+        announce(connection)
+        if not self._write_back(connection, "FULL"):
+            raise Outage(
+                "the journal's -wal file is gone, and cannot be written back while it is read"
+            )
+
+    def _write_back(self, connection: sqlite3.Connection, mode: str) -> bool:
         """Write the WAL, which has a number, back into the file as it was just seen; not while a
-        command does.
+        command does. Returns whether that was possible.
 
         Raises:
             Lost: it was changed meanwhile.
@@ -162,7 +169,7 @@ class FileWatch:
         sql = f"PRAGMA wal_checkpoint({mode})"
         busy, pages, written = connection.execute(sql).fetchone()
         if busy:
-            return
+            return False
         self._commits, self._wal_bytes, self._due = 0, self._wal_left[1], False
         fresh = self._glance()
         is_ours = fresh.complete and _is_between(before, fresh.number, _number_in(connection))
@@ -171,6 +178,7 @@ class FileWatch:
             self.lossy = True
             raise Lost(self.doubt)
         self._keep(fresh)
+        return True
 
     def require_name(self) -> None:
         """Check that the file at the journal's place is the one that is locked, by this name alone.

@@ -118,7 +118,7 @@ class SqliteDatabase(Database):
         """See `Database`."""
         async with self._free:
             idle = self._idle
-            reader = idle.pop() if idle else self._connection("BEGIN")
+            reader = idle.pop() if idle else self._connection("BEGIN", complete=True)
             try:
                 return await self._suspecting(reader.transact(step))
             finally:
@@ -150,11 +150,13 @@ class SqliteDatabase(Database):
         return await self.do(truncate_wal)
 
     async def disconnect(self) -> None:
-        """See `Database`; where the file is doubted, what we have open may be all there is."""
+        """See `Database`; where the file is doubted, or lacks what was saved of it, what we have
+        open may be all there is.
+        """
         if self._lock.held:
             with contextlib.suppress(Outage):  # it may have been lost before it could be noticed
                 self._watch.require_name()
-        if not (self._watch.doubt or self._watch.gone):
+        if not (self._watch.doubt or self._watch.gone or self._saved):
             await self._disconnect()
 
     async def close(self) -> None:
@@ -191,14 +193,19 @@ class SqliteDatabase(Database):
             self._writer = self._connection("BEGIN IMMEDIATE", writes=True)
         return self._writer
 
-    def _connection(self, begin: str, *, writes: bool = False) -> ConnectionThread:
+    def _connection(
+        self, begin: str, *, writes: bool = False, complete: bool = False
+    ) -> ConnectionThread:
         watch = self._watch if writes and self._lock.held else None
-        return ConnectionThread(partial(self._open, watch), begin, self._clock, watch)
+        opened = partial(self._open, watch, complete=complete)
+        return ConnectionThread(opened, begin, self._clock, watch)
 
-    def _open(self, watch: FileWatch | None) -> sqlite3.Connection:
-        """Connect to no file but ours."""
+    def _open(self, watch: FileWatch | None, *, complete: bool) -> sqlite3.Connection:
+        """Connect to no file but ours; `complete` refuses one that lacks its WAL."""
         if self._lock.held:
             self._watch.require_name()
+        if complete and self._saved is not None:
+            raise Outage("the journal was lost, and has not been written back yet")
         connection = connect(self.path)
         if watch is not None:
             watch.opened()
@@ -272,7 +279,8 @@ class SqliteDatabase(Database):
                 await self._check()
         except Lost as lost:
             raise Outage(f"{lost}; {await self._save()}", passing=False) from lost
-        if self._saved is not None:  # the file is back, and has all of it
+        if self._saved is not None:  # the file is back, but not its WAL, which is open here alone
+            await self.do(self._watch.save_wal)
             self._saved.path.unlink(missing_ok=True)
             self._saved = None
         if copies := saved_copies(self.path):

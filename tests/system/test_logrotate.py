@@ -73,6 +73,7 @@ def accepted(lines: list[str]) -> list[str]:
 
 
 ACCEPTED = "event.accepted"
+ALL_OF_A_MESSAGE = (ACCEPTED, "request.finished", "attempt.started", "attempt.succeeded")
 
 
 def test_rotation_by_rename_loses_no_line(daemon: Daemon) -> None:
@@ -117,14 +118,17 @@ def test_copying_and_truncating_works_too(daemon: Daemon) -> None:
 
 
 def wait_until_written(log: Path, count: int) -> list[str]:
-    """The events accepted since the log was emptied, once they are that many."""
+    """The events accepted since the log was emptied, once all is written that so many messages
+    bring: else logrotate copies half a line of what is just being written.
+    """
     pause = threading.Event()
-    for _ in range(1000):
-        ids = accepted([line for line in log.read_text().splitlines(True) if line.endswith("\n")])
-        if len(ids) == count:
-            return ids
+    for _ in range(3000):
+        text = log.read_text()
+        written = [text.count(f'"event":"{event}"') for event in ALL_OF_A_MESSAGE]
+        if text.endswith("\n") and written == [count] * len(ALL_OF_A_MESSAGE):
+            return accepted(text.splitlines())
         pause.wait(0.01)
-    raise AssertionError(f"{len(ids)} of {count} lines are written")
+    raise AssertionError(f"{written} of {count} lines are written")
 
 
 @contextmanager
