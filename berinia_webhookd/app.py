@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -49,6 +49,9 @@ from berinia_webhookd.status.logs_api import LogsPage
 from berinia_webhookd.status.metrics_page import MetricsPage
 from berinia_webhookd.status.silence import SilenceWatch
 from berinia_webhookd.supervision import Turning
+
+if TYPE_CHECKING:
+    from berinia_webhookd.tracing import Tracing
 
 logger = structlog.get_logger()
 
@@ -172,6 +175,8 @@ async def opened(
         for listener in sockets:
             stack.enter_context(contextlib.closing(listener))
         console_socket = sockets.pop() if with_console else None
+        if (tracing := tracing_of(settings)) is not None:
+            stack.callback(tracing.close)
         metrics = Metrics()
         channels = Channels(settings)
         policies = RetryPolicies(settings, channels.of)
@@ -209,6 +214,7 @@ async def opened(
             loopback_locked=lambda: guard.locked,
             backlog=backlog,
             silence=silence,
+            tracing=tracing,
         )
         stack.push_async_callback(outbound.transports.close)
         stack.push_async_callback(outbound.late_replies.close)
@@ -243,6 +249,7 @@ async def opened(
             can_answer=partial(can_answer, settings, role, outbound.availability),
             runtime=runtime_folder(environ),
             shutdown_seconds=FINISH_SECONDS,
+            innermost=() if tracing is None else (tracing.middleware,),
         )
         console = None
         if console_socket is not None:
@@ -297,6 +304,15 @@ def installation_key(state: Path) -> InstallationKey:
         return InstallationKey(secrets.token_bytes(32))
 
 
+def tracing_of(settings: Settings) -> Tracing | None:
+    """Return what makes spans; None where nothing does, and nothing of it is imported."""
+    if settings.tracing.url is None:
+        return None
+    from berinia_webhookd.tracing import Tracing  # noqa: PLC0415
+
+    return Tracing.to(settings.tracing.url, settings.journal.node)
+
+
 def can_answer(
     settings: Settings, role: Role, availability: Availability, agent: AgentName
 ) -> bool:
@@ -331,6 +347,7 @@ def build_outbound(
     policies: RetryPolicies,
     backlog: BacklogReader,
     silence: SilenceWatch,
+    tracing: Tracing | None,
 ) -> Outbound:
     """Build the dispatching side; nothing runs yet."""
     transports = Transports(
@@ -342,7 +359,10 @@ def build_outbound(
     )
     late_replies = LateReplies(channels.of, clock=now)
     availability = Availability(
-        outbox=journal, transports=transports, routed=channels.agents, metrics=metrics
+        outbox=journal,
+        transports=transports if tracing is None else tracing.transports(transports),
+        routed=channels.agents,
+        metrics=metrics,
     )
     alerts = Alerts(
         settings.alerts,

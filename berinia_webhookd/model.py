@@ -16,6 +16,8 @@ from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NewType
 
+from berinia_webhookd.trace_context import traceparent_of
+
 IPAddress = IPv4Address | IPv6Address
 
 EventId = NewType("EventId", str)  # UUIDv7, canonical text
@@ -229,6 +231,7 @@ class Event(NamedTuple):
     thread: str | None = None  # the group of a declared channel
     sample: bool = False  # nobody but `send` has proven it
     reconciled: bool = False  # taken in from what its provider holds, as its request never came
+    traceparent: str | None = None  # W3C; None: its provider sent none, and nothing traces here
     raw: Mapping[str, Any] = _NOTHING  # name → last value
     raw_multi: Mapping[str, list[Any]] = _NOTHING  # names that repeat → values
     # The rest is not part of the stored event; `skipped` is a column beside it.
@@ -357,6 +360,11 @@ class Entry(NamedTuple):
     def messages(self) -> tuple[Member, ...]:
         """Every message of its attempt, in order; its own is the last."""
         return (*self.members, Member(self.event_id, self.event))
+
+    @property
+    def traceparent(self) -> str:
+        """The trace that its attempts belong to: its request's, else one of its own."""
+        return self.event.traceparent or traceparent_of(self.event_id)
 
     @property
     def text(self) -> str:

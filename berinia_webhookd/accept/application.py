@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from berinia_webhookd.accept.aiohttp_limits import HttpServer
 from berinia_webhookd.accept.loopback_guard import LoopbackGuard
@@ -47,6 +48,7 @@ class Receiver:
         guard: whether loopback addresses are trusted.
         can_answer: whether a caller who waits for this agent may get its reply in time.
         shutdown_seconds: when stopping, requests have at most three times as long to finish.
+        innermost: further middlewares, for what is verified.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Receiver:
         can_answer: Callable[[AgentName], bool] = lambda _: True,
         runtime: Path,
         shutdown_seconds: float = 1.0,
+        innermost: Iterable[Middleware] = (),
     ) -> None:
         self.stopping = asyncio.Event()  # once set, nobody waits for a reply
         self.request_context = RequestContexts(metrics, self.stopping)
@@ -83,6 +86,7 @@ class Receiver:
                 self.own_requests.middleware,
                 self.rate_limit.middleware,
                 self.signature_check.middleware,
+                *innermost,
             ]
         )
         self.application.router.register_resource(self.paths)

@@ -33,6 +33,7 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 from berinia_webhookd.own_requests import HEADER, InstallationKey, Purpose
+from berinia_webhookd.trace_context import TRACEPARENT, valid_traceparent
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,9 @@ class Channel(ABC):
     ) -> VerifiedDelivery:
         """Build what `verify` returns."""
         headers = delivery.headers
+        kept = {name: headers[name] for name in self.kept_headers if name in headers}
+        if (given := headers.get(TRACEPARENT)) and (trace := valid_traceparent(given)):
+            kept[TRACEPARENT] = trace
         return VerifiedDelivery(
             self.name,
             delivery.content_type_header,
@@ -170,16 +174,20 @@ class Channel(ABC):
             replay_key,
             fields,
             delivery.target,
-            {name: headers[name] for name in self.kept_headers if name in headers},
+            kept,
         )
 
     def decode(self, delivery: VerifiedDelivery) -> Decoded:
-        """Return what `read` finds, with opt-outs and the channel's rules for skipping applied.
+        """Return what `read` finds, with its request's trace, and with opt-outs and the channel's
+        rules for skipping applied.
 
         Raises:
             MalformedDelivery, AccountRefused: by `read`.
         """
         decoded = self.read(delivery)
+        if (trace := delivery.headers.get(TRACEPARENT)) is not None:
+            traced = (event._replace(traceparent=trace) for event in decoded.events)
+            decoded = decoded._replace(events=tuple(traced))
         judged = tuple(map(self._judged, decoded.events))
         return decoded if judged == decoded.events else decoded._replace(events=judged)
 

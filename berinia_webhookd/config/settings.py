@@ -253,6 +253,19 @@ class AlertSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingSettings:
+    url: str | None = setting(
+        values.web_url,
+        None,
+        "OpenTelemetry collector that spans are sent to, by OTLP over HTTP; needs the extra "
+        "`tracing`",
+        example="http://127.0.0.1:4318",
+        secret=True,
+        restart=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ReconcileTwilioSettings:
     numbers: tuple[str, ...] = setting(
         many(text),
@@ -276,6 +289,7 @@ class Settings:
     consents: ConsentsSettings
     logs: LogSettings
     alerts: AlertSettings
+    tracing: TracingSettings
     console: ConsoleSettings
     reconcile_twilio: ReconcileTwilioSettings
     agents: AgentsSettings
@@ -293,6 +307,7 @@ SECTIONS: Final[Mapping[str, type]] = {  # beside the tables of agents and chann
     "consents": ConsentsSettings,
     "logs": LogSettings,
     "alerts": AlertSettings,
+    "tracing": TracingSettings,
     "console": ConsoleSettings,
     "reconcile.twilio": ReconcileTwilioSettings,
 }

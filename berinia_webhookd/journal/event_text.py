@@ -29,7 +29,7 @@ KINDS: Final = {kind.value: kind for kind in EventKind}
 _LONG: Final = 262_144
 _OFTEN_NONE: Final = (
     *("subject", "message_id", "group", "profile_name", "opt_out", "auto_submitted"),
-    *("status", "thread"),
+    *("status", "thread", "traceparent"),
 )
 _often_none: Final = attrgetter(*_OFTEN_NONE)
 # The fields of an event in their order, with what they are where the text leaves them out.

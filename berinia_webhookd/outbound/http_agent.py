@@ -30,6 +30,7 @@ from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind, Word
 from berinia_webhookd.outbound.contract import AgentUnavailable, Begin, NotBegun, begin_freely
 from berinia_webhookd.outbound.event_mask import EventMask
 from berinia_webhookd.outbound.payload import envelope, outcome_of
+from berinia_webhookd.trace_context import TRACEPARENT
 
 ANSWER_LIMIT_BYTES: Final = 1 << 20
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what secrets begin with
@@ -124,10 +125,10 @@ class HttpAgents:
         except AgentUnavailable as unavailable:
             return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
         body = json_text.encode(envelope(entry))
-        headers = HEADERS
+        headers = HEADERS | {TRACEPARENT: entry.traceparent}
         if key is not None:
             now = int(self._clock())
-            headers = HEADERS | signature_headers(key, entry.event_id, now, body)
+            headers |= signature_headers(key, entry.event_id, now, body)
         written = False
 
         async def sending() -> None:

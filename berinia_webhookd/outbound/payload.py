@@ -22,6 +22,7 @@ from berinia_webhookd.model import (
     Word,
 )
 from berinia_webhookd.outbound.signs import signs_of
+from berinia_webhookd.trace_context import TRACEPARENT
 
 Shape = Literal["handle", "run"]
 
@@ -80,6 +81,7 @@ def _data(entry: Entry, paths: Sequence[str], *, listed: bool = True) -> dict[st
         **_manners(entry),
         "signs": sorted(signs),
         **({"messages": messages} if listed else {}),
+        TRACEPARENT: entry.traceparent,
         "raw": own["raw"],
         "raw_multi": own["raw_multi"],
     }

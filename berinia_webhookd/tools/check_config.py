@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -114,6 +115,8 @@ async def _check(
         found += of_loads(settings.agents, loads)
     if JOURNAL_URL not in invalid:
         found += await _journal(settings, environ, offline=offline)
+    if settings.tracing.url is not None:
+        found += _tracing()
     folders = usable_folders(settings, state_folder(environ))
     found += [folder for folder in folders if folder.subject not in invalid]
     found += foreign_logs(settings.logs.dir, settings.channels)
@@ -125,6 +128,15 @@ async def _check(
     found += [one for one in examined.warnings if one.subject not in is_wrong]
     found.sort(key=lambda finding: _WORST_LAST.index(finding.level))
     return Checked(examined, tuple(found), loads, running)
+
+
+def _tracing() -> list[Finding]:
+    """Check that what makes spans is installed."""
+    try:
+        import_module("berinia_webhookd.tracing")
+    except CannotStart as error:
+        return [wrong("tracing.url", str(error), *filter(None, [error.hint]))]
+    return []
 
 
 async def _journal(settings: Settings, environ: Environ, *, offline: bool) -> list[Finding]:

@@ -54,10 +54,10 @@ def test_settings_show_no_secret(place: Place) -> None:
 
 
 def test_every_secret_key_was_looked_at(place: Place) -> None:
-    """So that a new one joins the test above; these two are URLs, hidden by `check-config`."""
+    """So that a new one joins the test above; these are URLs, hidden by `check-config`."""
     place.toml(HOLDING_SECRETS)
     origins = place.load().origins
-    urls = {"alerts.url", "channels.whatsapp.late_reply_url"}
+    urls = {"alerts.url", "tracing.url", "channels.whatsapp.late_reply_url"}
     names = {key for key, setting in KEYS.items() if setting.secret} - urls
     names = {name.replace("agents.defaults", "agents.MetaAgent") for name in names}
     assert not [name for name in names if origins[name].source != "file"]
@@ -67,6 +67,7 @@ WRONG = {
     "journal.url": f'"mysql://berinia:{WORD}@localhost/berinia"',
     "logs.password": f'["{WORD}"]',
     "alerts.url": f'"//{WORD}@example.com"',
+    "tracing.url": f'"//{WORD}@example.com"',
     "channels.sms.tokens": f'{{ one = "{WORD}" }}',
     "channels.email.signing_keys": f'[["{WORD}"]]',
     "channels.whatsapp.secret": f'["{WORD}"]',

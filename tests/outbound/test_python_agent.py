@@ -24,6 +24,7 @@ from berinia_webhookd.model import (
 )
 from berinia_webhookd.outbound.contract import AgentUnavailable
 from berinia_webhookd.outbound.payload import envelope
+from berinia_webhookd.trace_context import traceparent_of
 
 from ..full_disk import full_disk
 from .agent_world import AGENTS, HostWorld, attempt, make_entry
@@ -107,6 +108,7 @@ async def test_handle_gets_a_cloudevent(hosts: HostWorld) -> None:
                     "raw_multi": {},
                 }
             ],
+            "traceparent": traceparent_of(entry.event_id),
             "raw": {"Body": "  Oui 🙂\n"},
             "raw_multi": {},
         },
