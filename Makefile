@@ -73,7 +73,7 @@ bench: $(VENV)/installed-bench  ## speed beside its peers, in under ten minutes;
 
 requirements: $(VENV)/installed-dev  ## contrib/requirements.txt anew: what the daemon runs with, with hashes
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	  --extra postgresql --custom-compile-command 'make requirements' --output-file contrib/requirements.txt setup.cfg
+	  --extra postgresql --extra tracing --custom-compile-command 'make requirements' --output-file contrib/requirements.txt setup.cfg
 
 deb:  ## the package for Debian 12, in dist/
 	tests/install_system_programs build-essential debhelper lintian python3-venv

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 FILE = Path(__file__).parents[2] / "contrib" / "requirements.txt"
 PIN = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>\S+)(?P<rest>.*(?:\n .*)*)", re.MULTILINE)
-EXTRAS = ("", "postgresql")
+EXTRAS = ("", "postgresql", "tracing")
 
 
 def wanted() -> list[Requirement]:
