@@ -229,9 +229,9 @@ class Event(NamedTuple):
     kind: EventKind = EventKind.MESSAGE
     status: str | None = None  # of a receipt: what became of the message
     thread: str | None = None  # the group of a declared channel
+    traceparent: str | None = None  # W3C; None: its provider sent none, and nothing traces here
     sample: bool = False  # nobody but `send` has proven it
     reconciled: bool = False  # taken in from what its provider holds, as its request never came
-    traceparent: str | None = None  # W3C; None: its provider sent none, and nothing traces here
     raw: Mapping[str, Any] = _NOTHING  # name → last value
     raw_multi: Mapping[str, list[Any]] = _NOTHING  # names that repeat → values
     # The rest is not part of the stored event; `skipped` is a column beside it.
