@@ -251,8 +251,9 @@ class Event(NamedTuple):
     def asks_consent(self) -> bool:
         """Whether it may opt its sender out or in."""
         word = self.opt_out or self.as_start
-        asks = word is not None and word is not OptOut.HELP and bool(self.conversation.sender)
-        return asks and not self.sample
+        if word is None or word is OptOut.HELP or self.sample:
+            return False
+        return bool(self.conversation.sender)
 
     @property
     def overtakes(self) -> bool:
