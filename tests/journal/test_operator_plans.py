@@ -46,6 +46,7 @@ HARMLESS_TOO = (
     "SCAN entries USING INDEX entries_waiting",
     "SCAN entries USING INDEX entries_dead",
     "SCAN entries USING INDEX entries_discarded",
+    "SCAN found",  # different errors of what is dead
     "SCAN sessions",  # of people who are logged in
     "SCAN consents USING INDEX consents_latest",  # from its end, as many as are asked for
 )

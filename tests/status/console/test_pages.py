@@ -6,7 +6,9 @@ import asyncio
 import json
 import re
 import socket
+import sqlite3
 import tracemalloc
+from contextlib import closing
 from dataclasses import replace
 from html import unescape
 from urllib.parse import quote
@@ -23,7 +25,7 @@ from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
 from berinia_webhookd.status.console import live, pages
 from berinia_webhookd.status.console.search_field import meaning
 
-from ...journal.world import AGENT, on_sqlite
+from ...journal.world import AGENT, SqliteWorld, on_sqlite
 from .conftest import OPERATOR, VIEWER, Browser, Site
 
 ANNA = "+33639980071"
@@ -215,6 +217,29 @@ async def test_a_message_shows_what_its_agent_got(site: Site) -> None:
     assert f"What the agent got (as {how})" in shown
     text = shown.partition(f"(as {how})")[2].partition('<pre class="text">')[2].partition("<")[0]
     assert json.loads(unescape(text)) == given
+
+
+@on_sqlite
+async def test_no_page_takes_the_writer_s_turn(site: Site) -> None:
+    """Whatever is looked at while somebody writes, also what all there is to replay would do."""
+    receipt = await site.world.accept("late")
+    (entry,) = await site.world.claim()
+    await site.world.settle(entry, state=EntryState.DEAD)
+    browser = await site.logged_in()
+    dead = (await browser.get("/dead")).text
+    group = unescape(re.findall(r'href="(/dead/all[^"]+)"', dead)[0])
+    message = f"/messages/{receipt.event_id}"
+    conversation = re.findall(r'href="(/conversations/\d+)"', (await browser.get(message)).text)[0]
+    assert isinstance(site.world, SqliteWorld)
+    with closing(sqlite3.connect(site.world.file, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        for target in (
+            *("/", "/messages", "/messages?q=late", "/dead", "/refused", "/live", "/actions"),
+            *(message, conversation, group, "/login"),
+        ):
+            assert (await browser.get(target)).status == 200, target
+        assert (await browser.post(f"{message}/replay")).status == 503  # which has to write
+        writer.execute("ROLLBACK")
 
 
 @on_sqlite
