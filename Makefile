@@ -7,7 +7,7 @@ WORKERS ?= 2
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test test-system test-console pictures test-providers soak bench requirements deb clean
+.PHONY: run check test test-system test-console pictures test-providers soak bench requirements dist release deb clean
 .DEFAULT_GOAL := run
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -74,6 +74,15 @@ bench: $(VENV)/installed-bench  ## speed beside its peers, in under ten minutes;
 requirements: $(VENV)/installed-dev  ## contrib/requirements.txt anew: what the daemon runs with, with hashes
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --extra postgresql --extra tracing --custom-compile-command 'make requirements' --output-file contrib/requirements.txt setup.cfg
+	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(BIN)/uv pip compile --quiet --upgrade --universal \
+	  --python-version 3.11 --generate-hashes --custom-compile-command 'make requirements' \
+	  --output-file contrib/build-requirements.txt -
+
+dist: $(VENV)/installed-dev  ## wheel, source archive, bill of materials and hashes of the last commit, in dist/
+	$(BIN)/python -m tests.release dist
+
+release: $(VENV)/installed-dev  ## the next version, built, checked and committed; nothing is uploaded: make release VERSION=1.2.3
+	$(BIN)/python -m tests.release release $(VERSION)
 
 deb:  ## the package for Debian 12, in dist/
 	tests/install_system_programs build-essential debhelper lintian python3-venv

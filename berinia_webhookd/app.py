@@ -260,7 +260,6 @@ async def opened(
                 channels,
                 metrics,
                 look=look,
-                given=outbound.transports.given,
                 shutdown_seconds=FINISH_SECONDS,
                 open_journal=partial(
                     ConsoleJournal,

@@ -130,15 +130,12 @@ def _cut_off(names: Sequence[str]) -> Iterator[bool]:
         ahead = name
 
 
-def reaches_into_url(target: str, fields: Fields | Mapping[str, str]) -> bool:
+def reaches_into_url(target: str, fields: Fields) -> bool:
     """Whether the account, which is signed right after the URL, was moved into the query."""
     query = target.partition("?")[2]
-    if not query:
+    if not query or any(name == "AccountSid" for name, _ in fields):
         return False
-    pairs = list(fields.items()) if isinstance(fields, Mapping) else fields
-    if any(name == "AccountSid" for name, _ in pairs):
-        return False
-    text = query + "".join(min(pairs, default=("", "")))
+    text = query + "".join(min(fields, default=("", "")))
     return _OPTIONAL["AccountSid"].search(text) is not None
 
 

@@ -60,11 +60,10 @@ async def with_members(transaction: Transaction, entries: Sequence[Entry]) -> li
     """The entries with the messages that share their attempts, which run from here on."""
     found = await members_of(transaction, [entry.id for entry in entries])
     await share(transaction, found)
-    return [with_rows(entry, found.get(entry.id, ())) for entry in entries]
+    return [_with(entry, found.get(entry.id, ())) for entry in entries]
 
 
-def with_rows(entry: Entry, rows: Sequence[Row]) -> Entry:
-    """The entry with those of these rows of `members`."""
+def _with(entry: Entry, rows: Sequence[Row]) -> Entry:
     members = tuple(
         Member(EventId(row["event_id"]), event_text.decode(row["data"], row["form"]))
         for row in rows

@@ -6,8 +6,6 @@ journal.
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -67,23 +65,21 @@ class Operations(JournalAccess):
         *,
         described: bool = True,
         before: int = queries.ALL,
-        seconds: float = math.inf,
     ) -> Searched:
         """Do the same, with what is in them, of events before a number. What no index knows is
-        looked for in a hundred thousand; and no new page is begun after so many `seconds`.
+        looked for in the newest hundred thousand alone.
         """
         found: list[Listed] = []
-        looked_at, deadline = 0, time.monotonic() + seconds
-        first, last = await self._read(queries.numbers_of, filters)
-        end: int | None = min(before, last + 1)
+        looked_at = 0
+        last: Listed | None = None
+        end: int | None = before
         while end is not None and len(found) < limit:
-            how = {"first": first, "end": end, "limit": limit - len(found)}
-            page = await self._read(search.page, filters, **how, described=described)
+            if not filters.few and looked_at >= search.MOST_SEARCHED:
+                return Searched(found, last)
+            left = limit - len(found)
+            page = await self._read(search.page, filters, end=end, limit=left, described=described)
             found += page.found
-            looked_at, end = looked_at + page.looked_at, page.end
-            enough = filters.is_scan and looked_at >= search.MOST_SEARCHED
-            if end is not None and len(found) < limit and (enough or time.monotonic() > deadline):
-                return Searched(found, end, await self._read(queries.received_from, end))
+            looked_at, last, end = looked_at + page.looked_at, page.last, page.end
         return Searched(found)
 
     async def short_ids(self, ids: Iterable[str]) -> dict[str, str]:

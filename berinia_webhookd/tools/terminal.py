@@ -108,6 +108,8 @@ def fitted(rows: Sequence[Sequence[str]], width: int, *, indent: int = 0) -> Ite
     """Align rows within a width: the last cell goes on below itself, and what follows a first one
     that takes over half of the width stands below that.
     """
+    if not rows:
+        return
     most = (width - indent) // 2
     firsts = [size for row in rows if (size := _width(row[0])) <= most]
     widths = [max(firsts, default=0)]

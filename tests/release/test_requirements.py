@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -44,3 +45,12 @@ def test_every_pin_has_hashes() -> None:
 def test_it_names_no_index() -> None:
     """Where packages come from is the business of whoever installs them."""
     assert "://" not in FILE.read_text()
+
+
+def test_what_builds_is_pinned_too() -> None:
+    """Within the bounds of pyproject.toml: another setuptools would build another wheel."""
+    pyproject = tomllib.loads((FILE.parents[1] / "pyproject.toml").read_text())
+    (asked,) = map(Requirement, pyproject["build-system"]["requires"])
+    (pin,) = PIN.finditer((FILE.parent / "build-requirements.txt").read_text())
+    assert (pin["name"], pin["version"] in asked.specifier) == (asked.name, True)
+    assert "--hash=sha256:" in pin["rest"]

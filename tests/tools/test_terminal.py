@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from berinia_webhookd.tools.terminal import (
     coloured_state,
     columns,
+    fitted,
     json_text,
     one_line,
     printable,
@@ -88,6 +89,12 @@ def test_columns_line_up_whatever_their_colour() -> None:
         "1   dead     A",
         "22  running",
     ]
+
+
+def test_no_rows_are_no_lines() -> None:
+    """As the settings of a machine on which nothing is set yet."""
+    assert columns([]) == []
+    assert list(fitted([], 80)) == []
 
 
 def test_a_state_is_shown_as_it_is_called() -> None:

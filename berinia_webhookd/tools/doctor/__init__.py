@@ -16,7 +16,6 @@ import click
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, Level
-from berinia_webhookd.journal.inspecting import glance
 from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.status.findings import CHECKS, Check, findings_of
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
@@ -100,13 +99,10 @@ def _without_consequences(findings: list[Finding]) -> list[Finding]:
 
 
 async def without_probes(config_file: Path | None) -> list[Finding]:
-    """Return the findings that need no probe, the worst last, as the daemon itself sees them. The
-    journal's pages are not checked, and nothing takes the writer's turn.
-    """
-    installation = find(config_file, os.environ, working_folder()).installation
-    journal = replace(installation.journal, inspect_file=glance)
+    """Return the findings that need no probe, the worst last, as the daemon itself sees them."""
+    found = find(config_file, os.environ, working_folder())
     checks = {name: check for name, check in CHECKS.items() if name not in PROBES}
-    findings = await findings_of(checks, replace(installation, journal=journal))
+    findings = await findings_of(checks, found.installation)
     return sorted(findings, key=lambda finding: list(Level).index(finding.level))
 
 
