@@ -260,6 +260,7 @@ async def opened(
                 channels,
                 metrics,
                 look=look,
+                given=outbound.transports.given,
                 shutdown_seconds=FINISH_SECONDS,
                 open_journal=partial(
                     ConsoleJournal,

@@ -23,7 +23,7 @@ from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.status.console.address import url_of
 from berinia_webhookd.status.console.application import Console
 from berinia_webhookd.status.console.findings import Findings
-from berinia_webhookd.status.console.surroundings import OpenJournal, Surroundings
+from berinia_webhookd.status.console.surroundings import Given, OpenJournal, Surroundings
 
 Look = Callable[[], Coroutine[Any, Any, Sequence[Finding]]]
 
@@ -59,6 +59,7 @@ def build_console(
     metrics: Metrics,
     *,
     look: Look,
+    given: Given,
     open_journal: OpenJournal,
     shutdown_seconds: float,
 ) -> ConsoleServer:
@@ -78,6 +79,7 @@ def build_console(
         open_journal=open_journal,
         log=log_file(settings.logs.dir, EVERYTHING),
         findings=Findings(look),
+        given=given,
     )
     console = Console(url, around)
     http = HttpServer(

@@ -165,7 +165,9 @@ class RawDelivery(NamedTuple):
 
 
 class VerifiedDelivery(NamedTuple):
-    """A delivery whose sender is proven; `fields` is its form, if verifying had to decode it."""
+    """A delivery whose sender is proven; `fields` is its form, if verifying had to decode it: its
+    pairs, or by name where it is of a kind that its channel knows.
+    """
 
     channel: ChannelName
     content_type_header: str
@@ -173,7 +175,7 @@ class VerifiedDelivery(NamedTuple):
     received_at: datetime
     # Unique to this delivery (SHA-256 of the Mailgun signature), where there is such a thing.
     replay_key: bytes | None = None
-    fields: tuple[tuple[str, str], ...] | None = None
+    fields: tuple[tuple[str, str], ...] | dict[str, str] | None = None
     target: str = ""  # the request target; secrets in its query are masked before it is stored
     headers: Mapping[str, str] = _NOTHING  # those that its channel keeps, names in lower case
 
@@ -249,8 +251,9 @@ class Event(NamedTuple):
     def asks_consent(self) -> bool:
         """Whether it may opt its sender out or in."""
         word = self.opt_out or self.as_start
-        asks = word is not None and word is not OptOut.HELP and bool(self.conversation.sender)
-        return asks and not self.sample
+        if word is None or word is OptOut.HELP or self.sample:
+            return False
+        return bool(self.conversation.sender)
 
     @property
     def overtakes(self) -> bool:

@@ -31,17 +31,28 @@ def decode_urlencoded(body: bytes) -> Fields:
     """
     if body.count(b"&") >= MAX_FIELDS:
         raise MalformedDelivery("The form has too many fields.")
-    body = body.replace(b"+", b" ")
-    together = len(body) <= _SHORT_BYTES and not _DECODED_APART.search(body)
-    text = as_text(_percent_decoded(body) if together else body)
+    text = decoded_whole(body)
+    if together := text is not None:
+        pairs = text.split("&")
+    else:
+        pairs = as_text(body.replace(b"+", b" ")).split("&")
     fields = []
-    for pair in text.split("&"):
+    for pair in pairs:
         if pair:
             name, _, value = pair.partition("=")
             if not together and "%" in pair:
                 name, value = _unquoted(name), _unquoted(value)
             fields.append((name, value))
     return tuple(fields)
+
+
+def decoded_whole(body: bytes) -> str | None:
+    """Return the text of a form, its separators still in it; None where it has to be decoded field
+    by field.
+    """
+    if len(body) > _SHORT_BYTES or _DECODED_APART.search(body):
+        return None
+    return as_text(_percent_decoded(body.replace(b"+", b" ")))
 
 
 def _unquoted(text: str) -> str:

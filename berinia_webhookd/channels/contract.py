@@ -159,7 +159,7 @@ class Channel(ABC):
         delivery: RawDelivery,
         *,
         replay_key: bytes | None = None,
-        fields: tuple[tuple[str, str], ...] | None = None,
+        fields: tuple[tuple[str, str], ...] | dict[str, str] | None = None,
     ) -> VerifiedDelivery:
         """Build what `verify` returns."""
         headers = delivery.headers

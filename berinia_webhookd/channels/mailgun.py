@@ -271,9 +271,9 @@ def _may_have_files(content_type_header: str) -> bool:
 
 def _form_of(delivery: VerifiedDelivery) -> Form:
     """Return the form, decoded again if `verify` did not keep it."""
-    if delivery.fields is None:
-        return decode_form(delivery.content_type_header, delivery.body)
-    return Form(delivery.fields)
+    if isinstance(delivery.fields, tuple):
+        return Form(delivery.fields)
+    return decode_form(delivery.content_type_header, delivery.body)
 
 
 def _require_well_formed(form: Form, message: MailMessage) -> None:

@@ -78,16 +78,20 @@ class TwilioKeys:
         return str(RequestValidator(self._tokens[0]).compute_signature(url, values))
 
     def match(self, signature: str, urls: Iterable[str], fields: Sequence[tuple[str, str]]) -> bool:
-        """Whether any token signed any of the URLs, likeliest first, with these fields.
+        """Whether any token signed any of the URLs, likeliest first, with these fields."""
+        return self.match_text(signature, urls, signed_text(fields))
+
+    def match_text(self, signature: str, urls: Iterable[str], signed: str) -> bool:
+        """Whether any token signed any of the URLs with fields of this `signed_text`.
 
         All tokens are tried on a URL, so that the time does not tell which one matched. Fields that
         are not UTF-8 match nothing: Twilio cannot have signed them.
         """
         presented = _presented(signature)
         try:
-            signed = "".join(chain.from_iterable(in_signing_order(fields))).encode()
+            encoded = signed.encode()
             for url in urls:
-                if self._match_one(presented, url.encode() + signed):
+                if self._match_one(presented, url.encode() + encoded):
                     return True
         except UnicodeEncodeError:  # lone surrogates stand for bytes that are not UTF-8
             return False
@@ -115,6 +119,11 @@ def _keyed(key: bytes) -> tuple[Hash, Hash]:
     inner.update(bytes(byte ^ 0x36 for byte in key))
     outer.update(bytes(byte ^ 0x5C for byte in key))
     return inner, outer
+
+
+def signed_text(fields: Sequence[tuple[str, str]]) -> str:
+    """Return names and values as Twilio signs them after the URL."""
+    return "".join(chain.from_iterable(in_signing_order(fields)))
 
 
 def in_signing_order(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

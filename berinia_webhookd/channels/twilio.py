@@ -21,10 +21,17 @@ from berinia_webhookd.channels import twilio_diagnosis
 from berinia_webhookd.channels.addresses_of_people import conversation, event_digest
 from berinia_webhookd.channels.contract import Answer, Channel, SignedRequest, sample_phone
 from berinia_webhookd.channels.form import URLENCODED
+from berinia_webhookd.channels.known_forms import KnownForms
 from berinia_webhookd.channels.opt_out import WORDS
 from berinia_webhookd.channels.provider import Provider, SecretSetting
 from berinia_webhookd.channels.settings import TwilioSettings
-from berinia_webhookd.channels.signatures import TwilioKeys, body_digest_holds, is_plain, port_forms
+from berinia_webhookd.channels.signatures import (
+    TwilioKeys,
+    body_digest_holds,
+    is_plain,
+    port_forms,
+    signed_text,
+)
 from berinia_webhookd.channels.twilio_boundaries import (
     KINDS_OF_FORMS,
     KNOWN,
@@ -63,7 +70,7 @@ _OPTIONAL_SID = re.compile(f"(?:{_SID.pattern})?")
 _ACCOUNT = re.compile(rb"(?:^|&)AccountSid=(AC[0-9a-f]{32})(?![^&])")
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 _OPTIONAL_COUNT = re.compile(r"[0-9]{0,4}")
-_OPT_OUT_TYPE = re.compile(f"(?:{'|'.join(OptOut)})?", re.IGNORECASE | re.ASCII)
+_OPT_OUT_TYPE = re.compile(f"(?ai:{'|'.join(OptOut)})?")
 # Any kind, with any prefix (whatsapp:, rcs:, messenger:): carriers pass on senders of any form.
 _ADDRESS = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,160}")
 _SHAPES: Final[Mapping[str, re.Pattern[str]]] = {
@@ -145,6 +152,7 @@ class TwilioChannel(Channel):
         super().__init__(settings)
         self._tokens = [token.reveal() for token in settings.tokens]  # the primary one signs
         self._keys = TwilioKeys(self._tokens)
+        self._known_forms = KnownForms(_shape_of)
         self._account_sids = frozenset(settings.account_sids)
         self._public_urls = tuple(public_urls)
         self._public_forms = _both_forms(public_urls)
@@ -165,9 +173,16 @@ class TwilioChannel(Channel):
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
         """Prove that Twilio signed this, over the URL it called and every field."""
         self.require_secret()
-        fields = decode_urlencoded(delivery.body)
+        fields: Fields | dict[str, str]
+        known = self._known_forms.read(delivery.body)
+        if known is None:
+            fields = decode_urlencoded(delivery.body)
+            signed = signed_text(fields)
+        else:
+            kind, values = known
+            fields, signed = dict(zip(kind.names, values, strict=True)), kind.signed(values)
         signature = delivery.headers.get(SIGNATURE_HEADER, "")
-        matches = self._keys.match(signature, self._urls(delivery), fields)
+        matches = self._keys.match_text(signature, self._urls(delivery), signed)
         whole = body_digest_holds(delivery.target, delivery.body)
         if not matches or not whole or reaches_into_url(delivery.target, fields):
             raise SignatureInvalid("The signature is missing or wrong.")
@@ -181,10 +196,8 @@ class TwilioChannel(Channel):
 
     def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Check what the signature leaves open, and read the message, or what became of one."""
-        fields = _fields_of(delivery)
-        values, repeated = raw_fields(fields)  # what is read below is sent once
-        receipt = "MessageStatus" in values and "Body" not in values
-        _require_well_formed(fields, values, RECEIPT_REQUIRED if receipt else REQUIRED)
+        values, repeated = self._well_formed(delivery)  # what is read below is sent once
+        receipt = _is_receipt(values)
         require_unmoved(values)
         if self._account_sids and values.get("AccountSid") not in self._account_sids:
             raise AccountRefused("This account is not accepted here.")
@@ -205,6 +218,19 @@ class TwilioChannel(Channel):
             raw_multi=repeated,
         )
         return Decoded((self._receipt(event, values["MessageStatus"]) if receipt else event,))
+
+    def _well_formed(
+        self, delivery: VerifiedDelivery
+    ) -> tuple[Mapping[str, str], Mapping[str, list[Any]]]:
+        """Return name → last value, and of names that repeat all values."""
+        fields = decode_urlencoded(delivery.body) if delivery.fields is None else delivery.fields
+        if isinstance(fields, dict):  # of a kind that is known
+            return fields, {}
+        values, repeated = raw_fields(fields)
+        _require_well_formed(fields, values, RECEIPT_REQUIRED if _is_receipt(values) else REQUIRED)
+        if not repeated:
+            self._known_forms.learn(tuple(values))
+        return values, repeated
 
     def _receipt(self, event: Event, status: str) -> Event:
         """Return a receipt: the receipts of a message are a conversation of their own, with the
@@ -288,8 +314,8 @@ def _both_forms(base_urls: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(form[0] for form in forms), *(form[1] for form in forms)]))
 
 
-def _fields_of(delivery: VerifiedDelivery) -> Fields:
-    return decode_urlencoded(delivery.body) if delivery.fields is None else delivery.fields
+def _is_receipt(values: Mapping[str, str]) -> bool:
+    return "MessageStatus" in values and "Body" not in values
 
 
 def _require_well_formed(
@@ -318,15 +344,17 @@ class _Checks(NamedTuple):
 
 @lru_cache(KINDS_OF_FORMS)
 def _checks_of(names: tuple[str, ...], required: tuple[str, ...]) -> _Checks:
-    shapes = {name: _SHAPES[name] for name in names if name in _SHAPES}
     unknown = set(names) - KNOWN
-    valid = set(filter(_NAME.fullmatch, unknown))
-    shapes |= {name: _OPTIONAL_SID for name in valid if name.endswith("Sid")}
+    shapes = ((name, _shape_of(name)) for name in names)
     return _Checks(
         missing=tuple(name for name in required if name not in names),
-        invalid_names=valid != unknown,
-        shapes=tuple((name, shape.fullmatch) for name, shape in shapes.items()),
+        invalid_names=not all(map(_NAME.fullmatch, unknown)),
+        shapes=tuple((name, shape.fullmatch) for name, shape in shapes if shape is not None),
     )
+
+
+def _shape_of(name: str) -> re.Pattern[str] | None:
+    return _SHAPES.get(name, _OPTIONAL_SID if name.endswith("Sid") else None)
 
 
 def _repeated(fields: Fields) -> set[str]:

@@ -130,12 +130,15 @@ def _cut_off(names: Sequence[str]) -> Iterator[bool]:
         ahead = name
 
 
-def reaches_into_url(target: str, fields: Fields) -> bool:
+def reaches_into_url(target: str, fields: Fields | Mapping[str, str]) -> bool:
     """Whether the account, which is signed right after the URL, was moved into the query."""
     query = target.partition("?")[2]
-    if not query or any(name == "AccountSid" for name, _ in fields):
+    if not query:
         return False
-    text = query + "".join(min(fields, default=("", "")))
+    pairs = list(fields.items()) if isinstance(fields, Mapping) else fields
+    if any(name == "AccountSid" for name, _ in pairs):
+        return False
+    text = query + "".join(min(pairs, default=("", "")))
     return _OPTIONAL["AccountSid"].search(text) is not None
 
 

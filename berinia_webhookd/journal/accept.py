@@ -8,9 +8,9 @@ first, and asked about afterwards: so nothing that another process does meanwhil
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from berinia_webhookd.config.agent_settings import Gathering
 from berinia_webhookd.journal import (
@@ -63,19 +63,28 @@ def no_gathering(agent: AgentName) -> None:
     del agent
 
 
-class NewEvent(NamedTuple):
-    """One event, with the id it gets if it is new, and as it is stored."""
+@dataclass(slots=True, eq=False)
+class NewEvent:
+    """One event, with the id it gets if it is new, and as it is stored. It gets its numbers when it
+    is inserted.
+    """
 
     id: EventId
     event: Event
+    digest: bytes
     parties: Parties
     data: str
     in_form: bool  # whether its raw fields are read from the delivery's body
-    consent: ConsentState | None = None  # what its sender changed by it
     gathering: Gathering | None = None
+    consent: ConsentState | None = None  # what its sender changed by it
+    number: int = 0
+    delivery: int = 0
+    place: int = 0
+    conversation: int = 0
 
 
-class Arrival(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Arrival:
     """One delivery to accept. It has a number already where it is replayed."""
 
     delivery: VerifiedDelivery
@@ -107,9 +116,10 @@ class Arrival(NamedTuple):
         for event in decoded.events:
             channel, sender, party = event.conversation
             parties = channel, storable(sender), storable(party)
-            text = event_text.encode(event, form)
+            text, in_form = event_text.encode(event, form)
             gathering = gathering_of(event.agent) if event.gathers else None
-            events.append(NewEvent(EventId(new_id()), event, parties, *text, None, gathering))
+            id_ = EventId(new_id())
+            events.append(NewEvent(id_, event, event.digest, parties, text, in_form, gathering))
         return cls(
             *(delivery, events, node, decoded.rejected, wait_seconds),
             *(number, events_before, key),
@@ -118,7 +128,7 @@ class Arrival(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """How much is to be stored."""
-        return len(self.delivery.body) + sum(len(new.data) for new in self.events)
+        return sum([len(new.data) for new in self.events], len(self.delivery.body))
 
 
 async def accept(
@@ -204,6 +214,8 @@ async def _make_conversations(
     ids = await transaction.numbers(len(missing))
     rows = [(id_, *one, int(one in groups)) for id_, one in zip(ids, missing, strict=True)]
     await transaction.many("make_conversations", rows)
+    if transaction.shared or found.everybody:
+        await transaction.execute("pause_new", ids=ids)
     for id_, parties in zip(ids, missing, strict=True):
         found.ids[parties] = id_
         found.empty.add(id_)
@@ -216,15 +228,8 @@ async def _make_conversations(
 # ---- what is inserted
 
 
-class Inserted(NamedTuple):
-    """An event that is inserted, unless it is there."""
-
-    arrival: Arrival
-    new: NewEvent
-    number: int
-    delivery: int
-    place: int
-    conversation: int
+# An event that is inserted, unless it is there, and what it came with.
+Inserted = tuple[Arrival, NewEvent]
 
 
 async def _insert_deliveries(
@@ -248,10 +253,11 @@ async def _insert_deliveries(
         delivery, before = drawn if one.number is None else one.number, len(inserted)
         number, place = delivery * EVENTS_EACH + one.events_before, drawn * EVENTS_EACH
         for new in one.events:
-            if (digest := new.event.digest) not in digests:
-                digests.add(digest)
-                conversation = conversations[new.parties]
-                inserted.append(Inserted(one, new, number, delivery, place, conversation))
+            if new.digest not in digests:
+                digests.add(new.digest)
+                new.number, new.delivery, new.place = number, delivery, place
+                new.conversation = conversations[new.parties]
+                inserted.append((one, new))
                 number, place = number + 1, place + 1
         if number > (delivery + 1) * EVENTS_EACH:
             raise Unstorable("too many events in one delivery")
@@ -263,9 +269,9 @@ async def _insert_deliveries(
 
 def _delivery(arrival: Arrival, number: int) -> tuple[Any, ...]:
     if not arrival.rejected:
-        return row_of(arrival.delivery, number, node=arrival.node)
+        return row_of(arrival.delivery, number, arrival.node)
     rejection, key = rejection_text(as_items(arrival.rejected)), once_key(arrival.delivery)
-    return row_of(arrival.delivery, number, node=arrival.node, rejection=rejection, once_key=key)
+    return row_of(arrival.delivery, number, arrival.node, rejection=rejection, once_key=key)
 
 
 async def _insert_events(
@@ -277,14 +283,14 @@ async def _insert_events(
     """Insert the events, and return by digest the one that has it or had it. What was seen before
     wins over what was inserted just now.
     """
-    known = {one.new.event.digest: one.new.id for one in inserted}
+    known = {new.digest: new.id for _, new in inserted}
     # In one order on every node, so that two of them never wait for each other.
-    rows = sorted(map(_event, inserted), key=itemgetter(DIGEST))
-    new = await transaction.insert("insert_event", rows)
+    rows = sorted([_event(new) for _, new in inserted], key=itemgetter(DIGEST))
+    total = await transaction.insert("insert_event", rows)
     digests = [*known]
     if used:
-        digests += {new.event.digest for one in arrivals for new in one.events} - known.keys()
-    if new < len(rows) or used:
+        digests += {new.digest for one in arrivals for new in one.events} - known.keys()
+    if total < len(rows) or used:
         known.update(await transaction.execute("events_with", digests=digests))
     keys = {key for one in arrivals if (key := one.delivery.replay_key) is not None}
     unused = {key_digest(key) for key in keys - used.keys()}
@@ -295,31 +301,40 @@ async def _insert_events(
     return known
 
 
-def _event(one: Inserted) -> tuple[Any, ...]:
+def _event(new: NewEvent) -> tuple[Any, ...]:
     """An event as `insert_event` takes it."""
-    _, new, number, delivery, place, conversation = one
     event = new.event
-    opt_out = None if event.opt_out is None else str(event.opt_out)
-    about = None if event.about is None else ranks.about_of(event)
-    rebuilt = event.reconcile_key if event.reconciled else None
-    ids = (number, new.id, delivery, place, str(event.kind), conversation, event.digest)
-    told = (opt_out, event.skipped, about, event.rank, event.reconcile_key, rebuilt)
-    return (*ids, *told, int(new.in_form), new.data)
+    key = event.reconcile_key
+    return (
+        new.number,
+        new.id,
+        new.delivery,
+        new.place,
+        str(event.kind),
+        new.conversation,
+        new.digest,
+        None if event.opt_out is None else str(event.opt_out),
+        event.skipped,
+        None if event.about is None else ranks.about_of(event),
+        event.rank,
+        key,
+        None if key is None or not event.reconciled else key,
+        1 if new.in_form else 0,
+        new.data,
+    )
 
 
 async def _without_repeated(
     transaction: Transaction, inserted: list[Inserted], known: Mapping[bytes, EventId]
 ) -> list[Inserted]:
     """Take back what is here already, or was, and deliveries of nothing else."""
-    kept = [one for one in inserted if known[one.new.event.digest] == one.new.id]
+    kept = [(one, new) for one, new in inserted if known[new.digest] == new.id]
     if len(kept) == len(inserted):
         return inserted
-    repeated = [one for one in inserted if known[one.new.event.digest] != one.new.id]
-    await transaction.execute("delete_events", numbers=[one.number for one in repeated])
-    empty = {
-        one.delivery for one in repeated if one.arrival.number is None and not one.arrival.rejected
-    }
-    empty -= {one.delivery for one in kept}
+    repeated = [(one, new) for one, new in inserted if known[new.digest] != new.id]
+    await transaction.execute("delete_events", numbers=[new.number for _, new in repeated])
+    empty = {new.delivery for one, new in repeated if one.number is None and not one.rejected}
+    empty -= {new.delivery for _, new in kept}
     await transaction.execute("delete_deliveries", numbers=list(empty))
     return kept
 
@@ -329,13 +344,13 @@ def _as_understood(
 ) -> tuple[list[Arrival], list[Inserted]]:
     """The same with the events as the register of consents and the ranks of receipts have them."""
     return (
-        [a._replace(events=[changed.get(new.id, new) for new in a.events]) for a in arrivals],
-        [one._replace(new=changed.get(one.new.id, one.new)) for one in kept],
+        [replace(one, events=[changed.get(new.id, new) for new in one.events]) for one in arrivals],
+        [(one, changed.get(new.id, new)) for one, new in kept],
     )
 
 
 async def _insert_authors(transaction: Transaction, kept: Sequence[Inserted]) -> None:
-    rows = [(one.number, storable(address)) for one in kept for address in one.new.event.authors]
+    rows = [(new.number, storable(who)) for _, new in kept for who in new.event.authors]
     await transaction.many("insert_author", rows)
 
 
@@ -344,23 +359,38 @@ async def _insert_entries(
 ) -> None:
     rows: list[tuple[Any, ...]] = []
     counted: list[tuple[str, str, str, str]] = []
-    touched = {one.conversation for one in kept} - conversations.empty
+    touched = {new.conversation for _, new in kept} - conversations.empty
     heads = await order.Heads.of(transaction, touched, conversations.paused)
-    for arrival, new, number, _, place, conversation in kept:
-        event = new.event
+    for arrival, new in kept:
+        event, conversation = new.event, new.conversation
         agent, overtakes = event.agent, event.overtakes
         state, startable_at, wait, quiet, gather = SKIPPED, None, None, None, None
         if event.skipped is None:
-            state, wait = READY, microseconds(arrival.wait_seconds)
-            if (gathering := new.gathering) is not None:
+            state, gathering = READY, new.gathering
+            if arrival.wait_seconds is not None:
+                wait = microseconds(arrival.wait_seconds)
+            if gathering is not None:
                 quiet = microseconds(gathering.seconds)
                 gather = microseconds(gathering.most_seconds)
-            queue = (conversation, AGENT, agent)
-            startable_at = heads.append(queue, overtakes=overtakes, gathers=quiet is not None)
-            transaction.changes.work |= startable_at is not None
-        of_entry = (place, number, AGENT, agent, conversation, int(overtakes), state)
-        rows.append((*of_entry, startable_at, loop_key(event), quiet, gather, wait))
+            startable_at = heads.append((conversation, AGENT, agent), overtakes, quiet is not None)
+        rows.append(
+            (
+                new.place,
+                new.number,
+                AGENT,
+                agent,
+                conversation,
+                1 if overtakes else 0,
+                state,
+                startable_at,
+                loop_key(event),
+                quiet,
+                gather,
+                wait,
+            )
+        )
         counted.append((AGENT, event.channel, agent, state))
     transaction.counts.update(counted)
+    transaction.changes.work |= heads.start
     await transaction.many("insert_entry", rows)
     await order.advance(transaction, heads.changed)

@@ -149,7 +149,7 @@ async def _lease(
     await transaction.execute(
         "lease", places=places, lease=holder.lease, holder=holder.name, node=holder.node
     )
-    entries = [_entry(row) for row in await transaction.execute("leased", places=places)]
+    entries = [entry_of(row) for row in await transaction.execute("leased", places=places)]
     if gathering := [e for e in entries if leases[e.id].gather_by is not None]:
         complete = await gather.with_members(transaction, gathering)
         of_place = {entry.id: entry for entry in [*entries, *complete]}
@@ -157,7 +157,8 @@ async def _lease(
     return entries
 
 
-def _entry(row: Row) -> Entry:
+def entry_of(row: Row) -> Entry:
+    """Return the entry of a row of `leased`, without those that share its attempt."""
     place, event, kind, agent, conversation, attempts, retries, data, form, *rest = row
     consent, consent_since, reply_text, replied_at = rest
     return Entry(

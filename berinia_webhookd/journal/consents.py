@@ -15,7 +15,7 @@ from berinia_webhookd.journal.database import Row, Transaction, instant, stored
 from berinia_webhookd.model import Consent, ConsentState, EventId, OptOut
 
 if TYPE_CHECKING:
-    from berinia_webhookd.journal.accept import Inserted, NewEvent
+    from berinia_webhookd.journal.accept import Arrival, Inserted, NewEvent
 
 PAGE: Final = 500
 
@@ -58,43 +58,42 @@ async def hear(
     """Write down what people say, and return the events that mean something by it: START, where
     somebody who opted out says a word for it, and those that changed a consent.
     """
-    spoken = [one for one in inserted if one.new.event.asks_consent]
+    spoken = {new.id: (one, new) for one, new in inserted if new.event.asks_consent}
     if not spoken:
         return {}
-    heard = await bring_up_to_date(transaction, list(map(_said, spoken)))
-    starts = {one.new.id: _as_start(one) for one in spoken if one.new.id in heard.starts}
+    heard = await bring_up_to_date(transaction, [_said(*one) for one in spoken.values()])
+    starts = {id_: _as_start(*spoken[id_]) for id_ in spoken if id_ in heard.starts}
     marks = [
-        {"number": one.number, "skipped": new.event.skipped, "data": new.data}
-        for one in spoken
-        if (new := starts.get(one.new.id)) is not None
+        {"number": new.number, "skipped": new.event.skipped, "data": new.data}
+        for new in starts.values()
     ]
     await transaction.many("mark_start", marks)
     return {
-        id_: starts.get(id_, one.new)._replace(consent=heard.changed.get(id_))
-        for one in spoken
-        if (id_ := one.new.id) in heard.starts or id_ in heard.changed
+        id_: replace(starts.get(id_, new), consent=heard.changed.get(id_))
+        for id_, (_, new) in spoken.items()
+        if id_ in heard.starts or id_ in heard.changed
     }
 
 
-def _said(one: Inserted) -> Said:
-    event = one.new.event
-    replayed = event.received_at if one.arrival.number is not None else None
+def _said(arrival: Arrival, new: NewEvent) -> Said:
+    event = new.event
+    replayed = event.received_at if arrival.number is not None else None
     at = event.said_at or replayed
     return Said(
         address=event_text.storable(event.conversation.sender),
         channel=event.channel,
-        event=one.new.id,
+        event=new.id,
         word=event.opt_out,
         at=None if at is None else stored(at),
         time_unknown=event.time_unknown,
     )
 
 
-def _as_start(one: Inserted) -> NewEvent:
-    event = one.new.event.as_start or one.new.event
-    form = one.arrival.delivery.fields if one.new.in_form else None
+def _as_start(arrival: Arrival, new: NewEvent) -> NewEvent:
+    event = new.event.as_start or new.event
+    form = arrival.delivery.fields if new.in_form else None
     data, in_form = event_text.encode(event, form)
-    return one.new._replace(event=event, data=data, in_form=in_form)
+    return replace(new, event=event, data=data, in_form=in_form)
 
 
 async def bring_up_to_date(transaction: Transaction, said: Sequence[Said]) -> Heard:

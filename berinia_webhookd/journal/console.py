@@ -7,33 +7,33 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from berinia_webhookd import json_text
-from berinia_webhookd.journal import guards, queries, replay, sessions
+from berinia_webhookd.journal import claim, gather, guards, queries, replay, sessions
 from berinia_webhookd.journal.contract import MissingAgent
-from berinia_webhookd.journal.database import DAY, Transaction, in_batches, instant
+from berinia_webhookd.journal.database import Transaction, in_batches, instant
 from berinia_webhookd.journal.deliveries import restored
 from berinia_webhookd.journal.operations import BATCH, REPLAY, Operations
 from berinia_webhookd.journal.replay import Changed
 from berinia_webhookd.journal.sessions import Person
-from berinia_webhookd.model import EntryState, EventId, VerifiedDelivery
+from berinia_webhookd.model import Entry, EntryState, EventId, VerifiedDelivery
 
-HOURS: Final = 24
-MOST_DEAD: Final = 20_000  # entries that are put into groups
+MOST_ERRORS: Final = 5000  # different ones of what is dead, those of the most entries first
+DEAD_AT_ONCE: Final = 1000
 NEWEST_DELIVERIES: Final = 50_000  # in which a channel's last one is looked for
 NEWEST_ENTRIES: Final = 500  # in which an agent's last failure is looked for
 LONGEST_LINE: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelTraffic:
-    """When a channel's last message came, and how many came in each of the last 24 hours."""
+class HourOfChannel:
+    """What came on a channel in an hour."""
 
-    last_at: datetime | None
-    by_hour: tuple[int, ...]  # the oldest first
+    total: int
+    last_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,6 @@ class Overview:
 
     states: Mapping[str, int]
     rejected: int
-    channels: Mapping[str, ChannelTraffic]
     agents: Mapping[str, AgentState]
     held: Mapping[str, int]  # conversations, by reason
 
@@ -68,11 +67,11 @@ class DeadGroup:
     kind: str  # of the event: message, receipt, other
     outcome: str | None  # of the last attempt; None where there was none
     error: str  # its first line
-    first_at: datetime | None = None
-    last_at: datetime | None = None
-    places: list[int] = field(default_factory=list)
+    first_at: datetime
+    last_at: datetime
+    newest: str  # the id of an event: the newest of its commonest error
+    total: int = 0
     may_have_acted: int = 0
-    newest: str = ""  # the id of its newest event
 
     @property
     def key(self) -> str:
@@ -86,8 +85,8 @@ class Dead:
     """What is dead, in groups."""
 
     groups: tuple[DeadGroup, ...]
-    last: int  # the newest place that was looked at: what dies later is not meant
-    complete: bool  # whether all of it was looked at
+    until: int  # what dies later is not meant
+    complete: bool  # whether all errors were looked at
 
     def group(self, key: str) -> DeadGroup | None:
         """Return the group of a key."""
@@ -109,27 +108,41 @@ class Action:
 class ConsoleJournal(Operations):
     """One journal as the console has it."""
 
-    async def overview(self, channels: Sequence[str], agents: Iterable[str]) -> Overview:
-        """Return how things stand, for these channels and agents and whatever else there is."""
-        return await self._read(_overview, channels, agents)
+    async def overview(self, agents: Iterable[str]) -> Overview:
+        """Return how things stand, for these agents and those that have anything to do."""
+        return await self._read(_overview, agents)
+
+    async def received_by_hour(self, first: int) -> dict[int, dict[str, HourOfChannel]]:
+        """Return what came on each channel in each hour, as counted since 1970, from one on."""
+        return await self._read(_received_by_hour, first)
+
+    async def last_of_channel(self, channel: str) -> datetime | None:
+        """Return when the last delivery of a channel came, if it is among the newest."""
+        return await self._read(_last_of_channel, channel)
 
     async def counts(self) -> dict[str, int]:
         """Return how many entries are in each state, and how many deliveries were rejected."""
         return await self._read(_counts)
 
-    async def dead(self, last: int = queries.ALL) -> Dead:
-        """Return what is dead up to a place, in groups, the largest first."""
-        return await self._read(_dead, last)
+    async def dead(self, until: int = queries.ALL) -> Dead:
+        """Return what died until an instant, or now, in groups, the largest first."""
+        return await self._read(_dead, until)
 
-    async def replay_places(
-        self, places: Sequence[int], *, dry_run: bool = False, once_again: bool = False
-    ) -> list[Changed]:
-        """Replay what is still dead at these places."""
+    async def places_of(self, group: DeadGroup, until: int) -> list[int]:
+        """Return the places of what died of a group until an instant, ascending."""
+        places: list[int] = []
+        after: int | None = 0
+        while after is not None:
+            after, found = await self._read(_dead_of, group, until, after)
+            places += found
+        return places
+
+    async def replay_places(self, places: Sequence[int]) -> list[Changed]:
+        """Replay what is still dead at these places, but for what may have acted."""
         results: list[Changed] = []
-        about = self._about_replay(dry_run=dry_run, once_again=once_again)
-        how = {"dry_run": dry_run, "once_again": once_again}
+        about = self._about_replay(dry_run=False, once_again=False)
         for some in in_batches(places, BATCH):
-            results += await self._act(REPLAY, about, replay.replay_entries, some, **how)
+            results += await self._act(REPLAY, about, replay.replay_entries, some, dry_run=False)
         return results
 
     async def actions(self, *, before: int = queries.ALL, limit: int = 50) -> list[Action]:
@@ -141,6 +154,12 @@ class ConsoleJournal(Operations):
         if rejected:
             return await self._read(_rejected_delivery, id_)
         return await self._read(queries.delivery_of, EventId(id_))
+
+    async def entry_of(self, event: EventId) -> Entry | None:
+        """Return an event's entry as its agent gets it; None where it is erased, or shares the
+        attempts of another.
+        """
+        return await self._read(_entry_of, event)
 
     async def event_of_digests(self, digests: Sequence[bytes]) -> str | None:
         """Return the id of the newest event that is known by one of these."""
@@ -179,9 +198,7 @@ async def _counts(transaction: Transaction) -> dict[str, int]:
     return {**{state.value: total for state, total in totals.items()}, "rejected": rejected}
 
 
-async def _overview(
-    transaction: Transaction, channels: Sequence[str], agents: Iterable[str]
-) -> Overview:
+async def _overview(transaction: Transaction, agents: Iterable[str]) -> Overview:
     counts = await transaction.execute("count_by_state")
     states = await _counts(transaction)
     rejected = states.pop("rejected")
@@ -189,27 +206,28 @@ async def _overview(
     return Overview(
         states=states,
         rejected=rejected,
-        channels=await _traffic(transaction, channels),
         agents=await _agents(transaction, counts, agents),
         held={reason: of.conversations for reason, of in held.items()},
     )
 
 
-async def _traffic(transaction: Transaction, channels: Sequence[str]) -> dict[str, ChannelTraffic]:
-    ((now,),) = await transaction.execute("present")
-    since = now - DAY
-    first = await queries.first_from(transaction, instant(since) - timedelta(hours=1))
-    by_hour: defaultdict[str, list[int]] = defaultdict(lambda: [0] * HOURS)
-    for row in await transaction.execute("received_by_hour", first=first, since=since):
-        by_hour[row["channel"]][min(row["hour"], HOURS - 1)] += row["total"]
-    ((last,),) = await transaction.execute("last_number")
-    found: dict[str, ChannelTraffic] = {}
-    for channel in dict.fromkeys([*channels, *sorted(by_hour)]):
-        about = {"channel": channel, "first": last - NEWEST_DELIVERIES}
-        rows = await transaction.execute("latest_of_channel", **about)
-        last_at = instant(rows[0]["received_at"]) if rows else None
-        found[channel] = ChannelTraffic(last_at, tuple(by_hour[channel]))
+async def _received_by_hour(
+    transaction: Transaction, first: int
+) -> dict[int, dict[str, HourOfChannel]]:
+    since = first * queries.HOUR
+    number = await queries.first_from(transaction, instant(since) - queries.CLOCK_SLACK)
+    found: defaultdict[int, dict[str, HourOfChannel]] = defaultdict(dict)
+    for row in await transaction.execute("received_by_hour", first=number, since=since):
+        of_hour = HourOfChannel(row["total"], instant(row["last_at"]))
+        found[row["hour"]][row["channel"]] = of_hour
     return found
+
+
+async def _last_of_channel(transaction: Transaction, channel: str) -> datetime | None:
+    ((last,),) = await transaction.execute("last_number")
+    about = {"channel": channel, "first": last - NEWEST_DELIVERIES}
+    rows = await transaction.execute("latest_of_channel", **about)
+    return instant(rows[0]["received_at"]) if rows else None
 
 
 async def _agents(
@@ -253,23 +271,32 @@ def first_line(error: str | None) -> str:
     return line[:LONGEST_LINE]
 
 
-async def _dead(transaction: Transaction, last: int) -> Dead:
-    rows = await transaction.execute("dead_with_errors", last=last, most=MOST_DEAD)
+async def _dead(transaction: Transaction, until: int) -> Dead:
+    ((now,),) = await transaction.execute("present")
+    until = min(until, now)
+    rows = await transaction.execute("dead_groups", until=until, most=MOST_ERRORS)
     groups: dict[str, DeadGroup] = {}
-    for row in rows:  # the newest first
-        died = DeadGroup(row["agent"], row["kind"], row["outcome"], first_line(row["error"]))
+    for row in rows:
+        error, first_at, last_at = row["error"], instant(row["first_at"]), instant(row["last_at"])
+        about = (row["agent"], row["kind"], row["outcome"], first_line(error))
+        died = DeadGroup(*about, first_at, last_at, row["id"])
         group = groups.setdefault(died.key, died)
-        at = None if row["finished_at"] is None else instant(row["finished_at"])
-        group.first_at = at or group.first_at
-        group.last_at = group.last_at or at
-        group.newest = group.newest or row["id"]
-        group.places.append(row["place"])
-        group.may_have_acted += row["began_at"] is not None
-    for group in groups.values():
-        group.places.reverse()
-    ordered = sorted(groups.values(), key=lambda group: -len(group.places))
-    newest = rows[0]["place"] if rows else 0
-    return Dead(tuple(ordered), newest, complete=len(rows) < MOST_DEAD)
+        group.first_at, group.last_at = min(first_at, group.first_at), max(last_at, group.last_at)
+        group.total += row["total"]
+        group.may_have_acted += row["acted"]
+    ordered = sorted(groups.values(), key=lambda group: -group.total)
+    return Dead(tuple(ordered), until, complete=len(rows) < MOST_ERRORS)
+
+
+async def _dead_of(
+    transaction: Transaction, group: DeadGroup, until: int, after: int
+) -> tuple[int | None, list[int]]:
+    """The places of some of a group, and where the next ones begin; None: there are no more."""
+    about = {"agent": group.agent, "kind": group.kind, "until": until, "after": after}
+    rows = await transaction.execute("dead_of_agent", **about, most=DEAD_AT_ONCE)
+    wanted = (group.outcome, group.error)
+    places = [row["place"] for row in rows if (row["outcome"], first_line(row["error"])) == wanted]
+    return rows[-1]["place"] if len(rows) == DEAD_AT_ONCE else None, places
 
 
 async def _recent_actions(transaction: Transaction, before: int, limit: int) -> list[Action]:
@@ -290,6 +317,15 @@ async def _recent_actions(transaction: Transaction, before: int, limit: int) -> 
 async def _rejected_delivery(transaction: Transaction, id_: str) -> VerifiedDelivery | None:
     rows = await transaction.execute("rejected_delivery_in_full", id=id_)
     return restored(rows[0]) if rows else None
+
+
+async def _entry_of(transaction: Transaction, event: EventId) -> Entry | None:
+    places = [row["place"] for row in await transaction.execute("given_place", event=event)]
+    for row in await transaction.execute("leased", places=places):
+        members = (await gather.members_of(transaction, places)).get(row["place"], ())
+        known = [one for one in members if one["data"] is not None]
+        return gather.with_rows(claim.entry_of(row), known)
+    return None
 
 
 async def _event_of_digests(transaction: Transaction, digests: Sequence[bytes]) -> str | None:

@@ -39,19 +39,28 @@ def once_key(delivery: VerifiedDelivery) -> bytes:
 def row_of(
     delivery: VerifiedDelivery,
     number: int,
-    *,
     node: str,
+    *,
     state: str = "accepted",
     rejection: str | None = None,
     once_key: bytes | None = None,
 ) -> tuple[Any, ...]:
     """A delivery as `insert_delivery` takes it, accepted unless it was rejected."""
-    headers = to_text(dict(delivery.headers)) if delivery.headers else None
-    content_type, at = storable(delivery.content_type_header), stored(delivery.received_at)
-    request = (delivery.channel, storable(delivery.target), headers, content_type, node, at)
+    headers = delivery.headers
     return (
-        *(number, new_id(), *request, state, rejection),
-        *(delivery.replay_key, once_key, delivery.body),
+        number,
+        new_id(),
+        delivery.channel,
+        storable(delivery.target),
+        to_text(dict(headers)) if headers else None,
+        storable(delivery.content_type_header),
+        node,
+        stored(delivery.received_at),
+        state,
+        rejection,
+        delivery.replay_key,
+        once_key,
+        delivery.body,
     )
 
 

@@ -47,11 +47,11 @@ USUAL: Final[Mapping[str, Any]] = {
 _in_order: Final = itemgetter(*USUAL)
 
 
-def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
+def encode(event: Event, form: Fields | dict[str, str] | None = None) -> tuple[str, bool]:
     """The event as JSON text, free of NUL and lone surrogates, and whether its raw fields are left
     out, because they are those of the form that it came as.
     """
-    in_form = form is not None and not event.raw_multi and form == tuple(event.raw.items())
+    in_form = form is not None and not event.raw_multi and _is_all_of(form, event.raw)
     text_field = _name_of(event.body, event.raw) if in_form else None
     parties = event.conversation[1:]
     fields: dict[str, Any] = {
@@ -81,6 +81,10 @@ def encode(event: Event, form: Fields | None = None) -> tuple[str, bool]:
     if not in_form:
         fields["raw"], fields["raw_multi"] = dict(event.raw), dict(event.raw_multi)
     return to_text(fields), in_form
+
+
+def _is_all_of(form: Fields | dict[str, str], raw: Mapping[str, Any]) -> bool:
+    return form == (raw if isinstance(form, dict) else tuple(raw.items()))
 
 
 def _name_of(value: str, raw: Mapping[str, Any]) -> str | None:

@@ -60,10 +60,11 @@ async def with_members(transaction: Transaction, entries: Sequence[Entry]) -> li
     """The entries with the messages that share their attempts, which run from here on."""
     found = await members_of(transaction, [entry.id for entry in entries])
     await share(transaction, found)
-    return [_with(entry, found.get(entry.id, ())) for entry in entries]
+    return [with_rows(entry, found.get(entry.id, ())) for entry in entries]
 
 
-def _with(entry: Entry, rows: Sequence[Row]) -> Entry:
+def with_rows(entry: Entry, rows: Sequence[Row]) -> Entry:
+    """The entry with those of these rows of `members`."""
     members = tuple(
         Member(EventId(row["event_id"]), event_text.decode(row["data"], row["form"]))
         for row in rows

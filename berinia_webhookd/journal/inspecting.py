@@ -39,6 +39,22 @@ def inspect_file(path: Path, seconds: float) -> FileState:
     return FileState(damage, complete, refusal)
 
 
+def glance(path: Path, seconds: float) -> FileState:
+    """Read the beginning of a file whose owner would notice that it takes no writes: nobody waits
+    for that, however often somebody looks.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=seconds)
+        with closing(connection):
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as error:
+        return FileState(str(error) if _is_damage(error) else None, complete=False, refusal=None)
+    return FileState(None, complete=False, refusal=None)
+
+
 def _refusal(connection: sqlite3.Connection) -> str | None:
     try:
         connection.execute("BEGIN IMMEDIATE")

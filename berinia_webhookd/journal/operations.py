@@ -6,6 +6,8 @@ journal.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -65,21 +67,23 @@ class Operations(JournalAccess):
         *,
         described: bool = True,
         before: int = queries.ALL,
+        seconds: float = math.inf,
     ) -> Searched:
         """Do the same, with what is in them, of events before a number. What no index knows is
-        looked for in the newest hundred thousand alone.
+        looked for in a hundred thousand; and no new page is begun after so many `seconds`.
         """
         found: list[Listed] = []
-        looked_at = 0
-        last: Listed | None = None
-        end: int | None = before
+        looked_at, deadline = 0, time.monotonic() + seconds
+        first, last = await self._read(queries.numbers_of, filters)
+        end: int | None = min(before, last + 1)
         while end is not None and len(found) < limit:
-            if not filters.few and looked_at >= search.MOST_SEARCHED:
-                return Searched(found, last)
-            left = limit - len(found)
-            page = await self._read(search.page, filters, end=end, limit=left, described=described)
+            how = {"first": first, "end": end, "limit": limit - len(found)}
+            page = await self._read(search.page, filters, **how, described=described)
             found += page.found
-            looked_at, last, end = looked_at + page.looked_at, page.last, page.end
+            looked_at, end = looked_at + page.looked_at, page.end
+            enough = filters.is_scan and looked_at >= search.MOST_SEARCHED
+            if end is not None and len(found) < limit and (enough or time.monotonic() > deadline):
+                return Searched(found, end, await self._read(queries.received_from, end))
         return Searched(found)
 
     async def short_ids(self, ids: Iterable[str]) -> dict[str, str]:

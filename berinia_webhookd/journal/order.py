@@ -62,6 +62,7 @@ class Heads:
         """
         self._states = states
         self._paused = paused
+        self.start = False  # whether any starts at once
         self.changed: list[Queue] = []  # those to `advance` once the entries are inserted
 
     @classmethod
@@ -71,7 +72,7 @@ class Heads:
         rows = await transaction.execute("heads", conversations=listed) if listed else ()
         return cls({(id_, kind, agent): state for id_, kind, agent, state in rows}, paused)
 
-    def append(self, queue: Queue, *, overtakes: bool, gathers: bool) -> int | None:
+    def append(self, queue: Queue, overtakes: bool, gathers: bool) -> int | None:
         """A ready entry comes last; returns its `startable_at`, as far as that is known at once."""
         head = self._states.get(queue)
         if queue[0] in self._paused:
@@ -82,6 +83,7 @@ class Heads:
                 self.changed.append(queue)  # the others wait for its silence
         elif head is None:
             self._states[queue] = READY
+            self.start = True
             return AT_ONCE
         elif head == WAITING or (head == READY and overtakes):
             self.changed.append(queue)

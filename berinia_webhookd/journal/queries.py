@@ -129,15 +129,12 @@ async def list_entries(
     transaction: Transaction,
     filters: Filters,
     *,
-    first: int | None = None,
-    end: int = ALL,
+    first: int,
+    end: int,
     limit: int = ALL,
 ) -> list[Listed]:
     """Return the entries that match, of events in a range of numbers, newest first."""
     name, values = "list_entries", _values(filters)
-    if first is None:
-        first, last = await numbers_of(transaction, filters)
-        end = min(end, last + 1)
     if filters.group is not None:
         name = "list_of_person"
         values |= await _of_group(transaction, filters)
@@ -240,6 +237,12 @@ async def first_from(transaction: Transaction, moment: datetime) -> int:
         else:
             high = middle
     return low * EVENTS_EACH
+
+
+async def received_from(transaction: Transaction, number: int) -> datetime | None:
+    """Return when the first event of this number or a later one was received."""
+    found = await transaction.execute("first_delivery_from", number=number // EVENTS_EACH)
+    return instant(found[0]["received_at"]) if found else None
 
 
 async def find(transaction: Transaction, prefix: str) -> tuple[str, str]:

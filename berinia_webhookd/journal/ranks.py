@@ -5,6 +5,7 @@ another said before is skipped.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from berinia_webhookd.journal.database import Transaction
@@ -23,20 +24,18 @@ async def judge(
     """Return the receipts that are skipped, because their message is further already. Their
     conversation is that of the message, and held.
     """
-    ranked = {one.new.id: one for one in inserted if one.new.event.rank is not None}
+    ranked = {new.id: new for _, new in inserted if new.event.rank is not None}
     if not ranked:
         return {}
-    abouts = sorted({about_of(one.new.event) for one in ranked.values()})
+    abouts = sorted({about_of(new.event) for new in ranked.values()})
     rows = await transaction.execute("ranks", abouts=abouts)
-    new = {one.number for one in ranked.values()}
-    highest = {about: rank for number, about, rank in rows if number not in new}
-    behind = outranked(((id_, one.new.event) for id_, one in ranked.items()), highest)
-    await transaction.execute(
-        "mark_outranked", numbers=[one.number for id_, one in ranked.items() if id_ in behind]
-    )
+    numbers = {new.number for new in ranked.values()}
+    highest = {about: rank for number, about, rank in rows if number not in numbers}
+    behind = outranked(((id_, new.event) for id_, new in ranked.items()), highest)
+    await transaction.execute("mark_outranked", numbers=[ranked[id_].number for id_ in behind])
     return {
-        id_: one.new._replace(event=one.new.event._replace(skipped=OUTRANKED))
-        for id_, one in ranked.items()
+        id_: replace(new, event=new.event._replace(skipped=OUTRANKED))
+        for id_, new in ranked.items()
         if id_ in behind
     }
 

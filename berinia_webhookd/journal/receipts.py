@@ -33,7 +33,7 @@ async def of(
             continue
         receipts: list[Receipt] = []
         for new in one.events:
-            event, id_ = new.event, known[new.event.digest]
+            event, id_ = new.event, known[new.digest]
             duplicate = id_ != new.id
             receipts.append(Receipt(id_, event.agent, duplicate, event.skipped, new.consent))
             if duplicate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from berinia_webhookd.journal.database import Transaction
@@ -36,7 +36,7 @@ async def reject(transaction: Transaction, rejections: Sequence[Rejection]) -> l
             row_of(
                 rejection.delivery,
                 number,
-                node=rejection.node,
+                rejection.node,
                 state="rejected",
                 rejection=to_text(dict(rejection.reason)),
                 once_key=key,
@@ -57,7 +57,7 @@ async def without_kept_items(
     result: list[Arrival] = []
     for one in arrivals:
         key = keys.get(id(one))
-        result.append(one._replace(rejected=()) if key in kept and one.number is None else one)
+        result.append(replace(one, rejected=()) if key in kept and one.number is None else one)
         if key is not None:
             kept.add(key)
     return result

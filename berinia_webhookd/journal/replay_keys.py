@@ -39,13 +39,13 @@ async def may_use(
 ) -> bool:
     """Return whether a delivery's key belongs to its events; from now on it does if it is new."""
     key = arrival.delivery.replay_key or b""
-    ids = {known.get(new.event.digest) for new in arrival.events}
+    ids = {known.get(new.digest) for new in arrival.events}
     if None in ids or ids.isdisjoint(used.get(key, ids)):
         return False
     if key not in used:
         used[key] = {str(id_) for id_ in ids}
-        if all(one.arrival.delivery.replay_key != key for one in kept):
-            await _remember_key(transaction, arrival, known[arrival.events[0].event.digest])
+        if all(one.delivery.replay_key != key for one, _ in kept):
+            await _remember_key(transaction, arrival, known[arrival.events[0].digest])
     return True
 
 

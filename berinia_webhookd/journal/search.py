@@ -6,16 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from berinia_webhookd.journal import event_text, guards, queries
 from berinia_webhookd.journal.database import Row, Transaction, in_batches, instant
+from berinia_webhookd.journal.deliveries import EVENTS_EACH
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.queries import ALL, Content, Filters, Listed
 from berinia_webhookd.model import EntryKind, EntryState, OptOut
 
 MOST_SEARCHED: Final = 100_000  # events, where no index narrows a search
 PAGE: Final = 1000
+FEW_PAGE: Final = 10_000  # each reads through all of the few
+WINDOW: Final = 20_000  # numbers of deliveries that one statement looks through
 BATCH: Final = 100
 BATCH_BYTES: Final = 8 * 1024 * 1024
 SHORTEST_ID: Final = 13  # its millisecond: what comes later does not begin with it
@@ -25,10 +29,13 @@ _OVERTAKES: Final = frozenset({OptOut.STOP, OptOut.START})
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What was found; `last` is where it was given up, before it came to the end."""
+    """What was found; where it was given up before it came to the end, the number below which
+    nothing was looked at, and when what has it was received.
+    """
 
     events: list[Listed]
-    last: Listed | None = None
+    end: int | None = None
+    reached_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +44,41 @@ class Page:
 
     found: list[Listed]
     looked_at: int
-    last: Listed | None  # that was looked at
     end: int | None  # of the next page; None: this was the last one
 
 
 async def page(
-    transaction: Transaction, filters: Filters, *, end: int, limit: int, described: bool
+    transaction: Transaction,
+    filters: Filters,
+    *,
+    first: int,
+    end: int,
+    limit: int,
+    described: bool,
 ) -> Page:
-    """Return the newest of what matches, of events below a number; with what is in them where it is
-    wanted or looked for.
+    """Return the newest of what matches, of events in a range of numbers; with what is in them
+    where it is wanted or looked for.
     """
     if filters.state == "rejected":
         most = ALL if filters.by_content else limit
         rows = await queries.list_rejected(transaction, filters, limit=most)
         found = [one for one in rows if matches(filters, one)][:limit]
-        return Page(found, len(rows), None, None)
+        return Page(found, len(rows), None)
     if not await queries.is_counted(transaction, filters):
-        return Page([], 0, None, None)
-    most = ALL if filters.few else PAGE
-    most = most if filters.by_content else limit
-    rows = await queries.list_entries(transaction, filters, end=end, limit=most)
-    whole, next_end = rows, None
-    if len(rows) == most:  # the last event may have more entries
+        return Page([], 0, None)
+    begin = max(first, end - WINDOW * EVENTS_EACH) if filters.is_scan else first
+    most = limit
+    if filters.by_content:
+        most = FEW_PAGE if filters.few else PAGE
+    rows = await queries.list_entries(transaction, filters, first=begin, end=end, limit=most)
+    whole, next_end = rows, begin if begin > first else None
+    if filters.by_content and len(rows) == most:  # the last event may have more entries
         whole = [one for one in rows if one.event > rows[-1].event] or rows
-        next_end = whole[-1].event if filters.by_content else None
-    if not filters.by_content:
-        whole = rows
+        next_end = whole[-1].event
     if described or filters.by_content:
         whole = await with_contents(transaction, whole)
     found = [one for one in whole if matches(filters, one)][:limit]
-    return Page(found, len(whole), whole[-1] if whole else None, next_end)
+    return Page(found, len(whole) if filters.by_content else 0, next_end)
 
 
 async def range_of(

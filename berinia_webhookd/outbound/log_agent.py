@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -11,6 +11,21 @@ from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import Begin, begin_freely
 
 logger = structlog.get_logger()
+
+
+def fields_of(entry: Entry) -> dict[str, Any]:
+    """Return what is logged of an entry."""
+    event = entry.event
+    return {
+        "agent": entry.agent,
+        "channel": event.channel,
+        "event_id": entry.event_id,
+        "attempt": entry.attempt,
+        "sender": event.sender,
+        "recipient": event.recipient,
+        "subject": event.subject,
+        "body": entry.text,
+    }
 
 
 class LogAgents:
@@ -28,18 +43,7 @@ class LogAgents:
         del timeout_seconds
         await begin()
         await asyncio.sleep(0)  # nothing else in here waits, and others have their turns
-        event = entry.event
-        logger.info(
-            "agent.event",
-            agent=entry.agent,
-            channel=event.channel,
-            event_id=entry.event_id,
-            attempt=entry.attempt,
-            sender=event.sender,
-            recipient=event.recipient,
-            subject=event.subject,
-            body=entry.text,
-        )
+        logger.info("agent.event", **fields_of(entry))
         return Outcome(OutcomeKind.SUCCESS)
 
     async def close(self) -> None:

@@ -70,6 +70,7 @@ class PythonAgents:
         self._load_seconds = load_seconds
         self._files = AttachmentFiles(attachments)
         self._masked = masked
+        self._shapes: dict[AgentName, Shape] = {}  # as they were loaded last
 
     @property
     def capacity(self) -> int:
@@ -182,8 +183,16 @@ class PythonAgents:
                 host.reason = LIMITS
             host.only = agent
         loaded: Shape = answer["shape"]
-        host.shapes[agent] = loaded
+        host.shapes[agent] = self._shapes[agent] = loaded
         return loaded
+
+    def given(self, entry: Entry) -> tuple[Shape, dict[str, Any]]:
+        """Return an agent's shape, and what it gets; as `handle` where it was never loaded here.
+        Where a host puts attachments is known while it has them alone.
+        """
+        if self._shapes.get(entry.agent) == "run":
+            return "run", self._run_input(entry)
+        return "handle", envelope(entry)
 
     def _run_input(self, entry: Entry) -> dict[str, Any]:
         channel = self._channel_of(entry.event.channel)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 
 from berinia_webhookd.channels.contract import ChannelOf, no_channel
 from berinia_webhookd.config.agent_settings import AgentsSettings
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName
+from berinia_webhookd.model import AgentName, Entry
 from berinia_webhookd.outbound.attachment_files import FetchAttachments, no_attachments
 from berinia_webhookd.outbound.contract import Transport
 from berinia_webhookd.outbound.http_agent import HttpAgents
-from berinia_webhookd.outbound.log_agent import LogAgents
+from berinia_webhookd.outbound.log_agent import LogAgents, fields_of
+from berinia_webhookd.outbound.payload import envelope
 from berinia_webhookd.outbound.python_agent import PythonAgents
 
 HTTP_TARGETS: Final = ("https://", "http://")
@@ -55,6 +56,17 @@ class Transports:
         if target.startswith(LOG_TARGET):
             return self._log
         return self.python
+
+    def given(self, entry: Entry) -> tuple[str, Mapping[str, Any]]:
+        """Return how an entry comes to its agent (handle, run, HTTP, log), and what the agent gets;
+        as `handle` where the agent is not loaded in this process.
+        """
+        target = self._settings.of(entry.agent).target or ""
+        if target.startswith(HTTP_TARGETS):
+            return "HTTP", envelope(entry)
+        if target.startswith(LOG_TARGET):
+            return "log", fields_of(entry)
+        return self.python.given(entry)
 
     def reconfigure(self, settings: AgentsSettings, keep: Collection[AgentName] = ()) -> None:
         """From the next attempt on; agent hosts are replaced after their current one, those of

@@ -144,8 +144,8 @@ def list_(context: CommandContext, /, *, limit: int, as_json: bool, **wanted: An
         click.echo("No such events.")
     else:
         click.echo("\n".join(list_lines(found.events, short, now())))
-    if found.last is not None:
-        back = utc(found.last.received_at)
+    if found.reached_at is not None:
+        back = utc(found.reached_at)
         click.echo(f"looked through: as far back as {back}; --until looks further", err=True)
 
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import answering
+import console
 import declaring
 import dispatching
 import footprint
@@ -41,6 +42,7 @@ PARTS: dict[str, Callable[[Bench, Result], Result]] = {
     "answering": lambda bench, results: answering.measure(bench, results.get("receiving")),
     "dispatching": lambda bench, _: dispatching.measure(bench),
     "isolation": lambda bench, _: isolation.measure(bench),
+    "console": lambda bench, _: console.measure(bench),
     "footprint": lambda bench, _: footprint.measure(bench),
     "scaling": lambda bench, _: scaling.measure(bench),
     "nodes": lambda bench, _: nodes.measure(bench),

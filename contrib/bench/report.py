@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import console
 import nodes
 import targets
 from bench import Result
@@ -199,6 +200,22 @@ def _isolation(found: Result) -> list[Table]:
     return [Table("isolation", title, head, rows)]
 
 
+def _console(found: Result) -> list[Table]:
+    rows = [
+        [
+            what,
+            f"{one['p50_ms']:.2f} ms",
+            f"{one['p99_ms']:.2f} ms",
+            f"{one['longest_answer_ms']:.1f} ms",
+            f"{one['page_p50_ms']:.0f} ms, {one['page_p99_ms']:.0f} ms" if one["pages"] else "",
+        ]
+        for what, one in ((console.IDLE, found["idle"]), (console.USED, found["used"]))
+    ]
+    title = f"Answers at {found['rate']} events/s while people use the console, on all cores"
+    head = ["at the console", "p50", "p99", "longest", "p50 and p99 of a page"]
+    return [Table("console", title, head, rows)]
+
+
 def _footprint(found: Result) -> list[Table]:
     rows = [
         ["ready, with a new journal", f"{found['first_ready_seconds']:.2f} s"],
@@ -268,6 +285,7 @@ _PARTS: dict[str, Callable[[Result], list[Table]]] = {
     "answering": _answering,
     "dispatching": _dispatching,
     "isolation": _isolation,
+    "console": _console,
     "footprint": _footprint,
     "scaling": _scaling,
     "nodes": _nodes,

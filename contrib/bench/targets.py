@@ -98,6 +98,17 @@ def _isolation(found: Result) -> list[Target]:
     ]
 
 
+def _console(found: Result) -> list[Target]:
+    return [
+        _at_most(
+            "p99 of answers while people use the console, to an idle one's",
+            found["used"]["p99_ms"] / found["idle"]["p99_ms"],
+            1.2,
+            "×",
+        )
+    ]
+
+
 def _footprint(found: Result) -> list[Target]:
     return [
         _at_most("ready", found["ready_seconds"], 1, "s"),
@@ -122,6 +133,7 @@ _PARTS: dict[str, Callable[[Result], list[Target]]] = {
     "answering": _answering,
     "dispatching": _dispatching,
     "isolation": _isolation,
+    "console": _console,
     "footprint": _footprint,
     "scaling": _scaling,
 }

@@ -89,7 +89,7 @@ async def test_events_are_found(
     """By what an index knows, and by what is in them."""
     found = await desk.search(filters)
     assert told(found) == sorted(texts[int(number)] for number in expected)
-    assert found.last is None
+    assert found.end is None
     assert [one.id for one in found.events] == [one.id for one in await desk.list_events(filters)]
 
 
@@ -139,7 +139,12 @@ async def test_a_search_looks_at_so_many_and_says_so(
     monkeypatch.setattr(search, "MOST_SEARCHED", 4)
     given_up = await desk.search(Filters(text="number 0"))
     assert given_up.events == []
-    assert given_up.last is not None
+    assert given_up.end is not None
+    assert given_up.reached_at == an_event().received_at
+    going_on = await desk.search(Filters(text="number 0"), before=given_up.end)
+    assert (told(going_on), going_on.end) == (["number 0"], None)
+    in_no_time = await desk.search(Filters(text="number 0"), seconds=0)
+    assert (told(in_no_time), in_no_time.reached_at) == ([], an_event().received_at)
     assert told(await desk.search(Filters(text="number 0", state=EntryState.READY))) == ["number 0"]
 
 

@@ -221,6 +221,15 @@ async def test_run_gets_a_neutral_form_of_other_channels(hosts: HostWorld) -> No
     assert given["action"] == "process_event"
     assert given["data"] == envelope(entry)["data"]
     assert (given["event_id"], given["attempt"]) == (entry.event_id, 1)
+    assert agents.given(entry) == ("run", given)
+
+
+async def test_what_an_agent_gets_can_be_shown(hosts: HostWorld) -> None:
+    """What it got is what the console says that it gets."""
+    agents = hosts.open({AGENT: "shapes:function"})
+    entry = make_entry(AGENT, "Bonjour", message_id="SM1")
+    outcome = await agents.attempt(entry, timeout_seconds=60)
+    assert agents.given(entry) == ("handle", json.loads(outcome.reply or ""))
 
 
 @pytest.mark.parametrize(

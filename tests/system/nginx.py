@@ -60,6 +60,7 @@ http {{
         {named}
         {locations}
     }}
+    {beside}
 }}
 """
 
@@ -71,6 +72,7 @@ class Nginx:
         folder: where everything of it lives; made if need be.
         daemon_port: takes the place of 8001 in `locations`.
         locations: what stands in the server block.
+        beside: another server block, of the same port and certificate.
         program: another nginx than Debian's; it takes every caller for one on this machine.
         environment: what it has besides ours.
     """
@@ -81,6 +83,7 @@ class Nginx:
         *,
         daemon_port: int,
         locations: str,
+        beside: str = "",
         program: Path | None = None,
         environment: Mapping[str, str] = {},
     ) -> None:
@@ -100,6 +103,7 @@ class Nginx:
                     port=self.port,
                     host=HOST,
                     named=NAMED if program is None else "",
+                    beside=_own(beside, folder, self.port),
                     locations=locations.replace("127.0.0.1:8001", f"127.0.0.1:{daemon_port}"),
                 )
             )
@@ -173,6 +177,16 @@ class Nginx:
         """SIGTERM, and the end."""
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(PATIENCE_SECONDS)
+
+
+def _own(server: str, folder: Path, port: int) -> str:
+    """A server block with the port and the certificate of a test."""
+    server = server.replace("listen 443 ssl;", f"listen {INSIDE}:{port} ssl;")
+    for name, file in (("fullchain.pem", "certificate.pem"), ("privkey.pem", "key.pem")):
+        server = server.replace(
+            f"/etc/letsencrypt/live/console.example.com/{name}", f"{folder}/{file}"
+        )
+    return server.replace("/etc/nginx/", f"{folder}/")
 
 
 def _make_certificate(folder: Path) -> None:

@@ -1,7 +1,7 @@
 -- name: received_by_hour
--- How many events came on each channel in each hour, from an event on.
-SELECT deliveries.channel, (deliveries.received_at - CAST(:since AS BIGINT)) / 3600000000 AS hour,
-       count(*) AS total
+-- How many events came on each channel in each hour since 1970, and the last of them, from one on.
+SELECT deliveries.channel, deliveries.received_at / 3600000000 AS hour, count(*) AS total,
+       max(deliveries.received_at) AS last_at
 FROM events JOIN deliveries ON deliveries.number = events.delivery
 WHERE events.number >= :first AND deliveries.number >= CAST(:first AS BIGINT) / 1048576
   AND deliveries.received_at >= :since
@@ -13,17 +13,37 @@ SELECT received_at FROM deliveries
 WHERE number >= :first AND channel = :channel AND state = 'accepted'
 ORDER BY number DESC LIMIT 1;
 
--- name: dead_with_errors
--- What is dead, with the error of its last attempt, the newest first.
-SELECT entries.place, entries.agent, entries.began_at, entries.finished_at, events.id, events.kind,
-       attempts.outcome, attempts.error
+-- name: dead_groups
+-- What died until an instant, by agent, kind and error of the last attempt, the most first, with the
+-- newest event of each. What was gathered shares the attempts of the last of its burst.
+SELECT found.agent, found.kind, found.outcome, found.error, found.total, found.acted, found.first_at,
+       found.last_at, events.id
+FROM (SELECT entries.agent, events.kind, attempts.outcome, attempts.error, count(*) AS total,
+             count(entries.began_at) AS acted, min(entries.finished_at) AS first_at,
+             max(entries.finished_at) AS last_at, max(entries.place) AS newest
+      FROM entries
+      JOIN events ON events.number = entries.event
+      LEFT JOIN attempts ON attempts.entry = coalesce(entries.gathered_into, entries.place)
+          AND attempts.number = (SELECT max(newer.number) FROM attempts AS newer
+                                 WHERE newer.entry = attempts.entry)
+      WHERE entries.state = 'dead' AND entries.finished_at <= :until
+      GROUP BY entries.agent, events.kind, attempts.outcome, attempts.error
+      ORDER BY total DESC, newest DESC LIMIT :most) AS found
+JOIN entries ON entries.place = found.newest
+JOIN events ON events.number = entries.event
+ORDER BY found.total DESC, found.newest DESC;
+
+-- name: dead_of_agent
+-- What died of an agent until an instant, with the error of the last attempt, from a place on.
+SELECT entries.place, attempts.outcome, attempts.error
 FROM entries
 JOIN events ON events.number = entries.event
-LEFT JOIN attempts ON attempts.entry = entries.place
+LEFT JOIN attempts ON attempts.entry = coalesce(entries.gathered_into, entries.place)
     AND attempts.number = (SELECT max(newer.number) FROM attempts AS newer
-                           WHERE newer.entry = entries.place)
-WHERE entries.state = 'dead' AND entries.place <= :last
-ORDER BY entries.place DESC LIMIT :most;
+                           WHERE newer.entry = attempts.entry)
+WHERE entries.state = 'dead' AND entries.place > :after AND entries.finished_at <= :until
+  AND entries.agent = :agent AND events.kind = :kind
+ORDER BY entries.place LIMIT :most;
 
 -- name: recent_actions
 -- Who did what, the newest first, before a row.
@@ -48,3 +68,8 @@ SELECT id FROM events WHERE digest IN (:digests) ORDER BY number DESC LIMIT 1;
 -- What came with a delivery that was rejected, at least in part.
 SELECT channel, target, headers, content_type, received_at, replay_key, body FROM deliveries
 WHERE id = :id AND rejection IS NOT NULL AND body IS NOT NULL;
+
+-- name: given_place
+-- The place of an event's own entry, unless it shares the attempt of another, or is erased.
+SELECT entries.place FROM events JOIN entries ON entries.place = events.place
+WHERE events.id = :event AND entries.gathered_into IS NULL AND events.data IS NOT NULL;

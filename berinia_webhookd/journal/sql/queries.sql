@@ -7,8 +7,9 @@ SELECT number, received_at FROM deliveries WHERE number >= :number ORDER BY numb
 SELECT coalesce(max(number), 0) AS number FROM deliveries;
 
 -- name: list_entries
--- Entries, the newest event first; a filter that is NULL lets everything through. Ordered by one key
--- alone, it ends with the last one that is wanted.
+-- Entries, the newest event first; a filter that is NULL lets everything through, and is spelled so
+-- that a database sees it before it plans. Ordered by one key alone, it ends with the last one that
+-- is wanted.
 SELECT events.id, entries.state, deliveries.channel, entries.agent, events.kind,
        entries.kind AS entry, deliveries.received_at,
        (SELECT count(*) FROM attempts WHERE attempts.entry = entries.place) AS attempts,
@@ -24,10 +25,10 @@ JOIN deliveries ON deliveries.number = events.delivery
 WHERE events.number >= :first AND events.number < :end
   AND deliveries.number >= CAST(:first AS BIGINT) / 1048576
   AND deliveries.received_at >= :since AND deliveries.received_at < :until
-  AND events.kind = coalesce(:kind, events.kind)
-  AND deliveries.channel = coalesce(:channel, deliveries.channel)
-  AND entries.agent = coalesce(:agent, entries.agent)
-  AND entries.state = coalesce(:state, entries.state)
+  AND (CAST(:kind AS TEXT) IS NULL OR events.kind = CAST(:kind AS TEXT))
+  AND (CAST(:channel AS TEXT) IS NULL OR deliveries.channel = CAST(:channel AS TEXT))
+  AND (CAST(:agent AS TEXT) IS NULL OR entries.agent = CAST(:agent AS TEXT))
+  AND (CAST(:state AS TEXT) IS NULL OR entries.state = CAST(:state AS TEXT))
 ORDER BY events.number DESC LIMIT :most;
 
 -- name: list_few
@@ -43,33 +44,38 @@ WHERE place IN (SELECT place FROM entries_to_start
                           WHERE state = 'running' AND gathered_into IS NULL
                 UNION ALL SELECT place FROM entries WHERE gathered_into IS NOT NULL)
   AND event >= :first AND event < :end AND received_at >= :since AND received_at < :until
-  AND event_kind = coalesce(:kind, event_kind)
-  AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
+  AND (CAST(:kind AS TEXT) IS NULL OR event_kind = CAST(:kind AS TEXT))
+  AND (CAST(:channel AS TEXT) IS NULL OR channel = CAST(:channel AS TEXT)) AND (CAST(:agent AS TEXT) IS NULL OR agent = CAST(:agent AS TEXT))
   AND state = :state
 ORDER BY event DESC, place DESC LIMIT :most;
 
 -- name: list_of_person
--- The same of one person.
+-- The same of one person. Not by the view of all entries of events, of which PostgreSQL believes
+-- that it finds thousands, and would rather read all events in their order.
 SELECT id, state, channel, agent, event_kind AS kind, kind AS entry, received_at,
        attempts_made AS attempts, place, event, reason,
        CASE WHEN began_at IS NULL THEN 0 ELSE 1 END AS began, gathered_into
 FROM entries_in_full
 WHERE place IN (SELECT place FROM entries_of_conversations
                 WHERE conversation IN (:conversations)
-                UNION ALL SELECT entries_of_events.place
-                FROM authors JOIN entries_of_events ON entries_of_events.event = authors.event
+                UNION ALL SELECT events.place
+                FROM authors JOIN events ON events.number = authors.event
+                WHERE authors.address = :sender
+                UNION ALL SELECT replies.place
+                FROM authors JOIN entries AS replies
+                    ON replies.event = authors.event AND (replies.kind = 'reply') IS TRUE
                 WHERE authors.address = :sender)
   AND event >= :first AND event < :end AND received_at >= :since AND received_at < :until
-  AND event_kind = coalesce(:kind, event_kind)
-  AND channel = coalesce(:channel, channel) AND agent = coalesce(:agent, agent)
-  AND state = coalesce(:state, state)
+  AND (CAST(:kind AS TEXT) IS NULL OR event_kind = CAST(:kind AS TEXT))
+  AND (CAST(:channel AS TEXT) IS NULL OR channel = CAST(:channel AS TEXT)) AND (CAST(:agent AS TEXT) IS NULL OR agent = CAST(:agent AS TEXT))
+  AND (CAST(:state AS TEXT) IS NULL OR state = CAST(:state AS TEXT))
 ORDER BY event DESC, place DESC LIMIT :most;
 
 -- name: list_rejected
 -- Deliveries that were rejected, or some items of which were, the newest first.
 SELECT id, channel, received_at, rejection FROM deliveries
 WHERE rejection IS NOT NULL
-  AND received_at >= :since AND received_at < :until AND channel = coalesce(:channel, channel)
+  AND received_at >= :since AND received_at < :until AND (CAST(:channel AS TEXT) IS NULL OR channel = CAST(:channel AS TEXT))
 ORDER BY id DESC LIMIT :most;
 
 -- name: sizes_of_events

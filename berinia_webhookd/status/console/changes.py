@@ -14,7 +14,7 @@ from aiohttp import web
 from berinia_webhookd.channels.addresses_of_people import normal_party
 from berinia_webhookd.journal.pause import Whose
 from berinia_webhookd.journal.replay import Changed
-from berinia_webhookd.model import Pause
+from berinia_webhookd.model import ChannelName, Pause
 from berinia_webhookd.status.console.access import Refused, form_of
 from berinia_webhookd.status.console.pages import number_of
 from berinia_webhookd.status.console.render import page
@@ -60,13 +60,12 @@ class Changes:
         """Replay what is dead of one kind, as far as the page before showed it."""
         form = await form_of(request)
         journal = request[LOGIN].journal
-        found = await journal.dead(number_of(str(form.get("last", ""))))
+        found = await journal.dead(number_of(str(form.get("until", ""))))
         group = found.group(str(form.get("group", "")))
-        places = group.places if group else []
+        places = await journal.places_of(group, found.until) if group else []
         if form.get("only") == "one":
             places = places[-1:]
-        again = form.get("once_again") == "yes"
-        changed = await journal.replay_places(places, once_again=again)
+        changed = await journal.replay_places(places)
         return await self._told(request, "entry.replayed", changed, back="/dead")
 
     async def _told(
@@ -130,8 +129,12 @@ class Changes:
         """Delete a person's data, once the address was typed."""
         back, whose = await self._whose(request)
         typed = str((await form_of(request)).get("sender", ""))
-        sender = str(whose.sender)
-        if normal_party(typed) != sender:
+        sender, channel = (
+            str(whose.sender),
+            self._around.channels.of(ChannelName(str(whose.channel))),
+        )
+        country = None if channel is None else channel.country
+        if sender not in {normal_party(typed), normal_party(typed, country)}:
             raise Refused(400, "What was typed is not the address of this person.")
         erasure = await request[LOGIN].journal.erase(sender)
         logger.info("person.erased", events=erasure.events, conversations=erasure.conversations)

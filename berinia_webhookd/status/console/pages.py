@@ -19,7 +19,13 @@ from berinia_webhookd.findings import Level
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.rejected_items import why_rejected
 from berinia_webhookd.journal.show import Shown
-from berinia_webhookd.model import ChannelName, EntryState, EventId, VerifiedDelivery
+from berinia_webhookd.model import (
+    ChannelName,
+    EntryKind,
+    EntryState,
+    EventId,
+    VerifiedDelivery,
+)
 from berinia_webhookd.status.console import languages
 from berinia_webhookd.status.console.refused_requests import refused_requests
 from berinia_webhookd.status.console.render import page
@@ -27,8 +33,10 @@ from berinia_webhookd.status.console.request import LOGIN
 from berinia_webhookd.status.console.search_field import meaning
 from berinia_webhookd.status.console.surroundings import Surroundings
 from berinia_webhookd.status.console.text import LONGEST
+from berinia_webhookd.status.console.traffic import Traffic
 
 ROWS: Final = 50
+SEARCH_SECONDS: Final = 2.0  # then a page says how far it came
 MESSAGES: Final = 100  # of a conversation
 STATES: Final = tuple(state.value for state in EntryState)
 PERIODS: Final[Mapping[str, timedelta | None]] = {
@@ -49,20 +57,24 @@ class Pages:
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
+        self._traffic = Traffic()
 
     async def now(self, request: web.Request) -> web.Response:
         """How things stand: one sentence, each agent, each channel."""
         channels = self._around.channels
         names = [str(channel.name) for channel in channels.enabled]
         journal = request[LOGIN].journal
-        overview = await journal.overview(names, map(str, sorted(channels.agents)))
+        overview = await journal.overview(map(str, sorted(channels.agents)))
+        traffic = await self._traffic.of(journal, names, self._around.clock())
         findings = [
             one
             for one in await self._around.findings()
             if one.level in {Level.WRONG, Level.WARNING}
         ]
         findings.reverse()  # the worst first
-        return await page(request, "now.html", overview=overview, findings=findings)
+        return await page(
+            request, "now.html", overview=overview, traffic=traffic, findings=findings
+        )
 
     async def messages(self, request: web.Request) -> web.Response:
         """Messages in a list, by state, words, channel, agent and period."""
@@ -76,20 +88,23 @@ class Pages:
             agent=asked.get("agent") or None,
         )
         viewer = request[LOGIN].person.viewer
-        meant = await meaning(asked.get("q", ""), filters, journal, names, by_id_alone=viewer)
+        channels = self._around.channels.enabled
+        meant = await meaning(asked.get("q", ""), filters, journal, channels, by_id_alone=viewer)
         if meant.event is not None:
             raise web.HTTPSeeOther(f"/messages/{meant.event}")
         since = PERIODS[period or DEFAULT_PERIOD]
         wanted = meant.filters
         if since is not None and not wanted.few:
             wanted = replace(wanted, since=self._around.clock() - since)
-        found = await journal.search(wanted, ROWS + 1, before=number_of(asked.get("before")))
-        rows, more = found.events[:ROWS], len(found.events) > ROWS
+        start = number_of(asked.get("before"))
+        found = await journal.search(wanted, ROWS + 1, before=start, seconds=SEARCH_SECONDS)
+        rows = found.events[:ROWS]
+        before = rows[-1].event if len(found.events) > ROWS else found.end
         given = {
             name: asked[name] for name in ("q", "state", "channel", "agent") if asked.get(name)
         }
         given["period"] = str(period)
-        older = urlencode({**given, "before": rows[-1].event}) if more else None
+        older = None if before is None else urlencode({**given, "before": before})
         return await page(
             request,
             "messages.html",
@@ -102,7 +117,7 @@ class Pages:
             periods=tuple(PERIODS),
             channels=names,
             agents=sorted(map(str, self._around.channels.agents)),
-            looked_back_to=found.last.received_at if found.last else None,
+            looked_back_to=found.reached_at,
             is_first=not asked.get("before"),
         )
 
@@ -111,9 +126,11 @@ class Pages:
         journal = request[LOGIN].journal
         shown = await journal.show(request.match_info["id"])
         delivery = await journal.delivery(shown.id, rejected=shown.rejection is not None)
-        conversation = None
+        conversation, given = None, None
         if shown.rejection is None:
             conversation = (await journal.show_conversation(shown.id, limit=1)).state
+            entry = await journal.entry_of(EventId(shown.id))
+            given = entry and self._around.given(entry)
         data = dict(shown.data or {})
         return await page(
             request,
@@ -123,7 +140,9 @@ class Pages:
             data=data,
             attachments=data.get("attachments") or (),
             conversation=conversation,
-            got=partial(indented, data),
+            given=given,
+            got=partial(indented, given[1] if given else {}),
+            tried=any(entry.attempts for entry in shown.entries if entry.kind == EntryKind.AGENT),
             raw=raw_text(delivery),
             can_replay=_can_replay(shown),
             can_discard=_can_discard(shown),
@@ -174,14 +193,13 @@ class Pages:
         group = found.group(request.query.get("group", ""))
         if group is None:
             raise web.HTTPSeeOther("/dead")
-        foreseen = await journal.replay_places(group.places, dry_run=True)
         return await page(
             request,
             "dead_group.html",
             group=group,
-            last=found.last,
-            would=sum(one.refused is None for one in foreseen),
-            passed_over=sum(one.passed_over for one in foreseen),
+            until=found.until,
+            would=group.total - group.may_have_acted,
+            passed_over=group.may_have_acted,
         )
 
     async def refused(self, request: web.Request) -> web.Response:

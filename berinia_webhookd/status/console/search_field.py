@@ -5,15 +5,15 @@ words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
 from berinia_webhookd.channels.addresses_of_people import event_digest, normal_party
+from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import NotFound
 from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.queries import Filters
-from berinia_webhookd.model import ChannelName
 from berinia_webhookd.status.console.access import Refused
 
 LONGEST: Final = 500
@@ -37,11 +37,13 @@ async def meaning(
     typed: str,
     filters: Filters,
     journal: ConsoleJournal,
-    channels: Iterable[str],
+    channels: Collection[Channel],
     *,
     by_id_alone: bool = False,
 ) -> Meant:
-    """Return what is meant. A person is looked for by any spelling of a number or an address.
+    """Return what is meant. A person is looked for by any spelling of a number or an address; a
+    number without a country is one of the country that a channel names. Where there is no such
+    person, what stands without a gap is looked for as a word.
 
     Raises:
         Refused: whoever sees neither people nor texts may not ask for them either.
@@ -54,14 +56,24 @@ async def meaning(
         return Meant(found, filters)
     if by_id_alone:
         raise Refused(403, "Who only looks may search by an id alone.")
-    if _PERSON.fullmatch(typed):
-        person = replace(filters, sender=normal_party(typed))
-        if "@" not in typed or await journal.list_events(person, 1):
+    if not _PERSON.fullmatch(typed):
+        return Meant(None, replace(filters, text=typed))
+    persons = [replace(filters, sender=one) for one in _spellings(typed, filters, channels)]
+    for person in persons:
+        if await journal.list_events(person, 1):
             return Meant(None, person)
-    return Meant(None, replace(filters, text=typed))
+    as_words = replace(filters, text=typed)
+    return Meant(None, persons[0] if " " in typed and "@" not in typed else as_words)
 
 
-async def _by_id(typed: str, journal: ConsoleJournal, channels: Iterable[str]) -> str | None:
+def _spellings(typed: str, filters: Filters, channels: Collection[Channel]) -> list[str]:
+    """The normal forms that it may have, those with a channel's country first."""
+    wanted = [one for one in channels if filters.channel in (None, one.name)]
+    countries = [one.country for one in wanted if one.country is not None]
+    return list(dict.fromkeys(normal_party(typed, country) for country in (*countries, None)))
+
+
+async def _by_id(typed: str, journal: ConsoleJournal, channels: Collection[Channel]) -> str | None:
     """The event that has the id, or whose id begins so, or that its provider calls so."""
     if _EVENT_ID.fullmatch(typed):
         try:
@@ -70,5 +82,5 @@ async def _by_id(typed: str, journal: ConsoleJournal, channels: Iterable[str]) -
             return None
     if not _PROVIDERS_ID.fullmatch(typed):
         return None
-    digests = [event_digest(ChannelName(name), typed) for name in channels]
+    digests = [event_digest(channel.name, typed) for channel in channels]
     return await journal.event_of_digests(digests)

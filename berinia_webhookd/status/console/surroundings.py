@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from berinia_webhookd.channels.catalogue import Channels
 from berinia_webhookd.clock import now
 from berinia_webhookd.errors import ChannelNotConfigured
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.journal.console import ConsoleJournal
-from berinia_webhookd.model import Decoded, VerifiedDelivery
+from berinia_webhookd.model import Decoded, Entry, VerifiedDelivery
 
+Given = Callable[[Entry], tuple[str, Mapping[str, Any]]]  # handle, run, HTTP or log; and what
 OpenJournal = Callable[[], AbstractAsyncContextManager[ConsoleJournal]]
 
 
@@ -26,6 +28,7 @@ class Surroundings:
     open_journal: OpenJournal
     log: Path  # that is followed
     findings: Callable[[], Awaitable[Sequence[Finding]]]  # those that need no probe
+    given: Given  # how an entry comes to its agent
     clock: Callable[[], datetime] = now
 
     def decode(self, delivery: VerifiedDelivery) -> Decoded:

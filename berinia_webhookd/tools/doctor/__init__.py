@@ -16,6 +16,7 @@ import click
 from berinia_webhookd import __version__
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, Level
+from berinia_webhookd.journal.inspecting import glance
 from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.status.findings import CHECKS, Check, findings_of
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
@@ -99,10 +100,13 @@ def _without_consequences(findings: list[Finding]) -> list[Finding]:
 
 
 async def without_probes(config_file: Path | None) -> list[Finding]:
-    """Return the findings that need no probe, the worst last, as the daemon itself sees them."""
-    found = find(config_file, os.environ, working_folder())
+    """Return the findings that need no probe, the worst last, as the daemon itself sees them. The
+    journal's pages are not checked, and nothing takes the writer's turn.
+    """
+    installation = find(config_file, os.environ, working_folder()).installation
+    journal = replace(installation.journal, inspect_file=glance)
     checks = {name: check for name, check in CHECKS.items() if name not in PROBES}
-    findings = await findings_of(checks, found.installation)
+    findings = await findings_of(checks, replace(installation, journal=journal))
     return sorted(findings, key=lambda finding: list(Level).index(finding.level))
 
 

@@ -18,11 +18,13 @@ from berinia_webhookd.accept.aiohttp_limits import HttpServer
 from berinia_webhookd.addresses import THIS_HOST
 from berinia_webhookd.channels.catalogue import KINDS, Channels
 from berinia_webhookd.config.load import examine
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.console_server import ConsoleServer
 from berinia_webhookd.findings import Finding
 from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.sessions import Person
 from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.outbound.transports import Transports
 from berinia_webhookd.status.console.application import Console
 from berinia_webhookd.status.console.surroundings import Surroundings
 
@@ -113,6 +115,7 @@ class Site:
     port: int
     http: aiohttp.ClientSession
     findings: list[Finding]
+    settings: Settings
 
     def browser(self, **headers: str) -> Browser:
         return Browser(self.port, self.http, headers=headers)
@@ -147,6 +150,7 @@ async def site(world: World, tmp_path: Path) -> AsyncIterator[Site]:
         clock=world.clock,
         log=tmp_path / "webhook.log",
         findings=findings,
+        given=Transports(examined.settings.agents, metrics=Metrics()).given,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -157,6 +161,6 @@ async def site(world: World, tmp_path: Path) -> AsyncIterator[Site]:
     server = ConsoleServer(console, http_server, listener)
     await server.start()
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
-        yield Site(console, server, world, around, port, http, found)
+        yield Site(console, server, world, around, port, http, found, examined.settings)
     await server.stop()
     await asyncio.sleep(0)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
+from berinia_webhookd.journal import console
 from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.model import EntryState, OptOut, Outcome, OutcomeKind
@@ -38,9 +41,10 @@ def hidden(text: str) -> dict[str, str]:
     return {name: value for name, value in found.items() if name != "form_token"}
 
 
-async def the_page_before(browser: Browser) -> str:
+async def the_page_before(browser: Browser, *, first: bool = False) -> str:
     dead = (await browser.get("/dead")).text
-    (link,) = re.findall(r'href="(/dead/all\?[^"]+)"', dead)
+    (link, *others) = re.findall(r'href="(/dead/all\?[^"]+)"', dead)
+    assert first or not others
     return (await browser.get(link.replace("&amp;", "&"))).text
 
 
@@ -48,12 +52,18 @@ async def test_all_of_a_kind_are_replayed_and_what_dies_meanwhile_is_not(site: S
     browser = await site.logged_in()
     for _ in range(3):
         await die(site, "ConnectionError: refused")
+    earlier = await site.world.accept("runs since before", sender=ANNA)
+    (running,) = await site.world.claim()
     page = await the_page_before(browser)
     assert "To be run again: 3." in page
+    site.world.clock.move(1)
     await die(site, "ConnectionError: refused")  # meanwhile
+    refused = Outcome(OutcomeKind.EXCEPTION, error="ConnectionError: refused")
+    await site.world.settle(running, state=EntryState.DEAD, outcome=refused)
     answer = await browser.post("/dead/all", **hidden(page))
     assert "3 of 3 done." in answer.text
-    assert await site.world.states() == {"ready": 3, "dead": 1}
+    assert await site.world.states() == {"ready": 3, "dead": 2}
+    assert running.event_id == earlier.event_id
     assert await actions(site) == [("Anne", "console", "events replay")]
 
 
@@ -90,6 +100,23 @@ async def test_errors_are_told_apart(site: Site) -> None:
     await die(site, "KeyError: 'b'")
     page = (await (await site.logged_in()).get("/dead")).text
     assert page.count("Try all…") == 2
+
+
+async def test_a_group_is_of_whatever_says_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many died, and however different the rest of their errors is."""
+    monkeypatch.setattr(console, "DEAD_AT_ONCE", 2)
+    for line in range(3):
+        await die(site, f"Traceback (most recent call last):\n  line {line}\nKeyError: 'a'")
+    await die(site, "KeyError: 'b'")
+    browser = await site.logged_in()
+    page = (await browser.get("/dead")).text
+    assert "messages: 3" in page
+    assert page.count("Try all…") == 2
+    assert "To be run again: 3." in await the_page_before(browser, first=True)
+    monkeypatch.setattr(console, "MOST_ERRORS", 1)
+    assert "others are left out" in (await browser.get("/dead")).text
 
 
 async def test_once_again_is_a_button_of_its_own(site: Site) -> None:

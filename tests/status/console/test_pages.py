@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
+import sqlite3
 import tracemalloc
+from contextlib import closing
+from dataclasses import replace
+from html import unescape
 from urllib.parse import quote
 
 import pytest
@@ -13,13 +18,14 @@ from aiohttp import ClientResponse
 
 from berinia_webhookd.channels.addresses_of_people import event_digest
 from berinia_webhookd.findings import warning, wrong
+from berinia_webhookd.journal import search
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.sessions import Person
 from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
-from berinia_webhookd.status.console import live
+from berinia_webhookd.status.console import live, pages
 from berinia_webhookd.status.console.search_field import meaning
 
-from ...journal.world import AGENT, on_sqlite
+from ...journal.world import AGENT, SqliteWorld, on_sqlite
 from .conftest import OPERATOR, VIEWER, Browser, Site
 
 ANNA = "+33639980071"
@@ -101,6 +107,23 @@ async def test_a_person_is_found_in_any_spelling(site: Site, typed: str) -> None
     assert ids_on(answer) == [receipt.event_id]
 
 
+@on_sqlite
+@pytest.mark.parametrize("typed", ["06 39 98 00 71", "0639980071", "6 39 98 00 71"])
+async def test_a_number_without_a_country_is_one_of_the_channel_s(site: Site, typed: str) -> None:
+    receipt = await site.world.accept("from her", sender=ANNA)
+    assert receipt.event_id not in await site_search(await site.logged_in(), typed)
+    settings = site.settings.channels[ChannelName("sms")]
+    french = {ChannelName("sms"): replace(settings, country="FR")}
+    site.around.channels.reconfigure(replace(site.settings, channels=french))
+    assert ids_on(await site_search(await site.logged_in(), typed)) == [receipt.event_id]
+
+
+@on_sqlite
+async def test_digits_that_are_nobody_s_number_are_words(site: Site) -> None:
+    receipt = await site.world.accept("my order is 100234567")
+    assert ids_on(await site_search(await site.logged_in(), "100234567")) == [receipt.event_id]
+
+
 async def site_search(browser: Browser, typed: str) -> str:
     return (await browser.get(f"/messages?q={quote(typed)}&period=all")).text
 
@@ -127,11 +150,45 @@ async def test_words_are_found_within_the_period(site: Site) -> None:
     assert "No such messages." in await site_search(browser, "hier")
 
 
+async def test_a_long_search_says_how_far_it_came_and_goes_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "SEARCH_SECONDS", 0.0)
+    monkeypatch.setattr(search, "PAGE", 2)
+    receipt = await site.world.accept("rare")
+    for _ in range(3):
+        await site.world.accept("common")
+    browser, target, found = await site.logged_in(), "/messages?q=rare&period=all", list[str]()
+    shown = (await browser.get(target)).text
+    assert "Searched as far back as" in shown
+    assert "No such messages." not in shown
+    while target and not found:
+        shown = (await browser.get(target)).text
+        found = ids_on(shown)
+        older = re.search(r'rel="next" href="([^"]+)"', shown)
+        target = older[1].replace("&amp;", "&") if older else ""
+    assert found == [receipt.event_id]
+
+
+@on_sqlite
+async def test_an_hour_that_is_over_is_counted_once(site: Site) -> None:
+    browser = await site.logged_in()
+    await site.world.accept()
+    assert "messages in the last 24 hours: 1" in (await browser.get("/")).text
+    site.world.clock.move(2 * 3600)
+    assert "messages in the last 24 hours: 1" in (await browser.get("/")).text
+    await site.world.accept(received_at=site.world.clock.now)
+    assert "messages in the last 24 hours: 2" in (await browser.get("/")).text
+    site.world.clock.move(23 * 3600)
+    browser = await site.logged_in()  # which lasts for half a day
+    assert "messages in the last 24 hours: 1" in (await browser.get("/")).text
+
+
 @on_sqlite
 async def test_an_address_that_is_no_sender_s_is_looked_for_as_words(site: Site) -> None:
     receipt = await site.world.accept("write to boss@example.com")
     async with site.around.open_journal() as journal:
-        meant = await meaning("boss@example.com", Filters(), journal, ["sms"])
+        meant = await meaning("boss@example.com", Filters(), journal, ())
         assert meant.filters.sender is None
     found = await site_search(await site.logged_in(), "boss@example.com")
     assert ids_on(found) == [receipt.event_id]
@@ -146,6 +203,43 @@ async def test_a_message_shows_its_way(site: Site) -> None:
     shown = (await (await site.logged_in()).get(f"/messages/{receipt.event_id}")).text
     for part in ("received by here", "timeout", "no answer within 60 s", "dead", "events replay"):
         assert part in shown
+
+
+async def test_a_message_shows_what_its_agent_got(site: Site) -> None:
+    receipt = await site.world.accept("Bonjour")
+    browser = await site.logged_in()
+    will = (await browser.get(f"/messages/{receipt.event_id}")).text
+    assert "What the agent will get" in will
+    (entry,) = await site.world.claim()
+    await site.world.settle(entry, outcome=Outcome(OutcomeKind.SUCCESS))
+    shown = (await browser.get(f"/messages/{receipt.event_id}")).text
+    how, given = site.around.given(entry)
+    assert f"What the agent got (as {how})" in shown
+    text = shown.partition(f"(as {how})")[2].partition('<pre class="text">')[2].partition("<")[0]
+    assert json.loads(unescape(text)) == given
+
+
+@on_sqlite
+async def test_no_page_takes_the_writer_s_turn(site: Site) -> None:
+    """Whatever is looked at while somebody writes, also what all there is to replay would do."""
+    receipt = await site.world.accept("late")
+    (entry,) = await site.world.claim()
+    await site.world.settle(entry, state=EntryState.DEAD)
+    browser = await site.logged_in()
+    dead = (await browser.get("/dead")).text
+    group = unescape(re.findall(r'href="(/dead/all[^"]+)"', dead)[0])
+    message = f"/messages/{receipt.event_id}"
+    conversation = re.findall(r'href="(/conversations/\d+)"', (await browser.get(message)).text)[0]
+    assert isinstance(site.world, SqliteWorld)
+    with closing(sqlite3.connect(site.world.file, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        for target in (
+            *("/", "/messages", "/messages?q=late", "/dead", "/refused", "/live", "/actions"),
+            *(message, conversation, group, "/login"),
+        ):
+            assert (await browser.get(target)).status == 200, target
+        assert (await browser.post(f"{message}/replay")).status == 503  # which has to write
+        writer.execute("ROLLBACK")
 
 
 @on_sqlite

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from berinia_webhookd.findings import Finding, Level
-from berinia_webhookd.journal.contract import Count, Guard, HeldBack, Statistics
-from berinia_webhookd.journal.inspecting import inspect_file
+from berinia_webhookd.journal.contract import Count, FileState, Guard, HeldBack, Statistics
+from berinia_webhookd.journal.inspecting import glance, inspect_file
 from berinia_webhookd.status.findings.installation import Installation
 from berinia_webhookd.status.findings.journal import (
     journal,
@@ -163,6 +163,17 @@ class TestJournal:
             report = doctor(running)
             other.execute("ROLLBACK")
         report.one("journal", "wrong", "cannot be written", "locked", "fuser")
+
+    def test_a_glance_waits_for_nobody_who_writes(self, running: Daemon) -> None:
+        """The console looks as often as people click."""
+        path = journal_of(running)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert glance(path, 0.0) == FileState(None, complete=False, refusal=None)
+            other.execute("ROLLBACK")
+        running.stop()
+        path.write_bytes(b"no journal" * 1000)
+        assert glance(path, 0.0).damage == "file is not a database"
 
     def test_a_damaged_journal(self, stopped: Daemon) -> None:
         """Pages overwritten: found, with the way to save what is left."""

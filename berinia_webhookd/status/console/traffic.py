@@ -1,0 +1,62 @@
+"""How much came on each channel in the last 24 hours. An hour that is over is counted once, however
+often people look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from berinia_webhookd.journal.console import ConsoleJournal, HourOfChannel
+
+HOURS: Final = 24
+HOUR_SECONDS: Final = 3600
+LATE_SECONDS: Final = 120  # commits come later than their messages, and clocks differ
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelTraffic:
+    """When a channel's last message came, and how many came in each of the last 24 hours."""
+
+    last_at: datetime | None
+    by_hour: tuple[int, ...]  # the oldest first
+
+
+class Traffic:
+    """What one process knows of it."""
+
+    def __init__(self) -> None:
+        self._hours: dict[int, dict[str, HourOfChannel]] = {}  # those that are over, since 1970
+        self._before: dict[str, datetime | None] = {}  # of channels without any in these
+
+    async def of(
+        self, journal: ConsoleJournal, channels: Iterable[str], now: datetime
+    ) -> dict[str, ChannelTraffic]:
+        """Return that of these channels, and of others on which something came."""
+        present = int(now.timestamp()) // HOUR_SECONDS
+        hours = range(present - HOURS + 1, present + 1)
+        first = next((hour for hour in hours if hour not in self._hours), present)
+        counted = await journal.received_by_hour(first)
+        known = {hour: counted.get(hour, self._hours.get(hour, {})) for hour in hours}
+        over = (int(now.timestamp()) - LATE_SECONDS) // HOUR_SECONDS
+        self._hours = {hour: of for hour, of in known.items() if hour < over}
+        came = sorted({channel for of in known.values() for channel in of})
+        return {
+            channel: await self._of_channel(journal, channel, known)
+            for channel in dict.fromkeys([*channels, *came])
+        }
+
+    async def _of_channel(
+        self, journal: ConsoleJournal, channel: str, known: dict[int, dict[str, HourOfChannel]]
+    ) -> ChannelTraffic:
+        found = [of.get(channel) for of in known.values()]
+        last_at = max((one.last_at for one in found if one), default=None)
+        if last_at is None:
+            if channel not in self._before:
+                self._before[channel] = await journal.last_of_channel(channel)
+            last_at = self._before[channel]
+        else:
+            self._before[channel] = last_at
+        return ChannelTraffic(last_at, tuple(one.total if one else 0 for one in found))
