@@ -102,7 +102,7 @@ async def refused(installation: Installation) -> AsyncIterator[Finding]:
         yield note(REFUSED, f"not checked: this user may not read {log}", AS_DAEMON)
         return
     found: dict[str, _OfChannel] = {name: _OfChannel() for name in installation.channels}
-    for when, line in _recent(log_lines(installation.logs, LINES)):
+    for when, line in recent(log_lines(installation.logs, LINES)):
         ours = str(line.get("request_id")).startswith(OUR_IDS) or line.get("sample")
         if not ours and (one := found.get(str(line.get("channel")))) is not None:
             one.read(when, line)
@@ -121,7 +121,8 @@ async def refused(installation: Installation) -> AsyncIterator[Finding]:
         yield finding
 
 
-def _recent(lines: Iterable[dict[str, Any]]) -> Iterator[tuple[datetime, dict[str, Any]]]:
+def recent(lines: Iterable[dict[str, Any]]) -> Iterator[tuple[datetime, dict[str, Any]]]:
+    """Yield those of the last 24 hours, with their times."""
     since = now() - LAST
     for line in lines:
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
@@ -13,6 +15,7 @@ from prometheus_client import generate_latest
 from berinia_webhookd.findings import Finding, Level
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.status.findings.channels import silence
+from berinia_webhookd.status.findings.missed import missed
 from berinia_webhookd.tools.doctor.installation import find
 from tests.end_to_end.daemon import Daemon
 
@@ -58,3 +61,29 @@ async def test_channels_that_are_not_silent(look: Look) -> None:
     (finding,) = await look({"sms": 0, "email": 0})
     assert finding.level is Level.OK
     assert await look({}) == []
+
+
+def log(daemon: Daemon, *lines: dict[str, object]) -> None:
+    logs = find(daemon.config, daemon.environment, daemon.folder).installation.logs
+    logs.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC).isoformat()
+    text = "".join(json.dumps({"timestamp": now, **line}) + "\n" for line in lines)
+    (logs / "webhook.log").write_text(text)
+
+
+async def found_missed(daemon: Daemon) -> list[Finding]:
+    installation = find(daemon.config, daemon.environment, daemon.folder).installation
+    return [finding async for finding in missed(installation)]
+
+
+async def test_what_a_reconciliation_found_missing_is_a_warning(stopped: Daemon) -> None:
+    """Until it is taken in; with the lines that mend what keeps it away."""
+    line: dict[str, object] = {"event": "events.missed", "channel": "sms", "missing": 2}
+    log(stopped, line)
+    (finding,) = await found_missed(stopped)
+    assert finding.level is Level.WARNING
+    assert finding.what.startswith("sms: 2 messages of Twilio never came")
+    assert "/webhook/sms-response" in finding.fix[0]
+    assert "reconcile sms" in finding.fix[1]
+    log(stopped, line, {"event": "event.accepted", "channel": "sms", "reconciled": True})
+    assert await found_missed(stopped) == []

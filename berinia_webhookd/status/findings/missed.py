@@ -1,0 +1,46 @@
+"""What a reconciliation found missing: messages that a provider has, and that never came."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from berinia_webhookd.findings import Finding, warning
+from berinia_webhookd.status.durations import counted
+from berinia_webhookd.status.findings.channels import console_lines
+from berinia_webhookd.status.findings.installation import Installation
+from berinia_webhookd.status.findings.probe import log_lines
+from berinia_webhookd.status.findings.refused import LINES, recent
+
+MISSED: Final = "missed"
+
+
+async def missed(installation: Installation) -> AsyncIterator[Finding]:
+    """Report what was missing in the last 24 hours, until it is taken in."""
+    found: dict[str, tuple[datetime, dict[str, Any]]] = {}
+    for when, line in recent(log_lines(installation.logs, LINES)):
+        channel = str(line.get("channel"))
+        if line.get("event") == "events.missed":
+            found[channel] = when, line
+        elif line.get("reconciled") is True:
+            found.pop(channel, None)
+    for name, channel in installation.channels.items():
+        if name not in found:
+            continue
+        when, line = found[name]
+        count = _number(line, "missing") + _number(line, "too_old")
+        urls = installation.settings.server.public_url
+        yield warning(
+            MISSED,
+            f"{name}: {counted(count, 'message')} of {channel.provider.name} never came, as a "
+            f"reconciliation found at {when.astimezone(UTC):%H:%M} UTC",
+            *console_lines(channel, urls, installation.address),
+            f"then take them in: `berinia-webhookd reconcile {name} …`, without `--dry-run`",
+            why="people wrote, and no agent knows of it",
+        )
+
+
+def _number(line: dict[str, Any], name: str) -> int:
+    value = line.get(name)
+    return value if isinstance(value, int) else 0
