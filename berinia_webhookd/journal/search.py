@@ -22,6 +22,7 @@ FEW_PAGE: Final = 10_000  # each reads through all of the few
 WINDOW: Final = 20_000  # numbers of deliveries that one statement looks through
 BATCH: Final = 100
 BATCH_BYTES: Final = 8 * 1024 * 1024
+GATHERED: Final = "gathered"  # why what shares another's attempts is not dispatched
 SHORTEST_ID: Final = 13  # its millisecond: what comes later does not begin with it
 _OPEN: Final = frozenset({EntryState.READY, EntryState.WAITING})
 _OVERTAKES: Final = frozenset({OptOut.STOP, OptOut.START})
@@ -150,7 +151,7 @@ def _reason(
 ) -> str | None:
     """Why it is not dispatched: it is held, paused, gathered or skipped, or for nobody yet."""
     if one.gathered_into is not None:
-        return "gathered"
+        return GATHERED
     if one.reason is not None or one.state not in _OPEN or one.entry == EntryKind.REPLY:
         return one.reason
     agent = one.agent or ""

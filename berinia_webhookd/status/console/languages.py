@@ -1,11 +1,12 @@
 """The console's words in English and French. The English words are their own keys; the French ones
-stand in `french.toml`.
+stand in `french.toml`, and what the daemon says of itself in `french_sentences.toml`.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -14,6 +15,7 @@ from typing import Final
 from markupsafe import Markup, escape
 
 COOKIE: Final = "berinia_language"
+LONGEST_SENTENCE: Final = 1000  # what is longer is no sentence of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +24,63 @@ class Language:
 
     code: str
     words: Mapping[str, str]  # by the English ones; of English itself, none
+    # By what stands between the values of a sentence, the narrowest first.
+    sentences: Sequence[tuple[Sequence[str], str]] = ()
 
     def __call__(self, english: str, /, **values: object) -> Markup:
         """Return words in this language, with values, escaped, in the places that name them."""
         text = escape(self.words[english] if self.words else english)
         return text.format(**values) if values else text
 
+    def told(self, english: str) -> str | None:
+        """Return a sentence of the daemon's code in this language; None for what is none."""
+        if not self.sentences:
+            return english
+        if len(english) > LONGEST_SENTENCE:
+            return None
+        for parts, sentence in self.sentences:
+            if (found := values_in(english, parts)) is not None:
+                values = [self.told(value) or value for value in found]
+                return PLACE.sub(lambda place: values[int(place[1])], sentence)  # noqa: B023
+        return None
+
 
 ENGLISH: Final = Language("en", {})
+PLACE: Final = re.compile(r"\{([0-9])\}")
+VALUE: Final = "{}"
 
 
 @cache
 def languages() -> Mapping[str, Language]:
     """Return all languages by their codes."""
-    text = resources.files(__package__).joinpath("french.toml").read_text(encoding="utf-8")
-    return {"en": ENGLISH, "fr": Language("fr", tomllib.loads(text))}
+    sentences = _table("french_sentences.toml")
+    narrowest = sorted(sentences, key=lambda english: -len(english.replace(VALUE, "")))
+    by_parts = [(english.split(VALUE), sentences[english]) for english in narrowest]
+    return {"en": ENGLISH, "fr": Language("fr", _table("french.toml"), by_parts)}
+
+
+def _table(name: str) -> dict[str, str]:
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return {str(english): str(other) for english, other in tomllib.loads(text).items()}
+
+
+def values_in(text: str, parts: Sequence[str]) -> list[str] | None:
+    """Return what stands between these parts of a text, each as short as can be; None where it is
+    not made of them. Whatever strangers wrote, no text is looked through twice for a part.
+    """
+    first, *between = parts
+    if not between:
+        return [] if text == first else None
+    *between, last = between
+    at, values = len(first), list[str]()
+    for part in between:
+        found = text.find(part, at)
+        values.append(text[at:found])
+        at = found + len(part) if found >= 0 else len(text) + 1
+    end = len(text) - len(last)
+    if at > end or not text.startswith(first) or not text.endswith(last):
+        return None
+    return [*values, text[at:end]]
 
 
 def chosen(cookie: str | None, accept_language: str) -> Language:

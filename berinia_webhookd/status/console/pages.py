@@ -218,8 +218,8 @@ class Pages:
         before = number_of(request.query.get("before"))
         found = await request[LOGIN].journal.actions(before=before, limit=ROWS + 1)
         older = found[ROWS - 1].number if len(found) > ROWS else None
-        told = {one.number: json_text.encode(dict(one.about)).decode() for one in found}
-        return await page(request, "actions.html", rows=found[:ROWS], told=told, older=older)
+        about = {one.number: json_text.encode(dict(one.about)).decode() for one in found}
+        return await page(request, "actions.html", rows=found[:ROWS], about=about, older=older)
 
     async def login(self, request: web.Request) -> web.Response:
         """The page whose button takes a link for a login."""

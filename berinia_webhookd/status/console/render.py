@@ -5,7 +5,7 @@ request gave.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -17,10 +17,12 @@ from markupsafe import Markup, escape
 
 from berinia_webhookd.logs.personal_data import HIDDEN, scrub
 from berinia_webhookd.status.console import text
+from berinia_webhookd.status.console.languages import Language
 from berinia_webhookd.status.console.request import LANGUAGE, LOGIN
 from berinia_webhookd.status.durations import duration
 
 HTML: Final = "text/html"
+Show = Callable[..., Markup]
 _MAKERS: Final = ThreadPoolExecutor(2, "console")  # nobody else waits for a page
 
 
@@ -61,10 +63,19 @@ async def page(
         said=_scrubbed if viewer else text.marked,
         said_line=_scrubbed_line if viewer else text.one_line,
         may_change=not viewer,
+        told=partial(_told, language),
         **values,
     )
     rendered = await asyncio.get_running_loop().run_in_executor(_MAKERS, made)
     return web.Response(text=rendered, status=status, content_type=HTML, charset="utf-8")
+
+
+def _told(language: Language, value: object, show: Show, *longest: int) -> Markup:
+    """A sentence of the daemon's in the reader's language, or marked as English."""
+    sentence = language.told(str(value))
+    if sentence is not None:
+        return show(sentence, *longest)
+    return Markup('<span lang="en">{}</span>').format(show(value, *longest))
 
 
 def _hidden(value: object, longest: int = 0) -> Markup:

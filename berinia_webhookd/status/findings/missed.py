@@ -20,11 +20,11 @@ async def missed(installation: Installation) -> AsyncIterator[Finding]:
     """Report what was missing in the last 24 hours, until it is taken in."""
     found: dict[str, tuple[datetime, dict[str, Any]]] = {}
     for when, line in recent(log_lines(installation.logs, LINES)):
-        channel = str(line.get("channel"))
+        of_channel = str(line.get("channel"))
         if line.get("event") == "events.missed":
-            found[channel] = when, line
+            found[of_channel] = when, line
         elif line.get("reconciled") is True:
-            found.pop(channel, None)
+            found.pop(of_channel, None)
     for name, channel in installation.channels.items():
         if name not in found:
             continue

@@ -12,9 +12,15 @@ import jinja2
 import pytest
 from jinja2 import nodes
 
+from berinia_webhookd.journal.contract import PAUSED, Guard
+from berinia_webhookd.journal.ranks import OUTRANKED
+from berinia_webhookd.journal.search import GATHERED
+from berinia_webhookd.model import EventKind, EventMark, OutcomeKind
 from berinia_webhookd.status import console
 from berinia_webhookd.status.console.languages import chosen, languages
 from berinia_webhookd.status.console.render import environment
+
+from .sentences import constants, sentences
 
 FOLDER = Path(console.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
@@ -75,6 +81,72 @@ def test_no_word_stands_in_a_template_itself(file: Path) -> None:
     assert not ATTRIBUTE.findall(plain)
     left = TAG.sub(" ", SAME.sub(" ", plain)).split()
     assert not [word for word in left if re.search(r"[^\W\d_]{2}", word)]
+
+
+FINDINGS = [
+    f"status/findings/{name}.py"
+    for name in (
+        *("agents", "channels", "folders", "journal", "loopback", "machine", "missed"),
+        *("refused", "safety", "__init__"),
+    )
+]
+OPERATIONS = [f"journal/{name}.py" for name in ("queries", "conversations", "operations", "replay")]
+# What is typed, and what is made of parts that have a sentence each.
+AS_IT_IS = re.compile(
+    r"`[^`]*`|[^`]*\bberinia-webhookd events list --agent \{\}|(?:df|SELECT|ALTER|timedatectl)\b.*"
+    r"|server\.public_url = .*|[^a-z]*(?:, from )?[^a-z]*"
+)
+THROUGH_A_PROXY = "{}, through a proxy that does not say for whom"
+
+
+def said_by_code() -> set[str]:
+    """What the daemon says of itself and the console shows, without what is only typed."""
+    words = [
+        *OutcomeKind,
+        *EventKind,
+        *Guard,
+        *EventMark,
+        *(PAUSED, OUTRANKED, GATHERED),
+    ]
+    refused = ("REFUSED_REPLAY", "MAY_HAVE_ACTED", "REFUSED_DISCARD")
+    return {
+        *map(str, words),
+        *sentences(FINDINGS, {"wrong", "warning"}, first=1),
+        *sentences(OPERATIONS, {"NotFound", "refused"}, first=0),
+        *constants("journal/replay.py", *refused),
+        *constants("status/findings/journal.py", "_RELEASES"),
+    }
+
+
+def test_what_the_daemon_says_is_said_in_french() -> None:
+    """Each sentence of its code, whatever it is about."""
+    language = languages()["fr"]
+    left = [one for one in sorted(said_by_code()) if not AS_IT_IS.fullmatch(one)]
+    assert len(left) > 100
+    assert [one for one in left if one != THROUGH_A_PROXY and language.told(one) is None] == []
+
+
+def test_sentences_have_the_same_values_in_both_languages() -> None:
+    there = tomllib.loads((FOLDER / "french_sentences.toml").read_text())
+    for english, other in there.items():
+        places = {str(number) for number in range(english.count("{}"))}
+        assert set(re.findall(r"\{(\d)\}", other)) == places, english
+
+
+def test_a_sentence_is_said_with_what_it_is_about() -> None:
+    french, english = languages()["fr"], languages()["en"]
+    said = "the oldest message for A has waited 10 min; 3 are waiting in all"
+    assert english.told(said) == said
+    assert french.told(said) == (
+        "le plus ancien message pour A attend depuis 10 min ; 3 attendent en tout"
+    )
+    refused = "sms: 2 requests of Twilio refused for the signature, none accepted since"
+    assert french.told(f"{refused}, the last at 10:00 UTC") == (
+        "sms : 2 requêtes de Twilio refusées pour leur signature, aucune acceptée depuis, la "
+        "dernière à 10:00 UTC"
+    )
+    assert french.told("KeyError: 'a'") is None
+    assert french.told("budget: " * 1000) is None
 
 
 def test_the_browser_and_the_reader_choose() -> None:

@@ -69,6 +69,18 @@ async def test_french_is_spoken(site: Site) -> None:
     shown = (await browser.get("/")).text
     assert '<html lang="fr">' in shown
     assert "Tout va bien." in shown
+    site.findings.append(wrong("journal", "/j.db is damaged: Page 2", "KeyError: 'x'"))
+    found = (await browser.get("/")).text
+    assert '<p class="text">/j.db est abîmé : Page 2</p>' in found
+    assert '<span lang="en">KeyError: &#39;x&#39;</span>' in found  # which nobody translates
+    receipt = await site.world.accept("Bonjour")
+    (entry,) = await site.world.claim()
+    late = Outcome(OutcomeKind.TIMEOUT, error="no answer within 60 s")
+    await site.world.settle(entry, state=EntryState.DEAD, outcome=late)
+    message = (await browser.get(f"/messages/{receipt.event_id}")).text
+    assert "délai dépassé" in message
+    assert "pas de réponse en 60 s" in message
+    site.findings.clear()
     browser.cookies |= (await browser.get("/language?to=en&back=/dead")).cookies
     assert "All is well." in (await browser.get("/")).text
 
