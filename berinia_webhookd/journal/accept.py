@@ -26,7 +26,12 @@ from berinia_webhookd.journal import (
 )
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.contract import ReplayedSignature
-from berinia_webhookd.journal.database import Conflict, Transaction, Unstorable, microseconds
+from berinia_webhookd.journal.database import (
+    Conflict,
+    Transaction,
+    Unstorable,
+    microseconds,
+)
 from berinia_webhookd.journal.deliveries import (
     EVENTS_EACH,
     key_digest,
@@ -89,6 +94,7 @@ class Arrival:
 
     delivery: VerifiedDelivery
     events: Sequence[NewEvent]
+    size_bytes: int  # how much is to be stored
     node: str
     rejected: tuple[RejectedItem, ...] = ()
     wait_seconds: float | None = None
@@ -113,22 +119,17 @@ class Arrival:
         alone = len(decoded.events) == 1 and not decoded.rejected and number is None
         form = delivery.fields if alone else None  # erasing one of several blanks the body
         events: list[NewEvent] = []
+        size_bytes = len(delivery.body)
         for event in decoded.events:
             channel, sender, party = event.conversation
             parties = channel, storable(sender), storable(party)
             text, in_form = event_text.encode(event, form)
             gathering = gathering_of(event.agent) if event.gathers else None
             id_ = EventId(new_id())
+            size_bytes += len(text)
             events.append(NewEvent(id_, event, event.digest, parties, text, in_form, gathering))
-        return cls(
-            *(delivery, events, node, decoded.rejected, wait_seconds),
-            *(number, events_before, key),
-        )
-
-    @property
-    def size_bytes(self) -> int:
-        """How much is to be stored."""
-        return sum([len(new.data) for new in self.events], len(self.delivery.body))
+        of_delivery = (delivery, events, size_bytes, node, decoded.rejected, wait_seconds)
+        return cls(*of_delivery, number, events_before, key)
 
 
 async def accept(

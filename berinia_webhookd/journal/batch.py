@@ -40,7 +40,11 @@ class Work:
     done: asyncio.Future[Any]
 
 
-async def apply(transaction: Transaction, batch: Sequence[Work]) -> list[tuple[Work, Any]]:
+# The items of one step in a batch, and what became of each.
+Done = tuple[Sequence[Work], Sequence[Any]]
+
+
+async def apply(transaction: Transaction, batch: Sequence[Work]) -> list[Done]:
     """Do a batch in one transaction, step by step."""
     by_step: dict[str, list[Work]] = {}
     for work in batch:
@@ -48,11 +52,10 @@ async def apply(transaction: Transaction, batch: Sequence[Work]) -> list[tuple[W
     in_order = sorted(by_step.values(), key=lambda works: works[0].step.rank)
     if transaction.shared:
         await order.hold(transaction, await _touched(transaction, in_order))
-    results: list[tuple[Work, Any]] = []
-    for works in in_order:
-        said = await works[0].step.apply(transaction, [work.item for work in works])
-        results.extend(zip(works, said, strict=True))
-    return results
+    return [
+        (works, await works[0].step.apply(transaction, [work.item for work in works]))
+        for works in in_order
+    ]
 
 
 async def _touched(transaction: Transaction, by_step: Iterable[Sequence[Work]]) -> set[int]:

@@ -25,7 +25,7 @@ from berinia_webhookd.errors import (
     JournalUnavailable,
     JournalWriterEnded,
 )
-from berinia_webhookd.journal.batch import BatchStep, ItemT, ResultT, Work, apply
+from berinia_webhookd.journal.batch import BatchStep, Done, ItemT, ResultT, Work, apply
 from berinia_webhookd.journal.database import (
     Conflict,
     Database,
@@ -60,7 +60,7 @@ class GroupCommit:
         self,
         database: Database,
         *,
-        committed: Callable[[BatchStep[Any, Any], Any, Any], None],
+        committed: Callable[[BatchStep[Any, Any], Sequence[Any], Sequence[Any]], None],
         changed: Callable[[], None],
         check: Step[None],
         metrics: Metrics | None,
@@ -69,7 +69,7 @@ class GroupCommit:
         """`patience_seconds`: how long a commit may take until the journal counts as down."""
         self.patience_seconds = patience_seconds
         self._database = database
-        self._committed = committed  # called with each item and its result, once on disk
+        self._committed = committed  # called with a step's items and results, once on disk
         self._changed = changed  # called when somebody else wrote
         self._check = check  # raises CannotStart for a journal that is not for this process
         self._metrics = metrics
@@ -239,16 +239,17 @@ class GroupCommit:
         logger.error("journal.item_refused", step=name, error=kind)
         _fail(batch, "the journal cannot store this", error)
 
-    def _tell(self, results: Sequence[tuple[Work, Any]]) -> None:
+    def _tell(self, done: Sequence[Done]) -> None:
         """Say what is on disk now."""
-        for work, result in results:
-            self._committed(work.step, work.item, result)
-            if work.done.done():
-                continue  # the caller gave up; what is committed stays
-            if isinstance(result, Exception):
-                work.done.set_exception(result)
-            else:
-                work.done.set_result(result)
+        for works, results in done:
+            self._committed(works[0].step, [work.item for work in works], results)
+            for work, result in zip(works, results, strict=True):
+                if work.done.done():
+                    continue  # the caller gave up; what is committed stays
+                if isinstance(result, Exception):
+                    work.done.set_exception(result)
+                else:
+                    work.done.set_result(result)
 
     async def _look_around(self) -> None:
         """Notice what other processes changed, and a file that is no longer there."""

@@ -267,11 +267,6 @@ async def find(transaction: Transaction, prefix: str) -> tuple[str, str]:
 async def statistics(transaction: Transaction) -> Statistics:
     """Return counts, ages and rates."""
     ((now,),) = await transaction.execute("present")
-    since = now - DAY
-    first = await first_from(transaction, instant(since) - CLOCK_SLACK)
-    ((last_day, last_hour),) = await transaction.execute(
-        "received_since", first=first, since=since, later=now - HOUR
-    )
     ((finished,),) = await transaction.execute("finished_since", since=now - HOUR)
     ((rejected,),) = await transaction.execute("count_rejected")
     oldest: dict[str, datetime] = {}
@@ -281,13 +276,21 @@ async def statistics(transaction: Transaction) -> Statistics:
         counts=tuple(Count(*row) for row in await transaction.execute("count_by_state")),
         rejected=rejected,
         oldest_open_at=dict(sorted(oldest.items())),
-        received_last_hour=last_hour,
-        received_last_day=last_day,
+        received_last_hour=await _received_since(transaction, instant(now - HOUR)),
+        received_last_day=await _received_since(transaction, instant(now - DAY)),
         finished_last_hour=finished,
         may_have_acted=dict(map(tuple, await transaction.execute("count_may_have_acted"))),
         failing_agents=await guards.failing_agents(transaction),
         held=await guards.held(transaction),
     )
+
+
+async def _received_since(transaction: Transaction, moment: datetime) -> int:
+    first = await first_from(transaction, moment)
+    for (id_,) in await transaction.execute("first_event_from", first=first):
+        ((total,),) = await transaction.execute("received_since", id=id_)
+        return int(total)
+    return 0
 
 
 async def backlog(transaction: Transaction) -> Backlog:

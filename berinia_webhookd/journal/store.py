@@ -382,16 +382,19 @@ class SqlJournal:
     async def _find_reply(self, event_id: EventId) -> replies.FoundReply:
         return await self._read(partial(replies.reply_to, event_id=event_id))
 
-    def _committed(self, step: BatchStep[Any, Any], item: object, result: object) -> None:
+    def _committed(
+        self, step: BatchStep[Any, Any], items: Sequence[Any], results: Sequence[Any]
+    ) -> None:
         if step.name in steps.BRING_WORK:
             self._work.set()
-        if isinstance(result, Claimed):
-            self._leased.update(entry.id for entry in result.entries)
-        if isinstance(result, recover.Recovered):
-            self._lost_for_good += result.dead
-        if isinstance(item, settle.Ended):
-            self._leased.discard(item.settlement.entry.id)
-            self._callers.wake_for(item.settlement.entry)
+        if step is steps.CLAIM:
+            self._leased.update(entry.id for claimed in results for entry in claimed.entries)
+        elif step is steps.RECOVER:
+            self._lost_for_good += (dead for recovered in results for dead in recovered.dead)
+        elif step is steps.SETTLE:
+            for entry in (ended.settlement.entry for ended in items):
+                self._leased.discard(entry.id)
+                self._callers.wake_for(entry)
 
     def _heard(self, changes: Changes) -> None:
         """Another process wrote: whoever sleeps here looks again."""

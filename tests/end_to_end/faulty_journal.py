@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 from berinia_webhookd import cli
 from berinia_webhookd.journal import group_commit
-from berinia_webhookd.journal.batch import Work, apply
+from berinia_webhookd.journal.batch import Done, Work, apply
 from berinia_webhookd.journal.database import Transaction
 
 from .daemon import Daemon
@@ -28,7 +27,7 @@ def hang(fault: Path) -> None:
         time.sleep(0.01)
 
 
-async def faulty_apply(transaction: Transaction, batch: Sequence[Work]) -> list[tuple[Work, Any]]:
+async def faulty_apply(transaction: Transaction, batch: Sequence[Work]) -> list[Done]:
     """Hang in the journal's thread, as where a disk does, or break."""
     faults = Path(os.environ["JOURNAL_FAULTS"])
     accepts = any(work.step.name == "accept" for work in batch)

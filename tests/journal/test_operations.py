@@ -276,6 +276,22 @@ async def test_statistics_count_age_and_rate(world: World, desk: Operations) -> 
     assert stats.oldest_open_at == {AGENT: world.clock.now}
 
 
+async def test_what_came_is_counted_for_a_day(world: World, desk: Operations) -> None:
+    """A repetition is not counted; a message that was erased is."""
+    for number in range(3):
+        await world.accept(f"{number}", received_at=world.clock.now)
+    await world.accept("0", received_at=world.clock.now)
+    await desk.erase("+33639980001", patience_seconds=0)
+    stats = await desk.stats()
+    assert (stats.received_last_hour, stats.received_last_day) == (3, 3)
+    assert {count.kind for count in stats.counts} == {"agent"}
+    world.clock.move(25 * 3600)
+    await world.journal.purge()
+    await world.accept("new", received_at=world.clock.now)
+    stats = await desk.stats()
+    assert (stats.received_last_hour, stats.received_last_day) == (1, 1)
+
+
 @on_sqlite
 async def test_operators_never_make_a_journal(closed_world: SqliteWorld) -> None:
     """Where there is none, or an empty or older one, they say so."""

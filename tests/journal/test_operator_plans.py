@@ -134,6 +134,16 @@ async def test_nothing_reads_through_a_table(
     assert len(statements.seen) > 40
 
 
+@on_sqlite
+async def test_what_came_is_counted_without_reading_it(world: SqliteWorld) -> None:
+    """However much came within a day, its ids are all that is looked at."""
+    with closing(sqlite3.connect(world.file)) as journal:
+        asked = journal.execute(f"EXPLAIN QUERY PLAN {text_of('sqlite', 'received_since')}", ("",))
+        assert [step[-1] for step in asked] == [
+            "SEARCH events USING COVERING INDEX events_id (id>?)"
+        ]
+
+
 @on_postgresql
 async def test_nothing_reads_through_a_large_table(
     world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch

@@ -329,7 +329,7 @@ INSERT INTO deliveries (number, id, channel, target, content_type, node, receive
 INSERT INTO conversations (id, channel, sender, party, of_group)
     SELECT n, 'sms', n::text, 'here', 0 FROM generate_series(1000000, 1000000 + {MANY} / 10) n;
 INSERT INTO events (number, id, delivery, place, kind, conversation, digest, raw_in_body, data)
-    SELECT -n * {EVENTS_EACH}::bigint, n::text, -n, -n * {EVENTS_EACH}::bigint, 'message',
+    SELECT -n * {EVENTS_EACH}::bigint, '00' || n, -n, -n * {EVENTS_EACH}::bigint, 'message',
            1000000 + n / 10, n::text::bytea, 0, '{{}}'
     FROM generate_series(1, {MANY}) n;
 INSERT INTO authors SELECT number, number || '@example.com' FROM events;

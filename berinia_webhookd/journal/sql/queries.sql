@@ -198,12 +198,13 @@ SELECT agent, min(created_at) FROM entries
 WHERE state = 'waiting'
   AND conversation NOT IN (SELECT conversation FROM held_conversations) GROUP BY agent;
 
+-- name: first_event_from
+-- The event that a number belongs to, or the next one.
+SELECT id FROM events WHERE number >= :first ORDER BY number LIMIT 1;
+
 -- name: received_since
--- How many events came since an instant, and since a later one.
-SELECT count(*) AS total, count(*) FILTER (WHERE deliveries.received_at >= :later) AS later
-FROM events JOIN deliveries ON deliveries.number = events.delivery
-WHERE events.number >= :first AND deliveries.number >= CAST(:first AS BIGINT) / 1048576
-  AND deliveries.received_at >= :since;
+-- How many events came since one: their ids are in the order of time, and take far less room than they.
+SELECT count(*) AS total FROM events WHERE id >= :id;
 
 -- name: finished_since
 -- How many entries ended since an instant, but dead ones.
