@@ -61,7 +61,7 @@ class OwnRequests:
                 return web.Response(status=web.HTTPNoContent.status_code)
             context = request[CONTEXT]
             context.mark = mark
-            context.say("sample", True)
+            context.said["sample"] = True
             if mark.purpose is Purpose.SAMPLE:
                 context.sample_key = self._sample_key(request, mark)
         return await handler(request)

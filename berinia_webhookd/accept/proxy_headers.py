@@ -79,8 +79,7 @@ class ProxyHeaders(XForwardedBase):
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Identify the caller for the middlewares and handlers further in."""
         context = request[CONTEXT]
-        request[CALLER], (client, context.bucket) = self.identify(request)
-        context.say("client", client)
+        request[CALLER], (context.said["client"], context.bucket) = self.identify(request)
         return await handler(request)
 
     def identify(self, request: web.Request) -> tuple[Caller, Client]:

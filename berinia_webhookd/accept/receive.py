@@ -125,7 +125,8 @@ class Commits:
                 context.log.info("event.duplicate", event_id=event_id, agent=agent)
                 continue
             if receipt.skipped is None:
-                context.log.info("event.accepted", event_id=event_id, agent=agent)
+                line = {**context.said, "event_id": event_id, "agent": agent}
+                context.say("event.accepted", line)
             else:
                 self._note_skipped(context, channel, receipt)
             if receipt.consent is not None:

@@ -20,6 +20,7 @@ from structlog.typing import FilteringBoundLogger
 
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.logs.control_characters import escape_controls
+from berinia_webhookd.logs.pipeline import Say, saying
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import SampleKey
 from berinia_webhookd.own_requests import Mark
@@ -49,14 +50,17 @@ class RequestContext:
 
     request_id: str
     endpoint: Endpoint
-    log: FilteringBoundLogger  # says in each line which request it is, and of whom
+    logger: FilteringBoundLogger
+    say: Say  # by it; what every request says is said so
+    said: dict[str, object]  # in each line: which request it is, and of whom
     bucket: bytes = b""  # of the rate limit, and its share of the memory
     mark: Mark | None = None  # of a request of this installation itself
     sample_key: SampleKey | None = None  # what proves a sample, where its channel's keys cannot
 
-    def say(self, key: str, value: object) -> None:
-        """Have every line from now on say this, too."""
-        structlog.get_context(self.log)[key] = value
+    @property
+    def log(self) -> FilteringBoundLogger:
+        """A logger of the request's own, which costs as much as a line."""
+        return self.logger.bind(**self.said)
 
 
 CONTEXT: Final[web.RequestKey[RequestContext]] = web.RequestKey("context", RequestContext)
@@ -89,7 +93,8 @@ class RequestContexts:
 
     def reconfigure(self) -> None:
         """Take the logger anew: its level may be another one."""
-        self._log: FilteringBoundLogger = structlog.get_logger().bind()
+        self._logger: FilteringBoundLogger = structlog.get_logger().bind()
+        self._say = saying(self._logger)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -110,21 +115,22 @@ class RequestContexts:
             label = context.endpoint.label
             self._requests_total(label, status).inc()
             self._answer_seconds(label).observe(seconds)
-            context.log.info(
-                "request.finished",
-                method=request.method,
-                path=shown_path(path_of(request)),
-                status=status,
-                duration_ms=round(seconds * 10_000) / 10,
-            )
+            line = {
+                **context.said,
+                "method": request.method,
+                "path": shown_path(path_of(request)),
+                "status": status,
+                "duration_ms": round(seconds * 10_000) / 10,
+            }
+            context.say("request.finished", line)
 
     def _context(self, request: web.Request) -> RequestContext:
         wanted = request.headers.get("X-Request-ID")
         if wanted is None or not _REQUEST_ID.fullmatch(wanted):
             wanted = new_request_id()
         endpoint = cast(EndpointRoute, request.match_info.route).endpoint
-        log = self._log.bind(request_id=wanted, channel=endpoint.label, client=None)
-        return RequestContext(wanted, endpoint, log)
+        said: dict[str, object] = {"request_id": wanted, "channel": endpoint.label, "client": None}
+        return RequestContext(wanted, endpoint, self._logger, self._say, said)
 
 
 def path_of(request: web.Request) -> str:

@@ -59,6 +59,7 @@ class LogWriter:
         self._lines: deque[Line | Draft] = deque()
         self._files: dict[str, _AppendFile] = {}
         self._work = threading.Event()
+        self._called = False  # set with it: asking an event costs as much as the rest of `put`
         self._idle = threading.Condition()
         self._written = 0
         self._put = 0
@@ -77,7 +78,8 @@ class LogWriter:
             return
         self._put += 1
         self._lines.append(line)
-        if not self._work.is_set():
+        if not self._called:
+            self._called = True
             self._work.set()
 
     def flush(self, timeout_seconds: float = 5.0) -> bool:
@@ -101,6 +103,7 @@ class LogWriter:
             if not self._closing:
                 time.sleep(LINGER_SECONDS)
             self._work.clear()
+            self._called = False  # before it is counted what came
             waiting = len(self._lines)
             for begun in range(0, waiting, BATCH_LINES):
                 many = min(BATCH_LINES, waiting - begun)
@@ -116,7 +119,7 @@ class LogWriter:
         lines: list[Line] = []
         for put in batch:
             try:
-                lines.append(put if isinstance(put, Line) else put())
+                lines.append(put if type(put) is Line else put())
             except Exception as error:  # noqa: BLE001 - other lines must still be written
                 self._complain(f"a line could not be made and is lost: {type(error).__name__}")
         return lines

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache, partial
@@ -41,6 +41,7 @@ FEW_KEYS: Final = 24
 PATIENT: Final = frozenset({int, float, type(None)})
 PATIENT_CHARACTERS: Final = 256
 SHORT_VALUE: Final = 256
+DEL: Final = 0x7F  # as a number: looking for a byte as bytes makes an error and drops it
 
 PersonalData = Literal["mask", "full"]
 EventDict = MutableMapping[str, Any]
@@ -114,15 +115,29 @@ def _filtering(level: str) -> type[structlog.typing.BindableLogger]:
     return filtering if least > logging.INFO else type("Informing", (_Informing, filtering), {})
 
 
-class _Informing(structlog.BoundLoggerBase):
-    """Says what every request says, and copies nothing of it on its way, as structlog's own method
-    does three times.
+Say = Callable[[str, EventDict], None]
+
+
+def saying(logger: structlog.typing.FilteringBoundLogger) -> Say:
+    """Return what says a line of the level of information, as the logger does, for what every
+    request says: it copies nothing of the line, which is its own from then on.
     """
+    if isinstance(logger, _Informing):
+        return logger.say
+    return lambda event, line: logger.info(event, **line)
+
+
+class _Informing(structlog.BoundLoggerBase):
+    """Copies nothing of a line on its way, as structlog's own method does three times."""
 
     def info(self, event: str, **line: Any) -> None:
         """Put a line of this level through the processors."""
+        self.say(event, {**self._context, **line} if self._context else line)
+
+    def say(self, event: str, line: EventDict) -> None:
+        """Do so with the whole line."""
         line["event"] = event
-        said: Any = {**self._context, **line} if self._context else line
+        said: Any = line
         try:
             for processor in self._processors:
                 said = processor(self._logger, "info", said)
@@ -141,18 +156,22 @@ class _Processor:
         self._console = structlog.dev.ConsoleRenderer(
             colors=not as_json, pad_event_to=22, sort_keys=False
         )
-        self._second = (0, "")  # one value, because several threads log
+        self._second = ("", "")  # one value, because several threads log
 
     def __call__(
         self, _: Any, name: str, line: EventDict
     ) -> tuple[tuple[Line | Draft], dict[str, Any]]:
         # What is being handled is known only now.
         error = _error_of(line.pop("exc_info")) if "exc_info" in line else None
-        make = partial(self._make, name, line, time.time_ns(), self._files.options, error)
+        strange = () if OWN_KEYS.issuperset(line) else _strange_among(tuple(line))
+        options = self._files.options
+        make = partial(self._make, name, line, strange, time.time_ns(), options)
         if error is not None:
+            line["exception"] = _explained(error, masked=options.masked)
             return (make(),), {}
-        for key in _strange_among(tuple(line)):
-            if type(line[key]) not in PATIENT and not _is_short(line[key]):
+        for key in strange:
+            value = line[key]
+            if type(value) not in PATIENT and not _is_short(value):
                 return (make(),), {}
         return (make,), {}
 
@@ -160,51 +179,39 @@ class _Processor:
         self,
         name: str,
         line: EventDict,
+        strange: Iterable[str],
         logged_at_ns: int,
         options: LogOptions,
-        error: BaseException | None,
     ) -> Line:
+        """Stamp a line; mask and bound what is not plain and ours: every request has lines."""
         masked = options.masked
-        complete = self._complete(name, line, logged_at_ns, masked=masked)
-        if error is not None:
-            complete["exception"] = _explained(error, masked=masked)
+        event, channel = line["event"], line.get("channel")
+        level = LEVELS.get(name, name)
+        complete: EventDict = {
+            "timestamp": self._stamp(logged_at_ns),
+            "level": level,
+            "event": event,
+            **line,
+        }
+        for key in strange:
+            shown = hide(key, line[key]) if masked else line[key]
+            short = type(shown) is str and len(shown) <= LONGEST_VALUE
+            complete[key] = shown if short else _cut(shown, LONGEST_VALUE)
         if self._files.listener is not None:
             self._files.listener(complete)
         text = _encoded(complete)
         screen = text if self._as_json else self._readable(name, complete)
-        channel = complete.get("channel")
         known = isinstance(channel, str) and channel in options.channels
-        files = _files_of(complete["event"], complete["level"], channel if known else None)
-        return Line(files, text, screen)
-
-    def _complete(
-        self,
-        name: str,
-        line: EventDict,
-        logged_at_ns: int,
-        *,
-        masked: bool,
-    ) -> EventDict:
-        """Stamp a line; mask and bound what is not plain and ours: every request has lines."""
-        complete: EventDict = {
-            "timestamp": self._stamp(logged_at_ns),
-            "level": LEVELS.get(name, name),
-            "event": line["event"],
-            **line,
-        }
-        for key in _strange_among(tuple(line)):
-            shown = hide(key, line[key]) if masked else line[key]
-            short = type(shown) is str and len(shown) <= LONGEST_VALUE
-            complete[key] = shown if short else _cut(shown, LONGEST_VALUE)
-        return complete
+        return Line(_files_of(complete["event"], level, channel if known else None), text, screen)
 
     def _stamp(self, nanoseconds: int) -> str:
-        second, nanosecond = divmod(nanoseconds, 1_000_000_000)
+        digits = str(nanoseconds)
+        second = digits[:-9]
         stamped, text = self._second
         if second != stamped:
-            text = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
+            text = f"{datetime.fromtimestamp(int(second), UTC):%Y-%m-%dT%H:%M:%S}"
             self._second = (second, text)
-        return f"{text}.{nanosecond // 1000:06d}Z"
+        return f"{text}.{digits[-9:-3]}Z"
 
     def _readable(self, name: str, line: EventDict) -> bytes:
         exception = line.get("exception")
@@ -271,7 +278,7 @@ def _shortened(text: str, longest: int) -> str:
 
 def _encoded(line: EventDict) -> bytes:
     try:
-        text = _printable(orjson.dumps(line))
+        text = _printable(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
     except TypeError:  # a value is none of JSON's, or no valid Unicode
         text = _json({key: _cut(value, LONGEST_VALUE) for key, value in line.items()})
     if len(text) > LONGEST_LINE_BYTES:
@@ -282,13 +289,13 @@ def _encoded(line: EventDict) -> bytes:
 
 
 def _json(line: EventDict) -> bytes:
-    return _printable(json_text.encode(line))
+    return _printable(json_text.encode(line) + b"\n")
 
 
 def _printable(text: bytes) -> bytes:
-    if not text.isascii() or b"\x7f" in text:
-        text = escape_controls_in_json(text.decode()).encode()
-    return text + b"\n"
+    if not text.isascii() or DEL in text:
+        return escape_controls_in_json(text.decode()).encode()
+    return text
 
 
 @lru_cache(1024)
