@@ -119,7 +119,7 @@ class LogWriter:
         lines: list[Line] = []
         for put in batch:
             try:
-                lines.append(put if type(put) is Line else put())
+                lines.append(put if isinstance(put, Line) else put())
             except Exception as error:  # noqa: BLE001 - other lines must still be written
                 self._complain(f"a line could not be made and is lost: {type(error).__name__}")
         return lines
