@@ -37,7 +37,7 @@ check: $(VENV)/installed-dev  ## format, lint, types, import contracts, known vu
 test: $(VENV)/installed-dev  ## everything that needs PyPI only
 	$(BIN)/pytest -n $(WORKERS) -m 'not system'
 
-test-system: $(VENV)/installed-dev  ## the tests that need programs from Debian
+test-system: $(VENV)/installed-dev $(VENV)/installed-bench  ## the tests that need programs from Debian
 	tests/install_system_programs
 	$(BIN)/pytest -m system
 
@@ -61,14 +61,15 @@ soak: $(VENV)/installed-dev  ## attacks, faults, kills and fuzzing for so long: 
 	$(PIP) install --editable '.[soak]'
 	$(BIN)/python -m tests.proof.soak $(SECONDS)
 
-$(VENV)/installed-bench: $(VENV)/installed contrib/bench/old_design.txt
+$(VENV)/installed-bench: $(VENV)/installed
 	$(PIP) install --editable '.[bench]'
-	$(PYTHON) -m venv $(VENV)/old-design
-	$(VENV)/old-design/bin/python -m pip --disable-pip-version-check --quiet install --requirement contrib/bench/old_design.txt
+	$(PYTHON) -m venv $(VENV)/peers
+	PYTHONWARNINGS=ignore $(VENV)/peers/bin/python -m pip --disable-pip-version-check --quiet \
+	  install --editable '.[bench-peers]'
 	touch $@
 
 bench: $(VENV)/installed-bench  ## speed beside its peers, in under ten minutes; docs/performance.md shows it
-	contrib/bench/install_programs
+	tests/install_system_programs wrk webhook nginx redis-server util-linux
 	$(BIN)/python contrib/bench $(BENCH)
 
 requirements: $(VENV)/installed-dev  ## contrib/requirements.txt anew: what the daemon runs with, with hashes

@@ -18,19 +18,20 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
 import aiohttp
-from bench import Bench, Result, median, say
+from bench import Bench, Result, medians, say
 from daemon import COMMAND, LOG_AGENT, Installation
 from load import OpenLoop
 from processes import free_port, running
 
 RATE = 200  # events a second
-RUNS = 3
 SECONDS = 15
 CLICKING, WATCHING = 10, 2
+FIGURES = ("p50_ms", "p99_ms", "longest_answer_ms", "pages", "page_p50_ms", "page_p99_ms")
 IDLE, USED = "nobody", f"{CLICKING} who click, {WATCHING} who watch"
 PAGES = (
     *("/", "/messages", "/messages?state=done", "/messages?channel=sms&period=24h", "/dead"),
@@ -41,48 +42,39 @@ PAGES = (
 
 def measure(bench: Bench) -> Result:
     """Medians of answers, with people at the console and without; they take turns."""
-    runs: dict[str, list[Result]] = {IDLE: [], USED: []}
-    for number in range(min(bench.runs, RUNS)):
-        for name in (IDLE, USED) if number % 2 == 0 else (USED, IDLE):
-            result = _one_run(bench, people=name == USED)
-            runs[name].append(result)
-            say(
-                f"  {name:26} p50 {result['p50_ms']:.2f} ms  p99 {result['p99_ms']:.2f} ms"
-                f"  {result['pages']} pages, their p99 {result['page_p99_ms']:.0f} ms"
-            )
-    keys = ("p50_ms", "p99_ms", "longest_answer_ms", "pages", "page_p50_ms", "page_p99_ms")
-    return {
-        "rate": RATE,
-        **{
-            name: {key: median(result[key] for result in results) for key in keys}
-            for name, results in (("idle", runs[IDLE]), ("used", runs[USED]))
-        },
-    }
+    taken = bench.take_turns((IDLE, USED), partial(_one_run, bench))
+    return {"rate": RATE} | {name: medians(runs) for name, runs in taken.items()}
 
 
-def _one_run(bench: Bench, *, people: bool) -> Result:
+def _one_run(bench: Bench, name: str) -> Result:
     folder, port = bench.new_folder("console"), free_port()
     settings = f'{LOG_AGENT}\nconsole.enabled = true\nconsole.listen = "127.0.0.1:{port}"'
     daemon = Installation(folder, settings)
-    messages = bench.other_messages(RATE * SECONDS + 1)
+    seconds = min(SECONDS, bench.seconds * 5)
+    messages = bench.other_messages(RATE * seconds + 1)
     with (
         running(daemon.start(core=None, dispatch=True)) as server,
-        _people(daemon, port, people=people) as told,
+        _people(daemon, port, people=name == USED) as told,
     ):
         load = OpenLoop(
             server.port,
             messages,
             rate=RATE,
-            seconds=SECONDS,
+            seconds=seconds,
             core=bench.cores.load,
             sleeps=True,
         )
         result = load.result()
-    daemon.must_hold(result["offered"])
+    daemon.must_hold(result["accepted"])
     shutil.rmtree(folder)
     if other := set(told["answers"]) - {"200"}:
         raise SystemExit(f"VOID: the console answered {other}")
-    return result | told
+    result |= told
+    say(
+        f"  {name:26} p50 {result['p50_ms']:.2f} ms  p99 {result['p99_ms']:.2f} ms"
+        f"  {result['pages']} pages, their p99 {result['page_p99_ms']:.0f} ms"
+    )
+    return {key: result[key] for key in FIGURES}
 
 
 @contextmanager

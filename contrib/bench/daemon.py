@@ -9,16 +9,13 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from load import must_be_kept
 from messages import PUBLIC_URL, TOKEN
 from processes import Server, free_port
 
 LOGS_PASSWORD = "correct horse battery staple"
 LOG_AGENT = 'agents.ResponseListenerAgent.target = "log:"'
 COMMAND = (sys.executable, "-m", "berinia_webhookd")
-
-
-class Void(SystemExit):
-    """The run says nothing, because an answer was given for nothing."""
 
 
 class Installation:
@@ -77,6 +74,15 @@ class Installation:
         """Entries in a state; as cheap for millions as for one."""
         return self._number(f"SELECT coalesce(sum(total), 0) FROM tallies WHERE state = '{state}'")
 
+    def replies(self, route: str) -> int:
+        """How many went out that way."""
+        return self._number(f"SELECT count(*) FROM replies WHERE route = '{route}'")
+
+    def texts(self, question: str) -> list[str]:
+        """The one column that a question of the journal gives."""
+        with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True)) as journal:
+            return [text for (text,) in journal.execute(question)]
+
     def agent_log_lines(self, event: str) -> int:
         """How often something is in the agents' log."""
         log = self.logs / "agents.log"
@@ -91,13 +97,5 @@ class Installation:
         return int(number)
 
     def must_hold(self, accepted: int, *, before: int = 0, repeated: int = 0) -> None:
-        """Every 2xx is in the journal.
-
-        Raises:
-            Void: it is not, or a message was sent twice, so that this cannot be known.
-        """
-        if repeated:
-            raise Void("VOID: the messages ran out; give fewer --seconds")
-        held = self.count("events") - before
-        if held < accepted:
-            raise Void(f"VOID: {accepted} answers of 2xx, {held} events in the journal")
+        """Every 2xx is in the journal; raises `Void`."""
+        must_be_kept(accepted, self.count("events") - before, repeated=repeated)

@@ -9,26 +9,27 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from functools import partial
 
-from bench import Bench, Result, say
-from daemon import Installation
-from load import HERE, OpenLoop, as_much_as_possible
-from processes import Server, free_port, running
+from bench import Bench, Result, medians, say
+from daemon import LOG_AGENT, Installation
+from load import HERE, OpenLoop, full_load
+from processes import Server, free_port, running, wait_until
 
 RECEIVING_RATE = 200  # a second, meanwhile
-LONGEST_SECONDS = 6.0
 # The first ones are not counted: agent hosts start on first use.
 WARM_UP_EVENTS = 200
-PATIENCE_SECONDS = 30.0
+PYTHON, HTTP = "Python", "HTTP"
 
 
 def measure(bench: Bench) -> Result:
-    """By kind of agent."""
-    return {
-        "python": _through(bench, "Python", python_agent(), None),
-        "http": _through(bench, "HTTP", *_http_agent(bench.folder)),
-    }
+    """A Python agent."""
+    return _through(bench, PYTHON)
+
+
+def measure_http(bench: Bench) -> Result:
+    """An agent that is asked over HTTP."""
+    return _through(bench, HTTP)
 
 
 def python_agent() -> str:
@@ -39,72 +40,75 @@ def python_agent() -> str:
     )
 
 
-def _http_agent(folder: Path) -> tuple[str, Server]:
-    port = free_port()
-    server = Server(
-        [sys.executable, str(HERE / "http_agent.py"), str(port)],
-        port,
-        core=None,
-        output=folder / "http-agent",
-    )
-    return f'agents.ResponseListenerAgent.target = "http://127.0.0.1:{port}/"', server
+def _through(bench: Bench, kind: str) -> Result:
+    backlog = Installation(bench.new_folder("backlog"), LOG_AGENT)
+    with running(backlog.start(core=bench.cores.server, dispatch=False)) as server:
+        full = full_load(
+            server, bench.messages, core=bench.cores.load, seconds=bench.seconds, connections=32
+        )
+    backlog.must_hold(full["accepted"], repeated=full["repeated"])
+    taken = bench.take_turns([kind], partial(_one_run, bench, backlog))
+    shutil.rmtree(backlog.folder)
+    return medians(taken[kind]) | {"receiving_rate": RECEIVING_RATE}
 
 
-def _through(bench: Bench, kind: str, settings: str, agent: Server | None) -> Result:
+def _one_run(bench: Bench, backlog: Installation, kind: str) -> Result:
+    """With a copy of a journal in which events wait, so that all runs have the same to do."""
     folder = bench.new_folder("dispatching")
+    waiting = backlog.count("events")
+    seconds = bench.seconds * 2  # longer than is looked at
     with ExitStack() as stack:
-        if agent is not None:
-            stack.enter_context(running(agent))
+        settings = python_agent()
+        if kind == HTTP:
+            agent = stack.enter_context(running(_http_agent(bench)))
+            settings = f'agents.ResponseListenerAgent.target = "http://127.0.0.1:{agent.port}/"'
         daemon = Installation(folder, settings)
-        backlog = _fill(bench, daemon)
+        shutil.copyfile(backlog.journal, daemon.journal)
         server = stack.enter_context(running(daemon.start(core=None, dispatch=True)))
         callers = OpenLoop(
             server.port,
-            bench.other_messages(int(RECEIVING_RATE * LONGEST_SECONDS)),
+            bench.other_messages(RECEIVING_RATE * seconds),
             rate=RECEIVING_RATE,
-            seconds=LONGEST_SECONDS,
+            seconds=seconds,
             core=None,
+            sleeps=True,
         )
-        result = watch(daemon, backlog, {"cpu_us": server.own_cpu_seconds})
+        result = watch(daemon, waiting, bench.seconds, {"cpu_us": server.cpu_seconds})
         received = callers.result()
-    daemon.must_hold(received["accepted"], before=backlog)
+    daemon.must_hold(received["accepted"], before=waiting)
     shutil.rmtree(folder)
-    result |= {"receiving_rate": RECEIVING_RATE, "receiving_p99_ms": received["p99_ms"]}
     say(
-        f"  {kind:6} agent  {result['rate']:7.0f}/s"
-        f"  daemon {result['cpu_us']:.0f} µs CPU an event"
-        f"  meanwhile received at {RECEIVING_RATE}/s: p99 {received['p99_ms']:.1f} ms"
+        f"  {kind:6} agent  {result['rate']:7.0f}/s  {result['cpu_us']:.0f} µs CPU an event"
+        f"  receiving {RECEIVING_RATE}/s meanwhile: p99 {received['p99_ms']:.1f} ms"
     )
-    return result
+    return result | {"receiving_p99_ms": received["p99_ms"]}
 
 
-def _fill(bench: Bench, daemon: Installation) -> int:
-    """Events that wait, received while nothing is dispatched."""
-    with running(daemon.start(core=bench.cores.server, dispatch=False)) as server:
-        result = as_much_as_possible(
-            server.port,
-            bench.messages,
-            core=bench.cores.load,
-            seconds=bench.seconds,
-            connections=32,
-        )
-    daemon.must_hold(result["requests"] - result["refused"], repeated=result["repeated"])
-    return daemon.count("events")
+def _http_agent(bench: Bench) -> Server:
+    port = free_port()
+    return Server(
+        [sys.executable, str(HERE / "http_agent.py"), str(port)],
+        port,
+        core=None,
+        output=bench.new_folder("http-agent"),
+    )
 
 
-def watch(daemon: Installation, backlog: int, clocks: Mapping[str, Callable[[], float]]) -> Result:
+def watch(
+    daemon: Installation,
+    backlog: int,
+    seconds: float,
+    clocks: Mapping[str, Callable[[], float]],
+) -> Result:
     """The rate from the end of the warm-up until the backlog or the time is over, and how far each
     of these clocks, in seconds, went meanwhile: in microseconds an event.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (first := daemon.entries("done")) < min(WARM_UP_EVENTS, backlog // 10):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"nothing is dispatched: see {daemon.folder}")
-        time.sleep(0.01)
+    wait_until(lambda: daemon.entries("done") >= min(WARM_UP_EVENTS, backlog // 10))
+    first = daemon.entries("done")
     used = {name: clock() for name, clock in clocks.items()}
     started = time.monotonic()
     while (done := daemon.entries("done")) < backlog * 0.95:
-        if time.monotonic() > started + LONGEST_SECONDS:
+        if time.monotonic() > started + seconds:
             break
         time.sleep(0.02)
     taken = time.monotonic() - started

@@ -7,58 +7,46 @@ from __future__ import annotations
 
 import shutil
 import sys
+from functools import partial
 
-from bench import Bench, Result, median, say
+from bench import Bench, Result, medians, say
 from daemon import Installation
 from load import HERE, OpenLoop
 from processes import running
 
 RATE = 50  # events a second, far more than hostile agents can take
-RUNS = 3
 SECONDS = 15
 AGENTS = {"calm": "hostile_agent:calm", "hostile": "hostile_agent:handle"}
 
 
 def measure(bench: Bench) -> Result:
     """Medians of answers, by what agents do; they take turns."""
-    runs: dict[str, list[Result]] = {name: [] for name in AGENTS}
-    for _ in range(min(bench.runs, RUNS)):
-        for name, target in AGENTS.items():
-            result = _one_run(bench, target)
-            runs[name].append(result)
-            say(
-                f"  {name:8} agents  p50 {result['p50_ms']:.2f} ms  p99 {result['p99_ms']:.2f} ms"
-                f"  {result['hosts_ended']} agent hosts ended"
-            )
-    return {
-        "rate": RATE,
-        **{
-            name: {
-                key: median(result[key] for result in results)
-                for key in ("p50_ms", "p99_ms", "longest_answer_ms", "hosts_ended")
-            }
-            for name, results in runs.items()
-        },
-    }
+    runs = bench.take_turns([*AGENTS], partial(_one_run, bench))
+    return {"rate": RATE} | {name: medians(results) for name, results in runs.items()}
 
 
-def _one_run(bench: Bench, target: str) -> Result:
+def _one_run(bench: Bench, name: str) -> Result:
     folder = bench.new_folder("isolation")
-    daemon = Installation(folder, _settings(target))
-    messages = bench.other_messages(RATE * SECONDS + 1)
+    daemon = Installation(folder, _settings(AGENTS[name]))
+    seconds = min(SECONDS, bench.seconds * 5)
+    messages = bench.other_messages(RATE * seconds + 1)
     with running(daemon.start(core=None, dispatch=True)) as server:
         result = OpenLoop(
             server.port,
             messages,
             rate=RATE,
-            seconds=SECONDS,
+            seconds=seconds,
             core=bench.cores.server,
             sleeps=True,
         ).result()
-    daemon.must_hold(result["offered"])
-    ended = daemon.agent_log_lines("agent_host.killed")
+    daemon.must_hold(result["accepted"])
+    result["hosts_ended"] = daemon.agent_log_lines("agent_host.killed")
     shutil.rmtree(folder)
-    return result | {"hosts_ended": ended}
+    say(
+        f"  {name:8} agents  p50 {result['p50_ms']:.2f} ms  p99 {result['p99_ms']:.2f} ms"
+        f"  {result['hosts_ended']} agent hosts ended"
+    )
+    return {key: result[key] for key in ("p50_ms", "p99_ms", "longest_answer_ms", "hosts_ended")}
 
 
 def _settings(target: str) -> str:

@@ -1,30 +1,111 @@
-"""Load from a core of its own: as much as possible by wrk, or at a given rate by `open_loop.py`."""
+"""Load from a core of its own: as much as possible by wrk, or at a given rate by `open_loop.py`;
+and what that cost whom it was sent to.
+"""
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from messages import PATH
-from processes import on_core
+from messages import SMS, Endpoint
+from processes import Server, on_core
 
 HERE = Path(__file__).parent
+TRIES = 3  # on a machine so busy that nobody answers in time
+# What the tables show of `full_load`.
+FIGURES = ("rate", "cpu_us", "store_cpu_us", "p50_ms", "p99_ms", "longest_ms", "curve_ms")
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """Where messages go, and how they are signed."""
-
-    path: str
-    header: str  # of the signature
-    media_type: str
+class Void(SystemExit):
+    """The run says nothing, because an answer was given for nothing."""
 
 
-SMS = Endpoint(PATH, "X-Twilio-Signature", "application/x-www-form-urlencoded")
+def must_be_kept(accepted: int, held: int, *, repeated: int = 0) -> None:
+    """Every 2xx is found afterwards.
+
+    Raises:
+        Void: it is not, or a message was sent twice, so that this cannot be known.
+    """
+    if repeated:
+        raise Void("VOID: the messages ran out; give fewer --seconds")
+    if held < accepted:
+        raise Void(f"VOID: {accepted} answers of 2xx, {held} messages kept")
+
+
+def warm_up(port: int, messages: Path) -> int:
+    """Sends all of a small file, one after the other: what a program loads or connects on first use
+    is no part of what a request costs. Gives their number; each must be answered with 2xx.
+    """
+    requests = [line.partition("\t") for line in messages.read_text().splitlines()]
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        for signature, _, body in requests:
+            headers = {"Content-Type": SMS.media_type, SMS.header: signature}
+            connection.request("POST", SMS.path, body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            if not 200 <= answer.status < 300:
+                raise SystemExit(f"the first messages were answered {answer.status}")
+    return len(requests)
+
+
+def full_load(
+    server: Server,
+    messages: Path,
+    *,
+    core: int | None,
+    seconds: int,
+    connections: int = 32,
+    endpoint: Endpoint = SMS,
+    port: int | None = None,
+    store: Callable[[], float] = lambda: 0.0,
+    settle: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """wrk, and the CPU of the server for each request that it answered. Adds to what
+    `as_much_as_possible` gives: accepted, rate (accepted a second), cpu_us, and store_cpu_us, which
+    is that part of it which a server outside had.
+
+    Args:
+        server: who answers.
+        messages: a file of `messages`.
+        core: the core that wrk uses alone; None for all of them.
+        seconds: for how long.
+        connections: at once.
+        endpoint: where to.
+        port: another than the server's, which stands before it.
+        store: the CPU time of the server that keeps the messages, in seconds.
+        settle: called after the load; what is done until it returns is part of the cost.
+    """
+    for _ in range(TRIES):
+        before, before_store = server.cpu_seconds(), store()
+        result = as_much_as_possible(
+            port or server.port,
+            messages,
+            core=core,
+            seconds=seconds,
+            connections=connections,
+            endpoint=endpoint,
+        )
+        if result["requests"]:
+            break
+    else:
+        raise SystemExit(f"not one answer in {seconds} s")
+    settle()
+    stored = store() - before_store
+    used = server.cpu_seconds() - before + stored
+    accepted = result["requests"] - result["refused"]
+    each = 1e6 / result["requests"]
+    return result | {
+        "accepted": accepted,
+        "rate": accepted / result["seconds"],
+        "cpu_us": used * each,
+        "store_cpu_us": stored * each,
+    }
 
 
 def as_much_as_possible(
@@ -73,6 +154,7 @@ class OpenLoop:
         even: at even distances instead of at random.
         sleeps: leaves its core to others between two requests.
         skip: so many messages are left out at the beginning of the file.
+        lines: `result` names the lines of the file that were accepted, from 0.
     """
 
     def __init__(
@@ -87,12 +169,14 @@ class OpenLoop:
         even: bool = False,
         sleeps: bool = False,
         skip: int = 0,
+        lines: bool = False,
     ) -> None:
         command = [
             *(sys.executable, str(HERE / "open_loop.py"), str(port), str(messages)),
             *(str(rate), str(seconds), "--connections", str(connections), "--skip", str(skip)),
             *(["--even"] if even else []),
             *(["--sleep"] if sleeps else []),
+            *(["--lines"] if lines else []),
         ]
         self._process = subprocess.Popen(on_core(core, command), stdout=subprocess.PIPE, text=True)
 

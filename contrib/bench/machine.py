@@ -6,17 +6,19 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from peers import OLD_DESIGN_PYTHON
-
+# Of an environment of their own (see setup.cfg), inside that of the benchmark.
+PEERS_PYTHON = Path(sys.prefix) / "peers" / "bin" / "python"
 # Whose versions say what was compared.
 LIBRARIES = ("aiohttp", "asyncpg", "uvloop", "twilio")
-OLD_LIBRARIES = ("fastapi", "uvicorn", "slowapi")
+THEIR_LIBRARIES = ("fastapi", "uvicorn", "slowapi", "procrastinate", "psycopg", "celery", "redis")
+QUIET_SECONDS = 0.04  # between two flushes: the disk has gone idle meanwhile
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,22 @@ def describe(folder: Path) -> dict[str, Any]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "berinia-webhookd": version("berinia-webhookd"),
-        "libraries": {name: version(name) for name in LIBRARIES} | _old_libraries(),
+        "libraries": {name: version(name) for name in LIBRARIES} | _their_libraries(),
         "file_system": _file_system(folder),
-        "flush_ms": _flush_ms(folder),
+        "flush_hot_ms": flush_ms(folder, times=100),
+        "flush_cold_ms": flush_ms(folder, times=50, pause_seconds=QUIET_SECONDS),
         "load_before": round(os.getloadavg()[0], 2),
     }
 
 
-def _old_libraries() -> dict[str, str]:
+def _their_libraries() -> dict[str, str]:
+    if not PEERS_PYTHON.exists():
+        return {}
     ask = "import importlib.metadata, sys; print(*map(importlib.metadata.version, sys.argv[1:]))"
     done = subprocess.run(
-        [OLD_DESIGN_PYTHON, "-c", ask, *OLD_LIBRARIES], capture_output=True, text=True, check=True
+        [PEERS_PYTHON, "-c", ask, *THEIR_LIBRARIES], capture_output=True, text=True, check=True
     )
-    return dict(zip(OLD_LIBRARIES, done.stdout.split(), strict=True))
+    return dict(zip(THEIR_LIBRARIES, done.stdout.split(), strict=True))
 
 
 def _processor() -> str:
@@ -75,12 +80,15 @@ def _file_system(folder: Path) -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _flush_ms(folder: Path) -> float:
-    """How long appending 4 KiB and flushing it to disk takes: the floor of a commit (median)."""
+def flush_ms(folder: Path, *, times: int, pause_seconds: float = 0.0) -> float:
+    """How long appending 4 KiB and flushing it to disk takes, the floor of a commit (median): one
+    after the other, which is a hot flush, or with pauses, as when a request comes alone: cold.
+    """
     file = folder / "flush"
     taken = []
     with file.open("wb", buffering=0) as out:
-        for _ in range(100):
+        for _ in range(times):
+            time.sleep(pause_seconds)
             started = time.perf_counter()
             out.write(b"\0" * 4096)
             os.fdatasync(out.fileno())

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from absent import BY_MAKE, Absent
 from processes import Server, free_port
 
 LOCATIONS = Path(__file__).parents[1] / "nginx" / "berinia-webhook.conf"
@@ -39,13 +40,16 @@ class Nginx(Server):
         folder: where everything of it lives; made if need be.
         behind: the port of the server behind it.
         core: the only core it may use.
+
+    Raises:
+        Absent: it is not installed.
     """
 
     def __init__(self, folder: Path, behind: int, *, core: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
         if program is None:
-            raise SystemExit("nginx is not installed: run contrib/bench/install_programs")
+            raise Absent("no nginx", BY_MAKE)
         port = free_port()
         configuration = folder / "nginx.conf"
         configuration.write_text(

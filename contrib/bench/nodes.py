@@ -1,5 +1,5 @@
-"""One or two nodes with one journal in PostgreSQL, beside one with a SQLite file: what they accept,
-and then dispatch. Nothing is pinned: nodes, PostgreSQL and the load share the cores.
+"""One or two nodes with one journal in PostgreSQL: what they accept, and then dispatch. Nothing is
+pinned: nodes, PostgreSQL and the load share the cores.
 """
 
 from __future__ import annotations
@@ -11,63 +11,52 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from bench import Bench, Result, median, say
+from bench import Bench, Result, medians, say
 from daemon import Installation
-from database import Node, Postgresql, asking
 from dispatching import watch
 from load import as_much_as_possible
 from processes import Server, running
+from stores import Node, Postgresql, asking
 
 CONNECTIONS = 32  # shared out among the nodes
-MOST_PER_SECOND = 4_000  # of one node
-RUNS = 3
+MOST_PER_SECOND = 8_000  # of one node, which is more than it takes
 SQLITE, ONE, TWO = "SQLite, 1 node", "PostgreSQL, 1 node", "PostgreSQL, 2 nodes"
 NODES = {SQLITE: 1, ONE: 1, TWO: 2}
 
 
 def measure(bench: Bench) -> Result:
-    """Medians by journal and number of nodes, which take turns."""
+    """What one and two nodes accept, which take turns."""
+    return _measure(bench, (ONE, TWO), dispatch=False)
+
+
+def measure_dispatching(bench: Bench) -> Result:
+    """What they then dispatch of it, and one with a SQLite file."""
+    return _measure(bench, tuple(NODES), dispatch=True)
+
+
+def _measure(bench: Bench, names: Sequence[str], *, dispatch: bool) -> Result:
     messages = [bench.other_messages(bench.seconds * MOST_PER_SECOND) for _ in range(2)]
-    runs: dict[str, list[Result]] = {name: [] for name in NODES}
     with closing(Postgresql(bench.new_folder("postgresql"))) as server:
-        for run in range(min(bench.runs, RUNS)):
-            names = list(NODES)
-            for name in (*names[run:], *names[:run]):
-                result = _one_run(bench, name, server, messages)
-                runs[name].append(result)
-                say(_line(name, result))
+
+        def one_run(name: str) -> Result:
+            folder = bench.new_folder(name)
+            with _installed(folder, name, server) as nodes:
+                result = _accept(bench, nodes, server, messages)
+                if dispatch:
+                    result = _dispatch(bench, nodes, server)
+            shutil.rmtree(folder)
+            say(
+                f"  {name:20} {result['rate']:6.0f}/s, nodes {result['cpu_us']:4.0f} µs,"
+                f" database {result['database_cpu_us']:4.0f} µs"
+            )
+            return result
+
+        taken = bench.take_turns(names, one_run)
         return {
             "postgresql": server.version,
             "connections": CONNECTIONS,
-            **{name: _summary(results) for name, results in runs.items()},
+            **{name: medians(results) for name, results in taken.items()},
         }
-
-
-def _line(name: str, result: Result) -> str:
-    accepted, dispatched = result["accepting"], result["dispatching"]
-    return f"  {name:20}" + "".join(
-        f"  {what} {one['rate']:6.0f}/s, node {one['cpu_us']:4.0f} µs,"
-        f" database {one['database_cpu_us']:4.0f} µs"
-        for what, one in (("accepted", accepted), ("dispatched", dispatched))
-    )
-
-
-def _summary(results: Sequence[Result]) -> Result:
-    return {
-        part: {key: median((one[part][key] for one in results), 1) for key in results[0][part]}
-        for part in results[0]
-    }
-
-
-def _one_run(bench: Bench, name: str, server: Postgresql, messages: Sequence[Path]) -> Result:
-    folder = bench.new_folder(name)
-    with _installed(folder, name, server) as nodes:
-        result = {
-            "accepting": _accept(bench, nodes, server, messages),
-            "dispatching": _dispatch(nodes, server),
-        }
-    shutil.rmtree(folder)
-    return result
 
 
 @contextmanager
@@ -115,19 +104,19 @@ def _accept(
     return {
         "rate": sum((one["requests"] - one["refused"]) / one["seconds"] for one in results),
         "p99_ms": max(one["p99_ms"] for one in results),
-        "errors": sum(one["errors"] for one in results),
         "cpu_us": used / accepted * 1e6,
         "database_cpu_us": theirs / accepted * 1e6,
     }
 
 
-def _dispatch(nodes: Sequence[Installation], server: Postgresql) -> Result:
+def _dispatch(bench: Bench, nodes: Sequence[Installation], server: Postgresql) -> Result:
     """What was accepted, to `log:`."""
     backlog = nodes[0].count("events")
     with _started(nodes, dispatch=True) as servers:
         return watch(
             nodes[0],
             backlog,
+            bench.seconds,
             {
                 "cpu_us": lambda: sum(one.own_cpu_seconds() for one in servers),
                 "database_cpu_us": server.cpu_seconds,

@@ -3,12 +3,12 @@ however long earlier answers take, which wrk cannot do. A process of its own tha
 that its clock is exact; give it a core of its own.
 
 Usage: python open_loop.py PORT FILE RATE SECONDS [--path P] [--connections N] [--even] [--sleep]
-    [--skip N]
+    [--skip N] [--lines]
 
 FILE has a message a line (signature, tab, form). Prints one JSON object; latencies count from the
 instant a request was due, `longest_answer_ms` from when it was sent. With --sleep it leaves its
 core to others between two requests; they then start up to a millisecond late, and latencies count
-from when they were sent.
+from when they were sent. With --lines it says which lines were answered with 2xx.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class Callers:
         self.answers: Counter[int] = Counter()
         self.failures: Counter[str] = Counter()
         self.latencies: list[float] = []  # of 2xx, in seconds
+        self.accepted: list[int] = []  # which requests those were
         self.longest = 0.0
 
     def run(self) -> None:
@@ -158,6 +159,7 @@ class Callers:
         if 200 <= status < 300:
             due_at = self._started + self._due[connection.number]
             self.latencies.append(now - (connection.sent_at if self._sleeps else due_at))
+            self.accepted.append(connection.number)
         connection.number = -1
         if reusable:
             self._idle.append(connection)
@@ -227,6 +229,7 @@ def main() -> None:
     parser.add_argument("--even", action="store_true")
     parser.add_argument("--sleep", action="store_true")
     parser.add_argument("--skip", type=int, default=0)
+    parser.add_argument("--lines", action="store_true")
     options = parser.parse_args()
     count = max(1, int(options.rate * options.seconds))
     requests = read_requests(options.file, options.path, skip=options.skip, count=count)
@@ -241,6 +244,7 @@ def main() -> None:
     gc.disable()
     callers.run()
     latencies = sorted(callers.latencies)
+    lines = [options.skip + number for number in callers.accepted]
     print(
         json.dumps(
             {
@@ -253,6 +257,7 @@ def main() -> None:
                 "p99_ms": percentile(latencies, 99),
                 "longest_answer_ms": round(callers.longest * 1000, 3),
                 "curve_ms": [percentile(latencies, percent) for percent in range(1, 100)],
+                **({"accepted_lines": lines} if options.lines else {}),
             }
         )
     )

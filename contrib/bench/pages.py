@@ -1,20 +1,24 @@
-"""Puts the tables of a run into pages, so that no figure is ever typed by hand.
+"""Puts the tables of the figures that are kept into pages, so that none is ever typed by hand.
 
-Usage: python contrib/bench/pages.py
+Usage: python contrib/bench/pages.py [--figures FILE] [PAGE…]
 
 A page says where by a pair of lines, `<!-- bench: NAME -->` and `<!-- bench end -->`; what stands
-between them is replaced. The figures are those of docs/performance.json.
+between them is replaced. Without arguments: docs/performance.json, README.md and
+docs/performance.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import picture
 from bench import Result, say
-from report import summary, tables
+from report import PARTS, summary, tables
 
 PROJECT = Path(__file__).parents[2]
 FIGURES = PROJECT / "docs" / "performance.json"
@@ -23,34 +27,36 @@ PAGES = (PROJECT / "README.md", PROJECT / "docs" / "performance.md")
 _PLACE = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- bench end -->)", re.DOTALL)
 
 
-def fill(results: Result) -> None:
-    """Fills every place of every page; one whose table was not measured stays as it is."""
+def fill(results: Result, pages: Sequence[Path] = PAGES) -> None:
+    """Fills every place of every page; one that nothing was measured for says so."""
     made = {table.name: table.markdown() for table in tables(results)}
+    made.setdefault("absent", "Everything was there.")
     short = summary(results)
     if short is not None:
         made[short.name] = short.markdown()
-    if PICTURE.exists():
-        made["picture"] = "![Throughput beside the peers, and how long answers take]({picture})"
-    for page in PAGES:
-        if page.exists():
-            page.write_text(_filled(page, made))
+    for page in pages:
+        if set(results) >= picture.MEASURED:
+            place = os.path.relpath(PICTURE, page.parent)
+            made["picture"] = (
+                f"![Rate and CPU beside the peers, and how long answers take]({place})"
+            )
+        page.write_text(_PLACE.sub(lambda place: _filled(place, made), page.read_text()))
 
 
-def _filled(page: Path, made: dict[str, str]) -> str:
-    def one(place: re.Match[str]) -> str:
-        begin, name, end = place.groups()
-        if name not in made:
-            say(f"{page.name}: {name} was not measured, and stays as it is")
-            return place.group()
-        filling = made[name].replace("{picture}", os.path.relpath(PICTURE, page.parent))
-        return f"{begin}{filling}\n{end}"
-
-    return _PLACE.sub(one, page.read_text())
+def _filled(place: re.Match[str], made: dict[str, str]) -> str:
+    begin, name, end = place.groups()
+    option = f" BENCH='--only {name} --write'" if name in PARTS else ""
+    missing = f"Not measured yet: `make bench{option}` does it."
+    return f"{begin}{made.get(name, missing)}\n{end}"
 
 
 def main() -> None:
-    fill(json.loads(FIGURES.read_text()))
-    say(f"filled from {FIGURES.name}: {', '.join(page.name for page in PAGES)}")
+    parser = argparse.ArgumentParser(prog="python contrib/bench/pages.py", description=__doc__)
+    parser.add_argument("--figures", type=Path, default=FIGURES)
+    parser.add_argument("pages", nargs="*", type=Path, default=PAGES, metavar="PAGE")
+    options = parser.parse_args()
+    fill(json.loads(options.figures.read_text()), options.pages)
+    say(f"filled from {options.figures.name}: {', '.join(page.name for page in options.pages)}")
 
 
 if __name__ == "__main__":

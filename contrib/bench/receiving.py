@@ -3,131 +3,92 @@
 from __future__ import annotations
 
 import shutil
-import time
-from pathlib import Path
+from contextlib import ExitStack, closing
+from functools import partial
 
-from bench import Bench, Result, median, say
+from bench import Bench, Result, medians, say
 from daemon import Installation
-from load import as_much_as_possible
+from load import FIGURES, full_load, must_be_kept, warm_up
 from nginx import Nginx
-from peers import BARE, DAEMON, PEERS, Peer, peer
-from processes import Server, running
+from peers import BARE, DAEMON, PEERS, Daemon, Peer, Receiver, peer
+from processes import running, wait_until
 
-CONNECTIONS = (32, 256)
+CONNECTIONS, CROWD = 32, 256
 
 
 def measure(bench: Bench) -> Result:
-    """By number of connections, then by peer; and once through nginx."""
-    return {
-        **{str(connections): _side_by_side(bench, connections) for connections in CONNECTIONS},
-        "nginx": _through_nginx(bench),
-    }
+    """By peer."""
+    names = [one.name for one in PEERS if not one.long]
+    return _side_by_side(bench, names, CONNECTIONS)
 
 
-def capacity(bench: Bench, name: str) -> float:
-    """Accepted requests per second of one peer, from one run, where the peers were not measured."""
-    return float(_one_run(bench, peer(name), CONNECTIONS[0])["rate"])
+def measure_crowd(bench: Bench) -> Result:
+    """By peer, also those that say what another build of a peer brings, with many callers."""
+    return _side_by_side(bench, [one.name for one in PEERS], CROWD)
 
 
-def _side_by_side(bench: Bench, connections: int) -> Result:
-    peers = [one for one in PEERS if connections == CONNECTIONS[0] or not one.in_short]
-    runs: dict[str, list[Result]] = {one.name: [] for one in peers}
-    for run in range(bench.runs):
-        # Each begins as often as the others: what the one before leaves behind hits all alike.
-        first = run % len(peers)
-        for one in (*peers[first:], *peers[:first]):
-            result = _one_run(bench, one, connections)
-            runs[one.name].append(result)
-            say(_line(one.name, connections, result))
-    yardstick = median(result["rate"] for result in runs[BARE])
-    return {name: _summary(results, yardstick) for name, results in runs.items()}
+def measure_behind_nginx(bench: Bench) -> Result:
+    """The bare handler and the daemon behind nginx and our locations, on the load's core."""
+    taken = bench.take_turns((BARE, DAEMON), partial(_one_run, bench, CONNECTIONS, nginx=True))
+    return {name: medians(results) for name, results in taken.items()}
 
 
-def _line(name: str, where: int | str, result: Result) -> str:
-    return (
-        f"  {name:28} {where:>5}  {result['rate']:8.0f}/s  {result['cpu_us']:6.0f} µs CPU"
-        f"  p50 {result['p50_ms']:7.2f} ms  p99 {result['p99_ms']:7.2f} ms"
-        f"  errors {result['errors']}"
-    )
+def _side_by_side(bench: Bench, names: list[str], connections: int) -> Result:
+    taken = bench.take_turns(names, partial(_one_run, bench, connections))
+    return {name: medians(results) for name, results in taken.items()}
 
 
-def _summary(results: list[Result], yardstick: float) -> Result:
-    """Medians of the runs; `ratio` to the bare handler."""
-    rate = median((result["rate"] for result in results), 1)
-    summary = {
-        "rates": [round(result["rate"], 1) for result in results],
-        "rate": rate,
-        "ratio": round(rate / yardstick, 3),
-        **{
-            key: median(result[key] for result in results)
-            for key in ("cpu_us", "p50_ms", "p99_ms", "longest_ms")
-        },
-        "errors": sum(result["errors"] for result in results),
-        "curve_ms": [median(points) for points in zip(*_curves(results), strict=True)],
-    }
-    if "dispatched" in results[0]:
-        summary["dispatched"] = median((result["dispatched"] for result in results), 1)
-    return summary
-
-
-def _curves(results: list[Result]) -> list[list[float]]:
-    return [result["curve_ms"] for result in results]
-
-
-def _one_run(bench: Bench, one: Peer, connections: int) -> Result:
-    folder = bench.new_folder(one.name)
-    with running(one.start(folder, bench.cores.server)) as server:
-        result = _loaded(bench, server, server.port, connections)
-        if one.dispatches:
-            done = Installation(folder).entries("done")
-            result["dispatched"] = done / (time.monotonic() - result["started"])
-    if one.dispatches is not None:
-        Installation(folder).must_hold(result["accepted"], repeated=result["repeated"])
-    elif result["errors"]:
-        raise SystemExit(f"{one.name}: {result['errors']} errors: {_said(folder)}")
+def _one_run(bench: Bench, connections: int, name: str, *, nginx: bool = False) -> Result:
+    one, folder = peer(name), bench.new_folder(name)
+    with ExitStack() as stack:
+        receiver = stack.enter_context(closing(one.install(bench, folder)))
+        server = port = stack.enter_context(running(receiver.start()))
+        if nginx:
+            proxy = Nginx(folder / "nginx", server.port, core=bench.cores.load)
+            port = stack.enter_context(running(proxy))
+        first = warm_up(server.port, bench.first_messages)
+        settle = (
+            _Dispatched(receiver.installation)
+            if isinstance(receiver, Daemon) and receiver.dispatches
+            else None
+        )
+        result = full_load(
+            server,
+            bench.messages,
+            port=port.port,
+            core=bench.cores.load,
+            seconds=bench.seconds,
+            connections=connections,
+            store=receiver.store_cpu_seconds,
+            settle=settle or (lambda: None),
+        )
+        server.stop()
+        _check(one, receiver, result, first)
     shutil.rmtree(folder)
-    return result
-
-
-def _said(folder: Path) -> str:
-    return (folder / "output").read_text(errors="replace")[-2000:]
-
-
-def _loaded(bench: Bench, server: Server, port: int, connections: int) -> Result:
-    """One run of wrk, with the CPU time of the server for each request it answered."""
-    messages = bench.messages
-    before, started = server.cpu_seconds(), time.monotonic()
-    result = as_much_as_possible(
-        port,
-        messages,
-        core=bench.cores.load,
-        seconds=bench.seconds,
-        connections=connections,
+    say(
+        f"  {name:28} {result['rate']:8.0f}/s  {result['cpu_us']:6.0f} µs CPU"
+        f"  p50 {result['p50_ms']:7.2f} ms  p99 {result['p99_ms']:7.2f} ms"
     )
-    used = server.cpu_seconds() - before
-    accepted = result["requests"] - result["refused"]
-    return result | {
-        "started": started,
-        "accepted": accepted,
-        "rate": accepted / result["seconds"],
-        "cpu_us": used / max(1, result["requests"]) * 1e6,
-    }
+    figures = {key: result[key] for key in FIGURES}
+    return figures if settle is None else figures | {"dispatched": settle.done / bench.seconds}
 
 
-def _through_nginx(bench: Bench) -> Result:
-    """One run each of the bare handler and the daemon behind nginx and our locations."""
-    runs = {}
-    for one in (peer(BARE), peer(DAEMON)):
-        folder = bench.new_folder(one.name)
-        with (
-            running(one.start(folder, bench.cores.server)) as server,
-            running(Nginx(folder / "nginx", server.port, core=bench.cores.load)) as nginx,
-        ):
-            result = _loaded(bench, server, nginx.port, CONNECTIONS[0])
-        if one.dispatches is not None:
-            Installation(folder).must_hold(result["accepted"], repeated=result["repeated"])
-        runs[one.name] = [result]
-        say(_line(one.name, "nginx", result))
-        shutil.rmtree(folder)
-    yardstick = runs[BARE][0]["rate"]
-    return {name: _summary(results, yardstick) for name, results in runs.items()}
+class _Dispatched:
+    """Waits until the daemon has dispatched what it received; remembers how far it was before."""
+
+    def __init__(self, daemon: Installation) -> None:
+        self._daemon = daemon
+        self.done = 0
+
+    def __call__(self) -> None:
+        self.done = self._daemon.entries("done")
+        wait_until(lambda: self._daemon.entries("done") >= self._daemon.count("events"))
+
+
+def _check(one: Peer, receiver: Receiver, result: Result, first: int) -> None:
+    if one.keeps:
+        kept = len(set(receiver.kept()))
+        must_be_kept(first + result["accepted"], kept, repeated=result["repeated"])
+    elif result["errors"]:
+        said = (receiver.folder / "output").read_text(errors="replace")[-2000:]
+        raise SystemExit(f"{one.name}: {result['errors']} errors: {said}")

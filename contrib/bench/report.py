@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import console
 import nodes
-import targets
 from bench import Result
-from peers import DAEMON, OLD_DESIGN, PEERS
+from peers import BARE, PEERS
+from targets import TARGETS
+
+Cells = tuple[Sequence[str], Sequence[Sequence[str]]]  # head and rows
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     figures: bool = True
+    note: str = ""
 
     def plain(self) -> str:
         """For a terminal."""
@@ -40,154 +43,176 @@ class Table:
     def markdown(self) -> str:
         """For a page."""
         ruler = ["---", *["---:" if self.figures else "---"] * (len(self.head) - 1)]
-        lines = ("| " + " | ".join(row) + " |" for row in (self.head, ruler, *self.rows))
-        return "\n".join(lines)
+        lines = ["| " + " | ".join(row) + " |" for row in (self.head, ruler, *self.rows)]
+        return "\n".join([*lines, "", self.note] if self.note else lines)
 
 
 def tables(results: Result) -> list[Table]:
-    """All that can be made of what was measured."""
-    made = [_machine(results["machine"], results["options"])]
-    for part, make in _PARTS.items():
+    """All that can be made of what was measured, and what was not there."""
+    made = [_machine(results["machine"]), PEERS_TABLE]
+    for part, (title, make) in PARTS.items():
         if part in results:
-            made += make(results[part])
-    judged = targets.judge(results)
-    rows = [[one.what, one.wanted, one.measured, "yes" if one.met else "no"] for one in judged]
-    made.append(Table("targets", "Targets", ["", "wanted", "measured", "met"], rows))
+            taken = results["taken"][part]
+            note = (
+                f"{taken['runs']} run{'s' * (taken['runs'] > 1)} of {taken['seconds']} s,"
+                f" {taken['at']} (UTC), version {taken['version']}."
+            )
+            made.append(Table(part, title, *make(results[part]), note=note))
+    made.append(_targets(results))
+    missing = [
+        [part, what, why]
+        for part, found in results["absent"].items()
+        for what, why in found.items()
+    ]
+    if missing:
+        made.append(Table("absent", "Not there", ["part", "", "why"], missing, figures=False))
     return made
 
 
-def _machine(machine: Result, options: Result) -> Table:
+def _targets(results: Result) -> Table:
+    rows = [target.row(results) for target in TARGETS]
+    return Table("targets", "Targets", ["", "required", "wanted", "measured", "met"], rows)
+
+
+def _machine(machine: Result) -> Table:
     rows = [
         ["processor", f"{machine['processor']}, {machine['cores']} cores"],
         ["memory", f"{machine['memory_gib']} GiB"],
         ["kernel, file system", f"{machine['kernel']}, {machine['file_system']}"],
-        ["flush of 4 KiB to disk", f"{machine['flush_ms']:.2f} ms (median)"],
+        ["flush of 4 KiB to disk, one after the other: hot", f"{machine['flush_hot_ms']:.2f} ms"],
+        ["flush of 4 KiB to disk, one every 40 ms: cold", f"{machine['flush_cold_ms']:.2f} ms"],
         ["Python", machine["python"]],
         ["compared", ", ".join(f"{name} {found}" for name, found in machine["libraries"].items())],
-        ["runs", f"{options['runs']} of {options['seconds']} s each"],
-        ["taken", f"{options['taken_at']} (UTC), version {machine['berinia-webhookd']}"],
+        ["load before", f"{machine['load_before']:.2f}"],
     ]
     return Table("machine", "Machine", ["machine", ""], rows, figures=False)
 
 
-def _receiving(found: Result) -> list[Table]:
-    made = []
-    for connections in (key for key in found if key != "nginx"):
-        peers = found[connections]
-        made.append(
-            Table(
-                f"receiving-{connections}",
-                f"Receiving on one core, {connections} connections",
-                [
-                    *("", "requests/s", "dispatched/s", "to bare", "to old"),
-                    *("CPU a request", "p50", "p99", "errors"),
-                ],
-                [_peer_row(name, peers) for name in peers],
-            )
-        )
-    behind = found["nginx"]
-    made.append(
-        Table(
-            "receiving-nginx",
-            "Receiving through nginx, which has the other core, 32 connections",
-            ["", "requests/s", "to bare", "CPU a request", "p50", "p99", "errors"],
-            [[*row[:2], row[3], *row[5:]] for row in (_peer_row(name, behind) for name in behind)],
-        )
-    )
-    whats = [[one.name, one.what] for one in PEERS]
-    return [
-        *made,
-        Table("peers", "Who is compared", ["", "for each request"], whats, figures=False),
-    ]
+PEERS_TABLE = Table(
+    "peers",
+    "Who is compared",
+    ["", "for each request"],
+    [[one.name, one.what] for one in PEERS],
+    figures=False,
+)
 
 
-def _peer_row(name: str, peers: Result) -> list[str]:
-    one = peers[name]
-    old = peers.get(OLD_DESIGN)
-    return [
-        name,
-        f"{one['rate']:,.0f}",
-        f"{one['dispatched']:,.0f}" if "dispatched" in one else "",
-        f"{one['ratio']:.2f} ×",
-        f"{one['rate'] / old['rate']:.2f} ×" if old else "",
-        f"{one['cpu_us']:.0f} µs",
-        f"{one['p50_ms']:.1f} ms",
-        f"{one['p99_ms']:.1f} ms",
-        str(one["errors"]),
-    ]
-
-
-def _stages(found: Result) -> list[Table]:
-    if not found:
-        return []
-    total = found["total_us"]
+def _side_by_side(found: Result) -> Cells:
+    bare = found[BARE]
     rows = [
-        [stage, f"{cost:.0f} µs", f"{cost / total:.0%}"]
-        for stage, cost in found["stages_us"].items()
+        [
+            name,
+            f"{one['rate']:,.0f}",
+            f"{one['rate'] / bare['rate']:.2f} ×",
+            _us(one["cpu_us"]),
+            f"{one['cpu_us'] / bare['cpu_us']:.1f} ×",
+            _us(one["store_cpu_us"]) if one["store_cpu_us"] else "",
+            _ms(one["p50_ms"]),
+            _ms(one["p99_ms"]),
+            f"{one['dispatched']:,.0f}" if "dispatched" in one else "",
+        ]
+        for name, one in found.items()
     ]
-    rows.append(["together", f"{total:.0f} µs", ""])
+    head = [
+        *("", "requests/s", "to bare", "CPU a request", "to bare", "of which database"),
+        *("p50", "p99", "dispatched/s"),
+    ]
+    return head, rows
+
+
+def _keeping(found: Result) -> Cells:
+    rows = [
+        [
+            name,
+            f"{one['accepted']:,}",
+            f"{one['lost']:,}",
+            f"{one['unanswered']:,}",
+            ", ".join(map(str, one["statuses_of_two"])),
+            str(one["kept_of_two"]),
+        ]
+        for name, one in found.items()
+    ]
+    head = [
+        *("", "accepted before `kill -9`", "of these gone", "kept without an answer"),
+        *("answers to the same message twice", "kept of it"),
+    ]
+    return head, rows
+
+
+def _stages(found: Result) -> Cells:
+    total = found["total_us"]
+    rows = [[stage, _us(cost), f"{cost / total:.0%}"] for stage, cost in found["stages_us"].items()]
     head = ["", "CPU a request", "share"]
-    return [Table("stages", "What a request costs the daemon, receiving only", head, rows)]
+    return head, [*rows, ["together", _us(total), ""]]
 
 
-def _answering(found: Result) -> list[Table]:
+def _channels(found: Result) -> Cells:
+    first = next(iter(found.values()))
+    rows = [
+        [
+            name,
+            f"{one['rate']:,.0f}",
+            _us(one["cpu_us"]),
+            f"{one['cpu_us'] / first['cpu_us']:.2f} ×",
+            _ms(one["p50_ms"]),
+        ]
+        for name, one in found.items()
+    ]
+    return ["", "requests/s", "CPU a request", "to an SMS", "p50"], rows
+
+
+def _answering(found: Result) -> Cells:
     rows = [
         [
             f"{name}, {load}",
-            f"{one['offered_rate']:,.0f}/s",
-            f"{one['p50_ms']:.2f} ms",
-            f"{one['p99_ms']:.2f} ms",
-            f"{one['longest_answer_ms']:.1f} ms",
+            f"{one['rate']:,.0f}/s",
+            f"{one['busy']:.0%}",
+            _ms(one["p50_ms"]),
+            _ms(one["p99_ms"]),
+            _ms(one["longest_answer_ms"]),
         ]
-        for load, key in (("half of its capacity", "half"), ("one at a time", "quiet"))
+        for load, key in (
+            ("half of its capacity", "half"),
+            ("the same rate", "rate"),
+            ("one at a time", "quiet"),
+        )
         for name, one in found[key].items()
     ]
-    over = found["overload"]
-    rows.append(
-        [
-            f"{DAEMON}, twice its capacity",
-            f"{over['offered_rate']:,.0f}/s",
-            f"{over['p50_ms']:.0f} ms",
-            f"{over['p99_ms']:.0f} ms",
-            f"{over['longest_answer_ms']:.0f} ms",
-        ]
-    )
-    head = ["", "offered", "p50", "p99", "longest, once sent"]
-    answers = [[f"status {status}", f"{many:,}"] for status, many in over["answers"].items()]
-    lost = over["failed"] + over["unanswered"]
-    return [
-        Table("answering", "Answers to callers that do not wait for each other", head, rows),
-        Table(
-            "overload",
-            f"Answers at twice the capacity, ack_timeout_seconds = {over['ack_timeout_seconds']}",
-            ["", "requests"],
-            [*answers, ["lost or unanswered", f"{lost:,}"]],
-        ),
+    rows.append(["a cold flush in between", "25/s", "", _ms(found["flush_cold_ms"]), "", ""])
+    head = ["", "offered", "core busy", "p50", "p99", "longest, once sent"]
+    return head, rows
+
+
+def _overload(found: Result) -> Cells:
+    rows = [[f"status {status}", f"{many:,}"] for status, many in found["answers"].items()]
+    rows += [
+        ["lost or unanswered", f"{found['failed'] + found['unanswered']:,}"],
+        ["longest answer, once sent", _ms(found["longest_answer_ms"])],
+        ["resident memory", f"{found['resident_mib']:.0f} MiB"],
     ]
+    return ["", f"at {found['rate']:,.0f}/s"], rows
 
 
-def _dispatching(found: Result) -> list[Table]:
+def _dispatching(found: Result) -> Cells:
     rows = [
         [
-            f"{kind} agent that does nothing",
-            f"{one['rate']:,.0f}",
-            f"{one['cpu_us']:.0f} µs",
-            f"{one['receiving_p99_ms']:.1f} ms",
+            "an agent that does nothing",
+            f"{found['rate']:,.0f}",
+            _us(found["cpu_us"]),
+            _ms(found["receiving_p99_ms"]),
         ]
-        for kind, one in (("Python", found["python"]), ("HTTP", found["http"]))
     ]
-    rate = found["python"]["receiving_rate"]
-    head = ["", "events/s", "the daemon's CPU an event", f"p99 of receiving {rate}/s meanwhile"]
-    return [Table("dispatching", "Dispatching, on all cores", head, rows)]
+    meanwhile = f"p99 of receiving {found['receiving_rate']}/s meanwhile"
+    return ["", "events/s", "CPU an event, hosts included", meanwhile], rows
 
 
-def _isolation(found: Result) -> list[Table]:
+def _isolation(found: Result) -> Cells:
     rows = [
         [
             what,
-            f"{one['p50_ms']:.2f} ms",
-            f"{one['p99_ms']:.2f} ms",
-            f"{one['longest_answer_ms']:.1f} ms",
+            _ms(one["p50_ms"]),
+            _ms(one["p99_ms"]),
+            _ms(one["longest_answer_ms"]),
             f"{one['hosts_ended']:.0f}",
         ]
         for what, one in (
@@ -195,100 +220,107 @@ def _isolation(found: Result) -> list[Table]:
             ("hostile agents", found["hostile"]),
         )
     ]
-    title = f"Answers at {found['rate']} events/s, on all cores"
-    head = ["beside", "p50", "p99", "longest", "agent hosts ended"]
-    return [Table("isolation", title, head, rows)]
+    return ["beside", "p50", "p99", "longest", "agent hosts ended"], rows
 
 
-def _console(found: Result) -> list[Table]:
+def _console(found: Result) -> Cells:
     rows = [
         [
-            what,
-            f"{one['p50_ms']:.2f} ms",
-            f"{one['p99_ms']:.2f} ms",
-            f"{one['longest_answer_ms']:.1f} ms",
+            name,
+            _ms(one["p50_ms"]),
+            _ms(one["p99_ms"]),
+            _ms(one["longest_answer_ms"]),
             f"{one['page_p50_ms']:.0f} ms, {one['page_p99_ms']:.0f} ms" if one["pages"] else "",
         ]
-        for what, one in ((console.IDLE, found["idle"]), (console.USED, found["used"]))
+        for name, one in ((name, found[name]) for name in (console.IDLE, console.USED))
     ]
-    title = f"Answers at {found['rate']} events/s while people use the console, on all cores"
-    head = ["at the console", "p50", "p99", "longest", "p50 and p99 of a page"]
-    return [Table("console", title, head, rows)]
+    return ["at the console", "p50", "p99", "longest", "p50 and p99 of a page"], rows
 
 
-def _footprint(found: Result) -> list[Table]:
+def _footprint(found: Result) -> Cells:
     rows = [
         ["ready, with a new journal", f"{found['first_ready_seconds']:.2f} s"],
         ["ready again (median)", f"{found['ready_seconds']:.2f} s"],
-        ["resident, idle", f"{found['idle_resident_mib']:.0f} MiB"],
-        ["resident, after load", f"{found['loaded_resident_mib']:.0f} MiB"],
         ["idle CPU", f"{found['idle_cpu_percent']:.2f} % of a core"],
+        ["resident, idle", f"{found['idle_resident_mib']:.1f} MiB"],
+        [f"resident, after {found['events']:,} events", f"{found['loaded_resident_mib']:.1f} MiB"],
     ]
-    return [Table("footprint", "Footprint, without agents", ["", "measured"], rows)]
+    return ["", "measured"], rows
 
 
-def _scaling(found: Result) -> list[Table]:
+def _hour(found: Result) -> Cells:
+    sizes = found["resident_mib"]
+    quarters = [(quarter, sizes[len(sizes) * quarter // 4 - 1]) for quarter in range(1, 5)]
+    rows = [
+        [f"after {found['minutes'] * quarter / 4:g} minutes", f"{size:.1f} MiB"]
+        for quarter, size in quarters
+    ]
+    rows.append(["events", f"{found['accepted']:,} of {found['offered']:,}"])
+    return ["", "the daemon"], rows
+
+
+def _scaling(found: Result) -> Cells:
     received, listed, logs = found["receiving"], found["events_list"], found["logs"]
     rows = [
         ["receiving", *(f"{received[name]['rate']:,.0f}/s" for name in ("empty", "many"))],
-        ["CPU a request", *(f"{received[name]['cpu_us']:.0f} µs" for name in ("empty", "many"))],
-        ["`events list`", *(f"{listed[name]['query_ms']:.1f} ms" for name in ("few", "many"))],
+        ["CPU a request", *(_us(received[name]["cpu_us"]) for name in ("empty", "many"))],
+        ["p99", *(_ms(received[name]["p99_ms"]) for name in ("empty", "many"))],
+        ["`events list`", *(_ms(listed[name]["query_ms"]) for name in ("few", "many"))],
         [
             "`events list`, starting Python included",
-            *(f"{listed[name]['command_ms']:.0f} ms" for name in ("few", "many")),
+            *(_ms(listed[name]["command_ms"]) for name in ("few", "many")),
         ],
-        [
-            "1000 lines of the logs endpoint",
-            f"{logs['small_ms']:.1f} ms",
-            f"{logs['large_ms']:.1f} ms",
-        ],
+        ["1000 lines of the logs endpoint", _ms(logs["small_ms"]), _ms(logs["large_ms"])],
     ]
-    head = [
-        "",
-        "empty or small",
-        f"{found['events']:,} events, a log of {logs['large_bytes'] >> 30} GiB",
-    ]
-    return [Table("scaling", "Small and large", head, rows)]
-
-
-def _nodes(found: Result) -> list[Table]:
-    rows = []
-    for name in nodes.NODES:
-        accepting, dispatching = found[name]["accepting"], found[name]["dispatching"]
-        shared = name != nodes.SQLITE
-        rows.append(
-            [
-                name,
-                f"{accepting['rate']:,.0f}",
-                f"{accepting['p99_ms']:.1f} ms",
-                *_costs(accepting, shared=shared),
-                f"{dispatching['rate']:,.0f}",
-                *_costs(dispatching, shared=shared),
-            ]
-        )
-    costs = ["CPU of nodes", "of PostgreSQL"]
-    head = ["", "accepted/s", "p99", *costs, "dispatched/s", *costs]
-    title = (
-        f"One and two nodes, PostgreSQL {found['postgresql']}, {found['connections']} connections"
+    large = (
+        f"{found['events']:,} events ({found['journal_gib']} GiB),"
+        f" a log of {logs['large_bytes'] >> 30} GiB"
     )
-    return [Table("nodes", title, head, rows)]
+    return ["", "empty or small", large], rows
 
 
-def _costs(found: Result, *, shared: bool) -> list[str]:
-    database = f"{found['database_cpu_us']:.0f} µs" if shared else ""
-    return [f"{found['cpu_us']:.0f} µs", database]
+def _nodes(found: Result) -> Cells:
+    rows = [
+        [
+            name,
+            f"{found[name]['rate']:,.0f}",
+            _us(found[name]["cpu_us"]),
+            "" if name == nodes.SQLITE else _us(found[name]["database_cpu_us"]),
+            f"{found[name]['rate'] / found[nodes.ONE]['rate']:.2f} ×",
+        ]
+        for name in nodes.NODES
+        if name in found
+    ]
+    return ["", "events/s", "CPU of nodes", "of PostgreSQL", "to one node"], rows
 
 
-_PARTS: dict[str, Callable[[Result], list[Table]]] = {
-    "receiving": _receiving,
-    "stages": _stages,
-    "answering": _answering,
-    "dispatching": _dispatching,
-    "isolation": _isolation,
-    "console": _console,
-    "footprint": _footprint,
-    "scaling": _scaling,
-    "nodes": _nodes,
+def _us(value: float) -> str:
+    return f"{value:,.0f} µs"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f} ms" if value < 100 else f"{value:,.0f} ms"
+
+
+# By part of the benchmark, in the order of the page: the title of its table, and who makes it.
+PARTS: dict[str, tuple[str, Callable[[Result], Cells]]] = {
+    "receiving": ("Receiving on one core, 32 connections", _side_by_side),
+    "crowd": ("Receiving on one core, 256 connections", _side_by_side),
+    "nginx": ("Receiving behind nginx, which has the other core", _side_by_side),
+    "keeping": ("What is kept", _keeping),
+    "stages": ("What a request costs the daemon, receiving only", _stages),
+    "channels": ("Other channels, received only but for WhatsApp", _channels),
+    "answering": ("Answers to callers that do not wait for each other", _answering),
+    "overload": ("At twice the capacity", _overload),
+    "dispatching": ("Dispatched to a Python agent that does nothing, on all cores", _dispatching),
+    "http-agent": ("Dispatched to an HTTP agent that does nothing, on all cores", _dispatching),
+    "isolation": ("Answers beside agents, on all cores", _isolation),
+    "console": ("Answers while people use the console, on all cores", _console),
+    "nodes": ("Accepted by nodes that share a PostgreSQL", _nodes),
+    "nodes-dispatching": ("Dispatched by them to `log:`", _nodes),
+    "footprint": ("Footprint", _footprint),
+    "hour": ("Resident memory under an even load", _hour),
+    "scaling": ("Small and large", _scaling),
 }
 
 
@@ -296,8 +328,6 @@ def summary(results: Result) -> Table | None:
     """A few lines for the README, if receiving was measured."""
     if "receiving" not in results:
         return None
-    peers = results["receiving"]["32"]
-    rows = [
-        [name, f"{peers[name]['rate']:,.0f}", f"{peers[name]['ratio']:.2f} ×"] for name in peers
-    ]
-    return Table("summary", "", ["on one core, 32 connections", "requests/s", "to bare"], rows)
+    head, rows = _side_by_side(results["receiving"])
+    short = ["on one core, 32 connections", *head[1:5]]
+    return Table("summary", "", short, [row[:5] for row in rows])

@@ -1,5 +1,6 @@
 -- wrk: distinct signed messages from a file of lines "signature<TAB>body". Each is sent once; whoever
--- needs that looks at `repeated`. Arguments: the file, the header of the signature, the media type.
+-- needs that looks at `repeated`. In a body the byte 1 stands for a line break.
+-- Arguments: the file, the header of the signature, the media type.
 local lines = {}
 local at = 0
 local threads = {}
@@ -23,7 +24,7 @@ function request()
       ["Host"] = "127.0.0.1",
       ["Content-Type"] = media_type,
       [header] = lines[at]:sub(1, tab - 1),
-   }, lines[at]:sub(tab + 1))
+   }, (lines[at]:sub(tab + 1):gsub("\1", "\r\n")))
 end
 
 function done(summary, latency)

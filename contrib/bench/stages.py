@@ -14,6 +14,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from absent import BY_MAKE, Absent
 from bench import Bench, Result, say
 from daemon import Installation
 from load import as_much_as_possible
@@ -40,7 +41,9 @@ _THREAD = re.compile(r"thread \((\d+)\): ([^;]*)")
 
 
 def measure(bench: Bench) -> Result:
-    """Microseconds by stage, of one run at full load; empty where py-spy may not look."""
+    """Microseconds by stage, of one run at full load; raises `Absent`."""
+    if not PY_SPY.exists():
+        raise Absent("no py-spy", BY_MAKE)
     folder = bench.new_folder("stages")
     daemon = Installation(folder)
     samples = folder / "samples"
@@ -61,8 +64,7 @@ def measure(bench: Bench) -> Result:
         }
         complaint, _ = spy.communicate()
     if not samples.exists():
-        say(f"  left out: py-spy may not look at the daemon; as root it may. {complaint.strip()}")
-        return {}
+        raise Absent("py-spy may not look at the daemon, as root it may", complaint.strip())
     shares = _shares(samples.read_text(), server.pid)
     shutil.rmtree(folder)
     return _costs(used, shares, int(result["requests"]))
