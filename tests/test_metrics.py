@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from berinia_webhookd import __version__
-from berinia_webhookd.metrics import Metrics
+from berinia_webhookd.metrics import ANSWER_BUCKETS, Metrics
 
 PROMISED = {
     "requests_total": ("counter", ("channel", "status")),
@@ -36,6 +36,7 @@ PROMISED = {
     "loopback_locked": ("gauge", ()),
     "build_info": ("gauge", ("version",)),
 }
+OF_REQUESTS = ("requests_total", "answer_seconds")
 
 
 @pytest.fixture
@@ -46,8 +47,7 @@ def metrics() -> Metrics:
 
 def test_there_is_exactly_what_is_promised(metrics: Metrics) -> None:
     """Nothing missing, nothing besides, nothing of the library's own."""
-    metrics.requests_total.labels("sms", "200").inc()
-    metrics.answer_seconds.labels("sms").observe(1)
+    metrics.requests.answered("sms", 200, 1)
     families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
     found = {
         family.name + "_total" * (family.type == "counter"): family.type for family in families
@@ -59,8 +59,12 @@ def test_there_is_exactly_what_is_promised(metrics: Metrics) -> None:
 def test_each_has_its_labels(metrics: Metrics, name: str) -> None:
     """As the page shows them."""
     kind, labels = PROMISED[name]
+    values: tuple[str, ...]
     if name == "build_info":
-        values: tuple[str, ...] = (__version__,)
+        values = (__version__,)
+    elif name in OF_REQUESTS:
+        values = ("a_channel", "200")[: len(labels)]
+        metrics.requests.answered("a_channel", 200, 1)
     else:
         metric = getattr(metrics, name)
         values = tuple(f"a_{label}" for label in labels)
@@ -86,9 +90,12 @@ def test_the_running_version_is_shown(metrics: Metrics) -> None:
 )
 def test_what_takes_long_has_a_bucket(metrics: Metrics, name: str, slowest: float) -> None:
     """Up to the longest a provider waits, or an attempt takes."""
-    metric = getattr(metrics, name)
     labels = dict.fromkeys(PROMISED[name][1], "x")
-    (metric.labels(**labels) if labels else metric).observe(slowest)
+    if name in OF_REQUESTS:
+        metrics.requests.answered("x", 200, slowest)
+    else:
+        metric = getattr(metrics, name)
+        (metric.labels(**labels) if labels else metric).observe(slowest)
     in_bucket = metrics.registry.get_sample_value(
         f"berinia_webhookd_{name}_bucket", {**labels, "le": str(slowest)}
     )
@@ -97,6 +104,26 @@ def test_what_takes_long_has_a_bucket(metrics: Metrics, name: str, slowest: floa
 
 def test_two_sets_are_apart(metrics: Metrics) -> None:
     """Each process of a test, or of a reload, counts for itself."""
-    metrics.requests_total.labels("sms", "200").inc()
+    metrics.requests.answered("sms", 200, 1)
     labels = {"channel": "sms", "status": "200"}
     assert Metrics().registry.get_sample_value("berinia_webhookd_requests_total", labels) is None
+
+
+def test_requests_are_counted_as_the_library_counts(metrics: Metrics) -> None:
+    """Each bucket holds what took at most so long, also the faster ones, and the sum is exact."""
+    seconds = (0.0005, 0.001, 0.0011, 0.25, 31.0)
+    library = CollectorRegistry()
+    theirs = Histogram("answer_seconds", "", buckets=ANSWER_BUCKETS, registry=library)
+    for one in seconds:
+        metrics.requests.answered("sms", 200, one)
+        theirs.observe(one)
+    shown = {}
+    for registry in (metrics.registry, library):
+        shown[registry] = {
+            (sample.name.removeprefix("berinia_webhookd_"), sample.labels.get("le")): sample.value
+            for family in registry.collect()
+            for sample in family.samples
+            if "answer_seconds" in sample.name
+        }
+    assert shown[metrics.registry] == shown[library]
+    assert len(shown[library]) == len(ANSWER_BUCKETS) + 3

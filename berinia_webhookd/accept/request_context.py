@@ -83,12 +83,7 @@ class RequestContexts:
 
     def __init__(self, metrics: Metrics, stopping: asyncio.Event) -> None:
         self._stopping = stopping
-        self._requests_total = lru_cache(_CACHED)(
-            lambda label, status: metrics.requests_total.labels(channel=label, status=str(status))
-        )
-        self._answer_seconds = lru_cache(_CACHED)(
-            lambda label: metrics.answer_seconds.labels(channel=label)
-        )
+        self._requests = metrics.requests
         self.reconfigure()
 
     def reconfigure(self) -> None:
@@ -112,9 +107,7 @@ class RequestContexts:
             return response
         finally:
             seconds = perf_counter() - begun
-            label = context.endpoint.label
-            self._requests_total(label, status).inc()
-            self._answer_seconds(label).observe(seconds)
+            self._requests.answered(context.endpoint.label, status, seconds)
             line = {
                 **context.said,
                 "method": request.method,

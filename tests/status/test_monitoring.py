@@ -32,7 +32,12 @@ HISTOGRAMS = ("_bucket", "_sum", "_count")
 def labels_of() -> Mapping[str, frozenset[str]]:
     """The labels of each metric that the daemon has, by its name in a query."""
     found = {}
-    for metric in vars(Metrics()).values():
+    metrics = Metrics()
+    metrics.requests.answered("x", 200, 1)
+    for family in metrics.requests.collect():
+        for sample in family.samples:
+            found[sample.name.removeprefix(f"{PREFIX}_")] = frozenset(sample.labels) - {"le"}
+    for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
             labels = labels_of_one(metric)
             (family,) = metric.describe()
