@@ -5,7 +5,6 @@ the daemon notifies. A real socket each; only the manager behind them is ours.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import socket
 import sys
 import threading
@@ -112,20 +111,16 @@ class NotifySocket:
                     raise AssertionError(f"no {count}× {name} {value} in: {self.messages}")
         return found[count - 1]
 
-    def is_silent_for(self, name: str, seconds: float) -> bool:
-        """Whether this variable does not come for a time from now on."""
-        try:
-            self.wait_for(name, since=time.monotonic(), timeout_seconds=seconds)
-        except AssertionError:
-            return True
-        return False
-
-    def longest_silence(self, name: str) -> float:
-        """The longest time in seconds between two messages with this variable, or before one
-        after READY.
-        """
-        times = [at for at, said in self.messages if name in said or "READY" in said]
-        return max(after - before for before, after in itertools.pairwise(times))
+    def wait_until_silent(self, name: str, seconds: float) -> None:
+        """Wait until this variable has not come for so long; what was on its way may still come."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        with self._news:
+            while time.monotonic() < deadline:
+                last = max(at for at, said in self.messages if name in said)
+                if (left := last + seconds - time.monotonic()) <= 0:
+                    return
+                self._news.wait(left)
+        raise AssertionError(f"{name} still comes: {self.messages}")
 
     def names(self) -> list[str]:
         """What was said, in order, without the status lines and signs of life."""
