@@ -138,6 +138,12 @@ def main(arguments: list[str] | None = None) -> Any:
         status = root.main(arguments, prog_name="berinia-webhookd", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
+    except click.NoSuchOption as error:
+        if error.option_name == "--config":
+            said = f"{error.message} It stands before the command: berinia-webhookd --config FILE …"
+            error = click.NoSuchOption(error.option_name, message=said, ctx=error.ctx)
+        error.show()
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

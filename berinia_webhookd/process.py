@@ -228,6 +228,8 @@ class Process:
         logger.info(
             "config.reloaded",
             changed=changed.applied,
+            **({"new_channels": changed.come} if changed.come else {}),
+            **({"gone_channels": changed.gone} if changed.gone else {}),
             needs_restart=changed.needs_restart,
             agents=sorted(agents),  # `agents.reloaded` says how loading them anew went
         )

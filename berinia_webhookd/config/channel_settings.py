@@ -51,7 +51,11 @@ class ChannelSettings:
 
     name: ChannelName
     kind: str = setting(
-        text, Required, "its kind", unset="must be set on further channels", file_only=True
+        text,
+        Required,
+        "its kind",
+        unset="must be set on further channels, or `preset` (`channels.<name>.preset`)",
+        file_only=True,
     )
     enabled: bool = setting(boolean, True, "if false, its path answers 404")
     path: str = setting(http_path, Required, "where it receives", unset="`/webhook/<name>`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,7 +18,9 @@ class Changes:
     """The keys that changed, and the settings from now on."""
 
     effective: Settings
-    applied: tuple[str, ...]
+    applied: tuple[str, ...]  # none of channels that were not there before, or are not any more:
+    come: tuple[ChannelName, ...]
+    gone: tuple[ChannelName, ...]
     needs_restart: tuple[str, ...]
 
 
@@ -28,6 +31,8 @@ def changes(running: Settings, old: Loaded, new: Loaded) -> Changes:
     """
     names = sorted(old.origins.keys() | new.origins.keys())
     changed = [name for name in names if _value(old, name) != _value(new, name)]
+    come = new.settings.channels.keys() - old.settings.channels.keys()
+    gone = old.settings.channels.keys() - new.settings.channels.keys()
     fixed = {name for name, origin in new.origins.items() if origin.setting.restart}
     effective, stuck = new.settings, []
     for name in fixed:
@@ -46,9 +51,15 @@ def changes(running: Settings, old: Loaded, new: Loaded) -> Changes:
     ]
     return Changes(
         effective=effective,
-        applied=tuple(name for name in changed if name not in fixed),
+        applied=tuple(name for name in changed if name not in fixed and not _of(name, come | gone)),
+        come=tuple(sorted(come)),
+        gone=tuple(sorted(gone)),
         needs_restart=tuple(sorted({*stuck, *pinned})),
     )
+
+
+def _of(name: str, channels: Collection[ChannelName]) -> bool:
+    return any(name.startswith(f"{CHANNELS}{channel}.") for channel in channels)
 
 
 def _section(settings: Settings, name: str) -> Any:

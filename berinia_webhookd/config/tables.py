@@ -123,7 +123,9 @@ def _refused(name: str, kind: Any, kinds: Kinds, known: list[str]) -> Finding:
         return wrong(f"{key}.kind", "is not a kind of channel", f"give {choices}")
     nearest = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean channels.{nearest[0]}? If not: " if nearest else ""
-    return wrong(key, "is a channel without a kind", f"{meant}give it {choices}")
+    preset = 'preset = "…" (docs/declaring-a-channel.md has the list)'
+    fix = f"{meant}give it {preset}, or {choices}"
+    return wrong(key, "is a channel without a kind or a preset", fix)
 
 
 def _of_channel(

@@ -29,6 +29,11 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
+UNDELIVERABLE_WHY: Final = (
+    "its caller waits no longer, and later ones go nowhere: it is a direct message, or "
+    "channels.<name>.late_reply_url is not set"
+)
+NOT_POSTED: Final = "each attempt to post it failed; `attempt.failed` says why"
 GOES_ON: Final = "the code before goes on, for the new code cannot be loaded:"
 PAUSED: Final = "paused"  # why what stands in such a conversation is held; else a guard's name
 
@@ -113,7 +118,7 @@ class ReplyRoute(StrEnum):
     NONE = "none"  # nothing to say, or a channel without replies
     INLINE = "inline"  # a caller is waiting for it
     LATE = "late"  # posted to late_reply_url, as an entry of its own
-    UNDELIVERABLE = "undeliverable"  # a direct message, or nowhere to post to
+    UNDELIVERABLE = "undeliverable"  # see `UNDELIVERABLE_WHY`
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +221,9 @@ class Statistics:
     # and `paused`.
     failing_agents: dict[str, int] = field(default_factory=dict)
     held: dict[str, HeldBack] = field(default_factory=dict)
+    agents_with_costs: tuple[
+        str, ...
+    ] = ()  # whose results said one on the last day they were noted
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from datetime import datetime
 from typing import Final
 
 from berinia_webhookd.errors import NotFound
-from berinia_webhookd.journal import pause, queries, show
+from berinia_webhookd.journal import guards, pause, queries, show
 from berinia_webhookd.journal.database import Row, Transaction, as_record, instant
+from berinia_webhookd.journal.guards import HeldAgent
 from berinia_webhookd.journal.pause import Paused
 from berinia_webhookd.journal.show import Shown
-from berinia_webhookd.model import EntryState
+from berinia_webhookd.model import EntryKind, EntryState
 
 RECENT_EVENTS: Final = 5000  # among which the conversations of a list are looked for
 LONGEST_NUMBER: Final = 18
@@ -74,14 +75,20 @@ async def _states(transaction: Transaction, ids: Sequence[int]) -> list[Conversa
     rows = {row["id"]: row for row in await transaction.execute("conversations", conversations=ids)}
     received = dict(map(tuple, await transaction.execute("last_received", conversations=ids)))
     counted = await transaction.execute("open_in_conversations", conversations=ids)
+    held = await guards.held_agents(transaction)
     return [
-        _state(rows[id_], [one for one in counted if one["conversation"] == id_], received)
+        _state(rows[id_], [one for one in counted if one["conversation"] == id_], held, received)
         for id_ in ids
         if id_ in rows
     ]
 
 
-def _state(row: Row, counted: Sequence[Row], received: Mapping[int, int]) -> ConversationState:
+def _state(
+    row: Row,
+    counted: Sequence[Row],
+    held: Mapping[str, HeldAgent],
+    received: Mapping[int, int],
+) -> ConversationState:
     totals = Counter[str]()
     for one in counted:
         totals[one["state"]] += one["total"]
@@ -90,12 +97,19 @@ def _state(row: Row, counted: Sequence[Row], received: Mapping[int, int]) -> Con
         ConversationState,
         row,
         paused=pause.of_row(row),
-        held=tuple(sorted({one["held"] for one in counted if one["held"] is not None})),
+        held=tuple(sorted({why for one in counted if (why := _why_held(one, held)) is not None})),
         ready=totals[EntryState.READY],
         waiting=totals[EntryState.WAITING],
         running=totals[EntryState.RUNNING],
         last_received_at=None if last is None else instant(last),
     )
+
+
+def _why_held(row: Row, held: Mapping[str, HeldAgent]) -> str | None:
+    if row["held"] is not None or row["kind"] == EntryKind.REPLY or row["opt_out"]:
+        return None if row["held"] is None else str(row["held"])
+    waits = row["state"] != EntryState.RUNNING and row["agent"] in held
+    return held[row["agent"]].said if waits else None
 
 
 async def show_conversation(

@@ -68,6 +68,8 @@ async def passing(
     budget = request.budgets.get(AgentName(agent), Budget()) if of_agent else Budget()
     if budget.daily_cost is not None and (known["cost"] or 0.0) >= budget.daily_cost:
         return await _spent(transaction, agent, budget.daily_cost, known, most)
+    if of_agent and known["spent"]:
+        await transaction.execute("unspent", agent=agent)
     if of_agent and (known["failures"] or 0) >= MOST_FAILURES:
         return await _failing(transaction, agent, known, most)
     about = {"kind": request.kind.value, "agent": agent}

@@ -282,6 +282,9 @@ async def statistics(transaction: Transaction) -> Statistics:
         may_have_acted=dict(map(tuple, await transaction.execute("count_may_have_acted"))),
         failing_agents=await guards.failing_agents(transaction),
         held=await guards.held(transaction),
+        agents_with_costs=tuple(
+            agent for (agent,) in await transaction.execute("agents_with_costs")
+        ),
     )
 
 

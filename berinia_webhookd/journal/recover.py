@@ -12,7 +12,12 @@ import structlog
 
 from berinia_webhookd.journal import event_text, gather, order
 from berinia_webhookd.journal.claim import Holder
-from berinia_webhookd.journal.contract import FailureReply, LostForGood, ReplyRoute
+from berinia_webhookd.journal.contract import (
+    UNDELIVERABLE_WHY,
+    FailureReply,
+    LostForGood,
+    ReplyRoute,
+)
 from berinia_webhookd.journal.database import SECOND, Row, Transaction
 from berinia_webhookd.journal.settle import Said, insert_late, late_entry
 from berinia_webhookd.model import AgentName, EntryId, EntryState, Event, EventId
@@ -106,7 +111,8 @@ async def _tell_people(transaction: Transaction, dead: Sequence[Row], reply: Los
         if route is ReplyRoute.LATE:
             late.append(late_entry(transaction, row, row["channel"]))
         elif route is ReplyRoute.UNDELIVERABLE:
-            logger.warning("reply.undeliverable", event_id=row["event_id"], agent=row["agent"])
+            about = {"event_id": row["event_id"], "agent": row["agent"]}
+            logger.warning("reply.undeliverable", **about, reason=UNDELIVERABLE_WHY)
     await transaction.many("insert_reply", replies)
     await insert_late(transaction, late)
     await order.advance(transaction, [(one.conversation, one.kind, one.agent) for one in late])

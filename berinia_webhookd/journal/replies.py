@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from berinia_webhookd.journal import order
-from berinia_webhookd.journal.contract import Reply, ReplyRoute
+from berinia_webhookd.journal.contract import UNDELIVERABLE_WHY, Reply, ReplyRoute
 from berinia_webhookd.journal.database import Row, Transaction
 from berinia_webhookd.journal.settle import insert_late, late_entry
 from berinia_webhookd.model import Entry, EntryKind, EventId
@@ -117,7 +117,8 @@ async def _post_late(transaction: Transaction, row: Row) -> None:
     route = ReplyRoute.LATE if row["postable"] else ReplyRoute.UNDELIVERABLE
     await transaction.execute("reroute", event=row["event"], route=route.value)
     if route is ReplyRoute.UNDELIVERABLE:
-        logger.warning("reply.undeliverable", event_id=row["event_id"], agent=row["agent"])
+        about = {"event_id": row["event_id"], "agent": row["agent"]}
+        logger.warning("reply.undeliverable", **about, reason=UNDELIVERABLE_WHY)
         return
     await insert_late(transaction, [late_entry(transaction, row, row["channel"])])
     queue = (row["conversation"], EntryKind.REPLY.value, row["agent"])

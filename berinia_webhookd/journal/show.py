@@ -66,6 +66,16 @@ class ShownReply:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownAction:
+    """What somebody did with it by hand."""
+
+    done_at: datetime
+    who: str
+    way: str  # command, console
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """One event, or one delivery that was rejected, at least in part (no entries then)."""
 
@@ -84,6 +94,7 @@ class Shown:
     events: tuple[str, ...] = ()  # ids, of a delivery only some items of which were rejected
     entries: tuple[ShownEntry, ...] = ()
     reply: ShownReply | None = None
+    actions: tuple[ShownAction, ...] = ()
 
     @property
     def unsent(self) -> str | None:
@@ -117,6 +128,7 @@ async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
         events=(),
         entries=tuple(_entry(one, tries, notes, held, members) for one in entries),
         reply=next((as_record(ShownReply, one, failed=bool(one["failed"])) for one in said), None),
+        actions=await _actions(transaction, row),
     )
 
 
@@ -132,6 +144,14 @@ async def show_delivery(transaction: Transaction, delivery_id: str) -> Shown | N
         rejection=json_text.decode(rows[0]["rejection"]),
         events=tuple(row["id"] for row in events),
         entries=(),
+        actions=await _actions(transaction, rows[0]),
+    )
+
+
+async def _actions(transaction: Transaction, row: Row) -> tuple[ShownAction, ...]:
+    about = {"since": row["received_at"], "id_in_json": f'%"{row["id"]}"%'}
+    return tuple(
+        as_record(ShownAction, one) for one in await transaction.execute("actions_on", **about)
     )
 
 

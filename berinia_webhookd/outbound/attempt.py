@@ -18,7 +18,13 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from berinia_webhookd.clock import now
-from berinia_webhookd.journal.contract import ReplyRoute, Settled, Settlement
+from berinia_webhookd.journal.contract import (
+    NOT_POSTED,
+    UNDELIVERABLE_WHY,
+    ReplyRoute,
+    Settled,
+    Settlement,
+)
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Entry, EntryKind, EntryState, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import Begin, NotBegun, Transport
@@ -134,7 +140,8 @@ class AttemptLog:
             )
         dead_reply = entry.kind is EntryKind.REPLY and settlement.state is EntryState.DEAD
         if dead_reply or settled.reply is ReplyRoute.UNDELIVERABLE:
-            self._log.warning("reply.undeliverable", **_log_fields(entry))
+            about, why = _log_fields(entry), NOT_POSTED if dead_reply else UNDELIVERABLE_WHY
+            self._log.warning("reply.undeliverable", **about, reason=why)
 
 
 def _log_fields(entry: Entry) -> dict[str, object]:

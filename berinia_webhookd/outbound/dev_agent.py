@@ -1,5 +1,5 @@
 """The agent of `serve --dev`: prints what it gets and answers. Stand-alone, and yours to edit:
-`kill -HUP` makes the daemon load it again.
+`berinia-webhookd reload` makes the daemon load it again.
 """
 
 from __future__ import annotations

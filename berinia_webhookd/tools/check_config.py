@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -30,7 +31,7 @@ from berinia_webhookd.journal.database import (
 )
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
 from berinia_webhookd.listening import configured_address
-from berinia_webhookd.status.findings.agents import of_loads
+from berinia_webhookd.status.findings.agents import METRIC, of_loads
 from berinia_webhookd.status.findings.channels import console_entries
 from berinia_webhookd.status.findings.folders import (
     file_refusal,
@@ -39,6 +40,7 @@ from berinia_webhookd.status.findings.folders import (
     usable_folders,
 )
 from berinia_webhookd.status.findings.installation import AgentLoad
+from berinia_webhookd.status.findings.probe import metric
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.agent_loading import load_agents
 from berinia_webhookd.tools.command_context import CommandContext
@@ -111,6 +113,7 @@ async def _check(
     else:
         left_out = [n for n in settings.agents.by_name if f"agents.{n}.target" in invalid]
         loads = await load_agents(settings, offline=offline, left_out=left_out)
+        loads = await _beside(running, loads)
         # One without a target is a warning on the settings.
         found += of_loads(settings.agents, loads)
     if JOURNAL_URL not in invalid:
@@ -137,6 +140,19 @@ def _tracing() -> list[Finding]:
     except CannotStart as error:
         return [wrong("tracing.url", str(error), *filter(None, [error.hint]))]
     return []
+
+
+async def _beside(
+    running: RunningDaemon | None, loads: tuple[AgentLoad, ...]
+) -> tuple[AgentLoad, ...]:
+    """What a running daemon has loaded goes on, whatever stands in the files by now."""
+    if running is None or all(load.loads is not False for load in loads):
+        return loads
+    loaded = await metric(running.address, METRIC, "agent")
+    return tuple(
+        replace(load, goes_on=load.loads is False and loaded.get(load.agent, 0) > 0)
+        for load in loads
+    )
 
 
 async def _journal(settings: Settings, environ: Environ, *, offline: bool) -> list[Finding]:

@@ -60,8 +60,9 @@ def _who(state: ConversationState, limit: int) -> str:
 
 
 def _held(state: ConversationState) -> str:
-    words = ["paused"] if state.paused else []
-    return click.style(", ".join([*words, *state.held]) or "-", fg="yellow" if words else None)
+    guards = [reason.partition(":")[0] for reason in state.held]  # `conversations show` has it all
+    words = [*(["paused"] if state.paused else []), *guards]
+    return click.style(", ".join(words) or "-", fg="yellow" if words else None)
 
 
 def shown_json(shown: ShownConversation) -> dict[str, Any]:

@@ -31,7 +31,7 @@ CONFIG_NAME: Final = "berinia-webhookd.toml"
 
 CONFIG: Final = """\
 # Written by `berinia-webhookd serve --dev`: throw-away secrets, for this machine alone.
-# Delete the folder to start afresh; `kill -HUP` makes the daemon read this file again.
+# Delete the folder to start afresh; `berinia-webhookd reload` makes the daemon read it again.
 
 [journal]
 url = "sqlite:///{folder}/journal.db"

@@ -17,6 +17,7 @@ from berinia_webhookd.tools.terminal import coloured_state, columns, one_line, t
 NARROWEST: Final = 60  # columns
 HEADINGS: Final = ("ID", "TIME UTC", "STATE", "CHANNEL", "AGENT", "SENDER", "TEXT")
 GAP: Final = 2
+DASH: Final = " — "  # between the subject of a mail and its text
 PHONE: Final = 12  # most numbers are no longer
 INDENT: Final = "    "
 LONGEST: Final = {"CHANNEL": 10, "AGENT": 24, "SENDER": 24}
@@ -55,8 +56,9 @@ def list_lines(found: Sequence[Listed], short: Mapping[str, str], now: datetime)
     room = _room(rows, width)
     heading = [one_line(name, most) for name, most in zip(HEADINGS, room, strict=True)]
     table = [[one_line(cell, most) for cell, most in zip(row, room, strict=True)] for row in rows]
-    for cells in table:
+    for one, cells in zip(found, table, strict=True):
         cells[2] = coloured_state(cells[2])
+        cells[-1] = _text(one, room[-1])
     first, *lines = columns([[click.style(name, bold=True) for name in heading], *table])
     below = [_below(one, short, width) for one in found]
     told = zip(lines, below, strict=True)
@@ -66,7 +68,6 @@ def list_lines(found: Sequence[Listed], short: Mapping[str, str], now: datetime)
 def _cells(one: Listed, short: Mapping[str, str], *, today: bool) -> list[str]:
     content = one.content or Content()
     at = one.received_at.astimezone(UTC)
-    text = " — ".join(part for part in (content.subject, content.text) if part)
     return [
         short.get(one.id, one.id),
         f"{at:%H:%M:%S}" if today else f"{at:%m-%d %H:%M}",
@@ -74,8 +75,18 @@ def _cells(one: Listed, short: Mapping[str, str], *, today: bool) -> list[str]:
         one.channel,
         one.agent or "-",
         content.sender or "-",
-        text,
+        DASH.join(part for part in (content.subject, content.text) if part),
     ]
+
+
+def _text(one: Listed, room: int) -> str:
+    """Of a mail the beginning of its subject and that of its words, whatever room there is."""
+    content = one.content or Content()
+    subject, text = one_line(content.subject or "", room), one_line(content.text or "", room)
+    if subject and text:
+        left = room - len(DASH)
+        subject = one_line(subject, max(left // 2, left - wcwidth.width(text))) + DASH
+    return one_line(subject + text, room)
 
 
 def _room(rows: Sequence[Sequence[str]], width: int) -> list[int]:

@@ -11,7 +11,13 @@ import click
 
 from berinia_webhookd.journal.contract import Statistics
 from berinia_webhookd.journal.rejected_items import why_rejected
-from berinia_webhookd.journal.show import Shown, ShownAttempt, ShownEntry
+from berinia_webhookd.journal.show import (
+    Shown,
+    ShownAction,
+    ShownAttempt,
+    ShownEntry,
+    ShownReply,
+)
 from berinia_webhookd.model import EntryKind, EntryState, EventKind
 from berinia_webhookd.status.durations import age, duration
 from berinia_webhookd.tools.terminal import (
@@ -61,6 +67,7 @@ def shown_json(shown: Shown) -> dict[str, Any]:
         "data": shown.data,
         "rejection": shown.rejection,
         "events": shown.events,
+        "actions": [asdict(one) for one in shown.actions],
         "reply": asdict(shown.reply) if shown.reply else None,
         "late_reply": {"state": late.state, **_entry_json(late)} if late else None,
     }
@@ -116,6 +123,21 @@ def _attachment_lines(attachments: Sequence[Mapping[str, Any]]) -> Iterator[str]
 
 
 def _timeline(shown: Shown, now: datetime) -> Iterator[str]:
+    yield from _arrival(shown, now)
+    happened = [one for entry in shown.entries for one in _ended(entry)]
+    happened += [(one.done_at, _action_lines(one)) for one in shown.actions]
+    if shown.reply is not None:
+        happened.append((shown.reply.decided_at, _reply_lines(shown.reply)))
+    for _, lines in sorted(happened, key=lambda one: one[0]):
+        yield from lines
+    for entry in shown.entries:
+        yield from _now(entry, now)
+
+
+Happened = tuple[datetime, Sequence[str]]  # when, and the lines that say so
+
+
+def _arrival(shown: Shown, now: datetime) -> Iterator[str]:
     size = "" if shown.body_bytes is None else f", {shown.body_bytes} bytes"
     when = f"{utc(shown.received_at)} ({age(shown.received_at, now)})"
     yield f"{when}  received by {printable(shown.node)}{size}"
@@ -126,11 +148,20 @@ def _timeline(shown: Shown, now: datetime) -> Iterator[str]:
     if shown.events:
         yield f"{INDENT}the rest of it became {', '.join(shown.events)}"
     for entry in shown.entries:
-        yield from _entry_lines(entry, now)
-    if shown.reply is not None:
-        kind = "error" if shown.reply.failed else "reply"
-        text = one_line(shown.reply.text, LINE_CHARACTERS)
-        yield f"{utc(shown.reply.decided_at)}  {kind} {ROUTES.get(shown.reply.route, '')}: {text}"
+        if entry.gathered:
+            yield f"{INDENT}with {len(entry.gathered)} before it: {', '.join(entry.gathered)}"
+        if entry.gathered_into is not None:
+            yield f"{INDENT}gathered: its attempts and its reply are those of {entry.gathered_into}"
+
+
+def _reply_lines(reply: ShownReply) -> Sequence[str]:
+    kind, text = "error" if reply.failed else "reply", one_line(reply.text, LINE_CHARACTERS)
+    return [f"{utc(reply.decided_at)}  {kind} {ROUTES.get(reply.route, '')}: {text}"]
+
+
+def _action_lines(action: ShownAction) -> Sequence[str]:
+    where = " in the console" if action.way == "console" else ""
+    return [f"{utc(action.done_at)}  {action.what}, by {printable(action.who)}{where}"]
 
 
 ROUTES: Final = {
@@ -141,36 +172,44 @@ ROUTES: Final = {
 }
 
 
-def _entry_lines(entry: ShownEntry, now: datetime) -> Iterator[str]:
-    if entry.gathered:
-        yield f"{INDENT}with {len(entry.gathered)} before it: {', '.join(entry.gathered)}"
-    if entry.gathered_into is not None:
-        yield f"{INDENT}gathered: its attempts and its reply are those of {entry.gathered_into}"
-    what = "late reply: " if entry.kind == EntryKind.REPLY else ""
+def _ended(entry: ShownEntry) -> Iterator[Happened]:
+    """Its attempts, and its end where it has one that is known."""
     for attempt in entry.attempts:
-        good = attempt.outcome == "success"
-        outcome = click.style(attempt.outcome, fg="green" if good else "red")
-        yield (
-            f"{utc(attempt.started_at)}  {what}attempt {attempt.number}: {outcome}"
-            f" after {duration(_seconds(attempt))} on {printable(attempt.node)}"
-        )
-        for name, text in (
-            ("", attempt.error),
-            ("reply (not sent: nobody was waiting): ", attempt.reply),
-        ):
-            if text:
-                yield from (INDENT + name + line for line in printable(text).splitlines())
-    yield _standing(entry, what, now)
+        yield attempt.started_at, list(_attempt_lines(attempt, _what(entry)))
+    if entry.state in _ENDED and entry.finished_at is not None:
+        yield entry.finished_at, [f"{utc(entry.finished_at)}  {_standing(entry)}"]
 
 
-def _standing(entry: ShownEntry, what: str, now: datetime) -> str:
-    """Return its outcome, or what it waits for."""
-    state = coloured_state(entry.state)
-    if entry.state in _ENDED:
-        when = utc(entry.finished_at) if entry.finished_at else "at an unknown time"
-        doubt = ": its agent may have acted" if entry.may_have_acted else ""
-        return f"{when}  {what}{state}{doubt}"
-    return f"now  {what}{state}: {waiting_reason(entry, now)}"
+def _attempt_lines(attempt: ShownAttempt, what: str) -> Iterator[str]:
+    good = attempt.outcome == "success"
+    outcome = click.style(attempt.outcome, fg="green" if good else "red")
+    yield (
+        f"{utc(attempt.started_at)}  {what}attempt {attempt.number}: {outcome}"
+        f" after {duration(_seconds(attempt))} on {printable(attempt.node)}"
+    )
+    for name, text in (
+        ("", attempt.error),
+        ("reply (not sent: nobody was waiting): ", attempt.reply),
+    ):
+        if text:
+            yield from (INDENT + name + line for line in printable(text).splitlines())
+
+
+def _now(entry: ShownEntry, now: datetime) -> Iterator[str]:
+    """What it waits for."""
+    if entry.state not in _ENDED:
+        yield f"now  {_standing(entry)}: {waiting_reason(entry, now)}"
+    elif entry.finished_at is None:
+        yield f"at an unknown time  {_standing(entry)}"
+
+
+def _standing(entry: ShownEntry) -> str:
+    doubt = ": its agent may have acted" if entry.may_have_acted else ""
+    return f"{_what(entry)}{coloured_state(entry.state)}{doubt}"
+
+
+def _what(entry: ShownEntry) -> str:
+    return "late reply: " if entry.kind == EntryKind.REPLY else ""
 
 
 def waiting_reason(entry: ShownEntry, now: datetime) -> str:

@@ -87,7 +87,11 @@ def _say(lines: list[str], *, err: bool = False) -> None:
 
 def _reloaded(said: Mapping[str, Any]) -> list[str]:
     changed, later = said.get("changed") or [], said.get("needs_restart") or []
-    lines = [f"reloaded; changed: {', '.join(changed) if changed else 'nothing'}"]
+    come, gone = said.get("new_channels") or [], said.get("gone_channels") or []
+    channels = [f"new channel {name}" for name in come] + [
+        f"channel {name} is gone" for name in gone
+    ]
+    lines = [f"reloaded; changed: {', '.join([*channels, *changed]) or 'nothing'}"]
     if later:
         lines.append(f"needs a restart: {', '.join(later)}")
     return lines

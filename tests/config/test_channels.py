@@ -182,11 +182,14 @@ def test_two_settings_of_one_variable(place: Place) -> None:
 
 
 def test_a_channel_that_comes_with_a_reload(place: Place) -> None:
-    """All its keys changed, and it is there."""
+    """Named once, and it is there; and once more when it goes."""
     old = place.load()
     place.toml(TABLE)
-    changed = changes(old.settings, old, place.load())
-    assert "channels.second-number.kind" in changed.applied
+    new = place.load()
+    changed = changes(old.settings, old, new)
+    assert (changed.come, changed.gone, changed.applied) == ((SECOND,), (), ())
+    back = changes(new.settings, new, old)
+    assert (back.come, back.gone, back.applied) == ((), (SECOND,), ())
     assert changed.needs_restart == ()
     assert changed.effective.channels[SECOND].path == "/webhook/second-number"
 

@@ -172,6 +172,16 @@ def test_a_deleted_working_folder_stops_nothing(stopped: Daemon) -> None:
     assert stopped.sms().status == 200
 
 
+def test_a_new_channel_is_named_once(daemon: Daemon) -> None:
+    """And not each of its keys, which are all new."""
+    before = daemon.config.read_text()
+    table = '[channels.second]\nkind = "twilio"\nagent = "ResponseListenerAgent"\n'
+    daemon.config.write_text(f"{before}\n{table}")
+    assert "reloaded; changed: new channel second\n" in daemon.run("reload", check=False).stdout
+    daemon.config.write_text(before)
+    assert "changed: channel second is gone\n" in daemon.run("reload", check=False).stdout
+
+
 BROKEN = RECORDER + "\n\ndef unfinished(:\n    pass\n"
 
 
@@ -196,6 +206,9 @@ def test_a_reload_keeps_a_working_agent_whose_new_code_is_broken(daemon: Daemon)
     looked = daemon.run("doctor", "--problems", check=False, environment={"COLUMNS": "200"}).stdout
     assert "the code before goes on for ResponseListenerAgent" in looked
     assert where in looked
+    checked = daemon.run("check-config", check=False, environment={"COLUMNS": "200"}).stdout
+    assert "the code before goes on for ResponseListenerAgent; the new code cannot" in checked
+    assert where in checked
     assert where in daemon.request("GET", "/health").json()["reasons"]["agents"]
     new = RECORDER.replace("json.dumps(input_data)", 'json.dumps({**input_data, "code": "new"})')
     (daemon.agents / "recorder.py").write_text(new)

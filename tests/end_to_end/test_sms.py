@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -266,5 +267,11 @@ def test_an_exhausted_schedule_ends_dead(tmp_path: Path) -> None:
         assert (listed["id"], listed["attempts"]) == (event_id, 4)
         daemon.run("events", "replay", event_id)
         daemon.wait_for("entry.dead", count=2)
+        lines = daemon.run("events", "show", event_id).stdout.splitlines()
+        told = [line.partition("  ")[2] for line in lines if re.match(r"\d{4}-", line)]
+        (replayed,) = [line for line in told if line.startswith("events replay, by ")]
+        order = [line.partition(":")[0] for line in told[1:]]
+        tries = [f"attempt {number}" for number in range(1, len(order) - 1)]
+        assert order == [*tries[:4], replayed, *tries[4:], "dead"]  # as it happened
     finally:
         daemon.close()

@@ -230,7 +230,8 @@ def test_a_late_reply_is_never_posted_for_a_direct_message(start: Start, bot: Bo
     answer = send(daemon, type="direct", group=None)
     assert answer.status == 202
     (daemon.agents / "hold").unlink()
-    daemon.wait_for("reply.undeliverable", event_id=answer.json()["event_id"])
+    said = daemon.wait_for("reply.undeliverable", event_id=answer.json()["event_id"])
+    assert "it is a direct message" in said["reason"]
     shown = show(daemon, answer)
     assert (shown["state"], shown["late_reply"]) == ("done", None)
     assert shown["reply"]["text"] == "re: Bonjour"

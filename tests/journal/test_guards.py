@@ -227,9 +227,11 @@ async def test_an_operator_sees_why_nothing_starts(world: World) -> None:
     async with Operations(world.url, clock=world.clock) as operations:
         (shown,) = (await operations.show(receipt.event_id)).entries
         (passes,) = (await operations.show(stop.event_id)).entries
+        listed = await operations.list_conversations(paused=False, limit=2)
     assert shown.held is not None
     assert "its last 5 attempts" in shown.held
     assert passes.held is None
+    assert {one.sender: len(one.held) for one in listed} == {someone(1): 1, someone(2): 0}
     assert await held(world) == {Guard.BREAKER: 1}
 
 
@@ -271,6 +273,27 @@ async def test_cost_counts_although_no_budget_was_set(world: World) -> None:
     await world.accept("waits", sender=someone(1))
     assert not (await claimed(world, {AGENT: Budget(daily_cost=3)})).entries
     assert bodies(await claimed(world, {AGENT: Budget(daily_cost=3.5)})) == ["waits"]
+
+
+async def test_a_budget_that_was_raised_holds_nothing_more(world: World) -> None:
+    """Nor does anybody say so of what waits for something else."""
+    await spend(world, 3)
+    await world.accept("waits", sender=someone(1))
+    await claimed(world, {AGENT: Budget(daily_cost=3)})
+    assert await held(world) == {Guard.BUDGET: 1}
+    assert bodies(await claimed(world, {AGENT: Budget(daily_cost=9)})) == ["waits"]
+    await world.accept("next", sender=someone(2))
+    assert await held(world) == {}
+
+
+async def test_what_two_budgets_hold_is_counted_once(world: World) -> None:
+    """That of the person, and that of the day."""
+    for _ in range(3):
+        await run_for(world, someone(1), HOURLY)
+    await spend(world, 3)
+    await world.accept("waits", sender=someone(2))
+    await claimed(world, {AGENT: replace(HOURLY[AGENT], daily_cost=3)})
+    assert await held(world) == {Guard.BUDGET: 2}
 
 
 async def test_a_budget_without_messages_tells_nobody(world: World) -> None:

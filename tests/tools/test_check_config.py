@@ -370,6 +370,26 @@ def test_warnings_alone_are_no_failure(place: Place) -> None:
     assert "channels.sms.tokens" in checked.settings_of("warning")
 
 
+def test_a_channel_that_is_not_known_can_be_the_only_setting(place: Place) -> None:
+    """What it may be is said: most are a preset."""
+    place.environment.clear()
+    place.write("[channels.meta]\nagent = 'LeadAgent'\n")
+    checked = place.check()
+    assert checked.status == 1
+    said = " ".join(checked.text.split())
+    assert "channels.meta is a channel without a kind or a preset" in said
+    assert "fix: did you mean" not in said
+    assert 'give it preset = "…"' in said
+
+
+def test_an_option_of_the_program_behind_the_command(place: Place) -> None:
+    """Where it belongs is said."""
+    command = [sys.executable, "-m", "berinia_webhookd", "check-config", "--config", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=place.folder, check=False)
+    assert done.returncode == 2
+    assert "before the command: berinia-webhookd --config FILE" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize("text", ["server.port = ", None], ids=["broken", "missing"])
 def test_without_the_file_nothing_else_is_judged(place: Place, text: str | None) -> None:
     """Its settings are not known, so what depends on them would be said of the wrong ones."""

@@ -60,6 +60,21 @@ def assert_fit(lines: Sequence[str], columns: int = 80) -> None:
         assert 0 <= wcwidth.wcswidth(line) <= columns, line  # -1: something steers the terminal
 
 
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_a_mail_has_its_subject_and_its_first_words(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """However long the subject is."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    subject, text = "Re: votre offre de mardi pour la rentrée des classes", "Oui, ça m’intéresse"
+    content = Content(sender="lead@example.com", subject=subject, text=text)
+    _, row = lines_of(replace(PLAIN, channel="email", content=content))
+    first, _, words = row.partition(" — ")
+    assert "  Re" in first
+    assert words.startswith("Oui")
+    assert_fit([row], columns)
+
+
 def test_a_row_says_when_who_and_what() -> None:
     """With an id that `show` takes."""
     heading, row = lines_of(PLAIN)

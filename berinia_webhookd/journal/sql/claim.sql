@@ -24,7 +24,8 @@ FROM (
 SELECT next.starts_at - CAST(:now AS BIGINT) AS due_in, agents.failures, agents.tries,
        CAST(:now AS BIGINT) - agents.failed_at AS failed_ago,
        CASE WHEN agents.day = CAST(:now AS BIGINT) / 86400000000 THEN agents.cost END AS cost,
-       86400000000 - CAST(:now AS BIGINT) % 86400000000 AS day_left
+       86400000000 - CAST(:now AS BIGINT) % 86400000000 AS day_left,
+       CASE WHEN agents.spent_on = CAST(:now AS BIGINT) / 86400000000 THEN 1 ELSE 0 END AS spent
 FROM (SELECT min(startable_at) AS starts_at FROM entries
       WHERE kind = :kind AND agent = :agent AND startable_at > :now) AS next
 LEFT JOIN agents ON agents.agent = :agent;

@@ -30,13 +30,13 @@ JOIN deliveries ON deliveries.number = events.delivery;
 
 -- name: open_in_conversations
 -- How much of these conversations has not ended, and what guards hold of it.
-SELECT conversation, state, held, count(*) AS total
+SELECT conversation, state, held, agent, opt_out, kind, count(*) AS total
 FROM entries WHERE place IN (
     SELECT place FROM entries_to_start WHERE conversation IN (:conversations)
     UNION ALL
     SELECT place FROM entries
     WHERE state = 'running' AND gathered_into IS NULL AND conversation IN (:conversations))
-GROUP BY conversation, state, held;
+GROUP BY conversation, state, held, agent, opt_out, kind;
 
 -- name: events_of_conversation
 -- The newest events of a conversation.

@@ -53,6 +53,15 @@ FROM agents
 WHERE failures >= :most_failures OR spent_on = CAST(:now AS BIGINT) / 86400000000
 ORDER BY agent;
 
+-- name: unspent
+-- Its budget was raised or taken away since it was spent.
+UPDATE agents SET spent_on = NULL
+WHERE agent IN (SELECT agent FROM agents WHERE agent = :agent /*postgresql FOR UPDATE SKIP LOCKED */);
+
+-- name: agents_with_costs
+-- Which agents said what a result cost.
+SELECT agent FROM agents WHERE cost > 0 ORDER BY agent;
+
 -- name: doubtful
 -- Of these entries, those that may belong to a loop: automatic ones, texts that came twice before, and
 -- the last of so many that it may be quick turns. For most, two looks at an index say no.
@@ -154,4 +163,5 @@ UPDATE conversations SET guards_from = :now WHERE id IN (:conversations);
 -- name: held_for_agent
 -- How many conversations wait for an agent that is held as a whole, and for how long.
 SELECT count(*) AS total, CAST(:now AS BIGINT) - min(created_at) AS age FROM entries
-WHERE kind = 'agent' AND agent = :agent AND startable_at IS NOT NULL AND opt_out = 0;
+WHERE kind = 'agent' AND agent = :agent AND startable_at IS NOT NULL AND opt_out = 0
+  AND held IS NULL;

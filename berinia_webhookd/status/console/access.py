@@ -146,7 +146,8 @@ class Access:
         if person is None:
             if not await self._failures.are_few(caller):
                 raise Refused(429, "Too many logins failed. Wait a minute.")
-            logger.warning("console.login_refused", client=caller)
+            reason = "the link is unknown, was used already, or is older than five minutes"
+            logger.warning("console.login_refused", client=caller, reason=reason)
             raise Refused(403, "This link was used already, or it is older than five minutes.")
         logger.info("console.login", name=person.name, viewer=person.viewer, client=caller)
         response = web.Response(status=303, headers={"Location": "/"})

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from berinia_webhookd.clock import now
+from berinia_webhookd.config.agent_settings import AgentsSettings
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.findings import Finding, note, ok, warning, wrong
 from berinia_webhookd.journal.contract import (
@@ -23,7 +24,7 @@ from berinia_webhookd.journal.contract import (
     Inspection,
     Statistics,
 )
-from berinia_webhookd.model import EntryKind, EntryState
+from berinia_webhookd.model import AgentName, EntryKind, EntryState
 from berinia_webhookd.status.durations import counted, duration
 from berinia_webhookd.status.findings.folders import file_refusal
 from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation
@@ -33,6 +34,7 @@ MIB: Final = 1024 * 1024
 CHECK_SECONDS: Final = 10.0
 LARGE_WAL_BYTES: Final = 256 * MIB
 TIMED_OUT: Final = "no answer within"  # as attempts say it
+TELLING: Final = 20  # messages that an agent has dealt with
 LONG_WAITING: Final = timedelta(minutes=10)
 CLOCK_SLACK: Final = timedelta(minutes=5)
 _OTHERS: Final = 0o077
@@ -193,6 +195,7 @@ async def _contents(installation: Installation, inspection: Inspection) -> list[
     errors = {agent: await inspection.last_error_of(agent) or "" for agent in failing}
     findings = [
         *of_guards(statistics, errors),
+        *of_costs(installation.settings.agents, statistics),
         *of_counts(installation, statistics, now()),
         *of_clock(newest, now()),
     ]
@@ -299,6 +302,24 @@ def of_guards(statistics: Statistics, errors: Mapping[str, str]) -> Iterator[Fin
             f"{_conversations_are(paused)} paused",
             "berinia-webhookd conversations list --paused",
             "`berinia-webhookd conversations resume --sender …` lets one go on",
+        )
+
+
+def of_costs(agents: AgentsSettings, statistics: Statistics) -> Iterator[Finding]:
+    """Yield agents whose budget can hold nothing, since none of their results says a cost."""
+    done = Counter[str]()
+    for count in statistics.counts:
+        if count.kind == EntryKind.AGENT and count.state == EntryState.DONE:
+            done[count.agent] += count.count
+    for agent, total in sorted(done.items()):
+        budget = agents.of(AgentName(agent)).daily_cost
+        if budget is None or total < TELLING or agent in statistics.agents_with_costs:
+            continue
+        yield warning(
+            f"agents.{agent}.daily_cost",
+            f"is {budget:g}, but {agent} has said no cost lately, in {total} messages or fewer",
+            'let what it returns have "cost", a number; or take the budget away',
+            why="without costs it is never spent, and holds nothing",
         )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import structlog
 
 from berinia_webhookd.model import EntryState
 
@@ -42,6 +43,15 @@ async def test_a_link_logs_in_once(site: Site) -> None:
     assert (first.status, first.location) == (303, "/")
     second = await site.browser().ask("POST", "/login", {"link": link})
     assert (second.status, second.cookies) == (403, {})
+
+
+async def test_a_login_that_is_refused_is_logged_with_the_reason(site: Site) -> None:
+    """Never with the link."""
+    with structlog.testing.capture_logs() as logged:
+        await site.browser().ask("POST", "/login", {"link": "guessed"})
+    (said,) = [line for line in logged if line["event"] == "console.login_refused"]
+    assert "older than five minutes" in said["reason"]
+    assert "guessed" not in str(said)
 
 
 async def test_a_link_is_good_for_five_minutes(site: Site) -> None:

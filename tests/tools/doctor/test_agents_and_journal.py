@@ -16,10 +16,12 @@ import pytest
 from berinia_webhookd.findings import Finding, Level
 from berinia_webhookd.journal.contract import Count, FileState, Guard, HeldBack, Statistics
 from berinia_webhookd.journal.inspecting import glance, inspect_file
+from berinia_webhookd.model import AgentName
 from berinia_webhookd.status.findings.installation import Installation
 from berinia_webhookd.status.findings.journal import (
     journal,
     of_companions,
+    of_costs,
     of_counts,
     of_guards,
 )
@@ -155,6 +157,19 @@ class TestJournal:
         budget, loop = found
         assert "2 conversations are held by a guard (budget), the oldest for 2 h" in budget.what
         assert "resume" in loop.fix[1]
+
+    @pytest.mark.parametrize(("done", "costs", "said"), [(20, (), 1), (19, (), 0), (20, ("A",), 0)])
+    def test_a_budget_of_an_agent_that_says_no_cost(
+        self, running: Daemon, done: int, costs: tuple[str, ...], said: int
+    ) -> None:
+        """After some messages: it would never be spent."""
+        settings = replace(running.settings.agents.of(AgentName("A")), daily_cost=5.0)
+        agents = replace(running.settings.agents, by_name={AgentName("A"): settings})
+        counts = (Count("agent", "sms", "A", "done", done),)
+        statistics = Statistics(counts, 0, {}, {}, 0, 0, 0, agents_with_costs=costs)
+        found = list(of_costs(agents, statistics))
+        assert [one.subject for one in found] == ["agents.A.daily_cost"] * said
+        assert all('"cost"' in one.fix[0] for one in found)
 
     def test_a_journal_that_somebody_locks(self, running: Daemon) -> None:
         """Another program writes and does not end."""
