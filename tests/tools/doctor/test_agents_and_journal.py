@@ -179,14 +179,14 @@ class TestJournal:
             other.execute("ROLLBACK")
         report.one("journal", "wrong", "cannot be written", "locked", "fuser")
 
-    def test_a_glance_waits_for_nobody_who_writes(self, running: Daemon) -> None:
+    def test_a_glance_waits_for_nobody_who_writes(self, stopped: Daemon) -> None:
         """The console looks as often as people click."""
-        path = journal_of(running)
+        path = journal_of(stopped.start())
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             assert glance(path, 0.0) == FileState(None, complete=False, refusal=None)
             other.execute("ROLLBACK")
-        running.stop()
+        stopped.stop()
         path.write_bytes(b"no journal" * 1000)
         assert glance(path, 0.0).damage == "file is not a database"
 
