@@ -281,18 +281,18 @@ class ChannelHandler:
             rejected = self.channel.rejected_answer()
             if rejected is None:
                 raise
-            return answered(rejected)
+            return ChannelAnswer(rejected)
         if decoded.ignored:
             self.commits.note_ignored(self.channel, decoded.ignored)
             if not decoded.events and not decoded.rejected:
-                return answered(self.channel.answer(()))
+                return ChannelAnswer(self.channel.answer(()))
         if decoded.pauses:
             await self.commits.pause(verified, self.channel, decoded)
         return await self._answer(request, verified, decoded)
 
     async def _answer(
         self, request: web.Request, verified: VerifiedRequest, decoded: Decoded
-    ) -> web.Response:
+    ) -> web.StreamResponse:
         """Commit, then answer with the agent's reply if the caller waits for it and it comes in
         time, else as the channel says.
         """
@@ -306,7 +306,7 @@ class ChannelHandler:
             reply = await self.commits.callers.reply(request, receipts[0].event_id, left)
             if reply is not None:
                 return with_reply(receipts[0], reply)
-        return answered(self.channel.answer(receipts))
+        return ChannelAnswer(self.channel.answer(receipts))
 
     def _wait_seconds(self, request: web.Request) -> float | None:
         """Return how long the caller waits; None if it does not."""
@@ -315,12 +315,12 @@ class ChannelHandler:
             return None
         return None if gone_at_eof(request) else replies.wait_seconds
 
-    def _probe_answer(self, request: web.Request, mark: Mark) -> web.Response:
+    def _probe_answer(self, request: web.Request, mark: Mark) -> web.StreamResponse:
         """Return the channel's answer, or 400 where the body was altered on its way; and in a
         header how the request looked when it arrived.
         """
         body = request[VERIFIED].delivery.body
-        response = answered(self.channel.answer(()))
+        response = ChannelAnswer(self.channel.answer(()))
         if not mark.is_of(body):
             response.set_status(web.HTTPBadRequest.status_code)
         response.headers[HEADER] = how_it_arrived(request, hashlib.sha256(body).hexdigest())
@@ -333,8 +333,14 @@ def endpoint(channel: Channel, commits: Commits) -> Endpoint:
     return Endpoint(handler.handle, channel.name, channel.methods, channel=channel)
 
 
-def answered(answer: Answer) -> web.Response:
-    """Return a channel's answer over HTTP."""
-    return web.Response(
-        status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type}
-    )
+class ChannelAnswer(web.StreamResponse):
+    """A channel's answer, in half of the steps that `web.Response` takes for any body."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.body = b"" if answer.status == web.HTTPNoContent.status_code else answer.body
+        headers = {"Content-Type": answer.content_type, "Content-Length": str(len(self.body))}
+        super().__init__(status=answer.status, headers=headers)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the body, and end."""
+        await super().write_eof(self.body + data)

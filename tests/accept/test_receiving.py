@@ -40,6 +40,18 @@ async def test_a_verified_message_is_stored_and_answered_by_its_channel(
     assert line["request_id"] == headers["X-Request-ID"]
 
 
+async def test_an_answer_that_has_no_body_gets_none(served: World) -> None:
+    """Whatever a channel says: the next answer on the connection would begin with it."""
+    served.sms.answer_status = 204
+    head = "".join(f"{name}: {value}\r\n" for name, value in GOOD.items())
+    first = f"POST {SMS_PATH} HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 4\r\n\r\nid=1"
+    last = first.replace("Host: x", "Host: x\r\nConnection: close").replace("id=1", "id=2")
+    said = await served.raw((first + last).encode())
+    assert said.count(b"HTTP/1.1 204 No Content\r\n") == 2
+    assert b"Response" not in said
+    assert b"Content-Length" not in said
+
+
 async def test_the_answer_waits_for_the_commit(world: World) -> None:
     """No answer leaves while the commit is held back."""
     world.inbox.gate.clear()

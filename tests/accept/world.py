@@ -112,6 +112,7 @@ class FakeChannel(Channel):
         self.receipts_hint = receipts_hint
         self.configured = True
         self.diagnoses = 0
+        self.answer_status = 200
         self.seen: list[RawDelivery] = []
 
     def require_secret(self) -> None:
@@ -154,7 +155,7 @@ class FakeChannel(Channel):
         if self.replies and receipts:
             body = orjson.dumps({"status": "accepted", "event_id": receipts[0].event_id})
             return Answer(202, "application/json", body)
-        return Answer(200, "text/xml", b"<Response/>")
+        return Answer(self.answer_status, "text/xml", b"<Response/>")
 
     def diagnose(self, delivery: RawDelivery) -> str | None:
         self.diagnoses += 1
