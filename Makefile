@@ -46,7 +46,7 @@ test-console: $(VENV)/installed-dev  ## the web console in Debian's chromium
 	$(PIP) install --editable '.[console]'
 	$(BIN)/pytest tests/browser
 
-pictures: $(VENV)/installed-dev  ## those of docs/console.md, made anew
+pictures: $(VENV)/installed-dev  ## those of the guides, made anew
 	tests/install_system_programs chromium
 	$(PIP) install --editable '.[console]'
 	$(BIN)/pytest tests/browser/pictures.py

@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/console.md: `make pictures`."""
+"""Makes the pictures of the guides: `make pictures`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ FOLDER: Final = Path(__file__).parents[2] / "docs" / "pictures"
 
 @on_sqlite
 async def test_pictures(site: Site, chromium: Browser) -> None:
-    """Those of docs/console.md."""
+    """Those of docs/console.md, docs/operating.md and docs/exploitation.md."""
     await fill(site)
     await site.world.journal.note_unavailable(AGENT, "No module named 'agents.listener'")
     site.world.clock.move(300)
     for name, path, width, language in (
         ("now", "/", 1000, "en"),
+        ("now-fr", "/", 1000, "fr"),
         ("messages", "/messages?period=all", 1000, "en"),
-        ("conversation", "/conversations/1", 390, "fr"),
+        ("conversation", "/conversations/1", 390, "en"),
+        ("conversation-fr", "/conversations/1", 390, "fr"),
         ("dead", "/dead", 390, "en"),
+        ("dead-fr", "/dead", 390, "fr"),
     ):
         size: Any = {"width": width, "height": 700}
         context = await chromium.new_context(viewport=size, locale=language)

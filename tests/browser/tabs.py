@@ -115,4 +115,11 @@ async def fill(site: Site) -> None:
         await journal.pause(Whose(ANNA), Pause("Anne", "je la rappelle", 3600))
     await site.world.journal.reject(a_batch(message(ANNA, "x")), {"detail": "From is missing"})
     site.around.log.write_text('{"event":"event.accepted","level":"info","channel":"sms"}\n')
-    site.findings.append(warning("disk", "half of the disk is used", "make room"))
+    site.findings.append(
+        warning(
+            "disk",
+            "/var/lib: 900 MiB free",
+            "see what is large: `du -xh /var/lib | sort -h | tail`",
+            why="the disk will be full before long",
+        )
+    )
