@@ -90,11 +90,15 @@ FINDINGS = [
         *("refused", "safety", "__init__"),
     )
 ]
+SETTINGS = [
+    f"{name}.py"
+    for name in ("config/sources", "config/checks", "channels/provider", "channels/settings")
+]
 OPERATIONS = [f"journal/{name}.py" for name in ("queries", "conversations", "operations", "replay")]
 # What is typed, and what is made of parts that have a sentence each.
 AS_IT_IS = re.compile(
     r"`[^`]*`|[^`]*\bberinia-webhookd events list --agent \{\}|(?:df|SELECT|ALTER|timedatectl)\b.*"
-    r"|server\.public_url = .*|[^a-z]*(?:, from )?[^a-z]*"
+    r"|[a-z_]+\.[a-z_{}.]+ = \S+|[^a-z]*(?:, from )?[^a-z]*"
 )
 THROUGH_A_PROXY = "{}, through a proxy that does not say for whom"
 
@@ -112,6 +116,7 @@ def said_by_code() -> set[str]:
     return {
         *map(str, words),
         *sentences(FINDINGS, {"wrong", "warning"}, first=1),
+        *sentences(SETTINGS, {"warning"}, first=1),
         *sentences(OPERATIONS, {"NotFound", "refused"}, first=0),
         *constants("journal/replay.py", *refused),
         *constants("status/findings/journal.py", "_RELEASES"),
