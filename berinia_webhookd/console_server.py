@@ -49,6 +49,7 @@ class ConsoleServer:
         """End what lasts, and finish requests."""
         self.console.stop()
         await self.http.stop()
+        await self.console.close()
 
 
 def build_console(

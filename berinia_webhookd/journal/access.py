@@ -88,6 +88,11 @@ class JournalAccess:
                 "the journal is older than this program", hint="start `serve` once: it upgrades it"
             )
 
+    @property
+    def can_stay_open(self) -> bool:
+        """Whether it is the same journal later: in the place of a file may be another one then."""
+        return self._path is None
+
     def by(self, actor: Actor) -> Self:
         """Return the same journal in somebody else's hands."""
         others = copy.copy(self)

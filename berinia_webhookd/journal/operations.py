@@ -73,13 +73,14 @@ class Operations(JournalAccess):
         looked for in a hundred thousand; and no new page is begun after so many `seconds`.
         """
         found: list[Listed] = []
-        looked_at, deadline = 0, time.monotonic() + seconds
+        looked_at, rows = 0, min(search.FIRST_PAGE, search.PAGE)
+        deadline = time.monotonic() + seconds
         first, last = await self._read(queries.numbers_of, filters)
         end: int | None = min(before, last + 1)
         while end is not None and len(found) < limit:
-            how = {"first": first, "end": end, "limit": limit - len(found)}
+            how = {"first": first, "end": end, "limit": limit - len(found), "rows": rows}
             page = await self._read(search.page, filters, **how, described=described)
-            found += page.found
+            found, rows = found + page.found, min(4 * rows, search.PAGE)
             looked_at, end = looked_at + page.looked_at, page.end
             enough = filters.is_scan and looked_at >= search.MOST_SEARCHED
             if end is not None and len(found) < limit and (enough or time.monotonic() > deadline):

@@ -17,6 +17,7 @@ from berinia_webhookd.journal.queries import ALL, Content, Filters, Listed
 from berinia_webhookd.model import EntryKind, EntryState, OptOut
 
 MOST_SEARCHED: Final = 100_000  # events, where no index narrows a search
+FIRST_PAGE: Final = 100  # what is common is found in it; each later one is four times larger
 PAGE: Final = 1000
 FEW_PAGE: Final = 10_000  # each reads through all of the few
 WINDOW: Final = 20_000  # numbers of deliveries that one statement looks through
@@ -55,26 +56,27 @@ async def page(
     first: int,
     end: int,
     limit: int,
+    rows: int,
     described: bool,
 ) -> Page:
     """Return the newest of what matches, of events in a range of numbers; with what is in them
-    where it is wanted or looked for.
+    where it is wanted or looked for: then so many rows are read.
     """
     if filters.state == "rejected":
         most = ALL if filters.by_content else limit
-        rows = await queries.list_rejected(transaction, filters, limit=most)
-        found = [one for one in rows if matches(filters, one)][:limit]
-        return Page(found, len(rows), None)
+        rejected = await queries.list_rejected(transaction, filters, limit=most)
+        found = [one for one in rejected if matches(filters, one)][:limit]
+        return Page(found, len(rejected), None)
     if not await queries.is_counted(transaction, filters):
         return Page([], 0, None)
     begin = max(first, end - WINDOW * EVENTS_EACH) if filters.is_scan else first
     most = limit
     if filters.by_content:
-        most = FEW_PAGE if filters.few else PAGE
-    rows = await queries.list_entries(transaction, filters, first=begin, end=end, limit=most)
-    whole, next_end = rows, begin if begin > first else None
-    if filters.by_content and len(rows) == most:  # the last event may have more entries
-        whole = [one for one in rows if one.event > rows[-1].event] or rows
+        most = FEW_PAGE if filters.few else rows
+    listed = await queries.list_entries(transaction, filters, first=begin, end=end, limit=most)
+    whole, next_end = listed, begin if begin > first else None
+    if filters.by_content and len(listed) == most:  # the last event may have more entries
+        whole = [one for one in listed if one.event > listed[-1].event] or listed
         next_end = whole[-1].event
     if described or filters.by_content:
         whole = await with_contents(transaction, whole)

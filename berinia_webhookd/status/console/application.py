@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import resources
 from typing import Final
 
@@ -33,6 +33,7 @@ logger = structlog.get_logger()
 
 MOST_BODY_BYTES: Final = 64 * 1024
 READERS: Final = 4  # pages that read the journal at once
+KEPT_OPEN: Final = 2  # journals in a database, for the next pages
 DEVELOPER: Final = "serve --dev"
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -60,6 +61,8 @@ class Console:
     def __init__(self, url: str, around: Surroundings) -> None:
         self.url = url
         self._readers = asyncio.Semaphore(READERS)
+        self._kept: list[tuple[ConsoleJournal, AsyncExitStack]] = []
+        self._stopped = False
         self._open_journal = around.open_journal
         access = Access(url, self._opened)
         pages = Pages(around)
@@ -99,8 +102,20 @@ class Console:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[ConsoleJournal]:
-        async with self._readers, self._open_journal() as journal:
-            yield journal
+        """Connecting to a database takes longer than most pages."""
+        async with self._readers:
+            journal, opened = self._kept.pop() if self._kept else await self._open()
+            try:
+                yield journal
+            finally:
+                if journal.can_stay_open and len(self._kept) < KEPT_OPEN and not self._stopped:
+                    self._kept.append((journal, opened))
+                else:
+                    await opened.aclose()
+
+    async def _open(self) -> tuple[ConsoleJournal, AsyncExitStack]:
+        opened = AsyncExitStack()
+        return await opened.enter_async_context(self._open_journal()), opened
 
     async def started(self, *, dev: bool) -> ConsoleStarted:
         """Say where it is found; with a link of whoever tries it out."""
@@ -115,6 +130,13 @@ class Console:
     def stop(self) -> None:
         """End what lasts; call it before its server stops."""
         self._live.stop()
+
+    async def close(self) -> None:
+        """Let go of the journal; call it when its server has stopped."""
+        self._stopped = True
+        while self._kept:
+            _, opened = self._kept.pop()
+            await opened.aclose()
 
 
 @web.middleware

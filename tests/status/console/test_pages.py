@@ -25,7 +25,7 @@ from berinia_webhookd.model import ChannelName, EntryState, Outcome, OutcomeKind
 from berinia_webhookd.status.console import live, pages
 from berinia_webhookd.status.console.search_field import meaning
 
-from ...journal.world import AGENT, SqliteWorld, on_sqlite
+from ...journal.world import AGENT, PostgresqlWorld, SqliteWorld, on_postgresql, on_sqlite
 from .conftest import OPERATOR, VIEWER, Browser, Site
 
 ANNA = "+33639980071"
@@ -229,6 +229,35 @@ async def test_a_message_shows_what_its_agent_got(site: Site) -> None:
     assert f"What the agent got (as {how})" in shown
     text = shown.partition(f"(as {how})")[2].partition('<pre class="text">')[2].partition("<")[0]
     assert json.loads(unescape(text)) == given
+
+
+CONNECTIONS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'berinia-webhookd'"
+
+
+@on_postgresql
+async def test_pages_share_connections_and_get_over_lost_ones(site: Site) -> None:
+    assert isinstance(site.world, PostgresqlWorld)
+    world = site.world
+
+    async def connections() -> set[int]:
+        return {pid for (pid,) in await world.execute(CONNECTIONS)}
+
+    before = await connections()
+    browser = await site.logged_in()
+    ours = await connections() - before
+    assert ours
+    for target in ("/", "/messages", "/dead"):
+        assert (await browser.get(target)).status == 200
+    assert await connections() - before == ours
+    for pid in ours:
+        await world.execute("SELECT pg_terminate_backend($1)", pid)
+    async with asyncio.timeout(60):
+        while (await browser.get("/messages")).status != 200:
+            pass
+    await site.server.stop()
+    async with asyncio.timeout(60):
+        while await connections() - before:
+            pass
 
 
 @on_sqlite
