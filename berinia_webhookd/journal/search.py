@@ -20,7 +20,7 @@ MOST_SEARCHED: Final = 100_000  # events, where no index narrows a search
 FIRST_PAGE: Final = 100  # what is common is found in it; each later one is four times larger
 PAGE: Final = 1000
 FEW_PAGE: Final = 10_000  # each reads through all of the few
-WINDOW: Final = 20_000  # numbers of deliveries that one statement looks through
+NUMBERS_EACH: Final = 20  # of deliveries that a statement looks through for each row it may read
 BATCH: Final = 100
 BATCH_BYTES: Final = 8 * 1024 * 1024
 GATHERED: Final = "gathered"  # why what shares another's attempts is not dispatched
@@ -60,7 +60,7 @@ async def page(
     described: bool,
 ) -> Page:
     """Return the newest of what matches, of events in a range of numbers; with what is in them
-    where it is wanted or looked for: then so many rows are read.
+    where it is wanted or looked for. What no index knows is looked for in so many rows.
     """
     if filters.state == "rejected":
         most = ALL if filters.by_content else limit
@@ -69,7 +69,7 @@ async def page(
         return Page(found, len(rejected), None)
     if not await queries.is_counted(transaction, filters):
         return Page([], 0, None)
-    begin = max(first, end - WINDOW * EVENTS_EACH) if filters.is_scan else first
+    begin = max(first, end - rows * NUMBERS_EACH * EVENTS_EACH) if filters.is_scan else first
     most = limit
     if filters.by_content:
         most = FEW_PAGE if filters.few else rows
