@@ -29,6 +29,7 @@ from berinia_webhookd.journal.database import (
     open_database,
     path_of,
 )
+from berinia_webhookd.journal.lock import real_path, require_one_name
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
 from berinia_webhookd.listening import configured_address
 from berinia_webhookd.status.findings.agents import METRIC, of_loads
@@ -205,8 +206,10 @@ def _without_opening(shown: str, file: Path | None, *, offline: bool) -> Finding
         what = f"{shown}: not connected to (--offline)"
         return note(JOURNAL_URL, what) if offline else None
     if os.path.lexists(file):
-        refusal = file_refusal(file)
-        return None if refusal is None else _unusable(shown, refusal)
+        if refusal := file_refusal(file):
+            return _unusable(shown, refusal)
+        require_one_name(real_path(file))
+        return None
     if refusal := folder_refusal(file.parent, writing=True):
         return _unusable(shown, f"does not exist and cannot be made: its folder {refusal}")
     return note(JOURNAL_URL, f"{shown} does not exist yet; `serve` makes it")
