@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench import Bench, Result, median, medians, say
 from daemon import LOG_AGENT, Installation
-from load import OpenLoop, full_load, must_be_kept
+from load import OpenLoop, full_load, must_be_kept, warm_up
 from machine import QUIET_SECONDS, flush_ms
 from peers import BARE, DAEMON, peer
 from processes import Server, running
@@ -51,13 +51,14 @@ def measure(bench: Bench) -> Result:
         found: Result = {}
         with closing(peer(name).install(bench, folder)) as receiver:
             with running(receiver.start()) as server:
+                answered = warm_up(server.port, bench.first_messages)
                 for load, rate, seconds in loads:
                     found[load] = _offered(
                         bench, server, messages, rate=rate, seconds=seconds, skip=first
                     )
                     first += found[load].pop("offered")
                     say(f"  {name:18} {_said(found[load])}")
-            accepted = sum(one.pop("accepted") for one in found.values())
+            accepted = answered + sum(one.pop("accepted") for one in found.values())
             if peer(name).keeps:
                 must_be_kept(accepted, len(set(receiver.kept())))
         shutil.rmtree(folder)

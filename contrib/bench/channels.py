@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import MOST_PER_SECOND, Bench, Result, medians, say
+from bench import FIRST_MESSAGES, MOST_PER_SECOND, Bench, Result, medians, say
 from daemon import LOG_AGENT, Installation
-from load import HERE, full_load
+from load import HERE, full_load, warm_up
 from messages import (
     DECLARED,
     MAIL,
@@ -55,19 +55,19 @@ class Kind:
 
     Args:
         endpoint: where to.
-        write: makes a file of so many.
+        write: makes a file, of how many, from which number on.
         per_second: more than are taken.
         answered: an agent runs, and what it returns is the answer.
     """
 
     endpoint: Endpoint
-    write: Callable[[Path, int], Path]
+    write: Callable[..., Path]
     per_second: int = MOST_PER_SECOND
     answered: bool = False
 
 
-def _whole_sms(file: Path, count: int) -> Path:
-    return write_messages(file, count, first=0, whole=True)
+def _whole_sms(file: Path, count: int, *, first: int) -> Path:
+    return write_messages(file, count, first=first, whole=True)
 
 
 KINDS = {
@@ -80,15 +80,17 @@ KINDS = {
 
 def measure(bench: Bench) -> Result:
     """By kind of message."""
-    files = {
-        name: kind.write(bench.new_folder(name), bench.seconds * kind.per_second)
-        for name, kind in KINDS.items()
-    }
+    files, first_files = {}, {}
+    for name, kind in KINDS.items():
+        count = bench.seconds * kind.per_second
+        files[name] = kind.write(bench.new_folder(name), count, first=0)
+        first_files[name] = kind.write(bench.new_folder(name), FIRST_MESSAGES, first=count)
 
     def one_run(name: str) -> Result:
         kind, folder = KINDS[name], bench.new_folder(name)
         daemon = Installation(folder, SETTINGS)
         with running(daemon.start(core=bench.cores.server, dispatch=kind.answered)) as server:
+            first = warm_up(server.port, first_files[name], kind.endpoint)
             result = full_load(
                 server,
                 files[name],
@@ -96,11 +98,12 @@ def measure(bench: Bench) -> Result:
                 seconds=bench.seconds,
                 endpoint=kind.endpoint,
             )
-        daemon.must_hold(result["accepted"], repeated=result["repeated"])
+        accepted = first + result["accepted"]
+        daemon.must_hold(accepted, repeated=result["repeated"])
         if kind.answered:
             replies = daemon.replies("inline")
-            if replies < result["accepted"]:
-                raise SystemExit(f"{result['accepted']} answers, {replies} replies in them")
+            if replies < accepted:
+                raise SystemExit(f"{accepted} answers, {replies} replies in them")
         say(f"  {name:34} {result['rate']:8.0f}/s  {result['cpu_us']:6.0f} µs CPU")
         shutil.rmtree(folder)
         return {key: result[key] for key in ("rate", "cpu_us", "p50_ms", "p99_ms")}

@@ -38,15 +38,15 @@ def must_be_kept(accepted: int, held: int, *, repeated: int = 0) -> None:
         raise Void(f"VOID: {accepted} answers of 2xx, {held} messages kept")
 
 
-def warm_up(port: int, messages: Path) -> int:
+def warm_up(port: int, messages: Path, endpoint: Endpoint = SMS) -> int:
     """Sends all of a small file, one after the other: what a program loads or connects on first use
     is no part of what a request costs. Gives their number; each must be answered with 2xx.
     """
     requests = [line.partition("\t") for line in messages.read_text().splitlines()]
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         for signature, _, body in requests:
-            headers = {"Content-Type": SMS.media_type, SMS.header: signature}
-            connection.request("POST", SMS.path, body, headers)
+            headers = {"Content-Type": endpoint.media_type, endpoint.header: signature}
+            connection.request("POST", endpoint.path, body.replace("\1", "\r\n"), headers)
             answer = connection.getresponse()
             answer.read()
             if not 200 <= answer.status < 300:

@@ -67,17 +67,17 @@ def write_messages(file: Path, count: int, *, first: int, whole: bool = False) -
     return _write(file, count, signed, first=first)
 
 
-def write_declared_messages(file: Path, count: int) -> Path:
+def write_declared_messages(file: Path, count: int, *, first: int) -> Path:
     """The fields of whole SMS as JSON, each signed by an HMAC of the body."""
 
     def signed(number: int) -> tuple[str, str]:
         body = json.dumps(_fields(number) | _NOWHERE, separators=(",", ":"))
         return f"sha256={_hmac(body)}", body
 
-    return _write(file, count, signed)
+    return _write(file, count, signed, first=first)
 
 
-def write_mails(file: Path, count: int) -> Path:
+def write_mails(file: Path, count: int, *, first: int) -> Path:
     """As Mailgun posts them, with an attachment: 30 KB each."""
 
     def signed(number: int) -> tuple[str, str]:
@@ -98,10 +98,10 @@ def write_mails(file: Path, count: int) -> Path:
         body = "".join(f"--{_BOUNDARY}\n{part}\n" for part in parts) + f"--{_BOUNDARY}--\n"
         return "no", body.replace("\n", "\1")
 
-    return _write(file, count, signed)
+    return _write(file, count, signed, first=first)
 
 
-def write_whatsapp_messages(file: Path, count: int) -> Path:
+def write_whatsapp_messages(file: Path, count: int, *, first: int) -> Path:
     """As the bot posts them: direct messages, which are answered."""
 
     def signed(number: int) -> tuple[str, str]:
@@ -116,7 +116,7 @@ def write_whatsapp_messages(file: Path, count: int) -> Path:
         }
         return "no", json.dumps(document)
 
-    return _write(file, count, signed)
+    return _write(file, count, signed, first=first)
 
 
 def numbers_in(texts: Iterable[str]) -> list[int]:
@@ -124,9 +124,7 @@ def numbers_in(texts: Iterable[str]) -> list[int]:
     return [int(found[1], 16) for text in texts for found in [_SID.search(text)] if found]
 
 
-def _write(
-    file: Path, count: int, signed: Callable[[int], tuple[str, str]], *, first: int = 0
-) -> Path:
+def _write(file: Path, count: int, signed: Callable[[int], tuple[str, str]], *, first: int) -> Path:
     with file.open("w") as out:
         for number in range(first, first + count):
             signature, body = signed(number)

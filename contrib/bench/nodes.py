@@ -11,10 +11,10 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from bench import Bench, Result, medians, say
+from bench import FIRST_MESSAGES, Bench, Result, medians, say
 from daemon import Installation
 from dispatching import watch
-from load import as_much_as_possible
+from load import as_much_as_possible, warm_up
 from processes import Server, running
 from stores import Node, Postgresql, asking
 
@@ -35,7 +35,11 @@ def measure_dispatching(bench: Bench) -> Result:
 
 
 def _measure(bench: Bench, names: Sequence[str], *, dispatch: bool) -> Result:
-    messages = [bench.other_messages(bench.seconds * MOST_PER_SECOND) for _ in range(2)]
+    many = bench.seconds * MOST_PER_SECOND
+    messages = [
+        (bench.other_messages(FIRST_MESSAGES), bench.other_messages(many))
+        for _ in range(max(NODES.values()))
+    ]
     with closing(Postgresql(bench.new_folder("postgresql"))) as server:
 
         def one_run(name: str) -> Result:
@@ -80,10 +84,15 @@ def _started(nodes: Sequence[Installation], *, dispatch: bool) -> Iterator[list[
 
 
 def _accept(
-    bench: Bench, nodes: Sequence[Installation], server: Postgresql, messages: Sequence[Path]
+    bench: Bench,
+    nodes: Sequence[Installation],
+    server: Postgresql,
+    messages: Sequence[tuple[Path, Path]],
 ) -> Result:
     """As much as possible, each node from a wrk of its own; void unless all of it is kept."""
     with _started(nodes, dispatch=False) as servers, ThreadPoolExecutor() as pool:
+        each = [*zip(servers, messages, strict=False)]
+        first = sum(warm_up(one.port, few) for one, (few, _) in each)
         used, theirs = sum(one.cpu_seconds() for one in servers), server.cpu_seconds()
         loads = [
             pool.submit(
@@ -94,18 +103,18 @@ def _accept(
                 seconds=bench.seconds,
                 connections=CONNECTIONS // len(servers),
             )
-            for one, file in zip(servers, messages, strict=False)
+            for one, (_, file) in each
         ]
         results = [load.result() for load in loads]
         used = sum(one.cpu_seconds() for one in servers) - used
         theirs = server.cpu_seconds() - theirs
     accepted = sum(one["requests"] - one["refused"] for one in results)
-    nodes[0].must_hold(accepted, repeated=sum(one["repeated"] for one in results))
+    nodes[0].must_hold(first + accepted, repeated=sum(one["repeated"] for one in results))
     return {
         "rate": sum((one["requests"] - one["refused"]) / one["seconds"] for one in results),
         "p99_ms": max(one["p99_ms"] for one in results),
-        "cpu_us": used / accepted * 1e6,
-        "database_cpu_us": theirs / accepted * 1e6,
+        "cpu_us": used / max(1, accepted) * 1e6,
+        "database_cpu_us": theirs / max(1, accepted) * 1e6,
     }
 
 
