@@ -66,6 +66,14 @@ class Installation:
             environment=self.environment,
         )
 
+    def copy_journal(self, to: Installation) -> None:
+        """With what is only in its WAL yet."""
+        with (
+            closing(sqlite3.connect(self.journal)) as ours,
+            closing(sqlite3.connect(to.journal)) as copy,
+        ):
+            ours.backup(copy)
+
     def count(self, table: str) -> int:
         """Rows of a table."""
         return self._number(f"SELECT count(*) FROM {table}")

@@ -63,7 +63,7 @@ def _one_run(bench: Bench, backlog: Installation, kind: str) -> Result:
             agent = stack.enter_context(running(_http_agent(bench)))
             settings = f'agents.ResponseListenerAgent.target = "http://127.0.0.1:{agent.port}/"'
         daemon = Installation(folder, settings)
-        shutil.copyfile(backlog.journal, daemon.journal)
+        backlog.copy_journal(daemon)
         server = stack.enter_context(running(daemon.start(core=None, dispatch=True)))
         callers = OpenLoop(
             server.port,

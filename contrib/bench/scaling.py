@@ -28,7 +28,7 @@ def measure(bench: Bench) -> Result:
     empty = Installation(bench.new_folder("few-events"))
     _receive_few(bench, empty)
     long = Installation(bench.new_folder("many-events"))
-    shutil.copyfile(empty.journal, long.journal)
+    empty.copy_journal(long)
     started = time.monotonic()
     events = long_journal.lengthen(long.journal, bench.events)
     size = round(long.journal.stat().st_size / 2**30, 2)
