@@ -214,9 +214,9 @@ async def _make_conversations(
     groups = {new.parties for one in arrivals for new in one.events if new.event.group}
     ids = await transaction.numbers(len(missing))
     rows = [(id_, *one, int(one in groups)) for id_, one in zip(ids, missing, strict=True)]
-    await transaction.many("make_conversations", rows)
-    if transaction.shared or found.everybody:
-        await transaction.execute("pause_new", ids=ids)
+    may_be_paused = transaction.shared or found.everybody
+    name = "make_conversations" if may_be_paused else "make_unpaused_conversations"
+    await transaction.many(name, rows)
     for id_, parties in zip(ids, missing, strict=True):
         found.ids[parties] = id_
         found.empty.add(id_)

@@ -90,7 +90,6 @@ async def _made(transaction: Transaction, request: PauseRequest) -> Sequence[int
             "of_group": int(request.of_group),
         }
         await transaction.many("make_conversations", [row])
-        await transaction.execute("pause_new", ids=[id_])
     return await of(transaction, request.channel, request.sender, request.party)
 
 
