@@ -49,7 +49,7 @@ def row_of(
     headers = delivery.headers
     return (
         number,
-        "" if rejection is None else new_id(),
+        new_id(),
         delivery.channel,
         storable(delivery.target),
         to_text(dict(headers)) if headers else None,

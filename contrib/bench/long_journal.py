@@ -47,7 +47,7 @@ def _other_sender(column: str) -> dict[str, str]:
 
 
 _NEW = {
-    "deliveries": {**_before("number", each=1), **_sooner("received_at")},
+    "deliveries": {"id": _ID, **_before("number", each=1), **_sooner("received_at")},
     "events": {
         "id": _ID,
         "digest": f"new_digest({_NUMBER})",

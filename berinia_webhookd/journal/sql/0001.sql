@@ -7,7 +7,7 @@
 -- One row for each request, in the order of arrival.
 CREATE TABLE deliveries (
     number INTEGER PRIMARY KEY,
-    id TEXT NOT NULL,             -- UUIDv7, as every id that is text; empty unless it was rejected
+    id TEXT NOT NULL,             -- UUIDv7, as every id that is text
     channel TEXT NOT NULL,
     target TEXT NOT NULL,         -- the request target, without secrets
     headers TEXT,                 -- JSON: those that the channel keeps
