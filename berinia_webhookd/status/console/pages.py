@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -18,7 +18,7 @@ from berinia_webhookd import json_text
 from berinia_webhookd.findings import Level
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.rejected_items import why_rejected
-from berinia_webhookd.journal.show import Shown
+from berinia_webhookd.journal.show import Shown, ShownEntry
 from berinia_webhookd.model import (
     ChannelName,
     EntryKind,
@@ -37,6 +37,7 @@ from berinia_webhookd.status.console.traffic import Traffic
 
 ROWS: Final = 50
 SEARCH_SECONDS: Final = 2.0  # then a page says how far it came
+ATTEMPTS: Final = 20  # of an entry, the last ones
 MESSAGES: Final = 100  # of a conversation
 STATES: Final = tuple(state.value for state in EntryState)
 PERIODS: Final[Mapping[str, timedelta | None]] = {
@@ -137,6 +138,7 @@ class Pages:
             "message.html",
             shown=shown,
             rejection=None if shown.rejection is None else why_rejected(shown.rejection),
+            happened=_happened(shown),
             data=data,
             attachments=data.get("attachments") or (),
             conversation=conversation,
@@ -242,6 +244,22 @@ def number_of(text: str | None) -> int:
     if text is None or not text.isascii() or not text.isdigit() or len(text) > LONGEST_NUMBER:
         return LATEST
     return int(text)
+
+
+Happened = tuple[datetime, str, Any, ShownEntry | None]  # when, of which sort, what, of which entry
+
+
+def _happened(shown: Shown) -> list[Happened]:
+    """What became of a message, in order: attempts, ends, what people did, the reply."""
+    found: list[Happened] = [(one.done_at, "action", one, None) for one in shown.actions]
+    if shown.reply is not None:
+        found.append((shown.reply.decided_at, "reply", shown.reply, None))
+    for entry in shown.entries:
+        tries = entry.attempts[-ATTEMPTS:]
+        found += [(one.started_at, "attempt", one, entry) for one in tries]
+        if entry.finished_at is not None:
+            found.append((entry.finished_at, "end", entry, entry))
+    return sorted(found, key=lambda one: one[0])
 
 
 def _can_replay(shown: Shown) -> bool:

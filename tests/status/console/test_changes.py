@@ -194,6 +194,8 @@ async def test_what_a_command_did_stands_beside_it(site: Site) -> None:
     id_ = await die(site, "KeyError")
     async with site.around.open_journal() as journal:
         await journal.by(Actor("root")).discard([id_])
-    page = (await (await site.logged_in()).get("/actions")).text
-    assert "root" in page
-    assert "by command" in page
+    for target in ("/actions", f"/messages/{id_}"):
+        page = (await (await site.logged_in()).get(target)).text
+        assert "root" in page
+        assert "by command" in page
+        assert "events discard" in page
