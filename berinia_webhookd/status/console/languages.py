@@ -23,13 +23,13 @@ class Language:
     """One language of the console."""
 
     code: str
-    words: Mapping[str, str]  # by the English ones; of English itself, none
+    words: Mapping[str, Markup]  # by the English ones; of English itself, none
     # By what stands between the values of a sentence, the narrowest first.
     sentences: Sequence[tuple[Sequence[str], str]] = ()
 
     def __call__(self, english: str, /, **values: object) -> Markup:
         """Return words in this language, with values, escaped, in the places that name them."""
-        text = escape(self.words[english] if self.words else english)
+        text = self.words[english] if self.words else escape(english)
         return text.format(**values) if values else text
 
     def told(self, english: str) -> str | None:
@@ -56,7 +56,8 @@ def languages() -> Mapping[str, Language]:
     sentences = _table("french_sentences.toml")
     narrowest = sorted(sentences, key=lambda english: -len(english.replace(VALUE, "")))
     by_parts = [(english.split(VALUE), sentences[english]) for english in narrowest]
-    return {"en": ENGLISH, "fr": Language("fr", _table("french.toml"), by_parts)}
+    words = {english: escape(french) for english, french in _table("french.toml").items()}
+    return {"en": ENGLISH, "fr": Language("fr", words, by_parts)}
 
 
 def _table(name: str) -> dict[str, str]:
