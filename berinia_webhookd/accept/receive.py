@@ -46,6 +46,7 @@ from berinia_webhookd.own_requests import HEADER, Mark, Purpose
 
 CLOSE_SECONDS: Final = 5.0
 MOST_STATUSES: Final = 50  # of receipts of a channel, that are counted by their names
+_RECEIPT: Final = EventKind.RECEIPT  # looked up once, as Python finds it by a function
 _T = TypeVar("_T")
 
 
@@ -132,7 +133,7 @@ class Commits:
             if receipt.consent is not None:
                 consent = receipt.consent.value
                 context.log.info("consent.changed", event_id=event_id, agent=agent, consent=consent)
-            if event.kind is EventKind.RECEIPT:
+            if event.kind is _RECEIPT:
                 self._note_status(channel.name, event.status or "")
 
     def _note_status(self, channel: ChannelName, status: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from berinia_webhookd.addresses import Network
 from berinia_webhookd.channels.addresses_of_people import normal_party
@@ -34,6 +34,10 @@ from berinia_webhookd.model import (
 )
 from berinia_webhookd.own_requests import HEADER, InstallationKey, Purpose
 from berinia_webhookd.trace_context import TRACEPARENT, valid_traceparent
+
+# Looked up once: a member of an enumeration is found by a function of Python's.
+_MESSAGE: Final = EventKind.MESSAGE
+_RECEIPT: Final = EventKind.RECEIPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,9 @@ class Channel(ABC):
     ) -> VerifiedDelivery:
         """Build what `verify` returns."""
         headers = delivery.headers
-        kept = {name: headers[name] for name in self.kept_headers if name in headers}
+        kept: dict[str, str] = {}
+        if self.kept_headers:
+            kept = {name: headers[name] for name in self.kept_headers if name in headers}
         if (given := headers.get(TRACEPARENT)) and (trace := valid_traceparent(given)):
             kept[TRACEPARENT] = trace
         return VerifiedDelivery(
@@ -197,7 +203,7 @@ class Channel(ABC):
         return judged.as_start is not None or judged.opt_out is OptOut.START
 
     def _judged(self, event: Event) -> Event:
-        if event.opt_out is None and event.kind is EventKind.MESSAGE:
+        if event.opt_out is None and event.kind is _MESSAGE:
             meaning = self._opt_out_words.meaning(event.body)
             if meaning is OptOut.START:  # "Yes" is an answer, unless the person opted out before
                 start = self._skipped_if_ruled(event._replace(opt_out=OptOut.START))
@@ -211,12 +217,14 @@ class Channel(ABC):
         return event if reason is None else event._replace(skipped=reason)
 
     def _skip_reason(self, event: Event) -> str | None:
-        if event.conversation.sender in self._blocked:
+        if self._blocked and event.conversation.sender in self._blocked:
             return "blocked"
+        if not self._skipped_marks:
+            return None
         if event.opt_out is not None:
             return EventMark.OPT_OUT if EventMark.OPT_OUT in self._skipped_marks else None
         marks = event.marks
-        if event.kind is EventKind.RECEIPT:
+        if event.kind is _RECEIPT:
             marks |= {EventMark.RECEIPT}
         elif self.is_empty(event):
             marks |= {EventMark.EMPTY}

@@ -52,24 +52,25 @@ def encode(event: Event, form: Fields | dict[str, str] | None = None) -> tuple[s
     out, because they are those of the form that it came as.
     """
     in_form = form is not None and not event.raw_multi and _is_all_of(form, event.raw)
-    text_field = _name_of(event.body, event.raw) if in_form else None
-    parties = event.conversation[1:]
+    channel, agent, conversation, digest, received_at, sender, recipient, body = event[:8]
+    text_field = _name_of(body, event.raw) if in_form else None
     fields: dict[str, Any] = {
-        "channel": event.channel,
-        "agent": event.agent,
-        "digest": event.digest.hex(),
-        "received_at": event.received_at,
-        "sender": event.sender,
-        "recipient": event.recipient,
+        "channel": channel,
+        "agent": agent,
+        "digest": digest.hex(),
+        "received_at": received_at,
+        "sender": sender,
+        "recipient": recipient,
     }
-    given = zip(_OFTEN_NONE, _often_none(event), strict=True)
-    fields |= {name: value for name, value in given if value is not None}
+    for name, value in zip(_OFTEN_NONE, _often_none(event), strict=True):
+        if value is not None:
+            fields[name] = value  # noqa: PERF403 - no dictionary of its own
     if text_field is None:
-        fields["body"] = event.body
+        fields["body"] = body
     else:
         fields["body_field"] = text_field
-    if parties != (event.sender, event.recipient):
-        fields["conversation"] = parties
+    if conversation[1] != sender or conversation[2] != recipient:
+        fields["conversation"] = conversation[1:]
     if event.attachments:
         fields["attachments"] = list(map(asdict, event.attachments))
     if event.kind is not MESSAGE:
