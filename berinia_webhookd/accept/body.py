@@ -262,11 +262,12 @@ def body_at_hand(request: web.Request, reservation: Reservation, *, max_bytes: i
     stream = request.content
     if not stream.is_eof() or stream.exception() is not None:
         return None
-    if stream.total_bytes > max_bytes:
+    size = stream.total_bytes
+    if size > max_bytes:
         raise _too_large(max_bytes)
-    if reservation.must_wait(stream.total_bytes):
+    if reservation.must_wait(size):
         return None
-    reservation.grow_to(stream.total_bytes)
+    reservation.grow_to(size)
     return stream.read_nowait()
 
 

@@ -27,6 +27,7 @@ from berinia_webhookd.addresses import Network, bucket_of, unmapped
 from berinia_webhookd.http_request import CALLER
 from berinia_webhookd.model import Caller, IPAddress
 
+_PATH: Final = str | bytes  # of a Unix socket
 _NAMED: Final = frozenset({"forwarded", "via", "x-real-ip"})
 _CACHED_ADDRESSES: Final = 4096
 _CACHED_CALLERS: Final = 1024
@@ -92,7 +93,7 @@ class ProxyHeaders(XForwardedBase):
         host = headers.get(hdrs.HOST, "")
         facts = (
             peername[0] if isinstance(peername, tuple) else None,
-            isinstance(protocol.sockname, str | bytes),
+            isinstance(protocol.sockname, _PATH),
             forwarded_for,
             forwarded or _mentions_a_proxy(headers),
             proto,

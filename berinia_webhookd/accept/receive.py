@@ -208,7 +208,7 @@ class Commits:
         up: what the journal has begun to write is not taken back.
         """
         latest = verified.complete_at + (channel.ack_timeout_seconds or self.ack_timeout_seconds)
-        task = asyncio.ensure_future(work)
+        task = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
         try:
             await self._deadlines.wait(latest, task)
         except asyncio.CancelledError:
