@@ -100,6 +100,9 @@ def test_nothing_after_a_backup_is_lost_or_doubled(stopped: Daemon) -> None:
     assert "consents.key" not in done.stdout
     assert messages_in(daemon) == Counter([*load.accepted, later["MessageSid"]])
     assert b"Only-Anna-said-this" not in (state_of(daemon) / "journal.db").read_bytes()
+    with closing(sqlite3.connect(state_of(daemon) / "journal.db")) as journal:
+        (gone,) = journal.execute("SELECT count(*) FROM deliveries WHERE body IS NULL").fetchone()
+    assert gone == 1, "only hers"
     assert daemon.start("--no-dispatch").sms(later).status == 200
     daemon.kill()
     assert set(messages_in(daemon).values()) == {1}
