@@ -171,7 +171,7 @@ TARGETS = (
     Target(f"{MAIL}, CPU to an SMS", "channels", _cpu(MAIL, SMS), "×"),
     Target(f"{WHATSAPP}, CPU to an SMS", "channels", _cpu(WHATSAPP, SMS), "×"),
     Target(
-        "receiving with a journal of ten million events, to an empty one",
+        "receiving with the long journal, to an empty one",
         "scaling",
         lambda found: found["receiving"]["many"]["rate"] / found["receiving"]["empty"]["rate"],
         "×",
@@ -199,7 +199,7 @@ TARGETS = (
         90.0,
     ),
     Target(
-        "resident, after an hour at 500/s",
+        "resident, at the end of the long load of 500/s",
         "hour",
         lambda found: found["resident_mib"][-1],
         "MiB",
