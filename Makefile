@@ -7,7 +7,7 @@ WORKERS ?= 2
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run check test test-system test-console pictures test-providers soak bench requirements dist release deb clean
+.PHONY: run check test test-system test-console pictures test-providers soak bench docs requirements dist release deb clean
 .DEFAULT_GOAL := run
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -26,13 +26,14 @@ run: $(VENV)/installed  ## start the daemon with throw-away secrets and print li
 	@$(BIN)/berinia-webhookd serve --dev --reload $(if $(PORT),--port $(PORT)) || { status=$$?; \
 	  [ $$status != 4 ] || echo 'If it is the port that is taken: make run PORT=8017' >&2; exit $$status; }
 
-check: $(VENV)/installed-dev  ## format, lint, types, import contracts, known vulnerabilities
+check: $(VENV)/installed-dev  ## format, lint, types, import contracts, known vulnerabilities, links of the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/bandit --quiet --severity-level medium --recursive berinia_webhookd
 	$(BIN)/python -m tests.proof.audit
+	$(BIN)/python -m tests.release.site
 
 test: $(VENV)/installed-dev  ## everything that needs PyPI only
 	$(BIN)/pytest -n $(WORKERS) -m 'not system'
@@ -78,6 +79,9 @@ requirements: $(VENV)/installed-dev  ## contrib/requirements.txt anew: what the 
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(BIN)/uv pip compile --quiet --upgrade --universal \
 	  --python-version 3.11 --generate-hashes --custom-compile-command 'make requirements' \
 	  --output-file contrib/build-requirements.txt -
+
+docs: $(VENV)/installed-dev  ## the documentation as a site with a search, in build/site
+	$(BIN)/python -m tests.release.site
 
 dist: $(VENV)/installed-dev  ## wheel, source archive, bill of materials and hashes of the last commit, in dist/
 	$(BIN)/python -m tests.release dist

@@ -58,7 +58,7 @@ class Commands(click.Group):
     daemons: ClassVar = frozenset({"serve", "worker"})  # handle signals as soon as they can
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
-        """Return the names of all commands, in the order of the README."""
+        """Return the names of all commands, in the order of docs/reference.md."""
         return list(self.modules)
 
     def get_command(

@@ -17,7 +17,14 @@ from berinia_webhookd.config.files import CONFIG_VARIABLE
 PROJECT = Path(__file__).parents[1]
 ENGLISH = PROJECT / "docs" / "operating.md"
 FRENCH = PROJECT / "docs" / "exploitation.md"
-PAGES = (PROJECT / "README.md", ENGLISH, FRENCH, PROJECT / "contrib" / "systemd" / "README.md")
+FIRST = ("installing", "configuring", "providers", "accueil")
+PAGES = (
+    PROJECT / "README.md",
+    *(PROJECT / "docs" / f"{name}.md" for name in FIRST),
+    ENGLISH,
+    FRENCH,
+    PROJECT / "contrib" / "systemd" / "README.md",
+)
 
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")

@@ -92,7 +92,7 @@ class ChannelSettings:
         None,
         "messages that mean STOP, START or HELP, in place of the kind's; `+` in a list stands for "
         "the built-in ones",
-        unset="those of the README for kind `twilio`, none for others",
+        unset="those of docs/agents.md for kind `twilio`, none for others",
         example={"stop": ["+", "BASTA"]},
         file_only=True,
     )

@@ -1,6 +1,6 @@
 """How a setting is declared: as one field of a frozen dataclass, made by `setting(...)`. Its key,
 environment variable and credential, its place in `check-config`, in the commented file of contrib
-and in the README derive from that field.
+and in docs/configuring.md derive from that field.
 """
 
 from __future__ import annotations

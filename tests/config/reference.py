@@ -1,4 +1,4 @@
-"""The commented file in contrib and the table in the README, made from the settings' fields.
+"""The commented file in contrib and the guide's table, made from the settings' fields.
 
 `python -m tests.config.reference` writes both; a test compares them.
 """
@@ -19,7 +19,7 @@ from berinia_webhookd.config.tables import Tables
 
 PROJECT = Path(__file__).parents[2]
 FILE = PROJECT / "contrib" / "config" / "berinia-webhookd.toml"
-README = PROJECT / "README.md"
+PAGE = PROJECT / "docs" / "configuring.md"
 BEGIN, END = "<!-- made by tests/config/reference.py -->", "<!-- end of what is made -->"
 GROUPS = "channels.whatsapp.groups"
 WIDTH = 100
@@ -176,7 +176,7 @@ def entry(table: str, name: str, setting: Setting) -> str:
 
 
 def table() -> str:
-    """The README's table."""
+    """The page's table."""
     lines = ["| key | default | meaning |", "| --- | --- | --- |"]
     lines += [row(key, setting) for key, setting in rows()]
     return "\n".join(lines) + "\n"
@@ -213,13 +213,13 @@ def row(key: str, setting: Setting) -> str:
     return f"| `{key}`{names} | {default} | {meaning} |"
 
 
-def readme() -> str:
-    """The README with the table as it should be."""
-    before, _, rest = README.read_text().partition(BEGIN)
+def page() -> str:
+    """The page with the table as it should be."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"
 
 
 if __name__ == "__main__":
     FILE.write_text(file())
-    README.write_text(readme())
+    PAGE.write_text(page())

@@ -21,7 +21,7 @@ def test_the_file_says_what_the_settings_are() -> None:
 
 
 def test_the_table_of_the_readme_says_what_the_settings_are() -> None:
-    assert reference.README.read_text() == reference.readme(), "python -m tests.config.reference"
+    assert reference.PAGE.read_text() == reference.page(), "python -m tests.config.reference"
 
 
 @pytest.mark.parametrize("key", [key for key, one in KEYS.items() if not one.flag_only])

@@ -19,7 +19,7 @@ import pytest
 
 from .daemon import Answer, Daemon
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PROVIDERS = (Path(__file__).parents[2] / "docs" / "providers.md").read_text()
 SECRET, TOKEN, KEY = "0123456789abcdef0123456789abcdef", "verify-me", "a-secret-of-the-url"
 BATCH, SENDERS, ANSWERED = 20, 6, 60  # messages of one, at once, before the end
 CHANNELS = f"""
@@ -180,7 +180,7 @@ def test_a_secret_in_a_get_is_masked_however_it_is_spelt(running: Daemon) -> Non
 
 def test_the_readmes_example(tmp_path: Path) -> None:
     """As it stands there: checked, asked by Meta, sent to by `send`, and logged by its agent."""
-    page = README.partition("### Meta's WhatsApp Cloud API")[2]
+    page = PROVIDERS.partition("## Meta's WhatsApp Cloud API")[2]
     settings = page.partition("```toml\n")[2].partition("```")[0]
     with closing(Daemon(tmp_path, settings)) as daemon:
         checked = json.loads(daemon.run("check-config", "--json", check=False).stdout)

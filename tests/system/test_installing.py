@@ -1,4 +1,4 @@
-"""Installing as the README says: a wheel, a virtual environment of Debian's Python, packages from
+"""Installing as its guide says: a wheel, a virtual environment of Debian's Python, packages from
 PyPI, and a user of its own. Run by root it becomes that user; run by others it stays who it is.
 """
 
@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 PROJECT = Path(__file__).parents[2]
 SOURCES = ("berinia_webhookd", "contrib", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 CONTRIB = PROJECT / "contrib"
+GUIDE = PROJECT / "docs" / "installing.md"
 SERVICE_USER = 54_321 if os.geteuid() == 0 else os.geteuid()
 SERVICE_GROUP = 54_321 if os.geteuid() == 0 else os.getegid()
 AS_SERVICE = (
@@ -170,14 +171,14 @@ def test_the_version_is_that_of_the_wheel(program: Path, wheel: Path) -> None:
 
 
 def test_pages_and_completion_come_with_the_wheel(program: Path) -> None:
-    """Below share/, from where the README copies them to /usr/local/share."""
+    """Below share/, from where the guide copies them to /usr/local/share."""
     share = program.parents[1] / "share"
     assert (share / "man/man1/berinia-webhookd-events.1").is_file()
     assert (share / "bash-completion/completions/berinia-webhookd").is_file()
     assert (share / "zsh/site-functions/_berinia-webhookd").is_file()
     assert (share / "fish/vendor_completions.d/berinia-webhookd.fish").is_file()
     copied = "cp -r /opt/berinia-webhookd/share/. /usr/local/share/"
-    assert copied in (PROJECT / "README.md").read_text()
+    assert copied in GUIDE.read_text()
 
 
 def test_the_file_of_contrib_has_no_problems(service: Installed) -> None:
@@ -210,9 +211,9 @@ def test_a_user_of_its_own_needs_no_more(service: Installed) -> None:
     assert service.stop() == 0
 
 
-def test_the_readme_makes_a_word_for_the_bot(service: Installed) -> None:
+def test_the_guide_makes_a_word_for_the_bot(service: Installed) -> None:
     """By a line that is typed as it stands there; without the word nobody is the bot."""
-    lines = (PROJECT / "README.md").read_text().splitlines()
+    lines = GUIDE.read_text().splitlines()
     (line,) = [one for one in lines if "WHATSAPP__SECRET=$(openssl rand" in one]
     typed = line.replace("/etc/berinia-webhookd", str(service.etc.folder))
     subprocess.run(["sh", "-c", typed], check=True, timeout=PATIENCE_SECONDS)

@@ -387,5 +387,5 @@ class DeclaredSettings(ChannelSettings):
                 what = f"are not what {self.secret_encoding or 'the scheme'} wants"
                 if isinstance(error, UnusableKey):
                     what = str(error)
-                fix = f"verify = {self.verify!r}: see README"
+                fix = f"verify = {self.verify!r}: see docs/declaring-a-channel.md"
                 yield wrong(f"channels.{self.name}.secrets", what, fix)
