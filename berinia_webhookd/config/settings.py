@@ -280,6 +280,35 @@ class ReconcileTwilioSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ReconcileMailgunSettings:
+    api_key: Secret | None = setting(
+        values.secret,
+        None,
+        "an API key of Mailgun's that may read logs and messages: `reconcile` asks by it",
+        unset="none, and it cannot be asked",
+        example="your API key",
+        secret=True,
+    )
+    domain: str | None = setting(
+        values.matching(r"[A-Za-z0-9.-]{1,253}", "give a domain such as mg.example.com"),
+        None,
+        "our domain at Mailgun, of whose mails it asks",
+        unset="none, and it cannot be asked",
+        example="mg.example.com",
+    )
+    region: Literal["eu", "us"] = setting(
+        one_of("eu", "us"), "eu", "where Mailgun keeps this domain: `eu` or `us`"
+    )
+    api_url: str | None = setting(
+        values.origin,
+        None,
+        "where `reconcile` asks in place of all of Mailgun's hosts",
+        unset="Mailgun's, by the region",
+        example="https://api.eu.mailgun.net",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one process."""
 
@@ -292,6 +321,7 @@ class Settings:
     tracing: TracingSettings
     console: ConsoleSettings
     reconcile_twilio: ReconcileTwilioSettings
+    reconcile_mailgun: ReconcileMailgunSettings
     agents: AgentsSettings
     channels: Mapping[ChannelName, ChannelSettings]
     debug: bool = setting(
@@ -310,4 +340,5 @@ SECTIONS: Final[Mapping[str, type]] = {  # beside the tables of agents and chann
     "tracing": TracingSettings,
     "console": ConsoleSettings,
     "reconcile.twilio": ReconcileTwilioSettings,
+    "reconcile.mailgun": ReconcileMailgunSettings,
 }

@@ -94,8 +94,8 @@ ADVICE: Final = {
     ),
     AlertKind.EVENTS_MISSED: Advice(
         "see that the provider's console has our URL, then take the messages in: "
-        "`reconcile sms --since 6h`",
-        "berinia-webhookd reconcile sms --since 6h --dry-run",
+        "`reconcile --since 20h`",
+        "berinia-webhookd reconcile --since 20h --dry-run",
         "The morning after an outage",
     ),
 }

@@ -23,7 +23,9 @@ WEEK: Final = 7 * 24  # in hours
 WEEKS: Final = 4  # that are looked back to
 LEAST_WEEKS: Final = 2  # that must be known
 ENOUGH: Final = 10  # messages; the chance that none comes where so many do is 1 in 20,000
-KEPT: Final = (WEEKS + 1) * WEEK
+FADE: Final = 12  # hours before the last message, in which a channel goes on as it is used to
+FADED: Final = 10  # times as many in these hours of another week: it was ending by itself
+KEPT: Final = (WEEKS + 1) * WEEK + FADE
 MOST_DAYS: Final = 42.0  # of the past that a start reads
 MOST_READ: Final = 5000  # deliveries of an hour that are counted: more say nothing more
 LOOK_SECONDS: Final = 60.0
@@ -61,14 +63,22 @@ class Habit:
         """Return how many messages should have come in the whole hours from that of the last one
         to the present one, less the first or the last of them, since clocks are changed: as many
         as came in the same hours of each of the four weeks before, where the fewest came. 0 where
-        two weeks are not known.
+        two weeks are not known, and for a week where the last came as answers to campaigns end.
         """
         known, hours = min(WEEKS, (last - self.first) // WEEK), now - last - 2
-        if known < LEAST_WEEKS or hours < 1:
+        if known < LEAST_WEEKS or hours < 1 or (hours < WEEK and self._was_ending(last, known)):
             return 0
         weeks, rest = divmod(hours, WEEK)
         starts = [last + 1 + late - week * WEEK for week in range(1, known + 1) for late in (0, 1)]
         return min(weeks * self._came(start, WEEK) + self._came(start, rest) for start in starts)
+
+    def _was_ending(self, last: int, weeks: int) -> bool:
+        """Whether far fewer came before the last message than in the same hours of one of these
+        weeks: where a number points elsewhere, nothing fades first.
+        """
+        before = last - FADE + 1
+        most = max(self._came(before - week * WEEK, FADE) for week in range(1, weeks + 1))
+        return most >= FADED * self._came(before, FADE)
 
     def _came(self, start: int, hours: int) -> int:
         return sum(self.counts.get(hour, 0) for hour in range(start, start + hours))

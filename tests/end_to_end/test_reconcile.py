@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,9 +28,11 @@ from berinia_webhookd.tools.reconcile.asking import AskAgain, patiently
 from berinia_webhookd.tools.reconcile.comparing import Comparison, Tally, Wanted
 from berinia_webhookd.tools.reconcile.twilio import TwilioMessages, _Http
 
-from .daemon import PATIENCE_SECONDS, TOKEN, Daemon, sample_sms, signed_sms
+from .daemon import PATIENCE_SECONDS, TOKEN, Daemon, sample_sms
+from .provider_api import answers, fine, served
 from .providers import ALL_CHANNELS, posted_whatsapp, sample_whatsapp
-from .twilio_api import ACCOUNT, TwilioApi, answers, fine, served
+from .reconciling import ago, counts_of
+from .twilio_api import ACCOUNT, TwilioApi
 
 SMS = ChannelName("sms")
 OURS = "+33639980002"
@@ -72,16 +73,6 @@ def on_either(tmp_path: Path, api: TwilioApi, journal: str) -> Iterator[Daemon]:
 def stopped(tmp_path: Path, api: TwilioApi) -> Iterator[Daemon]:
     with closing(Daemon(tmp_path, settings(api, NUMBERS))) as daemon:
         yield daemon
-
-
-def ago(**span: float) -> datetime:
-    return datetime.now(UTC).replace(microsecond=0) - timedelta(**span)
-
-
-def counts_of(printed: str) -> dict[str, int]:
-    """What `reconcile` printed on stdout."""
-    text = printed.partition(": ")[2].replace(";", ",").strip()
-    return {part.rpartition(" ")[0]: int(part.rpartition(" ")[2]) for part in text.split(", ")}
 
 
 def test_what_never_arrived_is_taken_in_in_its_order(on_either: Daemon, api: TwilioApi) -> None:
@@ -149,32 +140,6 @@ async def taken_in(loaded: Settings, api: TwilioApi) -> Tally:
         )
         await Comparison(journal, source, wanted, tally, moved=lambda: None, tell=list).run()
     return tally
-
-
-def test_nothing_is_doubled_or_lost_in_a_race_with_late_callbacks(
-    on_either: Daemon, api: TwilioApi
-) -> None:
-    """Many rounds of callbacks, each sent twice, that come while the same messages are reconciled,
-    beside others.
-    """
-    daemon, rounds, each = on_either, 20, 20
-    loaded = daemon.settings
-    bodies: list[str] = []
-    for round_ in range(rounds):
-        new = [sample_sms(Body=f"{round_}/{number}") for number in range(each)]
-        other = [sample_sms(Body=f"{round_}/other {number}") for number in range(each // 2)]
-        for number, fields in enumerate(new):
-            api.holds(fields, ago(minutes=60, seconds=each - number))
-        bodies += [fields["Body"] for fields in (*new, *other)]
-        late = [signed_sms(fields) for pair in zip(new, other, strict=False) for fields in pair]
-        with ThreadPoolExecutor(3) as senders:
-            answers_ = [senders.submit(daemon.post_sms, *one) for one in (*late, *late[::-1])]
-            tally = asyncio.run(taken_in(loaded, api))
-        assert {one.result().status for one in answers_} == {200}
-        assert tally.listed == each * (round_ + 1)
-    seen = [one["data"]["body"] for one in daemon.wait_until_seen(len(bodies))]
-    assert sorted(seen) == sorted(bodies)
-    assert asyncio.run(taken_in(loaded, api)).missing == 0
 
 
 def test_one_that_is_killed_goes_on(tmp_path: Path, api: TwilioApi) -> None:
@@ -545,7 +510,8 @@ def test_a_line_of_the_bot_has_a_size_and_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("email", "--since", "6h"),
+        ("email",),
+        ("email", "{file}"),
         ("sms",),
         ("sms", "{file}"),
         ("whatsapp", "--since", "6h"),

@@ -8,33 +8,28 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from .provider_api import Answered, ProviderApi
+
 ACCOUNT = "AC" + "0" * 32
-Fault = Callable[["TwilioApi", str], tuple[int, dict[str, str], bytes] | None]
 
 
-class TwilioApi:
-    """What it holds, who may ask, and what was asked."""
+class TwilioApi(ProviderApi):
+    """What it holds, and who may ask."""
 
     def __init__(self, token: str, *, page: int = 1000) -> None:
+        super().__init__()
         self.token = token
         self.page = page
         self.messages: list[dict[str, Any]] = []
         self.files: dict[str, list[dict[str, Any]]] = {}
-        self.asked: list[str] = []
-        self.faults: list[Fault] = []  # each for one request
         self.repeats = False  # the last page leads to itself
         self.endless = False  # and so on, each time under another address
         self.extra: list[Any] = []  # records of each first page that are not as documented
-        self.url = ""
 
     def holds(
         self,
@@ -85,10 +80,7 @@ class TwilioApi:
             for number, kind in enumerate(files or ())
         ]
 
-    def answer(self, target: str, authorization: str) -> tuple[int, dict[str, str], bytes]:
-        self.asked.append(target)
-        if self.faults and (fault := self.faults.pop(0)(self, target)) is not None:
-            return fault
+    def answer(self, target: str, authorization: str, body: bytes) -> Answered:
         account = urlsplit(target).path.split("/")[3]
         known = base64.b64encode(f"{account}:{self.token}".encode()).decode()
         if authorization != f"Basic {known}":
@@ -131,41 +123,3 @@ class TwilioApi:
             "start": number * size,
             "uri": target,
         }
-
-
-def answers(status: int, body: bytes = b"{}", **headers: str) -> Fault:
-    """One request is answered so."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return lambda _api, _target: (status, named, body)
-
-
-def fine(_api: TwilioApi, _target: str) -> None:
-    """One request is answered as it should be."""
-
-
-@contextmanager
-def served(api: TwilioApi) -> Iterator[TwilioApi]:
-    """The API on a free port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            status, headers, body = api.answer(self.path, self.headers.get("Authorization", ""))
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        api.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield api
-        server.shutdown()
-        thread.join()

@@ -1,5 +1,5 @@
 """A channel is silent when it says nothing for far longer than it is used to: tried on a year of
-four kinds of traffic, with false alarms counted, and the hours until a real silence is noticed.
+five kinds of traffic, with false alarms counted, and the hours until a real silence is noticed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from math import exp
 from statistics import median
 from zoneinfo import ZoneInfo
 
@@ -49,6 +50,30 @@ def seasonal(at: datetime) -> float:
 def rare(at: datetime) -> float:
     """Five a week."""
     return 5 / WEEK * BY_DAY[at.hour] / 10
+
+
+def _starts() -> list[tuple[int, int]]:
+    """When campaigns go out, in hours of the year, and how many answers each gets: none to two a
+    week, on any working day.
+    """
+    chance = random.Random(9)
+    return [
+        (week * WEEK + chance.randrange(5) * 24 + chance.randrange(9, 17), chance.randint(50, 400))
+        for week in range(52)
+        for _ in range(2)
+        if chance.random() < 0.95
+    ]
+
+
+CAMPAIGNS = _starts()
+FADES = 18  # hours, in which two thirds of the answers to a campaign come
+
+
+def campaigns(at: datetime) -> float:
+    """Hundreds of answers after each campaign, ever fewer; in between one in some days."""
+    hour = (at - NEW_YEAR) / timedelta(hours=1)
+    since = [(hour - start, size) for start, size in CAMPAIGNS if 0 <= hour - start < 10 * FADES]
+    return 0.02 + sum(size / FADES * exp(-ago / FADES) for ago, size in since)
 
 
 def a_year(rate: Callable[[datetime], float], seed: int) -> list[int]:
@@ -96,6 +121,7 @@ def hours_until_noticed(counts: Sequence[int], end: int) -> int:
         (office_hours, 10, 24, 120),
         (seasonal, 6, 48, LONGEST),
         (rare, 0, LONGEST, LONGEST),
+        (campaigns, 4, 96, LONGEST),
     ],
 )
 def test_a_year_of_traffic(

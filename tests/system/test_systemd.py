@@ -152,7 +152,7 @@ def test_the_hourly_look_is_a_sound_unit_as_confined_as_the_daemon(tmp_path: Pat
     """Its timer starts it, it changes nothing, and it leaves the daemon's runtime folder alone."""
     service, timer = CONTRIB / "berinia-reconcile.service", CONTRIB / "berinia-reconcile.timer"
     found = settings_of(service)
-    assert found["ExecStart"] == [f"{INSTALLED} reconcile sms --since 6h --dry-run"]
+    assert found["ExecStart"] == [f"{INSTALLED} reconcile --since 12h --dry-run"]
     assert "RuntimeDirectory" not in found
     copy = tmp_path / service.name
     copy.write_text(service.read_text().replace(INSTALLED, "/bin/true"))

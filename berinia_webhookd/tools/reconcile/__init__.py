@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,9 @@ from typing import Any
 
 import click
 
-from berinia_webhookd.channels.settings import TwilioSettings, WhatsAppSettings
-from berinia_webhookd.channels.twilio import TwilioChannel
-from berinia_webhookd.channels.whatsapp import WhatsAppChannel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.errors import CannotStart, WebhookdError
 from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.journal.reconcile import Reconciliation
 from berinia_webhookd.model import ChannelName
@@ -23,119 +22,115 @@ from berinia_webhookd.outbound.alert_kinds import AlertKind
 from berinia_webhookd.outbound.alerts import Told, send
 from berinia_webhookd.status.durations import counted
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
-from berinia_webhookd.tools.opened_journal import open_journal
-from berinia_webhookd.tools.reconcile.bot import BotOutbox
-from berinia_webhookd.tools.reconcile.comparing import Comparison, Source, Tally, Wanted
+from berinia_webhookd.tools.opened_journal import OpenedJournal, open_journal
+from berinia_webhookd.tools.reconcile import sources
+from berinia_webhookd.tools.reconcile.comparing import Comparison, Tally, Wanted
 from berinia_webhookd.tools.since import Since
 from berinia_webhookd.tools.terminal import printable
 
 
 @click.command("reconcile")
-@click.argument("channel", type=ConfiguredChannel())
+@click.argument("channel", type=ConfiguredChannel(), required=False)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option("--since", type=Since(), help="From when on: 6h, or a time; not with a file.")
 @click.option("--until", type=Since(), help="Up to when.  [default: now]")
 @click.option("--dry-run", is_flag=True, help="Only say what is missing.")
 @click.option("--late-ok", is_flag=True, help="Take in what is older than 24 hours as well.")
+@click.option(
+    "--now", "at_once", is_flag=True, help="Do not leave young ones to come by themselves."
+)
 @click.pass_obj
 def reconcile(
     context: CommandContext,
     *,
-    channel: str,
+    channel: str | None,
     file: Path | None,
     since: datetime | None,
     until: datetime | None,
     dry_run: bool,
     late_ok: bool,
+    at_once: bool,
 ) -> None:
     """Ask the provider of CHANNEL what it received for us, and take in what never arrived.
 
-    Twilio is asked itself. What the WhatsApp bot sent is in FILE, JSON lines that the bot writes,
-    each as it posts it.
+    Twilio and Mailgun are asked themselves; without CHANNEL, on all channels that can be. What the
+    WhatsApp bot sent is in FILE, JSON lines that the bot writes, each as it posts it.
 
     What is taken in says so to its agent ("reconciled": true), has its own time, and comes behind
     what is here already; opt-outs take effect at once. It can be given again at any time: nothing
     is taken in twice. What is younger than 15 minutes may still come, and is "pending" in a dry
-    run, which also alerts (events_missed) where nobody looks on.
+    run, which also alerts (events_missed) where nobody looks on. Mails are pending for nine hours,
+    in which Mailgun tries again itself: they are only taken in with --now.
 
     Exit codes: 0 nothing is missing; 1 something is, or was not taken in; 3 the provider refuses
     our credentials, or there are none; 4 it cannot be asked now.
     """
     settings = context.load().settings
     at = now()
-    from_file = require_askable(settings, ChannelName(channel), given=file is not None)
+    names = sources.askable(settings) if channel is None else [ChannelName(channel)]
+    if not names:
+        raise CannotStart(
+            "no channel's provider can be asked",
+            hint="set channels.sms.account_sids for Twilio, reconcile.mailgun.api_key for Mailgun",
+        )
+    from_file = channel is not None and sources.require_askable(
+        settings, ChannelName(channel), given=file is not None
+    )
     if (since is None) is not from_file:
         raise click.UsageError("give --since without a file, and no --since with one")
     begin = since or datetime.min.replace(tzinfo=UTC)
-    wanted = Wanted(ChannelName(channel), begin, until or at, at, dry_run, late_ok)
     opened = open_journal(context, with_key=True)
-    tally = Tally()
-    progress = _Progress(tally)
+    codes: list[int] = []
+    for name in names:
+        wanted = Wanted(name, begin, until or at, at, dry_run, late_ok, at_once)
+        try:
+            codes.append(_Run(settings, opened, wanted, file).exit_code())
+        except WebhookdError as error:
+            if len(names) == 1:
+                raise
+            hint = f" — {error.hint}" if error.hint else ""
+            click.echo(printable(f"{name}: {error}{hint}"), err=True)
+            codes.append(error.exit_code)
+    click.get_current_context().exit(max(codes))
 
-    async def compare(journal: Reconciliation) -> None:
-        how: dict[str, Any] = {"moved": progress.moved, "tell": opened.tell_the_log}
-        async with HttpClient() as http:
-            source = await _source(settings, wanted.channel, journal, file, tally=tally, http=http)
-            await Comparison(journal, source, wanted, tally, **how).run()
 
-    try:
-        opened.run(compare, Reconciliation)
-    except BaseException:
+@dataclass
+class _Run:
+    """One channel, compared with its provider."""
+
+    settings: Settings
+    opened: OpenedJournal
+    wanted: Wanted
+    file: Path | None
+
+    def exit_code(self) -> int:
+        """Compare, say what was found, and return the exit code."""
+        tally, wanted = Tally(), self.wanted
+        progress = _Progress(tally)
+
+        async def compare(journal: Reconciliation) -> None:
+            how: dict[str, Any] = {"moved": progress.moved, "tell": self.opened.tell_the_log}
+            async with HttpClient() as http:
+                asking = sources.Asking(self.settings, wanted.channel, journal, http, tally)
+                source = await asking.source(self.file)
+                await Comparison(journal, source, wanted, tally, **how).run()
+
+        try:
+            self.opened.run(compare, Reconciliation)
+        except BaseException:
+            progress.end()
+            if tally.listed:  # of the rest nothing is known, so this is no answer
+                click.echo(f"so far: {_told(tally, wanted)}", err=True)
+            raise
         progress.end()
-        if tally.listed:  # of the rest nothing is known, so this is no answer
-            click.echo(f"so far: {_told(tally, wanted)}", err=True)
-        raise
-    progress.end()
-    _say(tally, wanted)
-    if tally.missing or tally.too_old:
-        opened.tell_the_log([("events.missed", {"channel": channel, **tally.counts})])
-    if dry_run and tally.missing and not sys.stderr.isatty():
-        _alert(settings, wanted.channel, tally)
-    left = tally.refused + tally.too_old + (tally.missing if dry_run else 0)
-    click.get_current_context().exit(1 if left else 0)
-
-
-def require_askable(settings: Settings, channel: ChannelName, *, given: bool) -> bool:
-    """Return whether what a channel's provider holds is in a file, if one is `given`.
-
-    Raises:
-        click.UsageError: it is not, or it cannot be asked at all.
-    """
-    configured = settings.channels[channel]
-    from_file = isinstance(configured, WhatsAppSettings)
-    if not from_file and not isinstance(configured, TwilioSettings):
-        raise click.UsageError(f"the provider of {channel} cannot be asked what it holds")
-    if from_file is not given:
-        how = (
-            "give the file that its bot writes" if from_file else "is asked itself, without a file"
-        )
-        raise click.UsageError(f"{channel}: {how}")
-    return from_file
-
-
-async def _source(
-    settings: Settings,
-    channel: ChannelName,
-    journal: Reconciliation,
-    file: Path | None,
-    *,
-    tally: Tally,
-    http: HttpClient,
-) -> Source[Any]:
-    configured = settings.channels[channel]
-    if isinstance(configured, WhatsAppSettings) and file is not None:
-        return BotOutbox(WhatsAppChannel(configured), file, tally)
-    # Twilio's client takes a second to be imported.
-    from berinia_webhookd.tools.reconcile.twilio import (  # noqa: PLC0415 - see above
-        TwilioMessages,
-        spellings,
-    )
-
-    assert isinstance(configured, TwilioSettings)  # noqa: S101 - see `require_askable`
-    numbers = settings.reconcile_twilio.numbers or spellings(await journal.recipients(channel))
-    channel_ = TwilioChannel(configured, settings.server.public_url)
-    api_url = settings.reconcile_twilio.api_url
-    return TwilioMessages(channel_, configured, numbers, api_url, http=http, tally=tally)
+        _say(tally, wanted)
+        if tally.missing or tally.too_old:
+            told = {"channel": wanted.channel, **tally.counts}
+            self.opened.tell_the_log([("events.missed", told)])
+        if wanted.dry_run and tally.missing and not sys.stderr.isatty():
+            _alert(self.settings, wanted.channel, tally)
+        left = tally.refused + tally.too_old + (tally.missing if wanted.dry_run else 0)
+        return 1 if left else 0
 
 
 class _Progress:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -13,7 +14,6 @@ from berinia_webhookd.errors import CannotStart, CannotStartNow
 T = TypeVar("T")
 
 PAUSES: Final = tuple(islice(doubling_pauses(1.0, 32.0), 6))  # a minute in all
-PENDING_SECONDS: Final = 900.0  # so young, a message may still be on its way
 LONGEST_PAUSE_SECONDS: Final = 120.0  # that a provider may ask for
 
 
@@ -50,6 +50,12 @@ async def patiently(
             f"{provider} cannot be asked now: {error}",
             hint="what was taken in is here; give the same command again",
         ) from error
+
+
+def days(since: datetime, until: datetime) -> Iterator[date]:
+    """Yield the days of a time, in UTC, the oldest first."""
+    first, last = since.astimezone(UTC).date(), until.astimezone(UTC).date()
+    return (first + timedelta(number) for number in range((last - first).days + 1))
 
 
 def status_error(provider: str, status: int, retry_after: str | None) -> Exception:

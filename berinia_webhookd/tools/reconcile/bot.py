@@ -13,8 +13,7 @@ from berinia_webhookd.channels.whatsapp import MEDIA_TYPE, WhatsAppChannel
 from berinia_webhookd.errors import DeliveryRejected, MalformedDelivery, NotFound
 from berinia_webhookd.journal.reconcile import Rebuilt
 from berinia_webhookd.model import VerifiedDelivery
-from berinia_webhookd.tools.reconcile.asking import PENDING_SECONDS
-from berinia_webhookd.tools.reconcile.comparing import Tally
+from berinia_webhookd.tools.reconcile.comparing import KnownByDigest, Tally
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 BYTES: Final = 16 * 1024 * 1024
@@ -30,11 +29,8 @@ class SentMessage(NamedTuple):
     body: bytes
 
 
-class BotOutbox:
+class BotOutbox(KnownByDigest):
     """What the bot wrote down for one channel."""
-
-    pending_seconds = PENDING_SECONDS
-    takes_pending = True  # by its digest none can double
 
     def __init__(self, channel: WhatsAppChannel, file: Path, tally: Tally) -> None:
         """`tally` counts the lines that cannot be read."""

@@ -16,6 +16,8 @@ from berinia_webhookd.model import ChannelName, Event, Receipts
 from berinia_webhookd.tools.terminal import one_line
 
 LOOKED_UP: Final = 500  # digests asked for at once
+BATCH_BYTES: Final = 8 * 1024 * 1024
+PENDING_SECONDS: Final = 900.0  # so young, a message may still be on its way
 LATE: Final = timedelta(hours=24)
 MOST_NAMED: Final = 20
 LONGEST_NAME: Final = 300  # whatever a provider calls it
@@ -36,7 +38,7 @@ class Listed(Protocol):
 
     @property
     def digest(self) -> bytes:
-        """Of its event."""
+        """Of its event, or what else its source knows it by."""
 
 
 ListedT = TypeVar("ListedT", bound=Listed)
@@ -53,6 +55,12 @@ class Source(Protocol[ListedT]):
     ) -> AsyncIterator[AsyncIterator[Sequence[ListedT]]]:
         """Yield groups of pages: what is of one conversation is in one group, or in their order."""
 
+    async def here(self, journal: Reconciliation, some: Sequence[ListedT]) -> set[bytes]:
+        """Return the digests of those that are here, or were."""
+
+    def doubt(self, message: ListedT) -> str | None:
+        """Say why it cannot be told whether one that is not found here was, if so."""
+
     def asks_start(self, event: Event) -> bool:
         """Whether it means START of somebody who has opted out."""
 
@@ -62,6 +70,22 @@ class Source(Protocol[ListedT]):
         Raises:
             DeliveryRejected: it cannot be taken in.
         """
+
+
+class KnownByDigest:
+    """A source whose messages have the digests that their callbacks have: none can double."""
+
+    pending_seconds = PENDING_SECONDS
+    takes_pending = True
+
+    async def here(self, journal: Reconciliation, some: Sequence[Listed]) -> set[bytes]:
+        """See `Source`."""
+        return await journal.here([one.digest for one in some])
+
+    def doubt(self, message: Listed) -> str | None:
+        """See `Source`."""
+        del message
+        return None
 
 
 @dataclass
@@ -110,6 +134,7 @@ class Wanted:
     now: datetime
     dry_run: bool
     late_ok: bool
+    at_once: bool = False  # nothing is left to come by itself
 
 
 class Comparison:
@@ -132,7 +157,8 @@ class Comparison:
         self._tally = tally
         self._moved = moved
         self._tell = tell
-        self._young = wanted.now - timedelta(seconds=source.pending_seconds)
+        pending = 0.0 if wanted.at_once else source.pending_seconds
+        self._young = wanted.now - timedelta(seconds=pending)
         self._old = wanted.now - LATE
 
     async def run(self) -> None:
@@ -144,12 +170,12 @@ class Comparison:
                     await self._sort_out(some, missing)
                     self._moved()
             found = sorted(filter(None, missing.values()), key=lambda one: one.at)
-            for some in in_batches(found, BATCH):
+            async for some in self._rebuilt(found):
                 await self._take_in(some)
                 self._moved()
 
     async def _sort_out(self, some: Sequence[Listed], missing: dict[bytes, Listed | None]) -> None:
-        here = await self._journal.here([one.digest for one in some])
+        here = await self._source.here(self._journal, some)
         tally = self._tally
         tally.listed += len(some)
         for one in some:
@@ -159,21 +185,31 @@ class Comparison:
                 tally.pending += 1
             elif one.at < self._old and not self._wanted.late_ok:
                 tally.too_old += 1
+            elif (doubt := self._source.doubt(one)) is not None:
+                tally.refuse(one.id, MalformedDelivery(doubt))
             elif one.digest not in missing:
                 tally.missing += 1
                 tally.name(f"missing: {one.id}, of {one.at.isoformat(' ', 'seconds')}")
                 missing[one.digest] = None if self._wanted.dry_run else one
 
-    async def _take_in(self, some: Sequence[Listed]) -> None:
-        rebuilt: list[Rebuilt] = []
-        for one in some:
+    async def _rebuilt(self, found: Iterable[Listed]) -> AsyncIterator[list[Rebuilt]]:
+        """Yield as many as are taken in at once: a hundred, or a few large ones."""
+        some: list[Rebuilt] = []
+        size = 0
+        for one in found:
             try:
-                rebuilt.append(await self._source.rebuilt(one, self._wanted.now))
+                some.append(await self._source.rebuilt(one, self._wanted.now))
             except DeliveryRejected as error:
                 self._tally.refuse(one.id, error)
-        receipts = await self._journal.take_in(
-            self._wanted.channel, rebuilt, self._source.asks_start
-        )
+                continue
+            size += len(some[-1].delivery.body)
+            if len(some) == BATCH or size >= BATCH_BYTES:
+                yield some
+                some, size = [], 0
+        yield some
+
+    async def _take_in(self, some: Sequence[Rebuilt]) -> None:
+        receipts = await self._journal.take_in(self._wanted.channel, some, self._source.asks_start)
         new = [one for of in receipts for one in of if not one.duplicate]
         self._tally.taken_in += len(new)
         self._tell(self._lines(receipts))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -38,13 +38,13 @@ from berinia_webhookd.http_client import HttpClient, read_body
 from berinia_webhookd.journal.reconcile import Rebuilt
 from berinia_webhookd.tools.reconcile.asking import (
     PAUSES,
-    PENDING_SECONDS,
     AskAgain,
     CredentialsRefused,
+    days,
     patiently,
     status_error,
 )
-from berinia_webhookd.tools.reconcile.comparing import Tally
+from berinia_webhookd.tools.reconcile.comparing import KnownByDigest, Tally
 
 T = TypeVar("T")
 
@@ -100,11 +100,8 @@ class _Http(AsyncHttpClient):
         return Response(answer.status, body.decode("utf-8", "replace"))
 
 
-class TwilioMessages:
+class TwilioMessages(KnownByDigest):
     """What Twilio holds for one channel."""
-
-    pending_seconds = PENDING_SECONDS
-    takes_pending = True  # by its digest none can double
 
     def __init__(
         self,
@@ -153,7 +150,7 @@ class TwilioMessages:
         """
         for account in self._accounts:
             self._clients[account] = await self._client(account)
-            for day in _days(since, until):
+            for day in days(since, until):
                 for spellings in self._numbers.values():
                     yield self._group(account, day, spellings, since, until)
 
@@ -261,8 +258,3 @@ def spellings(numbers: Iterable[str]) -> list[str]:
         for number in numbers
         for spelling in ([number, WHATSAPP + number] if number.startswith("+") else [number])
     ]
-
-
-def _days(since: datetime, until: datetime) -> Iterable[date]:
-    first, last = since.astimezone(UTC).date(), until.astimezone(UTC).date()
-    return (first + timedelta(days) for days in range((last - first).days + 1))
