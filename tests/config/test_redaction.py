@@ -25,6 +25,8 @@ key = "{WORD * 5}"
 password = "{WORD}"
 [channels.sms]
 tokens = ["{WORD}", "{WORD}2"]
+[reconcile.mailgun]
+api_key = "{WORD}"
 [channels.email]
 signing_keys = ["{WORD}"]
 [channels.whatsapp]
@@ -69,6 +71,7 @@ WRONG = {
     "alerts.url": f'"//{WORD}@example.com"',
     "tracing.url": f'"//{WORD}@example.com"',
     "channels.sms.tokens": f'{{ one = "{WORD}" }}',
+    "reconcile.mailgun.api_key": f'["{WORD}"]',
     "channels.email.signing_keys": f'[["{WORD}"]]',
     "channels.whatsapp.secret": f'["{WORD}"]',
     "channels.whatsapp.late_reply_url": f'"file://{WORD}"',
