@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,21 +29,25 @@ from berinia_webhookd.journal.copying import TABLES
 from berinia_webhookd.journal.database import DatabaseError, stored
 from berinia_webhookd.journal.lock import real_path
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION
-from berinia_webhookd.journal.saved_copies import UNFINISHED, flush, new_copy
+from berinia_webhookd.journal.saved_copies import UNFINISHED, connect_fast, create, flush
 from berinia_webhookd.journal.sqlite import companions, connect, damage, require_journal
 
 PAGES_AT_ONCE: Final = 4096
 ROOM_LEFT: Final = 64 * 1024 * 1024  # bytes, for what else writes there: the journal, perhaps
+LEFT: Final = re.compile(rf".+\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}")
 KEPT_KEY: Final = "CREATE TABLE backup (made_at BIGINT NOT NULL, consents_key TEXT)"
 
 
 @dataclass(frozen=True, slots=True)
 class BackedUp:
-    """What a backup has: its size in bytes, how many events, and whether it has a key."""
+    """What a backup has: its size in bytes, how many events, and whether it has a key; and what was
+    removed that others had left which were killed.
+    """
 
     size: int
     events: int
     has_key: bool
+    removed: Sequence[Path]
 
 
 def back_up(
@@ -59,17 +65,19 @@ def back_up(
     if not journal.is_file():
         raise NotFound(f"there is no journal at {journal}")
     _require_free_place(file)
-    with _explained(file), _unfinished(file) as fresh:
+    with _explained(file):
+        removed = _remove_left(file.parent)
+    with _explained(file), _unfinished(file) as (fresh, descriptor):
         require_journal(journal)
         with closing(connect(journal)) as source:
-            counts = _copy(source, fresh, now, key)
+            counts = _copy(source, fresh, descriptor, now, key)
         flush(fresh)
         _check(fresh, counts)
         size = fresh.stat().st_size
         _require_free_place(file)
         fresh.rename(file)
         flush(file.parent)
-    return BackedUp(size, counts["events"], key is not None)
+    return BackedUp(size, counts["events"], key is not None, removed)
 
 
 def take_key(copy: sqlite3.Connection) -> ConsentsKey | None:
@@ -90,14 +98,31 @@ def _require_free_place(file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _unfinished(file: Path) -> Iterator[Path]:
-    """Name a file beside it that is in nobody's way, and is gone afterwards."""
+def _unfinished(file: Path) -> Iterator[tuple[Path, int]]:
+    """Make a file beside it that is in nobody's way, and is gone afterwards. By the lock on its
+    descriptor others see that it is in use; it is closed after SQLite has closed the file.
+    """
     fresh = file.with_name(f"{file.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    descriptor = create(fresh)
     try:
-        yield fresh
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield fresh, descriptor
     finally:
         for left in (fresh, *companions(fresh)):
             left.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _remove_left(folder: Path) -> Sequence[Path]:
+    """Remove what backups left that were killed: nobody else has a lock on it."""
+    removed = []
+    for left in sorted(folder.iterdir()):
+        if LEFT.fullmatch(left.name) and left.is_file() and not left.is_symlink():
+            with left.open("rb") as file, contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+                removed.append(left)
+    return removed
 
 
 @contextlib.contextmanager
@@ -116,30 +141,24 @@ def _explained(file: Path) -> Iterator[None]:
 
 
 def _copy(
-    source: sqlite3.Connection, fresh: Path, now: datetime, key: ConsentsKey | None
+    source: sqlite3.Connection, fresh: Path, descriptor: int, now: datetime, key: ConsentsKey | None
 ) -> Mapping[str, int]:
     """Copy all pages of one instant; returns how many rows each table had then."""
-    with closing(new_copy(fresh)) as copy:
+    with closing(connect_fast(fresh)) as copy:
         source.execute("BEGIN")
         counts = _count(source)
         _require_room(source, fresh.parent)
-        # SQLite opens the file by itself: this one is closed after it has closed it.
-        descriptor = os.open(fresh, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            source.backup(
-                copy,
-                pages=PAGES_AT_ONCE,
-                sleep=0,
-                progress=lambda _status, _left, _all: os.fdatasync(descriptor),
-            )
-            source.execute("ROLLBACK")
-            copy.execute("PRAGMA journal_mode = DELETE")
-            copy.execute(KEPT_KEY)
-            secret = None if key is None else key.reveal()
-            copy.execute("INSERT INTO backup VALUES (?, ?)", (stored(now), secret))
-        finally:
-            copy.close()
-            os.close(descriptor)
+        source.backup(
+            copy,
+            pages=PAGES_AT_ONCE,
+            sleep=0,
+            progress=lambda _status, _left, _all: os.fdatasync(descriptor),
+        )
+        source.execute("ROLLBACK")
+        copy.execute("PRAGMA journal_mode = DELETE")
+        copy.execute(KEPT_KEY)
+        secret = None if key is None else key.reveal()
+        copy.execute("INSERT INTO backup VALUES (?, ?)", (stored(now), secret))
     return counts
 
 

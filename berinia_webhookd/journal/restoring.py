@@ -20,15 +20,26 @@ from berinia_webhookd.errors import CannotStart, NotFound
 from berinia_webhookd.journal import actions, erase, order, sql
 from berinia_webhookd.journal.access import UNKNOWN
 from berinia_webhookd.journal.actions import Actor
-from berinia_webhookd.journal.backing_up import take_key
+from berinia_webhookd.journal.backing_up import KEPT_KEY, take_key
 from berinia_webhookd.journal.consents_key import FILE_NAME, ConsentsKey, require_fit
 from berinia_webhookd.journal.database import Transaction, in_batches, stored
 from berinia_webhookd.journal.lock import OwnerLock, real_path
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION
-from berinia_webhookd.journal.saved_copies import flush, saved_copies
-from berinia_webhookd.journal.sqlite import SqliteTransaction, companions, damage, run
+from berinia_webhookd.journal.saved_copies import RESTORING, flush, saved_copies
+from berinia_webhookd.journal.sqlite import (
+    SqliteTransaction,
+    companions,
+    damage,
+    orphaned_wal,
+    run,
+)
 
 BATCH: Final = 200
+# Tables and indexes by name: what they are made of is copied, and does nothing by itself.
+SCHEMA: Final = (
+    "SELECT type, name, CASE WHEN type IN ('view', 'trigger') THEN sql END FROM sqlite_master "
+    "WHERE name NOT GLOB 'sqlite_*'"
+)
 _NUMBER: Final = "{column} + (SELECT number FROM behind)"
 _PLACE: Final = "{column} + (SELECT place FROM behind)"
 _CONVERSATION: Final = "(SELECT ours FROM conversation_of WHERE theirs = {column})"
@@ -76,8 +87,8 @@ TAKEN: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
 @dataclass(frozen=True, slots=True)
 class Restored:
     """What came of it: events in the journal now, how many of them the copy lacked, how many were
-    erased in it, where a journal was put that could not be read, and where the copy's key of the
-    register of consents, if there was none.
+    erased in it, where a journal was put that could not be read, where the copy's key of the
+    register of consents, if there was none, and what was removed that a killed one had left.
     """
 
     events: int
@@ -85,6 +96,7 @@ class Restored:
     erased: int
     set_aside: Path | None
     key_file: Path | None
+    removed: Path | None
 
 
 def restore_journal(
@@ -108,8 +120,10 @@ def restore_journal(
     journal, file = real_path(journal), real_path(file)
     if not file.is_file() or file == journal:
         raise NotFound(f"there is no copy of the journal at {file}")
-    fresh = journal.with_name(journal.name + ".restoring")
+    fresh = journal.with_name(journal.name + RESTORING)
+    removed = fresh if fresh.exists() else None
     with _alone(journal), _removed(fresh):
+        orphan = orphaned_wal(journal)  # which SQLite deletes when it opens the file
         fresh.touch(mode=0o600, exist_ok=False)
         _give_to_owner_of_folder(fresh)
         set_aside = put = None
@@ -117,7 +131,7 @@ def restore_journal(
             _fill(copy, file)
             in_it = take_key(copy)
             _require_same(key, in_it)
-            readable = _attach(copy, journal)
+            readable = None if orphan else _attach(copy, journal)
             before = _count(copy)
             copy.execute("BEGIN")
             transaction = SqliteTransaction(copy, stored(now))
@@ -136,15 +150,20 @@ def restore_journal(
         if key is None and in_it is not None:
             put = _put(in_it, key_file or journal.with_name(FILE_NAME))
         if readable is False:
-            set_aside = journal.with_name(f"{journal.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
-            journal.rename(set_aside)
+            set_aside = _set_aside(journal, now)
+        if orphan is not None:
+            set_aside = _set_aside(orphan, now)
         for left in companions(journal):
             left.unlink(missing_ok=True)
         fresh.rename(journal)
         flush(journal.parent)
         if file in saved_copies(journal):
             file.unlink()
-    return Restored(total, total - before, erased, set_aside, put)
+    return Restored(total, total - before, erased, set_aside, put, removed)
+
+
+def _set_aside(file: Path, now: datetime) -> Path:
+    return file.rename(file.with_name(f"{file.name}.damaged-{now:%Y%m%dT%H%M%SZ}"))
 
 
 def discard_copy(journal: Path, file: Path) -> None:
@@ -204,8 +223,23 @@ def _fill(copy: sqlite3.Connection, file: Path) -> None:
         raise CannotStart(f"{file} is damaged: {found}")
     if version != SCHEMA_VERSION:
         raise CannotStart(f"{file} has schema {version}, and this program {SCHEMA_VERSION}")
+    if strangers := _strangers(copy):
+        raise CannotStart(
+            f"{file} has what no journal has: {', '.join(strangers)}",
+            hint="it would act in every write of the daemon: find out who made this file",
+        )
     copy.execute("PRAGMA secure_delete = ON")
     copy.row_factory = sqlite3.Row
+
+
+def _strangers(copy: sqlite3.Connection) -> list[str]:
+    """Name what stands in the schema of a copy, and in that of no journal or backup."""
+    with closing(sqlite3.connect(":memory:")) as ours:
+        for _, text in sql.steps():
+            ours.executescript(sql.plain("sqlite", text))
+        ours.execute(KEPT_KEY)
+        known = set(ours.execute(SCHEMA))
+    return sorted(f"{kind} {name}" for kind, name, _ in set(copy.execute(SCHEMA)) - known)
 
 
 def _require_same(key: ConsentsKey | None, in_it: ConsentsKey | None) -> None:

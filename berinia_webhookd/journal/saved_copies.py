@@ -19,6 +19,7 @@ from berinia_webhookd.journal.deliveries import EVENTS_EACH
 
 MARK: Final = ".saved-"
 UNFINISHED: Final = ".unfinished"  # SQLite puts files of its own beside it
+RESTORING: Final = ".restoring"
 MISSES: Final = 10_000  # in a row, with growing steps: over half a million numbers
 # Nobody sees it before it is flushed.
 FAST: Final = (
@@ -48,8 +49,8 @@ def saved_copies(journal: Path) -> list[Path]:
 
 
 def remove_unfinished(journal: Path) -> None:
-    """Remove what a process left that ended while it saved."""
-    for file in _beside(journal, UNFINISHED):
+    """Remove what a process left that ended while it saved, or restored."""
+    for file in (*_beside(journal, UNFINISHED), *_beside(journal, RESTORING)):
         file.unlink()
 
 
@@ -119,9 +120,19 @@ def _beside(journal: Path, mark: str) -> list[Path]:
     return sorted(file for file in found if file.name.startswith(journal.name + mark))
 
 
+def create(path: Path) -> int:
+    """Make a file for its owner alone; returns its descriptor."""
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
 def new_copy(path: Path) -> sqlite3.Connection:
-    """Make a file for its owner alone, and connect to it: fast, for what nobody else sees yet."""
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    """Make a file for its owner alone, and connect to it."""
+    os.close(create(path))
+    return connect_fast(path)
+
+
+def connect_fast(path: Path) -> sqlite3.Connection:
+    """Connect to an empty file that nobody else sees yet."""
     copy = sqlite3.connect(path, isolation_level=None)
     for pragma in FAST:
         copy.execute(pragma)

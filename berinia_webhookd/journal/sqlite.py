@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote
 
+from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.journal import sql
 from berinia_webhookd.journal.database import (
     Damaged,
@@ -274,9 +275,15 @@ def require_journal(path: Path) -> None:
     """Check that a file, if there is anything in it, is a journal; nothing in it or of it changes.
 
     Raises:
-        CannotStart: see `stored_version`.
+        CannotStart: see `stored_version`; or there is only a WAL, which SQLite would delete.
         DatabaseError: it cannot be read.
     """
+    if (wal := orphaned_wal(path)) is not None:
+        raise CannotStart(
+            f"{path} is empty or gone, and what is left of it is {wal}",
+            hint="`berinia-webhookd journal restore FILE` puts a backup in its place, and sets "
+            f"that aside; to begin anew: `mv {wal} {wal}.damaged`",
+        )
     if path.exists() and path.stat().st_size and os.access(path, os.R_OK):
         with translated(), contextlib.closing(_connect(path, "ro")) as connection:
             run(stored_version(SqliteTransaction(connection, 0)))
@@ -315,6 +322,13 @@ def translated() -> Iterator[None]:
 def companions(path: Path) -> list[Path]:
     """Return the files that go with a journal's: its WAL, and the index of that."""
     return [path.with_name(path.name + end) for end in ("-wal", "-shm")]
+
+
+def orphaned_wal(path: Path) -> Path | None:
+    """Return a WAL that holds something where its journal is empty or gone, else None."""
+    wal, _ = companions(path)
+    alone = not path.exists() or not path.stat().st_size
+    return wal if alone and wal.exists() and wal.stat().st_size else None
 
 
 def damage(connection: sqlite3.Connection, kind: str) -> str | None:

@@ -109,6 +109,8 @@ def backup(context: CommandContext, *, file: Path) -> int:
         signal.signal(stops, lambda number, _: sys.exit(128 + number))
     os.nice(NICENESS)  # whatever is read and checked, answers come first
     done = back_up(journal, file, now(), key=key)
+    for left in done.removed:
+        click.echo(f"removed what a backup that was killed had left: {printable(str(left))}")
     has_key = "with consents.key" if done.has_key else "without consents.key: there is none"
     events = counted(done.events, "event")
     click.echo(
@@ -136,6 +138,8 @@ def restore(context: CommandContext, *, file: Path) -> int:
     done = restore_journal(
         _file_of(settings), file, now(), key=key, key_file=own, actor=Actor(caller())
     )
+    if done.removed is not None:
+        click.echo(f"removed what a restore that was killed had left: {done.removed}")
     events = counted(done.events, "event")
     click.echo(f"{events}, {done.taken} of them from the journal that was there")
     if done.erased:

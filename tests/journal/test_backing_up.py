@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import closing
@@ -18,6 +21,8 @@ from berinia_webhookd.cli import root
 from berinia_webhookd.errors import CannotStart, NotFound, WebhookdError
 from berinia_webhookd.journal import backing_up, saved_copies, sqlite
 from berinia_webhookd.journal.backing_up import back_up
+from berinia_webhookd.journal.journal_file import SqliteDatabase
+from berinia_webhookd.journal.restoring import restore_journal
 
 from ..full_disk import full_disk
 from ..tools.journals import a_journal
@@ -185,3 +190,102 @@ def test_a_backup_that_is_stopped_leaves_nothing(
             signal.signal(one, handler)
     assert done.exit_code == 128 + number, done.output
     assert list(folder.iterdir()) == []
+
+
+KILLED_MEANWHILE = """
+import os, signal, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from berinia_webhookd.journal import {module}, sqlite
+
+{module}.damage = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+{module}.{function}(Path(sys.argv[1]), Path(sys.argv[2]), datetime.now(UTC))
+"""
+
+
+def kill_meanwhile(module: str, function: str, journal: Path, file: Path) -> None:
+    """Do it in a process that is killed when all is written and nothing yet checked."""
+    program = KILLED_MEANWHILE.format(module=module, function=function)
+    done = subprocess.run([sys.executable, "-c", program, journal, file], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_backup_left_goes_with_the_next(journal: Path, folder: Path) -> None:
+    """Whatever its name; not that of one which goes on, nor what only looks like it."""
+    kill_meanwhile("backing_up", "back_up", journal, folder / "yesterday.db")
+    [left] = folder.iterdir()
+    others = {folder / "mine.unfinished", folder / "going-on.db.00000000.unfinished"}
+    for other in others:
+        other.write_text("no backup")
+    with (folder / "going-on.db.00000000.unfinished").open() as going_on:
+        fcntl.flock(going_on, fcntl.LOCK_EX)
+        done = back_up(journal, folder / "today.db", NOW)
+    assert done.removed == [left]
+    assert set(folder.iterdir()) == {folder / "today.db", *others}
+
+
+def test_what_a_killed_restore_left_goes_with_the_next(journal: Path, folder: Path) -> None:
+    """Or with the next start of the daemon; the journal is as it was."""
+    back_up(journal, folder / "backup.db", NOW)
+    left, before = journal.with_name("journal.db.restoring"), events_in(journal)
+    kill_meanwhile("restoring", "restore_journal", journal, folder / "backup.db")
+    assert left.exists()
+    saved_copies.remove_unfinished(journal)
+    assert not left.exists()
+    kill_meanwhile("restoring", "restore_journal", journal, folder / "backup.db")
+    assert restore_journal(journal, folder / "backup.db", NOW).removed == left
+    assert not left.exists()
+    assert events_in(journal) == before
+
+
+def events_in(journal: Path) -> list[tuple[int, bytes]]:
+    with closing(sqlite3.connect(journal)) as connection:
+        return connection.execute("SELECT number, data FROM events").fetchall()
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        "CREATE TRIGGER evil AFTER INSERT ON events BEGIN DELETE FROM deliveries; END",
+        "CREATE VIEW evil AS SELECT data FROM events",
+        "CREATE TABLE evil (data TEXT)",
+    ],
+)
+def test_a_backup_with_what_no_journal_has_is_refused(
+    journal: Path, folder: Path, stranger: str
+) -> None:
+    """It would act, or be read, in the place of what the daemon means."""
+    file = folder / "backup.db"
+    back_up(journal, file, NOW)
+    with closing(sqlite3.connect(file)) as copy:
+        copy.execute(stranger)
+    with pytest.raises(CannotStart, match=rf"{stranger.split()[1].lower()} evil"):
+        restore_journal(journal, file, NOW)
+    assert [one.name for one in folder.iterdir()] == ["backup.db"]
+
+
+def test_a_backup_whose_view_is_another_is_refused(journal: Path, folder: Path) -> None:
+    file = folder / "backup.db"
+    back_up(journal, file, NOW)
+    with closing(sqlite3.connect(file)) as copy:
+        copy.execute("DROP VIEW reasons")
+        copy.execute("CREATE VIEW reasons AS SELECT 1 AS place, data AS reason FROM events")
+    with pytest.raises(CannotStart, match="view reasons"):
+        restore_journal(journal, file, NOW)
+
+
+async def test_what_is_left_of_an_emptied_journal_is_kept(journal: Path, folder: Path) -> None:
+    """SQLite would delete its WAL; a start and a restore say what becomes of it."""
+    back_up(journal, folder / "backup.db", NOW)
+    wal = journal.with_name("journal.db-wal")
+    for gone in (lambda: journal.write_bytes(b""), journal.unlink):
+        wal.write_bytes(b"what was committed last")
+        gone()
+        with pytest.raises(CannotStart, match="is empty or gone") as refused:
+            await SqliteDatabase(journal, lambda: NOW).own()
+        assert "journal restore FILE" in str(refused.value.hint)
+        assert wal.read_bytes() == b"what was committed last"
+        done = restore_journal(journal, folder / "backup.db", NOW)
+        assert done.set_aside == Path(f"{wal}.damaged-20261130T000000Z")
+        assert done.set_aside.read_bytes() == b"what was committed last"
+        assert (done.events, wal.exists()) == (2, False)
