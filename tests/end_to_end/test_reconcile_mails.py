@@ -29,6 +29,7 @@ from .mailgun_api import DOMAIN, MailgunApi
 from .provider_api import answers, fine, served
 from .providers import ALL_CHANNELS, EMAIL_PATH, File, posted_mail, proof, sample_mail
 from .reconciling import age_deliveries, ago, counts_of
+from .twilio_api import TwilioApi
 
 KEY = "f0e1d2c3b4a5968778695a4b3c2d1e0f-00000000-00000001"
 WORDS = 'channels.email.opt_out_words = { stop = ["stop"] }'
@@ -344,3 +345,27 @@ async def test_the_credentials_are_for_mailguns_hosts(tmp_path: Path, place: str
             with pytest.raises(MalformedDelivery, match="another host"):
                 await mails.rebuilt(mail, ago(hours=0))
         assert not other.asked
+
+
+def test_all_that_can_be_asked_are_asked(tmp_path: Path, api: MailgunApi) -> None:
+    """Without a channel, one after the other while the daemon is stopped; one that refuses keeps
+    the others from nothing, and where none can be asked that is said.
+    """
+    of_twilio = """
+    channels.sms.account_sids = ["AC00000000000000000000000000000000"]
+    reconcile.twilio.numbers = ["+33639980002"]
+    """
+    with served(TwilioApi("another token")) as twilio:
+        more = f'{of_twilio}reconcile.twilio.api_url = "{twilio.url}"'
+        with closing(Daemon(tmp_path, settings(api, more))) as daemon:
+            first_mail(daemon.start(), api)
+            daemon.stop()
+            api.holds(sample_mail(), ago(hours=10))
+            done = daemon.run("reconcile", "--since", "20h", "--dry-run", check=False)
+            assert done.returncode == 3
+            assert "sms: Twilio refuses every token" in done.stderr
+            assert counts_of(done.stdout)["missing"] == 1
+            daemon.config.write_text("")
+            none = daemon.run("reconcile", "--since", "20h", check=False)
+            assert none.returncode == 3
+            assert "no channel's provider can be asked" in none.stderr
