@@ -159,7 +159,7 @@ class MailgunMails:
             ) from error
 
     async def _day(self, begin: datetime, end: datetime) -> AsyncIterator[Sequence[ListedMail]]:
-        seen: dict[bytes, ListedMail] = {}
+        seen: dict[bytes, tuple[datetime, tuple[str, ...]]] = {}
         async for items in self._pages(begin, end):
             found: list[ListedMail] = []
             for item in items:
@@ -174,16 +174,18 @@ class MailgunMails:
             yield found
 
     async def _told_apart(
-        self, mail: ListedMail, seen: dict[bytes, ListedMail]
+        self, mail: ListedMail, seen: dict[bytes, tuple[datetime, tuple[str, ...]]]
     ) -> Sequence[ListedMail]:
         """Return a mail unless the list had it before: each address that a route forwards to has an
         event of its own. One that is stored elsewhere may be another, by its Date.
         """
-        first = seen.setdefault(mail.digest or mail.event.encode(), mail)
-        if first is mail:
+        known = mail.at, mail.places
+        at, places = seen.setdefault(mail.digest or mail.event.encode(), known)
+        if places is mail.places:
             return [mail]
-        if mail.places == first.places:
+        if places == mail.places:
             return []
+        first = mail._replace(at=at, places=places)  # all else is in the key that they share
         return [one for one in [await self._with_date(one) for one in (first, mail)] if one]
 
     async def _with_date(self, mail: ListedMail) -> ListedMail | None:
