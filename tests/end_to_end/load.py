@@ -8,12 +8,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from .daemon import PATIENCE_SECONDS, SMS_PATH, Daemon, sample_sms, signed_sms
 
 SENDERS = 4
 PACE_SECONDS = 0.01  # between two messages of one sender
+
+
+class Listening(Protocol):
+    """Whoever takes SMS on a port of this machine."""
+
+    port: int
 
 
 @dataclass
@@ -22,7 +28,7 @@ class Load:
     proxy does; every message ends up `answered` (with its status) or `failed` (with the reason).
     """
 
-    daemon: Daemon
+    daemon: Listening
     sign: Callable[[dict[str, str]], tuple[bytes, dict[str, str]]] = signed_sms
     retry_seconds: float = 0.0  # how long one without an answer is sent again, as providers do
     answered: dict[str, int] = field(default_factory=dict)  # MessageSid → status
@@ -65,11 +71,11 @@ class Load:
         """The messages that were answered otherwise."""
         return {sid: status for sid, status in self.answered.items() if status != 200}
 
-    def wait_for_more(self, count: int) -> None:
+    def wait_for_more(self, count: int, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Block until that many more messages were accepted."""
         with self._news:
             wanted = len(self.accepted) + count
-            if not self._news.wait_for(lambda: len(self.accepted) >= wanted, PATIENCE_SECONDS):
+            if not self._news.wait_for(lambda: len(self.accepted) >= wanted, patience_seconds):
                 raise AssertionError(f"no {count} more: {self.refused} {self.failed}")
 
     def _send(self, sender: str) -> None:
