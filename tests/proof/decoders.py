@@ -60,6 +60,7 @@ def _decode(channel: Channel, content_type: str, body: bytes) -> None:
             said_at=None,
             time_unknown=False,
             skipped=None,
+            reconcile_key=None,
         )
         for form in (None, delivery.fields):
             text, in_form = event_text.encode(event, form)
