@@ -45,38 +45,46 @@ def reload(context: CommandContext, /) -> None:
             ) from error
         except ProcessLookupError as error:
             raise NotFound("the daemon has just ended", hint="berinia-webhookd doctor") from error
-        said = _next(log, ("config.reloaded", "config.refused"), PATIENCE_SECONDS)
+        reports = _Reports(log)
+        said = reports.next(("config.reloaded", "config.refused"), PATIENCE_SECONDS)
         if said["event"] == "config.refused":
             _say(_refused(said), err=True)
             click.get_current_context().exit(1)
         _say(_reloaded(said))
         if not said.get("agents"):
             return
-        said = _next(log, ("agents.reloaded",), LOADING_SECONDS)
+        said = reports.next(("agents.reloaded",), LOADING_SECONDS)
         problems = list(_not_loaded(said))
         _say(problems, err=True)
         click.get_current_context().exit(1 if problems else 0)
 
 
-def _next(log: Follower, events: tuple[str, ...], patience_seconds: float) -> dict[str, Any]:
-    """Return the next line of one of these events.
+class _Reports:
+    """What the daemon logs, from one report to the next: several may have come at once."""
 
-    Raises:
-        CannotStartNow: none came in time.
-    """
-    deadline = time.monotonic() + patience_seconds
+    def __init__(self, log: Follower) -> None:
+        self._lines = log.follow(self._wait)
+        self._patience_seconds = self._deadline = 0.0
 
-    def wait() -> None:
-        if time.monotonic() > deadline:
+    def next(self, events: tuple[str, ...], patience_seconds: float) -> dict[str, Any]:
+        """Return the next line of one of these events.
+
+        Raises:
+            CannotStartNow: none came in time.
+        """
+        self._patience_seconds = patience_seconds
+        self._deadline = time.monotonic() + patience_seconds
+        return next(
+            said for line in self._lines if (said := as_object(line)).get("event") in events
+        )
+
+    def _wait(self) -> None:
+        if time.monotonic() > self._deadline:
             raise CannotStartNow(
-                f"the daemon did not report within {patience_seconds:.0f} s",
+                f"the daemon did not report within {self._patience_seconds:.0f} s",
                 hint="berinia-webhookd logs",
             )
         time.sleep(POLL_SECONDS)
-
-    return next(
-        said for line in log.follow(wait) if (said := as_object(line)).get("event") in events
-    )
 
 
 def _say(lines: list[str], *, err: bool = False) -> None:

@@ -66,6 +66,19 @@ def test_the_command_waits_for_the_word_of_the_daemon(daemon: Daemon) -> None:
     assert "no daemon runs here" in gone.stderr
 
 
+def test_the_command_hears_words_that_come_at_once(stopped: Daemon) -> None:
+    """Agents of the kind `log:` need no time to load, so both reports may come together."""
+    text = stopped.config.read_text()
+    target = "agents.ResponseListenerAgent.target"
+    stopped.config.write_text(text.replace(f'{target} = "python:recorder:Recorder"', ""))
+    with stopped.config.open("a") as config:
+        for agent in ("ResponseListenerAgent", "MetaAgent", "AdminInterpreterAgent"):
+            config.write(f'\nagents.{agent}.target = "log:"')
+    stopped.start()
+    for _ in range(5):
+        assert stopped.run("reload").stdout == "reloaded; changed: nothing\n"
+
+
 def test_a_bad_file_is_refused_and_the_old_one_stays(daemon: Daemon) -> None:
     """Every problem is in the log with its setting; requests are answered as before."""
     good = daemon.config.read_text()
