@@ -5,9 +5,12 @@ anything that a person wrote. The agent's span is a child of its attempt's, by `
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
+from functools import partial
 from typing import Final
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -39,6 +42,8 @@ except ImportError as error:
 EXPORT_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0  # what is not sent by then is lost
 _TRACES: Final = "/v1/traces"
+# What says that a collector does not answer.
+_LOGGERS: Final = (OTLPSpanExporter.__module__, BatchSpanProcessor.__module__)
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
@@ -61,6 +66,9 @@ class Tracing:
     def to(cls, url: str, node: str) -> Tracing:
         """Send spans to a collector by OTLP over HTTP; `OTEL_*` variables say the rest."""
         exporter = OTLPSpanExporter(url.rstrip("/") + _TRACES, timeout=EXPORT_SECONDS)
+        path = urlsplit(url).path.rstrip("/")
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(partial(_without, path))
         return cls(BatchSpanProcessor(exporter), node)
 
     def close(self) -> None:
@@ -104,6 +112,15 @@ class Tracing:
                 raise
             span.set_attribute("http.response.status_code", response.status)
             return response
+
+
+def _without(path: str, record: logging.LogRecord) -> bool:
+    """Leave the path of the collector's URL, which may hold its token, out of a line."""
+    text = record.getMessage()
+    if record.exc_info:
+        text, record.exc_info = f"{text} {record.exc_info[1]!r}", None
+    record.msg, record.args = text.replace(path, "/…") if path else text, None
+    return True
 
 
 class TracedTransports:

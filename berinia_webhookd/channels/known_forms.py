@@ -14,6 +14,7 @@ from typing import Final
 from berinia_webhookd.urlencoded import decoded_whole
 
 MOST_KINDS: Final = 4  # of as many fields
+MOST_FIELDS: Final = 64  # Twilio's have twenty; a pattern of a thousand takes half a second to make
 _ANYTHING: Final = "[^&]*"
 ShapeOf = Callable[[str], re.Pattern[str] | None]
 
@@ -65,6 +66,8 @@ class KnownForms:
 
     def learn(self, names: tuple[str, ...]) -> None:
         """Know forms of these names, each there once, of which one was proven and well-formed."""
+        if len(names) > MOST_FIELDS:
+            return
         kinds = self._kinds.setdefault(len(names) - 1, [])
         if all(kind.names != names for kind in kinds):
             kinds[:] = [KnownForm(names, self._shape_of), *kinds][:MOST_KINDS]

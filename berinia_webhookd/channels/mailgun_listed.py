@@ -142,9 +142,14 @@ def rebuilt(
         if name not in _OTHERS and isinstance(value, str)
     }
     headers = stored.get("message-headers")
-    fields["message-headers"] = (
-        headers if isinstance(headers, str) else orjson.dumps(headers or []).decode()
-    )
+    try:
+        fields["message-headers"] = (
+            headers if isinstance(headers, str) else orjson.dumps(headers or []).decode()
+        )
+    except orjson.JSONEncodeError:  # too deep
+        raise MalformedDelivery(
+            "Its headers cannot be read.", invalid=("message-headers",)
+        ) from None
     content_type, body = _form(fields, files)
     delivery = VerifiedDelivery(channel.name, content_type, body, now, target=channel.path)
     decoded = channel.decode(delivery)
@@ -199,8 +204,8 @@ def _time_of(event: Mapping[str, Any]) -> datetime:
         if isinstance(event.get("timestamp"), int | float):
             return datetime.fromtimestamp(event["timestamp"], UTC)
         at = datetime.fromisoformat(str(event.get("@timestamp")))
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         raise MalformedDelivery(
             "It is not as Mailgun lists mails.", invalid=("@timestamp",)
         ) from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

@@ -255,7 +255,7 @@ class AlertSettings:
 @dataclass(frozen=True, slots=True)
 class TracingSettings:
     url: str | None = setting(
-        values.web_url,
+        values.base_url,
         None,
         "OpenTelemetry collector that spans are sent to, by OTLP over HTTP; needs the extra "
         "`tracing`",

@@ -269,6 +269,15 @@ def web_url(raw: Any) -> str:
     return str(raw)
 
 
+def base_url(raw: Any) -> str:
+    """Read an http or https URL that a path is put behind."""
+    hint = "give a URL such as https://example.com/path, without ? or #"
+    _split(raw, hint)
+    if any(sign in str(raw) for sign in "?#"):
+        raise ValueError(hint)
+    return str(raw)
+
+
 def _split(raw: Any, hint: str) -> Any:
     try:
         parts = urlsplit(text(raw))

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berinia_webhookd.channels.known_forms import MOST_KINDS, KnownForms
+from berinia_webhookd.channels.known_forms import MOST_FIELDS, MOST_KINDS, KnownForms
 from berinia_webhookd.channels.signatures import signed_text
 from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.errors import DeliveryRejected
@@ -100,3 +100,14 @@ def test_the_shape_of_a_value_of_a_known_kind_is_checked() -> None:
     refused = outcome(channel, signed_sms({**SMS_FIELDS, "SmsSid": MESSAGE_SID[:-1]}))
     assert isinstance(refused, tuple)
     assert "SmsSid" in str(refused)
+
+
+def test_forms_of_very_many_fields_are_not_learnt() -> None:
+    """Patterns of all the sizes that a form may have would take a gigabyte."""
+    kinds = KnownForms(lambda _: None)
+    few = tuple(f"Name{number}" for number in range(MOST_FIELDS))
+    for names in (few, (*few, "Another")):
+        kinds.learn(names)
+    body = urlencode(dict.fromkeys(few, "x"))
+    assert kinds.read(body.encode()) is not None
+    assert kinds.read(f"{body}&Another=x".encode()) is None

@@ -105,6 +105,7 @@ WRONG = [
     ("channels.sms.agent", "listener", "a capital"),
     ("channels.sms.retry_schedule_seconds", [-1], "number from 0"),
     ("channels.whatsapp.late_reply_url", "file:///etc/passwd", "https://example.com/path"),
+    ("tracing.url", "http://127.0.0.1:4318?key=x", "without ? or #"),
     ("channels.whatsapp.groups", "Support", "table"),
     ("channels.sms.opt_out_words", ["STOP"], "table"),
     ("channels.sms.opt_out_words", {"halt": ["STOP"]}, "table"),

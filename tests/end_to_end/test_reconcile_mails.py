@@ -211,6 +211,29 @@ def test_what_was_deleted_is_said(daemon: Daemon, api: MailgunApi) -> None:
     assert [one["body"] for one in seen_after_the_first(daemon, 1)] == ["kept"]
 
 
+def test_what_cannot_be_read_keeps_no_other_back(daemon: Daemon, api: MailgunApi) -> None:
+    """Times beyond all calendars, and headers deeper than any: named, counted and left out. Half a
+    character, or bytes that are none, are what the writer of a mail may bring into its subject.
+    """
+    deep: list[Any] = []
+    for _ in range(400):
+        deep = [deep]
+    api.stored[api.holds(sample_mail(), ago(hours=12))]["message-headers"] = deep
+    half = sample_mail(stripped_text="half a character", subject="hi \ud83d")
+    path = api.holds(half, ago(hours=11))
+    api.items[-1]["message"]["headers"]["subject"] = "hi \ud83d"
+    assert b"\\ud83d" in json.dumps(api.stored[path]).encode()
+    for time in ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-13-45"):
+        with pytest.raises(MalformedDelivery):
+            listed(ChannelName("email"), {**api.items[0], "@timestamp": time})
+    done = daemon.run(*LINE, check=False)
+    assert done.returncode == 1
+    assert "taken in 1, not taken in 1" in done.stdout
+    assert "Its headers cannot be read" in done.stderr
+    (seen,) = seen_after_the_first(daemon, 1)
+    assert (seen["body"], seen["subject"]) == ("half a character", "hi ?")
+
+
 def test_what_cannot_be_known_is_listed_and_not_taken_in(tmp_path: Path, api: MailgunApi) -> None:
     """A mail without a Message-Id, and what is older than the first mail that is here."""
     with closing(Daemon(tmp_path, settings(api))) as daemon:

@@ -175,6 +175,19 @@ def test_a_collector_that_is_of_no_use_keeps_nothing_back(stopped: Daemon, answe
         assert daemon.stop() == 0
 
 
+def test_what_is_in_a_collectors_url_is_in_no_log(stopped: Daemon) -> None:
+    """Its path may be a token, as its password is."""
+    url = 'tracing.url = "http://user:hush1@127.0.0.1:1/hush2/hush3/"'
+    daemon = having(stopped, RECORDER_TARGET, url)
+    daemon.start(environment={"OTEL_BSP_SCHEDULE_DELAY": "50"})
+    post(daemon, None)
+    daemon.wait_for("library")
+    assert daemon.stop() == 0
+    told = [line for line in daemon.lines if "/…/v1/traces" in line.get("detail", "")]
+    assert told
+    assert "hush" not in str(daemon.lines)
+
+
 async def test_a_message_from_before_is_traced_as_its_event(tmp_path: Path) -> None:
     """Where tracing was off when it came, its attempts share the trace of its own."""
     daemon = having(Daemon(tmp_path, agent=HANDLE), HANDLE_TARGET)

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 COOKIE: Final = "berinia_language"
 LONGEST_SENTENCE: Final = 1000  # what is longer is no sentence of ours
+MOST_NESTED: Final = 4  # sentences in the places of others; what a stranger nests has no end
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,15 @@ class Language:
         text = self.words[english] if self.words else escape(english)
         return text.format(**values) if values else text
 
-    def told(self, english: str) -> str | None:
+    def told(self, english: str, nested: int = MOST_NESTED) -> str | None:
         """Return a sentence of the daemon's code in this language; None for what is none."""
         if not self.sentences:
             return english
-        if len(english) > LONGEST_SENTENCE:
+        if len(english) > LONGEST_SENTENCE or not nested:
             return None
         for parts, sentence in self.sentences:
             if (found := values_in(english, parts)) is not None:
-                values = [self.told(value) or value for value in found]
+                values = [self.told(value, nested - 1) or value for value in found]
                 return PLACE.sub(lambda place: values[int(place[1])], sentence)  # noqa: B023
         return None
 

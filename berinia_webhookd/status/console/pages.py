@@ -101,10 +101,8 @@ class Pages:
         found = await journal.search(wanted, ROWS + 1, before=start, seconds=SEARCH_SECONDS)
         rows = found.events[:ROWS]
         before = rows[-1].event if len(found.events) > ROWS else found.end
-        given = {
-            name: asked[name] for name in ("q", "state", "channel", "agent") if asked.get(name)
-        }
-        given["period"] = str(period)
+        given = {name: asked[name] for name in ("q", "channel", "agent") if asked.get(name)}
+        given |= {"period": str(period)} | ({"state": filters.state} if filters.state else {})
         older = None if before is None else urlencode({**given, "before": before})
         return await page(
             request,

@@ -7,6 +7,7 @@ the same one, their stored messages are asked.
 
 from __future__ import annotations
 
+import json
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -152,6 +153,8 @@ class MailgunMails:
                 f"Mailgun's region {self._region} has no domain {self._domain}",
                 hint="set reconcile.mailgun.domain or .region (eu, us)",
             ) from None
+        except MalformedDelivery:
+            raise CannotStartNow("Mailgun's answer is longer than any about a domain") from None
         except CredentialsRefused as error:
             raise CredentialsRefused(
                 f"Mailgun refuses reconcile.mailgun.api_key in its region {self._region}",
@@ -230,7 +233,7 @@ class MailgunMails:
 
     async def _page(self, asked: Mapping[str, Any]) -> tuple[list[Any], str | None]:
         def read(body: bytes) -> tuple[list[Any], str | None]:
-            answer = orjson.loads(body)
+            answer = _parsed(body)
             items, token = answer["items"], (answer.get("pagination") or {}).get("next")
             if not isinstance(items or [], list) or not isinstance(token, str | None):
                 raise TypeError("no list of events")
@@ -246,7 +249,7 @@ class MailgunMails:
 
     async def _stored(self, mail: ListedMail) -> Mapping[str, Any]:
         def read(body: bytes) -> Mapping[str, Any]:
-            message = orjson.loads(body)
+            message = _parsed(body)
             if not isinstance(message, dict):
                 raise TypeError("no message")
             return message
@@ -295,14 +298,14 @@ class MailgunMails:
         async def once() -> T:
             try:
                 return read(await self._once(method, url, body, most_bytes))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise AskAgain("its answer cannot be read") from error
 
         return await patiently(once, MAILGUN, self._pauses)
 
     async def _once(self, method: str, url: str, body: bytes | None, most_bytes: int) -> bytes:
-        json = {} if body is None else {"Content-Type": "application/json"}
-        how: dict[str, Any] = {"headers": {**self._authorization, **json}, "body": body}
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        how: dict[str, Any] = {"headers": {**self._authorization, **kind}, "body": body}
         try:
             async with self._http.request(
                 method, URL(url, encoded=True), timeout_seconds=ASK_SECONDS, **how
@@ -317,3 +320,14 @@ class MailgunMails:
         if len(content) > most_bytes:
             raise MalformedDelivery("It is larger than a mail may be.")
         return content
+
+
+def _parsed(body: bytes) -> Any:
+    """Read JSON. Whoever writes a mail may bring half characters and bytes that are no text into
+    it, for which a strict reader refuses all.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        found = json.loads(body.decode("utf-8", "replace"))
+        return orjson.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))

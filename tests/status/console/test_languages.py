@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from berinia_webhookd.journal.ranks import OUTRANKED
 from berinia_webhookd.journal.search import GATHERED
 from berinia_webhookd.model import EventKind, EventMark, OutcomeKind
 from berinia_webhookd.status import console
-from berinia_webhookd.status.console.languages import chosen, languages
+from berinia_webhookd.status.console.languages import MOST_NESTED, chosen, languages
 from berinia_webhookd.status.console.render import environment
 
 from .sentences import constants, sentences
@@ -152,6 +153,18 @@ def test_a_sentence_is_said_with_what_it_is_about() -> None:
     )
     assert french.told("KeyError: 'a'") is None
     assert french.told("budget: " * 1000) is None
+
+
+def test_what_is_nested_without_end_is_left_as_it_is() -> None:
+    """Whoever writes into an error may nest a sentence in itself: a few are said in French, and a
+    page of them takes no processor from whom a provider waits for.
+    """
+    french = languages()["fr"]
+    assert french.told("in a: in b: lost") == "dans a : dans b : perdu"
+    begun = time.process_time()
+    told = [french.told("in : " * 199) for _ in range(50)]
+    assert time.process_time() - begun < 2.0
+    assert str(told[0]).count("dans") == MOST_NESTED
 
 
 def test_the_browser_and_the_reader_choose() -> None:

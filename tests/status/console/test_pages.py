@@ -183,6 +183,16 @@ async def test_a_long_search_says_how_far_it_came_and_goes_on(
 
 
 @on_sqlite
+@pytest.mark.parametrize("before", ["", "0", "-1", "9" * 18, "9" * 400, "%00", "1%20OR%201"])
+async def test_whatever_is_written_into_a_link_makes_a_page(site: Site, before: str) -> None:
+    """A state that is none, and numbers that no page has named."""
+    await site.world.accept("rare")
+    browser = await site.logged_in()
+    for more in ("", "&state=rejected", "&state=%00", "&channel=%00", "&agent='", "&q=rare"):
+        assert (await browser.get(f"/messages?before={before}{more}")).status == 200
+
+
+@on_sqlite
 async def test_an_hour_that_is_over_is_counted_once(site: Site) -> None:
     browser = await site.logged_in()
     await site.world.accept()
