@@ -1,1 +1,1 @@
-"""Delivery: claim, attempt, retry, bury; one file a transport."""
+"""Dispatch: claim entries, attempt them, retry or mark them dead; one file per transport."""

@@ -1,4 +1,4 @@
-"""What an agent host does with agents: loads them, calls them, and answers the daemon in JSON.
+"""The agent calls of an agent host: loads agents, calls them, and answers the daemon in JSON.
 
 Part of `agent_host.py`, under the same rules: the standard library only, Python 3.9 or newer.
 """
@@ -24,13 +24,13 @@ RESOURCES = [
     getattr(resource, f"RLIMIT_{name}")
     for name in ("FSIZE", "NOFILE", "NPROC", "AS", "DATA", "CPU")
 ]
-# What stands in every traceback of an import, and says nothing.
+# Frames of the import system, removed from tracebacks.
 NOT_THEIRS = ("<frozen importlib", importlib.__file__, __file__)
 NUMBER_KEYS = ("after_seconds", "for_seconds", "cost")
 ANSWER_KEYS = ("status", "response", "message", "result", "error", "reason")
 
 
-# What is each message's own in the data of an envelope.
+# The keys of an envelope's data that each message of a list has for itself.
 MESSAGE_KEYS = (
     *("sender", "subject", "body", "message_id", "received_at", "attachments", "signs"),
     *("raw", "raw_multi"),
@@ -38,7 +38,7 @@ MESSAGE_KEYS = (
 
 
 def with_messages(argument: dict[str, Any]) -> dict[str, Any]:
-    """Complete an envelope with its list of messages, if it is of one."""
+    """Add the list of messages to an envelope of gathered messages."""
     if "specversion" in argument and "messages" not in argument["data"]:
         data = argument["data"]
         own = {key: data[key] for key in MESSAGE_KEYS}
@@ -47,7 +47,7 @@ def with_messages(argument: dict[str, Any]) -> dict[str, Any]:
 
 
 class FolderGone(Exception):
-    """The agents' folder was removed, or closed to us, so no agent was called."""
+    """The agents' folder was removed or cannot be entered, so no agent was called."""
 
 
 class DeniedAtLoading(Exception):
@@ -87,7 +87,7 @@ class Host:
             write_message(self.requests, answer)
 
     def exit_if_not_ours(self) -> None:
-        """Exit where an agent forked and returned, or closed our socket and reused its number."""
+        """Exit if an agent forked and returned, or replaced our socket's descriptor."""
         if os.getpid() != self.pid:
             os._exit(0)
         if identity_of(self.requests) != self.identity:
@@ -96,7 +96,7 @@ class Host:
             os._exit(70)
 
     def answer(self, message: bytearray) -> dict[str, Any]:
-        """Return what the agent's code did, whatever that was, unless it ended the process."""
+        """Return the answer to one request; every exception becomes an answer, too."""
         try:
             request = json.loads(message)
             answer: dict[str, Any] = getattr(self, "do_" + request.pop("do"))(**request)
@@ -113,7 +113,7 @@ class Host:
                 answer["lacking"] = "memory"
             elif isinstance(error, RuntimeError) and "start new thread" in answer["failed"]:
                 answer["lacking"] = "threads"
-        if no_descriptor_left(self.requests):  # also where the agent made nothing of it
+        if no_descriptor_left(self.requests):  # also if the agent swallowed the exception
             answer["lacking"] = "descriptors"
         elif (limits := resource_limits()) != self.limits:
             answer["lacking"] = "limits"
@@ -136,7 +136,7 @@ class Host:
         return {}
 
     def do_load(self, agent: str, target: str | None) -> dict[str, Any]:
-        """Import an agent and make its instance; return which of the two shapes it has."""
+        """Import an agent and make its instance; return its shape, `handle` or `run`."""
         self.enter_folder()
         with saying_what_is_denied():
             found = find(target) if target else self.find_in_registry(agent)
@@ -154,7 +154,7 @@ class Host:
         return {"shape": "handle"}
 
     def enter_folder(self) -> None:
-        """Begin where every request begins, wherever the last agent went."""
+        """Change to the agents' folder, which an earlier agent may have left."""
         try:
             os.chdir(self.folder)
         except OSError as error:
@@ -180,7 +180,7 @@ class Host:
         return {"returned": {**texts, **numbers_of(returned)}}
 
     def run_until_complete(self, awaitable: Any) -> Any:
-        """Run it on the event loop that all async agents of this host share."""
+        """Run a coroutine on the event loop that all async agents of this host share."""
         import asyncio  # noqa: PLC0415 - costs plain agents 30 ms at start
 
         if self.loop is None or self.loop.is_closed():
@@ -191,7 +191,7 @@ class Host:
 
 @contextlib.contextmanager
 def saying_what_is_denied() -> Iterator[None]:
-    """Turn an error about permissions into one line: its traceback is the import system's."""
+    """Turn a permission error into one line; its traceback holds only import system frames."""
     try:
         yield
     except OSError as error:
@@ -207,7 +207,7 @@ def find(target: str) -> Any:
 
 
 def bounded(values: dict[str, Any]) -> dict[str, str]:
-    """Return the texts of an answer, bounded together."""
+    """Return the texts of an answer, cut to one limit for their total length."""
     texts = {key: text for key, text in ((key, as_text(values[key])) for key in values) if text}
     if sum(map(len, texts.values())) > RESULT_LIMIT:
         texts = {key: text[: RESULT_LIMIT // len(texts)] for key, text in texts.items()}
@@ -215,20 +215,18 @@ def bounded(values: dict[str, Any]) -> dict[str, str]:
 
 
 def numbers_of(returned: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of an answer: in how many seconds the agent wants to be called again, and
-    what it cost.
-    """
+    """Return the numbers of an answer: after how many seconds to retry, and the cost."""
     numbers: dict[str, float] = {}
     for key in NUMBER_KEYS:
         value = returned.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-            continue  # also what is no number
+            continue  # also a value that is no number
         numbers[key] = float(min(value, 1e9))
     return numbers
 
 
 def as_text(value: Any) -> str | None:
-    """Return text as it is, None for other JSON, `str()` of what JSON does not know."""
+    """Return text unchanged, None for other JSON types, `str()` of anything else."""
     if isinstance(value, str):
         return str.__str__(value)
     if value is None or isinstance(value, (bool, int, float, list, tuple, dict)):
@@ -240,8 +238,8 @@ def as_text(value: Any) -> str | None:
 
 
 def describe(error: BaseException, folder: str) -> str:
-    """Return the traceback without our frames and the import system's, bounded; its last line says
-    where in the agents' folder, and what: `meta_agent.py:29: SyntaxError: invalid syntax`.
+    """Return the traceback without our frames and the import system's, bounded; its last line names
+    the place in the agents' folder and the error: `meta_agent.py:29: SyntaxError: invalid syntax`.
     """
     try:
         told = traceback.TracebackException(type(error), error, error.__traceback__)
@@ -261,7 +259,7 @@ def describe(error: BaseException, folder: str) -> str:
 
 
 def only_theirs(told: traceback.TracebackException | None, seen: set[int]) -> None:
-    """Take out the frames that are ours or the import system's, also of what led to it."""
+    """Remove our frames and the import system's, also from chained exceptions."""
     if told is None or id(told) in seen:
         return
     seen.add(id(told))
@@ -272,9 +270,9 @@ def only_theirs(told: traceback.TracebackException | None, seen: set[int]) -> No
 
 
 def place_of(told: traceback.TracebackException, folder: str) -> str | None:
-    """Return the file and line where it happened: the last of the agents' own, else the last."""
+    """Return file and line of the error: the last frame in the agents' folder, else the last."""
     places: list[tuple[str, Any]] = [(frame.filename, frame.lineno) for frame in told.stack]
-    if getattr(told, "filename", None):  # of the file that cannot be read as Python
+    if getattr(told, "filename", None):  # of the file with the syntax error
         places = [(told.filename, told.lineno)]
     elif own := [place for place in places if is_own(place[0], folder)]:
         places = own
@@ -285,12 +283,12 @@ def place_of(told: traceback.TracebackException, folder: str) -> str | None:
 
 
 def is_own(file: str, folder: str) -> bool:
-    """Whether a file is the agents' own, and nobody's whom they import."""
+    """Whether a file is in the agents' folder, and not of an installed library."""
     return file.startswith(f"{folder}/") and f"-packages{os.sep}" not in file
 
 
 def identity_of(fd: int) -> tuple[int, int] | None:
-    """Return what identifies an open file, whatever its number; None when it is closed."""
+    """Return device and inode of an open descriptor; None if it is closed."""
     try:
         status = os.fstat(fd)
     except OSError:
@@ -299,12 +297,12 @@ def identity_of(fd: int) -> tuple[int, int] | None:
 
 
 def resource_limits() -> list[tuple[int, int]]:
-    """Return the limits that an agent may lower, for itself and for all that come after it."""
+    """Return the resource limits of this process, which an agent may lower for all later ones."""
     return list(map(resource.getrlimit, RESOURCES))
 
 
 def no_descriptor_left(known: int) -> bool:
-    """Return whether this process can open nothing more, by a copy of a descriptor that it has."""
+    """Return whether this process has no free descriptor, tested by duplicating an open one."""
     try:
         os.close(os.dup(known))
     except OSError as error:
@@ -313,14 +311,14 @@ def no_descriptor_left(known: int) -> bool:
 
 
 def flush_output() -> None:
-    """Flush what an attempt printed, so that it is read as its own."""
+    """Flush the output of an attempt, so that it is attributed to this attempt."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # closed or replaced by the agent
             stream.flush()
 
 
 def write_message(fd: int, message: dict[str, Any]) -> None:
-    """Write one message, however long, to a blocking descriptor."""
+    """Write one message of any length to a blocking descriptor."""
     body = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
     data = memoryview(len(body).to_bytes(4, "big") + body)
     while data:
@@ -328,7 +326,7 @@ def write_message(fd: int, message: dict[str, Any]) -> None:
 
 
 def read_message(fd: int) -> bytearray | None:
-    """Return the bytes of the next message; None when the other side is gone."""
+    """Return the bytes of the next message; None when the other side has closed."""
     data = bytearray()
     while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):  # noqa: PLR2004
         chunk = os.read(fd, CHUNK_BYTES)

@@ -4,11 +4,11 @@ Stand-alone with `agent_calls.py`: the standard library only, Python 3.9 or newe
 daemon, because agents live in a virtual environment of their own. Started as `python -u
 agent_host.py CONTROL`, it is a fork server: for each four descriptors that come over the inherited
 socket it forks a host within milliseconds, without work for the daemon. That child forks again: the
-parent stays as a guardian that outlives whatever agents do, and kills all their processes as soon
-as the host ends or the daemon is gone (its end of the life-line closes, even at kill -9); the child
-loads agents and calls them. What a guardian that was killed leaves behind becomes the fork
-server's, which kills it, and ends after its last guardian. Both speak length-prefixed JSON. It
-isolates from failure, not from malice.
+parent stays as a guardian, which kills all processes of the agents as soon as the host ends or the
+daemon is gone (the daemon's end of the life-line closes, even at kill -9); the child loads agents
+and calls them. Processes of a guardian that was killed are reparented to the fork server, which
+kills them; it ends after its last guardian. Both speak length-prefixed JSON. It isolates from
+failure, not from malice.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 NICENESS = 10
-OUT_OF_MEMORY_SCORE = 500  # hosts go before the daemon does
-REQUESTS_FD = 64  # from here on up, out of the way of what agents do with low numbers
+OUT_OF_MEMORY_SCORE = 500  # the kernel kills hosts before the daemon
+REQUESTS_FD = 64  # our descriptors are above this: agents may close or reuse low numbers
 CHUNK_BYTES = 65536
 
 
@@ -55,12 +55,12 @@ CHUNK_BYTES = 65536
 
 
 def control_process(option: int, value: Any) -> None:
-    """Call Linux' prctl(2); a kernel that refuses weakens a guarantee, which is no error."""
+    """Call Linux' prctl(2); a refusal weakens a guarantee and is ignored."""
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def name_process(name: str) -> None:
-    """Set the name shown in `top`, where all have one command line; at most 15 characters."""
+    """Set the process name that `top` shows; at most 15 characters."""
     control_process(PR_SET_NAME, name.encode())
 
 
@@ -78,19 +78,19 @@ def wake_at_child_ends() -> tuple[int, int]:
 
 
 def lower_priority() -> None:
-    """Leave one CPU to the daemon, and run at low priority on the others: providers come first."""
+    """Leave one CPU to the daemon, and run at low priority on the others."""
     try:
         cpus = os.sched_getaffinity(0)
         if len(cpus) > 1:
             os.sched_setaffinity(0, cpus - {min(cpus)})
         os.nice(NICENESS)
-    except OSError as error:  # a filter of system calls, perhaps
+    except OSError as error:  # a filter of system calls may refuse it
         sys.stderr.write(f"agent_host: agents cannot be put behind the daemon: {error.strerror}\n")
 
 
 def wait_for_request(control: socket.socket) -> list[int]:
-    """Return the descriptors of a host, in the forked child; none in the fork server itself, once
-    the daemon has closed the socket and nothing is left of any host.
+    """Return the descriptors of a host, in the forked child; in the fork server itself an empty
+    list, once the daemon has closed the socket and no process of any host is left.
     """
     wake_read, wake_write = wake_at_child_ends()
     guardians: set[int] = set()
@@ -125,7 +125,7 @@ def wait_for_request(control: socket.socket) -> list[int]:
 
 
 def continue_all(guardians: Collection[int]) -> None:
-    """Continue guardians that agents may have stopped: perhaps nobody else is left to do so."""
+    """Send SIGCONT to guardians, which agents may have stopped; the daemon may be gone."""
     for guardian in guardians:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(guardian, signal.SIGCONT)
@@ -135,13 +135,13 @@ def fork_guardian() -> int:
     """Fork; return the child's pid, 0 in the child."""
     try:
         return os.fork()
-    except OSError as error:  # the daemon sees its ends closed, and reads why
+    except OSError as error:  # the daemon sees its ends closed, and reads the reason from stderr
         sys.stderr.write(f"agent_host: fork: {error.strerror}\n")
         return -1
 
 
 def reap(guardians: set[int]) -> None:
-    """Forget the guardians that have ended; kill what one that was killed has left to us."""
+    """Forget guardians that have ended; kill the processes that a killed guardian left."""
     orphans = False
     pid = -1
     while pid:
@@ -152,13 +152,13 @@ def reap(guardians: set[int]) -> None:
         if pid:
             orphans = orphans or pid not in guardians or os.WIFSIGNALED(status)
             guardians.discard(pid)
-    if orphans:  # the end of each is a child's end again, until none is left
+    if orphans:  # each end signals again, until none is left
         for orphan in descendants(os.getpid(), but=guardians):
             kill(os.kill, orphan)
 
 
 def start_host(requests: int, lifeline: int, stdout: int, stderr: int) -> None:
-    """Fork once more, before there is any thread: the parent guards, the child serves.
+    """Fork again, before any thread exists: the parent guards, the child serves.
 
     All hosts stay in the fork server's session. Where the kernel shares the CPU out among sessions
     (`sched_autogroup`), each with one of its own would weigh as much as the daemon.
@@ -174,7 +174,7 @@ def start_host(requests: int, lifeline: int, stdout: int, stderr: int) -> None:
     child = os.fork()
     if child:
         os.close(requests)
-        with contextlib.suppress(OSError):  # it did so itself, or is gone
+        with contextlib.suppress(OSError):  # the child did so itself, or has ended
             os.setpgid(child, child)
         guard(child, lifeline)
     else:
@@ -203,7 +203,7 @@ def guard(child: int, lifeline: int) -> None:
 
 
 def wait_for_an_end(child: int, lifeline: int, wake_read: int) -> int | None:
-    """Return the wait status of the host, or None when the daemon is gone first. Reap orphans."""
+    """Return the wait status of the host, or None if the daemon ends first. Reap orphans."""
     poll = select.poll()
     poll.register(lifeline, select.POLLIN)
     poll.register(wake_read, select.POLLIN)
@@ -233,7 +233,7 @@ def clean_up(child: int, lifeline: int, status: int | None) -> None:
 
 
 def end_descendants() -> dict[int, int]:
-    """Kill all that is below this process; return the wait statuses of its children."""
+    """Kill all descendants of this process; return the wait statuses of its children."""
     statuses: dict[int, int] = {}
     while True:
         for pid in descendants(os.getpid()):
@@ -252,8 +252,8 @@ def kill(how: Callable[[int, int], None], pid: int) -> None:
 
 
 def descendants(ancestor: int, but: Collection[int] = ()) -> list[int]:
-    """Return the pids below `ancestor`, which as subreaper keeps those of dead parents; without
-    some children of it and what is below them.
+    """Return the pids of all descendants of `ancestor`, a subreaper, so orphans are among them;
+    without some of its children and their descendants.
     """
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208
@@ -306,7 +306,7 @@ def main() -> None:
     name_process("agent-forks")
     # An agent may stop us; once the daemon is gone, nobody else would let us go on.
     control_process(PR_SET_PDEATHSIG, signal.SIGCONT)
-    signal.signal(signal.SIGCONT, lambda *_: None)  # so that it wakes us as a child's end does
+    signal.signal(signal.SIGCONT, lambda *_: None)  # handled, so that it wakes the wait
     control_process(PR_SET_CHILD_SUBREAPER, 1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # stopping is the daemon's decision

@@ -1,6 +1,5 @@
-"""The delivery of an alert: to a command's standard input, and to a URL.
-
-Both are given a bounded time and none of the daemon's secrets. How it went is logged, not raised.
+"""The delivery of an alert: to a command's standard input, and to a URL. Both have a time limit and
+get none of the daemon's secrets. Failures are logged, not raised.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ POST_SECONDS: Final = 10.0
 
 
 async def deliver(settings: AlertSettings, kind: str, document: bytes) -> None:
-    """Deliver one alert, a JSON document, to everything that is set."""
+    """Deliver one alert, a JSON document, to the command and the URL that are set."""
     ways = []
     if settings.command is not None:
         ways.append(_log_result(kind, "alerts.command", run_command(settings.command, document)))
@@ -50,7 +49,7 @@ async def run_command(
 ) -> str | None:
     """Run the command, split as a shell would but without one; return what went wrong, or None.
 
-    What it prints goes nowhere; past the limit it is killed with its process group.
+    Its output is discarded; at the time limit it is killed with its process group.
     """
     try:
         process = await asyncio.create_subprocess_exec(

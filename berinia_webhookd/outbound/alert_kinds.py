@@ -1,5 +1,5 @@
-"""What alerts are about, and what somebody who gets one does: the guide (docs/operating.md) and the
-rules for Prometheus (contrib/prometheus) say it in the same words.
+"""The kinds of alerts, and the advice for each: the guide (docs/operating.md) and the rules for
+Prometheus (contrib/prometheus) use the same words.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 
 class AlertKind(StrEnum):
-    """What is worth waking somebody for."""
+    """The kinds of alerts."""
 
     ENTRY_DEAD = "entry_dead"
     SIGNATURES_REFUSED = "signatures_refused"
@@ -27,7 +27,7 @@ class AlertKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What to do, the command to begin with, and the guide's section that says more."""
+    """What to do, the first command to run, and the guide's section about it."""
 
     fix: str
     look: str

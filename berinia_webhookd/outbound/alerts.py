@@ -1,8 +1,8 @@
 """Alerts: tell an operator what needs fixing, by `alerts.command` and `alerts.url`.
 
-An alert is one small JSON document, without secrets and without a word of any message. At most one
-of a kind leaves in five minutes; what happens in between is counted into the next. Nothing here
-fails or delays anything else: an alert that cannot be delivered is a line in the log.
+An alert is one small JSON document, without secrets and without any text of a message. At most one
+of a kind is sent in five minutes; further occurrences are counted into the next one. An alert that
+cannot be delivered is logged, and delays nothing else.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from berinia_webhookd.outbound.alert_kinds import ADVICE, AlertKind
 PAUSE_SECONDS: Final = 300.0
 CHECK_SECONDS: Final = 5.0
 SERVICE: Final = "berinia-webhookd"
-RECENT_SECONDS: Final = 300.0  # what belongs to one alert of rejected deliveries
+RECENT_SECONDS: Final = 300.0  # the window of the conditions on counters
 
-# What holds now: one plain sentence by the name of what it is about; empty when all is well.
+# Returns one sentence by the name of what it is about (a channel, an agent); empty if all is well.
 Condition = Callable[[], Awaitable[Mapping[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an alert says: the last that happened, and how often it did."""
+    """The content of a pending alert: its last occurrence, and the number of occurrences."""
 
     summary: str
     at: datetime
@@ -65,7 +65,7 @@ class Alerts:
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def reconfigure(self, settings: AlertSettings) -> None:
-        """Take effect from the next alert on."""
+        """Use these settings from the next alert on."""
         self.settings = settings
 
     @property
@@ -73,7 +73,7 @@ class Alerts:
         return self.settings.command is not None or self.settings.url is not None
 
     def sound(self, kind: AlertKind, summary: str, **facts: str) -> None:
-        """Send an alert as soon as its kind's pause allows; never waits, never fails.
+        """Queue an alert, sent once its kind's pause is over; does not wait or raise.
 
         `summary` is one plain sentence; `facts` (such as `agent`, `event_id`) go into the JSON.
         """
@@ -85,7 +85,7 @@ class Alerts:
         self._changed.set()
 
     def entry_dead(self, settlement: Settlement) -> None:
-        """Alert of an entry that failed for good; what the agent said is in `events show` alone."""
+        """Alert of an entry that failed for good; the agent's error is only in `events show`."""
         entry, kind = settlement.entry, settlement.outcome.kind.value
         doubt = ", may have acted all the same" if settlement.may_have_acted else ""
         self.sound(
@@ -97,8 +97,8 @@ class Alerts:
         )
 
     def lost_for_good(self, lost: LostForGood) -> None:
-        """Alert of an entry whose process ended while it ran: time and again, or once where its
-        agent must not act twice.
+        """Alert of an entry whose process ended while it ran: repeatedly, or once if its agent is
+        at-most-once.
         """
         often = "" if lost.may_have_acted else " time and again"
         doubt = "; it may have acted" if lost.may_have_acted else ""
@@ -122,7 +122,7 @@ class Alerts:
         )
 
     def held(self, hold: Hold) -> None:
-        """Alert of what a guard has begun to hold back."""
+        """Alert of entries that a guard has begun to hold."""
         facts = {"agent": hold.agent, "reason": hold.guard.value}
         what = f"{hold.agent} gets"
         if hold.event_id is not None and hold.channel is not None:
@@ -169,7 +169,7 @@ class Alerts:
 
 
 async def send(settings: AlertSettings, kind: AlertKind, told: Told, *, node: str) -> None:
-    """Deliver an alert to everything that is set."""
+    """Deliver an alert to the command and the URL that are set."""
     advice, agent = ADVICE[kind], told.facts.get("agent")
     document = {
         "service": SERVICE,
@@ -200,7 +200,7 @@ def daemon_conditions(
     """Return all conditions of one daemon; `disk` says what is nearly full, or None."""
 
     async def agent_unavailable() -> Mapping[str, str]:
-        # Why is in the log: it may quote a secret.
+        # The reason is only in the log, since it may quote a secret.
         waits = "{0} cannot be loaded, so its messages wait"
         old = "the new code of {0} cannot be loaded, so {0} goes on with the code before"
         told = dict.fromkeys(unavailable(), waits) | dict.fromkeys(outdated(), old)
@@ -247,15 +247,15 @@ class Recent:
         clock: Callable[[], float],
         summary: Callable[[str, int], str],
     ) -> None:
-        """`clock` gives seconds that never go back; `summary` takes the channel and by how much."""
+        """`clock` gives monotonic seconds; `summary` takes the channel and the increase."""
         self._counter = counter
         self._clock = clock
         self._summary = summary
-        # When it was counted, and how many there had been by then, by channel.
+        # Samples of each channel: time and total.
         self._counts: deque[tuple[float, Mapping[str, float]]] = deque([(clock(), {})])
 
     async def __call__(self) -> Mapping[str, str]:
-        """Return a sentence for each such channel."""
+        """Return a sentence for each channel whose counter rose."""
         now, current = self._clock(), totals(self._counter)
         self._counts.append((now, current))
         while self._counts[0][0] < now - RECENT_SECONDS:
@@ -279,7 +279,7 @@ def totals(metric: Counter | Gauge) -> Mapping[str, float]:
 
 
 def rejected_deliveries(metrics: Metrics, clock: Callable[[], float]) -> Recent:
-    """A provider sent what could not be read: it is kept, and nobody has seen it."""
+    """The condition that deliveries could not be decoded: they are stored, no agent got them."""
     return Recent(
         metrics.rejected_total,
         clock,

@@ -1,6 +1,5 @@
-"""The files of an event's attachments, which exist for the length of one attempt.
-
-They lie in a private folder under names of ours; what the sender calls them is never a path.
+"""The files of an event's attachments, which exist for the length of one attempt. They are in a
+private folder under generated names; the sender's file names are never used as paths.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ PREFIX: Final = "berinia-webhookd-attachments-"
 
 
 class NoRoom(WebhookdError):
-    """This machine cannot hold the files now: a full disk, a folder that is gone."""
+    """The files cannot be written now: the disk is full, or the folder is gone."""
 
 
 async def no_attachments(event_id: EventId) -> Iterable[bytes]:
-    """Return none; for transports without access to raw deliveries."""
+    """Return no attachments; for transports without access to raw deliveries."""
     del event_id
     return ()
 
@@ -55,7 +54,7 @@ class AttachmentFiles:
 
     @contextlib.asynccontextmanager
     async def of(self, entry: Entry) -> AsyncIterator[tuple[str, ...]]:
-        """Yield the paths, in the order of `Entry.attachments`; none once one of them is erased.
+        """Yield the paths, in the order of `Entry.attachments`; none if any of them was erased.
 
         Raises:
             NoRoom: they cannot be written.
@@ -80,7 +79,7 @@ class AttachmentFiles:
 
 
 def _write(contents: Iterable[bytes]) -> tuple[Path, tuple[str, ...]]:
-    """Write all into a new folder, or leave nothing."""
+    """Write all files into a new folder; remove it if that fails."""
     folder = None
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))

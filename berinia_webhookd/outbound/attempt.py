@@ -1,4 +1,4 @@
-"""The attempt boundary: whatever an attempt does ends as a settlement, a log line and a figure.
+"""The attempt boundary: every attempt ends as a settlement, a log line and a metric.
 
 Bugs of ours end here too, as an `exception` outcome with their traceback in the log, so that one
 broken entry cannot stop the dispatcher.
@@ -41,25 +41,25 @@ class Run:
 
     entry: Entry
     policy: RetryPolicy
-    task: asyncio.Task[None] | None = None  # makes the attempt, and others after it
-    begun: bool = False  # its agent may have been called, and must not be called again
-    settlement: Settlement | None = None  # how it ended, once that is known
-    recording: asyncio.Future[Settled] | None = None  # the commit of that, as it was last tried
+    task: asyncio.Task[None] | None = None  # makes the attempt, and later ones in the same place
+    begun: bool = False  # an at-most-once agent may have been called
+    settlement: Settlement | None = None  # the settlement, once the attempt has ended
+    recording: asyncio.Future[Settled] | None = None  # the last try to commit it
 
     def end(self, outcome: Outcome, took_seconds: float) -> Settlement:
-        """Note how it ended."""
+        """Set the settlement."""
         self.settlement = self.policy.settle(
             self.entry, outcome, took_seconds, random=random.random, begun=self.begun
         )
         return self.settlement
 
     def grace_seconds(self, usual: float) -> float:
-        """How long stopping waits for it."""
+        """How many seconds stopping waits for it."""
         return self.policy.stop_grace_seconds if self.begun else usual
 
 
 async def make_attempt(run: Run, transport: Transport, begin: Begin) -> Settlement:
-    """Make one attempt; whatever breaks in the daemon is an outcome, too.
+    """Make one attempt; an exception in the daemon becomes an outcome.
 
     Raises:
         NotBegun: `begin` raised it.
@@ -81,14 +81,14 @@ class AttemptLog:
 
     def __init__(self, metrics: Metrics, on_dead: OnDead) -> None:
         """`on_dead` gets each entry that failed for good."""
-        # The labels of agents and outcomes are few, and looked up for every attempt.
+        # A cache: the label sets are few, and needed for every attempt.
         self._ended = cache(metrics.attempts_total.labels)
         self._seconds = cache(metrics.attempt_seconds.labels)
         self._on_dead = on_dead
         self.reconfigure()
 
     def reconfigure(self) -> None:
-        """Take the logger anew: its level may be another one."""
+        """Get the logger again, because its level may have changed."""
         self._log: FilteringBoundLogger = structlog.get_logger().bind()
 
     def started(self, entry: Entry) -> None:

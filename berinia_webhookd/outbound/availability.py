@@ -1,7 +1,6 @@
-"""The availability of agents: loads them at start, and again and again while that fails.
-
-The entries of an agent that cannot be loaded wait, with the reason written on them. After a reload
-an agent goes on with the code from before until the new code loads, whenever that is.
+"""The availability of agents: loads them at start, and retries while that fails. The entries of an
+agent that cannot be loaded wait, with the reason written on them. After a reload an agent runs its
+old code until the new code loads.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ logger = structlog.get_logger()
 
 FIRST_RETRY_SECONDS: Final = 5.0
 LONGEST_RETRY_SECONDS: Final = 300.0
-UNROUTED_AGENTS_SECONDS: Final = 60.0  # between looks for entries of agents without a channel
+UNROUTED_AGENTS_SECONDS: Final = 60.0  # between checks for entries of agents without a channel
 
 
 class TransportDirectory(Protocol):
@@ -33,11 +32,11 @@ class TransportDirectory(Protocol):
         """Return the transport by the agent's target."""
 
     def goes_on(self, agent: AgentName) -> bool:
-        """Return whether an agent goes on with the code from before the last reload."""
+        """Return whether an agent still runs the code from before the last reload."""
 
 
 class Availability:
-    """Knows for each agent whether it is loaded, and if not, why."""
+    """Tracks for each agent whether it is loaded, and the reason if it is not."""
 
     def __init__(
         self,
@@ -59,7 +58,7 @@ class Availability:
 
     @property
     def reasons(self) -> dict[AgentName, str]:
-        """Why each agent that is not loaded is not, in one line."""
+        """The reason, in one line, of each agent that is not loaded."""
         return {
             agent: last_line(reason)
             for agent, reason in self._reasons.items()
@@ -68,7 +67,7 @@ class Availability:
 
     @property
     def outdated(self) -> dict[AgentName, str]:
-        """Why the new code of each agent that goes on with the code before does not load."""
+        """The reason, by agent, why new code does not load while the old code still runs."""
         return {
             agent: last_line(reason)
             for agent, reason in self._reasons.items()
@@ -76,7 +75,7 @@ class Availability:
         }
 
     def reconfigure(self, routed: Iterable[AgentName]) -> None:
-        """Load every agent again, at once: its code or settings may have changed."""
+        """Load every agent again at once, because its code or settings may have changed."""
         self._routed = frozenset(routed)
         for task in self._loading.values():
             task.cancel()
@@ -134,12 +133,12 @@ class Availability:
             self.loaded.pop(agent, None)
         await self._note(
             agent, f"{GOES_ON}\n{reason}" if goes_on else reason
-        )  # also on what is new
+        )  # also for a new reason
 
     def _say(self, agent: AgentName, reason: str, hint: str | None, event: str) -> None:
         said = {"agent": agent, "error": last_line(reason), "hint": hint}
         if "\n" in reason and reason not in self._reasons.values():
-            said["exception"] = reason  # once, however many agents cannot be loaded for it
+            said["exception"] = reason  # logged once for all agents with this reason
         logger.error(event, **said)
 
     def _tried(self, agent: AgentName) -> None:
@@ -167,10 +166,10 @@ class Availability:
         try:
             await self._outbox.note_unavailable(agent, reason)
         except JournalUnavailable as error:
-            # Only the explanation in `events show` is late; the log and the metric have it.
+            # Only the reason in `events show` is delayed; the log and the metric have it.
             logger.warning("journal.degraded", detail=str(error))
 
 
 def last_line(text: str) -> str:
-    """Return the last line of a traceback, which says where and what."""
+    """Return the last line of a traceback, which names the place and the error."""
     return (text.strip().splitlines() or [""])[-1]

@@ -1,7 +1,7 @@
 """The contract of a transport: it makes one attempt and returns how that ended.
 
-A transport never raises for what an agent does: every end is an `Outcome`. What it raises is a bug
-of ours, which the attempt boundary logs with its traceback.
+A transport never raises for an agent's failure: every end is an `Outcome`. An exception is a bug of
+the daemon, which the attempt boundary logs with its traceback.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from berinia_webhookd.model import AgentName, Entry, Outcome
 
 
 class AgentUnavailable(WebhookdError):
-    """The agent cannot be loaded; its entries wait. The message is the reason shown."""
+    """The agent cannot be loaded; its entries wait. The message is the reason that is shown."""
 
 
 def denied_hint(path: str) -> str:
-    """Return what to do where agents may not read or write a path, often for the unit's sake."""
+    """Return a hint for a path that agents may not access, often due to the unit's sandbox."""
     drop_in = "agents-in-root.conf" if path.startswith("/root") else "agents-in-srv.conf"
     return (
         f"give the daemon's user {path}; under systemd with the drop-in contrib/systemd/{drop_in}, "
@@ -27,8 +27,8 @@ def denied_hint(path: str) -> str:
 
 
 class NotBegun(WebhookdError):
-    """The attempt must not begin: its lease is lost, or nobody knows whether it was written down
-    that it begins. The agent was not called.
+    """The attempt must not begin: its lease is lost, or it is unknown whether its beginning was
+    committed. The agent was not called.
     """
 
 
@@ -37,14 +37,14 @@ Begin = Callable[[], Awaitable[None]]
 
 
 async def begin_freely() -> None:
-    """Begin an attempt that may be made again."""
+    """Do nothing: for attempts that may be made again."""
 
 
 class Transport(Protocol):
     """One way to reach agents."""
 
     async def load(self, agent: AgentName) -> None:
-        """Make sure the agent can take attempts.
+        """Load the agent, so that it can take attempts.
 
         Raises:
             AgentUnavailable: it cannot be loaded now; asked again later.
@@ -52,12 +52,12 @@ class Transport(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many attempts may run at once; the dispatcher never has more than that in here."""
+        """How many attempts may run at once; the dispatcher starts no more."""
 
     async def attempt(
         self, entry: Entry, *, timeout_seconds: float, begin: Begin = begin_freely
     ) -> Outcome:
-        """Make one attempt; ends within the timeout and a moment for killing.
+        """Make one attempt; ends within the timeout plus the time to kill the host.
 
         Raises:
             NotBegun: `begin` raised it.

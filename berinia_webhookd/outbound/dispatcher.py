@@ -1,8 +1,7 @@
 """The dispatcher: claims entries, has their transports make attempts, and settles how they ended.
 
-It claims only for agents that are loaded, never more than can be started soon, and sleeps until
-the journal or one of its own attempts wakes it. It decides nothing about order: that rule lives in
-the journal's claim.
+It claims only for agents that are loaded, never more than can be started soon, and sleeps until the
+journal or one of its own attempts wakes it. The order of entries is decided by the journal's claim.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ from berinia_webhookd.outbound.stopping import end, release
 from berinia_webhookd.outbound.transport_queue import TransportQueue
 
 JOURNAL_RETRY_SECONDS: Final = 1.0
-LAST_CLAIM_SECONDS: Final = 5.0  # what an unreachable journal may delay stopping by
-TURN_SECONDS: Final = 5.0  # a turn at least this often, which is what the watchdog looks at
-REPLIES_SECONDS: Final = 0.25  # while there is room for nothing else, replies are looked for
-# Where agents are so fast that others end meanwhile, ends are recorded together.
+LAST_CLAIM_SECONDS: Final = 5.0  # how long an unreachable journal may delay stopping
+TURN_SECONDS: Final = 5.0  # the longest time between turns, which the watchdog checks
+REPLIES_SECONDS: Final = 0.25  # between claims of late replies while there is room for nothing else
+# With agents so fast that others end within this time, ends are recorded together.
 TOGETHER_SECONDS: Final = 0.005
 
 
 class Dispatcher:
-    """Owns every attempt of this process; `run` for ever, `stop` once."""
+    """Owns every attempt of this process; `run` runs until `stop`."""
 
     def __init__(
         self,
@@ -51,7 +50,7 @@ class Dispatcher:
         on_dead: OnDead = lambda *_: None,
         guards: Guards | None = None,
     ) -> None:
-        """`on_dead` gets each entry that nobody will try again."""
+        """`on_dead` gets each entry that failed for good."""
         self._guards = guards or Guards()
         self._outbox = outbox
         self._late_replies = late_replies
@@ -62,22 +61,22 @@ class Dispatcher:
         self._queues: dict[Transport, TransportQueue] = {}
         self._busy: Counter[AgentName] = Counter()
         self._tasks = asyncio.TaskGroup()
-        self._woken = asyncio.Event()  # there is room, an agent is loaded, or we are stopping
-        self._ended: list[tuple[TransportQueue, Run]] = []  # what is to be recorded together
+        self._woken = asyncio.Event()  # set at new room, a loaded agent, or stopping
+        self._ended: list[tuple[TransportQueue, Run]] = []  # ended runs that are recorded together
         self._together: asyncio.TimerHandle | None = None
-        self._left_out = False  # whether the last claim was not for all: there was no room
+        self._left_out = False  # whether the last claim left out agents for lack of room
         self._stopping = False
         self._last_claim = asyncio.Event()
         self._loading: asyncio.Task[None] | None = None
-        self._idle = asyncio.Event()  # nothing is left that stopping waits for
+        self._idle = asyncio.Event()  # set when stopping has nothing to wait for
         self.last_turn = asyncio.get_running_loop().time()
 
     def reconfigure(self) -> None:
-        """Log at the level as it is now."""
+        """Use the log level as it is now."""
         self._log.reconfigure()
 
     async def run(self) -> None:
-        """Dispatch until `stop`; an unreachable journal is waited for."""
+        """Dispatch until `stop`; waits while the journal is unreachable."""
         async with self._tasks:
             self._tasks.create_task(self._renew_leases())
             self._loading = self._tasks.create_task(self.availability.run(self._woken.set))
@@ -88,15 +87,15 @@ class Dispatcher:
             await asyncio.Event().wait()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Claim no more, let attempts end within the grace, or within their agent's own where they
-        must not be made twice; give back what did not begin, and end the rest.
+        """Claim no more; let attempts end within the grace period, or within their agent's own if
+        it is at-most-once; give back entries that did not begin, and end the other attempts.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._stopping = True
         self.last_turn = math.inf  # the watchdog waits for no more turns
         self._woken.set()
-        # What a claim under way brings is in a queue then.
+        # The entries of a claim under way are in a queue afterwards.
         await wait_for_event(self._last_claim, LAST_CLAIM_SECONDS)
         queues = self._queues.values()
         await release(self._outbox, [entry for queue in queues for entry in queue.waiting])
@@ -111,7 +110,7 @@ class Dispatcher:
                 # One that begins meanwhile gets another grace, so look again when the first ends.
                 await wait_for_event(self._idle, max(0.0, min(ends.values()) - loop.time()))
         if self._loading is not None:
-            # Before the hosts end: what is being loaded then would seem not to load.
+            # Before the hosts end: a load that is cut off would count as a failed one.
             self._loading.cancel()
             await asyncio.wait((self._loading,))
 
@@ -122,7 +121,7 @@ class Dispatcher:
 
     @property
     def begun(self) -> Sequence[Run]:
-        """What runs and must not be made twice: stopping waits longer for it."""
+        """Running attempts of at-most-once agents, for which stopping waits longer."""
         return [run for run in self._unfinished if run.begun and run.settlement is None]
 
     def longest_grace(self, grace_seconds: float) -> float:
@@ -137,7 +136,7 @@ class Dispatcher:
         return [run for queue in self._queues.values() for run in queue.unfinished]
 
     async def _turn(self) -> None:
-        """Claim what there is room for; sleep where that was nothing."""
+        """Claim as many entries as there is room for; sleep if there were none."""
         self.last_turn = asyncio.get_running_loop().time()
         self._woken.clear()
         known = self._guards.failing
@@ -145,7 +144,7 @@ class Dispatcher:
         claimed = await self._claim(requests)
         if claimed.holds:
             self._guards.report_holds(claimed.holds)
-        # The journal did not yet know, when it gave these, that their agent fails.
+        # The claim was made before the journal knew that their agent fails.
         failing = self._guards.failing - known
         returned: list[Entry] = []
         for entry in claimed.entries:
@@ -171,7 +170,7 @@ class Dispatcher:
             return Claimed(entries=(), next_due_seconds=JOURNAL_RETRY_SECONDS)
 
     def _requests(self) -> list[ClaimRequest]:
-        wanted: list[tuple[Set[AgentName], int]] = []  # who, and how many of all of them
+        wanted: list[tuple[Set[AgentName], int]] = []  # agents, and the limit over all of them
         shared: dict[Transport, set[AgentName]] = {}
         of_host: dict[str, set[AgentName]] = {}
         loaded = self.availability.loaded
@@ -185,7 +184,7 @@ class Dispatcher:
                 room = self._queue(transport).room
                 wanted.append(({agent}, min(room, limit - self._busy[agent])))
         for agents in of_host.values():
-            # What waited for their host in here would keep others from theirs.
+            # Entries waiting here for a shared host would take the place of others.
             busy = sum(self._busy[agent] for agent in agents)
             room = self._queue(loaded[next(iter(agents))]).room
             wanted.append((agents, 0 if busy else min(room, 1)))
@@ -206,7 +205,7 @@ class Dispatcher:
         return queue
 
     def _transport_of(self, entry: Entry) -> Transport | None:
-        """Return the way that leads to its agent now; None while that is not loaded."""
+        """Return the transport of an entry's agent; None while the agent is not loaded."""
         if entry.kind is EntryKind.REPLY:
             return self._late_replies
         return self.availability.loaded.get(entry.agent)
@@ -220,7 +219,7 @@ class Dispatcher:
         return queue.begin_next(self._policies.of(queue.waiting[0]), task)
 
     async def _occupy(self, queue: TransportQueue, run: Run) -> None:
-        """Make one attempt after the other in one of a transport's places, while any waits."""
+        """Make attempts one after another in one place of a transport, until its queue is empty."""
         while True:
             try:
                 await self._attempt(queue, run)
@@ -234,7 +233,7 @@ class Dispatcher:
         entry = run.entry
         transport = self._transport_of(entry)  # a reload may have changed the target
         if transport is None:
-            # It was claimed before a reload: it waits for its agent, at no cost to its schedule.
+            # Claimed before a reload: give it back without counting a retry.
             await self._release([entry])
             return
         self._log.started(entry)
@@ -265,7 +264,7 @@ class Dispatcher:
             self._record(queue, run)
 
     def _leave(self, queue: TransportQueue, run: Run) -> None:
-        """Its place is free for the next one."""
+        """Free the place of a run."""
         if run in queue.running:
             queue.leave(run)
             if self._left_out and queue.free:
@@ -277,8 +276,8 @@ class Dispatcher:
             self._idle.set()
 
     def _record(self, queue: TransportQueue, run: Run) -> None:
-        """Have the journal record how a run ended, again and again while it is unreachable."""
-        if run.settlement is None or run not in queue.settling:  # stopping has seen to it
+        """Have the journal record the end of a run; retries while the journal is unreachable."""
+        if run.settlement is None or run not in queue.settling:  # `stop` did it
             return
         try:
             run.recording = self._outbox.settle(run.settlement)
@@ -306,14 +305,14 @@ class Dispatcher:
         self._note_idle()
 
     def _forget(self, runs: Iterable[Run]) -> None:
-        """Leave runs to whoever ends them."""
+        """Drop runs that `stop` records or gives back."""
         for queue in self._queues.values():
             for run in runs:
                 self._leave(queue, run)
                 queue.settling.discard(run)
 
     def _leave_waiting(self, queue: TransportQueue, agent: AgentName) -> None:
-        """Give back what is claimed of an agent and has not begun."""
+        """Give back the entries of an agent that are claimed and have not begun."""
         left = [entry for entry in queue.waiting if _is_of(entry, {agent})]
         queue.take_out(left)
         self._give_back(left)
@@ -323,7 +322,7 @@ class Dispatcher:
             self._tasks.create_task(self._release(entries))
 
     async def _release(self, entries: Sequence[Entry]) -> None:
-        """Give entries back, asking again while the journal is unreachable."""
+        """Give entries back; retries while the journal is unreachable."""
         while True:
             try:
                 await self._outbox.release(entries)
@@ -333,8 +332,8 @@ class Dispatcher:
                 return
 
     async def _begin(self, run: Run) -> None:
-        """Write down that an attempt begins, if it must not be made twice. Whoever is not told that
-        this is on disk calls nobody.
+        """Record that an attempt of an at-most-once agent begins. The agent is called only after
+        this is on disk.
         """
         if not run.policy.at_most_once:
             return
@@ -351,11 +350,11 @@ class Dispatcher:
             await asyncio.sleep(self._lease_seconds / 3)
             held = [entry for queue in self._queues.values() for entry in queue.leased]
             if held:
-                # Renewing fails only while the journal is unreachable; what is lost by then is
-                # refused when it is settled, and another node may have run it.
+                # Renewing fails only while the journal is unreachable; settling an entry whose
+                # lease was lost meanwhile is refused, and another node may have run it.
                 with contextlib.suppress(JournalUnavailable):
                     lost = await self._outbox.renew(held)
-                    # Start nothing that is another node's by now; what runs cannot be taken back.
+                    # Start no entry whose lease another node has now; running ones go on.
                     for queue in self._queues.values():
                         queue.take_out(lost)
 
@@ -364,7 +363,7 @@ class Dispatcher:
         seconds = REPLIES_SECONDS if full else TURN_SECONDS
         if next_due_seconds is not None:
             seconds = min(seconds, next_due_seconds)
-        if full:  # whatever comes, there is no room for it
+        if full:  # new entries need not wake it: there is no room
             await wait_for_event(self._woken, seconds)
             return
         work = self._tasks.create_task(self._wake_for_work(seconds))

@@ -1,7 +1,7 @@
 """Hides the people of one event in what its agent prints, raises, or returns as an error.
 
-It finds a value whole, cut short, in any letter case and as programs spell it. Where there is too
-much to look for it hides the text altogether.
+It finds a value whole, truncated, in any letter case and in the escapes that programs use. If there
+are too many values to search for, it hides the whole text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from urllib.parse import quote, quote_plus
 from berinia_webhookd.logs.personal_data import HIDDEN, LONGEST_TEXT, scrub
 from berinia_webhookd.model import Entry, Event, Outcome
 
-LONG_BYTES: Final = 8192  # of an event as it is stored: what a longer one takes is felt by callers
+LONG_BYTES: Final = 8192  # of a stored event: masks of longer ones are made in a thread
 SHORTEST_VALUE: Final = 3  # shorter values are too common to look for
-ANCHOR: Final = 12  # so many characters of a value's beginning are the value, cut short
-LONGEST_IN_URL: Final = 4096  # longer values are not looked for as URLs spell them
-MOST_CHARACTERS: Final = 1 << 19  # of values are looked for; an event with more hides all
+ANCHOR: Final = 12  # this many leading characters of a value count as the value, truncated
+LONGEST_IN_URL: Final = 4096  # longer values are not searched for in URL encoding
+MOST_CHARACTERS: Final = 1 << 19  # total length of values; an event with more hides the whole text
 MOST_ALIKE: Final = 8  # values with one beginning are compared; with more, the line is hidden
 _QUOTED: Final = frozenset("\"'\\")
 
@@ -29,8 +29,8 @@ _Span = tuple[int, int]
 
 
 class EventMask:
-    """The mask of one event, made at the first text, or by `prepare` where the event is long;
-    `wanted` tells whether people are hidden at all.
+    """The mask of one event, made at the first text, or by `prepare` for a long event; `wanted`
+    tells whether personal data is masked at all.
     """
 
     def __init__(self, entry: Entry, wanted: Callable[[], bool]) -> None:
@@ -47,12 +47,12 @@ class EventMask:
         return self._hide(text)
 
     async def prepare(self) -> None:
-        """Make the mask of a long event in a thread: there are thousands of lines to look for."""
+        """Make the mask of a long event in a thread: there are thousands of lines to search for."""
         if self._entry.size_bytes > LONG_BYTES and self._wanted():
             self._hide = await asyncio.to_thread(self._made)
 
     async def outcome(self, outcome: Outcome) -> Outcome:
-        """Return the outcome with its error masked; the reply goes to the one who wrote."""
+        """Return the outcome with its error masked, but not its reply to the sender."""
         if outcome.error is None:
             return outcome
         await self.prepare()
@@ -71,7 +71,7 @@ def _values(event: Event) -> Iterator[object]:
 def masker(values: Iterable[object]) -> Callable[[str], str]:
     """Return a function that masks these values, and what `scrub` masks, anywhere in a text.
 
-    Values may be nested in mappings and lists; what is no text is not looked for.
+    Values may be nested in mappings and lists; only strings are searched for.
     """
     texts: set[str] = set()
     characters = 0
@@ -79,7 +79,7 @@ def masker(values: Iterable[object]) -> Callable[[str], str]:
         if text not in texts:
             texts.add(text)
             characters += len(text)
-            if characters > MOST_CHARACTERS:  # at once: a mail can have millions of lines
+            if characters > MOST_CHARACTERS:  # stop early: a mail can have millions of lines
                 return lambda text: HIDDEN if text else text
     anchors: _Anchors = {}
     for spelling in {_folded(spelling) for text in texts for spelling in _spellings(text)}:
@@ -100,7 +100,7 @@ def _texts(values: Iterable[object]) -> Iterator[str]:
 
 
 def _spellings(text: str) -> Iterator[str]:
-    """Yield a text as it is, and as `repr`, JSON, bytes and URLs spell it."""
+    """Yield a text as it is, and as `repr`, JSON, bytes and URLs escape it."""
     if len(text) < SHORTEST_VALUE:
         return
     yield text
@@ -117,11 +117,11 @@ def _spellings(text: str) -> Iterator[str]:
 
 
 def _folded(text: str) -> str:
-    """Remove letter case, leaving each character in its place."""
+    """Fold letter case without changing the text's length."""
     if text.isascii():
         return text.lower()
     low = text.lower()
-    if len(low) == len(text) and "Σ" not in text:  # whose small form depends on what follows
+    if len(low) == len(text) and "Σ" not in text:  # whose lower case depends on the next character
         return low
     return "".join(low if len(low := character.lower()) == 1 else character for character in text)
 
@@ -151,7 +151,7 @@ def _whole(folded: str, spelling: str) -> Iterator[_Span]:
 
 
 def _begun(folded: str, anchor: str, spellings: list[str]) -> Iterator[_Span]:
-    """Find values that were cut short, as far as they go."""
+    """Find truncated values, up to their last matching character."""
     start = folded.find(anchor)
     while start >= 0:
         if len(spellings) > MOST_ALIKE:

@@ -1,5 +1,5 @@
-"""What the chat is told of a command that failed for good without a word: in the language of the
-people who read it there.
+"""The reply in the chat to a command that failed for good without an answer, in the language of its
+users.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REASONS: Final[Mapping[OutcomeKind, str]] = {
 def failure_reply(
     channel: Channel | None, event: Event, kind: OutcomeKind, timeout_seconds: float
 ) -> FailureReply | None:
-    """Return what is said of a failure of this kind; None where nothing is to be said."""
+    """Return the reply to a failure of this kind; None for no reply."""
     replies = None if channel is None else channel.replies
     if replies is None or not replies.failure_text or kind not in REASONS:
         return None

@@ -1,7 +1,6 @@
 """The daemon's side of the fork server, which has the agents' interpreter ready and forks hosts.
-
-Starting an interpreter takes tens of milliseconds of CPU; where agents crash all the time, that
-would be taken from answering providers. A fork takes one or two, at the priority of agents.
+Starting an interpreter takes tens of milliseconds of CPU; if agents crash all the time, that would
+delay answers to providers. A fork takes one or two milliseconds, at the priority of agents.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ WITHHELD_PREFIXES: Final = ("BERINIA_WEBHOOKD_", "MAILGUN_", "WATCHDOG_", "LISTE
 def agents_environment(
     environment: Mapping[str, str], granted: Collection[str] = ()
 ) -> dict[str, str]:
-    """Return the environment that agents inherit: all but what is the daemon's own, unless it is
-    granted.
+    """Return the environment that agents inherit: all but the daemon's own variables, unless these
+    are granted.
     """
     return {
         name: value
@@ -37,7 +36,7 @@ def agents_environment(
 
 
 def pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
-    """Open a pipe from them to us; each stack closes its end."""
+    """Open a pipe from a host to the daemon; each stack closes its end."""
     read, write = os.pipe()
     ours.callback(os.close, read)
     theirs.callback(os.close, write)
@@ -45,8 +44,8 @@ def pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int,
 
 
 class ForkServer:
-    """One process of `agent_host.py`: started when the first host is wanted, and again whenever it
-    is gone. Hosts outlive it, for each has a guardian.
+    """One process of `agent_host.py`: started with the first host, and again when it has ended.
+    Hosts outlive it, because each has a guardian.
     """
 
     def __init__(self, python: Path, granted: Collection[str] = ()) -> None:
@@ -57,7 +56,7 @@ class ForkServer:
         self._output: HostOutput | None = None
 
     def fork(self, fds: Sequence[int]) -> None:
-        """Fork a host that gets copies of its ends of: requests, life-line, stdout, stderr.
+        """Fork a host that gets copies of its ends: of requests, life-line, stdout, stderr.
 
         Raises:
             OSError: the interpreter cannot be started, or takes no more requests.
@@ -66,14 +65,14 @@ class ForkServer:
             self._start()
         try:
             socket.send_fds(self._control, [b"\0"], fds)
-        except (BrokenPipeError, ConnectionResetError):  # it is just going
+        except (BrokenPipeError, ConnectionResetError):  # it is just ending
             self._start()
-            # One that cannot even begin lets go of the host's ends, and `last_line` says why.
+            # One that cannot start closes the host's ends, and `last_line` has the reason.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 socket.send_fds(self._control, [b"\0"], fds)
 
     async def last_line(self) -> str:
-        """Return the last line of its own stderr: why an interpreter cannot start."""
+        """Return the last line of its own stderr: the reason why an interpreter cannot start."""
         if (output := self._output) is None:
             return ""
         await output.drain()
@@ -81,7 +80,7 @@ class ForkServer:
 
     @property
     def is_working(self) -> bool:
-        """Whether it runs, or would if there were CPU time for it; a new one would be no faster."""
+        """Whether it runs or only waits for CPU time, so that a new one would not be faster."""
         if self._process is None:
             return False
         try:
@@ -91,14 +90,14 @@ class ForkServer:
         return stat.rpartition(b") ")[2].startswith(b"R")
 
     def kill(self) -> None:
-        """End it at once; the next host gets a new one."""
+        """Kill the process at once; the next host gets a new one."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._let_go()
 
     async def close(self) -> None:
-        """Let it end after its last host; kill it after a grace."""
+        """Let it end after its last host; kill it after a grace period."""
         process = self._process
         if process is None:
             return

@@ -1,7 +1,6 @@
-"""Guards, as the dispatcher meets them: what the journal holds back is logged and alerted here, and
-nothing more of an agent is begun that fails time and again.
-
-What is held, and for how long, is decided in the journal, which counts for all nodes.
+"""The dispatcher's side of guards: logs and alerts what the journal holds, and begins no more
+entries of an agent that keeps failing. What is held, and for how long, is decided in the journal,
+which counts over all nodes.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ class Guards:
     def __init__(
         self, on_hold: OnHold = lambda _: None, on_failing: OnFailing = lambda *_: None
     ) -> None:
-        """`on_hold` gets what begins to be held back, `on_failing` an agent that keeps failing."""
+        """`on_hold` gets each new hold, `on_failing` each agent that keeps failing."""
         self._on_hold = on_hold
         self._on_failing = on_failing
         self._failures: Counter[AgentName] = Counter()
 
     @property
     def failing(self) -> frozenset[AgentName]:
-        """The agents of which only what the journal lets be tried may begin: one entry at a time.
-        What was claimed before it knew of the failures is to be given back.
+        """The failing agents, of which the journal lets one entry at a time be tried. Entries
+        claimed before it knew of the failures are to be given back.
         """
         if not self._failures:
             return frozenset()
@@ -43,7 +42,7 @@ class Guards:
         )
 
     def observe(self, agent: AgentName, outcome: Outcome) -> bool:
-        """Count an attempt of an agent; returns whether it fails time and again."""
+        """Count an attempt of an agent; returns whether it keeps failing."""
         if outcome.agent_works:
             del self._failures[agent]
         elif outcome.agent_works is False:
@@ -51,7 +50,7 @@ class Guards:
         return self._failures[agent] >= MOST_FAILURES
 
     def report_holds(self, holds: Sequence[Hold]) -> None:
-        """Log and alert what guards have begun to hold back."""
+        """Log and alert what guards have begun to hold."""
         for hold in holds:
             logger.warning(
                 "conversation.held",

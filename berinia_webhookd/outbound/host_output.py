@@ -1,7 +1,7 @@
 """The output of an agent host, read at file-descriptor level and logged line by line.
 
-One bounded read per turn of the event loop: neither the agent waits for long, nor anybody else. A
-host has an allowance of log; what is over it is counted and dropped.
+One bounded read per turn of the event loop, so that neither the agent nor other tasks wait long. A
+host has an allowance of log output; lines over it are counted and dropped.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from berinia_webhookd.logs.control_characters import without_sequences
 
 logger = structlog.get_logger()
 
-PIPE_BYTES: Final = 1 << 20  # a burst of an agent fits without waiting for us
+PIPE_BYTES: Final = 1 << 20  # the pipe takes a burst of an agent without blocking it
 TURN_BYTES: Final = 8192  # read at once; a hundred lines take milliseconds
-TURN_SECONDS: Final = 0.005  # after a line that ends later than this, others have their turn
+TURN_SECONDS: Final = 0.005  # a turn ends after the first line that takes longer than this
 LINE_BYTES: Final = 4096  # of a line are logged
-LEAST_BYTES: Final = 64  # a line counts as at least so many: a short one takes as much time
-# A longer line is dropped: hiding personal data in it takes seeing it whole.
+LEAST_BYTES: Final = 64  # the least that a line counts: a short one takes as much time
+# A longer line is dropped: masking personal data needs the whole line.
 LONGEST_LINE_BYTES: Final = 65_536
 BURST_BYTES: Final = 1 << 18  # logged at once from one host …
 REFILL_BYTES_PER_SECOND: Final = 1 << 15  # … and over time
@@ -34,7 +34,7 @@ PAUSE_SECONDS: Final = 0.02  # between reads of a host that is over its allowanc
 
 
 class OutputOwner(NamedTuple):
-    """Whose output it is: the log keys, and what hides the values of the event in a line."""
+    """The owner of output: the log keys, and the mask for the event's values in a line."""
 
     keys: Mapping[str, object]
     mask: Callable[[str], str] = str
@@ -62,31 +62,31 @@ class HostOutput:
         self._allowance = float(BURST_BYTES)
         self._refilled_at = self._loop.time()
         self._dropped_bytes = 0
-        self._draining = 0  # an attempt may end while its host does
+        self._draining = 0  # an attempt may end while its host is ending
         self.last_line = ""
         self._pipes = [_Pipe("stdout", stdout), _Pipe("stderr", stderr)]
-        self._poll = select.poll()  # asks after both at once: most attempts print nothing
+        self._poll = select.poll()  # polls both at once: most attempts print nothing
         for pipe in self._pipes:
             self._poll.register(pipe.fd, select.POLLIN)
             os.set_blocking(pipe.fd, False)
-            with contextlib.suppress(PermissionError):  # the user's pipes are at their limit
+            with contextlib.suppress(PermissionError):  # the user's pipe limit is reached
                 fcntl.fcntl(pipe.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             self._loop.add_reader(pipe.fd, self._on_readable, pipe)
 
     async def begin(self, owner: OutputOwner) -> None:
-        """Log what is printed from now on as this owner's."""
+        """Log output from now on as this owner's."""
         await self.drain()
         self._owner = owner
 
     async def end(self) -> None:
         """End the owner's output, all of which is in the pipes by now. A thread that the attempt
-        left behind may go on printing of the same event, so its mask stays.
+        left running may print more of the same event, so its mask stays.
         """
         await self.drain()
         self._owner = OutputOwner(self._silent.keys, self._owner.mask)
 
     async def drain(self) -> None:
-        """Log what was printed so far, half a line included."""
+        """Log the output so far, including an unfinished line."""
         if self._poll.poll(0) or any(pipe.unlogged for pipe in self._pipes):
             self._draining += 1
             try:
@@ -104,7 +104,7 @@ class HostOutput:
         self.abandon()
 
     def abandon(self) -> None:
-        """Close the descriptors; what was not read yet is lost."""
+        """Close the descriptors; unread output is lost."""
         for pipe in list(self._pipes):
             self._close(pipe)
 
@@ -121,7 +121,7 @@ class HostOutput:
             await asyncio.sleep(0)
 
     def _on_readable(self, pipe: _Pipe) -> None:
-        """Take a turn, and make a pause where there is more than one turn's work."""
+        """Read for one turn, and pause if there is more than one turn's work."""
         if self._draining or pipe not in self._pipes:
             return
         if not pipe.has_line:
@@ -137,7 +137,7 @@ class HostOutput:
             self._on_readable(pipe)
 
     def _read(self, pipe: _Pipe) -> bool:
-        """Read once; return whether anything came."""
+        """Read once; return whether there was any data."""
         if pipe not in self._pipes:
             return False
         over = self._is_over()
@@ -155,7 +155,7 @@ class HostOutput:
         return bool(chunk)
 
     def _drop_lines(self, pipe: _Pipe, chunk: bytes) -> None:
-        """Keep what follows the last line's end: it may be the next attempt's."""
+        """Drop complete lines; the rest may belong to the next attempt."""
         begins = chunk.rfind(b"\n") + 1
         if begins:
             self._dropped_bytes += len(pipe.unlogged) + begins
@@ -189,7 +189,7 @@ class HostOutput:
             pipe.skipping = False
             return
         self._allowance -= min(max(len(line), LEAST_BYTES), LINE_BYTES)
-        # Before the mask: a colour may begin within a phone number.
+        # Before the mask: an escape sequence may be within a phone number.
         text = self._owner.mask(without_sequences(line.decode("utf-8", "replace")).rstrip())
         if not text:
             return

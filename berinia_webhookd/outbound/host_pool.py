@@ -1,11 +1,11 @@
 """The agent hosts of this node: started on first use, reused, and stopped when idle for long; ten a
 second at most, however fast agents crash.
 
-A host serves one attempt at a time. It is chosen for its memory limit, then for having served the
-conversation last, because agents keep memory in themselves; agents with the same word of
-`agents.<Name>.host` share one, which serves nobody else, and which they wait for. An agent that
-took its last host down gets none that others have loaded: they would wait for a new one with it.
-After a reload an agent keeps the hosts that it had until its new code is loaded in a new one.
+A host serves one attempt at a time. It is chosen by its memory limit, then for having served the
+conversation last, because agents may keep state in the process; agents with the same word in
+`agents.<Name>.host` share one, which serves no others, and wait for it. An agent whose last host
+crashed gets no host that other agents have loaded, so that its crashes do not affect them. After a
+reload an agent keeps its old hosts until its new code is loaded in a new one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = structlog.get_logger()
 
 START_SECONDS: Final = 30.0
 STOP_GRACE_SECONDS: Final = 2.0
-STARTS_PER_SECOND: Final = 10  # where agents crash faster, they wait, and not the callers
+STARTS_PER_SECOND: Final = 10  # agents that crash faster wait, so that callers do not
 CONVERSATIONS_REMEMBERED: Final = 10_000
 INTERPRETER_HINT: Final = (
     "agents.python names the interpreter of the agents, which needs Python 3.9 or newer"
@@ -43,16 +43,16 @@ HARMLESS_ENDS: Final = NORMAL_ENDS | {"load"}
 
 
 class HostRequest(NamedTuple):
-    """What a host is wanted for: one attempt of the agent, or to load it."""
+    """A request for a host: for one attempt of the agent, or to load it."""
 
     agent: AgentName
     memory_limit_bytes: int | None
     word: str | None = None
     conversation_id: str | None = None
-    anew: bool = False  # with the code as it is now, even if the agent goes on with that before
+    anew: bool = False  # with the new code, even if the agent still runs the old one
 
     def suits(self, host: AgentHost) -> bool:
-        """Return whether it may be this host, once that is idle."""
+        """Return whether this host may serve the request once it is idle."""
         if self.word is not None:
             return host.word == self.word
         return (
@@ -72,18 +72,18 @@ class HostPool:
         self._generation = 0
         self._fork_server = ForkServer(settings.python, settings.environment)
         self._starts = AsyncLimiter(STARTS_PER_SECOND, 1.0)
-        self._watches: dict[AgentHost, asyncio.Task[None]] = {}  # of all hosts that are not gone
+        self._watches: dict[AgentHost, asyncio.Task[None]] = {}  # every host that has not ended
         self._background: set[asyncio.Task[None]] = set()
         self._idle: dict[AgentHost, asyncio.TimerHandle | None] = {}  # least recently used first
         self._served: OrderedDict[str, AgentHost] = OrderedDict()  # conversation → its last host
-        self._harmful: set[AgentName] = set()  # took its last host down
-        self._kept: dict[AgentName, int] = {}  # the generation before, until the new code loads
+        self._harmful: set[AgentName] = set()  # agents whose last host crashed
+        self._kept: dict[AgentName, int] = {}  # agents on an older generation
         self._changed = asyncio.Event()
         self._next_start: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
 
     async def acquire(self, request: HostRequest) -> AgentHost:
-        """Return a host for it; wait while all that could serve it are busy.
+        """Return a host for the request; wait while all suitable ones are busy.
 
         Raises:
             AgentUnavailable: no host can be started.
@@ -103,7 +103,7 @@ class HostPool:
                 if len(self._watches) >= self._most_hosts:
                     self._make_room()
                 elif self._starts.has_capacity():
-                    await self._starts.acquire()  # at once, so nobody comes in between
+                    await self._starts.acquire()  # returns at once: no other task runs between
                     return await self._start(request)
                 else:
                     self._wake_at_next_start()
@@ -115,8 +115,8 @@ class HostPool:
         await self._changed.wait()
 
     def of_word(self, word: str | None) -> AgentHost | None:
-        """Return the host of the agents with this word, also one that is still ending; none that
-        some of them only keep until their new code is loaded.
+        """Return the host of the agents with this word, also one that is still ending, but none
+        that is only kept until new code is loaded.
         """
         if word is None:
             return None
@@ -128,7 +128,7 @@ class HostPool:
         return agent in self._kept and any(self._keeps(host, agent) for host in self._watches)
 
     def loaded(self, agent: AgentName) -> None:
-        """Let go of the hosts that an agent kept: its new code is loaded."""
+        """Release the old hosts that an agent kept: its new code is loaded."""
         if self._kept.pop(agent, None) is not None:
             self._stop_outdated()
             self._changed.set()
@@ -145,12 +145,12 @@ class HostPool:
 
     @property
     def _most_hosts(self) -> int:
-        """How many hosts there may be: beside those that are kept, always one more."""
+        """The highest number of hosts: always at least one more than those that are kept."""
         kept = sum(map(self._is_kept, self._watches)) if self._kept else 0
         return max(self._settings.max_hosts, 1 + kept)
 
     def _suited(self, request: HostRequest) -> list[AgentHost]:
-        """Return the idle hosts that may serve it, least recently used first."""
+        """Return the idle hosts that may serve the request, least recently used first."""
         suited = [
             host
             for host in self._idle
@@ -161,14 +161,14 @@ class HostPool:
         return suited
 
     def _make_room(self) -> None:
-        """Stop an idle host; one whose memory a word asks to keep only if nothing else ends."""
+        """Stop an idle host; one shared by `agents.<Name>.host` only if no other can end."""
         idle = [host for host in self._idle if host.is_usable and not self._is_kept(host)]
         freely = [host for host in idle if host.word is None]
         if freely or (idle and not any(host.reason for host in self._watches)):
             self._stop((freely or idle)[0], "room")
 
     def release(self, host: AgentHost) -> None:
-        """Give a host back; one that is outdated or must end is replaced at the next need."""
+        """Give a host back; one that is outdated or must end is stopped."""
         if host.gone.done():
             return
         kept = self._is_kept(host)
@@ -198,7 +198,7 @@ class HostPool:
 
     def reconfigure(self, settings: AgentsSettings, keep: Collection[AgentName] = ()) -> None:
         """Replace every host, so that new code loads: idle ones now, busy ones when released; those
-        of agents to `keep` once their new code is loaded.
+        of agents in `keep` once their new code is loaded.
         """
         self._settings = settings
         now = self._generation
@@ -214,16 +214,16 @@ class HostPool:
                 continue
             if not self._is_kept(host):
                 self._stop(host, "reload")
-            elif timer is not None:  # there would be no other with its code
+            elif timer is not None:  # no other host has its code
                 timer.cancel()
                 self._idle[host] = None
 
     def start_afresh(self) -> None:
-        """Give the next host a new interpreter, which sees what was installed meanwhile."""
+        """Start a new fork server for the next host, so that it sees newly installed packages."""
         self._retire_fork_server()
 
     async def close(self) -> None:
-        """End all hosts; kill what runs."""
+        """End all hosts; kill those with an attempt."""
         self._closing.set()
         self._changed.set()
         for host in list(self._idle):
@@ -231,11 +231,11 @@ class HostPool:
         for host in self._watches:
             if host.reason is None:
                 host.kill("stopping")
-        # With the fork server: one that hangs keeps the ends of hosts that it has yet to make.
+        # Together with the fork server: if it hangs, it holds the descriptors of unforked hosts.
         await asyncio.gather(self._fork_server.close(), *self._background, *self._watches.values())
 
     def _wake_at_next_start(self) -> None:
-        """Set one timer for all that wait, which wakes them all."""
+        """Set one timer, which wakes all waiting requests."""
         if self._next_start is None:
             loop = asyncio.get_running_loop()
             self._next_start = loop.call_later(1 / STARTS_PER_SECOND, self._may_start)
@@ -304,7 +304,7 @@ class HostPool:
                 START_SECONDS,
             )
         except (TimeoutError, HostEnded) as error:
-            begun = host.host_pid is not None  # so neither interpreter nor fork server is why
+            begun = host.host_pid is not None  # so neither interpreter nor fork server is the cause
             said = host.output.last_line or ("" if begun else await fork_server.last_line())
             host.kill("crash")
             if isinstance(error, TimeoutError) and not begun and not fork_server.is_working:
@@ -332,7 +332,7 @@ class HostPool:
         self._fork_server = ForkServer(self._settings.python, self._settings.environment)
 
     async def _close_after_hosts(self, fork_server: ForkServer) -> None:
-        """End one whose hosts are gone: it kills what they leave behind. Closing waits for none."""
+        """End a fork server after its last host; in the background, since hosts may take long."""
         closing = asyncio.ensure_future(self._closing.wait())
         hosts = [host.gone for host in self._watches if host.fork_server is fork_server]
         all_gone = asyncio.gather(*hosts)
@@ -347,7 +347,7 @@ class HostPool:
         task.add_done_callback(self._background.discard)
 
     async def _watch(self, host: AgentHost) -> None:
-        """Wait for the end of one host, which may come at any time, and account for it."""
+        """Wait for the end of one host, and update the pool."""
         await asyncio.wait([host.gone])
         self._no_longer_idle(host)
         reason = host.reason or "crash"

@@ -1,6 +1,6 @@
-"""The daemon's side of one agent host: starts the process, sends it requests, ends it for certain.
+"""The daemon's side of one agent host: starts the process, sends requests, and ends it.
 
-It knows nothing of entries or of when a host is wanted: that is `python_agent` and `host_pool`.
+Entries are in `python_agent`, the choice of a host is in `host_pool`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class HostEnded(Exception):
 class HostSocket(asyncio.Protocol):
     """The daemon's end of a socket to a host: length-prefixed messages both ways.
 
-    It calls `on_message` for each message and `on_lost` once, when the other side is gone; before
-    that `on_nonsense`, if what came breaks the protocol.
+    It calls `on_message` for each message and `on_lost` once, when the other side has closed;
+    before that `on_nonsense`, if the data breaks the protocol.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class HostSocket(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     async def open(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: self, sock=self._socket)
 
@@ -77,7 +77,7 @@ class HostSocket(asyncio.Protocol):
         self._abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep what writes."""
+        """Store the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ class HostSocket(asyncio.Protocol):
                 self._on_message(message)
 
     def eof_received(self) -> None:
-        """Close at once: a side that sends no more may not read what is still to be sent."""
+        """Close at once: a side that sends no more may not read any more, either."""
         self._abort()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -128,13 +128,13 @@ class AgentHost:
         loop = asyncio.get_running_loop()
         self.fork_server = fork_server
         self.memory_limit_bytes = memory_limit_bytes
-        self.word = word  # of `agents.<Name>.host`, if it is for the agents with this word alone
+        self.word = word  # of `agents.<Name>.host`; None: for agents without one
         self.generation = generation
         self.serial = next(_serials)
         self.shapes: dict[AgentName, Shape] = {}  # of the agents it has loaded
-        self.failed: set[AgentName] = set()  # could not be loaded in here
-        self.only: AgentName | None = None  # whose import lowered limits that others would have
-        self.serves: AgentName | None = None  # while it is not idle
+        self.failed: set[AgentName] = set()  # agents that could not be loaded in this host
+        self.only: AgentName | None = None  # its import lowered limits: no others
+        self.serves: AgentName | None = None  # the agent whose attempt it runs
         self.reason: str | None = None
         self.host_pid: int | None = None
         self.ready: asyncio.Future[None] = loop.create_future()
@@ -154,16 +154,16 @@ class AgentHost:
 
     @property
     def is_usable(self) -> bool:
-        """Whether nothing says yet that it ends."""
+        """Whether it has no reason to end yet."""
         return self.reason is None and self._connected == 2  # noqa: PLR2004 - host and guardian
 
     @property
     def how(self) -> str:
-        """How it ended, once it is gone."""
+        """How it ended, once it has ended."""
         return self._how or "ended for a reason unknown"
 
     async def _open(self) -> None:
-        """Open both; the one for requests first, for the other makes the host `ready`."""
+        """Open both sockets; requests first, because the life-line makes the host `ready`."""
         await self._requests.open()
         await self._lifeline.open()
 
@@ -172,7 +172,7 @@ class AgentHost:
 
         Raises:
             TimeoutError: no answer yet; the host is in an unknown state and must be killed.
-            HostEnded: it is gone.
+            HostEnded: it has ended.
         """
         if self.gone.done():
             raise HostEnded(self.how)
@@ -190,7 +190,7 @@ class AgentHost:
     async def ask_as(
         self, owner: OutputOwner, request: Mapping[str, Any], timeout_seconds: float
     ) -> dict[str, Any]:
-        """Ask, log what is printed meanwhile as the owner's, and kill the host at the timeout.
+        """Ask, log the output meanwhile as the owner's, and kill the host at the timeout.
 
         Raises:
             TimeoutError, HostEnded: there is no answer.
@@ -223,7 +223,7 @@ class AgentHost:
         await self.killed(reason)
 
     async def killed(self, reason: str) -> None:
-        """Kill, and wait until nothing of it runs any more (within reason)."""
+        """Kill, and wait for a bounded time until no process of it runs."""
         self.kill(reason)
         await asyncio.wait([self.gone], timeout=GONE_SECONDS)
         self._finish()
@@ -231,7 +231,7 @@ class AgentHost:
 
     def _answered(self, message: bytes) -> None:
         if self._answer is None or self._answer.done():
-            self._forged()  # there was no request
+            self._forged()  # an answer without a request
         else:
             self._answer.set_result(message)
 
@@ -250,7 +250,7 @@ class AgentHost:
         raise HostEnded(self.how)
 
     def _forged(self) -> None:
-        """End a host whose agent writes into our sockets: no answer of it can be believed."""
+        """End a host whose agent writes into our sockets: its answers cannot be trusted."""
         self._how = FORGED
         self.kill("crash")
 
@@ -275,7 +275,7 @@ class AgentHost:
         self._lost()
 
     def _wake_guardian(self) -> None:
-        """Continue the guardian, which an agent may have stopped: it cleans up and reports."""
+        """Send SIGCONT to the guardian, which an agent may have stopped: it must clean up."""
         if self._guardian_pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self._guardian_pid, signal.SIGCONT)
@@ -302,7 +302,7 @@ class AgentHost:
         self.gone.set_result(None)
         if not self.ready.done():
             self.ready.set_exception(HostEnded(self.how))
-            self.ready.exception()  # retrieved, for there may be no waiter
+            self.ready.exception()  # mark as retrieved: there may be no waiter
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(HostEnded(self.how))
 
@@ -341,7 +341,7 @@ def start(
 
 
 def _answers(asked: str, answer: dict[str, Any]) -> bool:
-    """Return whether this can be a host's answer to the request."""
+    """Return whether this is a well-formed answer to the request."""
     if "failed" in answer:
         return isinstance(answer["failed"], str)
     if asked == "load":

@@ -1,8 +1,8 @@
 """The transport of agents behind a URL: the CloudEvents envelope, signed by Standard Webhooks.
 
-It follows no redirects, speaks plain http to this machine alone, reads at most 1 MiB of an answer,
-and keeps neither cookies nor proxies of the environment.
-Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+It follows no redirects, uses plain http for loopback addresses only, reads at most 1 MiB of an
+answer, keeps no cookies, and ignores the proxies of the environment. Source:
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
 
 
 class HttpAgents:
-    """All HTTP agents share one client, so that connections are used again."""
+    """The transport of all HTTP agents, with one client, so that connections are reused."""
 
     capacity: Final = CONNECTIONS
 
@@ -95,7 +95,7 @@ class HttpAgents:
         masked: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`masked` says whether errors hide people; `clock` gives seconds since the epoch."""
+        """`masked` says whether errors are masked; `clock` gives seconds since the epoch."""
         self._settings = settings
         self._masked = masked
         self._clock = clock
@@ -103,12 +103,12 @@ class HttpAgents:
         self._ways: dict[AgentName, tuple[str, bytes | None]] = {}  # address and key, as last read
 
     def reconfigure(self, settings: AgentsSettings) -> None:
-        """From the next attempt on."""
+        """Use these settings from the next attempt on."""
         self._settings = settings
         self._ways.clear()
 
     async def load(self, agent: AgentName) -> None:
-        """Check that the settings allow to send; the agent itself is not called."""
+        """Check that the settings are complete; the agent itself is not called."""
         self._way_to(agent)
 
     def _way_to(self, agent: AgentName) -> tuple[str, bytes | None]:
@@ -119,7 +119,7 @@ class HttpAgents:
     async def attempt(
         self, entry: Entry, *, timeout_seconds: float, begin: Begin = begin_freely
     ) -> Outcome:
-        """Post one event. Unreachable is an agent to which no byte of it was written."""
+        """Post one event. The outcome is `unreachable` only if no byte of it was written."""
         try:
             url, key = self._way_to(entry.agent)
         except AgentUnavailable as unavailable:

@@ -1,6 +1,6 @@
 """The transport of late replies: posts an agent's reply into the chat when its caller no longer
-waits. The bot's `POST /send` is not idempotent, so only what certainly was not sent is
-`unreachable`, the one kind that is tried again; a reply past its maximum age is dropped.
+waits. The bot's `POST /send` is not idempotent, so only a reply that was certainly not sent is
+`unreachable` and tried again; a reply past its maximum age is dropped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LateReplies:
         channel = self._channel_of(entry.event.channel)
         replies = None if channel is None else channel.replies
         if entry.reply_text is None:
-            return Outcome(OutcomeKind.SUCCESS)  # what was said since is posted in its place
+            return Outcome(OutcomeKind.SUCCESS)  # a newer reply is posted instead
         if replies is None or replies.late_url is None or entry.event.group is None:
             return Outcome(OutcomeKind.REJECTED, error="there is nowhere to post this reply")
         if (too_old := self._too_old(entry, replies)) is not None:

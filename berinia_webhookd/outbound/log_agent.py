@@ -14,7 +14,7 @@ logger = structlog.get_logger()
 
 
 def fields_of(entry: Entry) -> dict[str, Any]:
-    """Return what is logged of an entry."""
+    """Return the fields of an entry that are logged."""
     event = entry.event
     return {
         "agent": entry.agent,
@@ -42,7 +42,7 @@ class LogAgents:
         """Log the event; personal data is masked like in every line."""
         del timeout_seconds
         await begin()
-        await asyncio.sleep(0)  # nothing else in here waits, and others have their turns
+        await asyncio.sleep(0)  # nothing here waits otherwise: let other tasks run
         logger.info("agent.event", **fields_of(entry))
         return Outcome(OutcomeKind.SUCCESS)
 

@@ -1,7 +1,7 @@
-"""The payload of an agent and the outcome of its answer. Pure: entry to plain JSON, and back.
+"""The payload of an agent and the outcome of its answer; pure functions over JSON.
 
 There are two shapes: the CloudEvents 1.0 envelope for `handle` and HTTP agents, and the input that
-BerinIA's own agents take in `run`. Providers' values stay untouched.
+BerinIA's own agents take in `run`. Providers' values stay unchanged.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _TYPES: Final = {
 
 
 def envelope(entry: Entry, paths: Sequence[str] = (), *, complete: bool = True) -> dict[str, Any]:
-    """Return the CloudEvents envelope. A bounce has no sender, and `subject` must not be empty.
-    One that is not `complete` is without the list of messages where there is one, which the agent
-    host makes: twice the text costs as much as the rest of the way.
+    """Return the CloudEvents envelope. A bounce has no sender, but `subject` must not be empty.
+    Without `complete` the list of gathered messages is left out and added by the agent host,
+    because sending the text twice would double the cost.
     """
     event = entry.event
     subject = {"subject": event.sender} if event.sender else {}
@@ -88,7 +88,7 @@ def _data(entry: Entry, paths: Sequence[str], *, listed: bool = True) -> dict[st
 
 
 def _messages(entry: Entry, paths: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return what is each message's own, in their order."""
+    """Return the fields that each message has for itself, in order."""
     files = iter(paths)
     return [
         {
@@ -110,7 +110,7 @@ def _messages(entry: Entry, paths: Sequence[str] = ()) -> list[dict[str, Any]]:
 
 
 def _manners(entry: Entry) -> dict[str, Any]:
-    """Return what says, of any message, that nobody should be answered, or that it comes late."""
+    """Return the fields that say that a message must not be answered, or is late."""
     opt_out, consent = entry.event.opt_out, entry.consent
     since = None if consent is None or consent.since is None else consent.since.isoformat()
     automatic = [one.event.auto_submitted for one in entry.messages if one.event.auto_submitted]
@@ -133,14 +133,14 @@ def _attachment(known: Attachment, path: str | None) -> dict[str, Any]:
 
 
 def conversation_text(conversation: Conversation) -> str:
-    """Return the same text for every message of a conversation, a key for an agent's memory."""
+    """Return a text that identifies the conversation, a key for an agent's memory."""
     return f"{conversation.channel}:{conversation.sender}:{conversation.party}"
 
 
 def run_input(entry: Entry, shape: RunInput | None) -> dict[str, Any]:
     """Return the input of `run`: the provider's shape, else the envelope's data, flat; with
-    `event_id` and `attempt`, and with what says that nobody should be answered. What was gathered
-    comes as one text, with its `messages`.
+    `event_id`, `attempt` and the fields that say that no answer should be sent. Gathered messages
+    are one text, with a list `messages`.
     """
     if shape is None:
         given: dict[str, Any] = {"action": "process_event", "data": _data(entry, ())}
@@ -154,7 +154,7 @@ def run_input(entry: Entry, shape: RunInput | None) -> dict[str, Any]:
 
 
 def outcome_of(returned: object) -> Outcome:
-    """Return the outcome that an agent's return value, or the JSON of its 2xx, stands for."""
+    """Return the outcome of an agent's return value, or of the JSON of its 2xx response."""
     if not isinstance(returned, Mapping):
         return Outcome(OutcomeKind.SUCCESS)
     outcome = _outcome_of(returned)

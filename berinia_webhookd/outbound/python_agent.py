@@ -1,6 +1,6 @@
 """The transport of Python agents: one attempt is one request to an agent host.
 
-Whatever an agent does ends as an outcome; a host that hangs is killed as a group, and the next
+Every attempt ends as an outcome; a host that hangs is killed with its process group, and the next
 attempt gets a new one.
 """
 
@@ -40,7 +40,7 @@ from berinia_webhookd.outbound.payload import (
 
 PYTHON_TARGET: Final = "python:"
 SHORTEST_LOAD_LIMIT_SECONDS: Final = 60.0
-# What a host may have used up or lost, so that it no longer works as a fresh one would.
+# Errors after which a host may lack resources that a new one has.
 FOLDER: Final = "folder"
 LIMITS: Final = "limits"
 LACKING: Final = ("memory", "descriptors", "threads", LIMITS, FOLDER)
@@ -70,22 +70,22 @@ class PythonAgents:
         self._load_seconds = load_seconds
         self._files = AttachmentFiles(attachments)
         self._masked = masked
-        self._shapes: dict[AgentName, Shape] = {}  # as they were loaded last
+        self._shapes: dict[AgentName, Shape] = {}  # by agent, as last loaded
 
     @property
     def capacity(self) -> int:
-        """One attempt a host."""
+        """The number of hosts; each makes one attempt at a time."""
         return self._settings.max_hosts
 
     def reconfigure(self, settings: AgentsSettings, keep: Collection[AgentName] = ()) -> None:
-        """From the next attempt on, in new hosts; agents to `keep` go on in theirs until `load` has
-        loaded their new code.
+        """Use these settings from the next attempt on, in new hosts; agents in `keep` stay in
+        theirs until `load` has loaded their new code.
         """
         self._settings = settings
         self._pool.reconfigure(settings, keep)
 
     def goes_on(self, agent: AgentName) -> bool:
-        """Return whether an agent goes on with the code from before the last reload."""
+        """Return whether an agent still runs the code from before the last reload."""
         return self._pool.goes_on(agent)
 
     async def close(self) -> None:
@@ -96,14 +96,14 @@ class PythonAgents:
         """Load the agent in a host.
 
         Raises:
-            AgentUnavailable: with what its import, its constructor or the registry raised.
+            AgentUnavailable: with the error of its import, its constructor or the registry.
         """
         self._require_target(agent)
         request = self._request(agent)._replace(anew=True)
         shared = self._pool.of_word(request.word)
         if shared is None or agent not in shared.failed:
             await self._load_in(request)
-        else:  # the others of this host keep their memory until it can be loaded at all
+        else:  # the host is kept for its other agents until this one can be loaded
             await self._load_in(request._replace(word=None))
             self._pool.replace(shared)
         self._pool.loaded(agent)
@@ -114,7 +114,7 @@ class PythonAgents:
             await self._loaded(host, request.agent)
         except BaseException:
             self._pool.start_afresh()
-            if not host.shapes or not host.failed:  # of no use to others, or in an unknown state
+            if not host.shapes or not host.failed:  # useless, or in an unknown state
                 host.kill("load")
             raise
         finally:
@@ -137,11 +137,11 @@ class PythonAgents:
         try:
             return await self._attempt_in(host, entry, timeout_seconds, begin)
         except AgentUnavailable as unavailable:
-            if host.word is not None:  # there is no other
+            if host.word is not None:  # the only host it may use
                 self._pool.replace(host)
             return Outcome(OutcomeKind.UNREACHABLE, error=str(unavailable))
         except NotBegun:
-            raise  # the host has been asked nothing
+            raise  # no request was sent to the host
         except BaseException:
             host.kill("stopping")
             raise
@@ -156,10 +156,10 @@ class PythonAgents:
                 hint=f"set agents.{agent}.target or agents.registry",
             )
         if target is not None and not target.startswith(PYTHON_TARGET):
-            raise AgentUnavailable("it is no Python agent any more")  # the next attempt goes there
+            raise AgentUnavailable("it is no Python agent any more")  # retried with the new target
 
     async def _loaded(self, host: AgentHost, agent: AgentName) -> Shape:
-        """Return the agent's shape, after loading it in this host if need be."""
+        """Return the agent's shape, after loading it in this host if necessary."""
         if (shape := host.shapes.get(agent)) is not None:
             return shape
         self._require_target(agent)  # a reload may have come while the attempt waited for its host
@@ -187,8 +187,8 @@ class PythonAgents:
         return loaded
 
     def given(self, entry: Entry) -> tuple[Shape, dict[str, Any]]:
-        """Return an agent's shape, and what it gets; as `handle` where it was never loaded here.
-        Where a host puts attachments is known while it has them alone.
+        """Return an agent's shape and its payload; `handle` if it was never loaded here. The paths
+        of attachments are unknown, as the files exist only during an attempt.
         """
         if self._shapes.get(entry.agent) == "run":
             return "run", self._run_input(entry)
@@ -232,7 +232,7 @@ class PythonAgents:
         except HostEnded as ended:
             return Outcome(OutcomeKind.CRASH, error=f"its host ended: {ended}")
         if (lacking := answer.get("lacking")) in LACKING:
-            host.reason = lacking  # what fills the host stays: replace it
+            host.reason = lacking  # the exhausted resource stays in use: replace the host
         if lacking == FOLDER:  # then the agent was not called
             return failure_of_machine(answer["failed"])
         if "failed" in answer:
@@ -241,7 +241,7 @@ class PythonAgents:
 
 
 def failure_of_machine(error: str) -> Outcome:
-    """Return the outcome of an attempt that never came to call its agent."""
+    """Return the outcome of an attempt that could not call its agent."""
     return Outcome(OutcomeKind.UNREACHABLE, error=error, uses_schedule=False)
 
 

@@ -1,5 +1,5 @@
-"""The retry policy: how long an attempt may take, and what becomes of its entry: done, another try,
-or dead. Pure arithmetic; the dispatcher brings the dice.
+"""The retry policy: how long an attempt may take, and the next state of its entry: done, waiting
+for a retry, or dead. Pure; the dispatcher passes the random numbers.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from berinia_webhookd.model import (
 )
 from berinia_webhookd.outbound.failure_replies import failure_reply
 
-# The bot answers from its own memory; an attempt that takes longer has failed.
+# Seconds for posting a late reply; an attempt that takes longer has failed.
 LATE_REPLY_TIMEOUT_SECONDS: Final = 10.0
 LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
-# A machine without room for attachments is tried again for as long as that lasts.
+# Attempts without room for attachments are retried without limit.
 MACHINE_RETRY_SECONDS: Final = 30.0
-LONGEST_PAUSE_SECONDS: Final = 30 * 86_400.0  # that an agent can ask for
+LONGEST_PAUSE_SECONDS: Final = 30 * 86_400.0  # the longest retry delay that an agent can ask for
 JITTER: Final = 0.2
 
 T = TypeVar("T")
@@ -41,15 +41,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """What holds for one entry."""
+    """The policy of one entry."""
 
     timeout_seconds: float
-    schedule_seconds: tuple[float, ...]  # empty: never again
+    schedule_seconds: tuple[float, ...]  # empty: no retries
     retry_on: frozenset[OutcomeKind]
     order_hold_seconds: float
-    at_most_once: bool = False  # what has begun is never begun again by itself
-    stop_grace_seconds: float = 0.0  # of what is at most once and has begun
-    channel: Channel | None = None  # whose people may be told
+    at_most_once: bool = False  # an attempt that may have begun is not retried automatically
+    stop_grace_seconds: float = 0.0  # when stopping, for at-most-once attempts that have begun
+    channel: Channel | None = None  # the channel for replies about failures
 
     def settle(
         self,
@@ -91,7 +91,7 @@ class RetryPolicy:
         )
 
     def _answers(self, entry: Entry, outcome: Outcome) -> bool:
-        """Whether an error is an answer: its text goes to the person who wrote."""
+        """Whether an error is an answer: its text is sent to the sender."""
         replies = None if self.channel is None else self.channel.replies
         is_error = outcome.kind is OutcomeKind.ERROR and entry.kind is EntryKind.AGENT
         return is_error and bool(outcome.reply) and replies is not None
@@ -132,28 +132,26 @@ class RetryPolicies:
         self._made: dict[tuple[EntryKind, AgentName, ChannelName], RetryPolicy] = {}
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take effect from the next attempt on."""
+        """Use these settings from the next attempt on."""
         self._settings = settings
         self._made.clear()
 
     def concurrency_of(self, agent: AgentName) -> int | None:
-        """Return how many attempts of this agent may run at once here; None: what there is room
-        for.
-        """
+        """Return how many attempts of this agent may run at once here; None: no limit."""
         return self._settings.agents.of(agent).concurrency
 
     def host_of(self, agent: AgentName) -> str | None:
-        """Return the word of the host that it shares with others, one attempt at a time."""
+        """Return the agent's `host` word: agents with the same word share a host."""
         return self._settings.agents.of(agent).shared_host
 
     def budget_of(self, agent: AgentName) -> Budget | None:
-        """Return what an agent's guards are told; None: nothing beside what they do anyway."""
+        """Return the budget for an agent's guards; None: only the default guards apply."""
         ours = self._settings.agents.of(agent)
         budget = Budget(ours.daily_cost, ours.per_sender, ours.loop_guard)
         return None if budget == Budget() else budget
 
     def of(self, entry: Entry) -> RetryPolicy:
-        """Return the policy of an entry: what its agent's settings say, else its channel's kind."""
+        """Return the policy of an entry: from its agent's settings, else its channel's kind."""
         key = entry.kind, entry.agent, entry.event.channel
         if (made := self._made.get(key)) is None:
             made = self._made[key] = self._make(*key)
@@ -163,7 +161,7 @@ class RetryPolicies:
         agent = self._settings.agents.of(agent_name)
         schedule = self._schedule(name, agent)
         if kind is EntryKind.REPLY:
-            # Posting is not idempotent: only what cannot have been sent is tried again.
+            # Posting is not idempotent: only a reply that was not sent is tried again.
             return RetryPolicy(
                 timeout_seconds=LATE_REPLY_TIMEOUT_SECONDS,
                 schedule_seconds=schedule,
@@ -186,11 +184,11 @@ class RetryPolicies:
         )
 
     def lost_reply(self, event: Event) -> FailureReply | None:
-        """Return what a person is told whose event is lost for good with a process."""
+        """Return the reply to the sender of an event that is lost for good with a process."""
         return failure_reply(self._channel_of(event.channel), event, OutcomeKind.LOST, 0.0)
 
     def _schedule(self, name: ChannelName, agent: AgentSettings) -> tuple[float, ...]:
-        """The channel's, else the agent's, else that of the channel's kind."""
+        """Return the schedule of the channel, else of the agent, else of the channel's kind."""
         channel = self._settings.channels.get(name)
         for configured in (channel, agent):
             if configured is not None and configured.retry_schedule_seconds is not None:
@@ -199,5 +197,5 @@ class RetryPolicies:
 
 
 def _first(*values: T | None) -> T:
-    """Return the first value that is set; the last one is."""
+    """Return the first value that is not None; the last one must not be."""
     return next(value for value in values if value is not None)

@@ -1,7 +1,6 @@
-"""The signs that make a text untrustworthy for a language model: what a person would not see, and
-what pretends to be the model's own instructions. Pure; the text itself is never changed.
-
-A sign is a reason to be careful, no proof, and a text without one is no safer than its sender.
+"""The signs that make a text untrustworthy for a language model: parts that a person would not see,
+and parts that imitate instructions to the model. Pure; the text itself is never changed. A sign is
+a hint, not a proof; a text without one is no more trustworthy than its sender.
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ from typing import Final
 
 from berinia_webhookd.model import Event
 
-LONGEST_TEXT: Final = 128 * 1024  # characters of one value that are looked at
+LONGEST_TEXT: Final = 128 * 1024  # characters of one value that are examined
 
-# Of no width, and of no use but in emoji (U+200D, flags) and a few scripts (U+200C), which are left
-# out: zero-width spaces, word joiners, fillers, a byte order mark within the text; tag characters
-# that follow no flag; several variation selectors in a row, which can carry bytes.
+# Invisible characters: zero-width spaces, word joiners, fillers, a byte order mark within the text;
+# tag characters that follow no flag; several variation selectors in a row, which can carry bytes.
+# Left out are U+200D, used in emoji, and U+200C, used in a few scripts.
 INVISIBLE: Final = re.compile(
     "[\u200b\u2060-\u2064\u180e\u3164\uffa0\u115f\u1160]|(?<=.)\ufeff"
     "|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]"
     "|[\ufe00-\ufe0f\U000e0100-\U000e01ef]{2}",
     re.DOTALL,
 )
-# Characters that make text be shown in another order than it is read.
+# Characters that make text be displayed in another order than it is stored.
 BIDI: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
-# In letters of one case. `hidden` as an attribute follows a tag's name or another attribute.
+# For lower-case text. `hidden` as an attribute follows a tag's name or another attribute.
 HIDDEN_HTML: Final = re.compile(
     r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden"
     r"|font-size\s{0,9}:\s{0,9}0(?![.\d])|opacity\s{0,9}:\s{0,9}0(?![.\d])"

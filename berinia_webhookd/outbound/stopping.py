@@ -1,5 +1,5 @@
-"""The end of what outlasts its grace when the daemon stops: what did not begin is given back, and
-how the rest ended is recorded.
+"""The end of runs that exceed the grace period when the daemon stops: entries that did not begin
+are given back, the ends of the others are recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ logger = structlog.get_logger()
 
 
 async def end(runs: Sequence[Run], outbox: Outbox, log: AttemptLog) -> None:
-    """End runs; what is known of how they ended is recorded."""
+    """End runs, and record the settlements that are known."""
     settling = [run for run in runs if run.settlement is not None]
     tasks = {run.task: run for run in runs if run.settlement is None and run.task is not None}
     for task in tasks:
@@ -38,7 +38,7 @@ async def release(outbox: Outbox, entries: Sequence[Entry]) -> None:
     try:
         await outbox.release(entries)
     except JournalUnavailable as error:
-        # They come back by themselves: their leases end, or the next start gives them back.
+        # They become ready again when their leases end, or at the next start.
         logger.warning("journal.degraded", detail=str(error))
 
 
@@ -49,11 +49,11 @@ async def _settle_at_last(run: Run, outbox: Outbox, log: AttemptLog) -> None:
         why = f"the daemon stopped, and it had not ended within {grace:g} s"
         settlement = run.end(Outcome(OutcomeKind.STOPPED, error=why), 0.0)
     with contextlib.suppress(JournalUnavailable):
-        if run.recording is not None:  # it may be on disk already, and is known by its answer
+        if run.recording is not None:  # it may be on disk already: wait for the answer
             log.ended(settlement, await run.recording)
             return
     try:
         log.ended(settlement, await outbox.settle(settlement))
     except JournalUnavailable as error:
-        # The next start finds it running, and what had begun is dead then.
+        # The next start finds it running, and marks it dead if it had begun.
         logger.warning("journal.degraded", detail=str(error))

@@ -1,5 +1,5 @@
-"""What one transport has to do: what runs, what is claimed for it but not yet started, and what has
-ended and is being recorded, while the transport goes on with the next.
+"""The queue of one transport: entries that run, entries claimed but not yet started, and ended ones
+that are being recorded while the transport makes the next attempts.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from berinia_webhookd.outbound.attempt import Run
 from berinia_webhookd.outbound.contract import Transport
 from berinia_webhookd.outbound.retry_policy import RetryPolicy
 
-# Work claimed ahead of free hosts is bounded to what they do in this time, so that fast agents
-# never wait for a commit and slow ones hold nothing back from other nodes.
+# Entries claimed ahead of free hosts are bounded to what they finish in this time, so that fast
+# agents never wait for a commit and slow ones withhold no entries from other nodes.
 CLAIM_AHEAD_SECONDS: Final = 0.05
 CLAIM_AHEAD_MOST: Final = 64
-HELD_MOST_BYTES: Final = 32 * 1024 * 1024  # of events as they are stored; no more is claimed then
+HELD_MOST_BYTES: Final = 32 * 1024 * 1024  # of stored events; above it no more is claimed
 
 
 @dataclass(eq=False)
@@ -44,54 +44,54 @@ class TransportQueue:
 
     @property
     def unfinished(self) -> Iterator[Run]:
-        """What has begun and is not recorded."""
+        """Runs that have begun and are not recorded."""
         return chain(self.settling, self.running)
 
     @property
     def has_next(self) -> bool:
-        """Whether something waits, and there is a place for it."""
+        """Whether an entry waits and a place is free."""
         return bool(self.waiting) and len(self.running) < self.transport.capacity
 
     @property
     def room(self) -> int:
-        """How many entries to claim now; none while the queue is still well filled, or memory."""
+        """How many entries to claim now; 0 while the queue or its memory limit is full."""
         if not self.free or sum(entry.size_bytes for entry in self.leased) >= HELD_MOST_BYTES:
             return 0
         return self.free
 
     @property
     def free(self) -> int:
-        """The same, but for memory."""
+        """The same without the memory limit."""
         ahead = min(CLAIM_AHEAD_MOST, self.ends_within(CLAIM_AHEAD_SECONDS))
         free = self.transport.capacity + ahead - len(self.running) - len(self.waiting)
         return free if 2 * free > ahead else 0
 
     def ends_within(self, seconds: float) -> int:
-        """How many attempts probably end in this time, when all places are taken."""
+        """An estimate of the attempts that end in this time with all places taken."""
         return int(self.transport.capacity * seconds / self.mean_seconds)
 
     def observe(self, seconds: float) -> None:
-        """Learn how long an attempt takes here."""
+        """Update the average duration of an attempt."""
         self.mean_seconds += 0.1 * (max(seconds, 1e-4) - self.mean_seconds)
 
     def put(self, entry: Entry) -> None:
-        """Have an entry wait for its turn."""
+        """Append a claimed entry."""
         self.waiting.append(entry)
         self.busy[entry.agent] += entry.kind is EntryKind.AGENT
 
     def begin_next(self, policy: RetryPolicy, task: asyncio.Task[None] | None = None) -> Run:
-        """Take the next one from those that wait."""
+        """Take the next waiting entry."""
         run = Run(self.waiting.popleft(), policy, task)
         self.running.add(run)
         return run
 
     def leave(self, run: Run) -> None:
-        """Free its place for the next one."""
+        """Free the place of a run."""
         self.running.remove(run)
         self.busy[run.entry.agent] -= run.entry.kind is EntryKind.AGENT
 
     def take_out(self, entries: Collection[Entry]) -> None:
-        """Start none of these, if they wait here."""
+        """Remove waiting entries among these, so that they do not start."""
         for entry in entries:
             if entry in self.waiting:
                 self.waiting.remove(entry)

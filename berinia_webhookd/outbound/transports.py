@@ -49,7 +49,7 @@ class Transports:
         self._log = LogAgents()
 
     def of(self, agent: AgentName) -> Transport:
-        """Return the transport by the agent's target; without one, the registry's."""
+        """Return the transport by the agent's target; without a target, the registry's."""
         target = self._settings.of(agent).target or ""
         if target.startswith(HTTP_TARGETS):
             return self._http
@@ -58,8 +58,8 @@ class Transports:
         return self.python
 
     def given(self, entry: Entry) -> tuple[str, Mapping[str, Any]]:
-        """Return how an entry comes to its agent (handle, run, HTTP, log), and what the agent gets;
-        as `handle` where the agent is not loaded in this process.
+        """Return how an entry is passed to its agent (handle, run, HTTP, log), and the payload;
+        `handle` if the agent is not loaded in this process.
         """
         target = self._settings.of(entry.agent).target or ""
         if target.startswith(HTTP_TARGETS):
@@ -69,17 +69,17 @@ class Transports:
         return self.python.given(entry)
 
     def reconfigure(self, settings: AgentsSettings, keep: Collection[AgentName] = ()) -> None:
-        """From the next attempt on; agent hosts are replaced after their current one, those of
-        agents to `keep` once their new code is loaded.
+        """Use these settings from the next attempt on; agent hosts are replaced after their current
+        one, those of agents in `keep` once their new code is loaded.
         """
         self._settings = settings
         self.python.reconfigure(settings, [name for name in keep if self.of(name) is self.python])
         self._http.reconfigure(settings)
 
     def goes_on(self, agent: AgentName) -> bool:
-        """Return whether an agent goes on with the code from before the last reload."""
+        """Return whether an agent still runs the code from before the last reload."""
         return self.python.goes_on(agent)
 
     async def close(self) -> None:
-        """End agent hosts and connections; attempts that still run end as crashes."""
+        """End agent hosts and connections; running attempts end as crashes."""
         await asyncio.gather(self.python.close(), self._http.close(), self._log.close())
