@@ -68,13 +68,20 @@ def _coloured(one: ListedConsent) -> str:
 def check(context: CommandContext, /, *, address: str, channel: str | None, as_json: bool) -> int:
     """Say whether a person may be written to: exit code 0; 1 if the person said STOP.
 
-    ADDRESS is a number or mail address, in any spelling. Without --channel, an opt-out on any
-    channel counts. People who were erased are recognised by consents.key.
+    ADDRESS is a number or mail address, in any spelling; a number without its country is one of
+    the country that the channels name. Without --channel, an opt-out on any channel counts. People
+    who were erased are recognised by consents.key.
     """
     normal = normal_address(address, "ADDRESS", channel)
     if not any(character.isdigit() or character == "@" for character in normal):
         click.echo(
             f"{printable(normal)} does not look like an address: it has neither a digit nor an @",
+            err=True,
+        )
+    elif normal.isdecimal() and normal.startswith("0"):
+        click.echo(
+            f"{normal} is compared as written, without a country: give it with its +, or set "
+            "channels.<name>.country",
             err=True,
         )
     opened = open_journal(context, with_key=True)

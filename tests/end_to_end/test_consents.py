@@ -114,6 +114,8 @@ def test_people_read_the_register(daemon: Daemon) -> None:
     for address, noted in (("nonsense", True), (CUSTOMER, False), ("Anna <a@b.example>", False)):
         checked = daemon.run("consents", "check", address)
         assert ("does not look like an address" in checked.stderr) is noted, address
+    national = daemon.run("consents", "check", f"0{SENDER.removeprefix('+33')}")
+    assert "give it with its +, or set channels.<name>.country" in national.stderr
     *_, last = daemon.run("events", "export", "--sender", SENDER).stdout.splitlines()
     assert json.loads(last)["consent"]["event"] == event
 
