@@ -6,11 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from berinia_webhookd.config.agent_settings import DEFAULTS
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.model import ChannelName
 
 CHANNELS: Final = "channels."
+AGENTS: Final = "agents."
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +81,8 @@ def _with(settings: Settings, section: str, key: str, value: Any) -> Settings:
 
 
 def _value(loaded: Loaded, name: str) -> Any:
+    """Return a setting's value; that of an agent without a table is that of all agents."""
     origin = loaded.origins.get(name)
+    if origin is None and name.startswith(AGENTS):
+        origin = loaded.origins.get(f"{AGENTS}{DEFAULTS}.{name.rpartition('.')[2]}")
     return None if origin is None else origin.value

@@ -76,6 +76,14 @@ def test_an_agent_that_went(place: Place) -> None:
     assert changed.effective.agents.of(AgentName("MetaAgent")).timeout_seconds is None
 
 
+def test_of_a_new_agent_only_what_is_set_is_named(place: Place) -> None:
+    """The rest is as it is for all agents, which it was before."""
+    place.toml("agents.defaults.loop_guard = false")
+    old = place.load()
+    place.toml('agents.defaults.loop_guard = false\nagents.LeadAgent.target = "log:"')
+    assert reloaded(place, old).applied == ("agents.LeadAgent.target",)
+
+
 def test_a_port_needs_a_restart(place: Place) -> None:
     """It is named, and the running one goes on to hold, over several reloads."""
     place.toml("server.port = 1001")
