@@ -26,7 +26,7 @@ from berinia_webhookd.journal.database import (
     open_database,
     path_of,
 )
-from berinia_webhookd.journal.lock import OwnerLock
+from berinia_webhookd.journal.lock import STOP_IT, OwnerLock
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
 
 PAGE_ROWS: Final = 500
@@ -142,7 +142,7 @@ async def _alone(url: str, *, make: bool = False) -> AsyncIterator[Database]:
             if not path.exists():
                 raise NotFound(f"there is no journal at {path}")
             lock = OwnerLock(path)
-            lock.take()
+            lock.take(hint=STOP_IT)
             stack.callback(lock.release)
         stack.push_async_callback(database.close)
         with _explained():

@@ -20,6 +20,11 @@ LOCKS: Final = Path("/proc/locks")
 # The bytes of a SQLite file that readers lock, and that who closes it last locks alone.
 SHARED_FIRST: Final = 0x40000002
 SHARED_SIZE: Final = 510
+OF_ITS_OWN: Final = "stop that one first, or give this one a journal.url of its own"
+STOP_IT: Final = (
+    "stop it first, and the socket that would start it again: "
+    "`systemctl stop berinia-webhook.socket berinia-webhook.service`"
+)
 _MOUNT: Final = re.compile(r"^mnt_id:\s*(\d+)", re.MULTILINE)
 
 
@@ -30,8 +35,9 @@ class OwnerLock:
         self._path = real_path(journal)
         self._descriptor: int | None = None
 
-    def take(self) -> None:
-        """Become the owner; the file is made if need be, for nobody else to read.
+    def take(self, *, hint: str = OF_ITS_OWN) -> None:
+        """Become the owner; the file is made if need be, for nobody else to read. `hint` is what to
+        do where another process is.
 
         Raises:
             CannotStartNow: another process is, and the message says which; or the disk is full.
@@ -47,19 +53,19 @@ class OwnerLock:
             raise CannotStart(why, hint=hint) from error
         try:
             require_one_name(self._path)
-            self._lock(descriptor)
+            self._lock(descriptor, hint)
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
 
-    def _lock(self, descriptor: int) -> None:
+    def _lock(self, descriptor: int, hint: str) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise CannotStartNow(
                 f"the journal is held by {_holder(descriptor)}",
-                hint="stop that one first, or give this one a journal.url of its own",
+                hint=hint,
             ) from error
         found = os.fstat(descriptor)
         if not os.path.samestat(found, self._path.stat()):

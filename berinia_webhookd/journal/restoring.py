@@ -23,7 +23,7 @@ from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.backing_up import KEPT_KEY, take_key
 from berinia_webhookd.journal.consents_key import FILE_NAME, ConsentsKey, require_fit
 from berinia_webhookd.journal.database import Transaction, in_batches, stored
-from berinia_webhookd.journal.lock import OwnerLock, real_path
+from berinia_webhookd.journal.lock import STOP_IT, OwnerLock, real_path
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION
 from berinia_webhookd.journal.saved_copies import RESTORING, flush, saved_copies
 from berinia_webhookd.journal.sqlite import (
@@ -185,7 +185,7 @@ def discard_copy(journal: Path, file: Path) -> None:
 @contextlib.contextmanager
 def _alone(journal: Path) -> Iterator[None]:
     lock = OwnerLock(journal)
-    lock.take()
+    lock.take(hint=STOP_IT)
     try:
         yield
     finally:

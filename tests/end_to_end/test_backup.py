@@ -50,6 +50,15 @@ def back_up_under_load(daemon: Daemon, file: Path) -> tuple[Load, set[str]]:
     return load, before
 
 
+def test_nothing_is_restored_beside_the_daemon(daemon: Daemon, tmp_path: Path) -> None:
+    """Another journal.url, the way out for a second `serve`, is none here."""
+    daemon.run("journal", "backup", str(tmp_path / "backup.db"))
+    done = daemon.run("journal", "restore", str(tmp_path / "backup.db"), check=False)
+    assert done.returncode == 4
+    assert "stop it first, and the socket" in done.stderr
+    assert "journal.url" not in done.stderr
+
+
 def test_nothing_acknowledged_before_a_backup_is_lost(stopped: Daemon, tmp_path: Path) -> None:
     """The machine is gone with its folder: the one file brings messages and opt-outs back, and what
     was in it is no new message.
