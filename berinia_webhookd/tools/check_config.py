@@ -116,7 +116,7 @@ async def _check(
         loads = await load_agents(settings, offline=offline, left_out=left_out)
         loads = await _beside(running, loads)
         # One without a target is a warning on the settings.
-        found += of_loads(settings.agents, loads)
+        found += of_loads(settings.agents, loads, whole=True)
     if JOURNAL_URL not in invalid:
         found += await _journal(settings, environ, offline=offline)
     if settings.tracing.url is not None:

@@ -430,6 +430,7 @@ class TestAgents:
         assert 'broken.py", line 1' in agent["reason"]
         problem = checked.wrong("agents.ResponseListenerAgent.target")
         assert "No module named 'openai_of_tomorrow'" in problem["what"]
+        assert problem["fix"] == ["fix it, then `berinia-webhookd reload`"]  # it is all here
 
     def test_a_constructor_that_raises(self, place: Place) -> None:
         """What it printed before is shown, harmlessly."""

@@ -23,10 +23,8 @@ METRIC: Final = "berinia_webhookd_agent_available"
 NOT_LOADED: Final = ("http://", "https://", "log:")  # there is nothing to load
 _WHY: Final = "its messages are accepted, and wait in the journal until it can be loaded"
 _WHY_OLD: Final = "what was changed has no effect; after a crash of the agent its messages wait"
-_FIXES: Final = (
-    "fix it, then `berinia-webhookd reload`",
-    "the whole exception, as the user of the service: `berinia-webhookd check-config`",
-)
+_FIX: Final = "fix it, then `berinia-webhookd reload`"
+_WHOLE: Final = "the whole exception, as the user of the service: `berinia-webhookd check-config`"
 
 
 async def agents(installation: Installation) -> AsyncIterator[Finding]:
@@ -52,8 +50,13 @@ async def agents(installation: Installation) -> AsyncIterator[Finding]:
         )
 
 
-def of_loads(settings: AgentsSettings, loads: Sequence[AgentLoad]) -> Iterator[Finding]:
-    """Yield findings on loaded agents; a reason that several share is given once."""
+def of_loads(
+    settings: AgentsSettings, loads: Sequence[AgentLoad], *, whole: bool = False
+) -> Iterator[Finding]:
+    """Yield findings on loaded agents; a reason that several share is given once. `whole`: the
+    exceptions are shown beside them.
+    """
+    fixes = (_FIX,) if whole else (_FIX, _WHOLE)
     somewhere = [load for load in loads if not is_nowhere(settings, load.agent)]
     failed: defaultdict[tuple[str, bool], list[AgentLoad]] = defaultdict(list)
     for load in somewhere:
@@ -72,7 +75,7 @@ def of_loads(settings: AgentsSettings, loads: Sequence[AgentLoad]) -> Iterator[F
         yield wrong(
             subjects.pop() if len(subjects) == 1 else AGENTS,
             what,
-            *((first.hint,) if first.hint else _FIXES),
+            *((first.hint,) if first.hint else fixes),
             why=_WHY_OLD if goes_on else _WHY,
         )
 
