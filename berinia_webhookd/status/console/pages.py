@@ -223,7 +223,7 @@ class Pages:
 
     async def login(self, request: web.Request) -> web.Response:
         """The page whose button takes a link for a login."""
-        return await page(request, "login.html", link=request.query.get("link", "")[:100])
+        return await page(request, "login.html", link=_link(request))
 
     async def language(self, request: web.Request) -> web.Response:
         """Remember a language."""
@@ -231,10 +231,17 @@ class Pages:
         back = request.query.get("back", "/")
         if not OWN_PATH.fullmatch(back):
             back = "/"
+        if back == "/login" and (link := _link(request)):
+            back += f"?{urlencode({'link': link})}"
         response = web.Response(status=303, headers={"Location": back})
         if code in languages.languages():
             response.set_cookie(languages.COOKIE, code, path="/", httponly=True, samesite="Strict")
         return response
+
+
+def _link(request: web.Request) -> str:
+    """Return what a link to log in says, whatever it is worth."""
+    return request.query.get("link", "")[:100]
 
 
 def number_of(text: str | None) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from typing import Any
 
 import pytest
@@ -183,6 +185,16 @@ async def test_a_language_leads_nowhere_else(site: Site) -> None:
         answer = await site.browser().get(f"/language?to=fr&back={back}")
         assert (answer.status, answer.location) == (303, "/")
         assert answer.headers["Server"] == "berinia-webhookd"
+
+
+async def test_another_language_keeps_the_link_to_log_in(site: Site) -> None:
+    browser, link = site.browser(), await site.link()
+    text = (await browser.get(f"/login?link={link}")).text
+    (target,) = re.findall(r'href="(/language[^"]*)"', text)
+    answer = await browser.get(html.unescape(target))
+    assert answer.location == f"/login?link={link}"
+    odd = await browser.get("/language?to=fr&back=/login&link=a%0d%0ab%2f%26")
+    assert odd.location == "/login?link=a%0D%0Ab%2F%26"
 
 
 @on_sqlite
