@@ -17,7 +17,17 @@ from berinia_webhookd.config.files import CONFIG_VARIABLE
 PROJECT = Path(__file__).parents[1]
 ENGLISH = PROJECT / "docs" / "operating.md"
 FRENCH = PROJECT / "docs" / "exploitation.md"
-FIRST = ("installing", "configuring", "providers", "accueil")
+# Each page in English, and the same one in French.
+TRANSLATED = {
+    "operating": "exploitation",
+    "installing": "installation",
+    "agents": "ecrire-des-agents",
+}
+PAIRS = [
+    pytest.param(PROJECT / "docs" / f"{one}.md", PROJECT / "docs" / f"{other}.md", id=other)
+    for one, other in TRANSLATED.items()
+]
+FIRST = ("installing", "installation", "configuring", "providers", "accueil")
 PAGES = (
     PROJECT / "README.md",
     *(PROJECT / "docs" / f"{name}.md" for name in FIRST),
@@ -27,6 +37,9 @@ PAGES = (
 )
 
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r" *(?<!\S)#[ !].*$", re.MULTILINE)
+COMMENTED = {"sh", "toml"}
+MADE = re.compile(r"<!-- made by tests/config/.*?<!-- end of what is made -->", re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 PROGRAM = re.compile(r"(?:\S*/)?berinia-webhookd")
 ENDS_A_COMMAND = {"|", "||", "&&", ";", "&", ">", "(", ")"}
@@ -121,28 +134,64 @@ def test_every_command_shown_can_be_typed(
             raise AssertionError(f"{shlex.join(words)}: {error.format_message()}") from error
 
 
-def test_both_languages_have_the_same_headings() -> None:
+def without_comments(block: tuple[str, str]) -> tuple[str, str]:
+    """The same block as far as a machine reads it."""
+    language, text = block
+    return language, COMMENT.sub("", text) if language in COMMENTED else text
+
+
+def written_by_hand(page: Path) -> str:
+    """A page without the table that the settings make, which is there in English alone."""
+    return MADE.sub("", page.read_text())
+
+
+def names(page: Path) -> set[str]:
+    """The settings, commands and values that the text names."""
+    text = " ".join(FENCE.sub("", written_by_hand(page)).split())
+    return {
+        words.replace("<Nom>", "<Name>").replace("<nom>", "<name>")
+        for words in INLINE.findall(text)
+    }
+
+
+@pytest.mark.parametrize(("english", "french"), PAIRS)
+def test_both_languages_have_the_same_headings(english: Path, french: Path) -> None:
     """So that whoever helps by telephone finds the same place."""
     levels = [
         [len(marks) for marks in re.findall(r"^(#+) ", FENCE.sub("", page.read_text()), re.M)]
-        for page in (ENGLISH, FRENCH)
+        for page in (english, french)
     ]
     assert levels[0] == levels[1]
 
 
-def test_both_languages_have_the_same_commands_and_answers() -> None:
-    """In the same order."""
-    for english, french in zip_longest(blocks(ENGLISH), blocks(FRENCH)):
-        assert english == french
+@pytest.mark.parametrize(("english", "french"), PAIRS)
+def test_both_languages_have_the_same_commands_and_answers(english: Path, french: Path) -> None:
+    """In the same order; comments in them are in the reader's language."""
+    for one, other in zip_longest(blocks(english), blocks(french), fillvalue=("", "nothing")):
+        assert without_comments(one) == without_comments(other)
 
 
-def test_both_languages_have_tables_of_the_same_size() -> None:
+@pytest.mark.parametrize(("english", "french"), PAIRS[1:])
+def test_both_languages_name_the_same_settings_and_commands(english: Path, french: Path) -> None:
+    """In the text as well, but for the guide of symptoms, which says some things in other words."""
+    assert names(english) ^ names(french) == set()
+
+
+@pytest.mark.parametrize(("english", "french"), PAIRS)
+def test_both_languages_have_tables_of_the_same_size(english: Path, french: Path) -> None:
     """Each row of a table is a case."""
-    english, french = (
-        [line.count("|") for line in page.read_text().splitlines() if line.startswith("|")]
-        for page in (ENGLISH, FRENCH)
+    one, other = (
+        [line.count("|") for line in written_by_hand(page).splitlines() if line.startswith("|")]
+        for page in (english, french)
     )
-    assert english == french
+    assert one == other
+
+
+@pytest.mark.parametrize(("english", "french"), PAIRS)
+def test_each_language_leads_to_the_other(english: Path, french: Path) -> None:
+    """Above the first heading below the title."""
+    for page, other in ((english, french), (french, english)):
+        assert f"]({other.name})" in page.read_text().partition("\n## ")[0]
 
 
 @pytest.mark.parametrize("page", [ENGLISH, FRENCH], ids=lambda page: page.name)
