@@ -20,6 +20,7 @@ from berinia_webhookd.model import ChannelName
 
 PROJECT = Path(__file__).parents[1]
 REFERENCE = (PROJECT / "docs" / "reference.md").read_text()
+GUIDES = ("configuring", "providers", "fournisseurs")
 PACKAGE = PROJECT / "berinia_webhookd"
 LOG_EVENT = re.compile(
     "(?:address|agent|agent_host|attempt|config|connection|consent|delivery|entry|events?|health|journal"
@@ -112,7 +113,7 @@ def test_every_file_on_the_way_exists() -> None:
 
 def test_the_settings_in_the_guides_are_settings(tmp_path: Path) -> None:
     """The examples are read as they stand there."""
-    guides = [(PROJECT / "docs" / f"{one}.md").read_text() for one in ("configuring", "providers")]
+    guides = [(PROJECT / "docs" / f"{one}.md").read_text() for one in GUIDES]
     examples = re.findall(r"```toml\n(.+?)```", "".join(guides), re.DOTALL)
     assert examples
     for number, example in enumerate(examples):

@@ -22,12 +22,13 @@ TRANSLATED = {
     "operating": "exploitation",
     "installing": "installation",
     "agents": "ecrire-des-agents",
+    "providers": "fournisseurs",
 }
 PAIRS = [
     pytest.param(PROJECT / "docs" / f"{one}.md", PROJECT / "docs" / f"{other}.md", id=other)
     for one, other in TRANSLATED.items()
 ]
-FIRST = ("installing", "installation", "configuring", "providers", "accueil")
+FIRST = ("installing", "installation", "configuring", "providers", "fournisseurs", "accueil")
 PAGES = (
     PROJECT / "README.md",
     *(PROJECT / "docs" / f"{name}.md" for name in FIRST),
