@@ -1,7 +1,7 @@
 """A channel that is declared in the file: proof, events, handshake and answers from its settings.
 
-What each key means stands in docs/declaring-a-channel.md. The schemes are the `…_proof.py` files,
-the places of values are in `fields.py`, and events are read in `reading.py`.
+Each key is documented in docs/declaring-a-channel.md. The schemes are the `…_proof.py` files, paths
+to values are in `fields.py`, and events are read in `reading.py`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from berinia_webhookd.model import (
     VerifiedDelivery,
 )
 
-# Among the headers of a delivery that a sample's own key proved, where it goes; no request has one
-# of that name. So it stays a sample when it is read again.
+# Stored with the headers of a sample delivery, so that it is still recognised as a sample when it
+# is read again; no request can have a header of this name.
 SAMPLE: Final = ":sample"
 _TO_AGENT: Final = "to its agent"
 _TO_LOG: Final = "to the log"
 
 
 class DeclaredChannel(Channel):
-    """One declared channel."""
+    """A channel of kind `declared`."""
 
     kind = "declared"
     provider = provider_of(None, ChannelName("declared"))
@@ -56,13 +56,13 @@ class DeclaredChannel(Channel):
         *,
         sample_secret: bytes | None = None,
     ) -> None:
-        """`sample_secret` is that of a pair of ours, where only the provider has the real one."""
+        """`sample_secret` is the private key of our own pair, for channels with a key pair."""
         self.provider = self.provider_of(settings)  # type: ignore[misc] # each has its own
         super().__init__(settings, public_urls)
         self.settings = settings
         self._public_urls = public_urls
         self._proof: Proof = NoProof()
-        with contextlib.suppress(ValueError):  # one that is refused is looked at all the same
+        with contextlib.suppress(ValueError):  # also for a declaration that is refused
             self._proof = settings.proof()
         if self._proof.pair is not None:
             self.can_sign = sample_secret is not None
@@ -78,7 +78,7 @@ class DeclaredChannel(Channel):
         self.kept_headers = frozenset().union(
             *read, *(one.field.headers for one in settings.ignore)
         )
-        # A MAC that answers a question is over a word: none passes for an object or a list.
+        # The MAC of a handshake's answer is over a text that cannot be a JSON object or list.
         self._signs_questions = settings.signs_questions
         self._reader = Reader(settings, self._proof)
         self.secret_parameter = settings.secret_parameter
@@ -86,19 +86,19 @@ class DeclaredChannel(Channel):
 
     @classmethod
     def provider_of(cls, settings: ChannelSettings) -> Provider:
-        """Return what its preset says, or what is true of any."""
+        """Return the provider facts of its preset, or the default ones."""
         preset = settings.preset if isinstance(settings, DeclaredSettings) else None
         return provider_of(preset, settings.name)
 
     def require_secret(self) -> None:
-        """Raise `ChannelNotConfigured` while nothing can be proved."""
+        """Raise `ChannelNotConfigured` while no secret is set."""
         if not self.settings.secrets and self.settings.verify != "address":
             raise ChannelNotConfigured(
                 f"This channel has no secret yet: set channels.{self.name}.secrets."
             )
 
     def handshake(self, delivery: RawDelivery) -> Answer | None:
-        """See `Channel.handshake`; a question in a body must have the channel's proof first."""
+        """See `Channel.handshake`; one in a body must pass the channel's proof first."""
         declared = self.settings.handshake
         if declared is None:
             return None
@@ -117,7 +117,7 @@ class DeclaredChannel(Channel):
         return Answer(200, *answer)
 
     def verify(self, delivery: RawDelivery) -> VerifiedDelivery:
-        """Prove it as the declaration says."""
+        """Verify a request by the declared proof."""
         self.require_secret()
         if delivery.method not in self.settings.methods:
             raise SignatureInvalid("This method is for the provider's question alone.")
@@ -129,7 +129,7 @@ class DeclaredChannel(Channel):
         replay_key = self._prove(Request(delivery, self._public_urls), proof)
         if self.secret_parameter is not None:
             delivery = delivery._replace(target=self._without_secret(delivery.target))
-        if self.settings.body == "query":  # a body is neither read nor proven
+        if self.settings.body == "query":  # the body is neither read nor covered by the proof
             delivery = delivery._replace(body=b"")
         verified = self._verified(delivery, replay_key=replay_key)
         if key is None:
@@ -161,7 +161,7 @@ class DeclaredChannel(Channel):
         return replay_key
 
     def decode(self, delivery: VerifiedDelivery) -> Decoded:
-        """See `Channel.decode`; what a sample's own key proved stays a sample."""
+        """See `Channel.decode`; a delivery proved by a sample's key is read as a sample."""
         decoded = super().decode(delivery)
         where = delivery.headers.get(SAMPLE)
         if where is None:
@@ -170,11 +170,11 @@ class DeclaredChannel(Channel):
         return decoded._replace(events=tuple(events))
 
     def read(self, delivery: VerifiedDelivery) -> Decoded:
-        """Read every event that a block declares; items that none takes are kept as rejected."""
+        """Read all events by the blocks; items that match no block are kept as rejected."""
         return self._reader.read(delivery)
 
     def unmet(self, delivery: VerifiedDelivery) -> list[str]:
-        """Say which condition of which block named a value that a delivery does not have.
+        """Describe which condition of which block a delivery does not meet.
 
         Raises:
             MalformedDelivery: its body cannot be read at all.
@@ -182,22 +182,22 @@ class DeclaredChannel(Channel):
         return self._reader.unmet(delivery)
 
     def is_empty(self, event: Event) -> bool:
-        """Whether there is nothing in it, which `read` marks: it knows of files elsewhere."""
+        """Whether an event has no content, as marked by `read`, which knows of files elsewhere."""
         return EventMark.EMPTY in event.marks
 
     def answer(self, receipts: Receipts) -> Answer:
-        """What the declaration says, whatever arrived."""
+        """Return the declared answer, the same for every delivery."""
         del receipts
         fixed = self.settings.answer
         return Answer(fixed.status, fixed.content_type, fixed.body.encode())
 
     def rejected_answer(self) -> Answer | None:
-        """Answer what is kept and cannot be read like the rest: providers repeat or give up."""
+        """Return the answer to an undecodable delivery; by default it has no error status."""
         status = self.settings.rejected_status
         return self.answer(()) if status is None else Answer(status, "text/plain", b"")
 
     def resembles_provider(self, delivery: RawDelivery) -> bool:
-        """A signature, token or password of the declared shape."""
+        """Whether it has a signature, token or password of the declared shape."""
         return self._proof.is_shaped(Request(delivery, self._public_urls))
 
     def for_samples(self) -> tuple[Channel, bytes]:
@@ -212,7 +212,7 @@ class DeclaredChannel(Channel):
     def sign(
         self, fields: Mapping[str, str], *, base_url: str, now: datetime, valid: bool = True
     ) -> SignedRequest:
-        """Return a sample of the first block, with fields of that block laid over it.
+        """Return a sample of the first block, with the given fields replaced.
 
         Raises:
             CannotSign: only the provider has the key.
@@ -230,9 +230,7 @@ class DeclaredChannel(Channel):
 
 
 def _sample(event: Event, *, to_agent: bool) -> Event:
-    """Return an event as a sample, which is seen by nobody but its agent: it takes no real one's
-    place, and its status is ahead of no other.
-    """
+    """Return an event as a sample, with a digest of its own and without a receipt's rank."""
     return event._replace(
         sample=True,
         agent=event.agent if to_agent else SAMPLES,

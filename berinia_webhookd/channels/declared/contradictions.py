@@ -1,5 +1,5 @@
-"""Checks the settings of a declared channel: what is missing, what contradicts itself, and what
-would prove less than it seems to.
+"""Checks the settings of a declared channel for missing keys, contradictions, and proofs that cover
+less than they seem to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _UNDATED: Final = frozenset({"basic", "token", "address"})
 
 
 def contradictions(channel: DeclaredSettings) -> Iterator[tuple[str, str, str]]:
-    """Yield a setting, what is wrong with it, and how to fix it."""
+    """Yield for each finding the setting, the problem, and the fix."""
     if channel.verify is None:
         yield "verify", "is not set", f"give one of {', '.join(SCHEMES)}, or a preset"
         return

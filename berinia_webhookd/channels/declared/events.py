@@ -26,7 +26,7 @@ _MARKS: Final = {mark.value: mark for mark in EventMark}
 
 @dataclass(frozen=True)
 class Block:
-    """What one kind of event looks like."""
+    """The declaration of one kind of event."""
 
     kind: EventKind = EventKind.MESSAGE
     items: tuple[str, ...] = ()
@@ -51,19 +51,19 @@ class Block:
     rank: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return its kind, and where it stands."""
+        """Return its kind and its position."""
         where = " / ".join(step or "the list" for step in self.items)
         return f"{self.kind} in {where}" if where else f"{self.kind}"
 
     @cached_property
     def texts(self) -> Sequence[Field | None]:
-        """What must be a text wherever it is."""
+        """The fields whose values must be texts."""
         people = (self.sender, self.recipient, self.thread)
         return (*people, self.status, self.message, self.time)
 
     @property
     def headers(self) -> frozenset[str]:
-        """The headers that it reads, in lower case."""
+        """The headers that the block reads, in lower case."""
         places = [*self.texts, self.text, self.subject, self.attachments, *self.id, *self.required]
         asked = (*self.where, *self.unless, *self.marks.values(), *self.opt_out.values())
         places += [one.field for one in asked]
@@ -77,7 +77,7 @@ class Block:
         return frozenset(one for one in sources if ":" not in one and one[:1] != "=")
 
     def takes(self, item: Item) -> bool:
-        """Whether an item is such an event."""
+        """Whether an item meets the block's conditions."""
         if not self.where and not self.unless:
             return True
         return all_hold(self.where, item) and not any(one.holds(item) for one in self.unless)
@@ -89,7 +89,7 @@ class Block:
         ]
 
     def reached(self, root: Item) -> Iterator[Item]:
-        """Yield the items that its steps lead to, the whole delivery without any."""
+        """Yield the items at the end of its steps; without steps, the whole delivery."""
         places: list[tuple[tuple[Any, ...], str]] = [(root.nodes, "")]
         for step, path in self._steps:
             below: list[tuple[tuple[Any, ...], str]] = []
@@ -157,7 +157,7 @@ def blocks(raw: Any) -> tuple[Block, ...]:
     """Read the blocks of a channel.
 
     Raises:
-        ValueError: with everything that is wrong in them.
+        ValueError: with all errors in them.
     """
     if not isinstance(raw, list | tuple) or not all(isinstance(one, Mapping) for one in raw):
         raise ValueError("give blocks, each under its own [[channels.<name>.event]]")

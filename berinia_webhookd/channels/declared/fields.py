@@ -1,8 +1,7 @@
-"""Where a value stands in a delivery, and whether something holds of it. There are no expressions
-and no regular expressions, so that no body makes reading slow.
-
-A field is a dotted path (`a.0.b`), `^a.b` one level up, `header:X`, `query:X`, `=constant`, or a
-list of those of which the first that is there counts.
+"""Fields: paths to values of a delivery; and conditions on values. There are no expressions and no
+regular expressions, so that no body makes reading slow. A field is a dotted path (`a.0.b`), `^a.b`
+one level up, `header:X`, `query:X`, `=constant`, or a list of those, of which the first present
+value counts.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ HINT: Final = 'give a path such as "data.id", "^id", "header:X-Id", "query:id" o
 
 
 class Item(NamedTuple):
-    """A place in a delivery: the nodes from the whole body down to it, and what is around them."""
+    """A node of a delivery: the nodes from the whole body down to it, with headers and query."""
 
     nodes: tuple[Any, ...]
     header: Callable[[str], str | None]
@@ -28,7 +27,7 @@ class Item(NamedTuple):
 
     @property
     def node(self) -> Any:
-        """The innermost."""
+        """The innermost node."""
         return self.nodes[-1]
 
 
@@ -36,12 +35,12 @@ class Unreadable(Exception):
     """A field that must be a text is an object or a list."""
 
 
-Place = Callable[[Item], Any]  # what stands there, or None
+Place = Callable[[Item], Any]  # the value, or None
 
 
 @dataclass(frozen=True)
 class Field:
-    """One or several places, of which the first where something stands counts."""
+    """One or several paths, of which the first with a value counts."""
 
     sources: tuple[str, ...]
 
@@ -60,17 +59,17 @@ class Field:
         return cls(tuple(one.strip() if not one.startswith("=") else one for one in sources))
 
     def __str__(self) -> str:
-        """Return its places."""
+        """Return its paths, as written."""
         return " or ".join(self.sources)
 
     @cached_property
     def value(self) -> Place:
-        """What returns what stands there, or None: made once, asked of every item."""
+        """A function that returns the value of an item, or None; built once."""
         places = tuple(map(_place, self.sources))
         return places[0] if len(places) == 1 else lambda item: _first(places, item)
 
     def text(self, item: Item) -> str | None:
-        """Return what stands there as a text; numbers keep their digits.
+        """Return the value as a text; numbers keep their digits.
 
         Raises:
             Unreadable: it is an object or a list.
@@ -84,18 +83,18 @@ class Field:
 
     @property
     def headers(self) -> frozenset[str]:
-        """The headers among its places, in lower case."""
+        """The headers among its paths, in lower case."""
         marked = (one for one in self.sources if one.startswith("header:"))
         return frozenset(one.partition(":")[2].strip().lower() for one in marked)
 
     @property
     def is_in_query(self) -> bool:
-        """Whether one of its places is the query."""
+        """Whether one of its paths is in the query."""
         return any(one.startswith("query:") for one in self.sources)
 
 
 def text_of(value: Any) -> str:
-    """Return a value of JSON as a text."""
+    """Return a JSON value as a text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
@@ -144,7 +143,7 @@ def _named(node: Any, name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`a.b=c|d`: a field has one of some values; `a.b`: something stands there."""
+    """`a.b=c|d`: a field has one of these values; `a.b`: the field is present."""
 
     field: Field
     values: tuple[str, ...] | None
@@ -166,7 +165,7 @@ class Condition:
         return str(self.field) if self.values is None else f"{self.field}={'|'.join(self.values)}"
 
     def holds(self, item: Item) -> bool:
-        """Whether it does."""
+        """Whether an item meets the condition."""
         value = self.field.value(item)
         if isinstance(value, str):
             return self.values is None or value in self.values
@@ -183,5 +182,5 @@ def conditions(raw: Any) -> tuple[Condition, ...]:
 
 
 def all_hold(some: Sequence[Condition], item: Item) -> bool:
-    """Whether every one does."""
+    """Whether an item meets all conditions."""
     return all(one.holds(item) for one in some)

@@ -15,7 +15,7 @@ from berinia_webhookd.urlencoded import as_bytes
 
 LONGEST_REPLY: Final = 512
 _PLACEHOLDER: Final = re.compile(r"\{(hmac\.(?:hex|base64):)?((?:query|json):[^{}]{1,100})\}")
-# A MAC is only given for what cannot be a body: else anybody could have a body signed.
+# A MAC is only given for a text that cannot be a body: else anybody could have a body signed.
 _NO_BODY: Final = re.compile(r"[A-Za-z0-9._~+/-]{1,512}={0,2}")
 _PLAIN_WORD: Final = re.compile(r"[A-Za-z0-9_.-]+")  # which JSON never escapes
 _SOURCE: Final = re.compile(r"(?:query|json):[^=]{1,100}")
@@ -23,9 +23,9 @@ _SOURCE: Final = re.compile(r"(?:query|json):[^=]{1,100}")
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """When a request is a handshake, what proves it, and how it is answered."""
+    """The condition that makes a request a handshake, its verify token, and its answer."""
 
-    when: tuple[str, str | None]  # a place, and its value; None: any value
+    when: tuple[str, str | None]  # a path, and its value; None: any value
     check: str | None
     reply: str | None
     reply_json: Mapping[str, str] | None
@@ -37,12 +37,12 @@ class Handshake:
 
     @property
     def is_in_body(self) -> bool:
-        """Whether it is in a body, which the channel's proof covers."""
+        """Whether the condition is on the body, which the channel's proof covers."""
         return self.when[0].startswith("json:")
 
     @property
     def macs(self) -> bool:
-        """Whether its answer holds a MAC of a value of the request."""
+        """Whether the answer contains a MAC of a value of the request."""
         return any("{hmac." in one for one in (self.reply_json or {}).values())
 
     def may_ask(self, request: Request) -> bool:
@@ -61,7 +61,7 @@ class Handshake:
         return found is not None and value in (None, found)
 
     def checks(self, request: Request, secrets: Sequence[bytes]) -> bool:
-        """Whether it has the verify token, if one is needed."""
+        """Whether the request has the verify token, if one is needed."""
         if self.check is None:
             return True
         given = as_bytes(request.named(self.check) or "")
@@ -71,7 +71,7 @@ class Handshake:
         return matches
 
     def answer(self, request: Request, secrets: Sequence[bytes]) -> tuple[str, bytes] | None:
-        """Return media type and body of the answer; None if a value that it needs is missing."""
+        """Return media type and body of the answer; None if a value for it is missing."""
         if self.reply is not None:
             text = request.named(self.reply)
             return None if text is None else ("text/plain", as_bytes(text[:LONGEST_REPLY]))
@@ -85,7 +85,7 @@ class Handshake:
 
 
 def _filled(template: str, request: Request, secrets: Sequence[bytes]) -> str | None:
-    """Fill in a template; None if a value is missing, or could be a body."""
+    """Fill in a template; None if a value is missing, or a MAC's value could be a body."""
     texts = []
     for found in _PLACEHOLDER.finditer(template):
         text = request.named(found[2])
@@ -103,7 +103,7 @@ def _filled(template: str, request: Request, secrets: Sequence[bytes]) -> str | 
 
 
 def handshake(raw: Any) -> Handshake:
-    """Read the table of a handshake.
+    """Parse the table of a handshake.
 
     Raises:
         ValueError: with what would be right.

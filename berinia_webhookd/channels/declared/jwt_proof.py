@@ -27,7 +27,7 @@ _WITHOUT_CLOCK: Final[Options] = {  # we have our own
 
 @dataclass(frozen=True)
 class JwtProof(Proof):
-    """A token by one of our algorithms; its digests of body and URL are compared with them."""
+    """A token by one of our algorithms, with digests of body and URL that must match."""
 
     secrets: Sequence[bytes]
     header: str
@@ -37,7 +37,7 @@ class JwtProof(Proof):
     url_claim: str | None
     check_iat: bool
     tolerance_seconds: float
-    covers: bool = True  # what is read
+    covers: bool = True  # whether it covers the part that is read
 
     @property
     def covers_query(self) -> bool:  # type: ignore[override]
@@ -69,7 +69,7 @@ class JwtProof(Proof):
         return token[7:].strip() if token[:7].lower() == "bearer " else token
 
     def is_shaped(self, request: Request) -> bool:
-        """Whether there is a token of one of our algorithms."""
+        """Whether the request has a token with one of our algorithms."""
         try:
             said = jwt.get_unverified_header(self._token(request))
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):

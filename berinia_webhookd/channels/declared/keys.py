@@ -1,5 +1,5 @@
-"""The keys of a declaration, by their scheme: whether one of them made a signature. The secret that
-proves a MAC makes it, too; of a pair the key that signs is the provider's alone.
+"""The keys of a declaration, by scheme, which verify signatures. The secret of a MAC also signs; of
+a key pair only the provider has the private key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 HASHES: Final = {"hmac-sha1": "sha1", "hmac-sha256": "sha256", "hmac-sha512": "sha512"}
 PEM: Final = b"-----"
 _ECDSA: Final = ec.ECDSA(SHA256())
-_PAIR_BYTES: Final = 60  # of an Ed25519 signature 64, of a DER one on P-256 a few more
+_PAIR_BYTES: Final = 60  # 64 for Ed25519, a few more for DER on P-256
 _SECRET_BYTES: Final = 16
 _SCALAR_BYTES: Final = 32  # of a private key on P-256
 # https://www.rfc-editor.org/rfc/rfc8032#section-5.1: the field, and the constant of the curve.
@@ -38,33 +38,33 @@ _OF_SMALL_ORDER: Final = frozenset({0, 1, _FIELD - 1, _OF_ORDER_8, _FIELD - _OF_
 
 
 class UnusableKey(ValueError):
-    """A key that proves nothing, or everything; the message says why, and quotes nothing."""
+    """A key that is invalid or insecure; the message says why, without quoting the key."""
 
 
 class Keys(ABC):
-    """All keys of a declaration; each is tried."""
+    """All keys of a declaration; each one is tried."""
 
-    can_sign = True  # False: what proves a signature makes none
+    can_sign = True  # False: the key that verifies cannot sign
 
     @abstractmethod
     def proven(self, contents: Iterable[bytes], signatures: Sequence[bytes]) -> bytes | None:
-        """Return which of the contents is signed by one of the signatures; None: none is."""
+        """Return the content that one of the signatures is valid for; None: none is valid."""
 
     @abstractmethod
     def fits(self, signature: bytes) -> bool:
-        """Whether a signature has the length of the scheme's."""
+        """Whether a signature has a length of the scheme."""
 
     @abstractmethod
     def sign(self, secret: bytes, content: bytes) -> bytes:
-        """Return the signature by a secret."""
+        """Return the signature of a content by a secret."""
 
     @abstractmethod
     def new_secret(self) -> bytes:
-        """Return a secret that nobody knows."""
+        """Return a random secret."""
 
 
 class MacKeys(Keys):
-    """Secrets that make and prove HMACs; their inner state is made once."""
+    """Secrets that sign and verify HMACs; their initial state is computed once."""
 
     def __init__(self, hash_name: str, keys: Sequence[bytes]) -> None:
         self._hash_name = hash_name
@@ -98,7 +98,7 @@ class MacKeys(Keys):
 
 
 class PairKeys(Keys):
-    """Public keys of a provider; `made_by` is their scheme's way with a pair of our own."""
+    """Public keys of a provider; for samples a key pair of our own is used."""
 
     can_sign = False
 
@@ -106,14 +106,14 @@ class PairKeys(Keys):
         """Read the keys.
 
         Raises:
-            ValueError: one is none.
+            ValueError: one is not a public key.
         """
         self._verifiers = [self.verifier(key) for key in keys]
 
     @staticmethod
     @abstractmethod
     def verifier(key: bytes) -> Callable[[bytes, bytes], None]:
-        """Return what raises `InvalidSignature` for a signature and a content."""
+        """Return a function of signature and content that raises `InvalidSignature`."""
 
     @abstractmethod
     def public_of(self, secret: bytes) -> bytes:
@@ -141,7 +141,7 @@ class Ed25519Keys(PairKeys):
 
     @staticmethod
     def verifier(key: bytes) -> Callable[[bytes, bytes], None]:
-        """See `PairKeys.verifier`; a point by which anybody could sign is refused."""
+        """See `PairKeys.verifier`; weak points are refused."""
         public = Ed25519PublicKey.from_public_bytes(key)
         _require_sound(key)
         return public.verify
@@ -160,8 +160,8 @@ class Ed25519Keys(PairKeys):
 
 
 def _require_sound(key: bytes) -> None:
-    """Refuse what the library takes: under a point of small order one signature is good for many
-    contents, and of a point that is written in two ways libraries disagree.
+    """Refuse points that the library accepts: of small order, because one signature is then valid
+    for many contents, and non-canonical encodings, on which libraries disagree.
     """
     y = int.from_bytes(key, "little") & (2**255 - 1)
     if y >= _FIELD:

@@ -1,4 +1,4 @@
-"""Proofs by a secret that comes along with each request: whoever sees one knows it."""
+"""Proofs by a secret that is sent with each request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOKEN_CHARACTERS: Final = 8
 
 @dataclass(frozen=True)
 class BasicProof(Proof):
-    """`Authorization: Basic …`, which the provider has from our URL."""
+    """`Authorization: Basic …`, with user and password from the URL given to the provider."""
 
     secrets: Sequence[bytes]  # user:password
 
@@ -39,7 +39,7 @@ class BasicProof(Proof):
         return given if scheme.lower() == "basic" else b""
 
     def is_shaped(self, request: Request) -> bool:
-        """A user and a password."""
+        """Whether the request has a user and a password."""
         user, colon, password = self._given(request).partition(b":")
         return bool(user and colon and password)
 
@@ -51,7 +51,7 @@ class BasicProof(Proof):
 
 @dataclass(frozen=True)
 class TokenProof(Proof):
-    """A text that only the provider and we know, in a header or the query."""
+    """A shared secret text, in a header or the query."""
 
     secrets: Sequence[bytes]
     source: str  # header:X or query:k
@@ -70,11 +70,11 @@ class TokenProof(Proof):
         return given
 
     def is_shaped(self, request: Request) -> bool:
-        """A token that is long enough to be one: it has no other shape."""
+        """Whether the request has a token of sufficient length."""
         return len(self._given(request)) >= _TOKEN_CHARACTERS
 
     def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
-        """See `Proof.sign`; one in the query is part of the URL."""
+        """See `Proof.sign`; a token in the query is part of the URL."""
         del request, now
         where, _, name = self.source.partition(":")
         return {name: secret.decode("utf-8", "replace")} if where == "header" else {}

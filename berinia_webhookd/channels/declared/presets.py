@@ -1,5 +1,5 @@
-"""The declarations that come with the daemon, a file each in `presets/`: a provider's proof, events
-and answers, and the facts about it.
+"""The declarations that come with the daemon, one file per provider in `presets/`: its proof,
+events and answers, and the facts about it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def declaration(name: str) -> Mapping[str, Any]:
     """Return the settings of a preset, as in the file.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no preset of that name.
     """
     if name not in names():
         nearest = difflib.get_close_matches(name, names(), n=1)

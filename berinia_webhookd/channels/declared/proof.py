@@ -1,6 +1,5 @@
-"""Proofs of who sent a request, each by one scheme of a declaration: what they have in common. All
-compare in constant time, with every secret and every signature that was presented, and refuse
-whatever is missing.
+"""The interface of proofs, each by one scheme of a declaration. All compare in constant time, with
+every secret and every presented signature, and refuse a request without one.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ _SECRET_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Where a request says when it was signed, and how far that may be from now."""
+    """The location of a request's time of signing, and its tolerance in seconds."""
 
-    source: str | None  # header:X or json:a.b; None: beside the signature, or nowhere
+    source: str | None  # header:X or json:a.b; None: beside the signature, or absent
     unit: str  # s, ms or iso
-    tolerance_seconds: float | None  # None: its age does not count
+    tolerance_seconds: float | None  # None: the age is not checked
 
     def require_fresh(self, text: str | None, now: datetime) -> None:
-        """Raise `SignatureInvalid` unless a time is near enough."""
+        """Raise `SignatureInvalid` unless a time is within the tolerance."""
         if self.tolerance_seconds is None:
             return
         instant = instant_of(text or "", self.unit)
@@ -51,7 +50,7 @@ def instant_of(text: str, unit: str) -> datetime | None:
 
 
 def written(now: datetime, unit: str) -> str:
-    """Write an instant as `instant_of` reads it."""
+    """Format an instant as `instant_of` parses it."""
     if unit == "iso":
         return now.isoformat()
     return str(int(now.timestamp() * (1000 if unit == "ms" else 1)))
@@ -60,44 +59,44 @@ def written(now: datetime, unit: str) -> str:
 class Proof(ABC):
     """Proves requests by one scheme."""
 
-    headers: frozenset[str] = frozenset()  # whose values are proven as well, in lower case
-    covers_query = False  # whether the parameters of the URL are, too
+    headers: frozenset[str] = frozenset()  # headers that the proof covers, in lower case
+    covers_query = False  # whether it covers the parameters of the URL
 
     @property
     def pair(self) -> PairKeys | None:
-        """The scheme of its keys, where the provider alone has the one that signs."""
+        """The key pair scheme, if only the provider has the private key; else None."""
         return None
 
     @abstractmethod
     def prove(self, request: Request) -> bytes | None:
-        """Return what may be used for one message only, where the body is not covered.
+        """Return the replay key of the request, if the body is not covered; else None.
 
         Raises:
-            SignatureInvalid: it proves nothing.
+            SignatureInvalid: the request is not proven.
         """
 
     def by(self, public: bytes) -> Proof:
-        """Return the same proof by another public key; where there is no pair, itself."""
+        """Return the same proof with another public key; itself if it has no key pair."""
         del public
         return self
 
     def is_shaped(self, request: Request) -> bool:
-        """Whether it presents something of the scheme's shape, right or wrong."""
+        """Whether the request has a signature or secret of the scheme's shape, valid or not."""
         del request
         return False
 
     def new_secret(self) -> bytes:
-        """Return a secret that nobody knows."""
+        """Return a random secret."""
         return secrets.token_bytes(_SECRET_BYTES)
 
     def sign(self, request: Request, secret: bytes, now: datetime) -> dict[str, str]:
-        """Return headers that prove a sample; for a signature in JSON its path."""
+        """Return headers that prove a sample; for a signature in JSON, its path."""
         del request, secret, now
         return {}
 
 
 class NoProof(Proof):
-    """That of a declaration that is not sound: it takes nothing."""
+    """The proof of an invalid declaration: refuses every request."""
 
     def prove(self, request: Request) -> bytes | None:
         """See `Proof.prove`."""
@@ -107,7 +106,7 @@ class NoProof(Proof):
 
 @dataclass(frozen=True)
 class AddressProof(Proof):
-    """The address alone, which the channel's `allowed_networks` has compared already."""
+    """Proof by the caller's address alone, which `allowed_networks` has checked before."""
 
     def prove(self, request: Request) -> bytes | None:
         """See `Proof.prove`."""

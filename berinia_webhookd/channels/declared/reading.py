@@ -31,16 +31,16 @@ _NO_MARKS: Final[frozenset[EventMark]] = frozenset()
 
 
 class Reader:
-    """Reads the deliveries of one channel; `proof` says which of their parts are proven."""
+    """Reads the deliveries of one channel; `proof` says which of their parts it covers."""
 
     def __init__(self, settings: DeclaredSettings, proof: Proof) -> None:
         self.name = settings.name
         self.settings = settings
         by_fields = settings.signed is not None and "fields" in settings.signed.names
         names = frozenset(name for block in settings.event for name in block.recognised_by)
-        # The fields of a form by which its events are recognised, where the form is what is signed.
+        # The fields of a form that identify its events, if the form is signed.
         self.recognised_by = names if by_fields else None
-        self._alike = [  # blocks of the same items
+        self._alike = [  # blocks grouped by their items
             [block for block in settings.event if block.items == steps]
             for steps in dict.fromkeys(block.items for block in settings.event)
         ]
@@ -55,7 +55,7 @@ class Reader:
         }
 
     def read(self, delivery: VerifiedDelivery) -> Decoded:
-        """Read every event that a block declares; items that none takes are kept as rejected."""
+        """Read all events by the blocks; items that match no block are kept as rejected."""
         root = self._root(delivery)
         events: list[Event] = []
         rejected: list[RejectedItem] = []
@@ -80,8 +80,8 @@ class Reader:
         return Decoded(tuple(events), tuple(rejected), ignored=ignored)
 
     def _items(self, root: Item) -> Iterator[tuple[Block | None, Item]]:
-        """Yield every item with the block that takes it, if one does, and the whole delivery where
-        it is named as nothing to keep.
+        """Yield every item with its matching block, if any, and the whole delivery if it is
+        declared as ignored.
         """
         found = False
         for alike in self._alike:
@@ -98,7 +98,7 @@ class Reader:
             yield None, root
 
     def unmet(self, delivery: VerifiedDelivery) -> list[str]:
-        """Say which condition of which block named a value that a delivery does not have.
+        """Describe which condition of which block a delivery does not meet.
 
         Raises:
             MalformedDelivery: its body cannot be read at all.
@@ -143,7 +143,7 @@ class Reader:
         node = item.nodes[-1]
         text = _soft(block.text, item)
         at = None if said is None else instant_of(said, block.time_unit)
-        # A receipt belongs to the person whom the message was sent to.
+        # The sender of a receipt is the recipient of the message.
         person = (recipient or sender) if block.kind is EventKind.RECEIPT else sender
         country = self.settings.country if block.address == PHONE else None
         return Event(
@@ -175,14 +175,14 @@ class Reader:
         )
 
     def _digest(self, delivery: VerifiedDelivery, block: Block, item: Item) -> bytes:
-        """What makes it the same event: the fields of `id`, if the proof is over all of them."""
+        """Return the digest of an event: by `id` if its fields are proven, else by the body."""
         if id(block) in self._recognising:
             parts = [one.text(item) for one in block.id]
             if parts.count(None) == len(parts):
                 raise Unreadable("all fields of id are missing")
             return event_digest(self.name, block.kind, *parts)
         content = delivery.body or as_bytes(delivery.target)
-        if self.recognised_by is not None:  # a form of which the order and the escapes are free
+        if self.recognised_by is not None:  # a form, whose order and escapes may vary
             content = repr(in_signing_order(decode_urlencoded(content))).encode()
         body = hashlib.sha256(content).hexdigest()
         return event_digest(self.name, block.kind, body, item.path)
@@ -190,7 +190,9 @@ class Reader:
     def _conversation(
         self, person: str, party: str, message: str | None, digest: bytes
     ) -> Conversation:
-        """All receipts of a message are one; what names nobody is one of its own."""
+        """Return the conversation: one for all receipts of a message, one per event without
+        parties.
+        """
         if message is not None:
             return Conversation(self.name, person, f"message:{message[:300]}")
         if not person and not party:
@@ -199,7 +201,7 @@ class Reader:
 
 
 def _soft(field: Field | None, item: Item) -> str | None:
-    """Return a text of which nothing depends; an object or a list is none."""
+    """Return an optional text; None for an object or a list."""
     try:
         return None if field is None else field.text(item)
     except Unreadable:

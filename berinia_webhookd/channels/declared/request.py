@@ -1,4 +1,4 @@
-"""The parts of a request that a declaration can name: headers, query, URL and body."""
+"""The parts of a request that a declaration can refer to: headers, query, URL and body."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from berinia_webhookd.errors import MalformedDelivery
 from berinia_webhookd.model import RawDelivery
 from berinia_webhookd.urlencoded import Fields, as_bytes, decode_urlencoded
 
-# HubSpot signs these decoded, however the URL has them:
+# HubSpot signs these characters decoded, whether the URL escapes them or not:
 # https://developers.hubspot.com/docs/apps/developer-platform/build-apps/authentication/request-validation
 _DECODED: Final = {f"%{ord(one):02X}": one for one in ":/?@!$'()*,;"}
 
@@ -28,7 +28,7 @@ class Request:
         self._public_urls = public_urls
 
     def header(self, name: str) -> str | None:
-        """Return a header; None if there are several, because it is not known which counts."""
+        """Return a header; None if it occurs more than once, as that is ambiguous."""
         headers = self.delivery.headers
         every = headers.getall(name, []) if hasattr(headers, "getall") else None
         if every is not None and len(every) != 1:
@@ -42,11 +42,7 @@ class Request:
 
     @cached_property
     def document(self) -> Any:
-        """The body as JSON.
-
-        Raises:
-            MalformedDelivery: it is none.
-        """
+        """The body as JSON. Raises: MalformedDelivery: it is not JSON."""
         return decode_json(self.body)
 
     @cached_property
@@ -60,8 +56,8 @@ class Request:
 
     @cached_property
     def urls(self) -> Sequence[str]:
-        """The URL that was called, with and without the default port; none if its `Host` header is
-        no plain host.
+        """The URL that was called, with and without the default port; empty if the `Host` header is
+        not a plain host name.
         """
         caller = self.delivery.caller
         claimed = (f"{caller.scheme}://{caller.host}",) if is_plain(caller.host) else ()

@@ -23,8 +23,8 @@ NAMED = ("sender", "recipient", "thread", "text", "subject", "status", "message"
 
 
 def sample_of(settings: DeclaredSettings, fields: Mapping[str, str], now: datetime) -> Any:
-    """Return a body that the first block of messages reads; `fields` are names of that block, or
-    paths in its item.
+    """Return a body that the first message block reads; `fields` are names of that block, or paths
+    in its item.
     """
     block = _block(settings)
     document = _nested(_filled(block, fields, now), block.items)
@@ -73,7 +73,7 @@ def signed_sample(
 def names_of(settings: DeclaredSettings) -> frozenset[str]:
     """Return the names that can be set on a sample besides its fields."""
     if not settings.event:
-        return frozenset()  # a configuration that is refused
+        return frozenset()  # an invalid configuration
     block = _block(settings)
     return frozenset(name for name in NAMED if getattr(block, name) is not None)
 
@@ -84,7 +84,7 @@ def _block(settings: DeclaredSettings) -> Block:
 
 
 def _filled(block: Block, fields: Mapping[str, str], now: datetime) -> list[Any]:
-    """Return an item and its parents, with everything that the block reads."""
+    """Return an item and its parents, with all values that the block reads."""
     values = _values(block, now) | {name: fields[name] for name in NAMED if name in fields}
     levels: list[Any] = [{} for _ in range(len(block.items) + 1)]
     for condition in block.where:
@@ -133,7 +133,7 @@ def _values(block: Block, now: datetime) -> dict[str, Any]:
 
 
 def _put(levels: list[Any], field: Field, value: Any, *, keep: bool = False) -> None:
-    """Set the first place of a field that is in the body."""
+    """Set the first path of a field that is in the body."""
     source = next((one for one in field.sources if ":" not in one and one[:1] != "="), None)
     if source is None:
         return

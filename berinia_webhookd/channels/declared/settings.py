@@ -1,4 +1,4 @@
-"""What can be set on a declared channel."""
+"""The settings of a declared channel."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ JWT_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
 
 @dataclass(frozen=True, slots=True)
 class FixedAnswer:
-    """What every delivery is answered."""
+    """The answer to every delivery."""
 
     status: int = 200
     content_type: str = "text/plain"
     body: str = ""
 
     def __str__(self) -> str:
-        """Return it in a line."""
+        """Return it as one line."""
         return f"{self.status}, {self.body!r}" if self.body else f"{self.status}, empty"
 
 
@@ -257,12 +257,12 @@ class DeclaredSettings(ChannelSettings):
 
     @property
     def media_type(self) -> str:
-        """Of its bodies."""
+        """The media type of its bodies."""
         return URLENCODED if self.body == "form" else JSON
 
     @property
     def secret_parameter(self) -> str | None:
-        """The parameter of the URL that holds its secret, if one does."""
+        """The parameter of the URL that holds the secret, or None."""
         where, _, name = (self.token or "").partition(":")
         return name if where == "query" else None
 
@@ -271,7 +271,7 @@ class DeclaredSettings(ChannelSettings):
         """The secrets as bytes.
 
         Raises:
-            ValueError: one is not what `secret_encoding` says, or nothing that only two know.
+            ValueError: one is empty, a public key, or not in `secret_encoding`.
         """
         keys = [self._key(one.reveal()) for one in self.secrets]
         shared = self.verify not in {"ed25519", "ecdsa-p256"}
@@ -283,7 +283,7 @@ class DeclaredSettings(ChannelSettings):
 
     @property
     def covers(self) -> bool:
-        """Whether the proof is over what is read."""
+        """Whether the proof covers the part that is read."""
         match self.verify:
             case "jwt":
                 return (
@@ -310,7 +310,7 @@ class DeclaredSettings(ChannelSettings):
 
     @property
     def signs_questions(self) -> bool:
-        """Whether whoever asks gets a MAC by a key that proves deliveries, too."""
+        """Whether unproven handshakes get a MAC by a key that also proves deliveries."""
         asked = self.handshake
         if asked is None or asked.is_in_body or not asked.macs:
             return False
@@ -321,14 +321,14 @@ class DeclaredSettings(ChannelSettings):
 
     @property
     def agents(self) -> frozenset[AgentName]:
-        """Its own, and those of its blocks."""
+        """The agents of the channel and of its blocks."""
         return frozenset({self.agent, *(block.agent for block in self.event if block.agent)})
 
     def proof(self) -> Proof:
-        """Return the proof that it asks for.
+        """Return the declared proof.
 
         Raises:
-            ValueError: a secret is not what it should be.
+            ValueError: a secret is invalid.
         """
         keys = self.keys
         source = self.time
@@ -376,7 +376,7 @@ class DeclaredSettings(ChannelSettings):
                 return MacKeys(HASHES[self.verify or ""], keys)
 
     def errors(self) -> Iterator[Finding]:
-        """Yield what is missing or contradicts itself in the declaration."""
+        """Yield missing and contradictory settings of the declaration."""
         found = list(contradictions(self))
         for field, what, fix in found:
             yield wrong(f"channels.{self.name}.{field}", what, fix)

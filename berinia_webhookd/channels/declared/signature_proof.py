@@ -1,5 +1,5 @@
-"""Proofs by a signature over what was sent: by a template as the provider's page writes it, or by
-the standard that several have in common.
+"""Proofs by a signature over the request: by a template as in the provider's documentation, or by
+Standard Webhooks.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from berinia_webhookd.channels.declared.templates import (
 from berinia_webhookd.errors import SignatureInvalid
 from berinia_webhookd.urlencoded import as_bytes
 
-_PREFIXES: Final = ("webhook-", "svix-")  # of headers: the standard's, and those of its authors
+_PREFIXES: Final = ("webhook-", "svix-")  # header prefixes: the standard's, and that of its authors
 
 
 @dataclass(frozen=True)
 class SignatureProof(Proof):
-    """A signature over a template: a MAC, or that of a key pair."""
+    """A signature over a template, by a MAC or a key pair."""
 
     signature: SignatureTemplate
     signed: SignedTemplate
     clock: Clock
     keys: Keys
-    covers: bool = True  # what is read
+    covers: bool = True  # whether it covers the part that is read
     body_hash_query: str | None = None
 
     @property
@@ -58,13 +58,13 @@ class SignatureProof(Proof):
 
     @property
     def headers(self) -> frozenset[str]:  # type: ignore[override]
-        """Those that the signature is over."""
+        """The headers that the signature covers."""
         marked = (name for name in self.signed.names if name.startswith("header:"))
         return frozenset(name.partition(":")[2].lower() for name in marked)
 
     @property
     def covers_query(self) -> bool:  # type: ignore[override]
-        """Whether the signature is over the whole URL."""
+        """Whether the signature covers the whole URL."""
         return self.signed.covers_query
 
     def prove(self, request: Request) -> bytes | None:
@@ -77,7 +77,7 @@ class SignatureProof(Proof):
         if content is None:
             raise SignatureInvalid(WRONG)
         if "time" in self.signed.names and instant_of(time or "", self.clock.unit) is None:
-            raise SignatureInvalid(STALE)  # it could hold the beginning of what follows it
+            raise SignatureInvalid(STALE)  # it could contain the beginning of the next part
         self.clock.require_fresh(time, request.delivery.received_at)
         if self.body_hash_query is not None:
             given = request.query.get(self.body_hash_query, "")
@@ -85,11 +85,11 @@ class SignatureProof(Proof):
                 as_bytes(given.lower()), as_bytes(request.body_sha256.hex())
             ):
                 raise SignatureInvalid("The body is not the one whose digest the URL carries.")
-        # Not the signature: some can be written in several ways, and false ones stand beside them.
+        # Not the signature: it may have several encodings, and invalid ones may be beside it.
         return None if self.covers else hashlib.sha256(REPLAY_DOMAIN + content).digest()
 
     def is_shaped(self, request: Request) -> bool:
-        """A digest of the hash, or what may be a key pair's; and a time where one is needed."""
+        """Whether there is a signature of the scheme's length, and a time if one is needed."""
         presented = self.signature.presented(request)
         return self._has_time(request, presented) and any(map(self.keys.fits, presented.signatures))
 
@@ -119,7 +119,7 @@ class SignatureProof(Proof):
 @dataclass(frozen=True)
 class StandardWebhooksProof(Proof):
     """https://github.com/standard-webhooks/standard-webhooks: `v1` signatures over id, time, body;
-    unknown versions and malformed entries are passed over.
+    unknown versions and malformed entries are ignored.
     """
 
     keys: MacKeys
@@ -147,15 +147,15 @@ class StandardWebhooksProof(Proof):
         return {_PREFIXES[0] + name: value for name, value in named.items()}
 
     def is_shaped(self, request: Request) -> bool:
-        """An id, a time, and a `v1` digest."""
+        """Whether the request has an id, a time, and a `v1` digest."""
         id_, time, signatures = _named(request)
         fitting = any(map(self.keys.fits, _versioned(signatures or "")))
         return bool(id_) and instant_of(time or "", "s") is not None and fitting
 
 
 def _named(request: Request) -> list[str | None]:
-    """Return id, time and signatures, under the names of the standard or its authors'; nothing
-    where both are there: only one is proven, and nobody knows which is read.
+    """Return id, time and signatures, from the standard's headers or its authors'; nothing if both
+    are present, as only one set would be proven.
     """
     prefixes = [one for one in _PREFIXES if f"{one}id" in request.delivery.headers]
     if len(prefixes) != 1:

@@ -1,7 +1,7 @@
-"""The templates of a signature, as providers document it: where it is, and what it covers.
+"""The templates of a signature, as providers document them: its location, and its content.
 
-`"Stripe-Signature: t={time},v1={hex}"` and `"{time}.{body}"`. What is wrong with one raises
-`ValueError` with what would be right.
+`"Stripe-Signature: t={time},v1={hex}"` and `"{time}.{body}"`. An invalid template raises
+`ValueError` with the valid forms.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Presented:
 
 @dataclass(frozen=True, slots=True)
 class SignatureTemplate:
-    """Where a signature is, and how it is split and encoded."""
+    """The location of a signature, its parts and their encoding."""
 
     source: str  # header:X or json:a.b
     elements: tuple[tuple[str, str], ...]  # a prefix and `time`, `hex` or `base64`
@@ -64,11 +64,11 @@ class SignatureTemplate:
 
     @property
     def has_time(self) -> bool:
-        """Whether the time is beside the signature."""
+        """Whether the template includes the time."""
         return any(kind == "time" for _, kind in self.elements)
 
     def presented(self, request: Request) -> Presented:
-        """Return the signatures and time of a request; entries of another shape are ignored."""
+        """Return the signatures and time of a request; malformed entries are ignored."""
         signatures: list[bytes] = []
         time: str | None = None
         for entry in (request.named(self.source) or "").split(",", MOST_CANDIDATES * 2):
@@ -84,7 +84,7 @@ class SignatureTemplate:
         return Presented(tuple(signatures[:MOST_CANDIDATES]), time)
 
     def written(self, signature: bytes, time: str) -> str:
-        """Return the value that presents a signature."""
+        """Return the header or JSON value for a signature."""
         return ",".join(
             prefix + (time if kind == "time" else _encoded(kind, signature))
             for prefix, kind in self.elements
@@ -109,7 +109,7 @@ Piece = Callable[[Request, str, str], bytes | None]  # of a request, its URL and
 
 @dataclass(frozen=True, slots=True)
 class SignedTemplate:
-    """What a signature covers."""
+    """The content that a signature covers."""
 
     text: str
     names: tuple[str, ...]
@@ -140,8 +140,8 @@ class SignedTemplate:
         return bool({"url", "url.decoded"} & set(self.names))
 
     def covers(self, body: str) -> bool:
-        """Whether what is read has another signature when it is another: of a `query` the URL, of
-        a `form` or `json` the body; fields run into each other in what is no form.
+        """Whether the signature covers the part that is read: the URL for `query`, the body for
+        `form` or `json`; concatenated fields are ambiguous unless the body is a form.
         """
         if body == "query":
             return self.covers_query
@@ -149,7 +149,7 @@ class SignedTemplate:
         return bool(covering & set(self.names))
 
     def contents(self, request: Request, time: str | None) -> Iterator[bytes]:
-        """Yield what may have been signed: one for each form of the URL, if that is in it."""
+        """Yield the possible signed contents: one for each form of the URL, if it is included."""
         urls: Sequence[str] = ("",)
         if any(name.startswith("url") for name in self.names):
             urls = request.urls
