@@ -190,9 +190,7 @@ class Reader:
     def _conversation(
         self, person: str, party: str, message: str | None, digest: bytes
     ) -> Conversation:
-        """Return the conversation: one for all receipts of a message, one per event without
-        parties.
-        """
+        """Return the conversation; receipts of one message share one."""
         if message is not None:
             return Conversation(self.name, person, f"message:{message[:300]}")
         if not person and not party:

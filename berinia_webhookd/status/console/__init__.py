@@ -1,4 +1,3 @@
-"""The web console: what came, what became of it, and what to do, for the people who run the daemon.
-
-It has its own application on its own socket, and does what the commands do by the same operations.
+"""The web console for operators: messages, their outcomes, and actions on them. It has its own
+application on its own socket, and uses the same operations as the commands.
 """

@@ -1,5 +1,5 @@
-"""Who may use the console: its address, logins by links that are good once, and what proves that a
-change was asked for on one of its own pages.
+"""Access to the console: the check of its address, logins by single-use links, and the CSRF
+protection of changes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from berinia_webhookd.status.console.surroundings import OpenJournal
 
 logger = structlog.get_logger()
 
-OPEN_PATHS: Final = ("/login", "/static/", "/language")  # without a login
-LASTING: Final = frozenset({"/live/lines"})  # keeps no journal open
+OPEN_PATHS: Final = ("/login", "/static/", "/language")  # pages that need no login
+LASTING: Final = frozenset({"/live/lines"})  # these keep no journal open
 FORM_TOKEN: Final = "form_token"  # noqa: S105 - the field's name
 LONGEST_SECRET: Final = 100
-FAILURES: Final = 10  # of one caller, in
+FAILURES: Final = 10  # of one caller, within this time
 FAILURE_SECONDS: Final = 60.0
 CALLERS: Final = 1024
 FORM_SECONDS: Final = 10.0
@@ -39,7 +39,7 @@ WAY: Final = "console"
 
 
 class Refused(Exception):
-    """The console does not do it; `why` is an English sentence of `french.toml`."""
+    """The console refuses a request; `why` is an English sentence of `french.toml`."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -49,13 +49,13 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class Failures:
-    """Counts logins that failed, by caller, in token buckets."""
+    """Counts failed logins by caller, in token buckets."""
 
     buckets: OrderedDict[str, AsyncLimiter]
 
     async def are_few(self, caller: str) -> bool:
-        """Count one more, and return whether there were few; the oldest callers are forgotten where
-        there are too many.
+        """Count one more, and return whether the caller is within its limit; the oldest callers are
+        dropped if there are too many.
         """
         bucket = self.buckets.setdefault(caller, AsyncLimiter(FAILURES, FAILURE_SECONDS))
         self.buckets.move_to_end(caller)
@@ -68,7 +68,7 @@ class Failures:
 
 
 class Access:
-    """The middleware that lets people in."""
+    """The middleware that checks logins."""
 
     def __init__(self, url: str, open_journal: OpenJournal) -> None:
         self._url = url
@@ -80,7 +80,7 @@ class Access:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Hold the request against the console's address, then find who asks."""
+        """Check the request's host against the console's address, then its login."""
         if request.headers.get("Host", "").lower() != self._host:
             raise Refused(421, "This is not the console's address.")
         if request.method not in {"GET", "HEAD", "POST"}:
@@ -110,7 +110,7 @@ class Access:
         return Login(person, form_token_of(secret), journal.by(actor))
 
     def _require_own_page(self, request: web.Request) -> None:
-        """Let pass only what a page of ours sent, as the browser says itself."""
+        """Accept a change only if the browser's headers say that a page of the console sent it."""
         site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
         said = [site in (None, "same-origin"), origin in (None, self._url)]
         if not all(said) or site is origin is None:
@@ -129,12 +129,12 @@ class Access:
             raise Refused(403, "You may look, and change nothing.")
 
     async def still(self, request: web.Request) -> bool:
-        """Whether the login of a request that lasts is still one."""
+        """Whether the login of a long-lasting request is still valid."""
         async with self._open_journal() as journal:
             return await self._login(request, journal) is not None
 
     async def log_in(self, request: web.Request) -> web.Response:
-        """Take the link for a login."""
+        """Exchange the link for a login."""
         caller = request.remote or ""
         form = await form_of(request)
         link = form.get("link")
@@ -171,7 +171,7 @@ class Access:
 
 
 async def form_of(request: web.Request) -> MultiDictProxy[Any]:
-    """Return the fields of a form that came in time."""
+    """Return the fields of a form, which must arrive within the time limit."""
     try:
         async with asyncio.timeout(FORM_SECONDS):
             return await request.post()
@@ -180,5 +180,5 @@ async def form_of(request: web.Request) -> MultiDictProxy[Any]:
 
 
 def form_token_of(secret: str) -> str:
-    """Return what the forms of a login carry: whoever has it does not have the cookie."""
+    """Return the form token of a login; the cookie cannot be derived from it."""
     return hmac.new(secret.encode(), b"console form", hashlib.sha256).hexdigest()

@@ -1,4 +1,4 @@
-"""Where the console is found: the URL that its links, `Host` and `Origin` are held against."""
+"""The console's URL, against which links, `Host` and `Origin` are checked."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _DIGITS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class ConsoleStarted:
-    """Where a console is found that has just started."""
+    """The address of a console that has just started."""
 
     url: str
-    link: str | None  # by which one can log in at once; of `serve --dev` alone
+    link: str | None  # a login link; with `serve --dev` only
 
 
 def link_of(url: str, secret: str) -> str:
-    """Return the link by which one can log in."""
+    """Return the URL of a login link."""
     return f"{url}/login?link={secret}"
 
 
 def url_of(console: ConsoleSettings, state: Path) -> str:
-    """Return the console's URL, without a slash at its end. Without `console.url` it is a name of
-    this machine's own, drawn once: no other program on the operator's localhost shares its cookies.
+    """Return the console's URL, without a slash at its end. Without `console.url` its host is a
+    random name, drawn once, so that no other program on localhost shares its cookies.
 
     Raises:
-        OSError: the state folder cannot be written.
-        ValueError: what lies there is no name, or others may read it.
+        OSError: the state folder cannot be written. ValueError: the file holds no valid name, or
+        others may read it.
     """
     if console.url is not None:
         return console.url
@@ -47,5 +47,5 @@ def host_of(url: str) -> str:
 
 
 def is_secure(url: str) -> bool:
-    """Whether the browser speaks TLS, so that the cookie never leaves it otherwise."""
+    """Whether the console's URL is https, so that the cookie is marked Secure."""
     return url.startswith("https://")

@@ -1,7 +1,5 @@
-"""The console's application: its middlewares and routes in one place, on a socket of its own.
-
-Reading goes by connections of its own and never takes the writer's turn; no page holds a provider's
-answer up.
+"""The console's application: its middlewares and routes, on a socket of its own. It reads through
+its own journal connections, so that no page delays the writer or an answer to a provider.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ logger = structlog.get_logger()
 
 MOST_BODY_BYTES: Final = 64 * 1024
 READERS: Final = 4  # pages that read the journal at once
-KEPT_OPEN: Final = 2  # journals in a database, for the next pages
+KEPT_OPEN: Final = 2  # open journals on PostgreSQL, kept for the next pages
 DEVELOPER: Final = "serve --dev"
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -102,7 +100,7 @@ class Console:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[ConsoleJournal]:
-        """Connecting to a database takes longer than most pages."""
+        """Return an open journal; on PostgreSQL one that is reused, as connecting takes long."""
         async with self._readers:
             journal, opened = self._kept.pop() if self._kept else await self._open()
             try:
@@ -118,7 +116,7 @@ class Console:
         return await opened.enter_async_context(self._open_journal()), opened
 
     async def started(self, *, dev: bool) -> ConsoleStarted:
-        """Say where it is found; with a link of whoever tries it out."""
+        """Return the console's address; with `serve --dev`, also a login link."""
         link = None
         if dev:
             secret = secrets.token_urlsafe(32)
@@ -128,11 +126,11 @@ class Console:
         return ConsoleStarted(self.url, link)
 
     def stop(self) -> None:
-        """End what lasts; call it before its server stops."""
+        """End long-lasting requests; call it before its server stops."""
         self._live.stop()
 
     async def close(self) -> None:
-        """Let go of the journal; call it when its server has stopped."""
+        """Close the journal; call it when its server has stopped."""
         self._stopped = True
         while self._kept:
             _, opened = self._kept.pop()
@@ -141,10 +139,10 @@ class Console:
 
 @web.middleware
 async def protected(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tell the browser what a page of ours may do: nothing that came from elsewhere."""
+    """Add the security headers, which allow a page no content from elsewhere."""
     try:
         response = await handler(request)
-    except web.HTTPException as error:  # to another page
+    except web.HTTPException as error:  # a redirect
         error.headers.update(HEADERS)
         raise
     if not response.prepared:
@@ -155,7 +153,7 @@ async def protected(request: web.Request, handler: Handler) -> web.StreamRespons
 
 @web.middleware
 async def spoken(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Find the language of who asks."""
+    """Choose the language of a request."""
     accepts = request.headers.get("Accept-Language", "")[:200]
     request[LANGUAGE] = languages.chosen(request.cookies.get(languages.COOKIE), accepts)
     return await handler(request)
@@ -163,7 +161,7 @@ async def spoken(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def explained(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Make a page of whatever cannot be done."""
+    """Turn errors into pages."""
     try:
         return await handler(request)
     except Refused as refused:
@@ -175,7 +173,7 @@ async def explained(request: web.Request, handler: Handler) -> web.StreamRespons
         if status == web.HTTPNotFound.status_code:
             why = "There is nothing here."
     except ConnectionError:
-        raise  # whoever asked has gone
+        raise  # the client has gone
     except WebhookdError as error:
         status = STATUS.get(type(error), web.HTTPConflict.status_code)
         return await render.page(request, "error.html", status=status, error=error)

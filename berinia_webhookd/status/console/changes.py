@@ -1,5 +1,5 @@
-"""What can be done on the console: the operations of the commands, asked for by forms. Each ends on
-the page that shows what came of it.
+"""The changes on the console: the operations of the commands, requested by forms. Each ends on a
+page that shows its result.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Changes:
         return await self._told(request, "entry.replayed", changed, back="/refused")
 
     async def replay_group(self, request: web.Request) -> web.Response:
-        """Replay what is dead of one kind, as far as the page before showed it."""
+        """Replay the dead entries of one group, as far as the previous page showed them."""
         form = await form_of(request)
         journal = request[LOGIN].journal
         found = await journal.dead(number_of(str(form.get("until", ""))))
@@ -71,7 +71,7 @@ class Changes:
     async def _told(
         self, request: web.Request, event: str, changed: Sequence[Changed], *, back: str
     ) -> web.Response:
-        """Say in the log and on a page what came of it."""
+        """Log the result, and show it on a page."""
         done = [one for one in changed if not one.refused]
         for one in done:
             about = {"event_id": one.event_id or one.id, "agent": one.agent, "was": one.was}
@@ -92,7 +92,7 @@ class Changes:
         )
 
     async def _whose(self, request: web.Request) -> tuple[str, Whose]:
-        """Return the conversation's page, and whose it is."""
+        """Return the conversation's page, and its parties."""
         id_ = request.match_info["id"]
         state = (await request[LOGIN].journal.show_conversation(id_, limit=1)).state
         if state.sender is None:
@@ -100,7 +100,7 @@ class Changes:
         return f"/conversations/{state.id}", Whose(state.sender, state.channel, state.party)
 
     async def pause(self, request: web.Request) -> web.Response:
-        """Take a conversation over from its agent."""
+        """Pause a conversation: a person takes over from the agent."""
         back, whose = await self._whose(request)
         form = await form_of(request)
         hours = str(form.get("hours", ""))
@@ -115,7 +115,7 @@ class Changes:
         raise web.HTTPSeeOther(back)
 
     async def resume(self, request: web.Request) -> web.Response:
-        """Give a conversation back to its agent, or give up what it held."""
+        """Resume a conversation, or discard its held entries."""
         back, whose = await self._whose(request)
         form = await form_of(request)
         discard = form.get("discard") == "yes"
@@ -126,7 +126,7 @@ class Changes:
         raise web.HTTPSeeOther(back)
 
     async def erase(self, request: web.Request) -> web.Response:
-        """Delete a person's data, once the address was typed."""
+        """Delete a person's data, after the address was typed as confirmation."""
         back, whose = await self._whose(request)
         typed = str((await form_of(request)).get("sender", ""))
         sender, channel = (

@@ -1,5 +1,5 @@
-"""The findings of `doctor` that need no probe, looked for in a thread of their own at most every
-half minute, however many people look.
+"""The findings of `doctor` that need no probe, computed in a thread at most every half minute,
+however many people look.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Findings:
         self._until = 0.0
 
     async def __call__(self) -> Sequence[Finding]:
-        """Return them, the worst last."""
+        """Return the findings, the worst last."""
         loop = asyncio.get_running_loop()
         async with self._turn:
             if loop.time() >= self._until:

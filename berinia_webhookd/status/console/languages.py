@@ -1,5 +1,5 @@
-"""The console's words in English and French. The English words are their own keys; the French ones
-stand in `french.toml`, and what the daemon says of itself in `french_sentences.toml`.
+"""The console's texts in English and French. The English texts are the keys; the French ones are in
+`french.toml`, and those for sentences of the daemon in `french_sentences.toml`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 from markupsafe import Markup, escape
 
 COOKIE: Final = "berinia_language"
-LONGEST_SENTENCE: Final = 1000  # what is longer is no sentence of ours
-MOST_NESTED: Final = 4  # sentences in the places of others; what a stranger nests has no end
+LONGEST_SENTENCE: Final = 1000  # a longer text is not translated
+MOST_NESTED: Final = 4  # levels of nested sentences; untrusted text may nest deeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +24,17 @@ class Language:
     """One language of the console."""
 
     code: str
-    words: Mapping[str, Markup]  # by the English ones; of English itself, none
-    # By what stands between the values of a sentence, the narrowest first.
+    words: Mapping[str, Markup]  # by English text; empty for English itself
+    # By the fixed parts between a sentence's values, the most specific first.
     sentences: Sequence[tuple[Sequence[str], str]] = ()
 
     def __call__(self, english: str, /, **values: object) -> Markup:
-        """Return words in this language, with values, escaped, in the places that name them."""
+        """Return a text in this language, with escaped values in its placeholders."""
         text = self.words[english] if self.words else escape(english)
         return text.format(**values) if values else text
 
     def told(self, english: str, nested: int = MOST_NESTED) -> str | None:
-        """Return a sentence of the daemon's code in this language; None for what is none."""
+        """Return a sentence of the daemon in this language; None if it has no translation."""
         if not self.sentences:
             return english
         if len(english) > LONGEST_SENTENCE or not nested:
@@ -67,8 +67,8 @@ def _table(name: str) -> dict[str, str]:
 
 
 def values_in(text: str, parts: Sequence[str]) -> list[str] | None:
-    """Return what stands between these parts of a text, each as short as can be; None where it is
-    not made of them. Whatever strangers wrote, no text is looked through twice for a part.
+    """Return the values between these parts of a text, each the shortest possible; None if the text
+    does not consist of them. Linear in the length of the text.
     """
     first, *between = parts
     if not between:
@@ -86,7 +86,7 @@ def values_in(text: str, parts: Sequence[str]) -> list[str] | None:
 
 
 def chosen(cookie: str | None, accept_language: str) -> Language:
-    """Return the language that somebody chose, else the first that the browser accepts."""
+    """Return the language that the user chose, else the first that the browser accepts."""
     known = languages()
     if cookie is not None and cookie in known:
         return known[cookie]

@@ -1,5 +1,5 @@
-"""The log as it comes, by server-sent events. Each watcher reads the file at its own pace: one that
-does not read costs no memory, and one whose login ends is shown the door.
+"""The live log, by server-sent events. Each watcher reads the file at its own pace: one that does
+not read costs no memory, and one whose login ends is disconnected.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from berinia_webhookd.status.console.access import Refused
 from berinia_webhookd.status.console.request import LOGIN
 
 WATCHERS: Final = 16
-EACH: Final = 8  # of one name
+EACH: Final = 8  # of one person
 PAUSE_SECONDS: Final = 0.5
-LOOK_SECONDS: Final = 10.0  # at whether the login is still one
+LOOK_SECONDS: Final = 10.0  # between checks whether the login is still valid
 LINES_AT_ONCE: Final = 100
 BEFORE: Final = 50
 BUFFER_BYTES: Final = 64 * 1024
@@ -32,32 +32,32 @@ HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
-    "X-Accel-Buffering": "no",  # nginx passes each line on at once
+    "X-Accel-Buffering": "no",  # nginx must not buffer
 }
 
 
 class Live:
-    """Everybody who follows the log."""
+    """The watchers of the log."""
 
     def __init__(self, log: Path, still: Callable[[web.Request], Awaitable[bool]]) -> None:
         self._log = log
         self._still = still
-        self._watchers = Counter[str]()  # by who watches
+        self._watchers = Counter[str]()  # by watcher
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """End all of them."""
+        """Disconnect all watchers."""
         self._stopping.set()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Send each line that is added to the log, until the watcher goes or is logged out."""
+        """Send each line added to the log, until the watcher disconnects or is logged out."""
         name = request[LOGIN].person.name
         if self._watchers.total() >= WATCHERS or self._watchers[name] >= EACH:
             raise Refused(503, "Too many people are watching.")
         self._watchers[name] += 1
         try:
             return await self._watch(request)
-        except TimeoutError:  # it does not read: nothing more is kept for it
+        except TimeoutError:  # it does not read: buffer nothing more for it
             if request.transport is not None:
                 request.transport.abort()
             raise
@@ -98,14 +98,14 @@ async def _send(response: web.StreamResponse, lines: list[str], *, viewer: bool)
 
 
 def _masked(name: str, value: Any) -> Any:
-    """A value as a viewer sees it: what agents say and print may quote anybody."""
+    """Return a value as shown to a viewer, masked: output of agents may contain personal data."""
     if name in OWN_KEYS or value is None or isinstance(value, int | float):
         return value
     return HIDDEN
 
 
 def _event(line: str, *, viewer: bool) -> bytes:
-    """Return a line of the log as an event: JSON on one line, whatever stands in it."""
+    """Return a line of the log as a server-sent event: JSON on one line."""
     try:
         told: Any = json_text.decode(line)
     except json.JSONDecodeError:

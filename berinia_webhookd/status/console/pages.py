@@ -1,4 +1,4 @@
-"""The pages that show something. Each reads the journal once, by the operations of the commands."""
+"""The read-only pages. Each reads the journal once, by the operations of the commands."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from berinia_webhookd.status.console.text import LONGEST
 from berinia_webhookd.status.console.traffic import Traffic
 
 ROWS: Final = 50
-SEARCH_SECONDS: Final = 2.0  # then a page says how far it came
-ATTEMPTS: Final = 20  # of an entry, the last ones
-MESSAGES: Final = 100  # of a conversation
+SEARCH_SECONDS: Final = 2.0  # a search that takes longer shows how far it came
+ATTEMPTS: Final = 20  # attempts of an entry, the newest
+MESSAGES: Final = 100  # messages of a conversation
 STATES: Final = tuple(state.value for state in EntryState)
 PERIODS: Final[Mapping[str, timedelta | None]] = {
     "1h": timedelta(hours=1),
@@ -61,7 +61,7 @@ class Pages:
         self._traffic = Traffic()
 
     async def now(self, request: web.Request) -> web.Response:
-        """How things stand: one sentence, each agent, each channel."""
+        """The overview: one sentence, each agent, each channel."""
         channels = self._around.channels
         names = [str(channel.name) for channel in channels.enabled]
         journal = request[LOGIN].journal
@@ -78,7 +78,7 @@ class Pages:
         )
 
     async def messages(self, request: web.Request) -> web.Response:
-        """Messages in a list, by state, words, channel, agent and period."""
+        """The list of messages, filtered by state, words, channel, agent and period."""
         asked = {name: value.strip() for name, value in request.query.items()}
         journal = request[LOGIN].journal
         names = [str(channel.name) for channel in self._around.channels.enabled]
@@ -121,7 +121,7 @@ class Pages:
         )
 
     async def message(self, request: web.Request) -> web.Response:
-        """One message: its way from arrival to outcome, its text, its raw request."""
+        """One message: its history from arrival to outcome, its text, its raw request."""
         journal = request[LOGIN].journal
         shown = await journal.show(request.match_info["id"])
         delivery = await journal.delivery(shown.id, rejected=shown.rejection is not None)
@@ -150,7 +150,7 @@ class Pages:
         )
 
     async def attachment(self, request: web.Request) -> web.StreamResponse:
-        """One attachment, to be saved: it is never shown."""
+        """One attachment, as a download: it is never displayed."""
         login, id_ = request[LOGIN], request.match_info["id"]
         number = number_of(request.match_info["number"])
         delivery = await login.journal.delivery(str(EventId(id_)), rejected=False)
@@ -167,7 +167,7 @@ class Pages:
         )
 
     async def conversation(self, request: web.Request) -> web.Response:
-        """What was said with one person, what is next, what holds it."""
+        """One conversation: its messages, its next entries, its holds."""
         journal = request[LOGIN].journal
         shown = await journal.show_conversation(request.match_info["id"], limit=MESSAGES)
         sender = shown.state.sender
@@ -182,12 +182,12 @@ class Pages:
         )
 
     async def dead(self, request: web.Request) -> web.Response:
-        """What failed for good, grouped by agent, kind and error."""
+        """Entries that failed for good, grouped by agent, kind and error."""
         found = await request[LOGIN].journal.dead()
         return await page(request, "dead.html", dead=found)
 
     async def dead_group(self, request: web.Request) -> web.Response:
-        """What replaying a whole group would do, before it is done."""
+        """The confirmation page for replaying a whole group."""
         journal = request[LOGIN].journal
         found = await journal.dead()
         group = found.group(request.query.get("group", ""))
@@ -210,11 +210,11 @@ class Pages:
         return await page(request, "refused.html", rows=found, signatures=signatures)
 
     async def live(self, request: web.Request) -> web.Response:
-        """The page on which the log is followed."""
+        """The page of the live log."""
         return await page(request, "live.html")
 
     async def actions(self, request: web.Request) -> web.Response:
-        """Who did what."""
+        """The log of actions."""
         before = number_of(request.query.get("before"))
         found = await request[LOGIN].journal.actions(before=before, limit=ROWS + 1)
         older = found[ROWS - 1].number if len(found) > ROWS else None
@@ -222,11 +222,11 @@ class Pages:
         return await page(request, "actions.html", rows=found[:ROWS], about=about, older=older)
 
     async def login(self, request: web.Request) -> web.Response:
-        """The page whose button takes a link for a login."""
+        """The page whose button exchanges a link for a login."""
         return await page(request, "login.html", link=_link(request))
 
     async def language(self, request: web.Request) -> web.Response:
-        """Remember a language."""
+        """Store the chosen language in a cookie."""
         code = request.query.get("to", "")
         back = request.query.get("back", "/")
         if not OWN_PATH.fullmatch(back):
@@ -240,22 +240,22 @@ class Pages:
 
 
 def _link(request: web.Request) -> str:
-    """Return what a link to log in says, whatever it is worth."""
+    """Return the secret of a login link from the URL, unchecked."""
     return request.query.get("link", "")[:100]
 
 
 def number_of(text: str | None) -> int:
-    """Return a number that stands in a URL; what is none is the latest."""
+    """Return a number from a URL; anything else stands for the latest."""
     if text is None or not text.isascii() or not text.isdigit() or len(text) > LONGEST_NUMBER:
         return LATEST
     return int(text)
 
 
-Happened = tuple[datetime, str, Any, ShownEntry | None]  # when, of which sort, what, of which entry
+Happened = tuple[datetime, str, Any, ShownEntry | None]  # time, sort, object, entry
 
 
 def _happened(shown: Shown) -> list[Happened]:
-    """What became of a message, in order: attempts, ends, what people did, the reply."""
+    """Return the history of a message, in order: attempts, ends, actions of people, the reply."""
     found: list[Happened] = [(one.done_at, "action", one, None) for one in shown.actions]
     if shown.reply is not None:
         found.append((shown.reply.decided_at, "reply", shown.reply, None))
@@ -282,12 +282,12 @@ def _can_discard(shown: Shown) -> bool:
 
 
 def indented(data: Mapping[str, Any]) -> str:
-    """Return what an agent gets, as JSON that people can read."""
+    """Return an agent's payload as indented JSON."""
     return json.dumps(_shortened(data), indent=2, ensure_ascii=False, default=str)
 
 
 def _shortened(value: Any) -> Any:
-    """A value whose texts are no longer than a page shows."""
+    """Return a value with its texts cut to the length that a page shows."""
     if isinstance(value, Mapping):
         return {str(name)[:LONGEST]: _shortened(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -296,7 +296,7 @@ def _shortened(value: Any) -> Any:
 
 
 def raw_text(delivery: VerifiedDelivery | None) -> str | None:
-    """Return a request as it came, without secrets; None once it is erased."""
+    """Return a request as received, without secrets; None once it is erased."""
     if delivery is None:
         return None
     head = [delivery.target, f"Content-Type: {delivery.content_type_header}"]

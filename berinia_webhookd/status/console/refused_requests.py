@@ -1,4 +1,4 @@
-"""Requests whose proof failed, as the log has them: of those nothing is kept in the journal."""
+"""Requests whose proof failed, read from the log: the journal does not store them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ EVENTS: Final = frozenset({"signature.invalid", "address.refused"})
 
 @dataclass(frozen=True, slots=True)
 class RefusedRequest:
-    """One of them."""
+    """One refused request."""
 
     at: str
     channel: str
     client: str
-    why: str  # the likely mistake behind it, or the refusal's own words
+    why: str  # the likely cause, or the text of the refusal
 
 
 def refused_requests(log: Path, most: int) -> list[RefusedRequest]:
-    """Return the newest of them that stand in the end of the log, the newest first."""
+    """Return refused requests from the end of the log, the newest first."""
     found = [
         RefusedRequest(
             str(line.get("timestamp", ""))[:19].replace("T", " "),
@@ -45,6 +45,6 @@ def _lines(log: Path) -> Iterator[dict[str, Any]]:
         try:
             line = orjson.loads(text)
         except orjson.JSONDecodeError:
-            continue  # another program's
+            continue  # a line of another program
         if isinstance(line, dict):
             yield line

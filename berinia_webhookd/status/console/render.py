@@ -1,6 +1,4 @@
-"""Pages made of templates: whatever is put into one is escaped, and none is found by a name that a
-request gave.
-"""
+"""Renders templates: all values are escaped, and template names never come from a request."""
 
 from __future__ import annotations
 
@@ -23,12 +21,12 @@ from berinia_webhookd.status.durations import duration
 
 HTML: Final = "text/html"
 Show = Callable[..., Markup]
-_MAKERS: Final = ThreadPoolExecutor(2, "console")  # nobody else waits for a page
+_MAKERS: Final = ThreadPoolExecutor(2, "console")  # a pool of their own: pages delay no other work
 
 
 @cache
 def environment() -> jinja2.Environment:
-    """Return the templates, made once."""
+    """Return the template environment, created once."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("berinia_webhookd.status.console"),
         autoescape=True,
@@ -45,8 +43,8 @@ def environment() -> jinja2.Environment:
 async def page(
     request: web.Request, template: str, *, status: int = 200, **values: Any
 ) -> web.Response:
-    """Return a page in the language and for the person of a request. It is made in a thread: a long
-    text takes its time, and no provider waits for that.
+    """Return a page in the language and for the person of a request. It is rendered in a thread,
+    because a long text would delay answers to providers.
     """
     language = request[LANGUAGE]
     login = request.get(LOGIN)
@@ -71,7 +69,7 @@ async def page(
 
 
 def _told(language: Language, value: object, show: Show, *longest: int) -> Markup:
-    """A sentence of the daemon's in the reader's language, or marked as English."""
+    """Return a sentence of the daemon in the reader's language, or marked as English."""
     sentence = language.told(str(value))
     if sentence is not None:
         return show(sentence, *longest)
@@ -79,13 +77,13 @@ def _told(language: Language, value: object, show: Show, *longest: int) -> Marku
 
 
 def _hidden(value: object, longest: int = 0) -> Markup:
-    """In the place of what a viewer does not see."""
+    """Return the placeholder for values hidden from a viewer."""
     del longest
     return escape(HIDDEN if value not in (None, "") else "")
 
 
 def _scrubbed(value: object, longest: int = text.LONGEST) -> Markup:
-    """What a program said, without the people that it named."""
+    """Return a program's message with personal data masked."""
     return text.marked(scrub(str(value)[:longest]), longest)
 
 
@@ -94,7 +92,7 @@ def _scrubbed_line(value: object, longest: int = 160) -> Markup:
 
 
 def instant(at: datetime | None) -> Markup:
-    """Return an instant in UTC; nothing for none."""
+    """Return an instant in UTC; a dash for None."""
     if at is None:
         return Markup("–")
     moment = at.astimezone(UTC)
@@ -103,6 +101,6 @@ def instant(at: datetime | None) -> Markup:
 
 
 def share(part: int, counts: Mapping[str, int] | tuple[int, ...]) -> int:
-    """Return how high a bar is among others, from 0 to 10."""
+    """Return the height of a bar relative to the others, from 0 to 10."""
     most = max(counts if isinstance(counts, tuple) else counts.values(), default=0)
     return 0 if not most or not part else max(1, round(10 * part / most))

@@ -1,4 +1,4 @@
-"""What the console knows of a request, beside aiohttp's own."""
+"""The console's own data of a request, stored by keys in aiohttp's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from berinia_webhookd.status.console.languages import Language
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who asks, and what proves that a form is this login's own."""
+    """The person of a request, and the form token of the login."""
 
     person: Person
     form_token: str

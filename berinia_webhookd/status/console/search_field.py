@@ -1,6 +1,4 @@
-"""What is meant by what was typed into the search field: an event, a provider's id, a person,
-words.
-"""
+"""Interprets the text of the search field: an event id, a provider's id, a person, or words."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ _PERSON: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Meant:
-    """What was found at once, or the filters that find it."""
+    """The event that was found directly, or the filters for a search."""
 
     event: str | None
     filters: Filters
@@ -41,12 +39,12 @@ async def meaning(
     *,
     by_id_alone: bool = False,
 ) -> Meant:
-    """Return what is meant. A person is looked for by any spelling of a number or an address; a
-    number without a country is one of the country that a channel names. Where there is no such
-    person, what stands without a gap is looked for as a word.
+    """Return the interpretation. A person is found by any spelling of a number or an address; a
+    number without a country belongs to the country that a channel names. If there is no such
+    person, text without spaces is searched for as a word.
 
     Raises:
-        Refused: whoever sees neither people nor texts may not ask for them either.
+        Refused: a viewer, who sees neither people nor texts, may not search for them.
     """
     typed = typed.strip()[:LONGEST]
     if not typed:
@@ -67,14 +65,14 @@ async def meaning(
 
 
 def _spellings(typed: str, filters: Filters, channels: Collection[Channel]) -> list[str]:
-    """The normal forms that it may have, those with a channel's country first."""
+    """Return the possible normal forms, those with a channel's country first."""
     wanted = [one for one in channels if filters.channel in (None, one.name)]
     countries = [one.country for one in wanted if one.country is not None]
     return list(dict.fromkeys(normal_party(typed, country) for country in (*countries, None)))
 
 
 async def _by_id(typed: str, journal: ConsoleJournal, channels: Collection[Channel]) -> str | None:
-    """The event that has the id, or whose id begins so, or that its provider calls so."""
+    """Return the event with this id, a unique prefix of it, or this id of the provider."""
     if _EVENT_ID.fullmatch(typed):
         try:
             return (await journal.show(typed)).id

@@ -1,4 +1,4 @@
-"""What the console is told of the daemon around it."""
+"""The parts of the daemon that the console uses."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from berinia_webhookd.findings import Finding
 from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.model import Decoded, Entry, VerifiedDelivery
 
-Given = Callable[[Entry], tuple[str, Mapping[str, Any]]]  # handle, run, HTTP or log; and what
+Given = Callable[[Entry], tuple[str, Mapping[str, Any]]]  # (handle, run, HTTP or log; payload)
 OpenJournal = Callable[[], AbstractAsyncContextManager[ConsoleJournal]]
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """One daemon, as its console sees it."""
+    """The parts of one daemon."""
 
     channels: Channels
     open_journal: OpenJournal
-    log: Path  # that is followed
-    findings: Callable[[], Awaitable[Sequence[Finding]]]  # those that need no probe
-    given: Given  # how an entry comes to its agent
+    log: Path  # followed by the live page
+    findings: Callable[[], Awaitable[Sequence[Finding]]]  # findings that need no probe
+    given: Given  # how an entry is passed to its agent
     clock: Callable[[], datetime] = now
 
     def decode(self, delivery: VerifiedDelivery) -> Decoded:
-        """Read a rejected delivery again.
+        """Decode a rejected delivery again.
 
         Raises:
-            DeliveryRejected: it cannot be read, or its channel is configured no more.
+            DeliveryRejected: it cannot be decoded, or its channel is no longer configured.
         """
         channel = self.channels.of(delivery.channel)
         if channel is None:

@@ -1,6 +1,5 @@
-"""What strangers wrote, made fit to be looked at: text and nothing else, cut to size, with marks in
-the place of whatever would be invisible, or turn the page around it. No text becomes much longer
-by them.
+"""Makes untrusted text safe to display: escaped, cut to size, with visible marks in place of
+characters that are invisible or change the text direction. The number of marks is bounded.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from typing import Final
 from markupsafe import Markup, escape
 
 LONGEST: Final = 64 * 1024
-SHOWN_APART: Final = 8  # marks of one run
-MOST_RUNS: Final = 200  # of one text that have marks; later ones are left out
+SHOWN_APART: Final = 8  # the most marks for one run
+MOST_RUNS: Final = 200  # the most runs of one text with marks; later ones are left out
 _KEPT: Final = frozenset("\n\t")
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-# Drawn as nothing, though Unicode counts them as letters and marks: fillers, joiners, selectors.
+# Invisible, though Unicode counts them as letters and marks: fillers, joiners, selectors.
 _BLANK: Final = frozenset(
     [*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0xE0100, 0xE01F0))]
 )
 _SHOWN: Final = re.compile(r"[\x20-\x7e\n\t]*")
-_IN_EMOJI: Final = frozenset("\u200d\ufe0f")  # between the parts of one picture
-# More marks above or below one letter than any language has would leave its line.
+_IN_EMOJI: Final = frozenset("\u200d\ufe0f")  # between the parts of one emoji
+# Combining marks: a letter keeps at most four, because more would overlap other lines.
 _MARKS: Final = r"[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]"
 _PILE: Final = re.compile(rf"({_MARKS}{{4}}){_MARKS}+")
 
 
 def marked(value: object, longest: int = LONGEST) -> Markup:
-    """Return the beginning of a text as HTML, whatever is in it."""
+    """Return the beginning of a text as HTML."""
     text = str(value)
     cut = len(text) > longest
     text = text[:longest].replace("\r\n", "\n")
@@ -47,7 +46,7 @@ def one_line(value: object, longest: int = 160) -> Markup:
 
 
 def _with_marks(text: str) -> list[str]:
-    """The text in parts: what is seen, and each run of what is not as a few marks."""
+    """Return the parts of a text: visible text, and a few marks for each invisible run."""
     parts: list[str] = []
     seen = zip(" " + text, text, strict=False)
     runs = 0

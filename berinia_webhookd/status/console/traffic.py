@@ -1,5 +1,5 @@
-"""How much came on each channel in the last 24 hours. An hour that is over is counted once, however
-often people look.
+"""The number of messages on each channel in the last 24 hours. An hour that is over is counted
+once, then cached.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from berinia_webhookd.journal.console import ConsoleJournal, HourOfChannel
 
 HOURS: Final = 24
 HOUR_SECONDS: Final = 3600
-LATE_SECONDS: Final = 120  # commits come later than their messages, and clocks differ
+LATE_SECONDS: Final = 120  # commits come later than their messages arrive, and clocks differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,16 @@ class ChannelTraffic:
 
 
 class Traffic:
-    """What one process knows of it."""
+    """A cache of the counts."""
 
     def __init__(self) -> None:
-        self._hours: dict[int, dict[str, HourOfChannel]] = {}  # those that are over, since 1970
-        self._before: dict[str, datetime | None] = {}  # of channels without any in these
+        self._hours: dict[int, dict[str, HourOfChannel]] = {}  # complete hours, counted since 1970
+        self._before: dict[str, datetime | None] = {}  # channels without recent messages
 
     async def of(
         self, journal: ConsoleJournal, channels: Iterable[str], now: datetime
     ) -> dict[str, ChannelTraffic]:
-        """Return that of these channels, and of others on which something came."""
+        """Return the traffic of these channels, and of others with messages."""
         present = int(now.timestamp()) // HOUR_SECONDS
         hours = range(present - HOURS + 1, present + 1)
         first = next((hour for hour in hours if hour not in self._hours), present)
