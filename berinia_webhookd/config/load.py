@@ -147,7 +147,7 @@ def _origins(
         given = next((layer[key] for layer in layers if key in layer), None)
         default = _default(setting, origins, environ)
         if given is None and setting.default is Required:
-            hint = "see contrib/config/berinia-webhookd.toml"
+            hint = f"set it: {setting.meaning}; see contrib/config/berinia-webhookd.toml"
             problems.append(wrong(key, "is not set", hint))
         if given is None:
             origins[key] = default

@@ -125,6 +125,7 @@ class TestRefused:
         """Nobody would get what it receives."""
         place.toml('[channels.second-number]\nkind = "twilio"')
         assert place.problem().subject == "channels.second-number.agent"
+        assert "who gets what arrives" in place.problem().fix[0]
 
     def test_a_built_in_channel_of_another_kind(self, place: Place) -> None:
         place.toml('channels.sms.kind = "mailgun"')
