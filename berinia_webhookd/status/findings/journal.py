@@ -249,7 +249,7 @@ def of_counts(
         agents = sorted(+dead_by_agent)
         yield wrong(
             JOURNAL,
-            f"{dead} failed for good, after all attempts ({', '.join(agents)})",
+            f"{dead} failed for good ({', '.join(agents)})",
             "see why: `berinia-webhookd events list --state dead`",
             "once the cause is fixed: `berinia-webhookd events replay --state dead --dry-run`, "
             "then without `--dry-run`; or `berinia-webhookd events discard ID…`",

@@ -107,7 +107,7 @@ class TestJournal:
         assert stopped.run("send", "sms", "--to", text).returncode == 0
         stopped.wait_for("entry.dead")
         report = doctor(stopped)
-        finding = report.one("journal", "wrong", "1 failed for good", "ResponseListenerAgent")
+        finding = report.one("journal", "wrong", "1 failed for good (ResponseListenerAgent)")
         assert "events list --state dead" in finding["fix"][0]
         assert "events replay --state dead" in finding["fix"][1]
 
