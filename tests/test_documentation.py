@@ -20,7 +20,7 @@ from berinia_webhookd.model import ChannelName
 
 PROJECT = Path(__file__).parents[1]
 REFERENCE = (PROJECT / "docs" / "reference.md").read_text()
-GUIDES = ("configuring", "providers", "fournisseurs")
+GUIDES = ("configuring", "configuration", "providers", "fournisseurs")
 PACKAGE = PROJECT / "berinia_webhookd"
 LOG_EVENT = re.compile(
     "(?:address|agent|agent_host|attempt|config|connection|consent|delivery|entry|events?|health|journal"

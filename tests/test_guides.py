@@ -23,12 +23,16 @@ TRANSLATED = {
     "installing": "installation",
     "agents": "ecrire-des-agents",
     "providers": "fournisseurs",
+    "configuring": "configuration",
 }
 PAIRS = [
     pytest.param(PROJECT / "docs" / f"{one}.md", PROJECT / "docs" / f"{other}.md", id=other)
     for one, other in TRANSLATED.items()
 ]
-FIRST = ("installing", "installation", "configuring", "providers", "fournisseurs", "accueil")
+FIRST = (
+    *("installing", "installation", "configuring", "configuration", "providers", "fournisseurs"),
+    "accueil",
+)
 PAGES = (
     PROJECT / "README.md",
     *(PROJECT / "docs" / f"{name}.md" for name in FIRST),
