@@ -24,6 +24,7 @@ TRANSLATED = {
     "agents": "ecrire-des-agents",
     "providers": "fournisseurs",
     "configuring": "configuration",
+    "console": "console-web",
 }
 PAIRS = [
     pytest.param(PROJECT / "docs" / f"{one}.md", PROJECT / "docs" / f"{other}.md", id=other)
@@ -31,7 +32,7 @@ PAIRS = [
 ]
 FIRST = (
     *("installing", "installation", "configuring", "configuration", "providers", "fournisseurs"),
-    "accueil",
+    *("console", "console-web", "accueil"),
 )
 PAGES = (
     PROJECT / "README.md",
@@ -48,6 +49,7 @@ MADE = re.compile(r"<!-- made by tests/config/.*?<!-- end of what is made -->", 
 INLINE = re.compile(r"`([^`\n]+)`")
 PROGRAM = re.compile(r"(?:\S*/)?berinia-webhookd")
 ENDS_A_COMMAND = {"|", "||", "&&", ";", "&", ">", "(", ")"}
+RUNS_IT = {"--", "sudo", "webhookd"}  # the last is the container of the compose file
 SYSTEMD = re.compile(r"berinia-webhook(?:\.service|\.socket)?|berinia-worker(?:\.service)?")
 
 
@@ -87,7 +89,7 @@ def calls(line: str) -> Iterator[list[str]]:
 
 def _is_called(before: str) -> bool:
     """Whether a word stands where a command does, and is no argument of another one."""
-    return not before or before in ENDS_A_COMMAND or before == "--" or "=" in before
+    return not before or before in ENDS_A_COMMAND or before in RUNS_IT or "=" in before
 
 
 def understand(words: list[str]) -> None:
