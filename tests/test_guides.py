@@ -25,6 +25,9 @@ TRANSLATED = {
     "providers": "fournisseurs",
     "configuring": "configuration",
     "console": "console-web",
+    "containers": "conteneurs",
+    "many-machines": "plusieurs-machines",
+    "troubleshooting": "depannage",
 }
 PAIRS = [
     pytest.param(PROJECT / "docs" / f"{one}.md", PROJECT / "docs" / f"{other}.md", id=other)
@@ -32,7 +35,7 @@ PAIRS = [
 ]
 FIRST = (
     *("installing", "installation", "configuring", "configuration", "providers", "fournisseurs"),
-    *("console", "console-web", "accueil"),
+    *("console", "console-web", "containers", "conteneurs", "accueil"),
 )
 PAGES = (
     PROJECT / "README.md",
