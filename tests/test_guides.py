@@ -28,6 +28,8 @@ TRANSLATED = {
     "containers": "conteneurs",
     "many-machines": "plusieurs-machines",
     "troubleshooting": "depannage",
+    "declaring-a-channel": "declarer-un-canal",
+    "mails": "lire-un-mail",
 }
 PAIRS = [
     pytest.param(PROJECT / "docs" / f"{one}.md", PROJECT / "docs" / f"{other}.md", id=other)
