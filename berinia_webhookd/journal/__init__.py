@@ -1,1 +1,1 @@
-"""Memory: on disk before we say yes; each event once."""
+"""The journal: deliveries are on disk before they are answered; each event is stored once."""

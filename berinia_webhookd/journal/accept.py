@@ -1,8 +1,7 @@
-"""Deliveries that arrive: committed once each, all of one or nothing, however often and close
-together they come.
-
-A step of the group commit, so that a burst costs a handful of statements. Events are inserted
-first, and asked about afterwards: so nothing that another process does meanwhile lets one in twice.
+"""Accepts deliveries: each is committed once, completely or not at all, also if it arrives
+repeatedly or concurrently. A step of the group commit, so that a burst costs a handful of
+statements. Events are inserted first and looked up afterwards, so that no concurrent process can
+insert one twice.
 """
 
 from __future__ import annotations
@@ -58,9 +57,9 @@ from berinia_webhookd.model import (
 
 AGENT = EntryKind.AGENT.value
 READY, SKIPPED = EntryState.READY.value, EntryState.SKIPPED.value
-DIGEST: Final = 6  # where it stands in a row
+DIGEST: Final = 6  # index of the state in a row
 GatheringOf = Callable[[AgentName], Gathering | None]
-Parties = tuple[str, str, str]  # by what a conversation is known: channel, sender, party
+Parties = tuple[str, str, str]  # the key of a conversation: channel, sender, party
 
 
 def no_gathering(agent: AgentName) -> None:
@@ -70,8 +69,8 @@ def no_gathering(agent: AgentName) -> None:
 
 @dataclass(slots=True, eq=False)
 class NewEvent:
-    """One event, with the id it gets if it is new, and as it is stored. It gets its numbers when it
-    is inserted.
+    """One event, with its id if it is new, and its stored form. It gets its numbers when it is
+    inserted.
     """
 
     id: EventId
@@ -81,7 +80,7 @@ class NewEvent:
     data: str
     in_form: bool  # whether its raw fields are read from the delivery's body
     gathering: Gathering | None = None
-    consent: ConsentState | None = None  # what its sender changed by it
+    consent: ConsentState | None = None  # the change of consent by its sender
     number: int = 0
     delivery: int = 0
     place: int = 0
@@ -90,16 +89,16 @@ class NewEvent:
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """One delivery to accept. It has a number already where it is replayed."""
+    """One delivery to accept. A replayed one has a number already."""
 
     delivery: VerifiedDelivery
     events: Sequence[NewEvent]
-    size_bytes: int  # how much is to be stored
+    size_bytes: int  # the size of the stored data
     node: str
     rejected: tuple[RejectedItem, ...] = ()
     wait_seconds: float | None = None
     number: int | None = None
-    events_before: int = 0  # numbers of its that are taken
+    events_before: int = 0  # how many of its event numbers are taken
     key: ConsentsKey | None = None
 
     @classmethod
@@ -115,9 +114,9 @@ class Arrival:
         key: ConsentsKey | None = None,
         gathering_of: GatheringOf = no_gathering,
     ) -> Arrival:
-        """What a delivery is decoded to, ready to be stored."""
+        """Return a decoded delivery, ready to be stored."""
         alone = len(decoded.events) == 1 and not decoded.rejected and number is None
-        form = delivery.fields if alone else None  # erasing one of several blanks the body
+        form = delivery.fields if alone else None  # erasing one of several events blanks the body
         events: list[NewEvent] = []
         size_bytes = len(delivery.body)
         for event in decoded.events:
@@ -135,7 +134,7 @@ class Arrival:
 async def accept(
     transaction: Transaction, arrivals: Sequence[Arrival]
 ) -> list[Receipts | ReplayedSignature]:
-    """Store what is new; what was seen before gets the receipts of the first time."""
+    """Store new events; known ones get the receipts of the first time."""
     if any(one.rejected for one in arrivals):
         arrivals = await rejected.without_kept_items(transaction, arrivals)
     conversations = await _conversations(transaction, arrivals)
@@ -153,7 +152,7 @@ async def accept(
 
 
 async def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iterable[int]:
-    """Return the conversations that these events will come into, as far as there are any yet."""
+    """Return the existing conversations of these events."""
     return (await _find_conversations(transaction, _parties(arrivals))).ids.values()
 
 
@@ -162,10 +161,10 @@ async def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iter
 
 @dataclass(slots=True, eq=False)
 class Conversations:
-    """Conversations by their parties, and what is known of them before anything new is in them."""
+    """Conversations by their parties, with their state before the new events."""
 
     ids: dict[Parties, int] = field(default_factory=dict)
-    paused: set[int] = field(default_factory=set)  # perhaps until just now
+    paused: set[int] = field(default_factory=set)  # the pause may be over by now
     empty: set[int] = field(default_factory=set)
     everybody: set[tuple[str, str]] = field(default_factory=set)  # paused: channel and party
 
@@ -175,8 +174,8 @@ def _parties(arrivals: Iterable[Arrival]) -> dict[Parties, None]:
 
 
 async def _conversations(transaction: Transaction, arrivals: Sequence[Arrival]) -> Conversations:
-    """The conversations of the events, made where they are new; on PostgreSQL, held until the
-    commit. Nothing can be in those that are new where nobody else writes meanwhile.
+    """Return the conversations of the events, creating missing ones; on PostgreSQL, locked until
+    the commit. With a single writer, new ones are empty.
     """
     wanted = _parties(arrivals)
     while True:
@@ -187,7 +186,7 @@ async def _conversations(transaction: Transaction, arrivals: Sequence[Arrival]) 
             return found
         if not missing and transaction.held.issuperset(found.ids.values()):
             return found
-        # Looked for again afterwards: one may just have been erased, or made by another node.
+        # Selected again: one may just have been erased, or created by another node.
         await order.hold(transaction, found.ids.values())
 
 
@@ -229,7 +228,7 @@ async def _make_conversations(
 # ---- what is inserted
 
 
-# An event that is inserted, unless it is there, and what it came with.
+# An event to insert, and its arrival.
 Inserted = tuple[Arrival, NewEvent]
 
 
@@ -239,9 +238,9 @@ async def _insert_deliveries(
     used: Container[bytes],
     conversations: Mapping[Parties, int],
 ) -> list[Inserted]:
-    """Insert the deliveries that are new as far as this batch goes, and return their events. With a
-    key that was used, or is used by an earlier one of the batch, there is nothing new. The places
-    of the entries are drawn here, where their conversations are held.
+    """Insert the deliveries that are new within this batch, and return their events. A delivery
+    whose replay key was used before, or earlier in the batch, is not new. The places of the entries
+    are drawn here, while their conversations are locked.
     """
     keys, digests = set[bytes](), set[bytes]()
     rows: list[tuple[Any, ...]] = []
@@ -281,11 +280,11 @@ async def _insert_events(
     used: Mapping[bytes, object],
     inserted: Sequence[Inserted],
 ) -> dict[bytes, EventId]:
-    """Insert the events, and return by digest the one that has it or had it. What was seen before
-    wins over what was inserted just now.
+    """Insert the events, and return by digest the event that has or had it. One that was seen
+    before takes precedence over one inserted just now.
     """
     known = {new.digest: new.id for _, new in inserted}
-    # In one order on every node, so that two of them never wait for each other.
+    # In the same order on every node, to prevent deadlocks.
     rows = sorted([_event(new) for _, new in inserted], key=itemgetter(DIGEST))
     total = await transaction.insert("insert_event", rows)
     digests = [*known]
@@ -303,7 +302,7 @@ async def _insert_events(
 
 
 def _event(new: NewEvent) -> tuple[Any, ...]:
-    """An event as `insert_event` takes it."""
+    """Return the parameters of `insert_event` for an event."""
     event = new.event
     key = event.reconcile_key
     return (
@@ -328,7 +327,7 @@ def _event(new: NewEvent) -> tuple[Any, ...]:
 async def _without_repeated(
     transaction: Transaction, inserted: list[Inserted], known: Mapping[bytes, EventId]
 ) -> list[Inserted]:
-    """Take back what is here already, or was, and deliveries of nothing else."""
+    """Delete inserted events that are known already, and deliveries that have no others."""
     kept = [(one, new) for one, new in inserted if known[new.digest] == new.id]
     if len(kept) == len(inserted):
         return inserted
@@ -343,7 +342,7 @@ async def _without_repeated(
 def _as_understood(
     arrivals: Iterable[Arrival], kept: Iterable[Inserted], changed: Mapping[EventId, NewEvent]
 ) -> tuple[list[Arrival], list[Inserted]]:
-    """The same with the events as the register of consents and the ranks of receipts have them."""
+    """Return the events as changed by the register of consents and the ranks of receipts."""
     return (
         [replace(one, events=[changed.get(new.id, new) for new in one.events]) for one in arrivals],
         [(one, changed.get(new.id, new)) for one, new in kept],

@@ -1,5 +1,5 @@
-"""A journal that a command has opened beside the daemon, or without it: its checks, its short
-transactions, and who does something in them.
+"""Access of a command to the journal, with or without a running daemon: its checks, its short
+transactions, and the actor noted in them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
 
 UNKNOWN: Final = Actor("operator")
-TRIES: Final = 5  # against processes that were faster
+TRIES: Final = 5  # after conflicts with other processes
 
 
 class JournalAccess:
-    """One journal: `async with` opens it, and never makes one."""
+    """One journal: `async with` opens it, but never creates one."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class JournalAccess:
         key: ConsentsKey | None = None,
         gathering_of: GatheringOf = no_gathering,
     ) -> None:
-        """`key` is that of the register of consents, `gathering_of` how an agent's messages are
-        gathered.
+        """`key` is that of the register of consents, `gathering_of` returns an agent's gathering
+        settings.
         """
         self._path = path_of(url)
         self._database = open_database(url, clock=clock, pool_size=2, patient=True)
@@ -61,7 +61,7 @@ class JournalAccess:
         self._gathering_of = gathering_of
 
     async def __aenter__(self) -> Self:
-        """Check that the journal is there, and this program's.
+        """Check that the journal exists, and that this program can use it.
 
         Raises:
             NotFound: there is no journal.
@@ -90,11 +90,11 @@ class JournalAccess:
 
     @property
     def can_stay_open(self) -> bool:
-        """Whether it is the same journal later: in the place of a file may be another one then."""
+        """Whether the connection may be kept: a SQLite file may be replaced meanwhile."""
         return self._path is None
 
     def by(self, actor: Actor) -> Self:
-        """Return the same journal in somebody else's hands."""
+        """Return the same journal for another actor."""
         others = copy.copy(self)
         others._actor = actor
         return others
@@ -140,7 +140,7 @@ class JournalAccess:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> ResultT:
-        """Change something, and note in the same transaction who did it, and what came of it."""
+        """Run a change, and note in the same transaction its actor and result."""
 
         async def noted(transaction: Transaction) -> ResultT:
             result = await change(transaction, *args, **kwargs)
@@ -152,7 +152,7 @@ class JournalAccess:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """What the database says, as commands tell it."""
+    """Turn errors of the database into errors for commands."""
     try:
         yield
     except DatabaseError as error:
@@ -162,10 +162,10 @@ def explained() -> Iterator[None]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a journal's file is there, and for this user.
+    """Whether a journal's file exists and this user may use it.
 
     Raises:
-        NotPermitted: it is not for this user, or who knows whether it is there.
+        NotPermitted: this user may not use it, or cannot see whether it exists.
     """
     try:
         path.stat()

@@ -1,7 +1,6 @@
-"""Who changed what by hand: a row for each transaction of an operator, written in it.
-
-No row holds an address or a text: events and conversations are named by their ids, so that erasing
-a person leaves nothing to be erased here.
+"""The log of manual changes: a row for each transaction of an operator, written in the same
+transaction. No row holds an address or a text: events and conversations are named by their ids, so
+that erasing a person needs no change here.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from berinia_webhookd.journal.event_text import storable, to_text
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.replay import Changed
 
-_TOLD: Final = frozenset({"state", "channel", "agent", "kind"})  # the others may name a person
+_TOLD: Final = frozenset({"state", "channel", "agent", "kind"})  # filters without personal data
 About = Mapping[str, Any]  # ids, filters, counts
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Somebody who changes things, and the way they came."""
+    """The actor of a change, and the interface that was used."""
 
     who: str
     way: str = "command"
 
 
 async def note(transaction: Transaction, actor: Actor, what: str, about: About) -> None:
-    """Write down what somebody did; nothing, where it came to nothing."""
+    """Note an action, unless it changed nothing."""
     told = {name: value for name, value in about.items() if value not in (None, (), [], False, 0)}
     if told:
         who = {"who": storable(actor.who), "way": actor.way}
@@ -39,7 +38,7 @@ async def note(transaction: Transaction, actor: Actor, what: str, about: About) 
 def of_changed(
     changed: Iterable[Changed], filters: Filters | None = None, *, done: bool = True, **more: Any
 ) -> About:
-    """What is noted of events that were changed, by ids or by filters; nothing of a dry run."""
+    """Return what is noted of changed events, by ids or by filters; None for a dry run."""
     if not done:
         return {}
     ids = [one.id for one in changed if not one.refused]
@@ -47,7 +46,7 @@ def of_changed(
 
 
 def _of_filters(filters: Filters | None) -> About | None:
-    """The filters, without whose they were."""
+    """Return the filters without personal data."""
     if filters is None:
         return None
     plain = {name: value for name, value in asdict(filters).items() if value is not None}

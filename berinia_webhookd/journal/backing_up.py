@@ -1,9 +1,8 @@
-"""Writing a SQLite journal, in use or not, into one file of its own, with the key of the register
-of consents in it. Nothing has the file's name before it was flushed, opened and checked.
-
-The pages are read in one transaction: its state stays the same however long it takes, and nothing
-begins anew when the journal is written meanwhile. They are flushed a few at a time, since a flush
-of the journal may have to wait until what was written before it, to another file, is on disk.
+"""Writes a SQLite journal, in use or not, into one backup file, with the key of the register of
+consents in it. The file gets its name only after it was flushed, opened and checked. The pages are
+read in one transaction, so that writes to the journal neither change nor restart the backup. They
+are flushed a few at a time, since a flush of the journal may have to wait for earlier writes to
+other files.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ from berinia_webhookd.journal.saved_copies import UNFINISHED, connect_fast, crea
 from berinia_webhookd.journal.sqlite import companions, connect, damage, require_journal
 
 PAGES_AT_ONCE: Final = 4096
-ROOM_LEFT: Final = 64 * 1024 * 1024  # bytes, for what else writes there: the journal, perhaps
+ROOM_LEFT: Final = 64 * 1024 * 1024  # bytes left free for other writers, such as the journal
 LEFT: Final = re.compile(rf".+\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}")
 KEPT_KEY: Final = "CREATE TABLE backup (made_at BIGINT NOT NULL, consents_key TEXT)"
 
 
 @dataclass(frozen=True, slots=True)
 class BackedUp:
-    """What a backup has: its size in bytes, how many events, and whether it has a key; and what was
-    removed that others had left which were killed.
+    """The result of a backup: its size in bytes, its number of events, whether it has a key, and
+    the leftovers of killed backups that were removed.
     """
 
     size: int
@@ -56,10 +55,8 @@ def back_up(
     """Write the journal, as it is now, into a new file.
 
     Raises:
-        NotFound: there is no journal.
-        CannotStart: it is no journal of this version.
-        WebhookdError: there is something at the file's place, no room, or the journal is damaged;
-            nothing is left of the backup.
+        NotFound: there is no journal. CannotStart: it is no journal of this version. WebhookdError:
+        the file exists, the disk is full, or the journal is damaged; nothing is left of the backup.
     """
     journal = real_path(journal)
     if not journal.is_file():
@@ -81,7 +78,7 @@ def back_up(
 
 
 def take_key(copy: sqlite3.Connection) -> ConsentsKey | None:
-    """Take the key out of a copy of a backup, so that the journal is without it again."""
+    """Remove the key from a copy of a backup, and return it."""
     if not copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'backup'").fetchone():
         return None
     ((secret,),) = copy.execute("SELECT consents_key FROM backup")
@@ -99,8 +96,8 @@ def _require_free_place(file: Path) -> None:
 
 @contextlib.contextmanager
 def _unfinished(file: Path) -> Iterator[tuple[Path, int]]:
-    """Make a file beside it that is in nobody's way, and is gone afterwards. By the lock on its
-    descriptor others see that it is in use; it is closed after SQLite has closed the file.
+    """Create a temporary file beside it, removed afterwards. A lock on its descriptor marks it as
+    in use; the descriptor is closed after SQLite has closed the file.
     """
     fresh = file.with_name(f"{file.name}.{secrets.token_hex(4)}{UNFINISHED}")
     descriptor = create(fresh)
@@ -114,7 +111,7 @@ def _unfinished(file: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _remove_left(folder: Path) -> Sequence[Path]:
-    """Remove what backups left that were killed: nobody else has a lock on it."""
+    """Remove files of killed backups, on which no process has a lock."""
     removed = []
     for left in sorted(folder.iterdir()):
         if LEFT.fullmatch(left.name) and left.is_file() and not left.is_symlink():
@@ -143,7 +140,7 @@ def _explained(file: Path) -> Iterator[None]:
 def _copy(
     source: sqlite3.Connection, fresh: Path, descriptor: int, now: datetime, key: ConsentsKey | None
 ) -> Mapping[str, int]:
-    """Copy all pages of one instant; returns how many rows each table had then."""
+    """Copy all pages in one transaction; returns the number of rows of each table."""
     with closing(connect_fast(fresh)) as copy:
         source.execute("BEGIN")
         counts = _count(source)
@@ -175,11 +172,11 @@ def _require_room(source: sqlite3.Connection, folder: Path) -> None:
 
 
 def _check(fresh: Path, counts: Mapping[str, int]) -> None:
-    """Read what was written, from its beginning.
+    """Read and check the whole file.
 
     Raises:
-        CannotStart: the journal is none of this version.
-        WebhookdError: it is damaged, or is not what the journal was.
+        CannotStart: the journal is not of this version. WebhookdError: it is damaged, or differs
+        from the journal.
     """
     with closing(sqlite3.connect(f"{fresh.absolute().as_uri()}?mode=ro", uri=True)) as copy:
         found = damage(copy, "quick_check")

@@ -1,4 +1,4 @@
-"""What one transaction does: the items of a batch, each kind of work at once, in a fixed order."""
+"""The work of one transaction: the items of a batch, grouped by step, in a fixed order."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class BatchStep(Generic[ItemT, ResultT]):
-    """One kind of work: does all items of a batch at once, and says what became of each.
-
-    A result that is an exception is raised to whoever asked. Steps of a lower rank come first.
+    """One kind of work: does all items of a batch at once, and returns a result for each. A result
+    that is an exception is raised to the item's caller. Steps of a lower rank come first.
     """
 
     name: str
     rank: int
     apply: Callable[[Transaction, Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]]
     bounded: bool = False  # whether a full queue refuses it
-    # The conversations it will change. Those of a whole batch are held at once and in order, where
-    # other nodes write too: so two of them never wait for each other.
+    # The conversations it will change. On PostgreSQL those of a whole batch are locked at once and
+    # in order, to prevent deadlocks between nodes.
     touches: Callable[[Transaction, Sequence[ItemT]], Awaitable[Iterable[int]]] | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One item on its way to the disk."""
+    """One queued item."""
 
     step: BatchStep[Any, Any]
     item: Any
@@ -40,7 +39,7 @@ class Work:
     done: asyncio.Future[Any]
 
 
-# The items of one step in a batch, and what became of each.
+# The items of one step in a batch, and their results.
 Done = tuple[Sequence[Work], Sequence[Any]]
 
 

@@ -1,7 +1,7 @@
 """Leases: claiming what may start now, extending it, and giving it back.
 
 Which entry of a conversation is next was decided when it last changed (`order.py`); here the next
-ones of all conversations are handed out in the order of their places.
+ones of all conversations are leased in the order of their places.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from berinia_webhookd.model import (
 )
 
 READY, RUNNING = EntryState.READY.value, EntryState.RUNNING.value
-# Looked up once: a member of an enumeration is found by a function of Python's.
+# Looked up once: access to an enumeration's member costs a call.
 KINDS: Final = {kind.value: kind for kind in EntryKind}
-# When to look again at what somebody was changing.
+# When to look again at conversations that were locked.
 BUSY: Final = SECOND // 20
-# One claim brings no more of large events into memory, but for one that is larger alone.
+# The most event data of one claim, except for a single larger event.
 CLAIM_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -44,13 +44,13 @@ class Holder:
 
     @property
     def lease(self) -> int:
-        """As it is stored."""
+        """The lease's duration in microseconds."""
         return round(self.lease_seconds * SECOND)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Claim:
-    """What one dispatcher can start."""
+    """The claim of one dispatcher."""
 
     holder: Holder
     requests: Sequence[ClaimRequest]
@@ -58,19 +58,19 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
-    """Leases that somebody says are theirs."""
+    """Leases that a holder claims to have."""
 
     holder: Holder
     entries: Sequence[Entry]
 
 
 async def claim(transaction: Transaction, claims: Sequence[Claim]) -> list[Claimed]:
-    """Lease to each what may start now."""
+    """Lease to each claim the entries that may start now."""
     return [await _claim(transaction, asked) for asked in claims]
 
 
 async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
-    chosen: dict[int, Startable] = {}  # by place, as it is until now
+    chosen: dict[int, Startable] = {}  # by place, with the row before the claim
     upcoming: list[int] = []
     holds: list[Hold] = []
     for request in asked.requests:
@@ -86,7 +86,7 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
         in_order = sorted(found.keys() - chosen.keys())
         chosen |= {place: found[place] for place in in_order[: request.limit]}
         if transaction.shared and len(in_order) > request.limit:
-            # Other nodes passed over what is locked and left: they look again after the commit.
+            # Other nodes skipped the locked rows that were not leased: wake them after the commit.
             transaction.changes.work = True
     budgets = {agent: one for request in asked.requests for agent, one in request.budgets.items()}
     leases = _within_memory(chosen)
@@ -108,7 +108,7 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
 def _count(
     transaction: Transaction, entries: Iterable[Entry], before: Mapping[int, str], after: str
 ) -> None:
-    """Note that entries and their members left a state for another."""
+    """Count entries and their members that changed from one state to another."""
     moves: Counter[Move] = Counter()
     for entry in entries:
         of_entry = (str(entry.kind), entry.event.channel, entry.agent, before[entry.id], after)
@@ -117,7 +117,7 @@ def _count(
 
 
 def _within_memory(rows: Mapping[int, Startable]) -> dict[int, Startable]:
-    """Without those whose events would be too large together: they are claimed later."""
+    """Return the first rows whose events fit the memory limit; others are claimed later."""
     kept: dict[int, Startable] = {}
     room_bytes = CLAIM_BYTES
     for place, row in rows.items():
@@ -158,7 +158,7 @@ async def _lease(
 
 
 def entry_of(row: Row) -> Entry:
-    """Return the entry of a row of `leased`, without those that share its attempt."""
+    """Return the entry of a row of `leased`, without members of its burst."""
     place, event, kind, agent, conversation, attempts, retries, data, form, *rest = row
     consent, consent_since, reply_text, replied_at = rest
     return Entry(
@@ -183,8 +183,8 @@ async def still_held(
     leases: Iterable[Entry],
     states: Collection[str] = (EntryState.RUNNING,),
 ) -> dict[EntryId, Row]:
-    """Return those of the leases that are still this holder's, and for the same attempt. One that
-    was lost after it had begun is in state `dead`.
+    """Return the leases that are still this holder's, and for the same attempt. One that was lost
+    after its attempt began is in state `dead`.
     """
     numbers: dict[Any, int] = {entry.id: entry.attempt for entry in leases}
     found = await transaction.execute("held", places=list(numbers), holder=holder.name)
@@ -197,7 +197,7 @@ async def still_held(
 
 
 async def begin(transaction: Transaction, wanted: Sequence[Held]) -> list[bool]:
-    """Write down that attempts begin which must not be made twice; says whose leases are held."""
+    """Record that at-most-once attempts begin; returns whose leases are held."""
     await order.hold(transaction, await touched(transaction, wanted))
     ours = await _ours(transaction, wanted)
     await transaction.execute("begin", places=list(ours))
@@ -206,7 +206,7 @@ async def begin(transaction: Transaction, wanted: Sequence[Held]) -> list[bool]:
 
 
 async def renew(transaction: Transaction, wanted: Sequence[Held]) -> list[list[Entry]]:
-    """Extend leases; says which were lost already."""
+    """Extend leases; returns those that were already lost."""
     ours = await _ours(transaction, wanted)
     await transaction.execute("extend", places=list(ours), lease=wanted[0].holder.lease)
     return [[entry for entry in held.entries if entry.id not in ours] for held in wanted]
@@ -233,12 +233,12 @@ async def release(transaction: Transaction, wanted: Sequence[Held]) -> list[None
 
 
 async def _ours(transaction: Transaction, wanted: Sequence[Held]) -> dict[EntryId, Row]:
-    """Return those that are still held: all are by this process."""
+    """Return the entries still held; all claims are by this process."""
     entries = [entry for held in wanted for entry in held.entries]
     return await still_held(transaction, wanted[0].holder, entries)
 
 
 def _bursts(wanted: Sequence[Held], ours: Collection[int]) -> list[int]:
-    """The places of those that have members."""
+    """Return the places of held entries with members."""
     entries = (entry for held in wanted for entry in held.entries)
     return [entry.id for entry in entries if entry.members and entry.id in ours]

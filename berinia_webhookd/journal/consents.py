@@ -1,5 +1,5 @@
-"""The register of consents: who may be written to. What a person says of it is written in the
-transaction that accepts it, and outlives it.
+"""The register of consents: who may be written to. A person's opt-out or opt-in is written in the
+transaction that accepts its event, and outlives the event.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Party = tuple[str, str]  # address in normal form, channel
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a person says of being written to: STOP, START, or a word that may mean START."""
+    """A person's statement of consent: STOP, START, or a word that may mean START."""
 
     address: str
     channel: str
     event: EventId
-    word: OptOut | None  # None: it means START if the person has opted out, and nothing otherwise
-    at: int | None = None  # its own time; None: just now
+    word: OptOut | None  # None: START if the person has opted out, otherwise no statement
+    at: int | None = None  # the provider's time; None: now
     time_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What the register says of a person on a channel; instants as they are stored."""
+    """A row of the register, for a person on a channel; instants as stored."""
 
     state: ConsentState
     since: int | None
@@ -46,7 +46,7 @@ class Registered:
 
 @dataclass(slots=True)
 class Heard:
-    """What the register made of what was said."""
+    """The results of one statement."""
 
     starts: set[EventId] = field(default_factory=set)  # words that mean START
     changed: dict[EventId, ConsentState] = field(default_factory=dict)
@@ -55,8 +55,8 @@ class Heard:
 async def hear(
     transaction: Transaction, inserted: Sequence[Inserted]
 ) -> Mapping[EventId, NewEvent]:
-    """Write down what people say, and return the events that mean something by it: START, where
-    somebody who opted out says a word for it, and those that changed a consent.
+    """Record people's statements. Return the events that mean START, because their sender had opted
+    out, and those that changed a consent.
     """
     spoken = {new.id: (one, new) for one, new in inserted if new.event.asks_consent}
     if not spoken:
@@ -97,7 +97,7 @@ def _as_start(arrival: Arrival, new: NewEvent) -> NewEvent:
 
 
 async def bring_up_to_date(transaction: Transaction, said: Sequence[Said]) -> Heard:
-    """Bring the register up to date. Two nodes that hear the same person take turns."""
+    """Update the register. Two nodes with events of the same person take turns."""
     ((now,),) = await transaction.execute("present")
     certain = sorted({(one.address, one.channel) for one in said if one.word is not None})
     await transaction.many("make_consents", list(map(_key, certain)))
@@ -107,7 +107,7 @@ async def bring_up_to_date(transaction: Transaction, said: Sequence[Said]) -> He
             ConsentState(row["state"]), row["since"], row["event"], row["latest_at"]
         )
         for row in rows
-        if row["latest_at"]  # else it was made just now
+        if row["latest_at"]  # else the row was created just now
     }
     register = dict(found)
     heard = listen(register, said, now)
@@ -125,7 +125,7 @@ def _key(party: Party) -> dict[str, str]:
 
 
 def listen(register: dict[Party, Registered], said: Iterable[Said], now: int) -> Heard:
-    """Bring a register up to date with what people say, one after another."""
+    """Apply statements to a register, one after another."""
     heard = Heard()
     for one in said:
         party = (one.address, one.channel)
@@ -135,7 +135,7 @@ def listen(register: dict[Party, Registered], said: Iterable[Said], now: int) ->
             if before is None or before.state is not ConsentState.OPTED_OUT:
                 continue
             if one.at is not None and one.at < before.latest_at:
-                continue  # from before the opt-out: it was an answer
+                continue  # from before the opt-out: an ordinary answer
             word = OptOut.START
             heard.starts.add(one.event)
         register[party] = after = _after(before, one, word, now)
@@ -145,12 +145,12 @@ def listen(register: dict[Party, Registered], said: Iterable[Said], now: int) ->
 
 
 def _after(before: Registered | None, said: Said, word: OptOut, now: int) -> Registered:
-    """What holds once a person has said a word. What is older than what was said last does not
-    count; a STOP of unknown time does, and a START of unknown time ends no opt-out.
+    """Return the consent after a statement. One older than the latest does not count; a STOP of
+    unknown time does, and a START of unknown time ends no opt-out.
     """
     stop = word is OptOut.STOP
     state = ConsentState.OPTED_OUT if stop else ConsentState.OPTED_IN
-    at = now if said.at is None else min(said.at, now)  # no clock of a provider reaches ahead
+    at = now if said.at is None else min(said.at, now)  # a provider's time is never ahead
     if before is not None and state is before.state:
         return replace(before, latest_at=max(before.latest_at, at))
     if before is not None and (not stop if said.time_unknown else at < before.latest_at):
@@ -167,19 +167,19 @@ def consent_of(state: str | None, since: int | None) -> Consent | None:
 
 @dataclass(frozen=True, slots=True)
 class ListedConsent:
-    """What the register says of a person on a channel, for people."""
+    """A row of the register, for display."""
 
-    address: str | None  # in normal form; None: of somebody who was erased
+    address: str | None  # in normal form; None: the person was erased
     channel: str
     state: str
-    since: datetime | None  # None: nobody knows
+    since: datetime | None  # None: unknown
     event: str | None
 
 
 async def latest(
     transaction: Transaction, *, channel: str | None, limit: int
 ) -> list[ListedConsent]:
-    """Return what was said last."""
+    """Return the latest statements."""
     rows = await transaction.execute("list_consents", channel=channel, most=limit)
     return list(map(_listed, rows))
 
@@ -194,7 +194,7 @@ async def page(transaction: Transaction, *, after: Party) -> tuple[Party, list[L
 async def of_person(
     transaction: Transaction, key: ConsentsKey | None, sender: str
 ) -> list[ListedConsent]:
-    """Return what it says of a person, in normal form, who may have been erased."""
+    """Return the rows of a person, given in normal form, who may have been erased."""
     address = event_text.storable(sender)
     addresses = [address] if key is None else [address, key.digest(address)]
     rows = await transaction.execute("consents_of", addresses=addresses)

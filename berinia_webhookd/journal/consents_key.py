@@ -1,5 +1,5 @@
-"""The opt-outs of people who were erased: the register keeps a digest of the address, made with a
-key that is no part of the journal. Once the person writes again, it is the address again.
+"""The opt-outs of erased people: the register keeps a digest of the address, keyed by a secret
+outside the journal. If the person writes again, the address replaces the digest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAME_CHARACTERS: Final = 16
 
 
 class ConsentsKey:
-    """The key of one register. Its name tells it from others, and says nothing else of it."""
+    """The key of one register. Its name identifies it without revealing it."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
@@ -29,11 +29,11 @@ class ConsentsKey:
 
     @classmethod
     def of(cls, settings: Settings, state: Path, *, make: bool = False) -> Self | None:
-        """Return the key that is set, else, for a journal in a file, that of the state folder.
+        """Return the configured key, else, for a journal in a file, that of the state folder.
 
         Raises:
-            OSError: it cannot be read, or made.
-            ValueError: what lies there is no key, or others may read it.
+            OSError: it cannot be read or created. ValueError: the file holds no key, or others may
+            read it.
         """
         if settings.consents.key is not None:
             return cls(settings.consents.key.reveal())
@@ -47,7 +47,7 @@ class ConsentsKey:
         return self._secret.decode()
 
     def digest(self, address: str) -> str:
-        """Return what stands for an address, in normal form, that was erased."""
+        """Return the digest of an erased address, given in normal form."""
         return self._mac(f"address\0{address}")
 
     def _mac(self, text: str) -> str:
@@ -55,7 +55,7 @@ class ConsentsKey:
 
 
 async def require_fit(transaction: Transaction, key: ConsentsKey | None) -> None:
-    """Check that this key made the digests that there are.
+    """Check that this key made the existing digests.
 
     Raises:
         CannotStart: it did not.
@@ -73,7 +73,7 @@ async def require_fit(transaction: Transaction, key: ConsentsKey | None) -> None
 async def recognise(
     transaction: Transaction, key: ConsentsKey | None, addresses: Iterable[str]
 ) -> None:
-    """Give those who were erased, and of whom there is something again, their addresses back."""
+    """Replace digests by addresses for erased people who have written again."""
     if key is None or not await transaction.execute("any_erased"):
         return
     for address in sorted(set(addresses)):
@@ -82,10 +82,10 @@ async def recognise(
 
 
 async def count(transaction: Transaction, key: ConsentsKey | None, sender: str) -> int:
-    """Return of how many channels the register names a person, in normal form, who may be erased.
+    """Return on how many channels the register has a person, in normal form, perhaps erased.
 
     Raises:
-        WebhookdError: it does, and there is no key.
+        WebhookdError: there are rows, but no key.
     """
     ((total,),) = await transaction.execute("count_consents", address=storable(sender))
     if total and key is None:
@@ -98,8 +98,8 @@ async def count(transaction: Transaction, key: ConsentsKey | None, sender: str) 
 
 
 async def erase(transaction: Transaction, key: ConsentsKey | None, sender: str) -> int:
-    """Let a digest stand for a person's address, unless there is something of the person again.
-    Returns on how many channels.
+    """Replace a person's address by its digest, unless events of the person remain. Returns on how
+    many channels.
     """
     if transaction.shared:
         await transaction.execute("keep_conversations")

@@ -1,5 +1,5 @@
-"""What the web console asks of a journal, beside what commands do: overviews, the groups of what is
-dead, whole requests, and who is logged in. Nothing here takes the writer's turn to read.
+"""The web console's queries, beside those of commands: overviews, groups of dead entries, whole
+requests, and logins. Reading never waits for the writer.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from berinia_webhookd.journal.replay import Changed
 from berinia_webhookd.journal.sessions import Person
 from berinia_webhookd.model import Entry, EntryState, EventId, VerifiedDelivery
 
-MOST_ERRORS: Final = 5000  # different ones of what is dead, those of the most entries first
+MOST_ERRORS: Final = 5000  # the most different errors of dead entries, the commonest first
 DEAD_AT_ONCE: Final = 1000
-NEWEST_DELIVERIES: Final = 50_000  # in which a channel's last one is looked for
-NEWEST_ENTRIES: Final = 500  # in which an agent's last failure is looked for
+NEWEST_DELIVERIES: Final = 50_000  # deliveries searched for a channel's last one
+NEWEST_ENTRIES: Final = 500  # entries searched for an agent's last failure
 LONGEST_LINE: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class HourOfChannel:
-    """What came on a channel in an hour."""
+    """The messages of a channel in one hour."""
 
     total: int
     last_at: datetime
@@ -38,20 +38,20 @@ class HourOfChannel:
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
-    """How an agent stands."""
+    """The state of an agent."""
 
     running: int
     open: int  # ready and waiting
     oldest_at: datetime | None
-    missing: MissingAgent | None  # why it cannot be loaded
-    failures: int  # attempts that failed since one that did not
+    missing: MissingAgent | None  # the reason why it cannot be loaded
+    failures: int  # attempts that failed in a row
     last_error: str | None
     last_error_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """How a journal stands now."""
+    """The state of a journal."""
 
     states: Mapping[str, int]
     rejected: int
@@ -61,7 +61,7 @@ class Overview:
 
 @dataclass(slots=True)
 class DeadGroup:
-    """Entries of one agent that died of the same error."""
+    """Dead entries of one agent with the same error."""
 
     agent: str
     kind: str  # of the event: message, receipt, other
@@ -75,17 +75,17 @@ class DeadGroup:
 
     @property
     def key(self) -> str:
-        """Return what makes it this group, and tells nothing of it."""
+        """Return a digest that identifies the group."""
         parts = (self.agent, self.kind, self.outcome or "", self.error)
         return hashlib.sha256(json_text.encode(parts)).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """What is dead, in groups."""
+    """The dead entries, in groups."""
 
     groups: tuple[DeadGroup, ...]
-    until: int  # what dies later is not meant
+    until: int  # entries that die later are not included
     complete: bool  # whether all errors were looked at
 
     def group(self, key: str) -> DeadGroup | None:
@@ -95,7 +95,7 @@ class Dead:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Who did what."""
+    """A noted action."""
 
     number: int
     at: datetime
@@ -106,14 +106,14 @@ class Action:
 
 
 class ConsoleJournal(Operations):
-    """One journal as the console has it."""
+    """One journal, with the operations of the console."""
 
     async def overview(self, agents: Iterable[str]) -> Overview:
-        """Return how things stand, for these agents and those that have anything to do."""
+        """Return the overview, for these agents and those with open entries."""
         return await self._read(_overview, agents)
 
     async def received_by_hour(self, first: int) -> dict[int, dict[str, HourOfChannel]]:
-        """Return what came on each channel in each hour, as counted since 1970, from one on."""
+        """Return the counts of each channel and hour, numbered since 1970, from an hour on."""
         return await self._read(_received_by_hour, first)
 
     async def last_of_channel(self, channel: str) -> datetime | None:
@@ -125,11 +125,11 @@ class ConsoleJournal(Operations):
         return await self._read(_counts)
 
     async def dead(self, until: int = queries.ALL) -> Dead:
-        """Return what died until an instant, or now, in groups, the largest first."""
+        """Return the entries that died until an instant, or now, in groups, the largest first."""
         return await self._read(_dead, until)
 
     async def places_of(self, group: DeadGroup, until: int) -> list[int]:
-        """Return the places of what died of a group until an instant, ascending."""
+        """Return the places of a group's entries that died until an instant, ascending."""
         places: list[int] = []
         after: int | None = 0
         while after is not None:
@@ -138,7 +138,7 @@ class ConsoleJournal(Operations):
         return places
 
     async def replay_places(self, places: Sequence[int]) -> list[Changed]:
-        """Replay what is still dead at these places, but for what may have acted."""
+        """Replay the entries still dead at these places, except those that may have acted."""
         results: list[Changed] = []
         about = self._about_replay(dry_run=False, once_again=False)
         for some in in_batches(places, BATCH):
@@ -146,35 +146,35 @@ class ConsoleJournal(Operations):
         return results
 
     async def actions(self, *, before: int = queries.ALL, limit: int = 50) -> list[Action]:
-        """Return who did what, the newest first."""
+        """Return the noted actions, the newest first."""
         return await self._read(_recent_actions, before, limit)
 
     async def delivery(self, id_: str, *, rejected: bool) -> VerifiedDelivery | None:
-        """Return the request an event came with, or a rejected one; None once it is erased."""
+        """Return the request of an event, or a rejected one; None once it is erased."""
         if rejected:
             return await self._read(_rejected_delivery, id_)
         return await self._read(queries.delivery_of, EventId(id_))
 
     async def entry_of(self, event: EventId) -> Entry | None:
-        """Return an event's entry as its agent gets it; None where it is erased, or shares the
+        """Return an event's entry as its agent gets it; None if it is erased, or shares the
         attempts of another.
         """
         return await self._read(_entry_of, event)
 
     async def event_of_digests(self, digests: Sequence[bytes]) -> str | None:
-        """Return the id of the newest event that is known by one of these."""
+        """Return the id of the newest event with one of these digests."""
         return await self._read(_event_of_digests, digests)
 
     # ---- who is logged in
 
     async def add_link(self, secret: str, person: Person) -> None:
-        """Let somebody log in by a link, once, within five minutes."""
+        """Store a login link, valid once, for five minutes."""
         await self._write(sessions.add_link, secret, person)
 
     async def log_in(self, link: str, secret: str) -> Person | None:
-        """Take a link for a login; None where it is used, too old, or nobody's."""
+        """Exchange a link for a login; None if it is used, too old, or unknown."""
         if not await self._read(sessions.is_link, link):
-            return None  # nothing is written for whoever guesses
+            return None  # guesses cause no write
         return await self._write(sessions.log_in, link, secret)
 
     async def log_out(self, secret: str) -> None:
@@ -182,11 +182,11 @@ class ConsoleJournal(Operations):
         await self._write(sessions.log_out, secret)
 
     async def end_sessions(self, name: str) -> int:
-        """End everything that somebody has; returns how many logins and links that were."""
+        """End all logins and links of a person; returns their number."""
         return await self._write(sessions.end_all, name)
 
     async def person_of(self, secret: str) -> Person | None:
-        """Return whose login it is."""
+        """Return the person of a login."""
         return await self._read(sessions.person_of, secret)
 
 
@@ -265,7 +265,7 @@ async def _agents(
 
 
 def first_line(error: str | None) -> str:
-    """Return the line of an error that says what happened: of a traceback, the last one."""
+    """Return the first line of an error; of a traceback, the last one."""
     lines = (error or "").strip().splitlines() or [""]
     line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
     return line[:LONGEST_LINE]

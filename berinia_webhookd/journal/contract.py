@@ -1,8 +1,9 @@
-"""What the journal promises the other stages: on disk before we say yes, and each event once.
+"""The journal's contract with the other stages: deliveries are on disk before they are accepted,
+each event is stored once.
 
-Every method may raise `JournalUnavailable`. Durations cross this border, not instants: the database
-adds them to its own clock. Implemented once, in `journal/store.py`, for SQLite and PostgreSQL; what
-operators do with a journal is in `journal/operations.py`.
+Every method may raise `JournalUnavailable`. Arguments are durations, not instants: the database
+adds them to its own clock. Implemented in `journal/store.py`, for SQLite and PostgreSQL; operators'
+operations are in `journal/operations.py`.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ UNDELIVERABLE_WHY: Final = (
 )
 NOT_POSTED: Final = "each attempt to post it failed; `attempt.failed` says why"
 GOES_ON: Final = "the code before goes on, for the new code cannot be loaded:"
-PAUSED: Final = "paused"  # why what stands in such a conversation is held; else a guard's name
+PAUSED: Final = "paused"  # the reason of a hold by a pause; else a guard's name
 
 
 class Guard(StrEnum):
-    """Why an entry is held: it stays ready, and starts once the hold ends."""
+    """The guard that holds an entry: the entry stays ready, and starts once the hold ends."""
 
     BUDGET = "budget"  # too many runs for one person, or too much cost in a day
     LOOP = "loop"  # two machines seem to answer each other
@@ -50,24 +51,24 @@ class ReplayedSignature(Exception):
     """A signature that was already used with another message."""
 
 
-# So many attempts of an agent that failed one after the other are told; and after so many, over all
-# conversations, the breaker has it tried with one entry at a time.
+# Consecutive failed attempts of an agent, over all conversations, that are reported; and after
+# which the breaker tries one entry at a time.
 TOLD_FAILURES: Final = 3
 MOST_FAILURES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What an agent may use up, and what else its guards are told."""
+    """The budget of an agent, and the settings of its other guards."""
 
-    daily_cost: float | None = None  # of its results in one day, UTC
-    per_sender: tuple[Rate, ...] = ()  # runs for each person
-    loops: bool = True  # whether what looks like a loop is held
+    daily_cost: float | None = None  # the most cost of its results in one day, UTC
+    per_sender: tuple[Rate, ...] = ()  # the most runs for each person
+    loops: bool = True  # whether suspected loops are held
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """What a dispatcher can start now: up to `limit` entries of a kind for any of these agents."""
+    """A request of a dispatcher for up to `limit` entries of a kind for any of these agents."""
 
     kind: EntryKind
     agents: frozenset[AgentName] | None  # None: any
@@ -77,21 +78,19 @@ class ClaimRequest:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What a guard has begun to hold back: an entry with its queue, or all that is for an agent."""
+    """A new hold of a guard: on an entry with its queue, or on all entries of an agent."""
 
     guard: Guard
     agent: AgentName
     why: str
-    seconds: float | None  # until it lets go by itself
-    channel: str | None = None  # of an entry
+    seconds: float | None  # until it ends; None: until it is released
+    channel: str | None = None  # None: a hold on an agent
     event_id: EventId | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The entries leased, in how long the next one may start that waits for an instant, and what
-    guards have begun to hold back.
-    """
+    """The leased entries, the time until the next one falls due, and the new holds of guards."""
 
     entries: Sequence[Entry]
     next_due_seconds: float | None
@@ -100,8 +99,8 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class LostForGood:
-    """An entry that is dead because the processes that ran it ended, time and again; or once, where
-    its agent must not be called twice.
+    """An entry that is dead because the processes that ran it ended repeatedly; or once, for an
+    at-most-once agent.
     """
 
     event_id: EventId
@@ -109,13 +108,13 @@ class LostForGood:
     agent: AgentName
     attempt: int
     kind: str
-    may_have_acted: bool  # an at-most-once agent had begun
+    may_have_acted: bool  # an attempt of an at-most-once agent had begun
 
 
 class ReplyRoute(StrEnum):
-    """How an agent's reply goes back into the chat; decided in one transaction."""
+    """The way of an agent's reply into the chat; decided in one transaction."""
 
-    NONE = "none"  # nothing to say, or a channel without replies
+    NONE = "none"  # no reply, or a channel without replies
     INLINE = "inline"  # a caller is waiting for it
     LATE = "late"  # posted to late_reply_url, as an entry of its own
     UNDELIVERABLE = "undeliverable"  # see `UNDELIVERABLE_WHY`
@@ -123,47 +122,47 @@ class ReplyRoute(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FailureReply:
-    """What a person is told when nobody will try again and the agent said nothing."""
+    """The reply to the sender when the entry failed for good and the agent gave none."""
 
     text: str
-    late: bool  # whether it can be posted where nobody waits for it
+    late: bool  # whether it can be posted without a waiting caller
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What the journal shall record at the end of an attempt, counted from now."""
+    """The end of an attempt to record; durations count from now."""
 
     entry: Entry
     outcome: Outcome
     took_seconds: float
     state: EntryState  # done, dead, waiting or ready
     due_in_seconds: float | None = None  # waiting only
-    # For how long its failures hold back its conversation; counts from the first of them.
+    # How long its failures hold back its queue, counted from the first failure.
     hold_seconds: float | None = None
     retries: int = 0
-    # Where a reply may go: the journal decides in the same transaction. `late` says a reply that
-    # nobody waits for can be posted. What is not done has none but this one, if it is dead.
+    # `late` says that a reply without a waiting caller can be posted; the journal decides in the
+    # same transaction. An entry that is not done has only `failure_reply`, if it is dead.
     late: bool = False
     failure_reply: FailureReply | None = None
-    may_have_acted: bool = False  # dead, of an at-most-once agent that may have done its work
+    may_have_acted: bool = False  # dead, but its at-most-once agent may have acted
     pause: Pause | None = None  # the agent hands the conversation over
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """`kept` is False when the lease had been lost: nothing was recorded, another run decides."""
+    """The result of a settlement; `kept` is False if a lost lease prevented recording it."""
 
     kept: bool
     reply: ReplyRoute = ReplyRoute.NONE
-    # On how many attempts in a row the agent has failed, where that is to be told: it came to one
-    # of the two numbers above, or the agent works again.
+    # The agent's failed attempts in a row, if that is to be reported: it reached one of the two
+    # numbers above, or (0) the agent works again.
     failures: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The stored reply of an event's agent; `failed` says the agent returned it as an error. One
-    without a text says that the event shared its attempt with others, and none of it is for it.
+    """The stored reply of an event's agent; `failed` says the agent returned it as an error. None
+    as text means that the event shared an attempt, and the reply went to another message.
     """
 
     text: str | None
@@ -172,15 +171,15 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class HeldBack:
-    """What one guard holds."""
+    """The holds of one guard."""
 
     conversations: int
-    oldest_seconds: float  # for how long the oldest message that it holds has been here
+    oldest_seconds: float  # age of the oldest held message
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What `/metrics`, `/health` and the systemd status line say about the entries."""
+    """The counts of entries for `/metrics`, `/health` and the systemd status line."""
 
     entries: Mapping[EntryState, int]
     oldest_ready_seconds: Mapping[AgentName, float]
@@ -189,7 +188,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What was accepted on a channel in some time."""
+    """The deliveries accepted on a channel in a period."""
 
     count: int  # of deliveries
     last_at: datetime
@@ -213,26 +212,23 @@ class Statistics:
     counts: tuple[Count, ...]
     rejected: int
     oldest_open_at: dict[str, datetime]  # by agent: ready or waiting for a retry
-    may_have_acted: dict[str, int]  # by agent: dead ones that must not simply be repeated
+    may_have_acted: dict[str, int]  # by agent: dead ones that may have acted
     received_last_hour: int
     received_last_day: int
     finished_last_hour: int
-    # How many attempts failed since one that did not, three or more; and what is held, by guard,
-    # and `paused`.
+    # By agent: attempts failed in a row, three or more. By guard, and `paused`: the holds.
     failing_agents: dict[str, int] = field(default_factory=dict)
     held: dict[str, HeldBack] = field(default_factory=dict)
-    agents_with_costs: tuple[
-        str, ...
-    ] = ()  # whose results said one on the last day they were noted
+    agents_with_costs: tuple[str, ...] = ()  # agents whose results had a cost on the last noted day
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """A SQLite file as it was found."""
+    """The state of a SQLite file."""
 
-    damage: str | None  # what `PRAGMA quick_check` says; None: nothing
-    complete: bool  # whether all of it was looked at in the time
-    refusal: str | None  # why it takes no writes; None: it does
+    damage: str | None  # the finding of `PRAGMA quick_check`, or None
+    complete: bool  # whether the check finished in the time
+    refusal: str | None  # why it cannot be written; None: it can
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +242,7 @@ class MissingAgent:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it goes on with the code before."""
+        """Whether the old code still runs."""
         return self.reason.startswith(GOES_ON)
 
 
@@ -260,32 +256,32 @@ class Inbox(Protocol):
         *,
         wait_seconds: float | None = None,
     ) -> Awaitable[Receipts]:
-        """Commit all that is new of a delivery, or nothing; what was seen before gets the receipt
-        of the first time. It begins at once, and is over only when the data is flushed.
+        """Commit all new events of a delivery, or none; known events get the receipt of the first
+        time. Returns only when the data is flushed.
 
-        With `wait_seconds` a caller waits so long for the reply (see `stop_waiting`).
+        With `wait_seconds` a caller waits for the reply (see `stop_waiting`).
 
         Raises:
             ReplayedSignature: `delivery.replay_key` was used with another message.
         """
 
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
-        """Keep a verified delivery that fails validation: once per signature or body, capped."""
+        """Store a verified delivery that fails validation: once per signature or body, capped."""
 
     async def pause(self, requests: Sequence[PauseRequest]) -> int:
-        """Hold conversations; returns how many of them were not held, or not for so long. What runs
-        goes on, and a pause never ends one that lasts longer.
+        """Pause conversations; returns how many were not paused, or for a shorter time. Running
+        entries go on, and a longer pause is never shortened.
         """
 
     async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
-        """Return the inline (or already stored) reply as soon as there is one; None when the time
-        is over, or when the event ended without a reply.
+        """Return the inline (or already stored) reply as soon as there is one; None at the timeout,
+        or if the event ended without a reply.
         """
 
     async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
-        """The caller waits no longer. Returns the reply if it was decided inline in the meantime.
-
-        With `hung_up` a reply already decided inline, and not handed over, becomes a late one.
+        """Note that the caller timed out or hung up. Returns a reply that was decided inline
+        meanwhile. With `hung_up` a reply that was decided inline and not delivered becomes a late
+        one.
         """
 
 
@@ -293,62 +289,62 @@ class Outbox(Protocol):
     """The dispatching side."""
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
-        """Lease what may start now, in the order of places; the order rule holds in here."""
+        """Lease the entries that may start now, in the order of places and by the order rule."""
 
     async def begin(self, entry: Entry) -> bool:
-        """Write down that an at-most-once agent is about to be called, if the lease is still ours;
-        returns whether it is. From then on the entry is never given back by itself.
+        """Record that an at-most-once agent is about to be called, if the lease is still ours;
+        returns whether it is. From then on the entry is never made ready automatically.
         """
 
     def settle(self, settlement: Settlement) -> asyncio.Future[Settled]:
-        """Record an attempt and the entry's next state, if the lease is still ours; or if it was
-        ours when it was lost, and the attempt had begun, so that nobody else makes it.
+        """Record an attempt and the entry's next state, if the lease is still ours, or was lost
+        after an at-most-once attempt had begun, which no other process repeats.
         """
 
     async def wait_for_work(self, seconds: float | None) -> None:
-        """Sleep until there may be something new to claim (an arrival, an outcome, another
-        process' change), or until the time is over.
+        """Sleep until there may be something new to claim (an arrival, an outcome, another process'
+        change), or until the timeout.
         """
 
     async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Extend our leases; returns those that were already lost."""
 
     async def release(self, entries: Sequence[Entry]) -> None:
-        """Give entries back unfinished, at no cost to their schedule (stopping)."""
+        """Give entries back unfinished, without counting a retry (when stopping)."""
 
     async def agents_waiting(self) -> frozenset[AgentName]:
         """Agents that have open entries."""
 
     async def note_unavailable(self, agent: AgentName, reason: str | None) -> None:
-        """Write the reason (or its end) on the agent's ready entries, for `events show`."""
+        """Store why an agent cannot be loaded (None: it can), for `events show`."""
 
     async def delivery_of(self, event_id: EventId) -> VerifiedDelivery | None:
         """The raw delivery of an event, for its attachments; None once erased or purged."""
 
 
 class Upkeep(Protocol):
-    """What keeps a journal healthy, and what the status pages read."""
+    """Maintenance of a journal, and counts for the status pages."""
 
     async def recover(self) -> int:
-        """Give back what dead processes were running; five losses make an entry dead, and a single
-        one where an at-most-once agent had begun.
+        """Give back entries that dead processes were running; five losses make an entry dead, and a
+        single one if an at-most-once attempt had begun.
 
-        On SQLite, where one `serve` owns the file: all that runs, at start. On PostgreSQL: expired
-        leases, periodically. Returns how many entries were given back.
+        On SQLite, where one `serve` owns the file: all running entries, at start. On PostgreSQL:
+        expired leases, periodically. Returns how many entries were given back.
         """
 
     async def backlog(self) -> Backlog:
         """Counts for the status pages."""
 
     async def purge(self) -> int:
-        """Delete one small batch of what is past its retention; returns how many rows went."""
+        """Delete one small batch of rows past their retention; returns how many."""
 
     async def close(self) -> None:
         """Finish the commit under way and close."""
 
 
 class Inspection(Protocol):
-    """What commands and status pages read of a journal that they only look at."""
+    """Read access for commands and status pages."""
 
     async def stats(self) -> Statistics:
         """Count entries by state, with ages and rates."""
@@ -360,7 +356,7 @@ class Inspection(Protocol):
         """Return the agents that could not be loaded, with the reason of each node."""
 
     async def last_error_of(self, agent: str) -> str | None:
-        """Return what the agent said when it failed last, of its newest messages."""
+        """Return the agent's last error among its newest messages."""
 
     async def server_settings(self, *names: str) -> dict[str, str]:
         """Return settings of the PostgreSQL server; none on SQLite."""

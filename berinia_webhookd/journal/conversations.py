@@ -1,6 +1,4 @@
-"""Conversations as operators see them: who wrote what and was told what, what holds it, what is
-next. It only reads.
-"""
+"""Conversations for operators: messages and replies, holds, and next entries. It only reads."""
 
 from __future__ import annotations
 
@@ -18,20 +16,20 @@ from berinia_webhookd.journal.pause import Paused
 from berinia_webhookd.journal.show import Shown
 from berinia_webhookd.model import EntryKind, EntryState
 
-RECENT_EVENTS: Final = 5000  # among which the conversations of a list are looked for
+RECENT_EVENTS: Final = 5000  # the newest events from which a list of conversations is made
 LONGEST_NUMBER: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationState:
-    """A conversation as it stands."""
+    """The state of a conversation."""
 
     id: int
     channel: str
     sender: str | None  # in normal form; None once erased, * for everybody in a group
     party: str | None  # the recipient, or the group
     paused: Paused | None
-    held: tuple[str, ...]  # by which guards
+    held: tuple[str, ...]  # the guards that hold it
     ready: int
     waiting: int
     running: int
@@ -40,7 +38,7 @@ class ConversationState:
 
 @dataclass(frozen=True, slots=True)
 class NextEntry:
-    """What runs of a queue, or is next in it."""
+    """The running or next entry of a queue."""
 
     kind: str
     agent: str
@@ -51,7 +49,7 @@ class NextEntry:
 
 @dataclass(frozen=True, slots=True)
 class ShownConversation:
-    """A conversation with its newest messages, in their order, and what is next."""
+    """A conversation with its newest messages, in order, and its next entries."""
 
     state: ConversationState
     messages: tuple[Shown, ...]
@@ -61,7 +59,7 @@ class ShownConversation:
 async def list_conversations(
     transaction: Transaction, *, paused: bool, limit: int
 ) -> list[ConversationState]:
-    """Return the conversations that are paused; or those that are held, then the most recent."""
+    """Return the paused conversations; or the held ones, then the most recent."""
     if paused:
         rows = await transaction.execute("list_paused")
         return await _states(transaction, [id_ for (id_,) in rows])
@@ -115,7 +113,7 @@ def _why_held(row: Row, held: Mapping[str, HeldAgent]) -> str | None:
 async def show_conversation(
     transaction: Transaction, conversation: int, *, limit: int
 ) -> ShownConversation:
-    """Return a conversation with so many of its newest messages.
+    """Return a conversation with a number of its newest messages.
 
     Raises:
         NotFound: it is gone.
@@ -140,7 +138,7 @@ def _next(row: Row) -> NextEntry:
 
 
 async def find(transaction: Transaction, name: str) -> int:
-    """Return the conversation of this number, or that of the event whose id begins so: no id begins
+    """Return the conversation of this number, or of the event with this id prefix; no id begins
     like a number.
 
     Raises:

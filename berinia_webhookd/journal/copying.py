@@ -1,6 +1,6 @@
-"""Copying a journal into another database, row by row and in the order of keys: a copy that was
-broken off goes on behind the last key that arrived. Neither journal may be in use meanwhile, and a
-journal that holds anything else is refused rather than mixed with.
+"""Copies a journal into another database, row by row and in the order of keys: an interrupted copy
+continues after the last key that arrived. Neither journal may be in use meanwhile, and a target
+with other data is refused.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Table:
     """A table that is copied."""
 
     name: str
-    before: Mapping[str, Any]  # its key, with values that come before all others
-    large: str = "''"  # what may be long in it
+    before: Mapping[str, Any]  # its key columns, with values less than all others
+    large: str = "''"  # columns that may be large
 
     def statement(self, name: str, columns: Sequence[str] = ()) -> str:
         """Return one of the statements for all tables, filled in for this one."""
@@ -60,8 +60,8 @@ class Table:
         return {f"{name}_{column}": value for column, value in zip(self.before, key, strict=True)}
 
 
-# What points to others comes after them. Counts are made anew; logins, and why an agent cannot be
-# loaded, are left behind.
+# Referenced tables come first. Counts are recomputed; logins, and the reasons of agents that cannot
+# be loaded, are not copied.
 TABLES: Final = (
     Table("deliveries", {"number": 0}, "body"),
     Table("conversations", {"id": 0}),
@@ -80,7 +80,7 @@ TABLES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """How many rows of a table there are on either side."""
+    """The number of rows of a table on either side."""
 
     table: str
     source: int
@@ -88,7 +88,7 @@ class Copied:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether both sides have the same number."""
         return self.source == self.target
 
 
@@ -100,13 +100,12 @@ async def copy_journal(
     actor: Actor = UNKNOWN,
     progress: Callable[[str, int], None] = lambda _table, _rows: None,
 ) -> list[Copied]:
-    """Copy what is missing, and count both sides; `progress` hears of each page.
+    """Copy missing rows, and count both sides; `progress` is called after each page.
 
     Raises:
-        NotFound: there is no journal to copy.
-        CannotStart: the target holds another journal, or cannot be written.
-        CannotStartNow: one of them is in use.
-        JournalUnavailable: one of them failed on the way; the next copy goes on from there.
+        NotFound: there is no journal to copy. CannotStart: the target holds another journal, or
+        cannot be written. CannotStartNow: one of them is in use. JournalUnavailable: one of them
+        failed; the next copy continues from there.
     """
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(_alone(source_url))
@@ -134,7 +133,7 @@ async def copy_journal(
 
 @contextlib.asynccontextmanager
 async def _alone(url: str, *, make: bool = False) -> AsyncIterator[Database]:
-    """Open a journal that nobody else uses; made, or brought up to date, if wanted."""
+    """Open a journal that no other process uses; created or upgraded if wanted."""
     database = open_database(url, clock=now, pool_size=3, patient=True)
     path = path_of(url)
     async with AsyncExitStack() as stack:
@@ -158,8 +157,8 @@ async def _alone(url: str, *, make: bool = False) -> AsyncIterator[Database]:
 
 
 async def _is_used(database: Database) -> bool:
-    """Return whether other processes of ours stay connected; sessions may just be ending, such as
-    that of a copy that was broken off.
+    """Return whether other processes of ours stay connected; waits for sessions that may just be
+    ending, such as that of an interrupted copy.
     """
     for pause in (0.0, *SESSIONS_END_SECONDS):
         await asyncio.sleep(pause)
@@ -185,7 +184,7 @@ async def _require_journal(source: Database) -> None:
 
 
 async def _require_beginning(source: Database, target: Database, table: Table) -> None:
-    """Check that what the target has of a table is the beginning of what the source has."""
+    """Check that the target's rows of a table are the first rows of the source."""
     last = table.parameters("last", await _last_key(target, table))
     row = table.statement("table_row", await _columns(source, table))
     ends = [[dict(one) for one in await _rows(side, row, **last)] for side in (source, target)]
@@ -195,7 +194,7 @@ async def _require_beginning(source: Database, target: Database, table: Table) -
 
 
 async def _held_by(target: Database) -> CannotStart:
-    """Return why nothing is copied into a journal, and what to do with what it holds."""
+    """Return why a target is refused, and the hint for the operator."""
     ((events, newest),) = await _rows(target, "held_in_target")
     count = "1 event" if events == 1 else f"{events:,} events"
     when = "" if newest is None else f", the newest received at {instant(newest):%F %T} UTC"
@@ -213,7 +212,7 @@ async def _held_by(target: Database) -> CannotStart:
 async def _copy(
     source: Database, target: Database, table: Table, progress: Callable[[str, int], None]
 ) -> bool:
-    """Copy what is missing of a table; return whether anything was."""
+    """Copy the missing rows of a table; return whether there were any."""
     columns, moved = await _columns(source, table), False
     insert = table.statement("table_insert", columns)
     last = await _last_key(target, table)
@@ -233,7 +232,7 @@ async def _copy(
 async def _page(
     source: Database, table: Table, columns: Sequence[str], last: Sequence[Any]
 ) -> Sequence[Row]:
-    """Return the next rows behind a key, as many as are not too large together."""
+    """Return the next rows after a key, up to the size limit."""
     behind = table.parameters("last", last)
     sizes = await _rows(source, table.statement("table_sizes"), **behind, most=PAGE_ROWS)
     total, end = 0, None
@@ -249,7 +248,7 @@ async def _page(
 
 
 async def _note(source: Database, actor: Actor) -> None:
-    """Write down in what is copied who did it; the copy has it, too."""
+    """Note the copy as an action in the source, so that the target has it, too."""
     events = int(await _first(source, TABLES[2].statement("table_count")))
 
     async def write(transaction: Transaction) -> None:
@@ -260,10 +259,10 @@ async def _note(source: Database, actor: Actor) -> None:
 
 
 async def _finish(transaction: Transaction) -> None:
-    """Count what was copied, and begin new numbers behind it."""
+    """Recount the copied entries, and set the sequences after the copied numbers."""
     await transaction.execute("forget_tallies")
     await transaction.execute("recount")
-    if transaction.shared:  # a file's numbers follow from what is there
+    if transaction.shared:  # SQLite takes the next numbers from the tables
         await transaction.execute("continue_numbers")
         await transaction.execute("continue_actions")
 

@@ -1,8 +1,8 @@
-"""What the steps of the journal work with: transactions over one of two engines.
+"""The interface of the journal's steps to the database: transactions over one of two engines.
 
 A step is an `async def` function that takes a `Transaction`, and is written once. On PostgreSQL it
-waits at each statement; on SQLite it is run to its end in the thread of its connection and never
-waits. What differs between the engines is in `sqlite.py` and `postgresql.py`.
+awaits each statement; on SQLite it runs to its end in the thread of its connection without
+awaiting. Differences between the engines are in `sqlite.py` and `postgresql.py`.
 """
 
 from __future__ import annotations
@@ -31,51 +31,51 @@ NAMESPACE: Final = "berinia_webhookd"  # the PostgreSQL schema that holds our ta
 
 
 class DatabaseError(Exception):
-    """Why a transaction was not committed, in the database's words and without any values."""
+    """A transaction was not committed; the message is the database's, without any values."""
 
 
 class Outage(DatabaseError):
-    """The database, and not what was to be written, is why."""
+    """The cause is the database, not the data to write."""
 
     def __init__(self, message: str, *, passing: bool = True, hint: str | None = None) -> None:
-        """One that is not `passing` needs an operator, and `hint` says what to do."""
+        """An outage that is not `passing` needs an operator, and `hint` says what to do."""
         super().__init__(message)
         self.passing = passing
         self.hint = hint
 
 
 class Damaged(Outage):
-    """What is in the database's file is why."""
+    """The database's file is damaged."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, passing=False)
 
 
 class Conflict(DatabaseError):
-    """Another process was faster; trying again sees what it did."""
+    """A conflict with another process; a retry sees its changes."""
 
 
 class Unstorable(DatabaseError):
-    """What was to be written cannot be."""
+    """The data cannot be stored."""
 
 
 @dataclass(slots=True)
 class Changes:
-    """What a transaction changed that others may be waiting for."""
+    """Changes of a transaction that other tasks or processes may be waiting for."""
 
     work: bool = False  # there may be something to claim
-    replies: set[EventId] = field(default_factory=set)  # whose outcome somebody waits for
-    all_replies: bool = False  # too many to name
+    replies: set[EventId] = field(default_factory=set)  # events whose outcome a caller may wait for
+    all_replies: bool = False  # too many to list
 
 
 class Transaction(abc.ABC):
     """One transaction under way; all of it happens at one instant, `:now` in the statements."""
 
-    shared: bool  # whether other processes may write meanwhile
+    shared: bool  # whether other processes may write concurrently
 
     def __init__(self) -> None:
-        self.held: set[int] = set()  # conversations that others cannot change now
-        self.changes = Changes()  # what other processes are told at the commit
+        self.held: set[int] = set()  # locked conversations
+        self.changes = Changes()  # notifications for other processes at the commit
         self.counts: Counter[tuple[str, str, str, str]] = Counter()
 
     @abc.abstractmethod
@@ -84,48 +84,47 @@ class Transaction(abc.ABC):
 
     @abc.abstractmethod
     async def many(self, name: str, rows: Sequence[Any]) -> Sequence[Row]:
-        """Execute a statement for each of many rows, which may be none; returns what all of them
-        return. A row is a mapping, or a tuple of the parameters in their order.
+        """Execute a statement for each of any number of rows; returns all returned rows. A row is a
+        mapping, or a tuple of the parameters in their order.
         """
 
     @abc.abstractmethod
     async def insert(self, name: str, rows: Sequence[Any]) -> int:
-        """Insert rows, unless they are there; returns how many were not."""
+        """Insert rows, ignoring existing ones; returns how many were inserted."""
 
     @abc.abstractmethod
     async def numbers(self, count: int) -> Sequence[int]:
-        """Return so many numbers, ascending, above all that the journal has for deliveries,
-        conversations and places. Those of one conversation are in the order of commits where the
-        conversation is held.
+        """Return this many new numbers, ascending, for deliveries, conversations and places. Within
+        a locked conversation they are in the order of commits.
         """
 
     @abc.abstractmethod
     async def take_turn(self, work: str) -> bool:
-        """Return whether no other process does this kind of periodic work; ours until the end."""
+        """Lock a kind of periodic work until the transaction ends; returns whether it was free."""
 
     @abc.abstractmethod
     async def tables(self) -> set[str]:
-        """Return the names of the tables there are."""
+        """Return the names of the existing tables."""
 
     @abc.abstractmethod
     async def script(self, text: str) -> None:
         """Execute a step of the schema."""
 
     def count(self, kind: str, channel: str, agent: str, state: str, by: int = 1) -> None:
-        """Note that so many entries came into a state, or left it. Every change of an entry's
-        state is noted, and written once at the end.
+        """Count entries that came into a state, or (negative) left it. Counts are written once, at
+        the end of the transaction.
         """
         self.counts[kind, channel, agent, state] += by
 
     def count_moves(self, moves: Counter[Move]) -> None:
-        """The same of many that left a state for another."""
+        """Count many entries that changed from one state to another."""
         for (kind, channel, agent, before, after), by in moves.items():
             self.counts[kind, channel, agent, before] -= by
             self.counts[kind, channel, agent, after] += by
 
     def moved(self, row: Row, state: str | None) -> None:
-        """Note that an entry left its state for another, or for none (deleted). The row has `kind`,
-        `channel`, `agent` and the `state` until now.
+        """Count an entry that changed its state, or was deleted (None). The row has `kind`,
+        `channel`, `agent` and the old `state`.
         """
         kind, channel, agent = row["kind"], row["channel"], row["agent"]
         self.count(kind, channel, agent, row["state"], -1)
@@ -133,14 +132,14 @@ class Transaction(abc.ABC):
             self.count(kind, channel, agent, state)
 
     async def write_counts(self, shard: int) -> None:
-        """Write down what was counted; the last thing in a transaction."""
+        """Write the counts; the last step of a transaction."""
         counts = sorted(self.counts.items())
         rows = [Change(*about, shard, change) for about, change in counts if change]
         await self.many("count_entries", rows)
 
 
 class Change(NamedTuple):
-    """How many entries came into a state, or left it."""
+    """The change of the number of entries in a state."""
 
     kind: str
     channel: str
@@ -154,12 +153,12 @@ class Database(abc.ABC):
     """The connections to one journal. Whatever fails in one raises `DatabaseError`."""
 
     shared: bool  # whether several processes may have it open to write
-    listening = False  # whether what others change is heard of at once
-    created = False  # whether there was no journal before `own` made it
+    listening = False  # whether changes of other processes are notified
+    created = False  # whether `own` created the journal
 
     @abc.abstractmethod
     async def own(self) -> None:
-        """Become the one owner of a journal that has one, and make or upgrade it.
+        """Become the owner of a SQLite journal; create or upgrade the journal.
 
         Raises:
             CannotStart, CannotStartNow: it is held by another process, or cannot be used.
@@ -170,51 +169,49 @@ class Database(abc.ABC):
         """Get ready to use it, for the first time or again after `disconnect`.
 
         Raises:
-            CannotStart: its schema is not for this program, or it will not let us in.
+            CannotStart: its schema is not for this program, or access is denied.
         """
 
     @abc.abstractmethod
     async def write(self, step: Step[ResultT]) -> ResultT:
-        """Do a step in one transaction; when this returns, it is committed and flushed."""
+        """Run a step in one transaction, committed and flushed on return."""
 
     @abc.abstractmethod
     async def read(self, step: Step[ResultT]) -> ResultT:
-        """Do a step that only reads, in one transaction beside all others."""
+        """Run a step that only reads, in one transaction concurrent with all others."""
 
     @abc.abstractmethod
     async def look_around(self) -> bool:
-        """Return whether others may have written; notices a journal that is no longer there."""
+        """Return whether others may have written; detects a journal that is gone."""
 
     @abc.abstractmethod
     async def listen(self, heard: Callable[[Changes], None], lost: Callable[[], None]) -> None:
-        """Tell `heard` what others change, and `lost` that they could not be heard any more, until
-        cancelled.
+        """Call `heard` with changes of other processes, and `lost` when notifications were
+        interrupted, until cancelled.
         """
 
     @abc.abstractmethod
     async def truncate_wal(self) -> bool:
-        """Leave nothing of what was deleted in files of ours; False while somebody still reads an
-        older state.
-        """
+        """Remove deleted data from the WAL; False while a reader still uses an older state."""
 
     @abc.abstractmethod
     async def disconnect(self) -> None:
-        """Let go of all connections, whatever state they are in; the next use makes new ones."""
+        """Drop all connections, whatever their state; the next use opens new ones."""
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Let go of everything, and let the next owner in."""
+        """Close all connections, and release the ownership."""
 
 
 def open_database(
     url: str, *, clock: Callable[[], datetime], pool_size: int = 5, patient: bool = False
 ) -> Database:
-    """The journal at a URL; a `patient` one lets statements take long. Nothing is opened yet.
+    """Return the journal at a URL, not yet opened; a `patient` one lets statements take long.
 
     Raises:
         CannotStart: the URL is no journal's, or its driver is not installed.
     """
-    # Each engine's module is loaded where it is used: a driver takes its time and memory.
+    # Imported only when used: a driver takes time and memory.
     if url.startswith("postgresql://"):
         from berinia_webhookd.journal.postgresql import PostgresqlDatabase  # noqa: PLC0415
 
@@ -248,23 +245,23 @@ def path_of(url: str) -> Path | None:
 
 
 def instant(microseconds: int) -> datetime:
-    """A stored instant, for people."""
+    """Return a stored instant as a datetime."""
     return EPOCH + microseconds * MICROSECOND
 
 
 def stored(moment: datetime) -> int:
-    """An instant as it is stored."""
-    since = moment - EPOCH  # dividing it by a microsecond is correct too, and takes thrice as long
+    """Return an instant in microseconds since 1970, as stored."""
+    since = moment - EPOCH  # dividing by a microsecond takes three times as long
     return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
 
 
 def microseconds(seconds: float | None) -> int | None:
-    """A duration as it is stored."""
+    """Return a duration in microseconds, as stored."""
     return None if seconds is None else round(seconds * SECOND)
 
 
 def as_record(kind: type[ResultT], row: Row, **more: object) -> ResultT:
-    """A row as a record with its columns' names, and instants for people."""
+    """Return a row as a record with its columns' names, and instants as datetimes."""
     for field_ in fields(kind):  # type: ignore[arg-type]
         name = field_.name
         if name not in more:
@@ -275,6 +272,6 @@ def as_record(kind: type[ResultT], row: Row, **more: object) -> ResultT:
 
 
 def in_batches(values: Iterable[ResultT], size: int) -> Iterable[list[ResultT]]:
-    """The values in lists of this size at most."""
+    """Yield the values in lists of at most this size."""
     listed = list(values)
     return (listed[start : start + size] for start in range(0, len(listed), size))

@@ -1,4 +1,4 @@
-"""A delivery as a row of the journal, and back: it was verified when it came."""
+"""Converts a verified delivery to a row of the journal, and back."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from berinia_webhookd.journal.event_text import storable, to_text
 from berinia_webhookd.model import ChannelName, VerifiedDelivery
 from berinia_webhookd.urlencoded import as_bytes
 
-# How many numbers there are for the events of a delivery, beginning at its own times this; also for
-# places that are drawn together. The statements spell it out.
+# How many numbers each delivery has for its events, starting at its number times this; also for
+# places that are drawn together. Statements contain it as a literal.
 EVENTS_EACH: Final = 1_048_576
 
 
 def new_id() -> str:
-    """A UUIDv7: unique, and in the order of time for people."""
+    """Return a UUIDv7: unique, and sorted by time."""
     return str(uuid_utils.uuid7())
 
 
 def key_digest(replay_key: bytes) -> bytes:
-    """What stands for a used replay key in `seen`; no event's digest can be the same."""
+    """Return the digest of a used replay key in `seen`, distinct from every event's digest."""
     return hashlib.sha256(b"signature\0" + replay_key).digest()
 
 
 def once_key(delivery: VerifiedDelivery) -> bytes:
-    """What makes a delivery, of which something was rejected, the same as another."""
+    """Return the key by which a rejected delivery is stored once."""
     if delivery.replay_key is not None:
         return key_digest(delivery.replay_key)
-    content = delivery.body or as_bytes(delivery.target)  # a GET is what its URL says
+    content = delivery.body or as_bytes(delivery.target)  # the content of a GET is its URL
     return hashlib.sha256(delivery.channel.encode() + b"\0" + content).digest()
 
 
@@ -45,7 +45,7 @@ def row_of(
     rejection: str | None = None,
     once_key: bytes | None = None,
 ) -> tuple[Any, ...]:
-    """A delivery as `insert_delivery` takes it, accepted unless it was rejected."""
+    """Return the parameters of `insert_delivery`; the state is accepted unless it was rejected."""
     headers = delivery.headers
     return (
         number,
@@ -65,7 +65,7 @@ def row_of(
 
 
 def restored(row: Row) -> VerifiedDelivery:
-    """Return the delivery of a row: it was verified when it came."""
+    """Return the delivery of a row, which was verified on arrival."""
     return VerifiedDelivery(
         channel=ChannelName(row["channel"]),
         content_type_header=row["content_type"],

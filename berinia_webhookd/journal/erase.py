@@ -1,9 +1,9 @@
 """Deleting a person's data: from every column and raw body, from the SQLite file and from its WAL.
 
-What stays is that an event was there: its digest, its times and outcomes. A person is found by the
-normal form of the sender, so every spelling is met, and a mail also by the people of its From and
-Reply-To, in an index. Of a delivery with several people only that
-person's part goes: the shared body is blanked, and everybody else's part has its own data.
+The event's digest, times and outcomes remain. A person is found by the normal form of the sender,
+which covers every spelling, and in mails also by the people of From and Reply-To, in an index. Of a
+delivery with several people only that person's part is deleted: the shared body is blanked, and the
+other events have their own data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SEPARATORS: Final = re.compile(r"[\s().\-/]+")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is of a person."""
+    """What a journal has of a person."""
 
     conversations: tuple[int, ...]
     events: int
@@ -39,7 +39,7 @@ class Found:
     rejected: tuple[int, ...]  # deliveries that were rejected, at least in part
 
     def as_erasure(self, consents: int) -> Erasure:
-        """Return what erasing it all would do."""
+        """Return the result that erasing it would have."""
         return Erasure(
             *(self.events, len(self.conversations), len(self.rejected), self.running),
             consents=consents,
@@ -49,18 +49,18 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What `events erase` did, or with a dry run would do."""
+    """The result of `events erase`, or of its dry run."""
 
     events: int
     conversations: int
     rejected: int
-    running: tuple[str, ...]  # events left, because an attempt is under way
+    running: tuple[str, ...]  # events not erased, because an attempt is running
     consents: int  # channels on which the register keeps an opt-out or its end, under a digest
     files_clean: bool  # False: the WAL could not be truncated yet; run it again
 
 
 async def find(transaction: Transaction, sender: str, rejected: Sequence[int]) -> Found:
-    """Return what there is of a sender, in normal form; rejected deliveries were found before."""
+    """Return what the journal has of a sender, in normal form; rejected ones are passed in."""
     person = await person_of(transaction, sender)
     authored = await transaction.execute("conversations_of_author", sender=person["sender"])
     ids = dict.fromkeys((*person["conversations"], *(id_ for (id_,) in authored)))
@@ -73,9 +73,8 @@ async def find(transaction: Transaction, sender: str, rejected: Sequence[int]) -
 async def find_rejected(
     transaction: Transaction, sender: str, *, after: str
 ) -> tuple[str | None, list[int]]:
-    """Return of the next rejected deliveries the last id, and those that name the sender.
-
-    They could not be read, so they are searched: what only mentions the sender counts.
+    """Return the last id of the next page of rejected deliveries, and those that contain the
+    sender. Their bodies are searched as text, so that mentions count as well.
     """
     page = await transaction.execute("rejected_bodies", after=after, most=BODIES)
     return (page[-1]["id"] if page else None), [
@@ -91,7 +90,7 @@ def _concerns(row: Row, sender: str) -> bool:
 
 
 def _unescaped(body: bytes) -> bytes:
-    """Return JSON without the escapes that its writer chose; nothing for anything else."""
+    """Return JSON text without optional escapes; empty for other content."""
     try:
         return json_text.encode(json_text.decode(body))
     except (ValueError, RecursionError):
@@ -107,7 +106,7 @@ def _is_of(item: Item, sender: str) -> bool:
 
 
 def names(text: bytes, sender: str) -> bool:
-    """Return whether bytes hold this sender, in any spelling that its normal form stands for."""
+    """Return whether bytes contain this sender, in any spelling with the same normal form."""
     plain = unquote_plus(text.decode("utf-8", "replace")).casefold()
     if PHONE.fullmatch(sender):
         digits = SEPARATORS.sub("", plain)
@@ -117,7 +116,7 @@ def names(text: bytes, sender: str) -> bool:
 
 
 async def erase_events(transaction: Transaction, sender: str, conversations: Sequence[int]) -> int:
-    """Blank one batch of events that are not running; returns how many. At the end, the parties."""
+    """Blank one batch of events that are not running, at the end the parties; returns how many."""
     await order.hold(transaction, conversations)
     person = await person_of(transaction, sender)
     chosen = await transaction.execute("erasable_events", **person, held=conversations, most=BATCH)
@@ -131,7 +130,7 @@ async def erase_events(transaction: Transaction, sender: str, conversations: Seq
 
 
 async def blank(transaction: Transaction, events: Sequence[int]) -> None:
-    """Blank events, and all that came of them."""
+    """Blank events with their attempts and replies."""
     entries = await transaction.execute("entries_to_erase", events=events)
     places = [row["place"] for row in entries]
     for name in ("erase_attempts", "erase_entries"):
@@ -145,8 +144,8 @@ async def blank(transaction: Transaction, events: Sequence[int]) -> None:
 
 
 async def erase_deliveries(transaction: Transaction, sender: str, deliveries: Sequence[int]) -> int:
-    """Blank what deliveries hold of a person beside the events; delete rejected ones of which
-    nothing is left. Returns how many deliveries that were.
+    """Blank the person's data in deliveries, and delete rejected deliveries without other data.
+    Returns the number of deliveries.
     """
     rows = await transaction.execute("deliveries_to_erase", deliveries=deliveries)
     left = [_left_of(row, sender) for row in rows]
@@ -156,7 +155,7 @@ async def erase_deliveries(transaction: Transaction, sender: str, deliveries: Se
 
 
 def _left_of(row: Row, sender: str) -> dict[str, object]:
-    """Return what stays of a delivery: with nobody else in it, nothing."""
+    """Return what remains of a delivery: nothing if it concerns no other person."""
     items = [
         item for item in _items(row) if rejected_items.ITEM in item and not _is_of(item, sender)
     ]

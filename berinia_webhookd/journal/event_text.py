@@ -1,5 +1,5 @@
-"""Events as JSON text and back, exactly: lone surrogates and NUL survive, because a provider's
-value is stored as it came even where it is no valid Unicode.
+"""Converts events to JSON text and back without loss: lone surrogates and NUL survive, because a
+provider's value is stored unchanged even if it is no valid Unicode.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from berinia_webhookd.model import (
 )
 from berinia_webhookd.urlencoded import Fields, decode_urlencoded
 
-# Looked up once: a member of an enumeration is found by a function of Python's.
+# Looked up once: access to an enumeration's member costs a call.
 MESSAGE: Final = EventKind.MESSAGE
 KINDS: Final = {kind.value: kind for kind in EventKind}
-# Above it the text is escaped to ASCII: one emoji would make each of its characters four bytes.
+# Above this size the text is escaped to ASCII: with one emoji each character would take 4 bytes.
 _LONG: Final = 262_144
 _OFTEN_NONE: Final = (
     *("subject", "message_id", "group", "profile_name", "opt_out", "auto_submitted"),
     *("status", "thread", "traceparent"),
 )
 _often_none: Final = attrgetter(*_OFTEN_NONE)
-# The fields of an event in their order, with what they are where the text leaves them out.
+# The fields of an event in order, with the defaults of those that the text leaves out.
 USUAL: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("channel", "agent", "conversation", "digest", "received_at")),
     **dict.fromkeys(("sender", "recipient", "body", *_OFTEN_NONE[:6])),
@@ -48,8 +48,8 @@ _in_order: Final = itemgetter(*USUAL)
 
 
 def encode(event: Event, form: Fields | dict[str, str] | None = None) -> tuple[str, bool]:
-    """The event as JSON text, free of NUL and lone surrogates, and whether its raw fields are left
-    out, because they are those of the form that it came as.
+    """Return the event as JSON text, free of NUL and lone surrogates, and whether its raw fields
+    are left out, because they equal the form in the body.
     """
     in_form = form is not None and not event.raw_multi and _is_all_of(form, event.raw)
     channel, agent, conversation, digest, received_at, sender, recipient, body = event[:8]
@@ -96,8 +96,8 @@ def _name_of(value: str, raw: Mapping[str, Any]) -> str | None:
 
 
 def fields_of(text: str, form: bytes | None) -> dict[str, Any]:
-    """What `encode` wrote, complete; `form` is the body that its raw fields are read from, if they
-    are not in the text.
+    """Return the complete fields of a text by `encode`; `form` is the body that raw fields are read
+    from if the text leaves them out.
     """
     fields: dict[str, Any] = {**USUAL, **json_text.decode(text)}
     name = fields.pop("body_field", None)
@@ -112,7 +112,7 @@ def fields_of(text: str, form: bytes | None) -> dict[str, Any]:
 
 
 def decode(text: str, form: bytes | None = None) -> Event:
-    """The event that `encode` was given."""
+    """Return the event of a text by `encode`."""
     fields = fields_of(text, form)
     channel, automatic = ChannelName(fields["channel"]), fields["auto_submitted"]
     fields["conversation"] = Conversation(channel, *fields["conversation"])
@@ -127,7 +127,7 @@ def decode(text: str, form: bytes | None = None) -> Event:
 
 
 def to_text(value: object) -> str:
-    """JSON text that every database can hold."""
+    """Return JSON text that every database can store."""
     encoded = json_text.encode(value)
     if len(encoded) > _LONG and not encoded.isascii():
         return json_text.escaped(value)
@@ -135,8 +135,8 @@ def to_text(value: object) -> str:
 
 
 def storable(text: str) -> str:
-    """A text for a column that is compared: what no database can hold becomes its escape, so that
-    different texts stay different.
+    """Return a text for a compared column: characters that a database cannot store are escaped, so
+    that different texts stay different.
     """
     if text.isascii() and "\0" not in text:
         return text

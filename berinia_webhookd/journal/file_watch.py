@@ -1,12 +1,12 @@
-"""What becomes of a journal's file while we have it open, seen through the lock's own descriptor:
-removed, replaced, linked, or changed while nothing of ours wrote.
+"""Watches the journal's file while it is open, through the lock's own descriptor: for removal,
+replacement, hard links, and changes by other programs.
 
-Commits go into the WAL. The file itself is written only where the WAL is written back, by us or by
-a command of ours, and each time its header gets a larger number, by chance so much larger that no
-other state of a journal has it. So any other change is not ours; and a file whose number is not
-between the one we know it by and that of the newest commit is another state of the journal, however
-sound. A WAL that became shorter while the file has its old number was cut, or written back by
-a stranger: a connection of its own tells which, since it reads all that is left.
+Commits go into the WAL. The file itself is written only at checkpoints, by the owner or by a
+command of ours, and each one gives its header a larger number by a random step, so that no other
+state of a journal has the same. Any other change is foreign; and a file whose number is not between
+the known one and that of the newest commit is another state of the journal, even if it is sound. A
+WAL that became shorter while the file has its old number was cut, or checkpointed by another
+program: a new connection, which reads what is left, tells which.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Final
 from berinia_webhookd.journal.database import Outage
 from berinia_webhookd.journal.lock import OwnerLock
 
-COMMITS: Final = 64  # until the WAL is written back,
-WAL_BYTES: Final = 4 * 1024 * 1024  # or once it has grown by that,
-COMMITS_BETWEEN_LOOKS: Final = 8  # which is seen within so many
+COMMITS: Final = 64  # the most commits between checkpoints,
+WAL_BYTES: Final = 4 * 1024 * 1024  # or the growth of the WAL that causes one,
+COMMITS_BETWEEN_LOOKS: Final = 8  # checked after this many commits
 MAGIC: Final = b"SQLite format 3\0"
 HEADER_BYTES: Final = 100
-NUMBERS: Final = 1 << 31  # they begin anew behind it
-FARTHEST: Final = 1 << 16  # from one to the next
+NUMBERS: Final = 1 << 31  # the numbers wrap around here
+FARTHEST: Final = 1 << 16  # the largest step between two numbers
 
 
 class Lost(Outage):
-    """The file at the journal's place is not as we left it: what we have open is all there is."""
+    """The file at the journal's path is not as it was left: only the open one has the data."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, passing=False)
@@ -39,9 +39,9 @@ class Lost(Outage):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is seen of a file."""
+    """The observed state of a file."""
 
-    touched: int = field(compare=False)  # when anything was done to it, and not only to its bytes
+    touched: int = field(compare=False)  # ctime: also changes without a write
     size: int
     modified: int
     header: bytes
@@ -53,7 +53,7 @@ class Look:
 
     @property
     def complete(self) -> bool:
-        """Whether it has all the pages that it says it has."""
+        """Whether the file is as long as its header says."""
         page_size, pages = self.header[16:18], self.header[28:32]
         return self.size >= int.from_bytes(page_size, "big") * int.from_bytes(pages, "big")
 
@@ -62,41 +62,41 @@ NOTHING: Final = Look(0, 0, 0, b"")
 
 
 class FileWatch:
-    """Compares the file of an owner with how it was left. What takes a connection is called in the
-    thread of the one that writes.
+    """Compares the owner's file with its last known state. Methods that take a connection are
+    called in the thread of the writing one.
     """
 
     def __init__(self, path: Path, lock: OwnerLock) -> None:
         self._path = path
         self._lock = lock
         self._wal = path.with_name(path.name + "-wal")
-        self._commits = self._wal_bytes = 0  # since the WAL was written back
-        self._wal_left = (0, 0)  # its inode and size when it was last seen
-        self._due = True  # so that what is there at the start has a number
+        self._commits = self._wal_bytes = 0  # since the last checkpoint
+        self._wal_left = (0, 0)  # the WAL's last seen inode and size
+        self._due = True  # so that the state at the start gets a number
         self._known = NOTHING
         self._untouched: tuple[int, int] | None = None
-        self.doubt = ""  # stays until somebody has checked the file
-        self.lossy = False  # whether what is doubted is another state than what we have open
-        self.gone = False  # whether another file, or none, is at the journal's place
+        self.doubt = ""  # why the file is in doubt, until it was checked
+        self.lossy = False  # whether the file is another state than the open one
+        self.gone = False  # whether another file, or none, is at the journal's path
 
     def opened(self) -> None:
-        """Take what is there at first as known."""
+        """Take the first observed state as known."""
         if self._known is NOTHING:
             self._keep(self._glance())
 
     def beginning(self) -> None:
-        """Refuse a transaction before it changes pages in memory: a rollback forgets those.
+        """Refuse a transaction before it changes pages in memory, since a rollback drops them.
 
         Raises:
-            Outage: the file is doubted.
+            Outage: the file is in doubt.
         """
         self._see_wal()
         self._require_no_doubt()
 
     def committing(self, connection: sqlite3.Connection) -> None:
-        """Do what belongs into a transaction, as its last statement."""
+        """Number the state if a checkpoint is due; the last statement of a transaction."""
         self._see_wal()
-        self.lossy = self.lossy or bool(self.doubt)  # the commit hides how much was cut
+        self.lossy = self.lossy or bool(self.doubt)  # the commit hides a cut of the WAL
         self._commits += 1
         if self._due or self._commits % COMMITS_BETWEEN_LOOKS == 0:
             grown = self._wal_left[1] > self._wal_bytes + WAL_BYTES
@@ -105,8 +105,7 @@ class FileWatch:
             number_state(connection)
 
     def committed(self, connection: sqlite3.Connection) -> None:
-        """Check that the file was ours until now, before anybody hears of the commit, and write the
-        WAL back if it is time to.
+        """Check the file before the commit is reported, and write the WAL back if that is due.
 
         Raises:
             Lost, Outage: as `look` does.
@@ -117,7 +116,7 @@ class FileWatch:
             self._write_back(connection, "PASSIVE")
 
     def check(self, connection: sqlite3.Connection) -> None:
-        """Do nothing more if nothing was done to the file; that costs one system call.
+        """Check the file; costs one system call if its ctime and size are unchanged.
 
         Raises:
             Lost, Outage: as `look` does.
@@ -127,11 +126,11 @@ class FileWatch:
             self.look(connection)
 
     def look(self, connection: sqlite3.Connection) -> None:
-        """Compare all that can be seen.
+        """Compare the full observable state.
 
         Raises:
-            Lost: the file is another one, or another state of it.
-            Outage: it has several names, or is doubtful.
+            Lost: the file is another one, or another state of it. Outage: it has several names, or
+            is in doubt.
         """
         self.require_name()
         self._see_wal()
@@ -141,16 +140,16 @@ class FileWatch:
             self.suspect("the journal's file was changed by another program")
             self.judge()
         self._require_no_doubt()
-        if changed:  # whoever writes it back may not be done
+        if changed:  # the other checkpoint may not be finished
             self._write_back(connection, "PASSIVE")
         else:
             self._keep(fresh)
 
     def save_wal(self, connection: sqlite3.Connection) -> None:
-        """Write all of the WAL back, which is not at its place any more.
+        """Write back all of a WAL that is no longer at its path.
 
         Raises:
-            Outage: somebody reads it.
+            Outage: a reader prevents it.
         """
         announce(connection)
         if not self._write_back(connection, "FULL"):
@@ -159,8 +158,8 @@ class FileWatch:
             )
 
     def _write_back(self, connection: sqlite3.Connection, mode: str) -> bool:
-        """Write the WAL, which has a number, back into the file as it was just seen; not while a
-        command does. Returns whether that was possible.
+        """Write the numbered WAL back into the file as just seen, unless a command is doing so.
+        Returns whether that was possible.
 
         Raises:
             Lost: it was changed meanwhile.
@@ -173,7 +172,7 @@ class FileWatch:
         self._commits, self._wal_bytes, self._due = 0, self._wal_left[1], False
         fresh = self._glance()
         is_ours = fresh.complete and _is_between(before, fresh.number, _number_in(connection))
-        if pages == written and not is_ours:  # and no reader held it up
+        if pages == written and not is_ours:  # and no reader prevented it
             self.suspect("the journal's file was changed while it was written")
             self.lossy = True
             raise Lost(self.doubt)
@@ -181,7 +180,7 @@ class FileWatch:
         return True
 
     def require_name(self) -> None:
-        """Check that the file at the journal's place is the one that is locked, by this name alone.
+        """Check that the file at the journal's path is the locked one, and has no other name.
 
         Raises:
             Lost: it is not.
@@ -200,15 +199,15 @@ class FileWatch:
             raise Outage("the journal's file has several names (hard links)", passing=False)
 
     def suspect(self, why: str) -> None:
-        """Doubt the file until `trust`; of any thread."""
+        """Mark the file as in doubt until `trust`; from any thread."""
         self.doubt = self.doubt or why
         self._untouched = None
 
     def judge(self) -> Look:
-        """Return how a doubted file is now; of any thread.
+        """Return the current state of a file in doubt; from any thread.
 
         Raises:
-            Lost: it is another state than what we have open.
+            Lost: it is another state than the open one.
         """
         fresh = self._glance()
         if fresh.number != self._known.number or not fresh.header.startswith(MAGIC):
@@ -218,11 +217,11 @@ class FileWatch:
         return fresh
 
     def is_as_left(self, seen: Look) -> bool:
-        """Whether nobody else wrote into it: damage that was met has been there before."""
+        """Whether no other program wrote to the file, so that found damage is older."""
         return seen == self._known
 
     def trust(self, seen: Look) -> None:
-        """Take it as it was seen before it was found sound."""
+        """Take a state, seen before the check that found it sound, as known."""
         self.doubt = ""
         self._keep(seen)
 
@@ -232,8 +231,8 @@ class FileWatch:
         return Look(found.st_ctime_ns, found.st_size, found.st_mtime_ns, header)
 
     def _is_announced(self, fresh: Look, number: int) -> bool:
-        """Whether a command of ours writes the WAL back: it has put a number into it, which comes
-        into the file once no reader holds it up. There may be newer ones of ours or others' by now.
+        """Whether a command of ours is writing the WAL back: it has committed a number, which
+        reaches the file once no reader prevents it. Newer numbers may exist by now.
         """
         known = self._known.number
         return number != known and _is_between(known, fresh.number, number)
@@ -242,7 +241,7 @@ class FileWatch:
         self._known, self._untouched = seen, (seen.touched, seen.size)
 
     def _see_wal(self) -> None:
-        """Doubt the journal if its WAL was cut; one that was removed is still open, and whole."""
+        """Mark the journal as in doubt if its WAL was cut; a removed one is still complete."""
         try:
             found = os.stat(self._wal)  # noqa: PTH116 - with each commit
             inode, size = found.st_ino, found.st_size
@@ -260,14 +259,14 @@ class FileWatch:
 
 
 def number_state(connection: sqlite3.Connection) -> None:
-    """Give the state that is written back next a number of its own; within a transaction."""
+    """Number the next checkpointed state; within a transaction."""
     last = _number_in(connection)
     farther = 1 + secrets.randbelow(FARTHEST) if last else secrets.randbits(31)
     connection.execute(f"PRAGMA user_version = {(last + farther) % NUMBERS}")
 
 
 def announce(connection: sqlite3.Connection) -> None:
-    """Commit a number, so that the owner knows who writes the WAL back."""
+    """Commit a number, so that the owner recognises this checkpoint as ours."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         number_state(connection)
