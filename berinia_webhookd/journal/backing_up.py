@@ -78,10 +78,17 @@ def back_up(
 
 
 def take_key(copy: sqlite3.Connection) -> ConsentsKey | None:
-    """Remove the key from a copy of a backup, and return it."""
+    """Remove the key from a copy of a backup, and return it.
+
+    Raises:
+        CannotStart: what is in its place is no key.
+    """
     if not copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'backup'").fetchone():
         return None
-    ((secret,),) = copy.execute("SELECT consents_key FROM backup")
+    kept = [secret for (secret,) in copy.execute("SELECT consents_key FROM backup")]
+    if len(kept) != 1 or not isinstance(kept[0], str | None):
+        raise CannotStart("the backup's key of the register of consents cannot be read")
+    (secret,) = kept
     copy.execute("DROP TABLE backup")
     return None if secret is None else ConsentsKey(secret)
 

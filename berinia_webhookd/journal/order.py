@@ -145,9 +145,17 @@ async def discard(transaction: Transaction, rows: Sequence[Row]) -> None:
 
 
 async def advance_all(transaction: Transaction, conversations: Sequence[int]) -> None:
-    """Write down which entry is next in every queue of these conversations."""
+    """Write down which entry is next in every queue of these conversations; also in those of agents
+    for whom the first that is open came in the same transaction, and is counted at its end.
+    """
     rows = await transaction.execute("open_queues", conversations=conversations)
-    await advance(transaction, map(queue_of, rows))
+    came = {
+        (kind, agent)
+        for (kind, _, agent, state), by in transaction.counts.items()
+        if by > 0 and state in (READY, WAITING)
+    }
+    queues = [(id_, kind, agent) for id_ in conversations for kind, agent in came]
+    await advance(transaction, [*map(queue_of, rows), *queues])
 
 
 async def hold(transaction: Transaction, conversation_ids: Iterable[int]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,10 +35,12 @@ from berinia_webhookd.journal.sqlite import (
 )
 
 BATCH: Final = 200
-# Tables and indexes by name: what they are made of is copied, and does nothing by itself.
+# Tables and indexes by name: what they are made of is copied, and does nothing by itself. Without
+# those that SQLite makes; a name like theirs alone says nothing, whoever writes the schema itself.
 SCHEMA: Final = (
     "SELECT type, name, CASE WHEN type IN ('view', 'trigger') THEN sql END FROM sqlite_master "
-    "WHERE name NOT GLOB 'sqlite_*'"
+    "WHERE NOT (type = 'index' AND sql IS NULL) "
+    "AND NOT (type = 'table' AND name IN ('sqlite_sequence', 'sqlite_stat1', 'sqlite_stat4'))"
 )
 _NUMBER: Final = "{column} + (SELECT number FROM behind)"
 _PLACE: Final = "{column} + (SELECT place FROM behind)"
@@ -127,7 +129,7 @@ def restore_journal(
         fresh.touch(mode=0o600, exist_ok=False)
         _give_to_owner_of_folder(fresh)
         set_aside = put = None
-        with closing(sqlite3.connect(fresh, isolation_level=None)) as copy:
+        with _explained(file), closing(sqlite3.connect(fresh, isolation_level=None)) as copy:
             _fill(copy, file)
             in_it = take_key(copy)
             _require_same(key, in_it)
@@ -160,6 +162,15 @@ def restore_journal(
         if file in saved_copies(journal):
             file.unlink()
     return Restored(total, total - before, erased, set_aside, put, removed)
+
+
+@contextlib.contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Say of a copy that is sound, and not as ours are, what does not fit."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.OperationalError) as error:
+        raise CannotStart(f"{file} cannot be put in the journal's place: {error}") from error
 
 
 def _set_aside(file: Path, now: datetime) -> Path:
@@ -216,30 +227,42 @@ def _fill(copy: sqlite3.Connection, file: Path) -> None:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as given:
             given.backup(copy)
         found = damage(copy, "quick_check")
-        (version,) = copy.execute("SELECT version FROM schema").fetchone()
+        versions = [version for (version,) in copy.execute("SELECT version FROM schema")]
     except sqlite3.Error as error:
         raise CannotStart(f"{file} is no journal that can be read: {error}") from error
     if found is not None:
         raise CannotStart(f"{file} is damaged: {found}")
-    if version != SCHEMA_VERSION:
-        raise CannotStart(f"{file} has schema {version}, and this program {SCHEMA_VERSION}")
-    if strangers := _strangers(copy):
+    if versions != [SCHEMA_VERSION]:
+        found = " and ".join(map(str, versions)) or "of no version"
+        raise CannotStart(f"{file} has schema {found}, and this program {SCHEMA_VERSION}")
+    strangers, missing = _strangers(copy)
+    if strangers:
         raise CannotStart(
             f"{file} has what no journal has: {', '.join(strangers)}",
             hint="it would act in every write of the daemon: find out who made this file",
         )
+    if missing:
+        raise CannotStart(f"{file} lacks what each journal has: {', '.join(missing)}")
     copy.execute("PRAGMA secure_delete = ON")
     copy.row_factory = sqlite3.Row
 
 
-def _strangers(copy: sqlite3.Connection) -> list[str]:
-    """Name what stands in the schema of a copy, and in that of no journal or backup."""
+def _strangers(copy: sqlite3.Connection) -> tuple[list[str], list[str]]:
+    """Name what stands in the schema of a copy, and in that of no journal or backup; and what is
+    missing.
+    """
     with closing(sqlite3.connect(":memory:")) as ours:
         for _, text in sql.steps():
             ours.executescript(sql.plain("sqlite", text))
+        needed = set(ours.execute(SCHEMA))
         ours.execute(KEPT_KEY)
         known = set(ours.execute(SCHEMA))
-    return sorted(f"{kind} {name}" for kind, name, _ in set(copy.execute(SCHEMA)) - known)
+    there = set(copy.execute(SCHEMA))
+    return _named(there - known), _named(needed - there)
+
+
+def _named(some: Iterable[tuple[str, str, str | None]]) -> list[str]:
+    return sorted(f"{kind} {name}" for kind, name, _ in some)
 
 
 def _require_same(key: ConsentsKey | None, in_it: ConsentsKey | None) -> None:

@@ -264,6 +264,47 @@ def test_a_backup_with_what_no_journal_has_is_refused(
     assert [one.name for one in folder.iterdir()] == ["backup.db"]
 
 
+def test_a_trigger_with_a_name_of_sqlites_is_refused(journal: Path, folder: Path) -> None:
+    """SQLite gives nobody such a name, but takes what is written into the schema itself."""
+    file = folder / "backup.db"
+    back_up(journal, file, NOW)
+    evil = "CREATE TRIGGER sqlite_evil AFTER INSERT ON events BEGIN DELETE FROM deliveries; END"
+    with closing(sqlite3.connect(file)) as copy, copy:
+        copy.execute("PRAGMA writable_schema = 1")
+        row = "INSERT INTO sqlite_master VALUES ('trigger', 'sqlite_evil', 'events', 0, ?)"
+        copy.execute(row, (evil,))
+    with pytest.raises(CannotStart, match="trigger sqlite_evil"):
+        restore_journal(journal, file, NOW)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("DROP TABLE seen", "lacks what each journal has: .*table seen"),
+        ("DROP VIEW reasons", "lacks what each journal has: view reasons"),
+        ("DELETE FROM schema", "has schema of no version"),
+        ("INSERT INTO schema SELECT * FROM schema", "has schema 1 and 1"),
+        ("DELETE FROM backup", "key of the register of consents cannot be read"),
+        ("INSERT INTO backup SELECT * FROM backup", "key of the register .* cannot be read"),
+        ("UPDATE backup SET consents_key = x'00ff'", "key of the register .* cannot be read"),
+        ("ALTER TABLE actions ADD COLUMN more CHECK (0)", "cannot be put .* CHECK"),
+        ("ALTER TABLE actions RENAME COLUMN at TO since", "cannot be put .* no column"),
+    ],
+)
+def test_a_backup_that_is_sound_and_none_of_ours_is_refused(
+    journal: Path, folder: Path, change: str, why: str
+) -> None:
+    """With what does not fit, and the journal is as it was."""
+    file, before = folder / "backup.db", events_in(journal)
+    back_up(journal, file, NOW)
+    with closing(sqlite3.connect(file)) as copy, copy:
+        copy.execute(change)
+    with pytest.raises(CannotStart, match=why):
+        restore_journal(journal, file, NOW)
+    assert events_in(journal) == before
+    assert [one.name for one in journal.parent.glob("*.restoring*")] == []
+
+
 def test_a_backup_whose_view_is_another_is_refused(journal: Path, folder: Path) -> None:
     file = folder / "backup.db"
     back_up(journal, file, NOW)

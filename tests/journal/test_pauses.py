@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -161,6 +162,18 @@ async def test_another_process_pauses_a_group(world: World) -> None:
         await journal.recover()
     async with Operations(world.url, clock=world.clock) as operations:
         assert await operations.list_conversations(paused=True) == []
+
+
+@pytest.mark.parametrize("sender", [None, OTHER])
+async def test_a_pause_beside_the_first_words_holds_them(world: World, sender: str | None) -> None:
+    """Also where all of it is one transaction, and no other message is open yet."""
+    event = an_event("one", sender=OTHER)
+    channel, _, party = event.conversation
+    pausing = PauseRequest(channel, sender, party, Pause("bot", seconds=60), of_group=False)
+    await asyncio.gather(world.accept_event(event), world.journal.pause([pausing]))
+    assert await world.claim_bodies() == []
+    world.clock.move(60)
+    assert await world.claim_bodies() == ["one"]
 
 
 async def test_an_address_of_ours_is_paused_whoever_was_paused_there_before(world: World) -> None:
