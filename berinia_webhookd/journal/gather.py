@@ -1,8 +1,7 @@
-"""Bursts: messages of one conversation that are handed over together, as one attempt of the last of
-them. The others are its members: they run, wait and end with it, and have no attempt of their own.
-
-`order.py` decides when a burst may start; here it is put together, once, by the claim that begins
-its first attempt. What was tried has the same members from then on.
+"""Bursts: messages of one conversation that are delivered together, as one attempt of the last
+one's entry. The other entries are its members: they run, wait and end with it, and have no attempts
+of their own. `order.py` decides when a burst may start; here it is put together, once, by the claim
+of its first attempt. Retries have the same members.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ MOST_BYTES: Final = 256 * 1024
 async def put_together(
     transaction: Transaction, heads: Sequence[Startable]
 ) -> dict[int, Startable]:
-    """Put together the bursts that these entries begin. By the place of the one that the attempt is
-    of, the row that it began with; without those whose conversations somebody is changing.
+    """Put together the bursts that begin with these entries. Returns the first row of each by the
+    place of its last entry; without bursts whose conversations are locked.
     """
     ids = sorted({head.conversation for head in heads})
     free = {id_ for (id_,) in await transaction.execute("free_conversations", ids=ids)}
@@ -37,7 +36,7 @@ async def put_together(
 
 async def _put_together(transaction: Transaction, head: Startable) -> int:
     if head.quiet_at is None:
-        return head.place  # it was tried: its members are known
+        return head.place  # a retry: its members are known
     queue = {"conversation": head.conversation, "kind": head.kind, "agent": head.agent}
     found = await transaction.execute("burst", **queue, head=head.place, most=MOST_MESSAGES - 1)
     *members, last = _within_memory(found)
@@ -47,7 +46,7 @@ async def _put_together(transaction: Transaction, head: Startable) -> int:
 
 
 def _within_memory(found: Sequence[Row]) -> Iterator[int]:
-    """The places of the first ones, as many as are not too large together."""
+    """Return the places of the first rows, up to the size limit."""
     size_bytes = 0
     for number, row in enumerate(found):
         size_bytes += row["size_bytes"] or 0
@@ -57,14 +56,14 @@ def _within_memory(found: Sequence[Row]) -> Iterator[int]:
 
 
 async def with_members(transaction: Transaction, entries: Sequence[Entry]) -> list[Entry]:
-    """The entries with the messages that share their attempts, which run from here on."""
+    """Return the entries with the events of their members."""
     found = await members_of(transaction, [entry.id for entry in entries])
     await share(transaction, found)
     return [with_rows(entry, found.get(entry.id, ())) for entry in entries]
 
 
 def with_rows(entry: Entry, rows: Sequence[Row]) -> Entry:
-    """The entry with those of these rows of `members`."""
+    """Return the entry with its members from these rows of `members`."""
     members = tuple(
         Member(EventId(row["event_id"]), event_text.decode(row["data"], row["form"]))
         for row in rows
@@ -74,7 +73,7 @@ def with_rows(entry: Entry, rows: Sequence[Row]) -> Entry:
 
 
 async def members_of(transaction: Transaction, places: Collection[int]) -> dict[int, list[Row]]:
-    """By the place of the entry whose attempt they share, the members in their order."""
+    """Return the members in order, by the place of the entry whose attempt they share."""
     found: defaultdict[int, list[Row]] = defaultdict(list)
     if places:
         for row in await transaction.execute("members", places=list(places)):
@@ -83,14 +82,14 @@ async def members_of(transaction: Transaction, places: Collection[int]) -> dict[
 
 
 async def share(transaction: Transaction, places: Collection[int]) -> None:
-    """Let the members of these entries be in the states that they are in."""
+    """Set the members' states to those of these entries."""
     if places:
         await transaction.execute("share", places=list(places))
 
 
 async def follow(transaction: Transaction, rows: Sequence[Row], states: Mapping[int, str]) -> None:
-    """The same after these entries, whose rows have their states until now, came into others; and
-    count it.
+    """Do the same after these entries changed state, and count the changes; the rows have the old
+    states.
     """
     places = [row["place"] for row in rows]
     counted = dict(await transaction.execute("count_members", places=places))
@@ -101,13 +100,13 @@ async def follow(transaction: Transaction, rows: Sequence[Row], states: Mapping[
 
 
 async def disband(transaction: Transaction, places: Collection[int]) -> None:
-    """Let go the members of what nobody has tried: they are gathered anew, with what came since."""
+    """Release the members of untried bursts: they are gathered again, with later messages."""
     if places:
         await transaction.execute("disband", places=list(places))
 
 
 def listener(rows: Sequence[Row]) -> Row:
-    """Of a burst's messages, the one whose caller gets the reply: the last that anybody waits for,
-    else the last.
+    """Return the message of a burst that gets the reply: the last with a waiting caller, else the
+    last.
     """
     return next((row for row in reversed(rows) if row["has_caller"]), rows[-1])

@@ -1,9 +1,9 @@
 """Group commit: one task owns the one writing connection, and commits what arrived while the
 previous commit was on its way to the disk as one transaction.
 
-Nobody hears of success before that commit has returned. An item that cannot be stored fails alone;
-a database that cannot be reached fails everybody at once with `JournalUnavailable`, and is tried
-again with growing pauses until it is back.
+Success is reported only after that commit has returned. An item that cannot be stored fails alone;
+an unreachable database fails all items at once with `JournalUnavailable`, and is retried with
+growing pauses.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from berinia_webhookd.metrics import Metrics
 
 logger = structlog.get_logger()
 
-LARGE_BYTES: Final = 256 * 1024  # items above it are committed one at a time, in turn with batches
+LARGE_BYTES: Final = 256 * 1024  # larger items are committed alone, alternating with batches
 BATCH_ITEMS: Final = 512
 BATCH_BYTES: Final = 4 * 1024 * 1024
 QUEUE_ITEMS: Final = 4096
 QUEUE_BYTES: Final = 256 * 1024 * 1024
-LOOK_SECONDS: Final = 0.75  # what other processes change is noticed within this
-LISTENING_LOOK_SECONDS: Final = 5.0  # or at once, where they say so
+LOOK_SECONDS: Final = 0.75  # the longest delay until other processes' changes are noticed
+LISTENING_LOOK_SECONDS: Final = 5.0  # the same, if they notify
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
 PROBE_BYTES: Final = 64 * 1024  # more than most items need
-SAY_AGAIN_SECONDS: Final = 60.0  # what needs an operator
-CLOSE_SECONDS: Final = 5.0  # for what is queued at the end
-TRIES: Final = 3  # another node may have inserted the same key meanwhile
+SAY_AGAIN_SECONDS: Final = 60.0  # retries of an outage that needs an operator
+CLOSE_SECONDS: Final = 5.0  # how long `close` waits for queued items
+TRIES: Final = 3  # retries after a conflict between nodes
 
 
 class GroupCommit:
@@ -70,8 +70,8 @@ class GroupCommit:
         self.patience_seconds = patience_seconds
         self._database = database
         self._committed = committed  # called with a step's items and results, once on disk
-        self._changed = changed  # called when somebody else wrote
-        self._check = check  # raises CannotStart for a journal that is not for this process
+        self._changed = changed  # called when another process wrote
+        self._check = check  # raises CannotStart if this process may not use the journal
         self._metrics = metrics
         self._small: deque[Work] = deque()
         self._large: deque[Work] = deque()
@@ -85,22 +85,22 @@ class GroupCommit:
         self._task: asyncio.Task[None] | None = None
         self.up = False
         self.up_since = 0  # by the database's clock
-        self._proven_at = 0.0  # from when an outage is a new one, and not the last one going on
+        self._proven_at = 0.0  # a later outage counts as a new one
         self._last_turn = self._loop.time()
         self._said = ""
         self._say_again_at = 0.0
 
     @property
     def last_turn(self) -> float:
-        """When the writer last went round; an outage is no reason to be killed."""
+        """The loop time of the writer's last turn; during an outage, the current time."""
         waits = not self.up and self._task is not None and not self._task.done()
         return self._loop.time() if waits else self._last_turn
 
     async def start(self) -> None:
-        """Connect and begin; a database that cannot be reached is waited for in the background.
+        """Connect and start; an unreachable database is retried in the background.
 
         Raises:
-            CannotStart: it will not let us in, or its schema is not for this program.
+            CannotStart: access is denied, or its schema is not for this program.
         """
         try:
             await self._connect()
@@ -113,10 +113,9 @@ class GroupCommit:
     def submit(
         self, step: BatchStep[ItemT, ResultT], item: ItemT, *, size_bytes: int = 0
     ) -> asyncio.Future[ResultT]:
-        """Have one item committed; cancelling the future does not take it back.
-
-        It ends in `JournalUnavailable` if the item was not committed; raises that at once where
-        nothing is begun: down, full, or closing.
+        """Queue one item for commit; cancelling the future does not withdraw it. The future fails
+        with `JournalUnavailable` if the item was not committed; that is raised at once if the
+        journal is down, full, or closing.
         """
         if self._closing or not self.up:
             raise JournalUnavailable("the journal cannot be reached")
@@ -135,17 +134,17 @@ class GroupCommit:
         """Wait until the writer has ended; only `close` may end it.
 
         Raises:
-            JournalWriterEnded: it ended by itself, and nothing will be written any more.
+            JournalWriterEnded: it ended unexpectedly, and nothing will be written any more.
         """
         if self._task is not None:
             await asyncio.wait((self._task,))
             _require_orderly_end(self._task)
 
     async def close(self) -> None:
-        """Commit what is queued, and end; a disk that hangs is given up.
+        """Commit queued items, and end; gives up on a disk that hangs.
 
         Raises:
-            JournalWriterEnded: the writer ended by itself.
+            JournalWriterEnded: the writer ended unexpectedly.
         """
         self._closing = True
         self._wake.set()
@@ -172,7 +171,7 @@ class GroupCommit:
             self._last_turn = self._loop.time()
 
     async def _turn(self) -> None:
-        """Commit one batch, and look around when it is time to."""
+        """Commit one batch, and look for changes of other processes when that is due."""
         await wait_for_event(self._wake, self._look_at - self._loop.time())
         impatient = self._loop.call_later(self.patience_seconds, self._hangs)
         try:
@@ -190,7 +189,7 @@ class GroupCommit:
             impatient.cancel()
 
     def _take(self) -> list[Work]:
-        """The next batch: small items together, a large one alone, in turn."""
+        """Return the next batch: small items together, or one large item, alternately."""
         if self._large and (self._large_is_next or not self._small):
             batch, self._large_is_next = [self._large.popleft()], False
         else:
@@ -225,7 +224,7 @@ class GroupCommit:
             self._metrics.commit_batch_size.observe(len(batch))
 
     async def _refuse(self, batch: list[Work], error: Exception) -> None:
-        """One of them cannot be stored: the others are committed without it."""
+        """Handle items that cannot be stored: find the one, and commit the others."""
         if len(batch) > 1:
             half = len(batch) // 2
             for some in (batch[:half], batch[half:]):
@@ -240,19 +239,19 @@ class GroupCommit:
         _fail(batch, "the journal cannot store this", error)
 
     def _tell(self, done: Sequence[Done]) -> None:
-        """Say what is on disk now."""
+        """Report what is on disk now."""
         for works, results in done:
             self._committed(works[0].step, [work.item for work in works], results)
             for work, result in zip(works, results, strict=True):
                 if work.done.done():
-                    continue  # the caller gave up; what is committed stays
+                    continue  # the caller gave up; the commit stays
                 if isinstance(result, Exception):
                     work.done.set_exception(result)
                 else:
                     work.done.set_result(result)
 
     async def _look_around(self) -> None:
-        """Notice what other processes changed, and a file that is no longer there."""
+        """Detect changes of other processes, and a file that is gone."""
         try:
             changed = await self._database.look_around()
         except DatabaseError as error:
@@ -262,7 +261,7 @@ class GroupCommit:
                 self._changed()
 
     async def _connect(self) -> None:
-        """Connect, and prove by a commit that the journal can be written."""
+        """Connect, and verify by a commit that the journal can be written."""
         try:
             await self._database.prepare()
             self.up_since = await self._database.write(self._prove)
@@ -281,11 +280,11 @@ class GroupCommit:
 
     async def _went_down(self, error: BaseException, batch: list[Work]) -> None:
         self._refuse_all(error, batch)
-        await self._database.disconnect()  # which may take a moment that nobody has to wait
+        await self._database.disconnect()  # which may take a moment
 
     def _hangs(self) -> None:
-        """Nothing came of a turn for long. What is under way may still be committed, and is waited
-        for; whoever waits behind it is told now. Once it ends, the writer connects anew.
+        """Handle a turn that takes too long. Its batch may still be committed, and is waited for;
+        queued items fail now. When it ends, the writer reconnects.
         """
         reason = f"nothing was committed for {self.patience_seconds:g} s: does the disk hang?"
         self._refuse_all(Outage(reason), [])
@@ -308,7 +307,7 @@ class GroupCommit:
         return queued
 
     def look_soon(self) -> None:
-        """Something may have happened to the database: look now, and not when it is time."""
+        """Look for changes now, because something may have happened to the database."""
         self._look_at = self._loop.time()
         self._wake.set()
 
@@ -318,7 +317,7 @@ class GroupCommit:
             self._metrics.journal_up.set(up)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Nobody waits for a writer that is gone; `watch` tells whoever runs it."""
+        """Fail all items of a writer that has ended; `watch` raises the reason."""
         self._is_up(False)
         _fail([*self._under_way, *self._take_all()], "the journal is closed", None)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -327,8 +326,8 @@ class GroupCommit:
 
 
 async def prove_room(transaction: Transaction) -> int:
-    """Write and delete something that needs room, because a full disk may still take what only
-    changes a row; returns the database's instant.
+    """Write and delete data that needs disk space, because a full disk may still accept updates;
+    returns the database's instant.
     """
     (number,) = await transaction.numbers(1)
     probe = {"number": number, "body": os.urandom(PROBE_BYTES)}

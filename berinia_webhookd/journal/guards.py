@@ -1,6 +1,5 @@
-"""What holds entries back although their turn has come: they stay ready, nothing of them is lost,
-and opt-outs pass. Here is what guards count, in the transactions that claim and settle; what they
-are told to hold against is in the claim requests.
+"""Guards, which hold entries that could start: held entries stay ready, and opt-outs pass. Guards
+count in the transactions that claim and settle; their limits come with the claim requests.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ REPLY: Final = EntryKind.REPLY.value
 
 
 def try_pause(tries: int) -> int:
-    """Return for how long an agent that fails is left alone after so many tries: 1, 2, 4 … 60 s."""
+    """Return the pause of a failing agent after this many tries: 1, 2, 4 … 60 seconds."""
     return min(SECOND << min(tries, 6), LONGEST_TRY_PAUSE)
 
 
@@ -39,7 +38,7 @@ def try_pause(tries: int) -> int:
 
 
 class Startable(NamedTuple):
-    """What may start now, as it is until now."""
+    """An entry that may start now, with its state before the claim."""
 
     place: int
     state: str
@@ -48,22 +47,22 @@ class Startable(NamedTuple):
     conversation: int
     quiet_at: int | None
     gather_by: int | None
-    size_bytes: int | None  # how much comes into memory with it
+    size_bytes: int | None  # the size of its events
 
 
 @dataclass(slots=True)
 class Passing:
-    """What guards let pass of one agent."""
+    """The entries of one agent that guards let pass."""
 
     found: dict[int, Startable]  # by place
-    opens_in: int | None = None  # microseconds; None: nobody knows
+    opens_in: int | None = None  # microseconds; None: unknown
     holds: list[Hold] = field(default_factory=list)
 
 
 async def passing(
     transaction: Transaction, request: ClaimRequest, agent: str, known: Row, most: int
 ) -> Passing:
-    """Return what may start of an agent now; `known` is what the journal knows of it."""
+    """Return the entries of an agent that may start now; `known` is its row of `next_startable`."""
     of_agent = request.kind is EntryKind.AGENT
     budget = request.budgets.get(AgentName(agent), Budget()) if of_agent else Budget()
     if budget.daily_cost is not None and (known["cost"] or 0.0) >= budget.daily_cost:
@@ -94,7 +93,7 @@ async def _first(transaction: Transaction, agent: str) -> dict[int, Startable]:
 async def _spent(
     transaction: Transaction, agent: str, daily_cost: float, known: Row, most: int
 ) -> Passing:
-    """Hold an agent whose budget of the day is spent, until the next one."""
+    """Hold an agent whose daily budget is spent, until the next day."""
     through = Passing(await _opt_outs(transaction, agent, most), known["day_left"])
     first = await _first(transaction, agent)
     if first.keys() - through.found.keys() and await transaction.execute("note_spent", agent=agent):
@@ -122,21 +121,21 @@ async def _failing(transaction: Transaction, agent: str, known: Row, most: int) 
 
 @dataclass(slots=True)
 class Examined:
-    """What is not leased, although its turn has come."""
+    """Entries that are not leased, although they could start."""
 
     places: set[int] = field(default_factory=set)
     holds: list[Hold] = field(default_factory=list)
-    opens_in: list[int] = field(default_factory=list)  # microseconds; of what opens by itself
+    opens_in: list[int] = field(default_factory=list)  # microseconds, until temporary holds end
 
     def later(self, place: int) -> None:
-        """Have an entry looked at once more in a moment."""
+        """Postpone the examination of an entry for a moment."""
         self.places.add(place)
         self.opens_in.append(MOMENT)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
-    """Why an entry is stopped, and for how long if it lets go by itself (microseconds)."""
+    """The reason of a hold on an entry, and its duration in microseconds if it is temporary."""
 
     guard: Guard
     why: str
@@ -146,8 +145,8 @@ class _Stop:
 async def examine(
     transaction: Transaction, rows: Mapping[int, Startable], budgets: Mapping[AgentName, Budget]
 ) -> Examined:
-    """Hold those of the entries that are about to be leased, given by place, which look like a
-    loop, or whose person has used an agent up. A burst that was tried goes on.
+    """Hold entries, given by place, that are about to be leased, if they look like a loop or their
+    person's budget is spent. A burst that was tried goes on.
     """
     examined, stops = Examined(), dict[int, _Stop]()
     looped: list[int] = []
@@ -178,7 +177,7 @@ async def _over(
     rates: Sequence[Rate],
     examined: Examined,
 ) -> dict[int, _Stop]:
-    """Find what is over a budget; of one person, one entry at a time is looked at, by one node."""
+    """Find entries over a budget; for one person, one node checks one entry at a time."""
     if transaction.shared:
         free = {place for (place,) in await transaction.execute("free_people", places=places)}
         for place in set(places) - free:
@@ -202,7 +201,7 @@ async def _over(
 
 
 async def _stop(transaction: Transaction, stops: Mapping[int, _Stop], examined: Examined) -> None:
-    """Hold entries, if nobody is changing their conversations; else they are left for later."""
+    """Hold entries whose conversations are not locked; others are postponed."""
     rows = await transaction.execute("entries_at", places=sorted(stops))
     free = {row["conversation"] for row in rows}
     if transaction.shared:
@@ -234,7 +233,7 @@ async def _stop(transaction: Transaction, stops: Mapping[int, _Stop], examined: 
 async def note_runs(
     transaction: Transaction, entries: Sequence[Entry], budgets: Mapping[AgentName, Budget]
 ) -> None:
-    """Note the runs of agents that have a budget for each person."""
+    """Record the runs of agents that have a budget for each person."""
     bounded = {agent for agent, budget in budgets.items() if budget.per_sender}
     if places := [entry.id for entry in entries if entry.agent in bounded]:
         await transaction.execute("note_runs", places=places)
@@ -242,7 +241,7 @@ async def note_runs(
 
 @dataclass(frozen=True, slots=True)
 class HeldAgent:
-    """An agent that a guard of its own holds."""
+    """An agent that a guard holds as a whole."""
 
     agent: AgentName
     guard: Guard
@@ -250,18 +249,18 @@ class HeldAgent:
 
     @property
     def said(self) -> str:
-        """As it stands on an entry that is held by itself."""
+        """The text of the hold, in the form stored on held entries."""
         return f"{self.guard}: {self.why}"
 
 
 async def held_agents(transaction: Transaction) -> dict[str, HeldAgent]:
-    """Return which agents are held, and for what."""
+    """Return the held agents, with their guards."""
     rows = await transaction.execute("held_agents", most_failures=MOST_FAILURES)
     return {row["agent"]: _held_agent(row) for row in rows}
 
 
 async def held(transaction: Transaction) -> dict[str, HeldBack]:
-    """Return what is held, by guard, and what is `paused`."""
+    """Return the numbers of holds, by guard and for `paused`."""
     found: defaultdict[str, list[Row]] = defaultdict(list)
     for row in await transaction.execute("count_held"):
         found[row["reason"].partition(":")[0]].append(row)
@@ -275,7 +274,7 @@ async def held(transaction: Transaction) -> dict[str, HeldBack]:
 
 
 async def failing_agents(transaction: Transaction) -> dict[str, int]:
-    """Return on how many attempts in a row agents failed, where that is worth telling."""
+    """Return the failed attempts in a row of agents, if these are enough to report."""
     rows = await transaction.execute("held_agents", most_failures=TOLD_FAILURES)
     return {row["agent"]: row["failures"] for row in rows if row["failures"] >= TOLD_FAILURES}
 
@@ -297,8 +296,8 @@ def _held_agent(row: Row) -> HeldAgent:
 async def note_outcomes(
     transaction: Transaction, outcomes: Sequence[tuple[AgentName, Outcome]]
 ) -> dict[AgentName, int]:
-    """Count what failed one after the other, and what was spent. Returns how many attempts of an
-    agent failed, where that is to be told; none, where it works again.
+    """Count failures in a row, and costs. Returns by agent the number of failures to report; 0 if
+    it works again.
     """
     tallies = {agent: _Tally() for agent, _ in outcomes}
     for agent, outcome in outcomes:
@@ -318,10 +317,10 @@ async def note_outcomes(
 
 @dataclass(slots=True)
 class _Tally:
-    """Attempts of one agent, in their order."""
+    """Counts of one agent's attempts, in order."""
 
     works: bool = False
-    failures: int = 0  # since it worked
+    failures: int = 0  # failures since its last success
     cost: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
@@ -335,7 +334,7 @@ class _Tally:
 async def _note_working(
     transaction: Transaction, agents: Iterable[AgentName]
 ) -> dict[AgentName, int]:
-    """End the rows of failures of agents that work."""
+    """Reset the failure counts of agents that work."""
     names = sorted(agents)
     failing = await transaction.execute("failing", agents=names) if names else ()
     if not failing:

@@ -1,5 +1,5 @@
-"""A SQLite journal that somebody else owns, as `doctor` looks at it: whether it is sound and takes
-writes. It changes nothing.
+"""Inspects a SQLite journal owned by another process, for `doctor`: whether it is sound and can be
+written. It changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STEPS_BETWEEN_LOOKS: Final = 10_000  # of SQLite's machine
 
 
 def inspect_file(path: Path, seconds: float) -> FileState:
-    """Take the right to write and give it back; then check pages for at most `seconds`.
+    """Take and release the write lock; then check pages for at most `seconds`.
 
     Raises:
         OSError: it cannot be opened.
@@ -40,8 +40,8 @@ def inspect_file(path: Path, seconds: float) -> FileState:
 
 
 def glance(path: Path, seconds: float) -> FileState:
-    """Read the beginning of a file whose owner would notice that it takes no writes: nobody waits
-    for that, however often somebody looks.
+    """Read the beginning of a file, without taking the write lock: its owner notices failing
+    writes, and frequent checks must not delay it.
 
     Raises:
         OSError: it cannot be opened.
@@ -77,6 +77,6 @@ def _damage(connection: sqlite3.Connection, seconds: float) -> tuple[str | None,
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Return whether it is about what is in the file, unlike a full disk or a lock."""
+    """Return whether an error means damage in the file, unlike a full disk or a lock."""
     unreadable = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
     return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode in unreadable

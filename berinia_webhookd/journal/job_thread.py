@@ -1,6 +1,6 @@
 """A thread that does one job after another for the event loop.
 
-It is our own because an executor takes longer to hand a transaction over than SQLite to do it.
+Not an executor, because handing a job to one takes longer than a SQLite transaction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class JobThread:
         self._thread.start()
 
     def do(self, job: Callable[[], ResultT]) -> asyncio.Future[ResultT]:
-        """Do a job after those that were asked for before.
+        """Queue a job; jobs run in order.
 
         Raises:
             Outage: the thread is closed.
@@ -39,8 +39,8 @@ class JobThread:
         return done
 
     async def close(self, last: Callable[[], None], seconds: float) -> bool:
-        """Do a last job, and end; returns whether it ended within this time. A thread that hangs
-        is left behind: nobody waits for it at the end of the process.
+        """Run a last job, and end; returns whether it ended in time. A thread that hangs is
+        abandoned, and does not delay the end of the process.
         """
         if not self._closed:
             ended = self.do(last)
@@ -60,11 +60,11 @@ class JobThread:
             except BaseException as error:  # noqa: BLE001 - whoever waits is told
                 said = partial(_fail, done, error)
             self._loop.call_soon_threadsafe(said)
-            del given, job, done, said  # nothing is kept while there is nothing to do
+            del given, job, done, said  # keep no references while idle
 
 
 def _succeed(done: asyncio.Future[Any], result: object) -> None:
-    if not done.done():  # else whoever waited was cancelled
+    if not done.done():  # else the waiting task was cancelled
         done.set_result(result)
 
 

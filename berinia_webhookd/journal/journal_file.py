@@ -1,7 +1,7 @@
 """A SQLite journal: a file with one owner. One connection writes; a few others read.
 
-The owner looks at the file with each commit (`file_watch`). Of one that was lost it saves what is
-still open, beside it (`saved_copies`), and writes nothing more until an operator has decided.
+The owner checks the file with each commit (`file_watch`). If the file was lost, it saves the open
+state beside it (`saved_copies`), and writes no more until an operator has decided.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ from berinia_webhookd.journal.sqlite import (
 logger = structlog.get_logger()
 
 READERS: Final = 4
-INTERRUPT_SECONDS: Final = 0.05  # between two tries: one that comes too early is not noticed
-SAVE_AGAIN_SECONDS: Final = 55.0  # there may be room then
+INTERRUPT_SECONDS: Final = 0.05  # between interrupts: one before a statement begins has no effect
+SAVE_AGAIN_SECONDS: Final = 55.0  # retry: the disk may have room then
 
 
 class SqliteDatabase(Database):
-    """A journal in a file; commands beside the owner have it open too."""
+    """A journal in a file; commands may have it open beside the owner."""
 
     shared = False
 
@@ -69,12 +69,12 @@ class SqliteDatabase(Database):
         self._writer: ConnectionThread | None = None
         self._idle: list[ConnectionThread] = []
         self._free = asyncio.Semaphore(READERS)
-        self._companions: tuple[int, ...] = ()  # inodes of the files that go with ours
+        self._companions: tuple[int, ...] = ()  # inodes of the WAL and its index
         self._owned = False
-        self._unread = True  # whether the connection that writes has not yet read the file through
-        self._proven = True  # whether whoever had it last has closed it
+        self._unread = True  # whether the writing connection has not yet read the whole file
+        self._proven = True  # whether the file is known to be sound
         self._hangs = False  # whether a connection could not be closed
-        self._version: int | None = None  # changes when others write
+        self._version: int | None = None  # SQLite's data version, which others' writes change
         self._saved: Saved | None = None
         self._not_saved = "nothing of it was open"
         self._save_at = 0.0
@@ -91,7 +91,7 @@ class SqliteDatabase(Database):
                 f"the journal, `berinia-webhookd journal discard {copies[0]}` gives it up",
             )
         with _opening():
-            require_journal(self.path)  # another program's file is left as it is, with its mode
+            require_journal(self.path)  # do not change the mode of another program's file
         prepare_folder(self.path)
         self._lock.take()
         remove_unfinished(self.path)
@@ -124,11 +124,11 @@ class SqliteDatabase(Database):
             finally:
                 if idle is self._idle:
                     idle.append(reader)
-                else:  # everything was disconnected meanwhile
+                else:  # disconnected meanwhile
                     await reader.close()
 
     async def do(self, job: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        """Do something outside of transactions, with the connection that writes."""
+        """Run a function outside of transactions, with the writing connection."""
         return await self._suspecting(self._writing_thread().do(job))
 
     async def look_around(self) -> bool:
@@ -141,7 +141,7 @@ class SqliteDatabase(Database):
         return changed
 
     async def listen(self, heard: Callable[[Changes], None], lost: Callable[[], None]) -> None:
-        """See `Database`: a file says nothing; it is looked at."""
+        """See `Database`: a file has no notifications; it is polled."""
         del heard, lost
         await asyncio.Event().wait()
 
@@ -150,24 +150,24 @@ class SqliteDatabase(Database):
         return await self.do(truncate_wal)
 
     async def disconnect(self) -> None:
-        """See `Database`; where the file is doubted, or lacks what was saved of it, what we have
-        open may be all there is.
+        """See `Database`; keeps the connections if the file is in doubt, since they may hold the
+        only data.
         """
         if self._lock.held:
-            with contextlib.suppress(Outage):  # it may have been lost before it could be noticed
+            with contextlib.suppress(Outage):  # a loss may not have been noticed yet
                 self._watch.require_name()
         if not (self._watch.doubt or self._watch.gone or self._saved):
             await self._disconnect()
 
     async def close(self) -> None:
-        """See `Database`; whoever closes the file last writes the WAL back, if the file is ours.
+        """See `Database`; the last to close the file writes the WAL back, if the file is intact.
 
         Raises:
-            JournalUnavailable: it was lost, and what was open of it could not be saved.
+            JournalUnavailable: it was lost, and the open state could not be saved.
         """
         if self._saving is not None:
             await self._saving
-        self._save_at = 0.0  # there is no later time
+        self._save_at = 0.0  # the last chance to save it
         if self._owned and await self._answers():
             try:
                 await self.prepare()
@@ -175,10 +175,10 @@ class SqliteDatabase(Database):
                 logger.error("journal.degraded", error=str(outage))  # noqa: TRY400 - it is no mistake
             else:
                 await self._stop_proving()
-                self._lock.keep_wal(keep=not self._proven)  # the next start sees by it what to read
+                self._lock.keep_wal(keep=not self._proven)  # then the next start checks the file
         await self._stop_proving()
         await self._disconnect()
-        if not self._hangs:  # else the file is still open, and ours until the process ends
+        if not self._hangs:  # else the file is still open: keep the lock until the process ends
             self._lock.release()
         if self._owned and self._saved is None and (self._watch.doubt or self._watch.gone):
             raise JournalUnavailable(
@@ -201,7 +201,7 @@ class SqliteDatabase(Database):
         return ConnectionThread(opened, begin, self._clock, watch)
 
     def _open(self, watch: FileWatch | None, *, complete: bool) -> sqlite3.Connection:
-        """Connect to no file but ours; `complete` refuses one that lacks its WAL."""
+        """Connect to the locked file only; `complete` refuses one that lacks its WAL."""
         if self._lock.held:
             self._watch.require_name()
         if complete and self._saved is not None:
@@ -212,7 +212,7 @@ class SqliteDatabase(Database):
         return connection
 
     async def _suspecting(self, work: Awaitable[ResultT]) -> ResultT:
-        """Doubt a file in which damage was met."""
+        """Mark the file as in doubt when damage is found."""
         try:
             return await work
         except Damaged as damage:
@@ -221,8 +221,8 @@ class SqliteDatabase(Database):
             raise
 
     async def _read_through(self) -> None:
-        """Have all of a journal in memory that fits there, which is what can be saved once its file
-        is cut. A larger one takes its time, and is read beside all else, after a crash alone.
+        """Read a journal that fits into memory, so that it can be saved if its file is cut. A
+        larger one is checked in the background, and only after a crash.
         """
         small = await self.do(_read_small)
         self._unread, self._proven = False, small or self._proven
@@ -231,13 +231,13 @@ class SqliteDatabase(Database):
             self._proving = asyncio.create_task(self._prove(self._prover), name="journal check")
 
     async def _prove(self, reader: ConnectionThread) -> None:
-        """Serve no damage as healthy for longer than it takes to find it."""
+        """Check the whole file, and mark it as in doubt if it is damaged."""
         try:
             await reader.do(_require_sound)
         except Damaged as error:
             self._watch.suspect(str(error))
         except Outage:
-            pass  # it was broken off, or the file is gone: the next start finds it
+            pass  # interrupted, or the file is gone: the next start finds it
         else:
             self._proven = True
         finally:
@@ -258,7 +258,7 @@ class SqliteDatabase(Database):
             self._hangs = True
 
     async def _answers(self) -> bool:
-        """Whether the thread that writes does; a disk may hang."""
+        """Whether the writing thread answers; a disk may hang."""
         if self._writer is None:
             return False
         await asyncio.wait((done := self._writer.do(lambda _: None),), timeout=CLOSE_SECONDS)
@@ -267,7 +267,7 @@ class SqliteDatabase(Database):
     # ---- a file that was lost
 
     async def _require_trust(self) -> None:
-        """Check what is doubted; of what is lost, save what is open.
+        """Check a file in doubt; if it was lost, save the open state.
 
         Raises:
             Outage: the file cannot be used.
@@ -279,7 +279,7 @@ class SqliteDatabase(Database):
                 await self._check()
         except Lost as lost:
             raise Outage(f"{lost}; {await self._save()}", passing=False) from lost
-        if self._saved is not None:  # the file is back, but not its WAL, which is open here alone
+        if self._saved is not None:  # the file is back, but its WAL exists only as open here
             await self.do(self._watch.save_wal)
             self._saved.path.unlink(missing_ok=True)
             self._saved = None
@@ -287,7 +287,7 @@ class SqliteDatabase(Database):
             raise Outage(_undecided(copies), passing=False)
 
     async def _check(self) -> None:
-        """Trust a doubted file again if it is sound, and forget what was read of it before.
+        """Trust a file in doubt again if it is sound, and drop cached pages.
 
         Raises:
             Lost: it is not.
@@ -309,15 +309,15 @@ class SqliteDatabase(Database):
         watch.trust(seen)
 
     async def _save(self) -> str:
-        """Save what is open, and leave nothing that SQLite would write into the file that is at the
-        journal's place now; returns what became of it.
+        """Save the open state, and remove WAL files that SQLite would apply to the file now at the
+        journal's path; returns a description of the result.
         """
         now = asyncio.get_running_loop().time()
         if self._saved is None and self._writer is not None and now >= self._save_at:
             self._save_at = now + SAVE_AGAIN_SECONDS
             self._saving = asyncio.create_task(self._save_from(self._writer))
         if self._saving is not None:
-            await asyncio.shield(self._saving)  # it takes its time, and whoever waits may end
+            await asyncio.shield(self._saving)  # the waiting task may be cancelled
         if self._saved is None:
             return f"it cannot be saved: {self._not_saved}"
         return f"{self._saved.what} is saved in {self._saved.path}"
@@ -339,8 +339,8 @@ class SqliteDatabase(Database):
                 file.unlink()
 
     async def _check_companions(self) -> None:
-        """Notice that the WAL, where the latest commits are, or its index is no longer the one we
-        have open: who opens the journal next would not see it. It is written back at once.
+        """Detect that the WAL, with the latest commits, or its index is not the open one any more,
+        so that others would not see these commits. It is written back at once.
         """
         inodes = tuple(file.stat().st_ino if file.exists() else 0 for file in companions(self.path))
         self._companions = self._companions or inodes
@@ -351,7 +351,7 @@ class SqliteDatabase(Database):
 
 
 def prepare_folder(path: Path) -> None:
-    """Make the journal's folder, if need be, and let nobody else read what lies there of it.
+    """Create the journal's folder if necessary, and make the journal's files private.
 
     Raises:
         CannotStart: it cannot be written here.

@@ -17,7 +17,7 @@ from typing import Final
 from berinia_webhookd.errors import CannotStart, CannotStartNow
 
 LOCKS: Final = Path("/proc/locks")
-# The bytes of a SQLite file that readers lock, and that who closes it last locks alone.
+# The bytes of a SQLite file that readers lock shared, and the last closer exclusively.
 SHARED_FIRST: Final = 0x40000002
 SHARED_SIZE: Final = 510
 OF_ITS_OWN: Final = "stop that one first, or give this one a journal.url of its own"
@@ -29,19 +29,19 @@ _MOUNT: Final = re.compile(r"^mnt_id:\s*(\d+)", re.MULTILINE)
 
 
 class OwnerLock:
-    """Held by `serve` for as long as it has the journal open; other commands do without."""
+    """Held by `serve` while it has the journal open; other commands do not take it."""
 
     def __init__(self, journal: Path) -> None:
         self._path = real_path(journal)
         self._descriptor: int | None = None
 
     def take(self, *, hint: str = OF_ITS_OWN) -> None:
-        """Become the owner; the file is made if need be, for nobody else to read. `hint` is what to
-        do where another process is.
+        """Become the owner; the file is created if necessary, private. `hint` is what to do where
+        another process is.
 
         Raises:
-            CannotStartNow: another process is, and the message says which; or the disk is full.
-            CannotStart: the file cannot be written here, or has several names.
+            CannotStartNow: another process, named in the message, has the lock; or the disk is
+            full. CannotStart: the file cannot be written here, or has several names.
         """
         try:
             descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -78,34 +78,34 @@ class OwnerLock:
 
     @property
     def descriptor(self) -> int:
-        """The file that is locked, by whatever name."""
+        """The descriptor of the locked file, whatever its name."""
         if self._descriptor is None:
             raise RuntimeError("the lock is not held")
         return self._descriptor
 
     def keep_wal(self, *, keep: bool) -> None:
-        """Let nobody who closes the file write the WAL back and remove it: for SQLite this is one
-        more reader. Whoever asks has it open by SQLite already.
+        """Prevent a checkpoint and removal of the WAL when the file is closed: for SQLite this is
+        one more reader. The caller must have it open by SQLite already.
         """
         kind = fcntl.F_RDLCK if keep else fcntl.F_UNLCK
         lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, SHARED_FIRST, SHARED_SIZE, 0)
         fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, lock)
 
     def release(self) -> None:
-        """Let the next one be the owner, once SQLite has closed the file."""
+        """Release the lock, once SQLite has closed the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def real_path(journal: Path) -> Path:
-    """Return the path without symbolic links, beside which SQLite has the WAL."""
+    """Return the path without symbolic links, beside which SQLite puts the WAL."""
     return Path(os.path.realpath(journal))
 
 
 def require_one_name(path: Path) -> None:
-    """Check that a journal can be reached by one name only: its latest commits lie in a WAL beside
-    that name, and whoever comes by another would not see them, and write over them.
+    """Check that a journal has one name only: its latest commits are in a WAL beside that name, and
+    a process using another name would not see and overwrite them.
 
     Raises:
         CannotStart: it has hard links, or is mounted by itself.
@@ -137,7 +137,7 @@ def _mount_of(path: Path) -> str:
 
 
 def _holder(descriptor: int) -> str:
-    """Name the process that has the lock, as far as the kernel tells."""
+    """Return the name of the process that has the lock, if the kernel tells."""
     inode = str(os.fstat(descriptor).st_ino)
     try:
         locks = [line.split() for line in LOCKS.read_text().splitlines()]

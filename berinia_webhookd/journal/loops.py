@@ -1,6 +1,6 @@
-"""Loops: two machines that answer each other never stop by themselves. What looks like it is held
-until somebody resumes its conversation: a mail that says it is automatic, the same text for the
-third time in a day, or ten turns, each within a minute of our reply to the one before.
+"""Loops: two machines that answer each other do not stop by themselves. A suspected loop is held
+until its conversation is resumed: a mail marked as automatic, the same text for the third time in a
+day, or ten turns, each within a minute of our reply to the one before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from berinia_webhookd.journal.database import DAY, SECOND, Transaction
 from berinia_webhookd.model import AutoSubmitted, Event, EventKind
 
 MESSAGE, AUTO_REPLY = EventKind.MESSAGE, AutoSubmitted.AUTO_REPLY
-AUTOMATIC: Final = 0  # the `loop_key` of a mail that says so
+AUTOMATIC: Final = 0  # the `loop_key` of a mail marked as automatic
 NO_TEXT: Final = 1
 SAME_TEXTS: Final = 3
 QUICK_TURNS: Final = 10
@@ -22,7 +22,7 @@ QUICK: Final = 60 * SECOND
 
 
 def loop_key(event: Event) -> int | None:
-    """Return what an entry is compared by; None for what nobody wrote."""
+    """Return the key by which an entry's text is compared; None for events that are no messages."""
     if event.kind is not MESSAGE:
         return None
     if event.auto_submitted is AUTO_REPLY:
@@ -34,8 +34,8 @@ def loop_key(event: Event) -> int | None:
 
 
 class Turn(NamedTuple):
-    """A message, and from when to when it was answered, as the journal stores instants: an agent
-    may write to people by itself while it runs.
+    """A message, and the beginning and end of its answer in microseconds: an agent may write to
+    people by itself while it runs.
     """
 
     loop_key: int
@@ -44,15 +44,15 @@ class Turn(NamedTuple):
     ended_at: int | None = None
 
     def is_answered_by(self, other: Turn) -> bool:
-        """Whether another message came at once upon the answer to this one."""
+        """Whether another message came right after the answer to this one."""
         if self.started_at is None or self.ended_at is None:
             return False
         return self.started_at <= other.created_at <= self.ended_at + QUICK
 
 
 async def loops_of(transaction: Transaction, places: Sequence[int]) -> list[tuple[int, str]]:
-    """Return those of the entries that look like a loop, and why. Only what is tried for the first
-    time is looked at; nothing from before its conversation was resumed counts.
+    """Return the entries that look like a loop, with reasons. Only first attempts are checked;
+    messages from before a resume of the conversation do not count.
     """
     found: list[tuple[int, str]] = []
     for row in await transaction.execute("doubtful", places=places, turns=QUICK_TURNS - 1):
@@ -65,7 +65,7 @@ async def loops_of(transaction: Transaction, places: Sequence[int]) -> list[tupl
 
 
 def loop_of(turns: Sequence[Turn]) -> str | None:
-    """Return why the last of these messages, in their order, is held; None: it is no loop."""
+    """Return why the last of these messages, in order, is held; None: it is no loop."""
     last = turns[-1]
     if last.loop_key == AUTOMATIC:
         return "it says that it is automatic"

@@ -1,8 +1,6 @@
-"""Brings a journal's schema to what this program works with, one process at a time.
-
-A journal that a newer program upgraded is used as long as that program did not exclude this one, so
-that machines can be upgraded one after another. What was made before version 1, or by
-another program, gets no tables of ours.
+"""Upgrades a journal's schema to this program's version, one process at a time. A journal that a
+newer program upgraded is used unless that program excluded this one, so that machines can be
+upgraded one after another. A database of a version before 1, or of another program, is refused.
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ EARLIER_LAYOUT: Final = frozenset({"alembic_version", "delivery_bodies", "tally_
 
 
 async def migrate(transaction: Transaction) -> bool:
-    """Apply the steps that are missing; costs one small read when none is. Returns whether there
-    was no journal before.
+    """Apply the missing steps; costs one small read if there are none. Returns whether the journal
+    is new.
 
     Raises:
         CannotStart: as `stored_version` does.

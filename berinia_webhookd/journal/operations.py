@@ -1,5 +1,5 @@
-"""What operators do with a journal, beside the daemon or without it: look, replay, discard, erase,
-export. Works in short transactions, so that a running daemon never waits long, and never makes a
+"""The operators' operations on a journal, with or without a running daemon: look, replay, discard,
+erase, export. They use short transactions, so that the daemon never waits long, and never create a
 journal.
 """
 
@@ -46,13 +46,13 @@ REPLAY: Final = "events replay"
 DISCARD: Final = "events discard"
 ERASE: Final = "events erase"
 BATCH: Final = 200
-RANGE: Final = 1000 * EVENTS_EACH  # of numbers, exported at once
-PATIENCE_SECONDS: Final = 10.0  # for running attempts, and for readers of the WAL
+RANGE: Final = 1000 * EVENTS_EACH  # the range of numbers of one page of an export
+PATIENCE_SECONDS: Final = 10.0  # how long to wait for running attempts and readers of the WAL
 PAUSE_SECONDS: Final = 0.2
 
 
 class Operations(JournalAccess):
-    """One journal in an operator's hands: `async with Operations(url) as journal`."""
+    """The operations on one journal: `async with Operations(url) as journal`."""
 
     # ---- looking
 
@@ -69,8 +69,8 @@ class Operations(JournalAccess):
         before: int = queries.ALL,
         seconds: float = math.inf,
     ) -> Searched:
-        """Do the same, with what is in them, of events before a number. What no index knows is
-        looked for in a hundred thousand; and no new page is begun after so many `seconds`.
+        """Do the same with contents, for events before a number. Filters without an index search a
+        hundred thousand events; no new page is begun after `seconds`.
         """
         found: list[Listed] = []
         looked_at, rows = 0, min(search.FIRST_PAGE, search.PAGE)
@@ -88,11 +88,11 @@ class Operations(JournalAccess):
         return Searched(found)
 
     async def short_ids(self, ids: Iterable[str]) -> dict[str, str]:
-        """Return for each id a beginning that no other id has."""
+        """Return for each id a unique prefix."""
         return await self._read(search.short_ids, sorted({*ids}))
 
     async def show(self, prefix: str) -> Shown:
-        """Return one event or rejected delivery by its id, or the beginning of it.
+        """Return one event or rejected delivery by its id or a prefix of it.
 
         Raises:
             NotFound: there is none, or more than one.
@@ -116,14 +116,14 @@ class Operations(JournalAccess):
                     yield shown
 
     async def consents(self, *, channel: str | None = None, limit: int = 50) -> list[ListedConsent]:
-        """Return what people said last of being written to, the newest first."""
+        """Return the latest statements of consent, the newest first."""
         return await self._read(consents.latest, channel=channel, limit=limit)
 
     async def consents_of(self, sender: str) -> list[ListedConsent]:
-        """Return what the register says of a person, given in normal form.
+        """Return the register's rows of a person, given in normal form.
 
         Raises:
-            CannotStart: it holds digests of erased people, and the key is another one.
+            CannotStart: it holds digests of erased people made with another key.
         """
         await self._read(consents_key.require_fit, self._key)
         return await self._read(consents.of_person, self._key, sender)
@@ -139,12 +139,12 @@ class Operations(JournalAccess):
     async def list_conversations(
         self, *, paused: bool = False, limit: int = 50
     ) -> list[ConversationState]:
-        """Return the conversations that are held, then the most recent; or those paused alone."""
+        """Return the held conversations, then the most recent; or only the paused ones."""
         look = conversations.list_conversations
         return await self._read(look, paused=paused, limit=limit)
 
     async def show_conversation(self, name: str, *, limit: int = 50) -> ShownConversation:
-        """Return one conversation by its number, or that of an event by the beginning of its id.
+        """Return one conversation by its number, or that of an event by a prefix of its id.
 
         Raises:
             NotFound: there is none, or more than one such event.
@@ -153,7 +153,7 @@ class Operations(JournalAccess):
         return await self._read(conversations.show_conversation, found, limit=limit)
 
     async def show_conversations(self, whose: Whose, *, limit: int = 50) -> list[ShownConversation]:
-        """Return the conversations that are meant.
+        """Return the matching conversations.
 
         Raises:
             NotFound: there is none.
@@ -172,7 +172,7 @@ class Operations(JournalAccess):
         return await self._read(queries.missing_agents)
 
     async def last_error_of(self, agent: str) -> str | None:
-        """Return what the agent said when it failed last, of its newest messages."""
+        """Return the agent's last error among its newest messages."""
         found = await self.search(Filters(agent=agent))
         errors = (one.content.error for one in found.events if one.content)
         return next(filter(None, errors), None)
@@ -195,7 +195,7 @@ class Operations(JournalAccess):
         dry_run: bool = False,
         once_again: bool = False,
     ) -> list[Changed]:
-        """Make entries ready again, and let rejected deliveries re-enter at decoding, by id.
+        """Make entries ready again, and decode rejected deliveries again, by id.
 
         Raises:
             NotFound: an id is not there, or not unique; nothing was done then.
@@ -220,8 +220,8 @@ class Operations(JournalAccess):
         dry_run: bool = False,
         once_again: bool = False,
     ) -> list[Changed]:
-        """Replay all that matches; never what is `done` or `erased`, and what may have acted only
-        `once_again`.
+        """Replay matching entries; never `done` or `erased` ones, and those that may have acted
+        only with `once_again`.
         """
         results: list[Changed] = []
         about = self._about_replay(filters, dry_run=dry_run, once_again=once_again)
@@ -235,8 +235,8 @@ class Operations(JournalAccess):
         return results
 
     async def _places(self, filters: Filters, states: set[ListedState]) -> list[int]:
-        """Return the places of the entries that match, ascending, in one of these states or in the
-        one that is given; never of what is done, skipped or erased.
+        """Return the places of matching entries, ascending, in the given state or one of these;
+        never of done, skipped or erased ones.
         """
         given = states if filters.state is None else {filters.state} - NEVER_BY_FILTER
         found = [
@@ -268,7 +268,7 @@ class Operations(JournalAccess):
         return await self._act(REPLAY, about, step, id_, decode)
 
     async def discard(self, prefixes: Sequence[str], *, dry_run: bool = False) -> list[Changed]:
-        """Give events up; what is running, done or erased is refused.
+        """Discard events; running, done or erased ones are refused.
 
         Raises:
             NotFound: an id is not there, or not unique; nothing was done then.
@@ -283,7 +283,7 @@ class Operations(JournalAccess):
         return results
 
     async def discard_matching(self, filters: Filters, *, dry_run: bool = False) -> list[Changed]:
-        """Give up all that matches and is not finished; what is running by then is passed over."""
+        """Discard matching unfinished entries, except running ones."""
         results: list[Changed] = []
         about = partial(actions.of_changed, filters=filters, done=not dry_run)
         for some in in_batches(await self._places(filters, queries.DISCARDABLE), BATCH):
@@ -293,7 +293,7 @@ class Operations(JournalAccess):
         return results
 
     async def pause(self, whose: Whose, pause_: Pause) -> Sequence[int]:
-        """Pause conversations; returns those that were not, or not for so long.
+        """Pause conversations; returns those that were not paused, or for a shorter time.
 
         Raises:
             NotFound: there is no such conversation.
@@ -306,7 +306,7 @@ class Operations(JournalAccess):
         what = "conversations pause"
         if whose.sender is not None:
             return await self._act(what, about, pause.pause, found, pause_)
-        # A group with everybody in it, also later, on each channel that has one of this name.
+        # A group with all its members, also later ones, on each channel that has it.
         requests = [
             PauseRequest(ChannelName(channel), None, whose.party, pause_)
             for channel in await self._read(pause.channels_of, found)
@@ -314,7 +314,7 @@ class Operations(JournalAccess):
         return await self._act(what, about, pause.pause_all, requests)
 
     async def resume(self, whose: Whose, *, discard: bool = False) -> Resumed:
-        """End pauses, and what guards hold, in conversations; or give up what was held.
+        """End pauses and guards' holds in conversations; or discard the held entries.
 
         Raises:
             NotFound: there is no such conversation.
@@ -336,11 +336,11 @@ class Operations(JournalAccess):
         dry_run: bool = False,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> Erasure:
-        """Delete all data of a sender, given in normal form; waits a while for what is running.
+        """Delete all data of a sender, given in normal form; waits a while for running attempts.
 
         Raises:
-            WebhookdError: the person opted out, and without a key nobody would know any more.
-            CannotStart: it is another key than that of those who were erased before.
+            WebhookdError: the person opted out, and there is no key to keep the opt-out.
+            CannotStart: the digests of erased people were made with another key.
         """
         await self._read(consents_key.require_fit, self._key)
         named = await self._read(consents_key.count, self._key, sender)
@@ -380,11 +380,11 @@ class Operations(JournalAccess):
         return await self._read(erase.find, sender, rejected)
 
     async def note_discarded_copy(self, name: str) -> None:
-        """Note that what was saved of a lost journal was given up."""
+        """Note that a saved copy of a lost journal was discarded."""
         await self._write(actions.note, self._actor, "journal discard", {"file": name})
 
     async def _clean_files(self, deadline: float) -> bool:
-        """Empty the WAL, trying in short steps: a reader of an older state holds it."""
+        """Empty the WAL, retrying while a reader uses an older state."""
         with explained():
             while not await self._database.truncate_wal():
                 if asyncio.get_running_loop().time() > deadline:

@@ -1,13 +1,15 @@
-"""The order of delivery. A queue is what waits in one conversation for one agent (late replies have
-queues of their own); this module alone decides which entry of a queue is next, and from when.
+"""The order of delivery. A queue holds the open entries of one conversation for one agent (late
+replies have queues of their own); this module alone decides which entry of a queue is next, and
+from when.
 
-The answer is written on that entry as `startable_at`, which no other of its queue has. Whoever
-changes an entry calls `advance` for its queue in the same transaction, so claiming never has to
-look behind entries that may not start.
+It is stored on that entry as `startable_at`, which no other entry of the queue has. Code that
+changes an entry calls `advance` for its queue in the same transaction, so that a claim never reads
+past entries that may not start.
 
-Two things hold a queue: a pause, written on its conversation (`pause.py`), and a guard, written on
-the entry that it stopped (`hold_entries`). Opt-outs pass both. What is held until an instant is
-next from then on, so the claim finds it like a retry that falls due; else it waits for `release`.
+Two things hold a queue: a pause, stored on its conversation (`pause.py`), and a guard, stored on
+the entry that it stopped (`hold_entries`). Opt-outs pass both. An entry held until an instant is
+next from then on, so that the claim finds it like a retry that falls due; else it waits for
+`release`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from berinia_webhookd.model import EntryState
 
 READY, WAITING = EntryState.READY.value, EntryState.WAITING.value
 RUNNING = EntryState.RUNNING.value
-AT_ONCE: Final = 0  # the `startable_at` of what waits for no instant
+AT_ONCE: Final = 0  # the `startable_at` of an entry without a due time
 
 
 # One conversation's entries of one kind for one agent.
@@ -45,42 +47,40 @@ class NewEntry(NamedTuple):
     opt_out: int
     state: str
     startable_at: int | None = None
-    loop_key: int | None = None  # what its text is, to notice loops
-    quiet: int | None = None  # it is gathered until its conversation is silent for so long,
-    gather: int | None = None  # or for so long at most
-    wait: int | None = None  # for how long somebody waits for its reply
+    loop_key: int | None = None  # a hash of its text, to detect loops
+    quiet: int | None = None  # it is gathered until its conversation is silent for this time,
+    gather: int | None = None  # but at most for this time
+    wait: int | None = None  # how long a caller waits for its reply
 
 
 class Heads:
-    """What stands first in queues that new entries come into, and so which of these may start at
-    once: behind one that runs or is ready, a plain one changes nothing.
+    """The first entries of queues that get new ones, which decide whether these may start at once:
+    behind a running or ready entry, a plain one changes nothing.
     """
 
     def __init__(self, states: dict[Queue, str], paused: Set[int]) -> None:
-        """`paused` conversations, or such that were when somebody last looked, start nothing
-        without being asked about.
-        """
+        """The queues of `paused` conversations, which may be outdated, always need `advance`."""
         self._states = states
         self._paused = paused
-        self.start = False  # whether any starts at once
+        self.start = False  # whether any entry may start at once
         self.changed: list[Queue] = []  # those to `advance` once the entries are inserted
 
     @classmethod
     async def of(cls, transaction: Transaction, ids: Iterable[int], paused: Set[int]) -> Heads:
-        """Look at these conversations; in all others there is nothing yet."""
+        """Read the queues of these conversations; all others are empty."""
         listed = sorted(ids)
         rows = await transaction.execute("heads", conversations=listed) if listed else ()
         return cls({(id_, kind, agent): state for id_, kind, agent, state in rows}, paused)
 
     def append(self, queue: Queue, overtakes: bool, gathers: bool) -> int | None:
-        """A ready entry comes last; returns its `startable_at`, as far as that is known at once."""
+        """Append a ready entry; returns its `startable_at`, or None if `advance` must decide."""
         head = self._states.get(queue)
         if queue[0] in self._paused:
             self.changed.append(queue)
         elif gathers:
             if head != RUNNING:
                 self._states[queue] = READY
-                self.changed.append(queue)  # the others wait for its silence
+                self.changed.append(queue)  # the entries before it wait for silence, too
         elif head is None:
             self._states[queue] = READY
             self.start = True
@@ -91,7 +91,7 @@ class Heads:
 
 
 async def advance(transaction: Transaction, queues: Iterable[Queue]) -> None:
-    """Write down which entry of each queue is next. Call it after the last change of a queue."""
+    """Store which entry of each queue is next. Call it after the last change of a queue."""
     if rows := sorted(set(queues)):
         transaction.changes.work = True
         await transaction.many("clear_next", rows)
@@ -99,8 +99,8 @@ async def advance(transaction: Transaction, queues: Iterable[Queue]) -> None:
 
 
 async def advance_open(transaction: Transaction, queues: Collection[Queue]) -> None:
-    """The same where what changed was running, and so was not marked as next: only a queue in
-    which something is left has a next one.
+    """Do the same after changes of running entries, which were not marked as next: only queues with
+    open entries left are updated.
     """
     ids: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for conversation, kind, agent in queues:
@@ -115,9 +115,9 @@ async def advance_open(transaction: Transaction, queues: Collection[Queue]) -> N
 async def hold_entries(
     transaction: Transaction, rows: Sequence[Row], reason: str, seconds: float | None = None
 ) -> None:
-    """Keep entries from starting, and so what stands behind them, for some time or until they are
-    released: ready, with the reason. Each row has what a queue and `moved` ask for; their
-    conversations are held by the transaction.
+    """Hold entries, and so those behind them, for some time or until they are released: they become
+    ready, with the reason. Each row has the columns for a queue and `moved`; their conversations
+    are locked by the transaction.
     """
     places = [row["place"] for row in rows]
     lasts = microseconds(seconds)
@@ -129,7 +129,7 @@ async def hold_entries(
 
 
 async def release(transaction: Transaction, conversations: Sequence[int]) -> set[int]:
-    """Let go of what guards hold in these conversations; returns in which that was anything."""
+    """Release the entries that guards hold in these conversations; returns the affected ones."""
     rows = await transaction.execute("release_entries", conversations=conversations)
     await transaction.execute("count_anew", conversations=conversations)
     await advance_all(transaction, conversations)
@@ -137,7 +137,7 @@ async def release(transaction: Transaction, conversations: Sequence[int]) -> set
 
 
 async def discard(transaction: Transaction, rows: Sequence[Row]) -> None:
-    """Give up entries that do not run. Each row has what a queue and `moved` ask for."""
+    """Discard entries that do not run. Each row has the columns for a queue and `moved`."""
     await transaction.many("discard_entry", [{"place": row["place"]} for row in rows])
     for row in rows:
         transaction.moved(row, EntryState.DISCARDED.value)
@@ -145,8 +145,8 @@ async def discard(transaction: Transaction, rows: Sequence[Row]) -> None:
 
 
 async def advance_all(transaction: Transaction, conversations: Sequence[int]) -> None:
-    """Write down which entry is next in every queue of these conversations; also in those of agents
-    for whom the first that is open came in the same transaction, and is counted at its end.
+    """Store which entry is next in every queue of these conversations; also in queues whose first
+    open entry was inserted in this transaction, which is counted at its end.
     """
     rows = await transaction.execute("open_queues", conversations=conversations)
     came = {
@@ -159,11 +159,11 @@ async def advance_all(transaction: Transaction, conversations: Sequence[int]) ->
 
 
 async def hold(transaction: Transaction, conversation_ids: Iterable[int]) -> None:
-    """Keep others out of these conversations until the commit, so that no two transactions each
-    miss what the other put into a queue. Call it before reading a queue's entries.
+    """Lock these conversations until the commit, so that no two transactions each miss what the
+    other put into a queue. Call it before reading a queue's entries.
     """
     if not transaction.shared:
-        return  # one writer has the whole file
+        return  # SQLite: the writer has locked the whole file
     if ids := sorted(set(conversation_ids) - transaction.held):
         await transaction.execute("hold_conversations", ids=ids)
         transaction.held.update(ids)

@@ -1,8 +1,6 @@
-"""Pauses: everything of a conversation is received and nothing but opt-outs is dispatched, until it
-is resumed or the time given is over.
-
-A pause is written on the conversation alone, so it costs the same whatever waits there; what it
-means for the order is in `order.py`.
+"""Pauses: events of a conversation are received, but only opt-outs are dispatched, until it is
+resumed or the given time is over. A pause is stored on the conversation only, so its cost does not
+depend on the waiting entries; its effect on the order is in `order.py`.
 """
 
 from __future__ import annotations
@@ -17,13 +15,14 @@ from berinia_webhookd.journal.database import Row, Transaction, instant, microse
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.model import Pause, PauseRequest
 
-# The sender of a pause of all with a party, also of later ones; no normal form begins with a blank.
+# The sender in a pause of everybody with a party, also later ones; no normal form begins with a
+# blank.
 EVERYBODY: Final = " everybody"
 
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """A conversation's pause, for people."""
+    """A conversation's pause, for display."""
 
     since: datetime
     until: datetime | None  # None: until somebody resumes it
@@ -37,7 +36,7 @@ class Paused:
 
 
 def of_row(row: Row) -> Paused | None:
-    """Return the pause of a conversation's row. One that is over is one until it is forgotten."""
+    """Return the pause of a conversation's row, also an expired one until it is deleted."""
     if row["paused_at"] is None:
         return None
     until = None if row["paused_until"] is None else instant(row["paused_until"])
@@ -47,7 +46,7 @@ def of_row(row: Row) -> Paused | None:
 async def pause(
     transaction: Transaction, conversations: Sequence[int], pause: Pause
 ) -> Sequence[int]:
-    """Pause conversations; returns those that were not, or not for so long."""
+    """Pause conversations; returns those that were not paused, or for a shorter time."""
     await order.hold(transaction, conversations)
     rows = await transaction.execute(
         "pause",
@@ -62,7 +61,7 @@ async def pause(
 
 
 async def pause_all(transaction: Transaction, requests: Sequence[PauseRequest]) -> Sequence[int]:
-    """Pause what each request means; returns the conversations that changed."""
+    """Pause the conversations of each request; returns those that changed."""
     changed: list[int] = []
     for request in requests:
         changed += await pause(transaction, await _made(transaction, request), request.pause)
@@ -72,12 +71,12 @@ async def pause_all(transaction: Transaction, requests: Sequence[PauseRequest]) 
 async def pause_as_asked(
     transaction: Transaction, asked: Sequence[Sequence[PauseRequest]]
 ) -> list[Sequence[int]]:
-    """Do it for everybody who asks."""
+    """Do all requested pauses; returns the changed conversations of each."""
     return [await pause_all(transaction, requests) for requests in asked]
 
 
 async def _made(transaction: Transaction, request: PauseRequest) -> Sequence[int]:
-    """The conversations that are meant. With a party there is one, though nobody has written."""
+    """Return the matching conversations, creating the one with a party if it is missing."""
     if request.party is not None:
         if request.sender is None:
             await transaction.execute("keep_conversations")
@@ -96,7 +95,7 @@ async def _made(transaction: Transaction, request: PauseRequest) -> Sequence[int
 async def to_pause(
     transaction: Transaction, asked: Sequence[Sequence[PauseRequest]]
 ) -> Iterable[int]:
-    """Return the conversations that are meant, as far as there are any yet."""
+    """Return the existing matching conversations."""
     found: list[int] = []
     for request in (one for requests in asked for one in requests):
         found += await of(transaction, request.channel, request.sender, request.party)
@@ -105,7 +104,7 @@ async def to_pause(
 
 @dataclass(frozen=True, slots=True)
 class Whose:
-    """Which conversations an operator means, in normal form; what is None does not matter."""
+    """A filter of conversations, in normal form; None matches all."""
 
     sender: str | None = None
     channel: str | None = None
@@ -114,7 +113,7 @@ class Whose:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Which conversations were held until now, and how much of them was given up."""
+    """The conversations that were held until now, and the number of discarded entries."""
 
     conversations: tuple[int, ...]
     discarded: int = 0
@@ -123,7 +122,7 @@ class Resumed:
 async def resume(
     transaction: Transaction, conversations: Sequence[int], *, discard: bool = False
 ) -> Resumed:
-    """End the pauses of conversations and what guards hold there; or give up what was held."""
+    """End the pauses and guards' holds of conversations; or discard the held entries."""
     await order.hold(transaction, conversations)
     paused = await transaction.execute("resume", conversations=conversations)
     released = await order.release(transaction, conversations)
@@ -136,12 +135,12 @@ async def resume(
 
 
 async def over(transaction: Transaction) -> list[int]:
-    """Return the conversations whose pause is over by now. What it held falls due by itself."""
+    """Return the conversations whose pause is over; their entries fall due without it."""
     return [id_ for (id_,) in await transaction.execute("pauses_over")]
 
 
 async def end(transaction: Transaction, asked: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """Forget pauses that are over; returns which."""
+    """Delete expired pauses; returns their conversations."""
     ended: list[Sequence[int]] = []
     for conversations in asked:
         await order.hold(transaction, conversations)
@@ -156,7 +155,7 @@ async def to_end(_: Transaction, asked: Sequence[Sequence[int]]) -> list[int]:
 
 
 async def channels_of(transaction: Transaction, conversations: Sequence[int]) -> list[str]:
-    """Return on which channels these conversations are."""
+    """Return the channels of these conversations."""
     rows = await transaction.execute("channels_of", conversations=conversations)
     return [channel for (channel,) in rows]
 

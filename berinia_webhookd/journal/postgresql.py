@@ -1,8 +1,6 @@
-"""PostgreSQL through asyncpg: connections and their limits, what its errors mean, the locks that
-keep nodes out of each other's way, and the notifications by which they wake one another.
-
-Nothing here waits for ever: a server, a network or another session that says nothing costs an
-attempt so many seconds, and no more.
+"""PostgreSQL through asyncpg: connections and their limits, the mapping of errors, the locks
+between nodes, and the notifications by which they wake one another. All waits have a timeout: for a
+server, a network or another session that does not answer.
 """
 
 from __future__ import annotations
@@ -51,20 +49,20 @@ CONNECT_SECONDS: Final = 4.0
 CLOSE_SECONDS: Final = 0.5
 LOCK_SECONDS: Final = 3
 STATEMENT_SECONDS: Final = 5
-COMMAND_SECONDS: Final = 6.0  # measured here, for a server that says nothing any more
-PATIENT_SECONDS: Final = 600  # for upgrades, and for what an operator asks
-HEARTBEAT_SECONDS: Final = 5.0  # a connection that died without a word is noticed within two
+COMMAND_SECONDS: Final = 6.0  # client-side, for a server that does not answer
+PATIENT_SECONDS: Final = 600  # for upgrades and operators' commands
+HEARTBEAT_SECONDS: Final = 5.0  # a dead connection is noticed within two of these
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 5.0
 SHARDS: Final = 128  # of tallies: sessions that share one wait for each other's commits
 MOST_REPLIES: Final = 100  # named in one notification, which may have 8,000 bytes
 
-# What the database's or the role's own settings must not change.
+# Settings that must not depend on the database or role.
 SESSION: Final = {
     "application_name": "berinia-webhookd",
     "search_path": NAMESPACE,
     "synchronous_commit": "on",  # a commit that returned is on disk
-    "default_transaction_isolation": "read committed",  # what a lock waited for is then seen
+    "default_transaction_isolation": "read committed",  # sees commits made before a lock
     "idle_in_transaction_session_timeout": f"{2 * STATEMENT_SECONDS}s",
     "jit": "off",  # compiling takes longer than any statement of ours
 }
@@ -142,7 +140,7 @@ class PostgresqlTransaction(Transaction):
         return bool(await self._connection.fetchval(TAKE_TURN, NAMESPACE, work))
 
     async def wait_for_turn(self, work: str) -> None:
-        """Wait until no other process does this kind of work; ours until the end."""
+        """Wait for the advisory lock of a kind of work, held until the end of the transaction."""
         await self._connection.fetchval(WAIT_FOR_TURN, NAMESPACE, work)
 
     async def tables(self) -> set[str]:
@@ -150,8 +148,8 @@ class PostgresqlTransaction(Transaction):
         return {name for (name,) in await self._connection.fetch(TABLES, NAMESPACE)}
 
     async def script(self, text: str) -> None:
-        """See `Transaction`: keys are large, and texts are compared byte by byte, whatever the
-        database's language.
+        """See `Transaction`: keys are 64-bit, and texts are compared byte by byte, whatever the
+        database's collation.
         """
         script = sql.plain("postgresql", text)
         for ours, theirs in {
@@ -162,7 +160,7 @@ class PostgresqlTransaction(Transaction):
         await self._connection.execute(script)
 
     async def announce(self, by: str) -> None:
-        """Tell the other processes, once this is committed; `by` is who need not hear."""
+        """Notify the other processes at the commit; `by` is the sender, which ignores it."""
         changes = self.changes
         if not changes.work and not changes.replies:
             return
@@ -177,10 +175,8 @@ class PostgresqlTransaction(Transaction):
 
 
 class PostgresqlDatabase(Database):
-    """A journal that any number of processes share.
-
-    Three lasting connections, or as many as are allowed: one writes, one listens, and the others
-    read.
+    """A journal that any number of processes share. Three or more lasting connections: one writes,
+    one listens, and the others read.
     """
 
     shared = True
@@ -188,13 +184,13 @@ class PostgresqlDatabase(Database):
     def __init__(self, url: str, *, pool_size: int, patient: bool) -> None:
         self._url = url
         self._patient = patient
-        self._instance = uuid4().hex  # tells this process from the others
+        self._instance = uuid4().hex  # identifies this process
         self._writer: asyncpg.Connection | None = None
         self._readers = asyncio.Semaphore(max(1, pool_size - 2))
         self._idle: list[asyncpg.Connection] = []
 
     async def own(self) -> None:
-        """See `Database`: nobody owns it alone."""
+        """See `Database`: there is no single owner."""
 
     async def prepare(self) -> None:
         """See `Database`."""
@@ -218,8 +214,8 @@ class PostgresqlDatabase(Database):
                 async with connection.transaction():
                     transaction = PostgresqlTransaction(connection)
                     await transaction.wait_for_turn("migrate")
-                    # Looked at first: a role that may not make it can still use one that an
-                    # operator made.
+                    # Checked first: a role that may not create it can use one that an operator
+                    # created.
                     there = await connection.fetchval("SELECT to_regnamespace($1)", NAMESPACE)
                     if there is None:
                         await connection.execute(f"CREATE SCHEMA {NAMESPACE}")
@@ -252,13 +248,13 @@ class PostgresqlDatabase(Database):
                 return await step(PostgresqlTransaction(connection))
 
     async def look_around(self) -> bool:
-        """See `Database`: what others wrote is heard, or may be anything."""
+        """See `Database`: changes are notified; without notifications, assume some."""
         await self.write(_present)
         return True
 
     async def listen(self, heard: Callable[[Changes], None], lost: Callable[[], None]) -> None:
-        """See `Database`. Nothing rests on being heard: whoever sleeps also looks by itself, often
-        while nobody can be heard, and now and then in any case.
+        """See `Database`. Correctness does not depend on notifications: waiting tasks also poll,
+        more often while notifications are interrupted.
         """
         for pause in doubling_pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS):
             try:
@@ -270,7 +266,7 @@ class PostgresqlDatabase(Database):
                         self.listening = False
                         await _close(connection)
             except DatabaseError:
-                pass  # the writer says `journal.degraded`; until we hear again, everybody looks
+                pass  # the writer logs `journal.degraded`; until then, all poll
             lost()
             await asyncio.sleep(pause)
 
@@ -286,7 +282,7 @@ class PostgresqlDatabase(Database):
         connection.add_termination_listener(lambda _: closed.set())
         await connection.add_listener(CHANNEL, on_notification)
         self.listening = True
-        heard(Changes(work=True, all_replies=True))  # what was said while nobody listened
+        heard(Changes(work=True, all_replies=True))  # notifications may have been missed meanwhile
         while not closed.is_set():
             if not await wait_for_event(closed, HEARTBEAT_SECONDS):
                 await connection.execute("SELECT 1")
@@ -309,7 +305,7 @@ class PostgresqlDatabase(Database):
 
     @contextlib.asynccontextmanager
     async def _reader(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection that nobody else uses; one that failed is not used again."""
+        """Yield a connection for exclusive use; one that failed is not reused."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed():
@@ -324,7 +320,7 @@ class PostgresqlDatabase(Database):
         self._idle.append(connection)
 
     async def _connect(self, *, patient: bool = False) -> asyncpg.Connection:
-        """Connect; everything libpq knows may stand in the URL, TLS included."""
+        """Connect; the URL may have all parameters of libpq, including TLS."""
         patient = patient or self._patient
         own = parse_qs(urlsplit(self._url).query)
         limits = {
@@ -344,9 +340,7 @@ class PostgresqlDatabase(Database):
 
 
 def understood(payload: str, *, myself: str) -> Changes | None:
-    """What was announced; None for our own words. An unreadable payload counts as: everything
-    changed.
-    """
+    """Parse a notification; None for our own. An unreadable one means: everything changed."""
     try:
         said = orjson.loads(payload)
         if said["by"] == myself:
@@ -365,9 +359,7 @@ async def _present(transaction: Transaction) -> int:
 
 
 async def _close(connection: asyncpg.Connection) -> None:
-    """Let it go at once: the driver would wait for a server that says nothing any more, also for
-    the news that its own cancelling was heard.
-    """
+    """Terminate a connection at once: a graceful close would wait for the server."""
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await connection.close()
