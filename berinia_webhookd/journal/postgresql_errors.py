@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors, and its driver's, mean to us."""
+"""Maps errors of PostgreSQL and its driver to those of `database.py`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from berinia_webhookd.journal.database import (
 UNREACHABLE: Final = (
     "08",  # connection lost
     "25006",  # read only: a standby
-    "28",  # refused to let us in
+    "28",  # access denied
     "3D000",  # no such database
     "3F000",  # no such schema
-    "42501",  # not allowed
-    "42P01",  # no such table: the database was put back to an earlier state
+    "42501",  # insufficient privilege
+    "42P01",  # no such table: the database was restored to an earlier state
     "53",  # disk full, out of memory, too many connections
-    "55P03",  # a lock was not to be had
+    "55P03",  # a lock timed out
     "57",  # shut down, starting up, or timed out
-    "58",  # the server's own files
+    "58",  # errors of the server's files
     "XX",
 )
-CONFLICT: Final = ("23", "40")  # another node inserted it, deadlock, serialization
+CONFLICT: Final = ("23", "40")  # another node inserted the row; deadlock; serialization
 HINTS: Final = {
     "28": "see the user and the password in journal.url, and the server's pg_hba.conf",
     "3D": "make the database that journal.url names, or name another one",
@@ -41,7 +41,7 @@ HINTS: Final = {
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Errors of the server and the driver as what they mean to us."""
+    """Raise errors of the server and the driver as those of `database.py`."""
     try:
         yield
     except asyncpg.PostgresError as error:

@@ -1,8 +1,6 @@
-"""Deleting what is past its retention, in batches small enough that nobody waits for them; and the
-notes about agents that cannot be loaded, which go by themselves as well.
-
-What is deleted is remembered in the same transaction: an event is recognised by its digest for as
-long as was promised, counted from its receipt.
+"""Deletes data past its retention, in batches small enough not to delay other work; and outdated
+notes about agents that cannot be loaded. The digests of deleted events are stored in the same
+transaction, so that an event is recognised for the promised time after its receipt.
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ from berinia_webhookd.model import AgentName
 
 PURGE_ROWS: Final = 500
 NOTES_KEPT: Final = 3600 * SECOND
-LONGEST_BUDGET: Final = DAY  # that an agent can have for a person
-TURN: Final = "purge"  # one node does it at a time
+LONGEST_BUDGET: Final = DAY  # the longest budget period of an agent
+TURN: Final = "purge"  # the lock: one node purges at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Why an agent cannot be loaded on a node; None: it can again."""
+    """The reason why an agent cannot be loaded on a node; None: it can again."""
 
     agent: AgentName
     node: str
@@ -41,18 +39,18 @@ class Unavailable:
 
 
 async def purge(transaction: Transaction, wanted: Sequence[Retention]) -> list[int]:
-    """Delete one batch of each kind; what belongs to a delivery goes with it."""
+    """Delete one batch of each kind; deliveries are deleted with all that belongs to them."""
     return [await _purge(transaction, retention) for retention in wanted]
 
 
 async def _purge(transaction: Transaction, retention: Retention) -> int:
     if not await transaction.take_turn(TURN):
-        return 0  # another node sees to it
+        return 0  # another node is purging
     keep = round(retention.entries_days * DAY)
     conversations = await _conversations_of(transaction, await _purgeable(transaction, keep))
     ids = {id_ for some in conversations.values() for id_ in some}
     free = {id_ for (id_,) in await transaction.execute("free_conversations", ids=sorted(ids))}
-    if transaction.shared:  # they may have changed until they were locked
+    if transaction.shared:  # check again: they may have changed before they were locked
         still = await _purgeable(transaction, keep)
         conversations = {key: some for key, some in conversations.items() if key in still}
     accepted = [key for key, some in conversations.items() if some <= free]
@@ -67,8 +65,8 @@ async def _purge(transaction: Transaction, retention: Retention) -> int:
 
 
 async def _purgeable(transaction: Transaction, keep: int) -> set[int]:
-    """Return the next deliveries of which everything finished long enough ago. Others may stand
-    before them, each of which is looked at a few times, however many events it has.
+    """Return the next deliveries whose entries all finished long enough ago. Unfinished ones may
+    precede them, each of which is read a few times, however many events it has.
     """
     found: set[int] = set()
     entries, finished_at, place = 0, 0, 0
@@ -95,7 +93,7 @@ async def _conversations_of(transaction: Transaction, deliveries: set[int]) -> d
 
 
 async def _delete(transaction: Transaction, deliveries: Sequence[int]) -> None:
-    """Delete deliveries with all that belongs to them, and remember what is recognised by."""
+    """Delete deliveries with all that belongs to them, and store their digests and used keys."""
     if not deliveries:
         return
     await transaction.execute("remember_digests", deliveries=deliveries)

@@ -1,5 +1,5 @@
-"""What people, status pages and the dispatcher ask of a journal: lists, ids, counts, ages, rates,
-deliveries. It only reads.
+"""The queries of commands, status pages and the dispatcher: lists, ids, counts, ages, rates,
+deliveries. They only read.
 """
 
 from __future__ import annotations
@@ -45,41 +45,41 @@ IN_FEW: Final = frozenset(EntryState) - NEVER_BY_FILTER  # states in which there
 ID_CHARACTERS: Final = frozenset("0123456789abcdef-")
 MOST_COUNTED: Final = 1000
 ALL: Final = 2**62
-CLOCK_SLACK: Final = timedelta(hours=1)  # between nodes, and of one that was set
+CLOCK_SLACK: Final = timedelta(hours=1)  # clock differences between nodes, and clock changes
 HOUR: Final = 3600 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which entries (or rejected deliveries) match; what is None does not matter."""
+    """A filter of entries (or rejected deliveries); None matches all."""
 
     state: ListedState | None = None
     channel: str | None = None
     agent: str | None = None
     since: datetime | None = None
-    sender: str | None = None  # in normal form, as the recipient and the group
+    sender: str | None = None  # in normal form, like the recipient and the group
     kind: str | None = None
     until: datetime | None = None
     recipient: str | None = None
     group: str | None = None
     message_id: str | None = None
-    text: str | None = None  # words that are all in it
+    text: str | None = None  # words that the event must all contain
     error: str | None = None
 
     @property
     def few(self) -> bool:
-        """Whether an index finds them however many others there are."""
+        """Whether an index finds the matches, whatever the number of others."""
         return not (self.sender is self.group is None) or self.state in IN_FEW
 
     @property
     def is_scan(self) -> bool:
-        """Whether all that there is may have to be looked through for the few that match."""
+        """Whether all entries may have to be read to find few matches."""
         plain = Filters(since=self.since, until=self.until)
         return not self.few and self.state != "rejected" and self != plain
 
     @property
     def by_content(self) -> bool:
-        """Whether each event must be read to know."""
+        """Whether the events' contents must be read to match."""
         return any(
             value is not None for value in (self.recipient, self.message_id, self.text, self.error)
         )
@@ -87,7 +87,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is in an event, as far as lists show it; None once erased."""
+    """The content of an event, as shown in lists; None once erased."""
 
     sender: str | None = None
     recipient: str | None = None
@@ -96,8 +96,8 @@ class Content:
     subject: str | None = None
     text: str | None = None
     opt_out: str | None = None
-    party: str | None = None  # with whom, in normal form
-    error: str | None = None  # of the last attempt, or why a delivery was rejected
+    party: str | None = None  # the sender and party, in normal form
+    error: str | None = None  # the last attempt's error, or the delivery's rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +107,21 @@ class Listed:
     id: str  # of the event, or of the delivery
     state: str
     channel: str
-    agent: str | None  # None for a delivery, as what follows
+    agent: str | None  # None for a delivery, like the next ones
     kind: str | None  # of the event: message, receipt, other
     entry: str | None  # of the entry: agent, reply
     received_at: datetime
     attempts: int
     place: int = 0
     event: int = 0
-    reason: str | None = None  # why it is skipped, or held
-    began: bool = False  # of an at-most-once agent: it has acted, or may have
+    reason: str | None = None  # the reason why it is skipped, or held
+    began: bool = False  # an at-most-once agent has acted, or may have
     gathered_into: str | None = None  # the event whose attempts it shares
-    content: Content | None = None  # None: it was not asked for
+    content: Content | None = None  # None: not requested
 
     @property
     def may_have_acted(self) -> bool:
-        """Whether nobody knows what its at-most-once agent did."""
+        """Whether its at-most-once agent may have acted."""
         return bool(self.began) and self.state in GIVEN_UP
 
 
@@ -149,8 +149,8 @@ async def list_entries(
 
 
 async def is_counted(transaction: Transaction, filters: Filters) -> bool:
-    """Whether there is any entry of the state, the channel and the agent that are wanted: where
-    there is none, nothing needs to be looked through.
+    """Whether the tallies have any entry of this state, channel and agent; if not, no search is
+    needed.
     """
     wanted = {"state": filters.state, "channel": filters.channel, "agent": filters.agent}
     given = {name: value for name, value in wanted.items() if value is not None}
@@ -161,7 +161,7 @@ async def is_counted(transaction: Transaction, filters: Filters) -> bool:
 
 
 async def _of_group(transaction: Transaction, filters: Filters) -> dict[str, Any]:
-    """Return what statements know those by who wrote in a group, or one of them."""
+    """Return the parameters for the senders in a group, or one of them."""
     of_group = {"channel": filters.channel, "party": storable(str(filters.group))}
     rows = await transaction.execute("conversations_of_group", **of_group)
     found = {row["id"] for row in rows}
@@ -171,7 +171,7 @@ async def _of_group(transaction: Transaction, filters: Filters) -> dict[str, Any
 
 
 async def person_of(transaction: Transaction, sender: str) -> dict[str, Any]:
-    """Return what statements know a person by: conversations, and the address as an author's."""
+    """Return the parameters for a person: conversations, and the address as an author's."""
     person = storable(sender)
     found = await transaction.execute("conversations_of_sender", sender=person)
     return {"sender": person, "conversations": [id_ for (id_,) in found]}
@@ -180,9 +180,7 @@ async def person_of(transaction: Transaction, sender: str) -> dict[str, Any]:
 async def list_rejected(
     transaction: Transaction, filters: Filters, *, limit: int = ALL
 ) -> list[Listed]:
-    """Return the rejected deliveries that match, newest first; they have neither agent nor known
-    sender.
-    """
+    """Return the matching rejected deliveries, newest first; they have no agent or known sender."""
     values = _values(filters)
     rows = await transaction.execute("list_rejected", **values, most=limit)
     return [
@@ -213,7 +211,7 @@ def _values(filters: Filters) -> dict[str, Any]:
 
 
 async def numbers_of(transaction: Transaction, filters: Filters) -> tuple[int, int]:
-    """Return the first and the last number that an event that matches can have."""
+    """Return the first and the last number of events that can match."""
     ((last,),) = await transaction.execute("last_number")
     first, end = 0, (last + 1) * EVENTS_EACH
     if filters.since is not None:
@@ -224,8 +222,8 @@ async def numbers_of(transaction: Transaction, filters: Filters) -> tuple[int, i
 
 
 async def first_from(transaction: Transaction, moment: datetime) -> int:
-    """Return the number of the first event received at an instant or later. Deliveries are
-    numbered in the order of arrival, so theirs is found by halves.
+    """Return the number of the first event received at an instant or later, by binary search:
+    deliveries are numbered in the order of arrival.
     """
     ((last,),) = await transaction.execute("last_number")
     low, high, earliest = 0, last + 1, stored(moment)
@@ -246,7 +244,7 @@ async def received_from(transaction: Transaction, number: int) -> datetime | Non
 
 
 async def find(transaction: Transaction, prefix: str) -> tuple[str, str]:
-    """Return the id that begins like this, and whether it is an event's or a delivery's.
+    """Return the id with this prefix, and whether it is an event's or a delivery's.
 
     Raises:
         NotFound: there is none, or more than one.
@@ -297,7 +295,7 @@ async def _received_since(transaction: Transaction, moment: datetime) -> int:
 
 
 async def backlog(transaction: Transaction) -> Backlog:
-    """Return how many entries are in each state, and how long each agent's oldest is ready."""
+    """Return the number of entries by state, and how long each agent's oldest has been ready."""
     counts = dict.fromkeys(EntryState, 0)
     oldest: dict[AgentName, float] = {}
     for row in await transaction.execute("count_by_state"):
@@ -347,6 +345,6 @@ async def server_settings(transaction: Transaction, names: Sequence[str]) -> dic
 
 
 async def delivery_of(transaction: Transaction, event_id: EventId) -> VerifiedDelivery | None:
-    """Return the delivery an event came with, as it was verified then."""
+    """Return the verified delivery of an event."""
     rows = await transaction.execute("delivery_of", event=event_id)
     return restored(rows[0]) if rows else None

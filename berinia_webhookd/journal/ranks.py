@@ -1,5 +1,5 @@
-"""The ranks of receipts. Those of one message may come in any order: one that says less than
-another said before is skipped.
+"""The ranks of receipts. Receipts of one message may come in any order: one with a lower status
+than an earlier one is skipped.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ OUTRANKED: Final = "outranked"
 async def judge(
     transaction: Transaction, inserted: Sequence[Inserted]
 ) -> Mapping[EventId, NewEvent]:
-    """Return the receipts that are skipped, because their message is further already. Their
-    conversation is that of the message, and held.
+    """Return the receipts that are skipped, because their message has a higher status already.
+    Their conversation is that of the message, and locked.
     """
     ranked = {new.id: new for _, new in inserted if new.event.rank is not None}
     if not ranked:
@@ -41,14 +41,14 @@ async def judge(
 
 
 def about_of(event: Event) -> str:
-    """Return what the receipts of one message have in common."""
+    """Return the key shared by the receipts of one message."""
     return storable(f"{event.channel}:{event.about}")
 
 
 def outranked(
     receipts: Iterable[tuple[EventId, Event]], highest: Mapping[str, int]
 ) -> frozenset[EventId]:
-    """Return the receipts below the highest rank that was accepted before, in their order."""
+    """Return the receipts ranked below an earlier one, in order."""
     reached = dict(highest)
     behind: set[EventId] = set()
     for id_, event in receipts:

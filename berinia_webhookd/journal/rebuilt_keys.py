@@ -1,6 +1,6 @@
-"""Mails that came another way already. What reconciliation rebuilds from a stored mail may be read
-differently from its callback, so their digests may differ; the key is the same. Asked while the
-conversation is held, so neither can come between.
+"""Detects mails known by callback or by reconciliation. A mail rebuilt from storage may be decoded
+differently from its callback, so that the digests differ; the key is the same. Queried while the
+conversation is locked, so that neither is inserted meanwhile.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 async def known(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[bytes, EventId]:
-    """Return by their digests which events are here already: of callbacks those that were rebuilt,
-    of rebuilt ones all.
+    """Return by digest the events that exist already: callbacks whose mail was rebuilt, and rebuilt
+    mails that exist either way.
     """
     keyed = [new for one in arrivals for new in one.events if new.event.reconcile_key is not None]
     if not keyed:
         return {}
     rebuilt = [new for new in keyed if new.event.reconciled]
     found = await _events(transaction, "keyed_with", rebuilt)
-    for new in rebuilt:  # two that are rebuilt together
+    for new in rebuilt:  # two mails that are rebuilt together
         found.setdefault(new.event.reconcile_key, new.id)
     called = [new for new in keyed if not new.event.reconciled]
     found |= await _events(transaction, "rebuilt_with", called)

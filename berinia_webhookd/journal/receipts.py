@@ -1,5 +1,5 @@
-"""What everybody is told whose delivery was accepted: of what is new, and of what was here before
-with the agents that it went to. Whoever waits for that waits with the others.
+"""The receipts of accepted deliveries: for new events, and for known ones with the agents that they
+went to. A caller of a known event waits for the same reply.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ async def of(
     used: dict[bytes, set[str]],
     kept: Sequence[Inserted],
 ) -> list[Receipts | ReplayedSignature]:
-    """Return it; keys that came with what is not new are remembered."""
+    """Return the receipts; replay keys of known events are stored."""
     results: list[Receipts | ReplayedSignature] = []
     repeated: list[tuple[Arrival, EventId]] = []
     for one in arrivals:
@@ -47,7 +47,7 @@ async def _of_the_first_time(
     results: Sequence[Receipts | ReplayedSignature],
     repeated: Sequence[tuple[Arrival, EventId]],
 ) -> list[Receipts | ReplayedSignature]:
-    """The receipts with the agents the events went to; who waits now, waits for their replies."""
+    """Return receipts with the agents the events went to; callers wait for their replies."""
     found = await transaction.execute(
         "agents_of_events", events=list({event for _, event in repeated})
     )

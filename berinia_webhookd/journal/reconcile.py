@@ -1,5 +1,6 @@
-"""What `reconcile` asks of a journal, and takes into it beside the daemon: by the digest of its
-callback, in the transaction of a callback, so that one that comes late cannot double it.
+"""The journal's side of `reconcile`: finds missing messages and accepts them beside the daemon,
+with the digest of their callback and in the same transaction as one, so that a late callback is no
+duplicate.
 """
 
 from __future__ import annotations
@@ -28,43 +29,43 @@ from berinia_webhookd.model import (
 
 RECONCILE: Final = "reconcile"
 KEY_BYTES: Final = 32
-BATCH: Final = 100  # that are taken in at once: the daemon waits no longer than for these
+BATCH: Final = 100  # messages per transaction, which bounds the daemon's wait
 
 AsksStart = Callable[[Event], bool]
 
 
 class Rebuilt(NamedTuple):
-    """A message as its callback would have brought it."""
+    """A message as from its callback."""
 
     delivery: VerifiedDelivery
     decoded: Decoded
 
 
 class Reconciliation(Operations):
-    """One journal, compared with what a provider holds."""
+    """One journal, compared with a provider's messages."""
 
     async def recipients(self, channel: ChannelName) -> list[str]:
-        """Return whom people wrote to on a channel, in normal form."""
+        """Return the recipients of messages on a channel, in normal form."""
         return sorted(await self._read(_recipients, channel))
 
     async def here(self, digests: Sequence[bytes]) -> set[bytes]:
-        """Return those of events that are here, or were."""
+        """Return those of the events that are or were in the journal."""
         return await self._read(_here, digests)
 
     async def keyed(self, beginnings: Sequence[bytes]) -> set[bytes]:
-        """Return those of keys, or of their beginnings, that events here have."""
+        """Return those of the keys, or prefixes of keys, that events have."""
         return await self._read(_keyed, beginnings)
 
     async def first_keyed_at(self) -> datetime | None:
-        """Return when the first event came that left a key; None: none has."""
+        """Return when the first event with a key was received; None: no event has one."""
         return await self._read(_first_keyed_at)
 
     async def take_in(
         self, channel: ChannelName, rebuilt: Sequence[Rebuilt], asks_start: AsksStart
     ) -> list[Receipts]:
-        """Take in what is new of them, behind all that is here. `asks_start` says whether an event
-        means START of somebody who has opted out. The events keep their own time; the deliveries
-        came now, as they are numbered and found in the order of arrival.
+        """Accept new ones, after all existing events. `asks_start` says whether an event means
+        START if its sender has opted out. The events keep their own time; the deliveries are
+        received now, because they are numbered in the order of arrival.
         """
         at = now()
         arrivals = [
@@ -127,7 +128,7 @@ async def _accept(
 async def _hear_later_start(
     transaction: Transaction, stop: NewEvent, asks_start: AsksStart
 ) -> None:
-    """Listen again to a word for START that came before its STOP did: it meant nothing then."""
+    """Apply a word for START again that was accepted before its STOP, when it had no effect."""
     channel, sender, _ = stop.parties
     for row in await transaction.execute("messages_of", channel=channel, sender=sender):
         event = event_text.decode(row["data"], row["form"])

@@ -1,5 +1,5 @@
-"""What dead processes were running: given back, and counted as a loss, not as a retry. And what was
-leased to us by a commit whose answer never came: given back at no cost.
+"""Gives back entries that dead processes were running, counted as a loss, not as a retry; and
+entries leased to us by a commit whose answer was lost, without counting.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from berinia_webhookd.model import AgentName, EntryId, EntryState, Event, EventI
 logger = structlog.get_logger()
 
 MOST_LOSSES: Final = 5
-TURN: Final = "recover"  # one node does it at a time
+TURN: Final = "recover"  # the lock: one node recovers at a time
 
-# What the person is told whose event this is, when its agent's process was lost for good.
+# Returns the reply to an event's sender if it is lost for good with its agent's process.
 LostReply = Callable[[Event], FailureReply | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recovery:
-    """Whose running entries to give back: everybody's (a file with one owner, at start), or those
-    whose lease is over.
+    """The entries to give back: all running ones (a file with one owner, at start), or those with
+    an expired lease.
     """
 
     everybody: bool = False
@@ -45,7 +45,7 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leftovers:
-    """Our leases, without those we know of; `known` is looked at when the step is taken."""
+    """Our leases, except the known ones; `known` is read when the step runs."""
 
     holder: Holder
     known: Set[EntryId]
@@ -53,15 +53,15 @@ class Leftovers:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """How many entries were given back, and which of them are dead now."""
+    """The number of entries given back, and those that are dead now."""
 
     given_back: int = 0
     dead: tuple[LostForGood, ...] = ()
 
 
 async def recover(transaction: Transaction, wanted: Sequence[Recovery]) -> list[Recovered]:
-    """Make their entries ready again, at the same place; dead the fifth time, or at once what had
-    begun and must not be done twice.
+    """Make the entries ready again, at the same place; or dead, after five losses, or at once if an
+    at-most-once attempt had begun.
     """
     return [await _recover(transaction, recovery) for recovery in wanted]
 
@@ -87,7 +87,7 @@ async def _recover(transaction: Transaction, recovery: Recovery) -> Recovered:
 
 
 async def _tell_people(transaction: Transaction, dead: Sequence[Row], reply: LostReply) -> None:
-    """Give those who wrote these the reply to what is lost for good."""
+    """Insert the replies to the senders of entries that are lost for good."""
     if not dead:
         return
     places = [row["place"] for row in dead]
@@ -99,7 +99,7 @@ async def _tell_people(transaction: Transaction, dead: Sequence[Row], reply: Los
         if told is None or any(one["has_reply"] for one in messages):
             continue
         said = Said(told.text, failed=True, late=told.late)
-        # Posted if it can be: who waited may have waited at the process that is gone.
+        # Late if possible: a waiting caller may have waited at the dead process.
         route = said.later_route(messages)
         listener = gather.listener(messages)
         if route is not ReplyRoute.LATE and listener["has_caller"]:
@@ -119,7 +119,7 @@ async def _tell_people(transaction: Transaction, dead: Sequence[Row], reply: Los
 
 
 async def _leases_over(transaction: Transaction, recovery: Recovery) -> list[Row]:
-    """Those in conversations that are held; the others are left for the next time."""
+    """Return the expired leases in locked conversations; the others are left for the next time."""
     lease = round(recovery.lease_seconds * SECOND)
     found = await transaction.execute("leases_over", up_since=recovery.up_since, lease=lease)
     return [
@@ -139,9 +139,9 @@ def _lost_for_good(row: Row) -> LostForGood:
 
 
 async def touched(transaction: Transaction, wanted: Sequence[Recovery]) -> Iterable[int]:
-    """Return the conversations of leases that are over."""
+    """Return the conversations of expired leases."""
     if not await transaction.take_turn(TURN):
-        return []  # another node sees to it
+        return []  # another node is recovering
     found: list[int] = []
     for recovery in wanted:
         lease = round(recovery.lease_seconds * SECOND)
@@ -152,7 +152,7 @@ async def touched(transaction: Transaction, wanted: Sequence[Recovery]) -> Itera
 
 
 async def give_back_leftovers(transaction: Transaction, wanted: Sequence[Leftovers]) -> list[None]:
-    """Release what was claimed by a commit whose answer was lost with the connection."""
+    """Release entries claimed by a commit whose answer was lost with the connection."""
     for leftovers in wanted:
         ours = await transaction.execute("leases_of", holder=leftovers.holder.name)
         rows = [row for row in ours if row["place"] not in leftovers.known]

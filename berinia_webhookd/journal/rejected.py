@@ -1,4 +1,4 @@
-"""Verified deliveries that fail validation: kept, so that they can be replayed after a fix."""
+"""Verified deliveries that fail validation, stored so that they can be replayed after a fix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Rejection:
 
 
 async def reject(transaction: Transaction, rejections: Sequence[Rejection]) -> list[None]:
-    """Keep rejected deliveries, once each; the oldest go when there are too many."""
+    """Store rejected deliveries, once each; above the limit the oldest are deleted."""
     by_key = {once_key(rejection.delivery): rejection for rejection in reversed(rejections)}
     for (kept,) in await transaction.execute("kept_once", keys=list(by_key)):
         del by_key[kept]
@@ -51,7 +51,7 @@ async def reject(transaction: Transaction, rejections: Sequence[Rejection]) -> l
 async def without_kept_items(
     transaction: Transaction, arrivals: Sequence[Arrival]
 ) -> list[Arrival]:
-    """Return the arrivals, each without rejected items that are kept already: of the same body."""
+    """Return the arrivals without rejected items that are stored already, from the same body."""
     keys = {id(one): once_key(one.delivery) for one in arrivals if one.rejected}
     kept = {key for (key,) in await transaction.execute("kept_once", keys=list(keys.values()))}
     result: list[Arrival] = []

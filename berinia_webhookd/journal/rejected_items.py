@@ -1,5 +1,5 @@
-"""The items of an accepted delivery that could not be read. They stand in its body, until that is
-blanked because it holds an erased person's data too: then each keeps its own JSON.
+"""The items of an accepted delivery that could not be decoded. They are in its body; when the body
+is blanked for an erased person, each item's own JSON is stored instead.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from berinia_webhookd import json_text
 from berinia_webhookd.journal.event_text import to_text
 from berinia_webhookd.model import RejectedItem
 
-Item = Mapping[str, Any]  # path, reason, and perhaps item: its own JSON
+Item = Mapping[str, Any]  # path, reason, and optionally item: its own JSON
 ITEM: Final = "item"
 
 
 def items_of(rejection: str, body: bytes | None) -> list[Item]:
-    """Return the rejected items as stored, each with its own JSON where that can be told."""
+    """Return the rejected items as stored, each with its own JSON if known."""
     items: list[Item] = json_text.decode(rejection).get("items", [])
     return with_json(items, body) if items and body is not None else items
 
 
 def with_json(items: Iterable[Item], body: bytes) -> list[Item]:
-    """Return the items, each with what stands at its path, if anything does."""
+    """Return the items, each with the JSON at its path, if any."""
     try:
         whole = json_text.decode(body.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -32,17 +32,17 @@ def with_json(items: Iterable[Item], body: bytes) -> list[Item]:
 
 
 def rejection_text(items: Sequence[Item]) -> str | None:
-    """Return rejected items as they are stored; None for none."""
+    """Return rejected items as stored text; None for no items."""
     return to_text({"items": [*items]}) if items else None
 
 
 def as_items(rejected: Iterable[RejectedItem]) -> list[Item]:
-    """Return what decoding rejected, as it is stored."""
+    """Return the rejected items of decoding in stored form."""
     return [{"path": item.path, "reason": item.reason} for item in rejected]
 
 
 def body_of(items: Iterable[Item]) -> bytes:
-    """Return a body that holds these items alone, each where its path says; lists are closed up."""
+    """Return a body with only these items, each at its path; list indexes are closed up."""
     tree: dict[str, Any] = {}
     for item in items:
         *above, last = _steps(item["path"]) or [""]
@@ -54,7 +54,7 @@ def body_of(items: Iterable[Item]) -> bytes:
 
 
 def why_rejected(rejection: Mapping[str, Any]) -> str:
-    """Return why a delivery, or some items of it, could not be read."""
+    """Return the reason why a delivery, or some of its items, could not be decoded."""
     if items := rejection.get("items"):
         return "; ".join(f"{item['path']}: {item['reason']}" for item in items)
     detail = rejection.get("detail", rejection.get("kind", ""))

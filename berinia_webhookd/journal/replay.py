@@ -1,5 +1,5 @@
-"""What an operator changes by hand: entries made ready again or given up, and rejected deliveries
-that are read once more.
+"""Manual changes by operators: entries made ready again or discarded, and rejected deliveries
+decoded again.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Decode = Callable[[VerifiedDelivery], Decoded]
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What became of one wish: `refused` says why nothing was done."""
+    """The result of one requested change: `refused` says why it was not done."""
 
     id: str  # of the event (or the rejected delivery)
     agent: str | None
     was: str  # its state before
     refused: str | None = None
-    event_id: str | None = None  # what became of a rejected delivery
-    passed_over: bool = False  # refused, because its agent did it already, or may have, or runs
-    consent: str | None = None  # what the person changed who said it
+    event_id: str | None = None  # the receipts of a rejected delivery
+    passed_over: bool = False  # refused, because its agent has acted, may have, or is running
+    consent: str | None = None  # the change of consent by the sender
 
 
 REFUSED_REPLAY: Final = {
@@ -60,7 +60,7 @@ REFUSED_DISCARD: Final = {
 async def replay_events(
     transaction: Transaction, event_ids: Sequence[str], *, dry_run: bool, once_again: bool = False
 ) -> list[Changed]:
-    """Replay events by id: what is dead of one, else its agent's entry, however it ended."""
+    """Replay events by id: an event's dead entries, else its agent's entry in any final state."""
     rows = await _held(transaction, "entries_of_events", events=event_ids)
     dead = {row["id"] for row in rows if row["state"] == EntryState.DEAD}
     chosen = [
@@ -75,7 +75,7 @@ async def replay_events(
 async def replay_entries(
     transaction: Transaction, places: Sequence[int], *, dry_run: bool, once_again: bool = False
 ) -> list[Changed]:
-    """Replay those that are still at the places where they were found, in their order."""
+    """Replay the entries that are still at the places where they were found, in order."""
     rows = await _held(transaction, "entries_at", places=places)
     open_ones = [row for row in rows if row["state"] not in {EntryState.DONE, EntryState.SKIPPED}]
     return await _replay(transaction, open_ones, dry_run=dry_run, once_again=once_again)
@@ -84,7 +84,7 @@ async def replay_entries(
 async def _replay(
     transaction: Transaction, rows: Sequence[Row], *, dry_run: bool, once_again: bool
 ) -> list[Changed]:
-    """Replay these; what began of an at-most-once agent only where `once_again` says so."""
+    """Replay these; begun ones of at-most-once agents only with `once_again`."""
     refusals = [
         REFUSED_REPLAY.get(EntryState(row["state"]))
         or (MAY_HAVE_ACTED if row["began_at"] is not None and not once_again else None)
@@ -108,7 +108,7 @@ async def _replay(
 async def discard_events(
     transaction: Transaction, event_ids: Sequence[str], *, dry_run: bool
 ) -> list[Changed]:
-    """Give up what is not finished, or dead."""
+    """Discard unfinished or dead entries of events."""
     rows = await _held(transaction, "entries_of_events", events=event_ids)
     return await _discard(transaction, rows, dry_run=dry_run)
 
@@ -130,7 +130,7 @@ async def _discard(
     for row in rows:
         refused = REFUSED_DISCARD.get(EntryState(row["state"]))
         if refused is not None and row["kind"] == EntryKind.REPLY:
-            continue  # the event's own entry says enough
+            continue  # report only the event's own entry
         results.append(_changed(row, refused))
         if refused is None:
             gone.append(row)
@@ -145,8 +145,8 @@ def _changed(row: Row, refused: str | None) -> Changed:
 
 
 async def _held(transaction: Transaction, name: str, **values: object) -> Sequence[Row]:
-    """Return the rows as they are while nobody else changes their conversations, and with them
-    those of the messages that share an attempt with any of them.
+    """Lock the conversations of the rows, and return their current rows with those of messages that
+    share an attempt with them.
     """
     rows = await transaction.execute(name, **values)
     if transaction.shared:
@@ -171,8 +171,8 @@ async def replay_delivery(
     gathering_of: GatheringOf,
     dry_run: bool,
 ) -> list[Changed]:
-    """Decode a delivery again that was rejected, at least in part: what can be read now becomes
-    events, and what was accepted before is recognised by its digest.
+    """Decode a delivery again that was rejected, at least in part: items that decode now become
+    events, and those accepted before are recognised by digest.
     """
 
     def refused(why: str) -> list[Changed]:
@@ -239,7 +239,7 @@ async def _accept(transaction: Transaction, arrival: Arrival) -> Receipts | Repl
 
 
 async def _foreseen(transaction: Transaction, arrival: Arrival) -> Receipts:
-    """Return the receipts that accepting would give; without an id for what would be new."""
+    """Return the receipts that accepting would give; without ids for new events."""
     digests = [new.event.digest for new in arrival.events]
     seen: dict[bytes, EventId] = dict(await transaction.execute("events_with", digests=digests))
     seen |= dict(await transaction.execute("already_seen", digests=digests))

@@ -1,5 +1,5 @@
-"""Replay keys: what makes one request unique, such as the digest of its signature. Each belongs to
-the events that it came with first.
+"""Replay keys, which identify one request, such as the digest of its signature. Each belongs to the
+events that it came with first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 async def used(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[bytes, set[str]]:
-    """Return by key the events that came with it; a delivery that is replayed uses its own."""
+    """Return by key the events that it belongs to; a replayed delivery may use its own key."""
     numbers = {key: one.number for one in arrivals if (key := one.delivery.replay_key) is not None}
     if not numbers:
         return {}
@@ -37,7 +37,7 @@ async def may_use(
     used: dict[bytes, set[str]],
     kept: Sequence[Inserted],
 ) -> bool:
-    """Return whether a delivery's key belongs to its events; from now on it does if it is new."""
+    """Return whether a delivery may use its key: it is new, or belongs to these events."""
     key = arrival.delivery.replay_key or b""
     ids = {known.get(new.digest) for new in arrival.events}
     if None in ids or ids.isdisjoint(used.get(key, ids)):

@@ -1,4 +1,4 @@
-"""Replies that somebody waits for, and what becomes of them when nobody waits longer."""
+"""Replies with waiting callers, and their routes when the callers are gone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class FoundReply:
-    """The reply of an event's agent as far as it is known; `over` when nothing more will come."""
+    """The known reply of an event's agent; `over` if it will not change."""
 
     reply: Reply | None
     inline: bool
@@ -37,14 +37,14 @@ class FoundReply:
 
 
 class Callers:
-    """Those in this process who wait for replies: each is told when there may be one."""
+    """The callers in this process that wait for replies: each is woken when there may be one."""
 
     def __init__(self) -> None:
         self._waiting: defaultdict[EventId, set[asyncio.Event]] = defaultdict(set)
 
     @contextlib.contextmanager
     def listening(self, event_id: EventId) -> Iterator[asyncio.Event]:
-        """Have an event set whenever something happened to a message."""
+        """Set an event whenever a message has changed."""
         changed = asyncio.Event()
         self._waiting[event_id].add(changed)
         try:
@@ -55,26 +55,26 @@ class Callers:
                 del self._waiting[event_id]
 
     def wake_for(self, entry: Entry) -> None:
-        """Tell those who wait for what an agent says to this entry."""
+        """Wake the callers that wait for the reply to this entry."""
         if self._waiting and entry.kind is EntryKind.AGENT:
             self.wake([message.event_id for message in entry.messages])
 
     def wake(self, event_ids: Iterable[EventId] | None) -> None:
-        """Tell those who wait for these messages' replies, or all."""
+        """Wake the callers that wait for these messages' replies, or all."""
         for event_id in list(self._waiting) if event_ids is None else event_ids:
             for changed in self._waiting.get(event_id, ()):
                 changed.set()
 
 
 async def reply_to(transaction: Transaction, event_id: EventId) -> FoundReply:
-    """Return what is known of an event's reply."""
+    """Return the known reply of an event."""
     rows = await transaction.execute("reply_of", event=event_id)
     if not rows:
         return FoundReply(None, inline=False, over=True)
     (row,) = rows
     reply = _reply(row)
     if reply is None and row["finished"] and row["gathered"]:
-        reply = Reply(text=None, failed=False)  # another message's caller has it, if there is one
+        reply = Reply(text=None, failed=False)  # it went to another message's caller, if any
     over = reply is not None or bool(row["finished"])
     inline = row["route"] == ReplyRoute.INLINE or row["text"] is None
     return FoundReply(reply, inline=inline, over=over)
@@ -87,7 +87,7 @@ def _reply(row: Row) -> Reply | None:
 async def stop_waiting(
     transaction: Transaction, departures: Sequence[Departure]
 ) -> list[Reply | None]:
-    """From here on a reply is late; one decided inline is returned, or, after hanging up, late."""
+    """Make later replies late; one decided inline is returned or, after a hang-up, made late."""
     return [await _stop_waiting(transaction, departure) for departure in departures]
 
 

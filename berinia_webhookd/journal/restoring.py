@@ -1,6 +1,5 @@
-"""Putting a copy in the place of a SQLite journal, or giving up one that was saved. What the
-journal has and the copy lacks is taken into the copy first: events, digests, consents, erasures,
-what guards count.
+"""Replaces a SQLite journal by a copy, or discards a saved copy. Data that the journal has and the
+copy lacks is merged into the copy first: events, digests, consents, erasures, guards' counts.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from berinia_webhookd.journal.sqlite import (
 )
 
 BATCH: Final = 200
-# Tables and indexes by name: what they are made of is copied, and does nothing by itself. Without
-# those that SQLite makes; a name like theirs alone says nothing, whoever writes the schema itself.
+# Tables and indexes by name: their rows are copied, and they have no effect. Without those that
+# SQLite makes; the name alone does not prove that: a schema may be edited.
 SCHEMA: Final = (
     "SELECT type, name, CASE WHEN type IN ('view', 'trigger') THEN sql END FROM sqlite_master "
     "WHERE NOT (type = 'index' AND sql IS NULL) "
@@ -50,9 +49,9 @@ _UNLESS_USED: Final = (
     "THEN NULL ELSE {column} END"
 )
 _OF_TAKEN: Final = "event IN (SELECT number FROM taken_events)"
-# What may have acted is not: the next start finds that it was lost.
+# Entries that may have acted are not made ready: the next start finds them lost.
 _BEGINS_AGAIN: Final = "state = 'running' AND began_at IS NULL"
-# What is taken of a table, and which of its columns are said in our numbers.
+# The rows to take of a table, and its columns that refer to renumbered rows.
 TAKEN: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "conversations": (
         "id IN (SELECT theirs FROM conversation_of, behind WHERE ours > conversation)",
@@ -88,9 +87,9 @@ TAKEN: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What came of it: events in the journal now, how many of them the copy lacked, how many were
-    erased in it, where a journal was put that could not be read, where the copy's key of the
-    register of consents, if there was none, and what was removed that a killed one had left.
+    """The result: events in the journal now, how many of them the copy lacked, how many were erased
+    in it, where an unreadable journal was moved, where the copy's key of the register of consents
+    was put, and removed leftovers of killed restores.
     """
 
     events: int
@@ -110,14 +109,13 @@ def restore_journal(
     key_file: Path | None = None,
     actor: Actor = UNKNOWN,
 ) -> Restored:
-    """Put a copy in the place of the journal; a saved one is gone then. By the key, people who were
-    erased in it are recognised in the copy's register of consents. Without one, that of a backup is
-    put into the file of that name beside the journal, or where `key_file` says.
+    """Replace the journal by a copy; a saved copy is deleted then. The key finds people erased in
+    the journal in the copy's register of consents. Without one, a backup's key is put into the key
+    file beside the journal, or at `key_file`.
 
     Raises:
-        NotFound: there is no such copy.
-        CannotStart: it is no sound journal of this version, or has another key.
-        CannotStartNow: the journal is in use.
+        NotFound: there is no such copy. CannotStart: the copy is damaged, of another version, or
+        has another key. CannotStartNow: the journal is in use.
     """
     journal, file = real_path(journal), real_path(file)
     if not file.is_file() or file == journal:
@@ -181,7 +179,7 @@ def discard_copy(journal: Path, file: Path) -> None:
     """Delete a copy that was saved.
 
     Raises:
-        NotFound: this is none.
+        NotFound: the file is not a saved copy.
     """
     file = real_path(file)
     if file not in saved_copies(real_path(journal)):
@@ -200,7 +198,7 @@ def _alone(journal: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Which may have made the file: an empty one would be taken for a new journal.
+        # The lock may have created the file: an empty one would be taken for a new journal.
         if journal.exists() and not journal.stat().st_size:
             journal.unlink()
         lock.release()
@@ -208,7 +206,7 @@ def _alone(journal: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _removed(file: Path) -> Iterator[None]:
-    """Remove a file that is in nobody's place, before and after."""
+    """Remove a temporary file with its companions, before and after."""
 
     def remove() -> None:
         for leftover in (file, *companions(file)):
@@ -222,7 +220,7 @@ def _removed(file: Path) -> Iterator[None]:
 
 
 def _fill(copy: sqlite3.Connection, file: Path) -> None:
-    """Copy the copy: what is given stays as it is until all is well."""
+    """Copy the given file, which stays unchanged until the restore has succeeded."""
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as given:
             given.backup(copy)
@@ -248,9 +246,7 @@ def _fill(copy: sqlite3.Connection, file: Path) -> None:
 
 
 def _strangers(copy: sqlite3.Connection) -> tuple[list[str], list[str]]:
-    """Name what stands in the schema of a copy, and in that of no journal or backup; and what is
-    missing.
-    """
+    """Return objects in a copy's schema that no journal or backup has; and missing ones."""
     with closing(sqlite3.connect(":memory:")) as ours:
         for _, text in sql.steps():
             ours.executescript(sql.plain("sqlite", text))
@@ -275,7 +271,7 @@ def _require_same(key: ConsentsKey | None, in_it: ConsentsKey | None) -> None:
 
 
 def _put(key: ConsentsKey, file: Path) -> Path:
-    """Put a key where there is none."""
+    """Write the key file unless there is one."""
     secret_files.put(file, key.reveal())
     _give_to_owner_of_folder(file)
     return file
@@ -288,7 +284,7 @@ def _give_to_owner_of_folder(file: Path) -> None:
 
 
 def _attach(copy: sqlite3.Connection, journal: Path) -> bool | None:
-    """Attach the journal; returns whether it can be read, None where there is nothing in it."""
+    """Attach the journal; returns whether it can be read, None if it is empty."""
     try:
         copy.execute("ATTACH ? AS present", (str(journal),))
         if not copy.execute("SELECT 1 FROM present.sqlite_master LIMIT 1").fetchone():
@@ -306,7 +302,7 @@ def _count(copy: sqlite3.Connection) -> int:
 
 
 async def _take(transaction: Transaction, key: ConsentsKey | None) -> int:
-    """Take what the copy lacks; returns how many events were erased."""
+    """Merge data that the copy lacks; returns how many events were erased."""
     for name in ("taken_events", "taken_deliveries", "behind", "conversation_of"):
         await _keep(transaction, name)
     for table, (which, ours) in TAKEN.items():
@@ -323,7 +319,7 @@ async def _take(transaction: Transaction, key: ConsentsKey | None) -> int:
 
 
 async def _name_as_the_journal(transaction: Transaction, key: ConsentsKey | None) -> None:
-    """Keep of somebody whom the register both names and has a digest of what the journal has."""
+    """Resolve people with both an address and a digest: keep the row that the journal has."""
     digests = {address for (address,) in await transaction.execute("restore_digests")}
     if key is None or not digests:
         return
@@ -334,7 +330,7 @@ async def _name_as_the_journal(transaction: Transaction, key: ConsentsKey | None
 
 
 async def _erase(transaction: Transaction) -> int:
-    """Erase what was erased in the journal."""
+    """Erase the events that were erased in the journal."""
     rows = await transaction.execute("restore_erased")
     for some in in_batches(rows, BATCH):
         await erase.blank(transaction, [row["number"] for row in some])
@@ -346,7 +342,7 @@ async def _erase(transaction: Transaction) -> int:
 
 
 async def _put_in_order(transaction: Transaction) -> None:
-    """Write down anew which entries are next, and count them."""
+    """Compute again which entries are next, and count all entries."""
     rows = await transaction.execute("restore_conversations")
     for some in in_batches(rows, BATCH):
         await order.advance_all(transaction, [row["conversation"] for row in some])
@@ -355,6 +351,6 @@ async def _put_in_order(transaction: Transaction) -> None:
 
 
 async def _keep(transaction: Transaction, name: str) -> None:
-    """Keep what a statement finds in a temporary table."""
+    """Store the rows of a statement in a temporary table."""
     text = sql.text_of("sqlite", f"restore_{name}")
     await transaction.script(f"CREATE TEMP TABLE {name} AS {text}")

@@ -1,5 +1,5 @@
-"""Copies of a journal that was lost while it was open: `journal.db.saved-<time>`, beside it. While
-one lies there, somebody has to decide what becomes of it.
+"""Copies of a journal that was lost while it was open: `journal.db.saved-<time>`, beside it. An
+operator must restore or discard each one.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from berinia_webhookd.journal import sql
 from berinia_webhookd.journal.deliveries import EVENTS_EACH
 
 MARK: Final = ".saved-"
-UNFINISHED: Final = ".unfinished"  # SQLite puts files of its own beside it
+UNFINISHED: Final = ".unfinished"  # SQLite may put files beside it
 RESTORING: Final = ".restoring"
-MISSES: Final = 10_000  # in a row, with growing steps: over half a million numbers
-# Nobody sees it before it is flushed.
+MISSES: Final = 10_000  # consecutive misses, with growing steps: over half a million numbers
+# No process reads the file before it is flushed.
 FAST: Final = (
     "PRAGMA journal_mode = OFF",
     "PRAGMA synchronous = OFF",
     "PRAGMA cache_size = -64000",
 )
 SPARSE: Final = ("events", "entries", "replies")  # numbered by their deliveries
-NOT_KEPT: Final = {"schema"}  # is made with the tables
+NOT_KEPT: Final = {"schema"}  # filled when the tables are created
 
 
 class NotSaved(Exception):
-    """Why there is no copy."""
+    """The copy could not be made; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A copy, and what it has of the journal."""
+    """A copy, and how much of the journal it has."""
 
     path: Path
     what: str
@@ -49,18 +49,18 @@ def saved_copies(journal: Path) -> list[Path]:
 
 
 def remove_unfinished(journal: Path) -> None:
-    """Remove what a process left that ended while it saved, or restored."""
+    """Remove leftovers of processes that ended while saving or restoring."""
     for file in (*_beside(journal, UNFINISHED), *_beside(journal, RESTORING)):
         file.unlink()
 
 
 def save(connection: sqlite3.Connection, journal: Path, now: datetime, *, intact: bool) -> Saved:
-    """Write all that an open connection sees beside the journal; what has the copy's name is whole,
-    sound and flushed. Of a file that is not `intact` any more, but only gone from its place, it is
-    what can be read: all of it only where it fits into memory.
+    """Write the state of an open connection to a file beside the journal, which gets its name when
+    it is complete, sound and flushed. If the open file is not `intact` (only moved or removed), the
+    readable rows are saved: all of them only if they are in memory.
 
     Raises:
-        NotSaved: there is no room, or nothing can be read.
+        NotSaved: the disk is full, or nothing can be read.
     """
     target = journal.with_name(f"{journal.name}{MARK}{now:%Y%m%dT%H%M%SZ}")
     unfinished = journal.with_name(journal.name + UNFINISHED)
@@ -82,8 +82,8 @@ def save(connection: sqlite3.Connection, journal: Path, now: datetime, *, intact
 
 @contextlib.contextmanager
 def _roomy_cache(connection: sqlite3.Connection) -> Iterator[bool]:
-    """Let nothing that is read take the place of what is in memory: it is all there is of it. Gives
-    whether all pages have had room there.
+    """Enlarge the cache, so that reading evicts no cached pages, which may be the only copy. Yields
+    whether all pages fit into memory.
     """
     fits = fits_into_memory(connection)
     ((pages,),) = connection.execute("PRAGMA page_count")
@@ -104,7 +104,7 @@ def fits_into_memory(connection: sqlite3.Connection) -> bool:
 
 
 def flush(path: Path) -> None:
-    """Have a file, or the names in a folder, on disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -121,18 +121,18 @@ def _beside(journal: Path, mark: str) -> list[Path]:
 
 
 def create(path: Path) -> int:
-    """Make a file for its owner alone; returns its descriptor."""
+    """Create a private file; returns its descriptor."""
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
 def new_copy(path: Path) -> sqlite3.Connection:
-    """Make a file for its owner alone, and connect to it."""
+    """Create a private file, and connect to it."""
     os.close(create(path))
     return connect_fast(path)
 
 
 def connect_fast(path: Path) -> sqlite3.Connection:
-    """Connect to an empty file that nobody else sees yet."""
+    """Connect to an empty file that no other process uses yet."""
     copy = sqlite3.connect(path, isolation_level=None)
     for pragma in FAST:
         copy.execute(pragma)
@@ -155,7 +155,7 @@ def _copied_whole(connection: sqlite3.Connection, target: Path, *, intact: bool)
 
 
 def _copy_readable(connection: sqlite3.Connection, target: Path) -> str:
-    """Copy each row that can be read, and those alone that have what they refer to."""
+    """Copy the readable rows, except those that refer to unreadable ones."""
     with closing(new_copy(target)) as copy:
         for _, text in sql.steps():
             copy.executescript(sql.plain("sqlite", text))
@@ -182,7 +182,7 @@ def _copy_table(
     keys = ["rowid"] if has_rowid else [row[1] for row in described if row[5]]
     insert = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) "
     insert += f"VALUES ({', '.join('?' * len(columns))})"
-    # Which entries are next is written down anew; pages of several ages may not agree about it.
+    # Which entries are next is computed again; pages of different states may disagree.
     read = ["NULL" if column == "startable_at" else column for column in columns]
     select = f"SELECT {', '.join(read)}, {keys[0]} FROM {table}"  # noqa: S608 # nosec B608
     for direction in ("ASC", "DESC"):
@@ -193,8 +193,8 @@ def _copy_table(
 
 
 class Scan:
-    """The rows of a table in the order of their keys until one cannot be read; where keys are
-    numbers, those too that come behind it.
+    """The rows of a table in the order of keys until one cannot be read; with numeric keys, also
+    the rows after it.
     """
 
     def __init__(
@@ -213,10 +213,10 @@ class Scan:
         self._numbered = numbered
         apart = EVENTS_EACH if select.endswith(SPARSE) else 1
         self._step, self._compare = (apart, ">") if direction == "ASC" else (-apart, "<")
-        self.complete = False  # whether nothing stood in the way
+        self.complete = False  # whether all rows could be read
 
     def rows(self) -> Iterator[Sequence[Any]]:
-        """Read them. Without a first number that can be read there is nowhere to go on from."""
+        """Yield the rows. After an unreadable row, skip ahead by number."""
         at = 0 if self._numbered and self._step > 0 else None
         misses = behind = 0
         while misses < MISSES:

@@ -1,5 +1,5 @@
-"""Lists of events with what is in them: who sent them, what they say, what went wrong. What no
-index knows is looked for in one event after the other, from the newest on, in small pages.
+"""Lists of events with contents: sender, text, error. Filters without an index are applied to one
+event after another, from the newest on, in small pages.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.queries import ALL, Content, Filters, Listed
 from berinia_webhookd.model import EntryKind, EntryState, OptOut
 
-MOST_SEARCHED: Final = 100_000  # events, where no index narrows a search
-FIRST_PAGE: Final = 100  # what is common is found in it; each later one is four times larger
+MOST_SEARCHED: Final = 100_000  # the most events searched without an index
+FIRST_PAGE: Final = 100  # enough for common matches; each later page is four times larger
 PAGE: Final = 1000
-FEW_PAGE: Final = 10_000  # each reads through all of the few
-NUMBERS_EACH: Final = 20  # of deliveries that a statement looks through for each row it may read
+FEW_PAGE: Final = 10_000  # each page reads all of the few entries
+NUMBERS_EACH: Final = 20  # delivery numbers scanned per row of the limit
 BATCH: Final = 100
 BATCH_BYTES: Final = 8 * 1024 * 1024
-GATHERED: Final = "gathered"  # why what shares another's attempts is not dispatched
-SHORTEST_ID: Final = 13  # its millisecond: what comes later does not begin with it
+GATHERED: Final = "gathered"  # the reason shown for members of a burst
+SHORTEST_ID: Final = 13  # the milliseconds of a UUIDv7: later ids have another prefix
 _OPEN: Final = frozenset({EntryState.READY, EntryState.WAITING})
 _OVERTAKES: Final = frozenset({OptOut.STOP, OptOut.START})
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What was found; where it was given up before it came to the end, the number below which
-    nothing was looked at, and when what has it was received.
+    """The matches; if the search stopped early, the number below which nothing was searched, and
+    its time of receipt.
     """
 
     events: list[Listed]
@@ -42,11 +42,11 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What matches of a page of a list."""
+    """The matches of one page of a list."""
 
     found: list[Listed]
     looked_at: int
-    end: int | None  # of the next page; None: this was the last one
+    end: int | None  # the start of the next page; None: this was the last one
 
 
 async def page(
@@ -59,8 +59,8 @@ async def page(
     rows: int,
     described: bool,
 ) -> Page:
-    """Return the newest of what matches, of events in a range of numbers; with what is in them
-    where it is wanted or looked for. What no index knows is looked for in so many rows.
+    """Return the newest matches among events in a range of numbers, with contents if these are
+    wanted or filtered. Filters without an index read a limited number of rows.
     """
     if filters.state == "rejected":
         most = ALL if filters.by_content else limit
@@ -87,7 +87,7 @@ async def page(
 async def range_of(
     transaction: Transaction, filters: Filters, *, first: int, end: int
 ) -> list[Listed]:
-    """Return what matches of events in a range of numbers, newest first."""
+    """Return the matches among events in a range of numbers, newest first."""
     rows = await queries.list_entries(transaction, filters, first=first, end=end)
     if filters.by_content:
         rows = await with_contents(transaction, rows)
@@ -95,7 +95,7 @@ async def range_of(
 
 
 async def with_contents(transaction: Transaction, rows: Sequence[Listed]) -> list[Listed]:
-    """Return the same with what is in them."""
+    """Return the rows with their contents."""
     held = await guards.held_agents(transaction)
     missing = await queries.missing_agents(transaction)
     why = {one.agent: one.reason for one in missing if not one.goes_on}
@@ -122,7 +122,7 @@ async def with_contents(transaction: Transaction, rows: Sequence[Listed]) -> lis
 
 
 def _batches_of(sizes: Sequence[Row]) -> Iterator[list[int]]:
-    """Yield the numbers of events that are not too large together."""
+    """Yield numbers of events in batches, up to the size limit."""
     batch, total = list[int](), 0
     for row in sizes:
         if batch and total + row["size"] > BATCH_BYTES:
@@ -151,7 +151,7 @@ def _reason(
     held: Mapping[str, guards.HeldAgent],
     missing: Mapping[str, str],
 ) -> str | None:
-    """Why it is not dispatched: it is held, paused, gathered or skipped, or for nobody yet."""
+    """Return why an entry is not dispatched: held, gathered, skipped, or agent not loaded."""
     if one.gathered_into is not None:
         return GATHERED
     if one.reason is not None or one.state not in _OPEN or one.entry == EntryKind.REPLY:
@@ -163,7 +163,7 @@ def _reason(
 
 
 def matches(filters: Filters, one: Listed) -> bool:
-    """Return whether what is in it is what is looked for."""
+    """Return whether the content matches the filters."""
     if not filters.by_content:
         return True
     content = one.content or Content()
@@ -192,7 +192,7 @@ def _plain(message_id: str | None) -> str:
 
 
 async def short_ids(transaction: Transaction, ids: Sequence[str]) -> dict[str, str]:
-    """Return for each id a beginning that no other id has."""
+    """Return for each id a unique prefix."""
     short: dict[str, str] = {}
     for id_ in ids:
         ((*beside,),) = await transaction.execute("ids_beside", id=id_)

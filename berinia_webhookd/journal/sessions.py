@@ -1,5 +1,5 @@
-"""Who is logged in to the web console: links that are good once, and logins. The journal knows them
-by digests, so that nobody who reads it can log in.
+"""Logins of the web console, and single-use login links. The journal stores only their digests, so
+that no reader of it can log in.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ LOGIN_SECONDS: Final = 12 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who is logged in."""
+    """The person of a login."""
 
     name: str
-    viewer: bool  # sees masked texts and changes nothing
+    viewer: bool  # may see only masked texts, and change nothing
 
 
 def digest_of(secret: str) -> bytes:
-    """Return what the journal knows a secret by; it is random, so that one hash is enough."""
+    """Return the digest of a secret; a plain hash is enough, because the secret is random."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 async def add_link(transaction: Transaction, secret: str, person: Person) -> None:
-    """Let somebody log in by a link, once; and forget whoever's time is over."""
+    """Store a login link, valid once; and delete expired links and logins."""
     await transaction.execute("forget_sessions")
     await _add(transaction, secret, LINK, person, LINK_SECONDS)
 
 
 async def is_link(transaction: Transaction, secret: str) -> bool:
-    """Whether somebody can log in by it."""
+    """Whether a link is valid."""
     return bool(await transaction.execute("session", digest=digest_of(secret), kind=LINK))
 
 
 async def log_in(transaction: Transaction, link: str, secret: str) -> Person | None:
-    """Take a link for a login; None where it is used, too old, or nobody's."""
+    """Exchange a link for a login; None if it is used, too old, or unknown."""
     rows = await transaction.execute("end_session", digest=digest_of(link), kind=LINK)
     if not rows:
         return None
@@ -52,7 +52,7 @@ async def log_in(transaction: Transaction, link: str, secret: str) -> Person | N
 
 
 async def person_of(transaction: Transaction, secret: str) -> Person | None:
-    """Return whose login it is."""
+    """Return the person of a login."""
     rows = await transaction.execute("session", digest=digest_of(secret), kind=LOGIN)
     return Person(rows[0]["name"], bool(rows[0]["viewer"])) if rows else None
 
@@ -63,7 +63,7 @@ async def log_out(transaction: Transaction, secret: str) -> None:
 
 
 async def end_all(transaction: Transaction, name: str) -> int:
-    """End everything that somebody has; returns how many logins and links that were."""
+    """End all logins and links of a person; returns their number."""
     return len(await transaction.execute("end_sessions_of", person=storable(name)))
 
 

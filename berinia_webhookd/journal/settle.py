@@ -1,5 +1,5 @@
-"""The end of an attempt: what is recorded, what becomes of the entry, and where a reply goes. All
-of it in one transaction, so that a reply is either a waiting caller's or posted late, never both.
+"""The settlement of an attempt: its record, the entry's next state, and the reply's route, in one
+transaction, so that a reply is either given to a waiting caller or posted late, never both.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from berinia_webhookd.model import (
     Pause,
 )
 
-# What was lost after it had begun is dead, and nobody else decides what became of it.
+# An at-most-once attempt lost after its beginning: dead, but its holder may still settle it.
 RESULT_COUNTS: Final = frozenset({EntryState.RUNNING, EntryState.DEAD})
-# Looked up once: a member of an enumeration is found by a function of Python's.
+# Looked up once: access to an enumeration's member costs a call.
 AGENT, NO_REPLY = EntryKind.AGENT, ReplyRoute.NONE
 DONE, WAITING, DEAD = EntryState.DONE, EntryState.WAITING, EntryState.DEAD
 KEPT: Final = Settled(kept=True)
@@ -46,21 +46,21 @@ class Ended:
 
 @dataclass(slots=True)
 class Rows:
-    """What a batch of settlements writes, table by table."""
+    """The rows that a batch of settlements writes, by table."""
 
     attempts: list[tuple[Any, ...]] = field(default_factory=list)
-    # The places of those of which the same becomes, in the order of AFTER.
+    # The places of entries, by the columns of AFTER that they get.
     entries: defaultdict[After, list[int]] = field(default_factory=lambda: defaultdict(list))
     moved: Counter[Move] = field(default_factory=Counter)
     replies: list[dict[str, Any]] = field(default_factory=list)
     late: list[order.NewEntry] = field(default_factory=list)
     queues: set[Queue] = field(default_factory=set)
-    told_before: list[int] = field(default_factory=list)  # events that end otherwise now
+    told_before: list[int] = field(default_factory=list)  # events that have a reply and end again
     pauses: dict[int, Pause] = field(default_factory=dict)  # by conversation
 
 
 async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settled]:
-    """Record attempts; one whose lease was lost is ignored, because another run decides."""
+    """Record attempts; settlements of lost leases are ignored, because another run decides."""
     await order.hold(transaction, await touched(transaction, ended))
     leases = [one.settlement.entry for one in ended]
     held = await still_held(transaction, ended[0].holder, leases, RESULT_COUNTS)
@@ -68,7 +68,7 @@ async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settl
     rows = Rows()
     results: list[Settled] = []
     for one in ended:
-        # Taken out, so that a settlement sent twice is recorded once.
+        # Removed, so that a settlement sent twice is recorded once.
         row = held.pop(one.settlement.entry.id, None)
         if row is None:
             results.append(Settled(kept=False))
@@ -82,7 +82,7 @@ async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settl
 async def _with_failures(
     transaction: Transaction, ended: Sequence[Ended], results: list[Settled]
 ) -> list[Settled]:
-    """The results, the last of each agent with what its guards have to tell."""
+    """Return the results, the last of each agent with the failures to report."""
     outcomes: list[tuple[AgentName, Outcome]] = []
     last: dict[AgentName, int] = {}
     for number, (one, result) in enumerate(zip(ended, results, strict=True)):
@@ -103,7 +103,7 @@ async def touched(_: Transaction, ended: Sequence[Ended]) -> Iterable[int]:
 def _settle_one(
     transaction: Transaction, ended: Ended, messages: Sequence[Row], rows: Rows
 ) -> Settled:
-    """Settle an entry; of its messages, its own is the last."""
+    """Settle an entry; its own message is the last of the messages."""
     settlement, (*others, row) = ended.settlement, messages
     _, event, kind, agent, conversation, _, before, has_reply, had_caller, _ = row
     entry, outcome, state = settlement.entry, settlement.outcome, settlement.state
@@ -142,20 +142,20 @@ def _settle_one(
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a person is to be told at the end of an attempt."""
+    """The reply to a person at the end of an attempt."""
 
     text: str
-    failed: bool  # not the agent's word of success
-    late: bool  # whether it can be posted where nobody waits for it
+    failed: bool  # a failure's reply, not a successful one
+    late: bool  # whether it can be posted without a waiting caller
 
     def route(self, messages: Sequence[Row]) -> ReplyRoute:
-        """Return how it goes back, by who waits for any of the messages that it answers."""
+        """Return its route, by the waiting callers of the messages that it answers."""
         if any(row["has_caller"] for row in messages):
             return ReplyRoute.INLINE
         return self.later_route(messages)
 
     def later_route(self, messages: Sequence[Row]) -> ReplyRoute:
-        """Return how it goes back without a caller."""
+        """Return its route without a caller."""
         if self.late:
             return ReplyRoute.LATE
         # A channel without replies never has a caller who waits.
@@ -163,7 +163,7 @@ class Said:
         return ReplyRoute.UNDELIVERABLE if had_caller else ReplyRoute.NONE
 
     def row(self, event: int, route: ReplyRoute) -> dict[str, Any]:
-        """The row of the reply to an event."""
+        """Return the row of the reply to an event."""
         return {
             "event": event,
             "text": storable(self.text),
@@ -174,9 +174,7 @@ class Said:
 
 
 def _reply_of(settlement: Settlement, messages: Sequence[Row]) -> Said | None:
-    """The agent's own words, where they end the entry; else those for an entry that nobody tries
-    again, if the person has been told nothing.
-    """
+    """Return the agent's reply if the entry is done; if dead without a reply, the failure reply."""
     if settlement.entry.kind is not AGENT:
         return None
     outcome, failure = settlement.outcome, settlement.failure_reply
@@ -191,14 +189,14 @@ def _reply_of(settlement: Settlement, messages: Sequence[Row]) -> Said | None:
 
 
 def late_entry(transaction: Transaction, row: Row, channel: str) -> order.NewEntry:
-    """The entry that posts the reply to the agent's entry of the given row; it has no place yet."""
+    """Return the entry that posts the reply to the given row's entry; it has no place yet."""
     kind, ready = EntryKind.REPLY.value, EntryState.READY.value
     transaction.count(kind, channel, row["agent"], ready)
     return order.NewEntry(0, row["event"], kind, row["agent"], row["conversation"], 0, ready)
 
 
 async def _withdraw(transaction: Transaction, rows: Rows) -> None:
-    """Give up what waits to be posted and is not true any more: of a failure, before a success."""
+    """Discard unposted failure replies of events that succeed now."""
     if not rows.told_before:
         return
     found = await transaction.execute("replies_to_post", events=rows.told_before)
@@ -210,7 +208,7 @@ async def _withdraw(transaction: Transaction, rows: Rows) -> None:
 
 
 async def insert_late(transaction: Transaction, entries: Sequence[order.NewEntry]) -> None:
-    """Insert entries that post replies, behind all there are."""
+    """Insert entries that post replies, after all existing ones."""
     if entries:
         numbers = await transaction.numbers(len(entries))
         placed = [

@@ -1,4 +1,4 @@
-"""All that is known of one event or rejected delivery, for an operator's eyes. It only reads."""
+"""The complete data of one event or rejected delivery, for operators. It only reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from berinia_webhookd.model import EntryKind, EntryState
 
 @dataclass(frozen=True, slots=True)
 class ShownAttempt:
-    """One try."""
+    """One attempt."""
 
     number: int
     node: str
@@ -46,10 +46,10 @@ class ShownEntry:
     finished_at: datetime | None
     retries: int
     losses: int
-    may_have_acted: bool  # nobody knows what its at-most-once agent did
-    unavailable: str | None  # why the agent cannot be loaded
-    held: str | None  # why a guard keeps it from its agent
-    gathers_until: datetime | None  # while its conversation is not silent: at the earliest
+    may_have_acted: bool  # its at-most-once agent may have acted
+    unavailable: str | None  # the reason why the agent cannot be loaded
+    held: str | None  # the reason why a guard holds it
+    gathers_until: datetime | None  # its earliest start while its conversation is not silent
     gathered_into: str | None  # the event whose attempts it shares
     gathered: tuple[str, ...]  # the events that share its attempts
     attempts: tuple[ShownAttempt, ...]
@@ -57,7 +57,7 @@ class ShownEntry:
 
 @dataclass(frozen=True, slots=True)
 class ShownReply:
-    """What the agent said to the caller, and where that went."""
+    """The agent's reply, and its route."""
 
     text: str
     route: str
@@ -67,7 +67,7 @@ class ShownReply:
 
 @dataclass(frozen=True, slots=True)
 class ShownAction:
-    """What somebody did with it by hand."""
+    """A manual action on it."""
 
     done_at: datetime
     who: str
@@ -88,17 +88,17 @@ class Shown:
     node: str
     content_type: str
     body_bytes: int | None  # None once erased
-    skipped: str | None  # by which rule of its channel no agent got it
-    data: dict[str, Any] | None  # the event in our shape; None once erased, or rejected
+    skipped: str | None  # the channel's rule by which it was skipped
+    data: dict[str, Any] | None  # the normalised event; None if erased, or rejected
     rejection: dict[str, Any] | None
-    events: tuple[str, ...] = ()  # ids, of a delivery only some items of which were rejected
+    events: tuple[str, ...] = ()  # ids of the accepted events of a partly rejected delivery
     entries: tuple[ShownEntry, ...] = ()
     reply: ShownReply | None = None
     actions: tuple[ShownAction, ...] = ()
 
     @property
     def unsent(self) -> str | None:
-        """What its agent answered last, where nobody was waiting for it."""
+        """The last reply of its agent that could not be sent, as nobody waited."""
         tries = [
             one for entry in self.entries if entry.kind == EntryKind.AGENT for one in entry.attempts
         ]
@@ -106,7 +106,7 @@ class Shown:
 
 
 async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
-    """Return all that is known of one event; None if it is gone."""
+    """Return the data of one event; None if it is gone."""
     rows = await transaction.execute("show_event", id=event_id)
     if not rows:
         return None
@@ -133,7 +133,7 @@ async def show_event(transaction: Transaction, event_id: str) -> Shown | None:
 
 
 async def show_delivery(transaction: Transaction, delivery_id: str) -> Shown | None:
-    """Return all that is known of a delivery that was rejected, at least in part; None: gone."""
+    """Return the data of a delivery that was rejected, at least in part; None if it is gone."""
     rows = await transaction.execute("show_delivery", id=delivery_id)
     if not rows:
         return None
@@ -186,7 +186,7 @@ def _why_held(row: Row, held: Mapping[str, HeldAgent]) -> str | None:
 
 
 def _why_unavailable(agent: str, notes: Sequence[MissingAgent]) -> str | None:
-    """Return what the nodes that cannot load it say, each by its name where they are several."""
+    """Return the reasons of nodes that cannot load it, with their names if there are several."""
     of_agent = [note for note in notes if note.agent == agent]
     if len(of_agent) == 1:
         return of_agent[0].reason

@@ -1,8 +1,8 @@
-"""The statements: SQL in the files of `journal/sql`, for SQLite and PostgreSQL alike.
+"""The loader of statements: SQL in the files of `journal/sql`, for both SQLite and PostgreSQL.
 
-A statement begins with `-- name: its_name`, then a comment that says what it is for. It can be
-pasted into `sqlite3` or `psql`. Few rules make one text good for both engines, and each engine's
-module applies them:
+A statement begins with `-- name: its_name`, then a comment on its purpose. It can be pasted into
+`sqlite3` or `psql`. A few rules make one text valid for both engines, and each engine's module
+applies them:
 
 - `:name` is a parameter; `:now` is the transaction's instant, in microseconds since 1970, and is
   given by the engine. Instants are BIGINT, yes and no are 1 and 0.
@@ -32,7 +32,7 @@ COMMENT: Final = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
 
 @cache
 def statements(engine: str) -> dict[str, str]:
-    """Every statement by its name, as the engine reads it, without comments."""
+    """Return every statement by its name, in the engine's form, without comments."""
     found: dict[str, str] = {}
     for file in sorted(FOLDER.glob("[a-z]*.sql")):
         for block in file.read_text().split("-- name: ")[1:]:
@@ -42,29 +42,29 @@ def statements(engine: str) -> dict[str, str]:
 
 
 def text_of(engine: str, statement: str) -> str:
-    """The statement of this name; one that has no name is given as its text."""
+    """Return the statement of this name; an argument with spaces is the text of a statement."""
     return statement if " " in statement else statements(engine)[statement]
 
 
 @cache
 def steps() -> tuple[tuple[int, str], ...]:
-    """The steps of the schema: their numbers and texts, in order."""
+    """Return the steps of the schema: their numbers and texts, in order."""
     return tuple((int(file.stem), file.read_text()) for file in sorted(FOLDER.glob("[0-9]*.sql")))
 
 
 def plain(engine: str, text: str) -> str:
-    """The text with what is for this engine alone, in one line and without comments."""
+    """Return the text with this engine's own parts, in one line and without comments."""
     return " ".join(COMMENT.sub("", OPENED[engine].sub(r"\1", text)).split())
 
 
 def names_in(text: str) -> tuple[str, ...]:
-    """The names of the parameters, in the order in which they first stand, without the instant."""
+    """Return the names of the parameters, in the order of first use, without `now`."""
     found = (match["list"] or match["name"] for match in PARAMETER.finditer(text))
     return tuple(dict.fromkeys(name for name in found if name != "now"))
 
 
 def values_of(rows: Sequence[Any], names: tuple[str, ...]) -> Sequence[Sequence[Any]]:
-    """The values of these names from each row: a mapping, or a tuple of just these."""
+    """Return the values of these names from each row: a mapping, or a tuple of just these."""
     if not isinstance(rows[0], tuple):
         return [[row[name] for name in names] for row in rows]
     if getattr(rows[0], "_fields", names) != names:
@@ -73,8 +73,8 @@ def values_of(rows: Sequence[Any], names: tuple[str, ...]) -> Sequence[Sequence[
 
 
 def rows_of(text: str) -> tuple[str, ...]:
-    """A statement in three parts: what is before the row after VALUES, the row, and the rest; empty
-    for one that takes no rows.
+    """Return a statement in three parts: before the row after VALUES, the row, and the rest; empty
+    for one without rows.
     """
     before, values, rest = text.partition("VALUES (")
     if not values:

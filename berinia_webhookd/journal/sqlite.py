@@ -1,7 +1,7 @@
-"""SQLite: connections of its own driver, in threads of their own.
+"""SQLite, by the standard library's driver: one thread for each connection.
 
-A thread does a whole transaction at a time, so that it costs one hop each way whatever is done in
-it.
+A thread runs a whole transaction at a time, so that each costs one thread switch each way, whatever
+its statements.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from berinia_webhookd.journal.file_watch import WAL_BYTES, FileWatch, announce
 from berinia_webhookd.journal.job_thread import JobThread
 from berinia_webhookd.journal.migrate import stored_version
 
-BUSY_SECONDS: Final = 5.0  # how long to wait for an operator's command that is writing
+BUSY_SECONDS: Final = 5.0  # how long to wait while an operator's command is writing
 CHECKPOINT_MILLISECONDS: Final = 50
-CLOSE_SECONDS: Final = 5.0  # for a connection whose disk may hang
-STATEMENTS: Final = 1024  # kept ready by a connection: each has many sizes
+CLOSE_SECONDS: Final = 5.0  # how long to wait for a close: the disk may hang
+STATEMENTS: Final = 1024  # prepared statements per connection: each has many list sizes
 ROWS_AT_ONCE: Final = 64
 PADDED_MOST: Final = 4096  # longer lists are rare, and SQLite takes 32766 values at most
 
 PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # in WAL mode: every commit is flushed to disk
-    "PRAGMA secure_delete = ON",  # what is deleted is overwritten
+    "PRAGMA secure_delete = ON",  # deleted data is overwritten
     "PRAGMA foreign_keys = ON",
-    "PRAGMA temp_store = MEMORY",  # no personal data in files elsewhere
+    "PRAGMA temp_store = MEMORY",  # no personal data in temporary files
     "PRAGMA cache_size = -16000",
-    "PRAGMA wal_autocheckpoint = 0",  # the file is its owner's to write (`file_watch`)
-    f"PRAGMA journal_size_limit = {WAL_BYTES}",  # what the WAL shrinks to after a peak
+    "PRAGMA wal_autocheckpoint = 0",  # checkpoints are done by the owner (`file_watch`)
+    f"PRAGMA journal_size_limit = {WAL_BYTES}",  # the WAL's size after a checkpoint
 )
 LAST_NUMBER: Final = """
 SELECT max(
@@ -58,9 +58,9 @@ SELECT max(
     coalesce((SELECT max(id) FROM conversations), 0)
 )
 """
-# What the file is, and not what was to be written, is why.
+# Errors caused by the file, not by the data to write.
 DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-CUT: Final = sqlite3.SQLITE_IOERR_SHORT_READ  # of the WAL: what it has not is no passing trouble
+CUT: Final = sqlite3.SQLITE_IOERR_SHORT_READ  # of the WAL: a shorter one is damaged
 PASSING: Final = {
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL),
     *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM),
@@ -68,7 +68,7 @@ PASSING: Final = {
 
 
 class Prepared:
-    """A statement as SQLite takes it: its values are numbered, the instant first if it has one."""
+    """A statement in SQLite's form: numbered parameters, the instant first if it has one."""
 
     def __init__(self, name: str) -> None:
         self._text = sql.text_of("sqlite", name)
@@ -84,7 +84,7 @@ class Prepared:
         self.of_rows = lru_cache(self._of_rows)
 
     def _of_sizes(self, *sizes: int) -> str:
-        """The SQL with lists of these sizes."""
+        """Return the SQL for lists of these sizes."""
         marks = {name: f"?{self.at_now + n}" for n, name in enumerate(self.names, 1)}
         last = self.at_now + len(self.names)
         for name, size in zip(self.lists, sizes, strict=True):
@@ -93,8 +93,8 @@ class Prepared:
         return _numbered(self._text, marks)
 
     def _of_rows(self, count: int, given: Sequence[bool] = ()) -> str:
-        """The SQL with its row after VALUES so many times, the values column by column; NULL where
-        a column is not `given`.
+        """Return the SQL with its row after VALUES repeated, the values column by column; NULL in
+        columns that are not `given`.
         """
         before, row, after = self._parts
         columns = list(compress(self.names, given)) if given else self.names
@@ -108,26 +108,26 @@ class Prepared:
 
 
 def _numbered(text: str, marks: Mapping[str, str] = {}) -> str:
-    """The text with these marks for the names."""
+    """Return the text with these placeholders for the names."""
     of_name = {"now": "?1", **marks}
     return sql.PARAMETER.sub(lambda match: of_name[match["list"] or match["name"]], text)
 
 
 @cache
 def prepared(name: str) -> Prepared:
-    """The statement of this name, prepared once."""
+    """Return the statement of this name, parsed once."""
     return Prepared(name)
 
 
-# They are stored as they are. Told nothing, the driver looks for somebody who knows that, by errors
-# that it makes and drops, at every value: three times the cost of storing it.
+# These types are stored unchanged. Registered adapters avoid the driver's lookup by exceptions at
+# every value, which costs three times as much as storing it.
 sqlite3.register_adapter(type(None), lambda nothing: nothing)
 sqlite3.register_adapter(bytes, bytes)
 sqlite3.register_adapter(bool, int)
 
 
 class SqliteTransaction(Transaction):
-    """One transaction of a connection, in its thread. Nothing in it ever waits for the loop."""
+    """One transaction of a connection, in its thread. It never awaits the event loop."""
 
     shared = False
 
@@ -163,7 +163,7 @@ class SqliteTransaction(Transaction):
         return total
 
     async def numbers(self, count: int) -> Sequence[int]:
-        """See `Transaction`: one writer has the whole file."""
+        """See `Transaction`: there is one writer per file."""
         if self._next_number is None:
             ((last,),) = self._run(LAST_NUMBER)
             self._next_number = last + 1
@@ -180,13 +180,13 @@ class SqliteTransaction(Transaction):
         return {name for (name,) in self._run("SELECT name FROM sqlite_master")}
 
     async def script(self, text: str) -> None:
-        """See `Transaction`; the driver's own scripts would commit."""
+        """See `Transaction`; the driver's `executescript` would commit."""
         for statement in sql.plain("sqlite", text).split(";"):
             self._run(statement)
 
 
 class ConnectionThread:
-    """A connection, and the thread that does nothing but its transactions."""
+    """A connection, and the thread that runs its transactions."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class ConnectionThread:
         clock: Callable[[], datetime],
         watch: FileWatch | None = None,
     ) -> None:
-        """`opened` makes the connection, in its thread; `watch` has the owner's that writes."""
+        """`opened` makes the connection, in its thread; `watch` is set for the owner's writer."""
         self._opened = opened
         self._begin = begin
         self._clock = clock
@@ -204,21 +204,21 @@ class ConnectionThread:
         self._thread = JobThread("journal")
 
     def transact(self, step: Step[ResultT]) -> asyncio.Future[ResultT]:
-        """Do a step in a transaction; when this is done, it is committed and flushed."""
+        """Run a step in a transaction, committed and flushed when this ends."""
         return self.do(lambda connection: self._transact(connection, step))
 
     def do(self, job: Callable[[sqlite3.Connection], ResultT]) -> asyncio.Future[ResultT]:
-        """Do something with the connection."""
+        """Run a function with the connection."""
         return self._thread.do(partial(self._with_connection, job))
 
     def interrupt(self) -> None:
-        """Break off what the connection does just now."""
+        """Interrupt the running statement."""
         if self._connection is not None:
             self._connection.interrupt()
 
     async def close(self) -> bool:
-        """Close the connection and end the thread, after what it was asked for; returns whether
-        that was possible: a disk may hang.
+        """Close the connection and end the thread after its queued jobs; returns whether that was
+        possible: a disk may hang.
         """
         return await self._thread.close(self._close, CLOSE_SECONDS)
 
@@ -246,7 +246,7 @@ class ConnectionThread:
                 self._watch.committing(connection)
             connection.execute("COMMIT")
         except BaseException:
-            if connection.in_transaction:  # SQLite has rolled back already where it could not write
+            if connection.in_transaction:  # SQLite has rolled back already after a failed write
                 connection.execute("ROLLBACK")
             raise
         if self._watch is not None:
@@ -255,7 +255,7 @@ class ConnectionThread:
 
 
 def run(step: Awaitable[ResultT]) -> ResultT:
-    """Run a step to its end, in this thread; it never waits."""
+    """Run a step to its end, in this thread; it never awaits."""
     try:
         cast("Coroutine[Any, Any, ResultT]", step).send(None)
     except StopIteration as end:
@@ -264,7 +264,7 @@ def run(step: Awaitable[ResultT]) -> ResultT:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Connect to a file that is there: only the owner's lock makes one, with the right mode."""
+    """Connect to an existing file: only the owner's lock creates one, with the right mode."""
     connection = _connect(path, "rw")
     for pragma in PRAGMAS:
         connection.execute(pragma)
@@ -272,7 +272,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def require_journal(path: Path) -> None:
-    """Check that a file, if there is anything in it, is a journal; nothing in it or of it changes.
+    """Check that a file that is not empty is a journal; changes nothing.
 
     Raises:
         CannotStart: see `stored_version`; or there is only a WAL, which SQLite would delete.
@@ -304,7 +304,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Errors of the driver, and Python's while it binds values, as what they mean to us."""
+    """Raise errors of the driver, and Python's while it binds values, as those of `database.py`."""
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:
@@ -320,19 +320,19 @@ def translated() -> Iterator[None]:
 
 
 def companions(path: Path) -> list[Path]:
-    """Return the files that go with a journal's: its WAL, and the index of that."""
+    """Return a journal's companion files: its WAL, and the WAL's index."""
     return [path.with_name(path.name + end) for end in ("-wal", "-shm")]
 
 
 def orphaned_wal(path: Path) -> Path | None:
-    """Return a WAL that holds something where its journal is empty or gone, else None."""
+    """Return a non-empty WAL whose journal is empty or gone, else None."""
     wal, _ = companions(path)
     alone = not path.exists() or not path.stat().st_size
     return wal if alone and wal.exists() and wal.stat().st_size else None
 
 
 def damage(connection: sqlite3.Connection, kind: str) -> str | None:
-    """Return what SQLite's `quick_check` or `integrity_check` finds; None if all is well."""
+    """Return the finding of SQLite's `quick_check` or `integrity_check`; None if it is sound."""
     ((found,),) = connection.execute(f"PRAGMA {kind}(1)")
     return None if found == "ok" else str(found)
 
@@ -343,9 +343,9 @@ def _is_passing(error: Exception) -> bool:
 
 
 def truncate_wal(connection: sqlite3.Connection) -> bool:
-    """Write the WAL back and empty it, unless somebody still reads an older state."""
+    """Write the WAL back and empty it; returns False if a reader uses an older state."""
     announce(connection)
-    # It keeps writers out while it waits for readers, so it must not wait for long.
+    # It blocks writers while it waits for readers, so it must not wait long.
     connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_MILLISECONDS}")
     busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
@@ -355,8 +355,8 @@ def truncate_wal(connection: sqlite3.Connection) -> bool:
 def _with_rows(
     name: str, rows: Sequence[Any], now: tuple[int]
 ) -> Iterable[tuple[str, Sequence[Any]]]:
-    """The statement with rows that travel together, and their values: between two statements the
-    driver would let other threads have their turn, and wait for its own.
+    """Return the statement for several rows, and their values: between two statements the driver
+    would release the GIL and wait to get it back.
     """
     if not rows:
         return ()
@@ -373,8 +373,8 @@ def _with_rows(
 def _with_some(
     statement: Prepared, values: Sequence[Sequence[Any]], instant: Iterable[int]
 ) -> tuple[str, Sequence[Any]]:
-    """The same without what is nothing in all rows: the driver takes longer to bind that than
-    SQLite to store it.
+    """Do the same without columns that are NULL in all rows: binding a value takes longer than
+    storing it.
     """
     count = len(values)
     columns = list(zip(*values, strict=True))
@@ -383,8 +383,8 @@ def _with_some(
 
 
 def _padded(values: Sequence[Any]) -> list[Any]:
-    """A list of one of a few sizes, so that SQLite too has its statement ready. Nothing equals the
-    NULL in an empty one; with no value at all, SQLite would look at every row.
+    """Pad a list to one of a few sizes, so that prepared statements are reused. An empty list gets
+    a NULL, which equals nothing; without any value SQLite would scan all rows.
     """
     padded = list(values) or [None]
     size = len(padded)

@@ -1,5 +1,5 @@
-"""The steps of a commit, in the order in which one batch takes them; claiming comes last, so that
-it sees what all the others did.
+"""The steps of a commit, in the order within a batch; claiming comes last, so that it sees the
+changes of all others.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ END_PAUSES: Final[BatchStep[Sequence[int], Sequence[int]]] = BatchStep(
 PURGE: Final[BatchStep[purge.Retention, int]] = BatchStep("purge", 9, purge.purge)
 CLAIM: Final[BatchStep[claim.Claim, Claimed]] = BatchStep("claim", 10, claim.claim)
 
-# After these there may be something new to claim.
+# Steps after which there may be new entries to claim.
 BRING_WORK: Final = frozenset(
     step.name for step in (ACCEPT, SETTLE, STOP_WAITING, RELEASE, RECOVER)
 )

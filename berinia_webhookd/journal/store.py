@@ -1,6 +1,6 @@
 """The journal: one implementation of the contract for SQLite and PostgreSQL.
 
-It has the steps (`accept`, `claim`, …) committed, and wakes who sleeps in this process.
+It commits the steps (`accept`, `claim`, …), and wakes waiting tasks of this process.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class SqlJournal:
         consents_key: ConsentsKey | None = None,
         gathering_of: GatheringOf = no_gathering,
     ) -> None:
-        """`lost_reply` gives what is told where an event is lost for good with a process."""
+        """`lost_reply` returns the reply to an event that is lost for good with a process."""
         self._consents_key = consents_key
         self._patience_seconds = patience_seconds
         self._gathering_of = gathering_of
@@ -104,7 +104,7 @@ class SqlJournal:
         self._metrics = metrics
         self._commits: GroupCommit | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._leased: set[EntryId] = set()  # as far as we were told
+        self._leased: set[EntryId] = set()  # leases that this process knows of
         self._lost_for_good: list[LostForGood] = []
         self._work = asyncio.Event()
         self._callers = replies.Callers()
@@ -118,7 +118,7 @@ class SqlJournal:
         lost_reply: recover.LostReply = lambda _: None,
         consents_key: ConsentsKey | None = None,
     ) -> SqlJournal:
-        """The journal that is configured."""
+        """Return the configured journal."""
         ours = settings.journal
         return cls(
             ours.url.reveal(),
@@ -133,23 +133,23 @@ class SqlJournal:
             patience_seconds=settings.server.ack_timeout_seconds,
             lost_reply=lost_reply,
             consents_key=consents_key,
-            gathering_of=cache(settings.agents.gathering_of),  # asked for each message
+            gathering_of=cache(settings.agents.gathering_of),  # called for each message
         )
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take effect from the next commit on."""
+        """Use these settings from the next commit on."""
         self._gathering_of = cache(settings.agents.gathering_of)
         self._patience_seconds = settings.server.ack_timeout_seconds
         if self._commits is not None:
             self._commits.patience_seconds = self._patience_seconds
 
     async def open(self) -> None:
-        """Take the file, bring its schema up to date, and give back what the dead were running.
+        """Lock the file, upgrade its schema, and give back entries of dead processes.
 
         Raises:
             CannotStartNow: another process holds it or is writing to it, or its disk is full.
             CannotStart: it cannot be written, is no journal, or a newer program excluded this one;
-                or the database will not let us in. One that cannot be reached is waited for.
+            or the database denies access. An unreachable one is retried.
         """
         try:
             await self._database.own()
@@ -180,12 +180,12 @@ class SqlJournal:
 
     @property
     def created(self) -> bool:
-        """Whether there was no journal before."""
+        """Whether `open` created the journal."""
         return self._database.created
 
     @property
     def last_turn(self) -> float:
-        """When the writer last went round, by the loop's clock; an error counts as a turn."""
+        """The loop time of the writer's last turn; an error counts as a turn."""
         return self._commits.last_turn if self._commits is not None else 0.0
 
     async def watch(self) -> None:
@@ -198,7 +198,7 @@ class SqlJournal:
             await self._commits.watch()
 
     async def close(self) -> None:
-        """Finish the commits under way and queued, and let the next owner in.
+        """Finish the running and queued commits, and release the file.
 
         Raises:
             JournalWriterEnded: its writer ended by itself.
@@ -217,7 +217,7 @@ class SqlJournal:
     def accept(
         self, delivery: VerifiedDelivery, decoded: Decoded, *, wait_seconds: float | None = None
     ) -> asyncio.Future[Receipts]:
-        """Commit all that is new of a delivery, or nothing (see the contract)."""
+        """Commit all new events of a delivery, or none (see the contract)."""
         if not decoded.events:
             return asyncio.ensure_future(self._without_events(delivery, decoded.rejected))
         arrival = Arrival.of(
@@ -233,30 +233,30 @@ class SqlJournal:
     async def _without_events(
         self, delivery: VerifiedDelivery, items: Sequence[RejectedItem]
     ) -> Receipts:
-        """Keep what is rejected of a delivery, if anything is."""
+        """Store the rejected items of a delivery, if any."""
         if items:
             await self.reject(delivery, {"items": rejected_items.as_items(items)})
         return ()
 
     async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
-        """Keep a verified delivery that fails validation."""
+        """Store a verified delivery that fails validation."""
         rejection = rejected.Rejection(delivery, reason, self._holder.node, self._rejected_max)
         await self._submit(steps.REJECT, rejection, size_bytes=len(delivery.body))
 
     async def pause(self, requests: Sequence[PauseRequest]) -> int:
-        """Hold conversations (see the contract)."""
+        """Pause conversations (see the contract)."""
         changed = await self._submit(steps.PAUSE, requests)
         return len(changed)
 
     async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
-        """Return the reply as soon as there is one for whoever waits; None when there will be
+        """Return the reply as soon as there is one for a waiting caller; None if there will be
         none.
         """
         until = asyncio.get_running_loop().time() + seconds
         with self._callers.listening(event_id) as changed:
             found = await self._find_reply(event_id)
             if found.reply is not None:
-                return found.reply  # also one that is posted late: the message is a repeated one
+                return found.reply  # also a late one: this is a repeated message
             while not found.over:
                 if not await wait_for_event(changed, until - asyncio.get_running_loop().time()):
                     return None
@@ -265,18 +265,18 @@ class SqlJournal:
             return found.reply if found.inline else None
 
     async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
-        """Nobody waits for this event's reply any longer (see the contract)."""
+        """Note that the caller timed out or hung up (see the contract)."""
         return await self._submit(steps.STOP_WAITING, replies.Departure(event_id, hung_up))
 
     # ---- the dispatching side
 
     async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
-        """Lease what may start now, in the order of places."""
-        self._work.clear()  # what comes from here on wakes whoever claims again
+        """Lease the entries that may start now, in the order of places."""
+        self._work.clear()  # later changes wake the next claim
         return await self._submit(steps.CLAIM, claim.Claim(self._holder, requests))
 
     async def begin(self, entry: Entry) -> bool:
-        """Write down that an at-most-once agent is about to be called, if the lease is ours."""
+        """Record that an at-most-once agent is about to be called, if the lease is ours."""
         return await self._submit(steps.BEGIN, claim.Held(self._holder, [entry]))
 
     def settle(self, settlement: Settlement) -> asyncio.Future[Settled]:
@@ -285,7 +285,7 @@ class SqlJournal:
         return self._begin(steps.SETTLE, settle.Ended(self._holder, settlement), size_bytes=size)
 
     async def wait_for_work(self, seconds: float | None) -> None:
-        """Sleep until there may be something new to claim, or until the time is over."""
+        """Sleep until there may be something new to claim, or until the timeout."""
         await wait_for_event(self._work, seconds)
 
     async def renew(self, entries: Sequence[Entry]) -> Sequence[Entry]:
@@ -293,8 +293,8 @@ class SqlJournal:
         return await self._submit(steps.RENEW, claim.Held(self._holder, entries))
 
     async def release(self, entries: Sequence[Entry]) -> None:
-        """Give entries back unfinished, at no cost to their schedule."""
-        # Whatever comes of it, we do not work on them any more.
+        """Give entries back unfinished, without counting a retry."""
+        # Even if this fails, this process does not work on them any more.
         self._leased.difference_update(entry.id for entry in entries)
         await self._submit(steps.RELEASE, claim.Held(self._holder, entries))
 
@@ -307,7 +307,7 @@ class SqlJournal:
         return frozenset(map(AgentName, await self._read(look)))
 
     async def note_unavailable(self, agent: AgentName, reason: str | None) -> None:
-        """Write down why an agent's entries wait, or that they no longer do."""
+        """Store why an agent cannot be loaded, or (None) that it can."""
         note = purge.Unavailable(agent, self._holder.node, reason)
         await self._submit(steps.NOTE_UNAVAILABLE, note)
 
@@ -318,8 +318,8 @@ class SqlJournal:
     # ---- upkeep
 
     async def recover(self) -> int:
-        """Give back what dead processes were running (on SQLite only `open` finds any), and forget
-        pauses that are over.
+        """Give back entries of dead processes (on SQLite only `open` finds any), and delete expired
+        pauses.
         """
         if over := await self._read(pause.over):
             for conversation in await self._submit(steps.END_PAUSES, over):
@@ -335,16 +335,16 @@ class SqlJournal:
         return (await self._submit(steps.RECOVER, recovery)).given_back
 
     def take_lost_for_good(self) -> list[LostForGood]:
-        """What died of its losses since the last call."""
+        """Return the entries lost for good since the last call."""
         taken, self._lost_for_good = self._lost_for_good, []
         return taken
 
     async def show(self, event_id: EventId) -> Shown | None:
-        """Return all that is known of one event; None if it is gone."""
+        """Return the data of one event; None if it is gone."""
         return await self._read(partial(show.show_event, event_id=event_id))
 
     async def backlog(self) -> Backlog:
-        """Counts for the status pages."""
+        """Return counts for the status pages."""
         return await self._read(queries.backlog)
 
     async def received_between(
@@ -356,7 +356,7 @@ class SqlJournal:
         )
 
     async def purge(self) -> int:
-        """Delete one small batch of what is past its retention; returns how many rows went."""
+        """Delete one small batch of rows past their retention; returns how many."""
         return await self._submit(steps.PURGE, self._keep)
 
     # ---- how
@@ -397,7 +397,7 @@ class SqlJournal:
                 self._callers.wake_for(entry)
 
     def _heard(self, changes: Changes) -> None:
-        """Another process wrote: whoever sleeps here looks again."""
+        """Wake all waiting tasks, because another process wrote."""
         if changes.work:
             self._work.set()
         self._callers.wake(None if changes.all_replies else changes.replies)
