@@ -8,8 +8,8 @@ WHERE conversations.channel = wanted.channel AND conversations.sender = wanted.s
   AND conversations.party = wanted.party;
 
 -- name: make_conversations
--- Another node may make the same one meanwhile: that is waited for, and looked up. A new one is paused
--- while its party is, for everybody.
+-- Another node may insert the same one meanwhile: this waits for it, and it is selected afterwards.
+-- A new one is paused while its party is paused for everybody.
 WITH wanted (id, channel, sender, party, of_group) AS (
     VALUES (CAST(:id AS BIGINT), :channel, :sender, :party, CAST(:of_group AS INTEGER))
 )
@@ -25,19 +25,19 @@ WHERE 1 = 1
 ON CONFLICT (channel, sender, party) DO NOTHING;
 
 -- name: make_unpaused_conversations
--- The same, at less than the cost, where nobody else writes and no party is paused for everybody.
+-- The same at less cost, for a single writer and no party that is paused for everybody.
 INSERT INTO conversations (id, channel, sender, party, of_group)
 VALUES (:id, :channel, :sender, :party, :of_group);
 
 -- name: used_keys
--- Which events came with these replay keys; in `seen`, the digests of such keys stand.
+-- The events that came with these replay keys, of which `seen` has the digests.
 SELECT replay_key AS key, delivery, id AS event FROM received_events
 WHERE replay_key IN (:keys) AND replay_key IS NOT NULL AND state = 'accepted'
 UNION ALL
 SELECT digest, 0, event FROM seen WHERE digest IN (:digests);
 
 -- name: insert_delivery
--- One request, as it came.
+-- One request.
 INSERT INTO deliveries
     (number, id, channel, target, headers, content_type, node, received_at, state, rejection,
      replay_key, once_key, body)
@@ -46,7 +46,7 @@ VALUES
      :rejection, :replay_key, :once_key, :body);
 
 -- name: insert_event
--- One whose digest is there already is not inserted; the others are counted.
+-- Events whose digest exists already are not inserted; the inserted ones are counted.
 INSERT INTO events
     (number, id, delivery, place, kind, conversation, digest, opt_out, skipped, about, rank,
      reconcile_key, rebuilt_key, raw_in_body, data)
@@ -57,41 +57,41 @@ ON CONFLICT (digest) DO NOTHING
 /*postgresql RETURNING 1 */;
 
 -- name: insert_author
--- Somebody else whom a mail is from.
+-- Another author of a mail.
 INSERT INTO authors (event, address) VALUES (:event, :address);
 
 -- name: events_with
--- Which events have these digests.
+-- The events with these digests.
 SELECT digest, id AS event FROM events WHERE digest IN (:digests);
 
 -- name: already_seen
--- Which events had these digests, and are gone. Asked after inserting: a purge that moved one into `seen`
--- meanwhile has then been waited for, and is seen.
+-- The deleted events that had these digests. Selected after inserting, which waits for a purge that
+-- moves one into `seen` meanwhile.
 SELECT digest, event FROM seen WHERE digest IN (:digests);
 
 -- name: mark_start
--- What turned out to be START, because its sender had opted out.
+-- Mark events as START, because their sender had opted out.
 UPDATE events SET opt_out = 'START', skipped = :skipped, data = :data WHERE number = :number;
 
 -- name: ranks
--- How far messages are, by all receipts of them.
+-- The ranks of these messages' receipts, ascending.
 SELECT number, about, rank FROM events
 WHERE about IN (:abouts) AND about IS NOT NULL AND rank IS NOT NULL ORDER BY rank;
 
 -- name: mark_outranked
--- Receipts that say less than one before did.
+-- Mark receipts with a lower rank than an earlier one.
 UPDATE events SET skipped = 'outranked' WHERE number IN (:numbers);
 
 -- name: delete_events
--- What was inserted and turned out to be here already, or to have been.
+-- Delete inserted events that are known already.
 DELETE FROM events WHERE number IN (:numbers);
 
 -- name: delete_deliveries
--- Of which nothing is kept then.
+-- Delete the deliveries of which nothing is kept then.
 DELETE FROM deliveries WHERE number IN (:numbers);
 
 -- name: insert_entry
--- One event for one agent, or a late reply. What nobody gets has ended already.
+-- One event for one agent, or a late reply. A skipped one has ended already.
 INSERT INTO entries
     (place, event, kind, agent, conversation, opt_out, state, startable_at, attempts, retries,
      losses, loop_key, quiet_at, gather_by, waiting_until, created_at, finished_at)
@@ -103,20 +103,20 @@ VALUES
      CASE WHEN CAST(:state AS TEXT) = 'skipped' THEN CAST(:now AS BIGINT) END);
 
 -- name: remember
--- A digest that outlives its event, or a key that was used.
+-- A digest that outlives its event, or a used replay key.
 INSERT INTO seen (digest, event, received_at)
 VALUES (:digest, :event, :received_at)
 ON CONFLICT (digest) DO NOTHING;
 
 -- name: agents_of_events
--- To whom these events went the first time, and why to nobody.
+-- The agents these events went to the first time, or why they were skipped.
 SELECT events.id AS event, entries.agent,
        CASE WHEN entries.state = 'skipped' THEN events.skipped END AS skipped
 FROM events JOIN entries ON entries.place = events.place
 WHERE events.id IN (:events);
 
 -- name: wait_with
--- One more caller waits for an event's reply, perhaps for longer than the first.
+-- Extend the wait for an event's reply for one more caller.
 UPDATE entries SET waiting_until = CAST(:now AS BIGINT) + :wait
 WHERE place = (SELECT place FROM events WHERE id = :event) AND finished_at IS NULL
   AND (waiting_until IS NULL OR waiting_until < CAST(:now AS BIGINT) + :wait);

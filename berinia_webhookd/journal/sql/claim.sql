@@ -1,6 +1,6 @@
 -- name: startable
--- What of an agent may start now, and how much comes into memory with it: what waits for no instant,
--- and what has fallen due. Another node may be claiming some of it: that is passed over for later ones.
+-- An agent's entries that may start now, with the size of their events: those without a due time,
+-- and those that have fallen due. Entries that another node has locked are skipped.
 SELECT place, state, kind, agent, conversation, quiet_at, gather_by,
        (SELECT length(body) FROM deliveries WHERE number = at_once.event / 1048576) AS size_bytes
 FROM (
@@ -20,7 +20,7 @@ FROM (
 ) AS fallen_due;
 
 -- name: next_startable
--- In how long the next one of an agent may start, and what its guards know of it.
+-- The time until the next entry of an agent may start, and the state of its guards.
 SELECT next.starts_at - CAST(:now AS BIGINT) AS due_in, agents.failures, agents.tries,
        CAST(:now AS BIGINT) - agents.failed_at AS failed_ago,
        CASE WHEN agents.day = CAST(:now AS BIGINT) / 86400000000 THEN agents.cost END AS cost,
@@ -31,7 +31,7 @@ FROM (SELECT min(startable_at) AS starts_at FROM entries
 LEFT JOIN agents ON agents.agent = :agent;
 
 -- name: lease
--- Theirs is the next attempt of these entries, for so long.
+-- Lease these entries to a holder for some time.
 UPDATE entries
 SET state = 'running', startable_at = NULL, due_at = NULL, attempts = attempts + 1, held = NULL,
     lease_until = CAST(:now AS BIGINT) + :lease, lease_holder = :holder, node = :node,
@@ -39,7 +39,7 @@ SET state = 'running', startable_at = NULL, due_at = NULL, attempts = attempts +
 WHERE place IN (:places);
 
 -- name: leased
--- What was leased, with all that an attempt needs of it.
+-- The leased entries, with all data for an attempt.
 SELECT entries.place, events.id AS event, entries.kind, entries.agent, entries.conversation,
        entries.attempts, entries.retries, events.data,
        CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form,
@@ -57,8 +57,8 @@ WHERE entries.place IN (:places)
 ORDER BY entries.place;
 
 -- name: held
--- Those of the leases that are still the holder's. What is dead keeps its holder if it was lost after
--- it had begun: a result that comes late still counts.
+-- The leases that are still the holder's. A dead entry keeps its holder if it was lost after its
+-- attempt began, so that a late result still counts.
 SELECT place, event, kind, agent, conversation, attempts, state,
        CASE WHEN EXISTS (SELECT 1 FROM replies WHERE replies.event = entries.event)
             THEN 1 ELSE 0 END AS has_reply,
@@ -69,22 +69,22 @@ WHERE place IN (:places) AND state IN ('running', 'dead') AND lease_holder = :ho
 /*postgresql FOR UPDATE */;
 
 -- name: begin
--- From here on they are not given back by themselves.
+-- Mark attempts as begun: they are not given back automatically any more.
 UPDATE entries SET began_at = :now WHERE place IN (:places);
 
 -- name: extend
--- The same for longer, from now on.
+-- Extend leases, counted from now.
 UPDATE entries SET lease_until = CAST(:now AS BIGINT) + :lease WHERE place IN (:places);
 
 -- name: give_back
--- As if they had never been taken.
+-- Give back leases without a trace.
 UPDATE entries
 SET state = 'ready', lease_until = NULL, lease_holder = NULL, started_at = NULL, began_at = NULL,
     attempts = attempts - 1
 WHERE place IN (:places);
 
 -- name: agents_with_open
--- Which agents have open entries of a kind.
+-- The agents with open entries of a kind.
 SELECT agent FROM tallies
 WHERE kind = :kind AND state IN ('ready', 'waiting', 'running')
 GROUP BY agent HAVING sum(total) > 0

@@ -1,5 +1,5 @@
 -- name: received_by_hour
--- How many events came on each channel in each hour since 1970, and the last of them, from one on.
+-- The number of events by channel and hour (since 1970), and the last of them, from an hour on.
 SELECT deliveries.channel, deliveries.received_at / 3600000000 AS hour, count(*) AS total,
        max(deliveries.received_at) AS last_at
 FROM events JOIN deliveries ON deliveries.number = events.delivery
@@ -8,14 +8,14 @@ WHERE events.number >= :first AND deliveries.number >= CAST(:first AS BIGINT) / 
 GROUP BY 1, 2;
 
 -- name: latest_of_channel
--- When the newest delivery came on a channel, among the newest of all.
+-- The time of a channel's newest delivery, among the newest of all.
 SELECT received_at FROM deliveries
 WHERE number >= :first AND channel = :channel AND state = 'accepted'
 ORDER BY number DESC LIMIT 1;
 
 -- name: dead_groups
--- What died until an instant, by agent, kind and error of the last attempt, the most first, with the
--- newest event of each. What was gathered shares the attempts of the last of its burst.
+-- Entries that died until an instant, by agent, kind and error of the last attempt, the most first,
+-- with the newest event of each. Members of a burst share the attempts of its last entry.
 SELECT found.agent, found.kind, found.outcome, found.error, found.total, found.acted, found.first_at,
        found.last_at, events.id
 FROM (SELECT entries.agent, events.kind, attempts.outcome, attempts.error, count(*) AS total,
@@ -34,7 +34,8 @@ JOIN events ON events.number = entries.event
 ORDER BY found.total DESC, found.newest DESC;
 
 -- name: dead_of_agent
--- What died of an agent until an instant, with the error of the last attempt, from a place on.
+-- An agent's entries that died until an instant, with the error of the last attempt, from a place
+-- on.
 SELECT entries.place, attempts.outcome, attempts.error
 FROM entries
 JOIN events ON events.number = entries.event
@@ -46,7 +47,7 @@ WHERE entries.state = 'dead' AND entries.place > :after AND entries.finished_at 
 ORDER BY entries.place LIMIT :most;
 
 -- name: recent_actions
--- Who did what, the newest first, before a row.
+-- The actions, the newest first, before a row.
 SELECT number, at, who, way, what, about FROM actions
 WHERE number < :before ORDER BY number DESC LIMIT :most;
 
@@ -55,17 +56,17 @@ WHERE number < :before ORDER BY number DESC LIMIT :most;
 SELECT place, agent FROM entries WHERE place > 0 ORDER BY place DESC LIMIT :most;
 
 -- name: failures_of_entries
--- Their attempts that failed.
+-- The failed attempts of entries.
 SELECT entry, ended_at, error FROM attempts
 WHERE entry IN (:places) AND outcome <> 'success'
 ORDER BY ended_at DESC;
 
 -- name: event_of_digests
--- The event that has one of these digests.
+-- The event with one of these digests.
 SELECT id FROM events WHERE digest IN (:digests) ORDER BY number DESC LIMIT 1;
 
 -- name: rejected_delivery_in_full
--- What came with a delivery that was rejected, at least in part.
+-- The request of a delivery that was rejected, at least in part.
 SELECT channel, target, headers, content_type, received_at, replay_key, body FROM deliveries
 WHERE id = :id AND rejection IS NOT NULL AND body IS NOT NULL;
 

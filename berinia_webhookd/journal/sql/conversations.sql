@@ -1,27 +1,27 @@
 -- name: list_held
--- Those that are paused, or in which a guard holds an entry.
+-- The conversations that are paused, or in which a guard holds an entry.
 SELECT id FROM conversations WHERE paused_at IS NOT NULL
 UNION
 SELECT conversation FROM held_conversations;
 
 -- name: list_paused
--- Those that are paused, and groups with everybody in them.
+-- The paused conversations, and paused groups with everybody in them.
 SELECT id FROM conversations WHERE paused_at IS NOT NULL;
 
 -- name: recent_conversations
--- Those of the newest events, the newest first.
+-- The conversations of the newest events, the newest first.
 SELECT conversation, max(number) AS newest
 FROM (SELECT conversation, number FROM events
       WHERE number > 0 ORDER BY number DESC LIMIT :events) AS recent
 GROUP BY conversation ORDER BY newest DESC LIMIT :most;
 
 -- name: conversations
--- Whose these conversations are, and whether they are paused.
+-- The parties of these conversations, and their pauses.
 SELECT id, channel, sender, party, paused_at, paused_until, paused_by, paused_for
 FROM conversations WHERE id IN (:conversations);
 
 -- name: last_received
--- When the newest event of each of these conversations came.
+-- The time of the newest event of each of these conversations.
 SELECT newest.conversation, deliveries.received_at
 FROM (SELECT conversation, max(event) AS event FROM entries_of_conversations
       WHERE conversation IN (:conversations) GROUP BY conversation) AS newest
@@ -29,7 +29,7 @@ JOIN events ON events.number = newest.event
 JOIN deliveries ON deliveries.number = events.delivery;
 
 -- name: open_in_conversations
--- How much of these conversations has not ended, and what guards hold of it.
+-- The numbers of open and held entries of these conversations.
 SELECT conversation, state, held, agent, opt_out, kind, count(*) AS total
 FROM entries WHERE place IN (
     SELECT place FROM entries_to_start WHERE conversation IN (:conversations)
@@ -45,7 +45,7 @@ WHERE number IN (SELECT event FROM entries_of_conversations WHERE conversation =
 ORDER BY number DESC LIMIT :most;
 
 -- name: next_in_conversation
--- What runs of each queue of a conversation, or is next and from when.
+-- The running or next entry of each queue of a conversation, and its start.
 SELECT entries.kind, entries.agent, events.id, entries.state, entries.startable_at
 FROM entries JOIN events ON events.number = entries.event
 WHERE entries.startable_at IS NOT NULL AND entries.conversation = :conversation
@@ -60,7 +60,7 @@ WHERE entries.state = 'running' AND entries.gathered_into IS NULL
 SELECT conversation FROM events WHERE id = :event;
 
 -- name: entries_to_give_up
--- What waits in these conversations for agents, but for opt-outs.
+-- The entries of these conversations that wait for agents, except opt-outs.
 SELECT entries.place, entries.kind, conversations.channel, entries.agent, entries.conversation,
        entries.state
 FROM entries JOIN conversations ON conversations.id = entries.conversation

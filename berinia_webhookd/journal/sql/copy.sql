@@ -1,22 +1,22 @@
 -- Statements whose names begin with `table_` are filled in for each table that is copied: {key} are
--- the columns of its key, {last} and {end} parameters for them, and {large} what may be long in it.
+-- the columns of its key, {last} and {end} parameters for them, and {large} its large columns.
 
 -- name: table_columns
--- Which columns a table has.
+-- The columns of a table.
 /*sqlite SELECT name FROM pragma_table_info(:table) ORDER BY cid */
 /*postgresql SELECT column_name AS name FROM information_schema.columns
 WHERE table_schema = current_schema() AND table_name = :table ORDER BY ordinal_position */;
 
 -- name: table_count
--- How many rows.
+-- The number of rows.
 SELECT count(*) AS total FROM {table};
 
 -- name: table_count_until
--- How many of them come before a key, or have it.
+-- The number of rows up to a key.
 SELECT count(*) AS total FROM {table} WHERE ({key}) <= ({last});
 
 -- name: table_last_key
--- The key that comes last.
+-- The last key.
 SELECT {key} FROM {table} ORDER BY {backwards} LIMIT 1;
 
 -- name: table_row
@@ -24,7 +24,7 @@ SELECT {key} FROM {table} ORDER BY {backwards} LIMIT 1;
 SELECT {columns} FROM {table} WHERE ({key}) = ({last});
 
 -- name: table_sizes
--- How large the next rows behind a key are.
+-- The sizes of the next rows after a key.
 SELECT {key}, coalesce(length({large}), 0) AS size FROM {table}
 WHERE ({key}) > ({last}) ORDER BY {key} LIMIT :most;
 
@@ -48,21 +48,21 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
   AND application_name = 'berinia-webhookd';
 
 -- name: forget_tallies
--- What was counted is counted anew.
+-- Delete the counts, to count again.
 DELETE FROM tallies;
 
 -- name: recount
--- How many entries are in each state.
+-- Count the entries by state.
 INSERT INTO tallies (kind, channel, agent, state, shard, total)
 SELECT kind, channel, agent, state, 0, count(*) FROM entries_in_full
 GROUP BY kind, channel, agent, state;
 
 -- name: continue_numbers
--- New numbers of PostgreSQL begin behind those that were copied.
+-- Start PostgreSQL's sequence of numbers after the copied ones.
 SELECT setval('numbers', greatest((SELECT max(number) FROM deliveries),
                                   (SELECT max(place) / 1048576 FROM entries),
                                   (SELECT max(id) FROM conversations)));
 
 -- name: continue_actions
--- The same for who did what.
+-- The same for actions.
 SELECT setval(pg_get_serial_sequence('actions', 'number'), max(number)) FROM actions;

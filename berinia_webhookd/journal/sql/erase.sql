@@ -1,14 +1,14 @@
 -- name: conversations_of_sender
--- In which conversations a person wrote.
+-- The conversations of a person's messages.
 SELECT id FROM conversations WHERE sender = :sender ORDER BY id;
 
 -- name: conversations_of_author
--- In which conversations there are events that a person is an author of.
+-- The conversations with events that a person is an author of.
 SELECT DISTINCT events.conversation FROM authors JOIN events ON events.number = authors.event
 WHERE authors.address = :sender ORDER BY 1;
 
 -- name: count_with_data
--- How many events of a person still have their data.
+-- The number of events of a person that have their data.
 SELECT count(*) AS total FROM events
 WHERE number IN (SELECT event FROM entries_of_conversations
                  WHERE conversation IN (:conversations)
@@ -38,35 +38,35 @@ WHERE number IN (SELECT event FROM entries_of_conversations
 ORDER BY number LIMIT :most;
 
 -- name: entries_to_erase
--- Their entries, as they are before.
+-- The entries of events, before the change.
 SELECT place, kind, channel, agent, conversation, state FROM entries_in_full
 WHERE place IN (SELECT place FROM entries_of_events WHERE event IN (:events));
 
 -- name: erase_events
--- The digest stays: the same event is recognised when it comes again.
+-- Blank events. The digest stays, so that a repeated event is recognised.
 UPDATE events SET data = NULL, opt_out = NULL, skipped = NULL, about = NULL WHERE number IN (:events);
 
 -- name: erase_entries
--- Entries of erased events have ended, whatever they waited for.
+-- End the entries of erased events.
 UPDATE entries
 SET state = 'erased', startable_at = NULL, due_at = NULL, hold_until = NULL, held = NULL,
     loop_key = NULL, finished_at = coalesce(finished_at, :now), quiet_at = NULL, gathered_into = NULL
 WHERE place IN (:places);
 
 -- name: erase_attempts
--- What went wrong and what was said may name a person.
+-- Blank attempts, whose errors and replies may contain personal data.
 UPDATE attempts SET error = NULL, reply = NULL WHERE entry IN (:places);
 
 -- name: erase_authors
--- Who else it was from.
+-- Delete the authors of erased events.
 DELETE FROM authors WHERE event IN (:events);
 
 -- name: erase_replies
--- So may what was said to whoever asked.
+-- Delete replies, which may contain personal data.
 DELETE FROM replies WHERE event IN (:events);
 
 -- name: erase_parties
--- Once nothing of a conversation is left, nobody knows whose it was.
+-- Blank the parties of conversations without data.
 UPDATE conversations
 SET sender = NULL, party = NULL,
     paused_at = NULL, paused_until = NULL, paused_by = NULL, paused_for = NULL
@@ -76,7 +76,7 @@ WHERE id IN (:conversations)
        WHERE entries.conversation = conversations.id AND events.data IS NOT NULL LIMIT 1) IS NULL;
 
 -- name: deliveries_to_erase
--- The body is needed only for its rejected items. Nobody else changes them meanwhile.
+-- The deliveries to erase, locked; with the body if there are rejected items, which need it.
 SELECT number, target, headers, rejection,
        CASE WHEN rejection IS NOT NULL THEN body END AS body,
        EXISTS (SELECT 1 FROM events
@@ -87,17 +87,17 @@ FROM deliveries WHERE number IN (:deliveries) ORDER BY number
 /*postgresql FOR NO KEY UPDATE */;
 
 -- name: erase_delivery
--- What is given is what does not concern the person.
+-- Blank a delivery, except for the given parts that do not concern the person.
 UPDATE deliveries
 SET body = NULL, target = :target, headers = :headers, rejection = :rejection
 WHERE number = :number;
 
 -- name: delete_rejected
--- A rejected delivery goes when nothing is left of it that could be replayed.
+-- Delete rejected deliveries of which nothing is left to replay.
 DELETE FROM deliveries
 WHERE number IN (:numbers) AND state = 'rejected' AND rejection IS NULL;
 
 -- name: rejected_bodies
--- What could not be read, in the order of ids.
+-- The rejected deliveries, in the order of ids.
 SELECT id, number, rejection, body FROM deliveries
 WHERE rejection IS NOT NULL AND id > :after ORDER BY id LIMIT :most;

@@ -1,6 +1,6 @@
 -- name: burst
--- What is handed over together: the ready entries of a queue that gather and stand before any that
--- they must not overtake, with how much comes into memory with each.
+-- The entries of a burst: the ready entries of a queue that gather, before any that they must not
+-- overtake, with the size of each.
 SELECT entries.place,
        length(events.data) + CASE WHEN events.raw_in_body = 1 THEN length(deliveries.body) ELSE 0 END
        AS size_bytes
@@ -32,11 +32,11 @@ WHERE entries.place IN (
 ORDER BY entries.place;
 
 -- name: gather
--- These share the attempt of another, the last of their burst.
+-- Make entries members of the last entry of their burst.
 UPDATE entries SET gathered_into = :into, startable_at = NULL WHERE place IN (:places);
 
 -- name: share
--- Members are in the state of the entry whose attempt they share, and have ended or wait as it does.
+-- Set members to the state of the entry whose attempt they share.
 UPDATE entries
 SET state = own.state, due_at = own.due_at, hold_until = own.hold_until, began_at = own.began_at,
     finished_at = own.finished_at, retries = own.retries, losses = own.losses,
@@ -64,21 +64,21 @@ SELECT gathered_into, count(*) AS total FROM entries
 WHERE gathered_into IN (:places) GROUP BY gathered_into;
 
 -- name: disband
--- Bursts that nobody has seen are gathered anew, with what came since.
+-- Release the members of untried bursts, to be gathered again with later entries.
 UPDATE entries SET gathered_into = NULL
 WHERE gathered_into IN (:places) AND quiet_at IS NOT NULL;
 
 -- name: leave
--- Members of what is gone, or is about to go.
+-- Release the members of entries that are deleted.
 UPDATE entries SET gathered_into = NULL WHERE gathered_into IN (:places);
 
 -- name: leave_deliveries
--- The same of all that came with these deliveries.
+-- The same for all entries of these deliveries.
 UPDATE entries SET gathered_into = NULL
 WHERE gathered_into IN (SELECT place FROM entries_of_deliveries WHERE delivery IN (:deliveries));
 
 -- name: bursts_of
--- All that share an attempt with any of these.
+-- All entries that share an attempt with any of these.
 SELECT place FROM entries WHERE gathered_into IN (:places)
 UNION
 SELECT gathered_into FROM entries WHERE place IN (:places) AND gathered_into IS NOT NULL

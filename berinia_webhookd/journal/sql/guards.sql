@@ -1,13 +1,13 @@
 -- name: failing
--- Which of these agents failed on their last attempts, and on how many.
+-- Those of these agents that failed on their last attempts, and on how many.
 SELECT agent, failures FROM agents WHERE agent IN (:agents) AND failures > 0;
 
 -- name: works_again
--- Their failures count no more.
+-- Reset agents' failures.
 UPDATE agents SET failures = 0, tries = 0, failed_at = NULL WHERE agent IN (:agents);
 
 -- name: note_attempts
--- So many more attempts failed, and so much more was spent on the day that it is.
+-- Add failed attempts, and costs of the current day.
 INSERT INTO agents (agent, failures, tries, failed_at, day, cost)
 VALUES (:agent, :failures, 0, CAST(:now AS BIGINT), CAST(:now AS BIGINT) / 86400000000, :cost)
 ON CONFLICT (agent) DO UPDATE
@@ -18,7 +18,7 @@ SET failures = agents.failures + excluded.failures,
 RETURNING agent, failures;
 
 -- name: startable_opt_outs
--- What may start of an agent that a guard holds.
+-- The opt-outs that may start of an agent that a guard holds.
 SELECT place, state, kind, agent, conversation, quiet_at, gather_by, 0 AS size_bytes FROM entries
 WHERE kind = 'agent' AND agent = :agent AND opt_out = 1 AND startable_at IS NOT NULL
   AND startable_at <= :now
@@ -26,8 +26,7 @@ ORDER BY startable_at, place LIMIT :most
 /*postgresql FOR UPDATE SKIP LOCKED */;
 
 -- name: begin_try
--- One entry of an agent that fails may be tried, unless something of it is under way, or another
--- node was faster.
+-- Start a try of one entry of a failing agent, unless one is running, or another node was faster.
 UPDATE agents SET tries = tries + 1
 WHERE agent IN (SELECT agent FROM agents WHERE agent = :agent AND tries = :tries
                 /*postgresql FOR UPDATE SKIP LOCKED */)
@@ -37,7 +36,7 @@ WHERE agent IN (SELECT agent FROM agents WHERE agent = :agent AND tries = :tries
 RETURNING agent;
 
 -- name: note_spent
--- Its budget holds something back; told once a day.
+-- Note that an agent's budget holds entries; reported once a day.
 UPDATE agents SET spent_on = CAST(:now AS BIGINT) / 86400000000
 WHERE agent IN (SELECT agent FROM agents
                 WHERE agent = :agent
@@ -46,7 +45,7 @@ WHERE agent IN (SELECT agent FROM agents
 RETURNING agent;
 
 -- name: held_agents
--- Which agents are held by a guard of theirs, and for what.
+-- The agents held by a guard, with the reasons.
 SELECT agent, failures, cost,
        CASE WHEN spent_on = CAST(:now AS BIGINT) / 86400000000 THEN 1 ELSE 0 END AS spent
 FROM agents
@@ -54,12 +53,12 @@ WHERE failures >= :most_failures OR spent_on = CAST(:now AS BIGINT) / 8640000000
 ORDER BY agent;
 
 -- name: unspent
--- Its budget was raised or taken away since it was spent.
+-- The budget was raised or removed since it was spent: end the hold.
 UPDATE agents SET spent_on = NULL
 WHERE agent IN (SELECT agent FROM agents WHERE agent = :agent /*postgresql FOR UPDATE SKIP LOCKED */);
 
 -- name: agents_with_costs
--- Which agents said what a result cost.
+-- The agents whose results had a cost.
 SELECT agent FROM agents WHERE cost > 0 ORDER BY agent;
 
 -- name: doubtful
@@ -133,14 +132,14 @@ WHERE entries.place IN (:places)
                                                 hashtext(conversations.sender)) END */;
 
 -- name: note_runs
--- With whom, and when, agents ran that have a budget for each person.
+-- Insert the runs of agents that have a budget for each person.
 INSERT INTO runs (sender, agent, started_at, entry)
 SELECT conversations.sender, entries.agent, CAST(:now AS BIGINT), entries.place
 FROM entries JOIN conversations ON conversations.id = entries.conversation
 WHERE entries.place IN (:places) AND conversations.sender IS NOT NULL;
 
 -- name: forget_runs
--- What was given back had not begun.
+-- Delete the runs of entries that were given back.
 DELETE FROM runs
 WHERE (sender, agent, started_at, entry) IN (
     SELECT conversations.sender, entries.agent, entries.started_at, entries.place
@@ -148,16 +147,16 @@ WHERE (sender, agent, started_at, entry) IN (
     WHERE entries.place IN (:places));
 
 -- name: forget_old_runs
--- No budget looks back so far.
+-- Delete runs older than any budget's period.
 DELETE FROM runs WHERE started_at < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT);
 
 -- name: erase_runs
--- Those for people whose data is erased.
+-- Delete the runs for erased people.
 DELETE FROM runs
 WHERE sender IN (SELECT sender FROM conversations WHERE id IN (:conversations));
 
 -- name: count_anew
--- Guards count nothing from before in these conversations.
+-- Let guards ignore everything before now in these conversations.
 UPDATE conversations SET guards_from = :now WHERE id IN (:conversations);
 
 -- name: held_for_agent

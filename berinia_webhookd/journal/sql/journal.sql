@@ -1,5 +1,5 @@
 -- name: schema_version
--- What made this journal, and who may use it.
+-- The version of the schema, and the oldest program that may use it.
 SELECT version, oldest_program FROM schema;
 
 -- name: present
@@ -14,11 +14,11 @@ INSERT INTO deliveries
 VALUES (:number, '', '', '', '', '', 0, 'probe', :body);
 
 -- name: delete_probe
--- Nothing of a probe is kept.
+-- Delete the probe.
 DELETE FROM deliveries WHERE number = :number AND state = 'probe';
 
 -- name: count_entries
--- So many entries came into a state, or left it.
+-- Add to the count of a state.
 INSERT INTO tallies (kind, channel, agent, state, shard, total)
 VALUES (:kind, :channel, :agent, :state, :shard, :change)
 ON CONFLICT (kind, channel, agent, state, shard)

@@ -1,6 +1,5 @@
 -- name: hold_conversations
--- Keep other nodes out of these conversations, in the order of their ids: so two transactions never
--- wait for each other.
+-- Lock these conversations, in the order of their ids to prevent deadlocks.
 SELECT id FROM conversations WHERE id IN (:ids) ORDER BY id
 /*postgresql FOR NO KEY UPDATE */;
 
@@ -18,7 +17,7 @@ SELECT conversation, kind, agent, state FROM entries
 WHERE held IS NOT NULL AND conversation IN (:conversations);
 
 -- name: clear_next
--- Which entry of a queue is next is not known any more.
+-- Clear the mark of a queue's next entry.
 UPDATE entries SET startable_at = NULL
 WHERE conversation = :conversation AND kind = :kind AND agent = :agent
   AND startable_at IS NOT NULL;
@@ -93,7 +92,7 @@ FROM (
                     AND ready.place < waiting.stands_at)
         ) AS candidates
         CROSS JOIN (
-            -- What an agent has said already is told, whoever paused the conversation since.
+            -- A reply that an agent has given is posted, even if the conversation was paused since.
             SELECT CASE WHEN paused_at IS NULL OR :kind = 'reply' THEN 0
                         ELSE coalesce(paused_until, 9223372036854775807) END AS until
             FROM conversations WHERE id = :conversation
@@ -140,13 +139,13 @@ WHERE conversations.id IN (:conversations)
                  AND agent = busy.agent AND state = 'waiting'));
 
 -- name: hold_entries
--- Ready, and not to be started: until an instant, or until it is released.
+-- Hold a ready entry, until an instant, or until it is released.
 UPDATE entries
 SET state = 'ready', held = :reason, due_at = CAST(:now AS BIGINT) + CAST(:lasts AS BIGINT)
 WHERE place IN (:places);
 
 -- name: release_entries
--- No guard holds anything of these conversations any more.
+-- End all holds of guards in these conversations.
 UPDATE entries SET held = NULL, due_at = NULL
 WHERE held IS NOT NULL AND conversation IN (:conversations)
 RETURNING conversation;

@@ -4,17 +4,17 @@ SELECT id, sender FROM conversations
 WHERE party = :party AND channel = coalesce(:channel, channel) AND of_group = 1;
 
 -- name: conversations_with_address
--- Those of everybody who wrote to an address of ours. They are most of all there are, which is why
--- there is no index for them.
+-- The conversations of everybody who wrote to an address of ours. These are most of all
+-- conversations, so there is no index for them.
 SELECT id FROM conversations
 WHERE party = :party AND channel = coalesce(:channel, channel) AND of_group = 0;
 
 -- name: channels_of
--- On which channels these conversations are.
+-- The channels of these conversations.
 SELECT DISTINCT channel FROM conversations WHERE id IN (:conversations) ORDER BY channel;
 
 -- name: keep_conversations
--- Let nobody make one until the commit: whoever did is waited for, and seen.
+-- Lock the table, so that no conversation is created until the commit; waits for running inserts.
 /*postgresql LOCK TABLE conversations IN SHARE ROW EXCLUSIVE MODE */
 /*sqlite SELECT 1 */;
 

@@ -1,5 +1,5 @@
 -- name: finished
--- What finished first, long enough ago, behind an entry that was looked at; what is dead stays.
+-- The entries that finished first, long enough ago, after a given entry; dead ones stay.
 SELECT finished_at, place, event / 1048576 AS delivery FROM entries
 WHERE finished_at IS NOT NULL AND state <> 'dead'
   AND finished_at < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT)
@@ -8,23 +8,23 @@ ORDER BY finished_at, place
 LIMIT :most;
 
 -- name: kept_deliveries
--- Those of which something is open or dead, or finished not long enough ago.
+-- The deliveries with entries that are open or dead, or finished too recently.
 SELECT DISTINCT event / 1048576 AS delivery FROM entries
 WHERE place IN (SELECT place FROM entries_of_deliveries WHERE delivery IN (:deliveries))
   AND (finished_at IS NULL OR state = 'dead'
     OR finished_at >= CAST(:now AS BIGINT) - CAST(:keep AS BIGINT));
 
 -- name: conversations_of_deliveries
--- In which conversations these deliveries have events.
+-- The conversations of these deliveries' events.
 SELECT delivery, conversation FROM received_events WHERE delivery IN (:deliveries);
 
 -- name: free_conversations
--- Those that nobody is changing; the others are left for the next time.
+-- Lock the free conversations; others are left for the next time.
 SELECT id FROM conversations WHERE id IN (:ids) ORDER BY id
 /*postgresql FOR UPDATE SKIP LOCKED */;
 
 -- name: purgeable_rejected
--- What came long enough ago and never became an event.
+-- Rejected deliveries that came long enough ago and have no events.
 SELECT number FROM deliveries
 WHERE rejection IS NOT NULL AND received_at < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT)
   AND NOT EXISTS (SELECT 1 FROM events
@@ -34,13 +34,13 @@ ORDER BY received_at
 LIMIT :most;
 
 -- name: remember_digests
--- Events that are about to go are recognised for longer; counted from their receipt.
+-- Store the digests of events to delete, for a time counted from their receipt.
 INSERT INTO seen (digest, event, received_at)
 SELECT digest, id, received_at FROM received_events WHERE delivery IN (:deliveries)
 ON CONFLICT (digest) DO NOTHING;
 
 -- name: remember_rebuilt
--- The same for what reconciliation took in, by what its callback has.
+-- The same for rebuilt mails, by the key of their callback.
 INSERT INTO seen (digest, event, received_at)
 SELECT events.rebuilt_key, events.id, received_events.received_at
 FROM received_events JOIN events ON events.number = received_events.event
@@ -59,25 +59,25 @@ WHERE place IN (SELECT place FROM entries_of_deliveries WHERE delivery IN (:deli
 GROUP BY kind, channel, agent, state;
 
 -- name: delete_entries_of
--- Their attempts go with them.
+-- Delete these deliveries' entries, with their attempts.
 DELETE FROM entries
 WHERE place IN (SELECT place FROM entries_of_deliveries WHERE delivery IN (:deliveries));
 
 -- name: delete_events_of
--- Their replies go with them.
+-- Delete their replies.
 DELETE FROM events
 WHERE number IN (SELECT event FROM entries_of_deliveries WHERE delivery IN (:deliveries));
 
 -- name: delete_empty_conversations
--- A conversation goes with its last event, unless it is paused. The newest stays, so that its id is
--- never given to another.
+-- Delete conversations without events, unless paused. The newest stays, so that its id is never
+-- reused.
 DELETE FROM conversations
 WHERE id IN (:ids) AND paused_at IS NULL AND id < (SELECT max(newest.id) FROM conversations AS newest)
   AND (SELECT place FROM entries_of_conversations AS entries
        WHERE entries.conversation = conversations.id LIMIT 1) IS NULL;
 
 -- name: forget_seen
--- What was received so long ago may come again.
+-- Delete digests past their time: such events may be accepted again.
 DELETE FROM seen
 WHERE digest IN (SELECT digest FROM seen
                  WHERE received_at < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT)
@@ -85,7 +85,7 @@ WHERE digest IN (SELECT digest FROM seen
 RETURNING digest;
 
 -- name: forget_old_notes
--- Nodes repeat theirs every few minutes at most: the others are those of nodes that are gone.
+-- Delete the notes of dead nodes: live ones repeat theirs every few minutes.
 DELETE FROM unavailable_agents WHERE since < CAST(:now AS BIGINT) - CAST(:keep AS BIGINT);
 
 -- name: forget_unavailable

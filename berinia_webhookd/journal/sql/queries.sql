@@ -1,5 +1,6 @@
 -- name: first_delivery_from
--- Deliveries are numbered in the order of arrival: looked at by halves, they tell when one came.
+-- The time of receipt at a number, for a binary search: deliveries are numbered in the order of
+-- arrival.
 SELECT number, received_at FROM deliveries WHERE number >= :number ORDER BY number LIMIT 1;
 
 -- name: last_number
@@ -7,9 +8,8 @@ SELECT number, received_at FROM deliveries WHERE number >= :number ORDER BY numb
 SELECT coalesce(max(number), 0) AS number FROM deliveries;
 
 -- name: list_entries
--- Entries, the newest event first; a filter that is NULL lets everything through, and is spelled so
--- that a database sees it before it plans. Ordered by one key alone, it ends with the last one that
--- is wanted.
+-- Entries, the newest event first; a filter that is NULL matches all, and is written so that the
+-- planner sees it. The order by a single key lets the scan end with the limit.
 SELECT events.id, entries.state, deliveries.channel, entries.agent, events.kind,
        entries.kind AS entry, deliveries.received_at,
        (SELECT count(*) FROM attempts WHERE attempts.entry = entries.place) AS attempts,
@@ -79,14 +79,14 @@ WHERE rejection IS NOT NULL
 ORDER BY id DESC LIMIT :most;
 
 -- name: sizes_of_events
--- How much is to be read for what is in events.
+-- The sizes of events' contents.
 SELECT events.number, coalesce(length(events.data), 0)
        + CASE WHEN events.raw_in_body = 1 THEN coalesce(length(deliveries.body), 0) ELSE 0 END AS size
 FROM events JOIN deliveries ON deliveries.number = events.delivery
 WHERE events.number IN (:events);
 
 -- name: contents_of_events
--- What is in events, and with whom they are.
+-- The contents and parties of events.
 SELECT events.number, events.data,
        CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form, conversations.party
 FROM events
@@ -95,7 +95,7 @@ JOIN conversations ON conversations.id = events.conversation
 WHERE events.number IN (:events);
 
 -- name: last_errors
--- What the last attempt of entries ended with.
+-- The error of the last attempt of entries.
 SELECT attempts.entry, attempts.error FROM attempts
 WHERE attempts.entry IN (:places)
   AND attempts.number = (SELECT max(newer.number) FROM attempts AS newer
@@ -139,7 +139,7 @@ SELECT number, id, 'rejected' AS state, channel, NULL AS agent, NULL AS kind, NU
 FROM deliveries WHERE id = :id AND rejection IS NOT NULL;
 
 -- name: show_entries
--- What became of an event, agent by agent.
+-- The entries of an event, by agent.
 SELECT entries.place, entries.kind, entries.agent, entries.opt_out, entries.state,
        entries.created_at, entries.due_at, entries.hold_until, entries.lease_until, entries.node,
        entries.started_at, entries.finished_at, entries.retries, entries.losses, entries.held,
@@ -164,13 +164,13 @@ WHERE member.gathered_into IN (SELECT place FROM entries_of_events WHERE event =
 ORDER BY member.place;
 
 -- name: show_attempts
--- Every try to deliver an event.
+-- The attempts of an event.
 SELECT entry, number, node, started_at, ended_at, outcome, error, reply FROM attempts
 WHERE entry IN (SELECT place FROM entries_of_events WHERE event = :event)
 ORDER BY entry, number;
 
 -- name: show_reply
--- What the agent said to whoever asked.
+-- The reply to an event.
 SELECT text, route, failed, decided_at FROM replies WHERE event = :event;
 
 -- name: unavailable_agents
@@ -184,8 +184,7 @@ GROUP BY kind, channel, agent, state HAVING sum(total) > 0
 ORDER BY kind, channel, agent, state;
 
 -- name: oldest_open
--- Since when the oldest entries of each agent wait, for their turn or for their retry; what is held
--- waits for somebody else.
+-- Since when the oldest entries of each agent wait, ready or for a retry; held ones are left out.
 SELECT agent, min(created_at) AS since FROM entries
 WHERE state = 'ready' AND startable_at IS NULL
   AND conversation NOT IN (SELECT conversation FROM held_conversations) GROUP BY agent
@@ -207,7 +206,7 @@ SELECT id FROM events WHERE number >= :first ORDER BY number LIMIT 1;
 SELECT count(*) AS total FROM events WHERE id >= :id;
 
 -- name: finished_since
--- How many entries ended since an instant, but dead ones.
+-- The number of entries that ended since an instant, except dead ones.
 SELECT count(*) AS total FROM entries
 WHERE finished_at >= :since AND finished_at IS NOT NULL AND state <> 'dead';
 
@@ -260,7 +259,7 @@ FROM events JOIN deliveries ON deliveries.number = events.delivery
 WHERE events.id = :event AND deliveries.body IS NOT NULL;
 
 -- name: count_may_have_acted
--- What is dead and must not simply be repeated, by agent.
+-- The number of dead entries that may have acted, by agent.
 SELECT agent, count(*) AS total FROM entries
 WHERE state = 'dead' AND began_at IS NOT NULL
 GROUP BY agent ORDER BY agent;

@@ -1,5 +1,5 @@
 -- name: recipients_of
--- Whom people wrote to on a channel. Receipts are conversations with the message they are about.
+-- The recipients on a channel. The conversations of receipts have a message as party.
 SELECT DISTINCT conversations.party
 FROM conversations
 WHERE conversations.channel = :channel AND conversations.of_group = 0
@@ -11,7 +11,7 @@ WHERE conversations.channel = :channel AND conversations.of_group = 0
   );
 
 -- name: messages_of
--- What a person wrote on a channel; with the body where the raw fields are read from it.
+-- A person's messages on a channel, with the body if the raw fields are read from it.
 SELECT events.id, events.data,
        CASE WHEN events.raw_in_body = 1 THEN deliveries.body ELSE NULL END AS form
 FROM conversations
@@ -23,14 +23,14 @@ WHERE conversations.sender = :sender AND conversations.channel = :channel
 ORDER BY events.number;
 
 -- name: rebuilt_with
--- What reconciliation took in with these keys, before their callbacks came.
+-- The rebuilt events with these keys.
 SELECT rebuilt_key AS key, id AS event FROM events
 WHERE rebuilt_key IN (:keys) AND rebuilt_key IS NOT NULL
 UNION ALL
 SELECT digest, event FROM seen WHERE digest IN (:keys);
 
 -- name: keyed_with
--- What has these keys, however it came.
+-- All events with these keys.
 SELECT reconcile_key AS key, id AS event FROM events
 WHERE reconcile_key IN (:keys) AND reconcile_key IS NOT NULL
 UNION ALL
@@ -45,6 +45,6 @@ WHERE events.reconcile_key >= wanted.low AND events.reconcile_key <= wanted.high
   AND events.reconcile_key IS NOT NULL;
 
 -- name: first_keyed
--- When the first event came that left a key. `+ 0`, so that SQLite reads those alone.
+-- The time of the first event with a key. `+ 0`, so that SQLite reads those alone.
 SELECT received_at FROM deliveries
 WHERE number = (SELECT min(number + 0) FROM events WHERE reconcile_key IS NOT NULL) / 1048576;

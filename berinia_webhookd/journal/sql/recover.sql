@@ -1,5 +1,5 @@
 -- name: leases_over
--- After an outage all leases are over, so their holders get the time of one to renew them.
+-- After an outage all leases have expired: extend them, so that their holders can renew them.
 SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
        entries.conversation, entries.attempts, entries.state,
        CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS begun
@@ -12,14 +12,14 @@ LIMIT 500
 /*postgresql FOR UPDATE OF entries SKIP LOCKED */;
 
 -- name: conversations_over
--- In which conversations leases are over; they are held before anything in them is locked.
+-- The conversations of expired leases, which are locked before their entries.
 SELECT conversation FROM entries
 WHERE state = 'running' AND gathered_into IS NULL AND lease_until < :now
   AND CAST(:now AS BIGINT) >= CAST(:up_since AS BIGINT) + CAST(:lease AS BIGINT)
 LIMIT 500;
 
 -- name: leases_of
--- What is leased: to one process, or to any where none is named.
+-- The leased entries, of one process or of all.
 SELECT entries.place, events.id AS event, entries.kind, conversations.channel, entries.agent,
        entries.conversation, entries.attempts, entries.state,
        CASE WHEN entries.began_at IS NULL THEN 0 ELSE 1 END AS begun
@@ -30,14 +30,14 @@ WHERE entries.state = 'running' AND entries.gathered_into IS NULL
   AND entries.lease_holder = coalesce(:holder, entries.lease_holder);
 
 -- name: insert_lost_attempts
--- An attempt of each of these entries ended with its process.
+-- Record that an attempt of each of these entries ended with its process.
 INSERT INTO attempts (entry, number, node, started_at, ended_at, outcome, error)
 SELECT place, attempts, node, started_at, :now, 'lost', 'the daemon that ran it ended'
 FROM entries WHERE place IN (:places);
 
 -- name: lose
--- Given back at the same place, and counted as a loss; after so many of them, dead. What must not be
--- made twice and had begun is dead at once, and keeps its holder, whose result may still come.
+-- Give entries back at the same place, counted as a loss; after too many losses, dead. Begun
+-- at-most-once attempts are dead at once, and keep their holder, whose result may still come.
 UPDATE entries
 SET state = CASE WHEN began_at IS NOT NULL OR losses + 1 >= :most_losses
                  THEN 'dead' ELSE 'ready' END,
@@ -49,7 +49,7 @@ WHERE place IN (:places)
 RETURNING place, state;
 
 -- name: left_without_reply
--- Of these entries of agents, those whose people were told nothing, with what they wrote.
+-- Those of these agents' entries without a reply, with their events.
 SELECT entries.place, entries.event, events.id AS event_id, entries.agent, entries.conversation,
        conversations.channel, events.data,
        CASE WHEN events.raw_in_body = 1 THEN deliveries.body END AS form,
@@ -64,5 +64,5 @@ WHERE entries.place IN (:places) AND entries.kind = 'agent' AND events.data IS N
   AND NOT EXISTS (SELECT 1 FROM replies WHERE replies.event = entries.event);
 
 -- name: forget_callers
--- Whoever waited for a reply waited at a process that is gone.
+-- End the waits for replies, whose callers were connected to a dead process.
 UPDATE entries SET waiting_until = 0 WHERE waiting_until IS NOT NULL AND finished_at IS NULL;

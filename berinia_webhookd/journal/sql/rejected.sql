@@ -1,9 +1,9 @@
 -- name: kept_once
--- Which of these are kept already.
+-- Those of these that are stored already.
 SELECT once_key FROM deliveries WHERE once_key IN (:keys) AND once_key IS NOT NULL;
 
 -- name: drop_oldest_rejected
--- All but the newest so many.
+-- Delete all but the newest ones.
 DELETE FROM deliveries
 WHERE state = 'rejected'
   AND id <= (SELECT kept.id FROM deliveries AS kept

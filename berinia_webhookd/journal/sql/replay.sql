@@ -7,12 +7,12 @@ WHERE place IN (SELECT entries_of_events.place
 ORDER BY place;
 
 -- name: entries_at
--- The entries that are at these places now; one that was replayed has left its own.
+-- The entries at these places now; a replayed one has a new place.
 SELECT place, kind, channel, agent, conversation, state, event, id, began_at FROM entries_in_full
 WHERE place IN (:places) ORDER BY place;
 
 -- name: replay_entry
--- Ready again, behind everything that is there, with all of its schedule before it.
+-- Make an entry ready again, after all existing ones, with its full retry schedule.
 UPDATE entries
 SET place = :to, state = 'ready', startable_at = NULL, due_at = NULL, hold_until = NULL,
     retries = 0, losses = 0, held = NULL, finished_at = NULL, began_at = NULL, lease_holder = NULL,
@@ -20,28 +20,28 @@ SET place = :to, state = 'ready', startable_at = NULL, due_at = NULL, hold_until
 WHERE place = :place;
 
 -- name: move_entry_of_event
--- An event knows the place of its agent's entry.
+-- Store the place of an event's agent entry.
 UPDATE events SET place = :to WHERE number = :event AND place = :place;
 
 -- name: discard_entry
--- Given up: never run again, unless it is replayed.
+-- Discard an entry: it never runs again, unless it is replayed.
 UPDATE entries
 SET state = 'discarded', startable_at = NULL, due_at = NULL, held = NULL, finished_at = :now
 WHERE place = :place;
 
 -- name: rejected_delivery
--- One that was rejected, or some items of which were; nobody else changes it meanwhile.
+-- A delivery that was rejected, at least in part; locked.
 SELECT number, state, rejection, channel, target, headers, content_type, received_at, replay_key,
        body
 FROM deliveries WHERE id = :id AND rejection IS NOT NULL
 /*postgresql FOR NO KEY UPDATE */;
 
 -- name: events_of_delivery
--- What a delivery became.
+-- The events of a delivery.
 SELECT event AS number, id FROM received_events WHERE delivery = :delivery ORDER BY event;
 
 -- name: accept_again
--- A delivery that was replayed has become events; what is still rejected of it is kept, once.
+-- Mark a replayed delivery as accepted; items still rejected are stored once.
 UPDATE deliveries
 SET state = 'accepted', rejection = :rejection,
     once_key = CASE WHEN CAST(:rejection AS TEXT) IS NOT NULL THEN once_key END

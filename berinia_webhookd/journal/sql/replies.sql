@@ -1,5 +1,5 @@
 -- name: reply_of
--- What is known of an event's reply, with the entry of its agent.
+-- The reply to an event, with the entry of its agent.
 SELECT entries.place, entries.event, events.id AS event_id, conversations.channel, entries.agent,
        entries.conversation, replies.text, replies.route, replies.failed, replies.postable,
        CASE WHEN entries.finished_at IS NULL THEN 0 ELSE 1 END AS finished,
@@ -14,7 +14,7 @@ LEFT JOIN replies ON replies.event = events.number
 WHERE events.id = :event;
 
 -- name: conversations_of
--- In which conversations these events are.
+-- The conversations of these events.
 SELECT conversation FROM events WHERE id IN (:events);
 
 -- name: nobody_waits
@@ -22,11 +22,11 @@ SELECT conversation FROM events WHERE id IN (:events);
 UPDATE entries SET waiting_until = 0 WHERE place = :place AND waiting_until IS NOT NULL;
 
 -- name: reroute
--- Where a reply goes after all.
+-- Change the route of a reply.
 UPDATE replies SET route = :route WHERE event = :event;
 
 -- name: replies_to_post
--- Replies to these events that nobody has begun to post.
+-- The unposted late replies to these events.
 SELECT entries.place, entries.kind, conversations.channel, entries.agent, entries.conversation,
        entries.state
 FROM entries JOIN conversations ON conversations.id = entries.conversation
@@ -34,5 +34,5 @@ WHERE entries.place IN (SELECT place FROM entries_of_events WHERE event IN (:eve
   AND entries.kind = 'reply' AND entries.state IN ('ready', 'waiting');
 
 -- name: forget_failure_replies
--- What failed has been done after all; who is just posting this may, and posts it no second time.
+-- Delete failure replies of events that succeeded; one being posted is not posted again.
 DELETE FROM replies WHERE event IN (:events) AND failed = 1;

@@ -1,9 +1,9 @@
--- Statements for putting a copy in the place of a SQLite journal, executed on the copy, to which the
--- journal is attached as `present`. What is taken from there is what the copy lacks; it gets numbers
--- behind those of the copy. The first ones become temporary tables of their names.
+-- Statements for putting a copy in the place of a SQLite journal, executed on the copy, to which
+-- the journal is attached as `present`. Rows that the copy lacks are taken from there, with numbers
+-- after those of the copy. The first ones become temporary tables of their names.
 
 -- name: restore_taken_events
--- The events that the copy does not know.
+-- The events that the copy lacks.
 SELECT number, delivery, conversation FROM present.events
 WHERE digest NOT IN (SELECT digest FROM main.events)
   AND digest NOT IN (SELECT digest FROM main.seen);
@@ -16,8 +16,8 @@ WHERE number IN (SELECT delivery FROM taken_events)
       AND NOT EXISTS (SELECT 1 FROM main.deliveries AS ours WHERE ours.once_key = theirs.once_key);
 
 -- name: restore_behind
--- Behind which numbers they come: those of deliveries; those of events and places, which begin at
--- their deliveries' times 1048576; and others.
+-- The offsets of their numbers: for deliveries; for events and places, which begin at the
+-- delivery's times 1048576; and for others.
 SELECT number, number * 1048576 AS place, conversation, action FROM (
     SELECT max(coalesce((SELECT max(number) FROM main.deliveries), 0),
                coalesce((SELECT max(place) FROM main.entries), 0) / 1048576) AS number,
@@ -40,7 +40,7 @@ SELECT digest, event, received_at FROM present.seen WHERE true
 ON CONFLICT DO NOTHING;
 
 -- name: restore_pauses
--- Conversations are paused as they are there.
+-- Take over the journal's pauses.
 INSERT INTO conversations
     (channel, sender, party, of_group, paused_at, paused_until, paused_by, paused_for)
 SELECT channel, sender, party, of_group, paused_at, paused_until, paused_by, paused_for
@@ -54,7 +54,7 @@ SET paused_at = excluded.paused_at, paused_until = excluded.paused_until,
     paused_by = excluded.paused_by, paused_for = excluded.paused_for;
 
 -- name: restore_agents
--- What guards know of agents: of two, what holds back more. One success ends failures.
+-- Merge guards' counts of agents: of two, the stricter. One success ends failures.
 INSERT INTO agents (agent, failures, tries, failed_at, day, cost, spent_on)
 SELECT agent, failures, tries, failed_at, day, cost, spent_on FROM present.agents WHERE true
 ON CONFLICT (agent) DO UPDATE
@@ -74,7 +74,7 @@ WHERE sender IN (SELECT sender FROM main.conversations)
 ON CONFLICT DO NOTHING;
 
 -- name: restore_consents
--- The later word counts.
+-- Merge consents: the later statement counts.
 INSERT INTO consents (address, channel, state, since, event, latest_at, erased_by)
 SELECT address, channel, state, since, event, latest_at, erased_by FROM present.consents WHERE true
 ON CONFLICT (address, channel) DO UPDATE
@@ -83,21 +83,21 @@ SET state = excluded.state, since = excluded.since, event = excluded.event,
 WHERE excluded.latest_at > consents.latest_at;
 
 -- name: restore_named
--- Whom the register names, and whether that of the journal does.
+-- The addresses in the register, and whether the journal's has them.
 SELECT DISTINCT address, EXISTS (SELECT 1 FROM present.consents AS theirs
                                  WHERE theirs.address = ours.address) AS present
 FROM main.consents AS ours WHERE erased_by IS NULL;
 
 -- name: restore_digests
--- The digests in it.
+-- The digests in the register.
 SELECT DISTINCT address FROM main.consents WHERE erased_by IS NOT NULL;
 
 -- name: restore_forget
--- Of a person whom it has by address and by digest, one goes.
+-- Delete one row of a person with both an address and a digest.
 DELETE FROM main.consents WHERE address = :address;
 
 -- name: restore_actions
--- Who did what.
+-- The actions.
 INSERT INTO actions (number, at, who, way, what, about)
 SELECT theirs.number + behind.action, at, who, way, what, about
 FROM present.actions AS theirs JOIN behind
@@ -105,19 +105,19 @@ WHERE NOT EXISTS (SELECT 1 FROM main.actions AS ours
                   WHERE ours.at = theirs.at AND ours.who = theirs.who AND ours.what = theirs.what);
 
 -- name: restore_erased
--- What was erased there.
+-- The events erased in the journal.
 SELECT ours.number, ours.conversation
 FROM main.events AS ours JOIN present.events AS theirs ON theirs.digest = ours.digest
 WHERE theirs.data IS NULL AND ours.data IS NOT NULL
 ORDER BY ours.number;
 
 -- name: restore_erased_deliveries
--- Bodies that were erased there, with what was left of their deliveries.
+-- Bodies erased in the journal, with the remaining parts of their deliveries.
 UPDATE deliveries
 SET body = NULL, target = theirs.target, headers = theirs.headers, rejection = theirs.rejection
 FROM present.deliveries AS theirs
 WHERE theirs.id = deliveries.id AND theirs.body IS NULL AND deliveries.body IS NOT NULL;
 
 -- name: restore_conversations
--- Where something may be next.
+-- The conversations with open entries.
 SELECT DISTINCT conversation FROM entries WHERE finished_at IS NULL;

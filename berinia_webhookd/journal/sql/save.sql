@@ -1,11 +1,11 @@
--- Statements on a copy of a journal of which some pages could not be read any more.
+-- Statements on a copy of a journal with unreadable pages.
 
 -- name: save_counted
--- How many entries the journal had.
+-- The number of entries of the journal.
 SELECT coalesce(sum(total), 0) AS total FROM tallies;
 
 -- name: save_whole_events
--- Nothing stays that refers to what is lost: here and in the next ones.
+-- Delete rows that refer to lost ones: here and in the next statements.
 DELETE FROM events
 WHERE delivery NOT IN (SELECT number FROM deliveries)
    OR conversation NOT IN (SELECT id FROM conversations);

@@ -1,21 +1,21 @@
 -- name: add_session
--- A link to log in by, or a login; what people hold is known by its digest alone.
+-- Insert a login link or a login; only the digest of its secret is stored.
 INSERT INTO sessions (digest, kind, name, viewer, created_at, expires_at)
 VALUES (:digest, :kind, :person, :viewer, :now, CAST(:now AS BIGINT) + :lasts);
 
 -- name: session
--- Whose it is, unless its time is over.
+-- The person of a link or login, unless it has expired.
 SELECT name, viewer FROM sessions WHERE digest = :digest AND kind = :kind AND expires_at > :now;
 
 -- name: end_session
--- It counts no longer.
+-- Delete a link or login.
 DELETE FROM sessions WHERE digest = :digest AND kind = :kind AND expires_at > :now
 RETURNING name, viewer;
 
 -- name: forget_sessions
--- Those whose time is over go.
+-- Delete expired links and logins.
 DELETE FROM sessions WHERE expires_at <= :now;
 
 -- name: end_sessions_of
--- All that somebody has, links too.
+-- Delete all logins and links of a person.
 DELETE FROM sessions WHERE name = :person RETURNING kind;

@@ -1,5 +1,5 @@
 -- name: insert_attempt
--- What was taken for lost has ended after all.
+-- Insert an attempt; it replaces the record of one that was taken for lost.
 INSERT INTO attempts (entry, number, node, started_at, ended_at, outcome, error, reply)
 VALUES (:entry, :number, :node, CAST(:now AS BIGINT) - CAST(:took AS BIGINT), :now, :outcome, :error, :reply)
 ON CONFLICT (entry, number) DO UPDATE
@@ -8,9 +8,9 @@ SET node = excluded.node, started_at = excluded.started_at, ended_at = excluded.
 WHERE attempts.outcome = 'lost';
 
 -- name: settle
--- What becomes of entries of which the same becomes after an attempt. Their failures hold their
--- queues back from the first one on.
--- When it began is kept of what acted, or may have: it is not to be done twice.
+-- Update entries with the same result of an attempt. Failures hold back a queue for a time counted
+-- from the first one. The time of beginning is kept if it acted, or may have, so that it is not
+-- repeated.
 UPDATE entries
 SET state = :state,
     due_at = CAST(:now AS BIGINT) + CAST(:due_in AS BIGINT),
@@ -22,7 +22,7 @@ SET state = :state,
 WHERE place IN (:places);
 
 -- name: insert_reply
--- A replayed event's new reply takes the place of the old one.
+-- Insert a reply; a replayed event's new one replaces the old one.
 INSERT INTO replies (event, text, route, failed, postable, decided_at)
 VALUES (:event, :text, :route, :failed, :postable, :now)
 ON CONFLICT (event) DO UPDATE
