@@ -44,7 +44,7 @@ class Guard(StrEnum):
 
     BUDGET = "budget"  # too many runs for one person, or too much cost in a day
     LOOP = "loop"  # two machines seem to answer each other
-    BREAKER = "breaker"  # its agent keeps failing, whoever writes
+    BREAKER = "breaker"  # its agent keeps failing
 
 
 class ReplayedSignature(Exception):

@@ -188,7 +188,7 @@ def start_host(requests: int, lifeline: int, stdout: int, stderr: int) -> None:
 def guard(child: int, lifeline: int) -> None:
     """Wait for the end of the host or the daemon; kill what is left, then report the host's end."""
     name_process("agent-guardian")
-    # An agent may stop us; once the daemon is gone, nobody else would let us go on.
+    # An agent may stop this process; after the daemon ended nothing else continues it.
     control_process(PR_SET_PDEATHSIG, signal.SIGCONT)
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
@@ -304,7 +304,7 @@ def main() -> None:
     if sys.version_info < OLDEST:
         sys.exit(f"agents.python needs Python 3.9 or newer; this is {sys.version.split()[0]}")
     name_process("agent-forks")
-    # An agent may stop us; once the daemon is gone, nobody else would let us go on.
+    # An agent may stop this process; after the daemon ended nothing else continues it.
     control_process(PR_SET_PDEATHSIG, signal.SIGCONT)
     signal.signal(signal.SIGCONT, lambda *_: None)  # handled, so that it wakes the wait
     control_process(PR_SET_CHILD_SUBREAPER, 1)

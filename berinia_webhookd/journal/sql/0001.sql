@@ -27,9 +27,9 @@ CREATE UNIQUE INDEX deliveries_replay_key ON deliveries (replay_key)
     WHERE replay_key IS NOT NULL AND state = 'accepted';
 CREATE UNIQUE INDEX deliveries_once_key ON deliveries (once_key) WHERE once_key IS NOT NULL;
 
--- The unit of order: normal forms of the parties; NULL once erased. A pause of everybody with a party
--- stands on a row of its own too, whose sender is ' everybody' (no normal form begins with a blank):
--- whoever writes there first is paused by it.
+-- The unit of order: normal forms of the parties; NULL once erased. A pause of everybody with a
+-- party stands on a row of its own too, whose sender is ' everybody' (no normal form begins with a
+-- blank): a new conversation with the party is paused by it.
 CREATE TABLE conversations (
     id INTEGER PRIMARY KEY,
     channel TEXT NOT NULL,

@@ -64,7 +64,7 @@ DELETE FROM entries
 WHERE place IN (SELECT place FROM entries_of_deliveries WHERE delivery IN (:deliveries));
 
 -- name: delete_events_of
--- Delete their replies.
+-- Delete their events, with replies and authors.
 DELETE FROM events
 WHERE number IN (SELECT event FROM entries_of_deliveries WHERE delivery IN (:deliveries));
 
