@@ -392,3 +392,4 @@ def test_all_that_can_be_asked_are_asked(tmp_path: Path, api: MailgunApi) -> Non
             none = daemon.run("reconcile", "--since", "20h", check=False)
             assert none.returncode == 3
             assert "no channel's provider can be asked" in none.stderr
+            assert "set channels.sms.account_sids or reconcile.mailgun.api_key" in none.stderr

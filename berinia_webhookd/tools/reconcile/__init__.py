@@ -14,7 +14,7 @@ import click
 
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings
-from berinia_webhookd.errors import CannotStart, WebhookdError
+from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.journal.reconcile import Reconciliation
 from berinia_webhookd.model import ChannelName
@@ -68,11 +68,6 @@ def reconcile(
     settings = context.load().settings
     at = now()
     names = sources.askable(settings) if channel is None else [ChannelName(channel)]
-    if not names:
-        raise CannotStart(
-            "no channel's provider can be asked",
-            hint="set channels.sms.account_sids for Twilio, reconcile.mailgun.api_key for Mailgun",
-        )
     from_file = channel is not None and sources.require_askable(
         settings, ChannelName(channel), given=file is not None
     )

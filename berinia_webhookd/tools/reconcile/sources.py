@@ -12,8 +12,8 @@ from berinia_webhookd.channels.mailgun import MailgunChannel
 from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings, WhatsAppSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
 from berinia_webhookd.channels.whatsapp import WhatsAppChannel
-from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.settings import Settings
+from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.journal.reconcile import Reconciliation
 from berinia_webhookd.model import ChannelName
@@ -23,22 +23,33 @@ from berinia_webhookd.tools.reconcile.mailgun import MailgunMails
 
 
 def askable(settings: Settings) -> list[ChannelName]:
-    """Return the enabled channels whose provider can be asked, by what is set."""
-    return [
-        name
-        for name, channel in settings.channels.items()
-        if channel.enabled and _has_credentials(settings, channel)
-    ]
+    """Return the enabled channels whose provider can be asked, by what is set.
 
-
-def _has_credentials(settings: Settings, channel: ChannelSettings) -> bool:
-    match channel:
-        case TwilioSettings():
-            return bool(channel.account_sids)
-        case MailgunSettings():
-            return settings.reconcile_mailgun.api_key is not None
-        case _:
-            return False
+    Raises:
+        CannotStart: there is none; with the settings that are missing.
+    """
+    found, missing = [], []
+    for name, channel in settings.channels.items():
+        match channel:
+            case TwilioSettings():
+                known, setting = bool(channel.account_sids), f"channels.{name}.account_sids"
+            case MailgunSettings():
+                known = settings.reconcile_mailgun.api_key is not None
+                setting = "reconcile.mailgun.api_key"
+            case _:
+                continue
+        if channel.enabled and known:
+            found.append(name)
+        elif channel.enabled:
+            missing.append(setting)
+    if not found:
+        raise CannotStart(
+            "no channel's provider can be asked",
+            hint=f"set {' or '.join(missing)}"
+            if missing
+            else "enable a channel of Twilio's or Mailgun's: these providers can be asked",
+        )
+    return found
 
 
 def require_askable(settings: Settings, channel: ChannelName, *, given: bool) -> bool:
