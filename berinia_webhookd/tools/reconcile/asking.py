@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from http import HTTPStatus
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
+
+import aiohttp
+from yarl import URL
 
 from berinia_webhookd.clock import doubling_pauses
 from berinia_webhookd.errors import CannotStart, CannotStartNow
+from berinia_webhookd.http_client import HttpClient, read_body
 
 T = TypeVar("T")
 
 PAUSES: Final = tuple(islice(doubling_pauses(1.0, 32.0), 6))  # a minute in all
 LONGEST_PAUSE_SECONDS: Final = 120.0  # that a provider may ask for
+ASK_SECONDS: Final = 60.0  # for a whole answer
+LONGEST_BYTES: Final = 16 * 1024 * 1024  # of a list
 
 
 class CredentialsRefused(CannotStart):
@@ -58,11 +65,58 @@ def days(since: datetime, until: datetime) -> Iterator[date]:
     return (first + timedelta(number) for number in range((last - first).days + 1))
 
 
-def status_error(provider: str, status: int, retry_after: str | None) -> Exception:
-    """Return what an answer other than 200 means."""
-    if status in {401, 403}:
-        return CredentialsRefused(f"{provider} refuses the credentials ({status})")
-    if status == 429 or status >= 500:  # noqa: PLR2004 - too many requests, and its own trouble
-        after = float(retry_after) if retry_after and retry_after.isdecimal() else None
-        return AskAgain(f"it answers {status}", after)
-    return CannotStartNow(f"{provider} answers {status}")
+class Answer(NamedTuple):
+    """What a provider answered."""
+
+    status: int
+    retry_after: str | None
+    content: bytes  # one byte more than was allowed where it is longer
+
+    def require_ok(self, provider: str) -> None:
+        """Check that it is a 200.
+
+        Raises:
+            CredentialsRefused: the provider does not know us.
+            AskAgain: too many requests, or a trouble of its own.
+            CannotStartNow: any other status.
+        """
+        if self.status == HTTPStatus.OK:
+            return
+        if self.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            raise CredentialsRefused(f"{provider} refuses the credentials ({self.status})")
+        if (
+            self.status == HTTPStatus.TOO_MANY_REQUESTS
+            or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        ):
+            after = self.retry_after
+            seconds = float(after) if after and after.isdecimal() else None
+            raise AskAgain(f"it answers {self.status}", seconds)
+        raise CannotStartNow(f"{provider} answers {self.status}")
+
+
+async def answer_to(
+    http: HttpClient,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    body: bytes | None = None,
+    most_bytes: int = LONGEST_BYTES,
+) -> Answer:
+    """Send one request; `url` goes out as it is, and no redirect is followed.
+
+    Raises:
+        AskAgain: there is no answer.
+    """
+    try:
+        async with http.request(
+            method,
+            URL(url, encoded=True),
+            timeout_seconds=ASK_SECONDS,
+            headers=headers,
+            body=body,
+        ) as answer:
+            content = await read_body(answer, most_bytes + 1)
+    except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        raise AskAgain(f"there is no answer ({type(error).__name__})") from error
+    return Answer(answer.status, answer.headers.get("Retry-After"), content)

@@ -16,9 +16,7 @@ from email.utils import format_datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
-import aiohttp
 import orjson
-from yarl import URL
 
 from berinia_webhookd.channels import mailgun_listed
 from berinia_webhookd.channels.mailgun import MailgunChannel
@@ -30,15 +28,16 @@ from berinia_webhookd.errors import (
     DeliveryRejected,
     MalformedDelivery,
 )
-from berinia_webhookd.http_client import HttpClient, read_body
+from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.journal.reconcile import Rebuilt, Reconciliation
 from berinia_webhookd.tools.reconcile.asking import (
+    LONGEST_BYTES,
     PAUSES,
     AskAgain,
     CredentialsRefused,
+    answer_to,
     days,
     patiently,
-    status_error,
 )
 from berinia_webhookd.tools.reconcile.comparing import Tally
 
@@ -51,8 +50,6 @@ RETRIES_SECONDS: Final = 9 * 3600.0
 REGIONS: Final = {"eu": "https://api.eu.mailgun.net", "us": "https://api.mailgun.net"}
 PAGE: Final = 100  # the most there is
 MOST_PAGES: Final = 10_000  # of one day
-ASK_SECONDS: Final = 60.0  # for a whole answer
-LONGEST_BYTES: Final = 16 * 1024 * 1024
 GONE: Final = frozenset((400, 404, 410))  # of a stored message
 # Stored messages are at other hosts than the API, all of which are Mailgun's; no other may see the
 # credentials.
@@ -305,21 +302,14 @@ class MailgunMails:
 
     async def _once(self, method: str, url: str, body: bytes | None, most_bytes: int) -> bytes:
         kind = {} if body is None else {"Content-Type": "application/json"}
-        how: dict[str, Any] = {"headers": {**self._authorization, **kind}, "body": body}
-        try:
-            async with self._http.request(
-                method, URL(url, encoded=True), timeout_seconds=ASK_SECONDS, **how
-            ) as answer:
-                content = await read_body(answer, most_bytes + 1)
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise AskAgain(f"there is no answer ({type(error).__name__})") from error
+        headers = {**self._authorization, **kind}
+        answer = await answer_to(self._http, method, url, headers, body=body, most_bytes=most_bytes)
         if answer.status in GONE:
             raise _Gone
-        if answer.status != 200:  # noqa: PLR2004 - what it answers whatever it has
-            raise status_error(MAILGUN, answer.status, answer.headers.get("Retry-After"))
-        if len(content) > most_bytes:
+        answer.require_ok(MAILGUN)
+        if len(answer.content) > most_bytes:
             raise MalformedDelivery("It is larger than a mail may be.")
-        return content
+        return answer.content
 
 
 def _parsed(body: bytes) -> Any:

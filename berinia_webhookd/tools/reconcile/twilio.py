@@ -20,7 +20,6 @@ from twilio.base.page import Page
 from twilio.http import AsyncHttpClient
 from twilio.http.response import Response
 from twilio.rest import Client
-from yarl import URL
 
 from berinia_webhookd.channels import twilio_listed
 from berinia_webhookd.channels.addresses_of_people import normal_party
@@ -34,15 +33,16 @@ from berinia_webhookd.errors import (
     MalformedDelivery,
     WebhookdError,
 )
-from berinia_webhookd.http_client import HttpClient, read_body
+from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.journal.reconcile import Rebuilt
 from berinia_webhookd.tools.reconcile.asking import (
+    LONGEST_BYTES,
     PAUSES,
     AskAgain,
     CredentialsRefused,
+    answer_to,
     days,
     patiently,
-    status_error,
 )
 from berinia_webhookd.tools.reconcile.comparing import KnownByDigest, Tally
 
@@ -50,8 +50,6 @@ T = TypeVar("T")
 
 TWILIO: Final = TwilioChannel.provider.name
 PAGE: Final = 1000  # the most there is
-ASK_SECONDS: Final = 60.0  # for a whole answer
-LONGEST_BYTES: Final = 16 * 1024 * 1024
 MOST_PAGES: Final = 1000  # of one number and day
 MOST_FILES: Final = 100  # of one message; Twilio takes ten
 WHATSAPP: Final = "whatsapp:"
@@ -83,21 +81,14 @@ class _Http(AsyncHttpClient):
         if not _HOST.fullmatch(asked.netloc) or not asked.path.startswith("/"):
             raise CannotStartNow("Twilio's answer leads to another host, which is not asked")
         query = "&".join(part for part in (asked.query, urlencode(params or {})) if part)
-        url = URL(f"{self._api_url}{asked.path}" + (f"?{query}" if query else ""), encoded=True)
+        url = f"{self._api_url}{asked.path}" + (f"?{query}" if query else "")
         credentials = aiohttp.encode_basic_auth(*given["auth"])
         headers = {**given["headers"], "Authorization": credentials}
-        try:
-            async with self._http.request(
-                method, url, timeout_seconds=ASK_SECONDS, headers=headers
-            ) as answer:
-                body = await read_body(answer, LONGEST_BYTES + 1)
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise AskAgain(f"there is no answer ({type(error).__name__})") from error
-        if answer.status != 200:  # noqa: PLR2004 - what it answers whatever it lists
-            raise status_error(TWILIO, answer.status, answer.headers.get("Retry-After"))
-        if len(body) > LONGEST_BYTES:
+        answer = await answer_to(self._http, method, url, headers)
+        answer.require_ok(TWILIO)
+        if len(answer.content) > LONGEST_BYTES:
             raise CannotStartNow("Twilio's answer is longer than any list of messages")
-        return Response(answer.status, body.decode("utf-8", "replace"))
+        return Response(answer.status, answer.content.decode("utf-8", "replace"))
 
 
 class TwilioMessages(KnownByDigest):
