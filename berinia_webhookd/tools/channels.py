@@ -97,7 +97,7 @@ def show(context: CommandContext, /, *, name: str, as_json: bool) -> None:
     ]
     click.echo("\n".join(fitted(rows, terminal_width())))
     for fact, text in facts.items():
-        said = ", ".join(text) if isinstance(text, list) else str(text)
+        said = ", ".join(text) if isinstance(text, list) else _in_line(text)
         for line in headed(f"{click.style(fact, bold=True)}: ", said, terminal_width(), 4):
             click.echo(line)
 

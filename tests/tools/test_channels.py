@@ -64,6 +64,7 @@ def test_a_declaration_with_its_preset() -> None:
     shown = run("show", "octo").output
     assert "in-the-url" not in shown
     assert "deadline: about 1 s" in shown
+    assert "signs_body: false" in shown  # as one writes it in a file
     found = json.loads(run("show", "octo", "--json").output)
     assert found["settings"]["token"] == "query:k"
     assert found["settings"]["event"][0]["text"] == "text"
