@@ -36,6 +36,7 @@ class MailgunApi(ProviderApi):
         self.items: list[dict[str, Any]] = []
         self.stored: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
+        self.garbage: dict[str, bytes] = {}  # in place of what is stored
         self.repeats = False  # the last page leads to itself
 
     def holds(
@@ -132,7 +133,7 @@ class MailgunApi(ProviderApi):
         if path == f"/v4/domains/{DOMAIN}":
             return 200, {}, json.dumps({"domain": {"name": DOMAIN, "state": "active"}}).encode()
         if path in self.stored:
-            return 200, {}, json.dumps(self.stored[path]).encode()
+            return 200, {}, self.garbage.get(path) or json.dumps(self.stored[path]).encode()
         if path in self.files:
             return 200, {"Content-Type": "application/octet-stream"}, self.files[path]
         return 404, {}, json.dumps({"message": "Message not found"}).encode()

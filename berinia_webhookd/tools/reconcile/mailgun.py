@@ -51,6 +51,7 @@ REGIONS: Final = {"eu": "https://api.eu.mailgun.net", "us": "https://api.mailgun
 PAGE: Final = 100  # the most there is
 MOST_PAGES: Final = 10_000  # of one day
 GONE: Final = frozenset((400, 404, 410))  # of a stored message
+TRIES: Final = 3  # of a stored message that cannot be read: the next answer may be a whole one
 # Stored messages are at other hosts than the API, all of which are Mailgun's; no other may see the
 # credentials.
 _HOST: Final = re.compile(r"(?:[a-z0-9-]+\.)+mailgun\.net(?::443)?")
@@ -245,11 +246,20 @@ class MailgunMails:
             raise CannotStartNow("Mailgun's answer is longer than any list of mails") from None
 
     async def _stored(self, mail: ListedMail) -> Mapping[str, Any]:
+        left = TRIES
+
         def read(body: bytes) -> Mapping[str, Any]:
-            message = _parsed(body)
-            if not isinstance(message, dict):
-                raise TypeError("no message")
-            return message
+            nonlocal left
+            try:
+                message = _parsed(body)
+            except (ValueError, RecursionError):
+                message = None
+            if isinstance(message, dict):
+                return message
+            left -= 1
+            if left:
+                raise AskAgain("its answer cannot be read")
+            raise MalformedDelivery("The stored message cannot be read.")
 
         for place in mail.places[:2]:
             try:
