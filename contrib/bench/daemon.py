@@ -11,7 +11,7 @@ from pathlib import Path
 
 from load import must_be_kept
 from messages import PUBLIC_URL, TOKEN
-from processes import Server, free_port
+from processes import Server, free_port, wait_until
 
 LOGS_PASSWORD = "correct horse battery staple"
 LOG_AGENT = 'agents.ResponseListenerAgent.target = "log:"'
@@ -81,6 +81,15 @@ class Installation:
     def entries(self, state: str) -> int:
         """Entries in a state; as cheap for millions as for one."""
         return self._number(f"SELECT coalesce(sum(total), 0) FROM tallies WHERE state = '{state}'")
+
+    def wait_until_dispatched(self, number: int) -> None:
+        """Until so many events are; says why others are held if that does not come."""
+        try:
+            wait_until(lambda: self.entries("done") >= number)
+        except SystemExit as late:
+            held = self.texts("SELECT DISTINCT held FROM entries WHERE held IS NOT NULL")
+            done = f"{self.entries('done'):,} of {number:,} events dispatched"
+            raise SystemExit("; ".join([f"{late}: {done}", *held])) from None
 
     def replies(self, route: str) -> int:
         """How many went out that way."""

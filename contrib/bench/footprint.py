@@ -13,7 +13,7 @@ from bench import Bench, Result, median, say
 from daemon import LOG_AGENT, Installation
 from dispatching import python_agent
 from load import OpenLoop, full_load
-from processes import START_SECONDS, free_port, on_core, running, wait_until
+from processes import START_SECONDS, free_port, on_core, running
 
 IDLE_SECONDS = 20
 SETTLE_SECONDS = 2.0
@@ -43,7 +43,7 @@ def measure(bench: Bench) -> Result:
                 seconds=bench.seconds,
             )
             accepted, repeated = accepted + result["accepted"], repeated + result["repeated"]
-        wait_until(lambda: daemon.entries("done") >= daemon.count("events"))
+        daemon.wait_until_dispatched(daemon.count("events"))
         loaded = server.resident_mib()
     daemon.must_hold(accepted, repeated=repeated)
     events = daemon.count("events")
@@ -105,7 +105,7 @@ def measure_hour(bench: Bench) -> Result:
                 f"  daemon {sizes[-1]:6.1f} MiB  agents {children:6.1f} MiB"
             )
         result = callers.result()
-        wait_until(lambda: daemon.entries("done") >= result["accepted"])
+        daemon.wait_until_dispatched(result["accepted"])
     daemon.must_hold(result["accepted"])
     shutil.rmtree(folder)
     return {

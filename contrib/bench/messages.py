@@ -25,7 +25,7 @@ PATH = "/webhook/sms-response"
 _SID = re.compile("SM([0-9a-f]{32})")
 # What Twilio fills in of a place where it knows no more than the country.
 _NOWHERE = dict.fromkeys(("FromCity", "FromState", "FromZip", "ToCity", "ToState", "ToZip"), "")
-_NUMBERS = 10_000  # senders, of the range reserved for fiction: +33 6 39 98 xx xx
+_NUMBERS = 10_000  # in the range reserved for fiction: +33 6 39 98 xx xx
 _BOUNDARY = "bench-boundary"
 # 30 KB with what stands around it, as it travels.
 _ATTACHMENT = base64.encodebytes(random.Random(1).randbytes(21_000)).decode()
@@ -109,7 +109,7 @@ def write_whatsapp_messages(file: Path, count: int, *, first: int) -> Path:
             "source": "whatsapp",
             "type": "direct",
             "group": "Direct Message",
-            "author": f"3363998{number % _NUMBERS:04d}@c.us",
+            "author": f"{_phone(number)[1:]}@c.us",
             "content": f"Bonjour, message {number}",
             "timestamp": "2026-11-24T09:30:00.000Z",
             "messageId": f"{number:032X}",
@@ -136,12 +136,17 @@ def _hmac(text: str) -> str:
     return hmac.digest(TOKEN.encode(), text.encode(), hashlib.sha256).hex()
 
 
+def _phone(number: int) -> str:
+    return f"+3363998{number % _NUMBERS:04d}"
+
+
 def _fields(number: int) -> dict[str, str]:
+    """Many recipients, too: people who come again within a minute would be held as a loop."""
     return {
         "AccountSid": "AC" + "0" * 32,
         "ApiVersion": "2010-04-01",
         "Body": f"Bonjour, message {number}",
-        "From": f"+3363998{number % _NUMBERS:04d}",
+        "From": _phone(number),
         "FromCountry": "FR",
         "MessageSid": f"SM{number:032x}",
         "NumMedia": "0",
@@ -149,6 +154,6 @@ def _fields(number: int) -> dict[str, str]:
         "SmsMessageSid": f"SM{number:032x}",
         "SmsSid": f"SM{number:032x}",
         "SmsStatus": "received",
-        "To": "+33639980000",
+        "To": _phone(number // _NUMBERS),
         "ToCountry": "FR",
     }

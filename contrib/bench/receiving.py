@@ -11,7 +11,7 @@ from daemon import Installation
 from load import FIGURES, full_load, must_be_kept, warm_up
 from nginx import Nginx
 from peers import BARE, DAEMON, PEERS, Daemon, Peer, Receiver, peer
-from processes import running, wait_until
+from processes import running
 
 CONNECTIONS, CROWD = 32, 256
 
@@ -82,7 +82,7 @@ class _Dispatched:
 
     def __call__(self) -> None:
         self.done = self._daemon.entries("done")
-        wait_until(lambda: self._daemon.entries("done") >= self._daemon.count("events"))
+        self._daemon.wait_until_dispatched(self._daemon.count("events"))
 
 
 def _check(one: Peer, receiver: Receiver, result: Result, first: int) -> None:

@@ -16,7 +16,7 @@ import long_journal
 from bench import MOST_PER_SECOND, Bench, Result, median, medians, say
 from daemon import COMMAND, LOGS_PASSWORD, Installation
 from load import HERE, OpenLoop, full_load
-from processes import running, wait_until
+from processes import running
 
 FEW = 1000  # events that are received in earnest, and copied from then on
 LOG_BYTES = 5 << 30
@@ -50,7 +50,7 @@ def _receive_few(bench: Bench, daemon: Installation) -> None:
     with running(daemon.start(core=bench.cores.server, dispatch=True)) as server:
         messages = bench.other_messages(FEW)
         OpenLoop(server.port, messages, rate=500, seconds=FEW / 500, core=bench.cores.load).result()
-        wait_until(lambda: daemon.entries("done") >= FEW)
+        daemon.wait_until_dispatched(FEW)
 
 
 def _rates(bench: Bench, long: Installation) -> Result:
