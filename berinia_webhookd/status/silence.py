@@ -130,7 +130,10 @@ class SilenceWatch:
         now = self._clock()
         if not self._arrivals.up:
             self._receives_since = hour_of(now)
-        while self._next < hour_of(now - LATE):
+        over = hour_of(now - LATE)
+        if not self._habits:
+            self._next = await self._first_hour(over)
+        while self._next < over:
             start = start_of(self._next)
             for channel, of in (await self._read(start, start_of(self._next + 1))).items():
                 habit = self._habits.setdefault(channel, Habit(self._next))
@@ -140,6 +143,19 @@ class SilenceWatch:
         await self._read(self._looked_at - LATE, now + LATE)
         self._looked_at = now
         self._judge(now)
+
+    async def _first_hour(self, over: int) -> int:
+        """Return the first hour in which something came; `over` if none did. It is found by halves:
+        a young journal has nothing in most of the hours that could be counted.
+        """
+        first, begin = self._next, start_of(self._next)
+        while first < over:
+            middle = (first + over) // 2
+            if await self._arrivals.received_between(begin, start_of(middle + 1), 1):
+                over = middle
+            else:
+                first = middle + 1
+        return first
 
     async def _read(self, since: datetime, until: datetime) -> Mapping[str, Received]:
         found = await self._arrivals.received_between(since, until, MOST_READ)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -76,3 +77,39 @@ async def test_a_silent_channel_is_noticed(world: World, monkeypatch: pytest.Mon
     assert await watch.silent() == {}
     assert shown(metrics, "channel_silent") == 0
     assert shown(metrics, "last_accepted_seconds") == 60
+
+
+class Counting:
+    """A journal that counts how often it is asked what came."""
+
+    def __init__(self, world: World) -> None:
+        self._journal = world.journal
+        self.asked = 0
+
+    @property
+    def up(self) -> bool:
+        return self._journal.up
+
+    async def received_between(
+        self, since: datetime, until: datetime, most: int
+    ) -> Mapping[str, Received]:
+        self.asked += 1
+        return await self._journal.received_between(since, until, most)
+
+
+@pytest.mark.parametrize("hours_ago", [None, 3])
+async def test_a_young_journal_is_asked_little(
+    world: World, monkeypatch: pytest.MonkeyPatch, hours_ago: int | None
+) -> None:
+    """Nobody reads hour by hour what was before its first message."""
+    monkeypatch.setattr(silence, "PAUSE_SECONDS", 0)
+    if hours_ago is not None:
+        await receive(world, 1)
+        world.clock.move(hours_ago * 3600)
+    arrivals, metrics = Counting(world), Metrics()
+    watch = SilenceWatch(
+        arrivals, channels=lambda: [SMS], history_days=30, metrics=metrics, clock=world.clock
+    )
+    await watch.look()
+    assert arrivals.asked < 20
+    assert (shown(metrics, "last_accepted_seconds") is None) == (hours_ago is None)
