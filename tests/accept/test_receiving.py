@@ -20,6 +20,7 @@ from berinia_webhookd.own_requests import InstallationKey, Purpose
 
 from .world import GOOD, KEY, SMS_PATH, World
 
+DATA_SEGMENTS_IN = 152  # where Linux has it in `struct tcp_info`
 Logged = list[dict[str, Any]]
 
 
@@ -50,6 +51,22 @@ async def test_an_answer_that_has_no_body_gets_none(served: World) -> None:
     assert said.count(b"HTTP/1.1 204 No Content\r\n") == 2
     assert b"Response" not in said
     assert b"Content-Length" not in said
+
+
+async def test_an_answer_is_sent_in_one_piece(served: World) -> None:
+    """Head and body each by themselves cost two system calls, two segments and two wake-ups."""
+    loop = asyncio.get_running_loop()
+    with socket.create_connection(("127.0.0.1", served.port)) as caller:
+        caller.setblocking(False)
+        head = "".join(f"{name}: {value}\r\n" for name, value in GOOD.items())
+        request = f"POST {SMS_PATH} HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 4\r\n\r\nid=1"
+        await loop.sock_sendall(caller, request.encode())
+        said = b""
+        while not said.endswith(b"<Response/>"):
+            said += await loop.sock_recv(caller, 65_536)
+        of_connection = caller.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    (segments,) = struct.unpack_from("I", of_connection, DATA_SEGMENTS_IN)
+    assert segments == 1
 
 
 async def test_the_answer_waits_for_the_commit(world: World) -> None:
