@@ -24,6 +24,9 @@ class Proxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._open = True
+        self._passes_ends = asyncio.Event()
+        self._passes_ends.set()
+        self.ends_held = 0
         self._cut_after: list[bytes] = []
         self.cuts = 0  # by `cut_after`
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -47,6 +50,14 @@ class Proxy:
             self._flows.set()
 
         self._do(open_up)
+
+    def hold_ends(self) -> None:
+        """What one side says last is passed on, and that it has ended is not, until `pass_ends`."""
+        self._do(self._passes_ends.clear)
+
+    def pass_ends(self) -> None:
+        """The other side learns of the ends as well."""
+        self._do(self._passes_ends.set)
 
     def cut(self) -> None:
         """End all connections; new ones are taken."""
@@ -79,6 +90,7 @@ class Proxy:
         self._server.close()
         self._open = False
         self._flows.set()
+        self._passes_ends.set()
         self._end_all()
         if serving := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(serving, timeout=5)
@@ -132,3 +144,6 @@ class Proxy:
                         self._cut_after = []
                         self.cuts += 1
                         return
+        if not self._passes_ends.is_set():
+            self.ends_held += 1
+            await self._passes_ends.wait()

@@ -253,8 +253,10 @@ class SqliteDatabase(Database):
         self._companions, self._unread = (), True
         idle, self._idle = self._idle, []
         writer, self._writer = self._writer, None
-        connections = (*idle, *([] if writer is None else [writer]))
-        if not all(await asyncio.gather(*(connection.close() for connection in connections))):
+        closed = await asyncio.gather(*(reader.close() for reader in idle))
+        if writer is not None:  # last: of two that close at once, neither may write the WAL back
+            closed.append(await writer.close())
+        if not all(closed):
             self._hangs = True
 
     async def _answers(self) -> bool:

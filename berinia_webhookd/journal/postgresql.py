@@ -41,7 +41,7 @@ except ModuleNotFoundError as _missing:
         hint=f"{sys.prefix}/bin/pip install asyncpg, or use a sqlite:/// journal.url",
     ) from _missing
 
-from berinia_webhookd.journal.postgresql_errors import translated
+from berinia_webhookd.journal.postgresql_errors import BROKEN, translated
 
 CHANNEL: Final = "berinia_webhookd"  # of notifications
 
@@ -363,5 +363,5 @@ async def _close(connection: asyncpg.Connection) -> None:
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await connection.close()
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (asyncpg.PostgresError, *BROKEN):
         connection.terminate()

@@ -31,6 +31,9 @@ UNREACHABLE: Final = (
     "58",  # errors of the server's files
     "XX",
 )
+# Of the driver, or of the network. `InternalClientError`: the server has said that it ends the
+# connection, and the end itself has not arrived yet.
+BROKEN: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 CONFLICT: Final = ("23", "40")  # another node inserted the row; deadlock; serialization
 HINTS: Final = {
     "28": "see the user and the password in journal.url, and the server's pg_hba.conf",
@@ -48,7 +51,7 @@ def translated() -> Iterator[None]:
         raise _meaning(error, str(error.sqlstate or "")) from error
     except asyncpg.DataError as error:
         raise Unstorable(type(error).__name__) from error
-    except (asyncpg.InterfaceError, OSError) as error:
+    except BROKEN as error:
         text = "no answer in time" if isinstance(error, TimeoutError) else str(error)
         raise Outage(text or type(error).__name__) from error
     except ArithmeticError as error:

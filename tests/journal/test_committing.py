@@ -207,6 +207,32 @@ async def test_closing_commits_what_is_queued(world: World) -> None:
 
 
 @on_sqlite
+async def test_who_writes_closes_the_file_last(
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two connections that close at the same time each leave the WAL to the other."""
+    steps: list[tuple[str, sqlite.ConnectionThread]] = []
+    close = sqlite.ConnectionThread.close
+
+    async def watched(connection: sqlite.ConnectionThread) -> bool:
+        steps.append(("closes", connection))
+        closed = await close(connection)
+        steps.append(("closed", connection))
+        return closed
+
+    await world.accept("one")
+    await asyncio.gather(*(world.journal.backlog() for _ in range(4)))
+    monkeypatch.setattr(sqlite.ConnectionThread, "close", watched)
+    await world.journals.pop().close()
+    (begins, last), ends = steps[-2:]
+    assert (begins, ends) == ("closes", ("closed", last))
+    readers = {connection for _, connection in steps[:-2]}
+    assert len(readers) == 4
+    assert last not in readers
+    assert not world.file.with_name(world.file.name + "-wal").exists()
+
+
+@on_sqlite
 async def test_the_file_is_nobody_elses(closed_world: SqliteWorld, tmp_path: Path) -> None:
     """Journal, WAL and index are readable by their owner only, the folder too."""
     closed_world.folder = tmp_path / "state" / "deeper"

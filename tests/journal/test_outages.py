@@ -20,7 +20,7 @@ from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.model import Entry, EventId
 
 from ..proxy import Proxy
-from .world import PostgresqlWorld, on_postgresql
+from .world import ENDED, PostgresqlWorld, on_postgresql
 
 pytestmark = on_postgresql
 
@@ -114,14 +114,9 @@ async def test_what_was_accepted_survives(behind: PostgresqlWorld, proxy: Proxy,
 
 
 async def test_a_connection_that_says_nothing_is_given_up(
-    closed_world: PostgresqlWorld,
-    proxy: Proxy,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    closed_world: PostgresqlWorld, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody waits for ever, for any connection; when bytes move again, so does everything."""
-    monkeypatch.setattr(limits, "COMMAND_SECONDS", 0.3)
-    monkeypatch.setattr(limits, "CONNECT_SECONDS", 0.3)
     await closed_world.open(closed_world.url_by(proxy))
     await closed_world.accept("before")
     await asyncio.gather(*(closed_world.journal.backlog() for _ in range(9)))
@@ -134,6 +129,26 @@ async def test_a_connection_that_says_nothing_is_given_up(
     await closed_world.accept("after", sender="+33639980002")
     assert len(await closed_world.claim()) == 1
     assert caplog.records == []
+
+
+async def test_a_server_that_says_goodbye_on_idle_connections(
+    behind: PostgresqlWorld, proxy: Proxy
+) -> None:
+    """Its last word may arrive well before the end of the connection."""
+    await behind.accept("before")
+    await behind.journal.backlog()
+    proxy.hold_ends()
+    await behind.execute(ENDED)
+    async with asyncio.timeout(90):
+        while proxy.ends_held < len(("reader", "writer", "listener")):
+            await behind.execute("SELECT 1")  # and whoever waits reads what has come meanwhile
+    await behind.execute("SELECT 1")
+    with pytest.raises(JournalUnavailable):
+        await behind.journal.backlog()
+    with pytest.raises(JournalUnavailable):
+        await behind.accept("meanwhile")
+    proxy.pass_ends()
+    assert [entry.event.body for entry in await claim_when_up(behind)] == ["before"]
 
 
 async def test_an_event_whose_receipt_is_lost_is_not_kept_twice(
