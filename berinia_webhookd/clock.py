@@ -17,6 +17,8 @@ def now() -> datetime:
 
 async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
     """Wait until the event is set, at most `seconds` (None: for ever); return whether it was."""
+    if event.is_set():  # without a timer
+        return True
     try:
         async with asyncio.timeout(None if seconds is None else max(0.0, seconds)):
             await event.wait()

@@ -82,6 +82,7 @@ class Prepared:
         self.lists = tuple(name for name in names if name in listed)
         self.of_sizes = lru_cache(self._of_sizes)
         self.of_rows = lru_cache(self._of_rows)
+        self.of_one = self._of_rows(1) if self.has_rows else "" if self.lists else self._of_sizes()
 
     def _of_sizes(self, *sizes: int) -> str:
         """Return the SQL for lists of these sizes."""
@@ -150,17 +151,24 @@ class SqliteTransaction(Transaction):
 
     async def many(self, name: str, rows: Sequence[Any]) -> Sequence[Row]:
         """See `Transaction`."""
-        found: list[Row] = []
-        for text, given in _with_rows(name, rows, self._now):
-            found += self._run(text, given)
-        return found
+        return [row for cursor in self._each(name, rows) for row in cursor.fetchall()]
 
     async def insert(self, name: str, rows: Sequence[Any]) -> int:
         """See `Transaction`."""
-        total = 0
-        for text, given in _with_rows(name, rows, self._now):
-            total += self._run(text, given).rowcount
-        return total
+        return sum([cursor.rowcount for cursor in self._each(name, rows)])
+
+    def _each(self, name: str, rows: Sequence[Any]) -> Iterable[sqlite3.Cursor]:
+        """Execute a statement for several rows at once, where it can take them: between two
+        statements the driver would release the GIL and wait to get it back.
+        """
+        if not rows:
+            return ()
+        statement, run = prepared(name), self._run
+        values, instant = sql.values_of(rows, statement.names), self._now[: statement.at_now]
+        if len(rows) == 1 or not statement.has_rows:
+            return [run(statement.of_one, (*instant, *row)) for row in values]
+        starts = range(0, len(values), ROWS_AT_ONCE)
+        return [run(*_with_some(statement, values[n : n + ROWS_AT_ONCE], instant)) for n in starts]
 
     async def numbers(self, count: int) -> Sequence[int]:
         """See `Transaction`: there is one writer per file."""
@@ -244,10 +252,9 @@ class ConnectionThread:
                 run(transaction.write_counts(0))
             if self._watch is not None:
                 self._watch.committing(connection)
-            connection.execute("COMMIT")
+            connection.commit()  # releases the GIL once, and a statement four times
         except BaseException:
-            if connection.in_transaction:  # SQLite has rolled back already after a failed write
-                connection.execute("ROLLBACK")
+            connection.rollback()
             raise
         if self._watch is not None:
             self._watch.committed(connection)
@@ -352,29 +359,11 @@ def truncate_wal(connection: sqlite3.Connection) -> bool:
     return not busy
 
 
-def _with_rows(
-    name: str, rows: Sequence[Any], now: tuple[int]
-) -> Iterable[tuple[str, Sequence[Any]]]:
-    """Return the statement for several rows, and their values: between two statements the driver
-    would release the GIL and wait to get it back.
-    """
-    if not rows:
-        return ()
-    statement = prepared(name)
-    values = sql.values_of(rows, statement.names)
-    instant = now if statement.at_now else ()
-    if len(rows) == 1 or not statement.has_rows:
-        text = statement.of_rows(1) if statement.has_rows else statement.of_sizes()
-        return [(text, (*instant, *row)) for row in values]
-    starts = range(0, len(values), ROWS_AT_ONCE)
-    return [_with_some(statement, values[n : n + ROWS_AT_ONCE], instant) for n in starts]
-
-
 def _with_some(
     statement: Prepared, values: Sequence[Sequence[Any]], instant: Iterable[int]
 ) -> tuple[str, Sequence[Any]]:
-    """Do the same without columns that are NULL in all rows: binding a value takes longer than
-    storing it.
+    """Return the statement for several rows, and their values, without columns that are NULL in all
+    of them: binding a value takes longer than storing it.
     """
     count = len(values)
     columns = list(zip(*values, strict=True))

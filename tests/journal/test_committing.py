@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import sqlite3
 import stat
@@ -132,6 +133,38 @@ async def test_a_large_body_waits_by_itself(world: World, monkeypatch: pytest.Mo
     )
     assert sorted(sizes) == [1, 1, 1, 20]
     assert 20 in sizes[:2]
+
+
+async def test_what_is_on_its_way_joins_the_commit_after_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While messages come, a commit begins when the loop has no more of them at hand."""
+    sizes: list[int] = []
+
+    async def note_and_accept(transaction: Any, arrivals: Any) -> Any:
+        sizes.append(len(arrivals))
+        return await accept.accept(transaction, arrivals)
+
+    monkeypatch.setattr(steps, "ACCEPT", replace(steps.ACCEPT, apply=note_and_accept))
+    monkeypatch.setattr(group_commit, "BUSY_SECONDS", math.inf)
+    monkeypatch.setattr(group_commit, "JOIN_SECONDS", math.inf)
+    accepting = []
+    for n in range(10):
+        accepting.append(asyncio.ensure_future(world.accept(f"m{n}")))
+        await asyncio.sleep(0)
+    await asyncio.gather(*accepting)
+    assert sizes == [10]
+
+
+async def test_what_comes_after_a_pause_waits_for_nothing_to_join(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is committed at once, where waiting would have no end."""
+    monkeypatch.setattr(group_commit, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(group_commit, "JOIN_SECONDS", math.inf)
+    monkeypatch.setattr(group_commit, "EMPTY_TURNS", math.inf)
+    async with asyncio.timeout(60):
+        assert not (await world.accept("alone")).duplicate
 
 
 @on_sqlite
