@@ -372,15 +372,11 @@ class Entry(NamedTuple):
     @property
     def text(self) -> str:
         """What the person wrote, a line a message."""
-        if not self.members:
-            return self.event.body
         return "\n".join(one.event.body for one in self.messages if one.event.body)
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
         """The files of all messages."""
-        if not self.members:
-            return self.event.attachments
         return tuple(file for one in self.messages for file in one.event.attachments)
 
 

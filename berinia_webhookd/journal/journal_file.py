@@ -52,6 +52,7 @@ from berinia_webhookd.journal.sqlite import (
 logger = structlog.get_logger()
 
 READERS: Final = 4
+DATA_VERSION: Final = "PRAGMA data_version"  # which others' writes change
 INTERRUPT_SECONDS: Final = 0.05  # between interrupts: one before a statement begins has no effect
 SAVE_AGAIN_SECONDS: Final = 55.0  # retry: the disk may have room then
 
@@ -74,7 +75,7 @@ class SqliteDatabase(Database):
         self._unread = True  # whether the writing connection has not yet read the whole file
         self._proven = True  # whether the file is known to be sound
         self._hangs = False  # whether a connection could not be closed
-        self._version: int | None = None  # SQLite's data version, which others' writes change
+        self._version: int | None = None
         self._saved: Saved | None = None
         self._not_saved = "nothing of it was open"
         self._save_at = 0.0
@@ -136,9 +137,9 @@ class SqliteDatabase(Database):
         if self._lock.held:
             await self.do(self._watch.look)
         await self._check_companions()
-        version = await self.do(_data_version)
+        ((version,),) = await self.do(lambda connection: [*connection.execute(DATA_VERSION)])
         changed, self._version = version != self._version, version
-        return changed
+        return bool(changed)
 
     async def listen(self, heard: Callable[[Changes], None], lost: Callable[[], None]) -> None:
         """See `Database`: a file has no notifications; it is polled."""
@@ -384,10 +385,6 @@ def _read_small(connection: sqlite3.Connection) -> bool:
 def _require_sound(connection: sqlite3.Connection) -> None:
     if (found := damage(connection, "quick_check")) is not None:
         raise Damaged(found)
-
-
-def _data_version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
 @contextlib.contextmanager

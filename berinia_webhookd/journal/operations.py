@@ -357,18 +357,20 @@ class Operations(JournalAccess):
             if not found.running or asyncio.get_running_loop().time() > deadline:
                 break
             await asyncio.sleep(PAUSE_SECONDS)
-        digested = await self._act(ERASE, _consents, consents_key.erase, self._key, sender)
+        digested = await self._act(
+            ERASE, _counted("consents"), consents_key.erase, self._key, sender
+        )
         clean = await self._clean_files(deadline)
         counts = events, len(conversations), len(rejected)
         return Erasure(*counts, running=found.running, consents=digested, files_clean=clean)
 
     async def _erase(self, sender: str, found: Found) -> int:
-        erased = 0
+        erased, events = 0, _counted("events")
         of_events, of_rejected = erase.erase_events, erase.erase_deliveries
-        while count := await self._act(ERASE, _events, of_events, sender, found.conversations):
+        while count := await self._act(ERASE, events, of_events, sender, found.conversations):
             erased += count
         for some in in_batches(found.rejected, erase.BODIES):
-            await self._act(ERASE, _rejected, of_rejected, sender, some)
+            await self._act(ERASE, _counted("rejected"), of_rejected, sender, some)
         return erased
 
     async def _find_person(self, sender: str) -> Found:
@@ -393,13 +395,6 @@ class Operations(JournalAccess):
         return True
 
 
-def _events(count: int) -> About:
-    return {"events": count}
-
-
-def _consents(count: int) -> About:
-    return {"consents": count}
-
-
-def _rejected(count: int) -> About:
-    return {"rejected": count}
+def _counted(what: str) -> Callable[[int], About]:
+    """Return what is noted of an operation that counts what it did."""
+    return lambda count: {what: count}

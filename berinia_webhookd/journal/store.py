@@ -228,7 +228,7 @@ class SqlJournal:
             key=self._consents_key,
             gathering_of=self._gathering_of,
         )
-        return self._begin(steps.ACCEPT, arrival, size_bytes=arrival.size_bytes)
+        return self._submit(steps.ACCEPT, arrival, size_bytes=arrival.size_bytes)
 
     async def _without_events(
         self, delivery: VerifiedDelivery, items: Sequence[RejectedItem]
@@ -282,7 +282,7 @@ class SqlJournal:
     def settle(self, settlement: Settlement) -> asyncio.Future[Settled]:
         """Record an attempt and the entry's next state, if the lease is still ours."""
         size = len(settlement.outcome.reply or "") + len(settlement.outcome.error or "")
-        return self._begin(steps.SETTLE, settle.Ended(self._holder, settlement), size_bytes=size)
+        return self._submit(steps.SETTLE, settle.Ended(self._holder, settlement), size_bytes=size)
 
     async def wait_for_work(self, seconds: float | None) -> None:
         """Sleep until there may be something new to claim, or until the timeout."""
@@ -361,12 +361,7 @@ class SqlJournal:
 
     # ---- how
 
-    async def _submit(
-        self, step: BatchStep[ItemT, ResultT], item: ItemT, *, size_bytes: int = 0
-    ) -> ResultT:
-        return await self._begin(step, item, size_bytes=size_bytes)
-
-    def _begin(
+    def _submit(
         self, step: BatchStep[ItemT, ResultT], item: ItemT, *, size_bytes: int = 0
     ) -> asyncio.Future[ResultT]:
         if self._commits is None:

@@ -16,8 +16,8 @@ CREATE TABLE deliveries (
     received_at BIGINT NOT NULL,
     state TEXT NOT NULL,          -- accepted, rejected
     rejection TEXT,               -- JSON: why it was rejected, or which of its items were
-    replay_key BYTEA,             -- what makes this very request unique
-    once_key BYTEA,               -- of a rejected one: it is kept once
+    replay_key BYTEA,             -- a digest of its signature, where one may be used once only
+    once_key BYTEA,               -- of a rejected one: the same if it is sent again; it is kept once
     body BYTEA                    -- NULL once erased
 );
 CREATE INDEX deliveries_rejected ON deliveries (id) WHERE rejection IS NOT NULL;
@@ -52,16 +52,16 @@ CREATE TABLE events (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
     delivery BIGINT NOT NULL,
-    place BIGINT NOT NULL,        -- of its agent's entry
+    place BIGINT NOT NULL,        -- the place of the entry for its agent
     kind TEXT NOT NULL,           -- message, receipt, other
     conversation BIGINT NOT NULL,
     digest BYTEA NOT NULL,        -- the same digest is the same event
     opt_out TEXT,                 -- STOP, START, HELP
     skipped TEXT,                 -- by which rule of its channel
-    about TEXT,                   -- of a receipt: whose receipt it is
-    rank INTEGER,                 -- of a receipt: its status among those of its channel
-    reconcile_key BYTEA,          -- what reconciliation knows it by
-    rebuilt_key BYTEA,            -- of one that reconciliation took in: what its callback has
+    about TEXT,                   -- of a receipt: the channel and the message it is about
+    rank INTEGER,                 -- of a receipt: its status as a number; a lower one is skipped
+    reconcile_key BYTEA,          -- by what its provider's list knows it, if not by the digest
+    rebuilt_key BYTEA,            -- of one that reconciliation took in: its callback's reconcile_key
     raw_in_body INTEGER NOT NULL, -- 1: its raw fields are read from the delivery's body
     data TEXT                     -- JSON: the event in our shape; NULL once erased
 );
@@ -93,18 +93,18 @@ CREATE TABLE entries (
     startable_at BIGINT,          -- set on the next entry of its queue and no other; 0: at once
     due_at BIGINT,                -- of one that waits or is held: when it may start; NULL: never yet
     hold_until BIGINT,            -- until when its failures hold back its queue
-    lease_until BIGINT,
-    lease_holder TEXT,
+    lease_until BIGINT,           -- of one that runs: until when its process has it, unless extended
+    lease_holder TEXT,            -- the process that has it
     node TEXT,                    -- where it ran last
-    started_at BIGINT,
-    began_at BIGINT,              -- of an at-most-once agent: when what it did, or may have, began
+    started_at BIGINT,            -- when its last attempt began
+    began_at BIGINT,              -- the same for an at-most-once agent that acted, or may have
     attempts INTEGER NOT NULL,
-    retries INTEGER NOT NULL,
-    losses INTEGER NOT NULL,
+    retries INTEGER NOT NULL,     -- how many of the retry schedule's steps are used
+    losses INTEGER NOT NULL,      -- how often a process died while it ran
     held TEXT,                    -- which guard holds it and why, while it is ready
-    loop_key BIGINT,              -- of a message, the same for the same text; 1: none, 0: automatic
-    quiet_at BIGINT,              -- of one that gathers: when it is silent long enough after it
-    gather_by BIGINT,             -- of one that gathers: when it starts at the latest
+    loop_key BIGINT,              -- of a message: a hash of its text; 1: no text, 0: sent by a machine
+    quiet_at BIGINT,              -- with gather_seconds: it waits for more messages until then,
+    gather_by BIGINT,             -- and until then if more and more come
     gathered_into BIGINT,         -- the place of the entry whose attempt it shares
     waiting_until BIGINT,         -- until when a caller waits for the reply
     created_at BIGINT NOT NULL,
