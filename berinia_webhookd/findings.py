@@ -4,6 +4,7 @@ print it. It imports nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -38,6 +39,12 @@ class Finding:
     def __str__(self) -> str:
         fixes = f" ({'; '.join(self.fix)})" if self.fix else ""
         return f"{self.subject}: {self.what}{fixes}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as one writes them: `a`, `a and b`, `a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def ok(subject: str, what: str) -> Finding:

@@ -18,7 +18,7 @@ from berinia_webhookd.config.agent_settings import AgentsSettings
 from berinia_webhookd.config.channel_settings import ChannelSettings, Kinds
 from berinia_webhookd.config.fields import settings_of
 from berinia_webhookd.config.settings import ServerSettings, Settings
-from berinia_webhookd.findings import Finding, warning, wrong
+from berinia_webhookd.findings import Finding, listed, warning, wrong
 from berinia_webhookd.model import AgentName, Delivery
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def errors(settings: Settings) -> Iterator[Finding]:
         if len({settings.agents.of(name).memory_limit_bytes for name in names}) > 1:
             yield wrong(
                 f"agents.{names[0]}.memory_limit_bytes",
-                f'{" and ".join(names)} share the host "{word}" but have different limits',
+                f'{listed(names)} share the host "{word}" but have different limits',
                 "give all agents of a host the same memory limit",
             )
     yield from _crossed_listeners(settings)
@@ -77,21 +77,8 @@ def warnings(
     settings: Settings, origins: Mapping[str, Origin], kinds: Kinds, config_file: Path | None
 ) -> Iterator[Finding]:
     """Yield settings that work and will cause trouble."""
-    for name, channel in settings.channels.items():
-        fields = settings_of(type(channel))
-        came_from = {field: origins[f"channels.{name}.{field}"].where for field in fields}
-        if channel.enabled:
-            yield from kinds[channel.kind].warnings(channel, settings, came_from)
-        if channel.enabled and channel.address_alone and settings.server.public_url:
-            yield warning(
-                f"channels.{name}.secret",
-                "not set, so a loopback address alone proves who calls",
-                f"set channels.{name}.secret (`openssl rand -hex 32`), which the caller sends as "
-                "`Authorization: Bearer …`",
-                f"or give it a listener of its own: channels.{name}.listen",
-                why="behind a proxy that does not pass on who calls, every stranger looks like a "
-                "program on this machine",
-            )
+    for channel in settings.channels.values():
+        yield from about_channel(channel, settings, origins, kinds)
     if settings.consents.key is None and settings.journal.file is None:
         yield warning(
             "consents.key",
@@ -114,6 +101,28 @@ def warnings(
             "holds secrets, and others can read it",
             _right_mode(config_file),
             why="whoever has the secrets can forge any message",
+        )
+
+
+def about_channel(
+    channel: ChannelSettings, settings: Settings, origins: Mapping[str, Origin], kinds: Kinds
+) -> Iterator[Finding]:
+    """Yield settings of a channel that work and will cause trouble."""
+    if not channel.enabled:
+        return
+    name = channel.name
+    fields = settings_of(type(channel))
+    came_from = {field: origins[f"channels.{name}.{field}"].where for field in fields}
+    yield from kinds[channel.kind].warnings(channel, settings, came_from)
+    if channel.address_alone and settings.server.public_url:
+        yield warning(
+            f"channels.{name}.secret",
+            "not set, so a loopback address alone proves who calls",
+            f"set channels.{name}.secret (`openssl rand -hex 32`), which the caller sends as "
+            "`Authorization: Bearer …`",
+            f"or give it a listener of its own: channels.{name}.listen",
+            why="behind a proxy that does not pass on who calls, every stranger looks like a "
+            "program on this machine",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 from berinia_webhookd.addresses import is_loopback
 from berinia_webhookd.config import checks
 from berinia_webhookd.config.agent_settings import DEFAULTS, AgentSettings, AgentsSettings
-from berinia_webhookd.config.channel_settings import Kinds
+from berinia_webhookd.config.channel_settings import ChannelSettings, Kinds
 from berinia_webhookd.config.fields import Environ, Required, SameAs, Setting, T, settings_of
 from berinia_webhookd.config.files import Files, read_files
 from berinia_webhookd.config.settings import SECTIONS, Settings
@@ -116,11 +117,14 @@ def examine(
     )
     layers.append(presets(files.table, kinds, problems))
     origins = _origins(keys, layers, environ, problems)
-    settings = _frozen(origins, tables)
+    settings, unfinished = _frozen(origins, tables)
     lines = list(unread(files, keys))
     problems += [line for line in lines if line.level is Level.WRONG]
     problems += [*_unsigned(settings.agents), *checks.errors(settings)]
-    warnings = checks.warnings(settings, origins, kinds, files.config_file)
+    warnings = [*checks.warnings(settings, origins, kinds, files.config_file)]
+    for channel in unfinished:
+        problems += channel.errors()
+        warnings += checks.about_channel(channel, settings, origins, kinds)
     return Examined(
         settings=settings,
         origins=origins,
@@ -174,11 +178,18 @@ def _default(setting: Setting, origins: Mapping[str, Origin], environ: Environ) 
 def _wrong(setting: Setting, given: Given) -> str:
     """Describe a wrong value; one that may be secret by its place alone."""
     may_be_secret = setting.secret or "://" in str(given.raw)  # a URL may hold a password
-    shown = "the value" if may_be_secret else repr(given.raw)[:80]
+    shown = json.dumps(given.raw, ensure_ascii=False, default=str)[:80]
+    shown = "the value" if may_be_secret else shown
     return f"{shown} from {given.where}"
 
 
-def _frozen(origins: Mapping[str, Origin], tables: Tables) -> Settings:
+def _frozen(
+    origins: Mapping[str, Origin], tables: Tables
+) -> tuple[Settings, list[ChannelSettings]]:
+    """Return the settings, and the channels that they do without, because what is required of them
+    is missing; there it is None.
+    """
+
     def of(section: type[T], prefix: str, **more: Any) -> T:
         fields = {name: origins[f"{prefix}{name}"].value for name in settings_of(section)}
         return section(**fields, **more)
@@ -194,7 +205,12 @@ def _frozen(origins: Mapping[str, Origin], tables: Tables) -> Settings:
         for key, origin in origins.items()
         if origin.setting.default is Required and origin.value is None
     }
-    return of(
+    channels = {
+        name: of(settings, f"channels.{name}.", name=name)
+        for name, (_, settings) in tables.channels.items()
+    }
+    unfinished = [channels.pop(name) for name in [*channels] if f"channels.{name}" in incomplete]
+    settings = of(
         Settings,
         "",
         **sections,
@@ -204,12 +220,9 @@ def _frozen(origins: Mapping[str, Origin], tables: Tables) -> Settings:
             defaults=agent(DEFAULTS),
             by_name={name: agent(name) for name in tables.agents},
         ),
-        channels={
-            name: of(settings, f"channels.{name}.", name=name)
-            for name, (_, settings) in tables.channels.items()
-            if f"channels.{name}" not in incomplete
-        },
+        channels=channels,
     )
+    return settings, unfinished
 
 
 def _unsigned(agents: AgentsSettings) -> Iterator[Finding]:

@@ -231,7 +231,7 @@ def _fill(copy: sqlite3.Connection, file: Path) -> None:
     if found is not None:
         raise CannotStart(f"{file} is damaged: {found}")
     if versions != [SCHEMA_VERSION]:
-        found = " and ".join(map(str, versions)) or "of no version"
+        found = ", ".join(map(str, versions)) or "of no version"
         raise CannotStart(f"{file} has schema {found}, and this program {SCHEMA_VERSION}")
     strangers, missing = _strangers(copy)
     if strangers:

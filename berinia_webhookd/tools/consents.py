@@ -69,27 +69,19 @@ def check(context: CommandContext, /, *, address: str, channel: str | None, as_j
     """Say whether a person may be written to: exit code 0; 1 if the person said STOP.
 
     ADDRESS is a number or mail address, in any spelling; a number without its country is one of
-    the country that the channels name. Without --channel, an opt-out on any channel counts. People
-    who were erased are recognised by consents.key.
+    the country that the channels name. Where none does, and nobody said anything from it, that is
+    exit code 2: the person may be known by the whole number. Without --channel, an opt-out on any
+    channel counts. People who were erased are recognised by consents.key.
     """
     normal = normal_address(address, "ADDRESS", channel)
-    if not any(character.isdigit() or character == "@" for character in normal):
-        click.echo(
-            f"{printable(normal)} does not look like an address: it has neither a digit nor an @",
-            err=True,
-        )
-    elif normal.isdecimal() and normal.startswith("0"):
-        click.echo(
-            f"{normal} is compared as written, without a country: give it with its +, or set "
-            "channels.<name>.country",
-            err=True,
-        )
     opened = open_journal(context, with_key=True)
     found = [
         one
         for one in opened.run(lambda journal: journal.consents_of(normal))
         if channel is None or one.channel == channel
     ]
+    if not found:
+        _require_an_address(normal)
     may = all(one.state != ConsentState.OPTED_OUT for one in found)
     if as_json:
         known = [asdict(one) for one in found]
@@ -97,6 +89,23 @@ def check(context: CommandContext, /, *, address: str, channel: str | None, as_j
     else:
         click.echo("\n".join(_answer(normal, found, may=may)))
     return 0 if may else 1
+
+
+def _require_an_address(normal: str) -> None:
+    """Refuse what nobody may be known by: that it is not in the register says nothing.
+
+    Raises:
+        click.UsageError: it is such.
+    """
+    if not any(character.isdigit() or character == "@" for character in normal):
+        raise click.UsageError(
+            f"{printable(normal)} does not look like an address: it has neither a digit nor an @"
+        )
+    if normal.isdecimal() and normal.startswith("0"):
+        raise click.UsageError(
+            f"whether {normal} may be written to cannot be told without its country: give it with "
+            "its +, or set channels.<name>.country"
+        )
 
 
 def _answer(address: str, found: Sequence[ListedConsent], *, may: bool) -> Iterator[str]:

@@ -8,7 +8,7 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from berinia_webhookd.config.files import (
     is_there,
 )
 from berinia_webhookd.errors import CannotStart
+from berinia_webhookd.findings import Finding, warning
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext, working_folder
 
@@ -74,16 +75,31 @@ def configuration_here(environ: Mapping[str, str]) -> Path | None:
     Raises:
         CannotStart: it is there, and may be somebody else's.
     """
+    config = _alone_here(environ)
+    if config is None or installation.read(environ) is not None:
+        return None
+    _require_ours(config.parent, config)
+    return config
+
+
+def _alone_here(environ: Mapping[str, str]) -> Path | None:
+    """Return the configuration of the working folder's `.dev/`, if there is no other."""
     here = working_folder()
-    folder = here / FOLDER
-    config = folder / CONFIG_NAME
+    config = here / FOLDER / CONFIG_NAME
     others = (SYSTEM_FILE, here / LOCAL_FILE)
     if environ.get(CONFIG_VARIABLE) or any(map(is_there, others)) or not is_there(config):
         return None
-    if installation.read(environ) is not None:
-        return None
-    _require_ours(folder, config)
     return config
+
+
+def passed_over(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield that `serve` without `--dev` uses no settings at all, beside a `.dev/`."""
+    if _alone_here(environ) is not None:
+        yield warning(
+            "configuration",
+            f"there is no file of settings; {FOLDER}/ in this folder is for `serve --dev` alone",
+            "berinia-webhookd serve --dev",
+        )
 
 
 def prepare(folder: Path) -> CommandContext:

@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -159,6 +160,9 @@ def _run(
 
     given = {key: value for key, value in flags.items() if value is not None}
     loaded = context.load(given)
+    if loaded.config_file is None:
+        found = (*loaded.warnings, *playground.passed_over(os.environ))
+        loaded = Loaded(replace(loaded, warnings=found))
     descriptors.allow(loaded.settings)
     _tune_interpreter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

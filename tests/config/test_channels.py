@@ -12,6 +12,7 @@ from berinia_webhookd.channels.catalogue import KINDS
 from berinia_webhookd.channels.settings import TwilioSettings
 from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.fields import setting
+from berinia_webhookd.config.load import examine
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.config.settings import Settings
@@ -126,6 +127,20 @@ class TestRefused:
         place.toml('[channels.second-number]\nkind = "twilio"')
         assert place.problem().subject == "channels.second-number.agent"
         assert "who gets what arrives" in place.problem().fix[0]
+
+    def test_without_an_agent_and_whatever_else_it_lacks(self, place: Place) -> None:
+        """All at once."""
+        place.toml(
+            '[channels.sales]\npreset = "telnyx"\n'
+            '[channels.stock]\npreset = "telnyx"\nsecrets = ["MTIz"]'
+        )
+        found = examine(kinds=KINDS, environ=place.environ, working_folder=place.folder)
+        lacking = {one.subject: one.what for one in (*found.problems, *found.warnings)}
+        assert lacking["channels.sales.agent"] == "is not set"
+        assert lacking["channels.sales.secrets"] == "not set, so an SMS is answered 503"
+        assert lacking["channels.stock.agent"] == "is not set"
+        assert "3 bytes" in lacking["channels.stock.secrets"]
+        assert not {"sales", "stock"} & found.settings.channels.keys()
 
     def test_a_built_in_channel_of_another_kind(self, place: Place) -> None:
         place.toml('channels.sms.kind = "mailgun"')

@@ -122,6 +122,39 @@ def test_a_folder_that_others_may_write_is_not_used(tmp_path: Path, loose: str) 
     assert f"{tmp_path}/{loose} can be written by others" in done.stderr
 
 
+def test_without_the_option_it_is_said_that_its_folder_is_not_used(tmp_path: Path) -> None:
+    """Whoever leaves out `--dev` would wonder where the secrets are; `doctor` says how to start."""
+    (tmp_path / ".dev").mkdir(mode=0o700)
+    (tmp_path / ".dev" / "berinia-webhookd.toml").touch(mode=0o600)
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        [*PROGRAM, "serve", "--port", "0"],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said: list[str] = []
+    for line in process.stderr:
+        said.append(line)
+        if "server.started" in line:
+            break
+    process.terminate()
+    process.communicate(timeout=PATIENCE_SECONDS)
+    assert any(".dev/ in this folder is for `serve --dev` alone" in line for line in said)
+    done = subprocess.run(
+        [*PROGRAM, "doctor", "--json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert f"cd {tmp_path}; berinia-webhookd serve --dev" in done.stdout
+
+
 def test_only_this_machine_can_reach_it(tmp_path: Path) -> None:
     """Throw-away secrets are for loopback alone."""
     done = subprocess.run(

@@ -27,6 +27,7 @@ PEM: Final = b"-----"
 _ECDSA: Final = ec.ECDSA(SHA256())
 _PAIR_BYTES: Final = 60  # 64 for Ed25519, a few more for DER on P-256
 _SECRET_BYTES: Final = 16
+_ED25519_BYTES: Final = 32
 _SCALAR_BYTES: Final = 32  # of a private key on P-256
 # https://www.rfc-editor.org/rfc/rfc8032#section-5.1: the field, and the constant of the curve.
 _FIELD: Final = 2**255 - 19
@@ -106,7 +107,7 @@ class PairKeys(Keys):
         """Read the keys.
 
         Raises:
-            ValueError: one is not a public key.
+            UnusableKey: one is not a public key.
         """
         self._verifiers = [self.verifier(key) for key in keys]
 
@@ -142,6 +143,10 @@ class Ed25519Keys(PairKeys):
     @staticmethod
     def verifier(key: bytes) -> Callable[[bytes, bytes], None]:
         """See `PairKeys.verifier`; weak points are refused."""
+        if len(key) != _ED25519_BYTES:
+            raise UnusableKey(
+                f"hold a key of {len(key)} bytes, and a public key of Ed25519 has {_ED25519_BYTES}"
+            )
         public = Ed25519PublicKey.from_public_bytes(key)
         _require_sound(key)
         return public.verify
@@ -182,8 +187,8 @@ class EcdsaKeys(PairKeys):
         load = load_pem_public_key if key.startswith(PEM) else load_der_public_key
         try:
             public: Any = load(key)
-        except UnsupportedAlgorithm as error:
-            raise ValueError(str(error)) from None
+        except (ValueError, UnsupportedAlgorithm):
+            raise UnusableKey("hold what cannot be read as a public key") from None
         if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name != "secp256r1":
             raise UnusableKey("hold what is no public key of an ECDSA pair on P-256")
         return lambda signature, content: public.verify(signature, content, _ECDSA)

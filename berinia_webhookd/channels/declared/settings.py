@@ -271,14 +271,14 @@ class DeclaredSettings(ChannelSettings):
         """The secrets as bytes.
 
         Raises:
-            ValueError: one is empty, a public key, or not in `secret_encoding`.
+            UnusableKey: one is empty, a public key, or not in `secret_encoding`.
         """
         keys = [self._key(one.reveal()) for one in self.secrets]
         shared = self.verify not in {"ed25519", "ecdsa-p256"}
         if not all(keys) or (shared and any(key.startswith(PEM) for key in keys)):
-            raise ValueError("an empty text, or a key that is published, is no secret")
+            raise UnusableKey("hold an empty text or a published key, which is no secret")
         if self.verify == "basic" and not all(key.partition(b":")[2] for key in keys):
-            raise ValueError("give user:password")
+            raise UnusableKey("hold one that is not user:password")
         return keys
 
     @property
@@ -300,13 +300,17 @@ class DeclaredSettings(ChannelSettings):
         standard = self.verify == "standard-webhooks"
         secret = secret.removeprefix(self.secret_prefix or ("whsec_" if standard else ""))
         binary = standard or self.verify in {"ed25519", "ecdsa-p256"}
-        match self.secret_encoding or ("base64" if binary else "text"):
-            case "base64" if not secret.startswith("-----"):
-                return base64.b64decode(secret, validate=True)
-            case "hex":
-                return binascii.unhexlify(secret)
-            case _:
-                return secret.encode()
+        encoding = self.secret_encoding or ("base64" if binary else "text")
+        try:
+            match encoding:
+                case "base64" if not secret.startswith("-----"):
+                    return base64.b64decode(secret, validate=True)
+                case "hex":
+                    return binascii.unhexlify(secret)
+                case _:
+                    return secret.encode()
+        except ValueError:
+            raise UnusableKey(f"hold one that is not written in {encoding}") from None
 
     @property
     def signs_questions(self) -> bool:
@@ -328,7 +332,8 @@ class DeclaredSettings(ChannelSettings):
         """Return the declared proof.
 
         Raises:
-            ValueError: a secret is invalid.
+            UnusableKey: a secret is invalid.
+            ValueError: a setting is missing.
         """
         keys = self.keys
         source = self.time
@@ -383,9 +388,6 @@ class DeclaredSettings(ChannelSettings):
         if not found:
             try:
                 self.proof()
-            except ValueError as error:
-                what = f"are not what {self.secret_encoding or 'the scheme'} wants"
-                if isinstance(error, UnusableKey):
-                    what = str(error)
-                fix = f"verify = {self.verify!r}: see docs/declaring-a-channel.md"
-                yield wrong(f"channels.{self.name}.secrets", what, fix)
+            except UnusableKey as error:
+                fix = f'verify = "{self.verify}": see docs/declaring-a-channel.md'
+                yield wrong(f"channels.{self.name}.secrets", str(error), fix)

@@ -42,13 +42,18 @@ class Language:
         for parts, sentence in self.sentences:
             if (found := values_in(english, parts)) is not None:
                 values = [self.told(value, nested - 1) or value for value in found]
-                return PLACE.sub(lambda place: values[int(place[1])], sentence)  # noqa: B023
+                return PLACE.sub(lambda place: _in_place(place, values), sentence)  # noqa: B023
         return None
 
 
 ENGLISH: Final = Language("en", {})
-PLACE: Final = re.compile(r"\{([0-9])\}")
+PLACE: Final = re.compile(r"\{([0-9])(:et)?\}")  # with `:et` of names as `listed` gives them
 VALUE: Final = "{}"
+
+
+def _in_place(place: re.Match[str], values: Sequence[str]) -> str:
+    value = values[int(place[1])]
+    return " et ".join(value.rsplit(" and ", 1)) if place[2] else value
 
 
 @cache

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from berinia_webhookd.addresses import LOOPBACK, in_networks
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import LoopbackLocked
-from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.findings import Finding, listed, note, ok, warning, wrong
 from berinia_webhookd.metrics import PREFIX
 from berinia_webhookd.status.durations import duration
 from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation, no_key
@@ -187,15 +187,15 @@ async def console(installation: Installation) -> AsyncIterator[Finding]:
     for finding in console_entries(channels, urls, installation.address):
         yield finding
     if not urls:
-        of_url = " and ".join(one.name for one in installation.providers if one.signs_url)
+        names = [one.name for one in installation.providers if one.signs_url]
         yield warning(
             CONSOLE,
             f"server.public_url is not set, so {PLACEHOLDER} stands for the host that providers "
             "call",
             f'server.public_url = "{PLACEHOLDER}"',
-            why=f"signatures of {of_url} depend on the Host and X-Forwarded-Proto headers that "
-            "nginx sends"
-            if of_url
+            why=f"signatures of {listed(names)} depend on the Host and X-Forwarded-Proto headers "
+            "that nginx sends"
+            if names
             else "the URLs to enter are not known",
         )
 

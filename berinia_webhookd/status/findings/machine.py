@@ -11,7 +11,7 @@ from typing import Final
 
 from berinia_webhookd.channels.contract import SignedRequest
 from berinia_webhookd.clock import now
-from berinia_webhookd.findings import Finding, note, ok, warning, wrong
+from berinia_webhookd.findings import Finding, listed, note, ok, warning, wrong
 from berinia_webhookd.status.durations import duration
 from berinia_webhookd.status.findings.installation import Installation
 from berinia_webhookd.status.findings.probe import Sender
@@ -110,10 +110,11 @@ async def clock(installation: Installation) -> AsyncIterator[Finding]:
 
 def clock_matters(installation: Installation) -> str:
     """Return what goes wrong with a wrong clock."""
-    signers = " and ".join(one.name for one in installation.providers if one.signs_time)
+    signers = [one.name for one in installation.providers if one.signs_time]
     if signers:
         return (
-            f"signatures of {signers} carry the time: while this clock is behind, they are refused"
+            f"signatures of {listed(signers)} carry the time: while this clock is behind, they are "
+            "refused"
         )
     return "retries and retention depend on the clock"
 

@@ -6,6 +6,7 @@ they are read off the daemon's own process where this user may do that; nothing 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from berinia_webhookd.status.findings.installation import (
 )
 from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.agent_loading import load_agents
+from berinia_webhookd.tools.dev import CONFIG_NAME, FOLDER
 from berinia_webhookd.tools.doctor import processes
 from berinia_webhookd.tools.installation import RunningDaemon
 
@@ -118,13 +120,21 @@ def _commands(running: RunningDaemon | None, config_file: Path | None) -> Comman
         parts = f"{UNIT}.socket {UNIT}.service" if unit == UNIT else unit
         log = f"journalctl -u {unit} -n 50"
         return Commands(start, f"systemctl stop {parts}", restart, reload, show_log=log)
-    serve = f"berinia-webhookd{f' --config {config_file}' if config_file else ''} serve"
+    serve = _serve(config_file)
     stop: str | None = None
     restart = reload = serve
     if running is not None:
         stop = f"kill {running.pid}"
         restart, reload = f"{stop}; {serve}", f"kill -HUP {running.pid}"
     return Commands(serve, stop, restart, reload, "berinia-webhookd logs --type error -n 50")
+
+
+def _serve(config_file: Path | None) -> str:
+    if config_file is None:
+        return "berinia-webhookd serve"
+    if config_file.parts[-2:] == (FOLDER, CONFIG_NAME):
+        return f"cd {shlex.quote(str(config_file.parents[1]))}; berinia-webhookd serve --dev"
+    return f"berinia-webhookd --config {shlex.quote(str(config_file))} serve"
 
 
 def _installed_unit() -> str | None:

@@ -59,6 +59,24 @@ def test_points_that_are_no_key(name: str) -> None:
     assert words in found.what
 
 
+@pytest.mark.parametrize(
+    ("more", "secret", "why"),
+    [
+        ({"verify": "ed25519"}, "KEY0123", "not written in base64"),
+        ({"verify": "ed25519"}, "MTIz", "3 bytes, and a public key of Ed25519 has 32"),
+        ({"verify": "ecdsa-p256"}, "MTIz", "cannot be read as a public key"),
+        ({"verify": "hmac-sha256", "secret_encoding": "hex"}, "xy", "not written in hex"),
+        ({"verify": "hmac-sha256"}, "-----BEGIN PUBLIC KEY-----", "published key"),
+    ],
+)
+def test_what_is_wrong_with_a_secret_is_said(more: dict[str, str], secret: str, why: str) -> None:
+    """And the secret is not."""
+    declaration = {"signature": "X-Sig: {hex}", "signed": "{body}", "event": [{"text": "text"}]}
+    (found,) = settings_from({**declaration, **more, "secrets": [secret]}).errors()
+    assert why in found.what
+    assert secret not in str(found)
+
+
 def test_who_signs_with_such_a_key_signs_anything() -> None:
     """That is why: with the neutral point one signature, made by nobody, is good for all texts."""
     neutral = (1).to_bytes(32, "little")

@@ -136,7 +136,7 @@ def test_sentences_have_the_same_values_in_both_languages() -> None:
     there = tomllib.loads((FOLDER / "french_sentences.toml").read_text())
     for english, other in there.items():
         places = {str(number) for number in range(english.count("{}"))}
-        assert set(re.findall(r"\{(\d)\}", other)) == places, english
+        assert set(re.findall(r"\{(\d)(?::et)?\}", other)) == places, english
 
 
 def test_a_sentence_is_said_with_what_it_is_about() -> None:
@@ -151,6 +151,11 @@ def test_a_sentence_is_said_with_what_it_is_about() -> None:
         "sms : 2 requêtes de Twilio refusées pour leur signature, aucune acceptée depuis, la "
         "dernière à 10:00 UTC"
     )
+    url = "signatures of {} depend on the Host and X-Forwarded-Proto headers that nginx sends"
+    for names, named in (("A", "A"), ("A, B and C", "A, B et C")):
+        told = french.told(url.format(names))
+        assert told is not None
+        assert told.startswith(f"les signatures de {named} dépendent")
     assert french.told("KeyError: 'a'") is None
     assert french.told("budget: " * 1000) is None
 
