@@ -35,13 +35,22 @@ from berinia_webhookd.journal.sqlite import (
 )
 
 BATCH: Final = 200
-# Tables and indexes by name: their rows are copied, and they have no effect. Without those that
-# SQLite makes; the name alone does not prove that: a schema may be edited.
+# Indexes by name: they have no effect. Tables by their columns, of which some may be computed.
+# Without what SQLite makes; the name alone does not prove that: a schema may be edited.
 SCHEMA: Final = (
-    "SELECT type, name, CASE WHEN type IN ('view', 'trigger') THEN sql END FROM sqlite_master "
-    "WHERE NOT (type = 'index' AND sql IS NULL) "
+    "SELECT type, name, CASE WHEN type IN ('view', 'trigger') THEN sql WHEN type = 'table' THEN "
+    "(SELECT group_concat(name || ' ' || type || ' ' || hidden) FROM pragma_table_xinfo(one.name)) "
+    "END FROM sqlite_master AS one WHERE NOT (type = 'index' AND sql IS NULL) "
     "AND NOT (type = 'table' AND name IN ('sqlite_sequence', 'sqlite_stat1', 'sqlite_stat4'))"
 )
+# What is stored in columns of a declared type; SQLite itself would store anything.
+STORED_AS: Final = {
+    "INTEGER": "integer",
+    "BIGINT": "integer",
+    "TEXT": "text",
+    "BYTEA": "blob",
+    "DOUBLE PRECISION": "real",
+}
 _NUMBER: Final = "{column} + (SELECT number FROM behind)"
 _PLACE: Final = "{column} + (SELECT place FROM behind)"
 _CONVERSATION: Final = "(SELECT ours FROM conversation_of WHERE theirs = {column})"
@@ -242,6 +251,11 @@ def _fill(copy: sqlite3.Connection, file: Path) -> None:
         )
     if missing:
         raise CannotStart(f"{file} lacks what each journal has: {', '.join(missing)}")
+    if misfits := list(_misfits(copy)):
+        raise CannotStart(
+            f"{file} holds values of a type that no journal holds, in {', '.join(misfits)}",
+            hint="the daemon could not read them: find out who changed this file",
+        )
     copy.execute("PRAGMA secure_delete = ON")
     copy.row_factory = sqlite3.Row
 
@@ -260,6 +274,23 @@ def _strangers(copy: sqlite3.Connection) -> tuple[list[str], list[str]]:
 
 def _named(some: Iterable[tuple[str, str, str | None]]) -> list[str]:
     return sorted(f"{kind} {name}" for kind, name, _ in some)
+
+
+def _misfits(copy: sqlite3.Connection) -> Iterator[str]:
+    """Yield the columns of a copy with a value of another type than is declared."""
+    tables = [name for kind, name, _ in copy.execute(SCHEMA) if kind == "table"]
+    for table in tables:
+        columns = copy.execute("SELECT name, type FROM pragma_table_info(?)", (table,)).fetchall()
+        wrong = ", ".join(
+            f"max(typeof({name}) NOT IN ('{STORED_AS[declared]}', 'null'))"
+            for name, declared in columns
+        )
+        (found,) = copy.execute(f"SELECT {wrong} FROM {table}")  # noqa: S608 # nosec B608
+        yield from (
+            f"{table}.{name}"
+            for (name, _), is_wrong in zip(columns, found, strict=True)
+            if is_wrong
+        )
 
 
 def _require_same(key: ConsentsKey | None, in_it: ConsentsKey | None) -> None:
