@@ -23,7 +23,7 @@ from berinia_webhookd.accept.rate_limit import RateLimit
 from berinia_webhookd.accept.receive import Commits, endpoint
 from berinia_webhookd.accept.request_context import (
     Endpoint,
-    EndpointRoute,
+    EndpointMatch,
     RequestContexts,
     path_of,
 )
@@ -135,7 +135,7 @@ class Receiver:
         self.paths.replace(shared, own)
 
 
-Routes = Mapping[str, EndpointRoute]  # by path
+Matches = Mapping[str, EndpointMatch]  # by path
 
 
 class Paths(web.PlainResource):
@@ -145,9 +145,9 @@ class Paths(web.PlainResource):
 
     def __init__(self) -> None:
         super().__init__("/")
-        self._nothing = EndpointRoute(Endpoint(nothing, "other", methods=None), self)
-        self._shared: Routes = {}
-        self._own: Mapping[str, Routes] = {}
+        self._nothing = EndpointMatch(Endpoint(nothing, "other", methods=None), self)
+        self._shared: Matches = {}
+        self._own: Mapping[str, Matches] = {}
 
     def replace(
         self, endpoints: Mapping[str, Endpoint], own: Mapping[str, Mapping[str, Endpoint]]
@@ -155,18 +155,18 @@ class Paths(web.PlainResource):
         """Route to these endpoints from the next request on; `own` are those of listeners on which
         there is nothing else.
         """
-        self._shared = self._routes_to(endpoints)
-        self._own = {address: self._routes_to(found) for address, found in own.items()}
+        self._shared = self._matches(endpoints)
+        self._own = {address: self._matches(found) for address, found in own.items()}
 
-    def _routes_to(self, endpoints: Mapping[str, Endpoint]) -> Routes:
-        return {path: EndpointRoute(found, self) for path, found in endpoints.items()}
+    def _matches(self, endpoints: Mapping[str, Endpoint]) -> Matches:
+        return {path: EndpointMatch(found, self) for path, found in endpoints.items()}
 
     async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo, set[str]]:
         """Find the route of a request; there is always one."""
-        routes = self._shared
+        matches = self._shared
         if self._own:
-            routes = self._own.get(address_text(request.protocol.sockname), routes)
-        return web.UrlMappingMatchInfo({}, routes.get(path_of(request), self._nothing)), set()
+            matches = self._own.get(address_text(request.protocol.sockname), matches)
+        return matches.get(path_of(request), self._nothing), set()
 
 
 async def nothing(request: web.Request) -> web.StreamResponse:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -45,25 +45,30 @@ class OwnRequests:
         self._clock = clock
 
     @web.middleware
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    def middleware(self, request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
+        """Hand on at once what carries no mark."""
+        header = request.headers.get(HEADER)
+        return handler(request) if header is None else self._marked(request, handler, header)
+
+    async def _marked(
+        self, request: web.Request, handler: Handler, header: str
+    ) -> web.StreamResponse:
         """Note the mark; what the guard of loopback sent has arrived, whatever its path.
 
         Raises:
             SignatureInvalid: another installation's, or too old.
         """
-        header = request.headers.get(HEADER)
-        if header is not None:
-            mark = self._key.proven(header, self._clock())
-            if mark is None:
-                raise SignatureInvalid("This is no probe of this installation.")
-            if mark.purpose is Purpose.ARRIVAL:
-                self._guard.note_arrival(mark.nonce, forwarded_for(request))
-                return web.Response(status=web.HTTPNoContent.status_code)
-            context = request[CONTEXT]
-            context.mark = mark
-            context.said["sample"] = True
-            if mark.purpose is Purpose.SAMPLE:
-                context.sample_key = self._sample_key(request, mark)
+        mark = self._key.proven(header, self._clock())
+        if mark is None:
+            raise SignatureInvalid("This is no probe of this installation.")
+        if mark.purpose is Purpose.ARRIVAL:
+            self._guard.note_arrival(mark.nonce, forwarded_for(request))
+            return web.Response(status=web.HTTPNoContent.status_code)
+        context = request[CONTEXT]
+        context.mark = mark
+        context.said["sample"] = True
+        if mark.purpose is Purpose.SAMPLE:
+            context.sample_key = self._sample_key(request, mark)
         return await handler(request)
 
     def _sample_key(self, request: web.Request, mark: Mark) -> SampleKey | None:

@@ -11,7 +11,7 @@ None, which no list of addresses allows: fail closed. It refuses to look at `X-F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -77,25 +77,31 @@ class ProxyHeaders(XForwardedBase):
         self._weighed = lru_cache(_CACHED_CALLERS)(self._weigh)
 
     @web.middleware
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    def middleware(  # type: ignore[override]  # an awaitable is all that aiohttp asks for
+        self, request: web.Request, handler: Handler
+    ) -> Awaitable[web.StreamResponse]:
         """Identify the caller for the middlewares and handlers further in."""
         context = request[CONTEXT]
         request[CALLER], (context.said["client"], context.bucket) = self.identify(request)
-        return await handler(request)
+        return handler(request)  # nothing is left to do after it, so no coroutine of our own
 
     def identify(self, request: web.Request) -> tuple[Caller, Client]:
         """Return the caller of a request; what cannot be read counts as unknown and untrusted."""
         headers, protocol = request.headers, request.protocol
-        peername = protocol.peername
-        forwarded = hdrs.X_FORWARDED_FOR in headers
-        forwarded_for = ",".join(headers.getall(hdrs.X_FORWARDED_FOR)) if forwarded else ""
-        proto = headers.getall(hdrs.X_FORWARDED_PROTO, ("",))[-1]
-        host = headers.get(hdrs.HOST, "")
+        peername, host = protocol.peername, headers.get(hdrs.HOST, "")
+        forwarded, forwarded_for, proto = False, "", ""
+        names = "\n".join(headers).lower()
+        if "forwarded" in names or "via" in names or "x-real-ip" in names:
+            forwarded = any(
+                name in _NAMED or name.startswith("x-forwarded-") for name in names.split("\n")
+            )
+            forwarded_for = ",".join(headers.getall(hdrs.X_FORWARDED_FOR, ()))
+            proto = headers.getall(hdrs.X_FORWARDED_PROTO, ("",))[-1]
         facts = (
             peername[0] if isinstance(peername, tuple) else None,
             isinstance(protocol.sockname, _PATH),
             forwarded_for,
-            forwarded or _mentions_a_proxy(headers),
+            forwarded,
             proto,
             host,
             request.version,
@@ -150,11 +156,3 @@ class ProxyHeaders(XForwardedBase):
         except UntrustedIP:
             return address, False
         return address, True
-
-
-def _mentions_a_proxy(headers: Iterable[str]) -> bool:
-    """Whether any header says that the request was forwarded."""
-    names = "\n".join(headers).lower()
-    if "forwarded" not in names and "via" not in names and "x-real-ip" not in names:
-        return False
-    return any(name in _NAMED or name.startswith("x-forwarded-") for name in names.split("\n"))

@@ -66,12 +66,24 @@ class RequestContext:
 CONTEXT: Final[web.RequestKey[RequestContext]] = web.RequestKey("context", RequestContext)
 
 
-class EndpointRoute(web.ResourceRoute):
-    """The route to an endpoint, by any method."""
+class EndpointMatch(web.UrlMappingMatchInfo):
+    """What every request to an endpoint is matched with, by any method. aiohttp adds its
+    application to a match, which one that is shared takes once.
+    """
+
+    __slots__ = ("_is_whole", "endpoint")
 
     def __init__(self, endpoint: Endpoint, resource: web.AbstractResource) -> None:
-        super().__init__("*", endpoint.handle, resource, expect_handler=_not_yet)
+        route = web.ResourceRoute("*", endpoint.handle, resource, expect_handler=_not_yet)
+        super().__init__({}, route)
         self.endpoint = endpoint
+        self._is_whole = False
+
+    def add_app(self, app: web.Application) -> None:
+        """Take the application, the first time."""
+        if not self._is_whole:
+            super().add_app(app)
+            self._is_whole = True
 
 
 async def _not_yet(_: web.Request) -> None:
@@ -121,7 +133,7 @@ class RequestContexts:
         wanted = request.headers.get("X-Request-ID")
         if wanted is None or not _REQUEST_ID.fullmatch(wanted):
             wanted = new_request_id()
-        endpoint = cast(EndpointRoute, request.match_info.route).endpoint
+        endpoint = cast(EndpointMatch, request.match_info).endpoint
         said: dict[str, object] = {"request_id": wanted, "channel": endpoint.label, "client": None}
         return RequestContext(wanted, endpoint, self._logger, self._say, said)
 
