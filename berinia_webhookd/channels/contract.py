@@ -226,7 +226,7 @@ class Channel(ABC):
         marks = event.marks
         if event.kind is _RECEIPT:
             marks |= {EventMark.RECEIPT}
-        elif self.is_empty(event):
+        elif not event.body.strip() and self.is_empty(event):
             marks |= {EventMark.EMPTY}
         return min(marks & self._skipped_marks, default=None) if marks else None
 

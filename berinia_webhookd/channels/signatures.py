@@ -67,9 +67,6 @@ class TwilioKeys:
         self._tokens = tuple(tokens)
         self._keyed = tuple(_keyed(token.encode()) for token in self._tokens)
 
-    def __bool__(self) -> bool:
-        return bool(self._keyed)
-
     def signature(self, url: str, fields: Iterable[tuple[str, str]]) -> str:
         """Sign form fields with the first token."""
         values = _Values()

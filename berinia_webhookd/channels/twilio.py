@@ -106,6 +106,7 @@ _SINGLE = frozenset(
     }
 )
 _SINGLE_NUMBERED = re.compile(r"Media(?:ContentType|Url)[0-9]+")
+_CACHED_HOSTS: Final = 16
 # Twilio sends plain text to the person as a message, and reports other types as error 12300:
 # https://www.twilio.com/docs/messaging/twiml.
 _EMPTY_TWIML = Answer(200, "text/xml", b'<?xml version="1.0" encoding="UTF-8"?><Response/>')
@@ -165,7 +166,7 @@ class TwilioChannel(Channel):
 
     def require_secret(self) -> None:
         """Raise `ChannelNotConfigured` without any Auth Token."""
-        if not self._keys:
+        if not self._tokens:
             raise ChannelNotConfigured(
                 f"This channel has no secret yet: set channels.{self.name}.tokens."
             )
@@ -182,17 +183,16 @@ class TwilioChannel(Channel):
             kind, values = known
             fields, signed = dict(zip(kind.names, values, strict=True)), kind.signed(values)
         signature = delivery.headers.get(SIGNATURE_HEADER, "")
-        matches = self._keys.match_text(signature, self._urls(delivery), signed)
-        whole = body_digest_holds(delivery.target, delivery.body)
-        if not matches or not whole or reaches_into_url(delivery.target, fields):
+        caller, target = delivery.caller, delivery.target
+        forms = self._public_forms or _forms_called(caller.scheme, caller.host)
+        matches = self._keys.match_text(signature, [form + target for form in forms], signed)
+        if "?" in target and matches:
+            matches = body_digest_holds(target, delivery.body) and not reaches_into_url(
+                target, fields
+            )
+        if not matches:
             raise SignatureInvalid("The signature is missing or wrong.")
         return self._verified(delivery, fields=fields)
-
-    def _urls(self, delivery: RawDelivery) -> Iterable[str]:
-        caller, forms = delivery.caller, self._public_forms
-        if not forms and is_plain(caller.host):
-            forms = _both_forms([f"{caller.scheme}://{caller.host}"])
-        return (form + delivery.target for form in forms)
 
     def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Check what the signature leaves open, and read the message, or what became of one."""
@@ -312,6 +312,12 @@ def _both_forms(base_urls: Iterable[str]) -> tuple[str, ...]:
     """
     forms = [port_forms(url) for url in base_urls]
     return tuple(dict.fromkeys([*(form[0] for form in forms), *(form[1] for form in forms)]))
+
+
+@lru_cache(_CACHED_HOSTS)
+def _forms_called(scheme: str, host: str) -> tuple[str, ...]:
+    """Return both port forms of what a request was sent to; none where its host is no plain one."""
+    return _both_forms([f"{scheme}://{host}"]) if is_plain(host) else ()
 
 
 def _is_receipt(values: Mapping[str, str]) -> bool:

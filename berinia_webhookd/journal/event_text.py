@@ -51,7 +51,11 @@ def encode(event: Event, form: Fields | dict[str, str] | None = None) -> tuple[s
     """Return the event as JSON text, free of NUL and lone surrogates, and whether its raw fields
     are left out, because they equal the form in the body.
     """
-    in_form = form is not None and not event.raw_multi and _is_all_of(form, event.raw)
+    in_form = (
+        form is not None
+        and not event.raw_multi
+        and (form is event.raw or _is_all_of(form, event.raw))
+    )
     channel, agent, conversation, digest, received_at, sender, recipient, body = event[:8]
     text_field = _name_of(body, event.raw) if in_form else None
     fields: dict[str, Any] = {
