@@ -185,7 +185,7 @@ class HttpServer:
         self,
         message: RawRequestMessage,
         payload: StreamReader,
-        protocol: web.RequestHandler,
+        protocol: Any,  # a `_Connection`
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
@@ -193,7 +193,7 @@ class HttpServer:
         URL, which aiohttp would believe (host and scheme) or stumble over. A version that is not
         spoken takes its place, so that it is refused and answered in HTTP/1.1.
         """
-        cast(_Connection, protocol).begin(payload)
+        protocol.is_busy, protocol.body, protocol.closes_at_eof = True, payload, False
         if message.version not in _SPOKEN:
             unspoken = f"HTTP/{message.version.major}.{message.version.minor}"
             message = message._replace(path=unspoken, version=HttpVersion11)
@@ -271,10 +271,6 @@ class _Connection(web.RequestHandler):
             bodies.append(self.body)
         whole = all(body.is_eof() for body in bodies)
         return bool(bodies) and whole and not self.closes_at_eof
-
-    def begin(self, body: StreamReader) -> None:
-        """Note that a request is being answered."""
-        self.is_busy, self.body, self.closes_at_eof = True, body, False
 
     def log_access(self, *_: Any) -> None:
         """Note that a request has been answered; the line in the log is the application's."""

@@ -17,7 +17,7 @@ from collections import deque
 from types import TracebackType
 from typing import Final, Self
 
-from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp import HttpVersion11, StreamReader, hdrs, web
 
 from berinia_webhookd.errors import (
     BodyTooLarge,
@@ -105,13 +105,11 @@ class BodyBudget:
         self.verified_bytes: dict[bytes, int] = {}  # likewise, of bodies that are not short
         self.freed = asyncio.Event()
 
-    def reservation(self, client: bytes) -> Reservation:
-        """Return room for one request's body, which the end of its `with` block gives back."""
-        return Reservation(self, client)
-
 
 class Reservation:
-    """The memory that one request holds of the budget."""
+    """The memory that one request of a client holds of the budget, for its body; the end of its
+    `with` block gives it back.
+    """
 
     __slots__ = (
         *("_budget", "_client", "_held_bytes", "_unverified", "_verified_bytes"),
@@ -254,7 +252,7 @@ def body_at_hand(request: web.Request, reservation: Reservation, *, max_bytes: i
         MediaTypeUnsupported: it is compressed, be it on the way.
         BodyTooLarge, Overloaded: there is no room for it.
     """
-    encoding = request.headers.get("Content-Encoding")
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         raise MediaTypeUnsupported("Compressed bodies are not accepted.")
     if not is_end_certain(request):
@@ -296,7 +294,7 @@ async def receive_body(
 
 def is_end_certain(request: web.Request) -> bool:
     """Whether all agree on where a body ends: of transfer encodings only chunked says so."""
-    transfer = request.headers.get("Transfer-Encoding")
+    transfer = request.headers.get(hdrs.TRANSFER_ENCODING)
     return transfer is None or transfer.strip().lower() == "chunked"
 
 

@@ -104,8 +104,8 @@ def _seconds_until(limiter: AsyncLimiter, tokens: float) -> float:
 
 
 class RateLimit:
-    """The buckets of all clients, and the middleware that asks them. Every method that raises,
-    raises `RateLimited`.
+    """The buckets of all clients, and the middleware that asks them: `failures` are emptied by
+    requests that fail verification and by reading, `verified` by those that verified.
     """
 
     def __init__(
@@ -132,41 +132,29 @@ class RateLimit:
         client, endpoint = context.bucket, context.endpoint
         try:
             if endpoint.channel is not None:
-                self.require_no_flood(client)
+                self.failures.require_token(client)
             elif endpoint.limited:
-                await self.take_reading(client)
+                await self.failures.take(client)
             return await handler(request)
         except RateLimited as error:
             self._note(context, error)
             raise
 
-    def require_no_flood(self, client: bytes) -> None:
-        """Raise if this client's bucket of failures is empty; takes nothing."""
-        self._failures.require_token(client)
-
     async def count_failure(self, client: bytes) -> None:
         """Note that a request failed verification; what the bucket cannot hold is forgotten."""
         try:
-            await self._failures.take(client)
+            await self.failures.take(client)
         except RateLimited:
             return  # it came while others of this client were being refused
 
-    async def take_reading(self, client: bytes) -> None:
-        """Take a token for a request of a reading endpoint."""
-        await self._failures.take(client)
-
-    def take_verified(self, client: bytes) -> Awaitable[None]:
-        """Take a token for a request that verified."""
-        return self._verified.take(client)
-
     def __len__(self) -> int:
-        return len(self._failures) + len(self._verified)
+        return len(self.failures) + len(self.verified)
 
     def _fill(self) -> None:
         settings = self._settings
         window = settings.per_seconds
-        self._failures = _Buckets("unverified", settings.requests, window, self._most)
-        self._verified = _Buckets("verified", settings.verified_requests, window, self._most)
+        self.failures = _Buckets("unverified", settings.requests, window, self._most)
+        self.verified = _Buckets("verified", settings.verified_requests, window, self._most)
 
     def _note(self, context: RequestContext, error: RateLimited) -> None:
         self._rate_limited_total.labels(channel=context.endpoint.label).inc()

@@ -22,7 +22,7 @@ from berinia_webhookd.accept.signature_check import (
     VerifiedRequest,
     note_invalid_signature,
 )
-from berinia_webhookd.channels.contract import Answer, Channel
+from berinia_webhookd.channels.contract import Answer, Channel, Replies
 from berinia_webhookd.clock import Deadlines
 from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import (
@@ -289,32 +289,33 @@ class ChannelHandler:
                 return _said(self.channel.answer(()))
         if decoded.pauses:
             await self.commits.pause(verified, self.channel, decoded)
-        return await self._answer(request, verified, decoded)
+        if (replies := self.channel.replies) is not None and self._may_wait(request, replies):
+            return await self._answer_in_time(request, verified, decoded, replies.wait_seconds)
+        receipts = await self.commits.accept(verified, self.channel, decoded)
+        return _said(self.channel.answer(receipts))
 
-    async def _answer(
-        self, request: web.Request, verified: VerifiedRequest, decoded: Decoded
+    def _may_wait(self, request: web.Request, replies: Replies) -> bool:
+        if not replies.wait_seconds or self.commits.stopping.is_set():
+            return False
+        return not gone_at_eof(request)
+
+    async def _answer_in_time(
+        self, request: web.Request, verified: VerifiedRequest, decoded: Decoded, seconds: float
     ) -> web.StreamResponse:
-        """Commit, then answer with the agent's reply if the caller waits for it and it comes in
+        """Commit, then answer with the agent's reply, which the caller waits for, if it comes in
         time, else as the channel says.
         """
-        seconds = self._wait_seconds(request)
-        until = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds
         receipts = await self.commits.accept(verified, self.channel, decoded, wait_seconds=seconds)
-        if until is not None and len(receipts) == 1 and receipts[0].skipped is None:
-            left = until - asyncio.get_running_loop().time()
+        if len(receipts) == 1 and receipts[0].skipped is None:
+            left = until - clock()
             if not self.commits.can_answer(receipts[0].agent):
                 left = 0.0  # a reply that is stored already is given all the same
             reply = await self.commits.callers.reply(request, receipts[0].event_id, left)
             if reply is not None:
                 return with_reply(receipts[0], reply)
         return _said(self.channel.answer(receipts))
-
-    def _wait_seconds(self, request: web.Request) -> float | None:
-        """Return how long the caller waits; None if it does not."""
-        replies = self.channel.replies
-        if replies is None or not replies.wait_seconds or self.commits.stopping.is_set():
-            return None
-        return None if gone_at_eof(request) else replies.wait_seconds
 
     def _probe_answer(self, request: web.Request, mark: Mark) -> web.StreamResponse:
         """Return the channel's answer, or 400 where the body was altered on its way; and in a

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from berinia_webhookd.accept.body import (
@@ -109,7 +109,7 @@ class SignatureCheck:
             return await handler(request)
         channel.require_secret()
         client, caller = context.bucket, request[CALLER]
-        with self.budget.reservation(client) as reservation:
+        with Reservation(self.budget, client) as reservation:
             try:
                 delivery = await self._received(request, channel, caller, reservation)
                 complete_at = self._time()
@@ -119,7 +119,7 @@ class SignatureCheck:
             except _UNPROVEN:
                 await self._rate_limit.count_failure(client)
                 raise
-            await self._rate_limit.take_verified(client)
+            await self._rate_limit.verified.take(client)
             if isinstance(proven, Answer):
                 return self._shake_hands(context, proven)
             reservation.verified()
@@ -142,7 +142,7 @@ class SignatureCheck:
     async def _received(
         self, request: web.Request, channel: Channel, caller: Caller, reservation: Reservation
     ) -> RawDelivery:
-        content_type_header = request.headers.get("Content-Type", "")
+        content_type_header = request.headers.get(hdrs.CONTENT_TYPE, "")
         content_type = content_type_header.partition(";")[0].strip().lower()
         if request.method != "GET" and content_type not in channel.media_types:
             raise MediaTypeUnsupported(f"Send {' or '.join(sorted(channel.media_types))}.")

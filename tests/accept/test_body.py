@@ -12,6 +12,7 @@ from berinia_webhookd.accept.body import (
     SHORT_BODY_BYTES,
     BodyBudget,
     ByteSemaphore,
+    Reservation,
 )
 from berinia_webhookd.errors import Overloaded
 
@@ -76,7 +77,7 @@ async def test_a_large_body_waits_no_longer_than_it_may() -> None:
     """Then it is refused for now; a short one never waits."""
     budget = BodyBudget(1 << 30)
     budget.semaphore.limit_bytes = budget.semaphore.free_bytes = LONG_BODY_BYTES + 1
-    with budget.reservation(b"a") as first, budget.reservation(b"b") as second:
+    with Reservation(budget, b"a") as first, Reservation(budget, b"b") as second:
         await first.begin_work(LONG_BODY_BYTES + 1, 1)
         await second.begin_work(LONG_BODY_BYTES, 0)
         with pytest.raises(Overloaded):
@@ -89,7 +90,7 @@ async def test_a_large_body_waits_no_longer_than_it_may() -> None:
 async def test_a_late_commit_keeps_its_turn() -> None:
     """What outlives its request still weighs, until it is stored."""
     budget = BodyBudget(1 << 30)
-    with budget.reservation(b"a") as reservation:
+    with Reservation(budget, b"a") as reservation:
         await reservation.begin_work(LONG_BODY_BYTES + 1, 1)
         kept = reservation.hand_over()
     free = budget.semaphore.free_bytes
@@ -104,7 +105,7 @@ def test_large_bodies_leave_a_quarter_to_short_ones() -> None:
     part = 4 * SHORT_BODY_BYTES
     budget = BodyBudget(4 * part)
     with ExitStack() as stack:
-        clients = [stack.enter_context(budget.reservation(bytes([n]))) for n in range(5)]
+        clients = [stack.enter_context(Reservation(budget, bytes([n]))) for n in range(5)]
         clients[0].require_room(part)  # announced, which takes nothing
         for client in clients[:3]:
             client.grow_to(part)
@@ -125,9 +126,9 @@ async def test_what_is_proven_keeps_its_clients_next_one_waiting() -> None:
     """Together they hold a quarter at most; nobody else waits, and nothing is refused for it."""
     budget, large = BodyBudget(16 * SHORT_BODY_BYTES), 3 * SHORT_BODY_BYTES
     with ExitStack() as stack:
-        second = stack.enter_context(budget.reservation(b"a"))
-        other = stack.enter_context(budget.reservation(b"b"))
-        with budget.reservation(b"a") as first:
+        second = stack.enter_context(Reservation(budget, b"a"))
+        other = stack.enter_context(Reservation(budget, b"b"))
+        with Reservation(budget, b"a") as first:
             first.grow_to(large)
             first.verified()
             second.grow_to(SHORT_BODY_BYTES)  # that much is left
@@ -147,11 +148,11 @@ async def test_what_is_proven_keeps_its_clients_next_one_waiting() -> None:
 async def test_a_late_commit_counts_in_its_clients_share() -> None:
     """Until it has ended."""
     budget, large = BodyBudget(16 * SHORT_BODY_BYTES), 3 * SHORT_BODY_BYTES
-    with budget.reservation(b"a") as first:
+    with Reservation(budget, b"a") as first:
         first.grow_to(large)
         first.verified()
         kept = first.hand_over()
-    with budget.reservation(b"a") as second:
+    with Reservation(budget, b"a") as second:
         assert second.must_wait(large)
         with kept:
             pass

@@ -53,44 +53,44 @@ async def test_a_bucket_holds_its_quota_and_refills_evenly(clock: Clock) -> None
     """Five at once, then one every twelve seconds."""
     buckets = limiter()
     for _ in range(5):
-        await buckets.take_verified(ALICE)
-    error = await refused(buckets.take_verified, ALICE)
+        await buckets.verified.take(ALICE)
+    error = await refused(buckets.verified.take, ALICE)
     assert error is not None
     assert error.retry_after_seconds == 12
     assert (error.policy, error.quota, error.window_seconds) == ("verified", 5, 60)
     clock.now += 12
-    await buckets.take_verified(ALICE)
-    assert await refused(buckets.take_verified, ALICE)
+    await buckets.verified.take(ALICE)
+    assert await refused(buckets.verified.take, ALICE)
 
 
 async def test_waiting_as_long_as_told_is_enough(clock: Clock) -> None:
     """After Retry-After there is a token, whatever the rate."""
     for requests, per in ((1, 1.0), (3, 7.0), (100, 60.0), (7, 0.5)):
         buckets = limiter(verified=requests, per=per)
-        while not (error := await refused(buckets.take_verified, ALICE)):
+        while not (error := await refused(buckets.verified.take, ALICE)):
             pass
         clock.now += error.retry_after_seconds
-        await buckets.take_verified(ALICE)
+        await buckets.verified.take(ALICE)
 
 
 async def test_failures_empty_one_bucket_and_verified_requests_another(clock: Clock) -> None:
     """Failing does not use up what verified requests have, nor the other way round."""
     buckets = limiter(requests=3, verified=5)
     for _ in range(3):
-        buckets.require_no_flood(ALICE)
+        buckets.failures.require_token(ALICE)
         await buckets.count_failure(ALICE)
-    assert await refused(buckets.require_no_flood, ALICE)
-    assert await refused(buckets.take_reading, ALICE)
+    assert await refused(buckets.failures.require_token, ALICE)
+    assert await refused(buckets.failures.take, ALICE)
     for _ in range(5):
-        await buckets.take_verified(ALICE)
-    buckets.require_no_flood(BOB)
+        await buckets.verified.take(ALICE)
+    buckets.failures.require_token(BOB)
 
 
 async def test_asking_takes_nothing(clock: Clock) -> None:
     """A client that never fails is never refused, and leaves no bucket behind."""
     buckets = limiter(requests=1)
     for _ in range(50):
-        buckets.require_no_flood(ALICE)
+        buckets.failures.require_token(ALICE)
     assert len(buckets) == 0
 
 
@@ -100,7 +100,7 @@ async def test_failures_beyond_the_bucket_do_not_lengthen_the_refusal(clock: Clo
     for _ in range(100):
         await buckets.count_failure(ALICE)
     clock.now += 20
-    buckets.require_no_flood(ALICE)
+    buckets.failures.require_token(ALICE)
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,13 @@ def test_the_unnamed_share_one_bucket() -> None:
 async def test_new_limits_start_afresh_and_equal_ones_change_nothing(clock: Clock) -> None:
     """A reload that touches other settings frees nobody."""
     buckets = limiter(verified=1)
-    await buckets.take_verified(ALICE)
+    await buckets.verified.take(ALICE)
     buckets.reconfigure(RateLimitSettings(3, 60, 1))
-    assert await refused(buckets.take_verified, ALICE)
+    assert await refused(buckets.verified.take, ALICE)
     buckets.reconfigure(RateLimitSettings(3, 60, 2))
-    await buckets.take_verified(ALICE)
-    await buckets.take_verified(ALICE)
-    assert await refused(buckets.take_verified, ALICE)
+    await buckets.verified.take(ALICE)
+    await buckets.verified.take(ALICE)
+    assert await refused(buckets.verified.take, ALICE)
 
 
 async def test_full_buckets_are_dropped_first(clock: Clock) -> None:
@@ -144,7 +144,7 @@ async def test_full_buckets_are_dropped_first(clock: Clock) -> None:
         clock.now += 19 / 100
         await buckets.count_failure(client_key(IPv4Address(number)))
         assert len(buckets) <= 10
-    assert await refused(buckets.require_no_flood, ALICE)
+    assert await refused(buckets.failures.require_token, ALICE)
 
 
 async def test_the_bucket_nearest_to_full_goes_when_none_is(clock: Clock) -> None:
@@ -154,7 +154,7 @@ async def test_the_bucket_nearest_to_full_goes_when_none_is(clock: Clock) -> Non
         await buckets.count_failure(ALICE)
     for number in range(1000):
         await buckets.count_failure(client_key(IPv4Address(number)))
-    assert await refused(buckets.require_no_flood, ALICE)
+    assert await refused(buckets.failures.require_token, ALICE)
 
 
 async def test_a_flood_of_addresses_stays_within_the_table() -> None:
@@ -163,5 +163,5 @@ async def test_a_flood_of_addresses_stays_within_the_table() -> None:
     for number in range(60_000):
         key = number.to_bytes(4)
         await buckets.count_failure(key)
-        await buckets.take_verified(key)
+        await buckets.verified.take(key)
     assert len(buckets) <= MAX_BUCKETS

@@ -39,7 +39,7 @@ async def test_a_million_addresses_stay_within_the_table(say: Say) -> None:
     assert len(limiter) <= MAX_BUCKETS
     assert used_mib <= MOST_MIB
     with pytest.raises(RateLimited):
-        limiter.require_no_flood(FLOODER)
+        limiter.failures.require_token(FLOODER)
 
 
 def test_the_addresses_of_one_network_share_a_bucket() -> None:
