@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from berinia_webhookd.journal import event_text, gather, guards, order
 from berinia_webhookd.journal.consents import consent_of
-from berinia_webhookd.journal.contract import Claimed, ClaimRequest, Hold
+from berinia_webhookd.journal.contract import Budget, Claimed, ClaimRequest, Hold
 from berinia_webhookd.journal.database import SECOND, Move, Row, Transaction, instant
-from berinia_webhookd.journal.guards import Startable
+from berinia_webhookd.journal.order import Startable
 from berinia_webhookd.model import (
     AgentName,
     Entry,
@@ -28,6 +28,7 @@ from berinia_webhookd.model import (
 READY, RUNNING = EntryState.READY.value, EntryState.RUNNING.value
 # Looked up once: access to an enumeration's member costs a call.
 KINDS: Final = {kind.value: kind for kind in EntryKind}
+AGENT: Final = EntryKind.AGENT
 # When to look again at conversations that were locked.
 BUSY: Final = SECOND // 20
 # The most event data of one claim, except for a single larger event.
@@ -73,36 +74,56 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
     chosen: dict[int, Startable] = {}  # by place, with the row before the claim
     upcoming: list[int] = []
     holds: list[Hold] = []
+    budgets = {agent: one for request in asked.requests for agent, one in request.budgets.items()}
+    busy = await transaction.execute("next_startable")
     for request in asked.requests:
         found: dict[int, Startable] = {}
-        for agent in await _agents_of(transaction, request):
-            about = {"kind": request.kind.value, "agent": agent}
-            (known,) = await transaction.execute("next_startable", **about)
+        for known in _of_request(busy, request):
             most = request.limit + len(chosen)
-            passing = await guards.passing(transaction, request, agent, known, most)
-            found |= passing.found
-            holds += passing.holds
-            upcoming += [at for at in (known["due_in"], passing.opens_in) if at is not None]
+            if known["due_in"] is not None:
+                upcoming.append(known["due_in"])
+            if request.kind is AGENT and _is_guarded(known, budgets):
+                passing = await guards.passing(transaction, budgets, known, most)
+                found |= passing.found
+                holds += passing.holds
+                upcoming += passing.opens_in
+            else:
+                found |= await order.startable(transaction, known["kind"], known["agent"], most)
         in_order = sorted(found.keys() - chosen.keys())
         chosen |= {place: found[place] for place in in_order[: request.limit]}
         if transaction.shared and len(in_order) > request.limit:
             # Other nodes skipped the locked rows that were not leased: wake them after the commit.
             transaction.changes.work = True
-    budgets = {agent: one for request in asked.requests for agent, one in request.budgets.items()}
     leases = _within_memory(chosen)
-    examined = await guards.examine(transaction, leases, budgets)
-    upcoming += examined.opens_in
-    leases = {place: row for place, row in leases.items() if place not in examined.places}
+    if budgets or any(row.doubtful for row in leases.values()):
+        examined = await guards.examine(transaction, leases, budgets)
+        upcoming += examined.opens_in
+        holds += examined.holds
+        leases = {place: row for place, row in leases.items() if place not in examined.places}
     if gathering := [row for row in leases.values() if row.gather_by is not None]:
         bursts = await gather.put_together(transaction, gathering)
         if len(bursts) < len(gathering):
             upcoming.append(BUSY)
         leases = {place: row for place, row in leases.items() if row.gather_by is None} | bursts
     entries = await _lease(transaction, asked.holder, leases)
-    await guards.note_runs(transaction, entries, budgets)
+    if budgets:
+        await guards.note_runs(transaction, entries, budgets)
     _count(transaction, entries, {place: row.state for place, row in leases.items()}, RUNNING)
     next_due_seconds = min(upcoming) / SECOND if upcoming else None
-    return Claimed(entries, next_due_seconds, holds + examined.holds)
+    return Claimed(entries, next_due_seconds, holds)
+
+
+def _of_request(busy: Iterable[Row], request: ClaimRequest) -> list[Row]:
+    """Return the agents of a request that have open entries."""
+    kind, agents = request.kind.value, request.agents
+    return [
+        row for row in busy if row["kind"] == kind and (agents is None or row["agent"] in agents)
+    ]
+
+
+def _is_guarded(known: Row, budgets: Mapping[AgentName, Budget]) -> bool:
+    """Whether a guard of the agent as a whole may hold its entries."""
+    return bool(known["failures"] or known["spent"]) or known["agent"] in budgets
 
 
 def _count(
@@ -126,12 +147,6 @@ def _within_memory(rows: Mapping[int, Startable]) -> dict[int, Startable]:
             kept[place] = row
             room_bytes -= size_bytes
     return kept
-
-
-async def _agents_of(transaction: Transaction, request: ClaimRequest) -> Iterable[str]:
-    if request.agents is not None:
-        return sorted(request.agents)
-    return await agents_with_open(transaction, request.kind)
 
 
 async def agents_with_open(transaction: Transaction, kind: EntryKind) -> list[str]:
@@ -191,7 +206,7 @@ async def still_held(
     return {
         place: row
         for row in found
-        for place, *_, attempts, state, _, _, _ in (row,)
+        for place, _, _, _, _, attempts, state, *_ in (row,)
         if numbers[place] == attempts and state in states
     }
 

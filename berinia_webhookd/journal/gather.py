@@ -15,7 +15,7 @@ from berinia_webhookd.journal.database import Row, Transaction
 from berinia_webhookd.model import Entry, EventId, Member
 
 if TYPE_CHECKING:
-    from berinia_webhookd.journal.guards import Startable
+    from berinia_webhookd.journal.order import Startable
 
 MOST_MESSAGES: Final = 50
 MOST_BYTES: Final = 256 * 1024

@@ -5,9 +5,9 @@ count in the transactions that claim and settle; their limits come with the clai
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from berinia_webhookd.config.values import Rate
 from berinia_webhookd.journal import loops, order
@@ -15,12 +15,12 @@ from berinia_webhookd.journal.contract import (
     MOST_FAILURES,
     TOLD_FAILURES,
     Budget,
-    ClaimRequest,
     Guard,
     HeldBack,
     Hold,
 )
 from berinia_webhookd.journal.database import SECOND, Row, Transaction
+from berinia_webhookd.journal.order import Startable
 from berinia_webhookd.model import AgentName, Entry, EntryKind, EventId, Outcome
 
 LONGEST_TRY_PAUSE: Final = 60 * SECOND
@@ -37,56 +37,38 @@ def try_pause(tries: int) -> int:
 # ---- what may be leased
 
 
-class Startable(NamedTuple):
-    """An entry that may start now, with its state before the claim."""
-
-    place: int
-    state: str
-    kind: str
-    agent: AgentName
-    conversation: int
-    quiet_at: int | None
-    gather_by: int | None
-    size_bytes: int | None  # the size of its events
-
-
 @dataclass(slots=True)
 class Passing:
     """The entries of one agent that guards let pass."""
 
     found: dict[int, Startable]  # by place
-    opens_in: int | None = None  # microseconds; None: unknown
+    opens_in: list[int] = field(default_factory=list)  # microseconds, where that is known
     holds: list[Hold] = field(default_factory=list)
 
 
 async def passing(
-    transaction: Transaction, request: ClaimRequest, agent: str, known: Row, most: int
+    transaction: Transaction, budgets: Mapping[AgentName, Budget], known: Row, most: int
 ) -> Passing:
     """Return the entries of an agent that may start now; `known` is its row of `next_startable`."""
-    of_agent = request.kind is EntryKind.AGENT
-    budget = request.budgets.get(AgentName(agent), Budget()) if of_agent else Budget()
+    agent = known["agent"]
+    budget = budgets.get(agent, NO_BUDGET)
     if budget.daily_cost is not None and (known["cost"] or 0.0) >= budget.daily_cost:
         return await _spent(transaction, agent, budget.daily_cost, known, most)
-    if of_agent and known["spent"]:
+    if known["spent"]:
         await transaction.execute("unspent", agent=agent)
-    if of_agent and (known["failures"] or 0) >= MOST_FAILURES:
+    if (known["failures"] or 0) >= MOST_FAILURES:
         return await _failing(transaction, agent, known, most)
-    about = {"kind": request.kind.value, "agent": agent}
-    return Passing(_by_place(await transaction.execute("startable", **about, most=most)))
-
-
-def _by_place(rows: Iterable[Row]) -> dict[int, Startable]:
-    return {found.place: found for found in map(Startable._make, rows)}
+    return Passing(await order.startable(transaction, known["kind"], agent, most))
 
 
 async def _opt_outs(transaction: Transaction, agent: str, most: int) -> dict[int, Startable]:
-    return _by_place(await transaction.execute("startable_opt_outs", agent=agent, most=most))
+    rows = await transaction.execute("startable_opt_outs", agent=agent, most=most)
+    return order.by_place(rows)
 
 
 async def _first(transaction: Transaction, agent: str) -> dict[int, Startable]:
     """The oldest entry of an agent that may start."""
-    rows = await transaction.execute("startable", kind="agent", agent=agent, most=1)
-    found = _by_place(rows)
+    found = await order.startable(transaction, EntryKind.AGENT.value, agent, 1)
     return {place: found[place] for place in sorted(found)[:1]}
 
 
@@ -94,7 +76,7 @@ async def _spent(
     transaction: Transaction, agent: str, daily_cost: float, known: Row, most: int
 ) -> Passing:
     """Hold an agent whose daily budget is spent, until the next day."""
-    through = Passing(await _opt_outs(transaction, agent, most), known["day_left"])
+    through = Passing(await _opt_outs(transaction, agent, most), [known["day_left"]])
     first = await _first(transaction, agent)
     if first.keys() - through.found.keys() and await transaction.execute("note_spent", agent=agent):
         why = f"its results of today cost {known['cost']:g}, and its daily_cost is {daily_cost:g}"
@@ -108,7 +90,7 @@ async def _failing(transaction: Transaction, agent: str, known: Row, most: int) 
     through = Passing(await _opt_outs(transaction, agent, most))
     left = try_pause(known["tries"]) - (known["failed_ago"] or 0)
     if left > 0:
-        through.opens_in = left
+        through.opens_in.append(left)
         return through
     first = await _first(transaction, agent)
     if first and await transaction.execute("begin_try", agent=agent, tries=known["tries"]):
@@ -156,7 +138,7 @@ async def examine(
         if row.kind == REPLY or tried:
             continue
         budget = budgets.get(row.agent, NO_BUDGET)
-        if budget.loops:
+        if budget.loops and row.doubtful:
             looped.append(place)
         if budget.per_sender:
             bounded[row.agent].append(place)
@@ -294,15 +276,21 @@ def _held_agent(row: Row) -> HeldAgent:
 
 
 async def note_outcomes(
-    transaction: Transaction, outcomes: Sequence[tuple[AgentName, Outcome]]
+    transaction: Transaction,
+    outcomes: Sequence[tuple[AgentName, Outcome]],
+    failing: Mapping[AgentName, int],
 ) -> dict[AgentName, int]:
-    """Count failures in a row, and costs. Returns by agent the number of failures to report; 0 if
-    it works again.
+    """Count failures in a row, and costs; `failing` says how many failures there were before.
+    Returns by agent the number of failures to report; 0 if it works again.
     """
     tallies = {agent: _Tally() for agent, _ in outcomes}
     for agent, outcome in outcomes:
         tallies[agent].add(outcome)
-    told = await _note_working(transaction, [a for a, tally in tallies.items() if tally.works])
+    recovered = [agent for agent in sorted(failing) if agent in tallies and tallies[agent].works]
+    told: dict[AgentName, int] = {}
+    if recovered:
+        await transaction.execute("works_again", agents=recovered)
+        told = {agent: 0 for agent in recovered if failing[agent] >= TOLD_FAILURES}
     rows = [
         {"agent": agent, "failures": tally.failures, "cost": tally.cost}
         for agent, tally in sorted(tallies.items())
@@ -329,15 +317,3 @@ class _Tally:
             self.works, self.failures = True, 0
         elif outcome.agent_works is False:
             self.failures += 1
-
-
-async def _note_working(
-    transaction: Transaction, agents: Iterable[AgentName]
-) -> dict[AgentName, int]:
-    """Reset the failure counts of agents that work."""
-    names = sorted(agents)
-    failing = await transaction.execute("failing", agents=names) if names else ()
-    if not failing:
-        return {}
-    await transaction.execute("works_again", agents=[row["agent"] for row in failing])
-    return {row["agent"]: 0 for row in failing if row["failures"] >= TOLD_FAILURES}

@@ -55,7 +55,7 @@ async def loops_of(transaction: Transaction, places: Sequence[int]) -> list[tupl
     messages from before a resume of the conversation do not count.
     """
     found: list[tuple[int, str]] = []
-    for row in await transaction.execute("doubtful", places=places, turns=QUICK_TURNS - 1):
+    for row in await transaction.execute("doubtful", places=places):
         about = {"conversation": row["conversation"], "place": row["place"], "since": row["since"]}
         turns = [Turn(*turn) for turn in await transaction.execute("last_turns", **about)]
         turns.append(Turn(row["loop_key"], row["created_at"]))

@@ -14,13 +14,12 @@ next from then on, so that the claim finds it like a retry that falls due; else 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Final, NamedTuple
 
 from berinia_webhookd.journal import gather
 from berinia_webhookd.journal.database import Row, Transaction, microseconds
-from berinia_webhookd.model import EntryState
+from berinia_webhookd.model import AgentName, EntryState
 
 READY, WAITING = EntryState.READY.value, EntryState.WAITING.value
 RUNNING = EntryState.RUNNING.value
@@ -51,6 +50,32 @@ class NewEntry(NamedTuple):
     quiet: int | None = None  # it is gathered until its conversation is silent for this time,
     gather: int | None = None  # but at most for this time
     wait: int | None = None  # how long a caller waits for its reply
+
+
+class Startable(NamedTuple):
+    """An entry that may start now, with its state before the claim."""
+
+    place: int
+    state: str
+    kind: str
+    agent: AgentName
+    conversation: int
+    quiet_at: int | None
+    gather_by: int | None
+    size_bytes: int | None  # the size of its events
+    doubtful: int  # 1: it may belong to a loop
+
+
+async def startable(
+    transaction: Transaction, kind: str, agent: str, most: int
+) -> dict[int, Startable]:
+    """Return an agent's entries that may start now, by place; about as many as asked for."""
+    return by_place(await transaction.execute("startable", kind=kind, agent=agent, most=most))
+
+
+def by_place(rows: Iterable[Row]) -> dict[int, Startable]:
+    """Return rows of `startable` by place."""
+    return {found.place: found for found in map(Startable._make, rows)}
 
 
 class Heads:
@@ -96,20 +121,6 @@ async def advance(transaction: Transaction, queues: Iterable[Queue]) -> None:
         transaction.changes.work = True
         await transaction.many("clear_next", rows)
         await transaction.many("set_next", rows)
-
-
-async def advance_open(transaction: Transaction, queues: Collection[Queue]) -> None:
-    """Do the same after changes of running entries, which were not marked as next: only queues with
-    open entries left are updated.
-    """
-    ids: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for conversation, kind, agent in queues:
-        ids[kind, agent].append(conversation)
-    left: list[Queue] = []
-    for (kind, agent), some in ids.items():
-        found = await transaction.execute("left_in", conversations=some, kind=kind, agent=agent)
-        left += [(id_, kind, agent) for (id_,) in found]
-    await advance(transaction, left)
 
 
 async def hold_entries(

@@ -55,6 +55,8 @@ class Rows:
     replies: list[dict[str, Any]] = field(default_factory=list)
     late: list[order.NewEntry] = field(default_factory=list)
     queues: set[Queue] = field(default_factory=set)
+    outcomes: list[tuple[AgentName, Outcome]] = field(default_factory=list)
+    failing: dict[AgentName, int] = field(default_factory=dict)  # how often before, in a row
     told_before: list[int] = field(default_factory=list)  # events that have a reply and end again
     pauses: dict[int, Pause] = field(default_factory=dict)  # by conversation
 
@@ -64,7 +66,8 @@ async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settl
     await order.hold(transaction, await touched(transaction, ended))
     leases = [one.settlement.entry for one in ended]
     held = await still_held(transaction, ended[0].holder, leases, RESULT_COUNTS)
-    members = await gather.members_of(transaction, [one.id for one in leases if one.members])
+    bursts = [one.id for one in leases if one.members]
+    members = await gather.members_of(transaction, bursts) if bursts else {}
     rows = Rows()
     results: list[Settled] = []
     for one in ended:
@@ -76,23 +79,21 @@ async def settle(transaction: Transaction, ended: Sequence[Ended]) -> list[Settl
             others = members.get(one.settlement.entry.id, [])
             results.append(_settle_one(transaction, one, [*others, row], rows))
     await _write(transaction, rows, members)
-    return await _with_failures(transaction, ended, results)
-
-
-async def _with_failures(
-    transaction: Transaction, ended: Sequence[Ended], results: list[Settled]
-) -> list[Settled]:
-    """Return the results, the last of each agent with the failures to report."""
-    outcomes: list[tuple[AgentName, Outcome]] = []
-    last: dict[AgentName, int] = {}
-    for number, (one, result) in enumerate(zip(ended, results, strict=True)):
-        entry = one.settlement.entry
-        if result.kept and entry.kind is AGENT:
-            outcomes.append((entry.agent, one.settlement.outcome))
-            last[entry.agent] = number
-    for agent, failures in (await guards.note_outcomes(transaction, outcomes)).items():
-        results[last[agent]] = replace(results[last[agent]], failures=failures)
+    if rows.failing or any(not one.agent_works or one.cost for _, one in rows.outcomes):
+        told = await guards.note_outcomes(transaction, rows.outcomes, rows.failing)
+        for agent, failures in told.items():
+            last = _last_of(agent, ended, results)
+            results[last] = replace(results[last], failures=failures)
     return results
+
+
+def _last_of(agent: AgentName, ended: Sequence[Ended], results: Sequence[Settled]) -> int:
+    """Return the number of an agent's last settlement that is kept."""
+    return max(
+        number
+        for number, (one, result) in enumerate(zip(ended, results, strict=True))
+        if result.kept and (one.settlement.entry.kind, one.settlement.entry.agent) == (AGENT, agent)
+    )
 
 
 async def touched(_: Transaction, ended: Sequence[Ended]) -> Iterable[int]:
@@ -105,7 +106,7 @@ def _settle_one(
 ) -> Settled:
     """Settle an entry; its own message is the last of the messages."""
     settlement, (*others, row) = ended.settlement, messages
-    _, event, kind, agent, conversation, _, before, has_reply, had_caller, _ = row
+    _, event, kind, agent, conversation, _, before, has_reply, had_caller, *_ = row
     entry, outcome, state = settlement.entry, settlement.outcome, settlement.state
     said = _reply_of(settlement, messages)
     route = NO_REPLY if said is None else said.route(messages)
@@ -121,7 +122,12 @@ def _settle_one(
     acted = int(settlement.may_have_acted or done)
     rows.entries[after, due_in, hold_for, settlement.retries, acted].append(entry.id)
     rows.moved[kind, entry.event.channel, agent, before, after] += len(messages)
-    rows.queues.add((conversation, kind, agent))
+    if state is WAITING or row["has_next"]:
+        rows.queues.add((conversation, kind, agent))
+    if entry.kind is AGENT:
+        rows.outcomes.append((entry.agent, outcome))
+        if row["failures"]:
+            rows.failing[entry.agent] = row["failures"]
     if done and entry.kind is AGENT and (has_reply or others):
         rows.told_before += [message["event"] for message in messages if message["has_reply"]]
     if settlement.pause is not None:
@@ -197,8 +203,6 @@ def late_entry(transaction: Transaction, row: Row, channel: str) -> order.NewEnt
 
 async def _withdraw(transaction: Transaction, rows: Rows) -> None:
     """Discard unposted failure replies of events that succeed now."""
-    if not rows.told_before:
-        return
     found = await transaction.execute("replies_to_post", events=rows.told_before)
     await transaction.many("discard_entry", [{"place": row["place"]} for row in found])
     await transaction.execute("forget_failure_replies", events=rows.told_before)
@@ -224,10 +228,15 @@ async def _write(transaction: Transaction, rows: Rows, bursts: Collection[int]) 
         becomes = dict(zip(AFTER, after, strict=True))
         await transaction.execute("settle", **becomes, places=places)
     transaction.count_moves(rows.moved)
-    await gather.share(transaction, bursts)
-    await _withdraw(transaction, rows)
-    await transaction.many("insert_reply", rows.replies)
-    await insert_late(transaction, rows.late)
+    if bursts:
+        await gather.share(transaction, bursts)
+    if rows.told_before:
+        await _withdraw(transaction, rows)
+    if rows.replies:
+        await transaction.many("insert_reply", rows.replies)
+    if rows.late:
+        await insert_late(transaction, rows.late)
     for conversation, pause in rows.pauses.items():
         await pauses.pause(transaction, [conversation], pause)
-    await order.advance_open(transaction, rows.queues)
+    if rows.queues:
+        await order.advance(transaction, rows.queues)

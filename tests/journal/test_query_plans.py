@@ -267,6 +267,23 @@ async def test_a_long_queue_is_not_read(
     assert max(statements.rows) == 1
 
 
+@on_sqlite
+async def test_what_does_not_concern_a_message_is_not_asked(
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages without loop, budget or failure take four statements to claim and three to settle,
+    and one that counts them: neither guards, bursts, replies nor their queues are asked.
+    """
+    await asyncio.gather(*(world.accept(sender=f"+336399800{n}") for n in range(10, 20)))
+    statements = Statements(monkeypatch)
+    entries = await world.claim(10)
+    claiming = len(statements.seen.keys() - {"BEGIN IMMEDIATE", "COMMIT"})
+    await asyncio.gather(*map(world.settle, entries))
+    assert len(entries) == 10
+    # The one that counts entries by state has the same text both times.
+    assert (claiming, len(statements.seen.keys() - {"BEGIN IMMEDIATE", "COMMIT"})) == (5, 8)
+
+
 async def steps_of_one_life(world: SqliteWorld, waiting: int, claimed: int) -> int:
     """How many steps of SQLite's machine one more message, and a pause, cost behind so many."""
     for start in range(0, waiting, 500):

@@ -1,7 +1,3 @@
--- name: failing
--- Those of these agents that failed on their last attempts, and on how many.
-SELECT agent, failures FROM agents WHERE agent IN (:agents) AND failures > 0;
-
 -- name: works_again
 -- Reset agents' failures.
 UPDATE agents SET failures = 0, tries = 0, failed_at = NULL WHERE agent IN (:agents);
@@ -19,7 +15,9 @@ RETURNING agent, failures;
 
 -- name: startable_opt_outs
 -- The opt-outs that may start of an agent that a guard holds.
-SELECT place, state, kind, agent, conversation, quiet_at, gather_by, 0 AS size_bytes FROM entries
+SELECT place, state, kind, agent, conversation, quiet_at, gather_by, 0 AS size_bytes,
+       0 AS doubtful
+FROM entries
 WHERE kind = 'agent' AND agent = :agent AND opt_out = 1 AND startable_at IS NOT NULL
   AND startable_at <= :now
 ORDER BY startable_at, place LIMIT :most
@@ -62,35 +60,11 @@ WHERE agent IN (SELECT agent FROM agents WHERE agent = :agent /*postgresql FOR U
 SELECT agent FROM agents WHERE cost > 0 ORDER BY agent;
 
 -- name: doubtful
--- Of these entries, those that may belong to a loop: automatic ones, texts that came twice before, and
--- the last of so many that it may be quick turns. For most, two looks at an index say no.
-SELECT asked.place, asked.conversation, asked.loop_key, asked.created_at,
+-- Of these entries, those that came since the guards of their conversation begin to count.
+SELECT entries.place, entries.conversation, entries.loop_key, entries.created_at,
        coalesce(conversations.guards_from, 0) AS since
-FROM (SELECT place, conversation, loop_key, created_at,
-             CASE WHEN loop_key > 1 THEN
-                 (SELECT count(*) FROM (
-                      SELECT earlier.loop_key AS loop_key FROM entries AS earlier
-                      WHERE earlier.conversation = entries.conversation
-                        AND (earlier.startable_at IS NULL) IS TRUE AND earlier.place < entries.place
-                      ORDER BY earlier.place DESC LIMIT 50) AS recent
-                  WHERE recent.loop_key = entries.loop_key) ELSE 0 END AS same,
-             (SELECT CASE WHEN entries.created_at BETWEEN earlier.started_at
-                                                  AND earlier.finished_at + 60000000
-                          THEN 1 ELSE 0 END
-              FROM entries AS earlier
-              WHERE earlier.conversation = entries.conversation AND earlier.kind = 'agent'
-                AND (earlier.startable_at IS NULL) IS TRUE AND earlier.place < entries.place
-              ORDER BY earlier.place DESC LIMIT 1) AS quick
-      FROM entries
-      WHERE place IN (:places) AND opt_out = 0 AND attempts = 0
-        AND loop_key IS NOT NULL) AS asked
-JOIN conversations ON conversations.id = asked.conversation
-WHERE (asked.loop_key = 0 OR asked.same >= 2 OR (asked.quick = 1 AND EXISTS (
-    SELECT 1 FROM entries AS earlier
-    WHERE earlier.conversation = asked.conversation AND (earlier.startable_at IS NULL) IS TRUE
-      AND earlier.place < asked.place
-    ORDER BY earlier.place DESC LIMIT 1 OFFSET :turns)))
-  AND asked.created_at > coalesce(conversations.guards_from, 0);
+FROM entries JOIN conversations ON conversations.id = entries.conversation
+WHERE entries.place IN (:places) AND entries.created_at > coalesce(conversations.guards_from, 0);
 
 -- name: last_turns
 -- What came before an entry in its conversation, and when it was answered. Where callers wait, what

@@ -108,18 +108,6 @@ WHERE entries.place = next.place
                     AND running.agent = :agent AND running.state = 'running'
                     AND running.gathered_into IS NULL);
 
--- name: left_in
--- In which of the conversations something of an agent's queue is left behind one that ran; behind
--- one that runs, nothing is startable.
-SELECT id FROM conversations
-WHERE id IN (:conversations)
-  AND (EXISTS (SELECT 1 FROM entries
-               WHERE conversation = conversations.id AND kind = :kind AND agent = :agent
-                 AND state = 'ready' AND startable_at IS NULL)
-    OR EXISTS (SELECT 1 FROM entries
-               WHERE conversation = conversations.id AND kind = :kind AND agent = :agent
-                 AND state = 'waiting'));
-
 -- name: open_queues
 -- The queues of these conversations in which something is left to start, however much that is: each
 -- of the few agents is asked about.
