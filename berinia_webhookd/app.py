@@ -24,7 +24,7 @@ from berinia_webhookd.channels.catalogue import Channels
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.settings import Settings, runtime_folder, state_folder
-from berinia_webhookd.console_server import ConsoleServer, Look, build_console, nothing_found
+from berinia_webhookd.console_process import ConsoleProcess, Told, console_url
 from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.console import ConsoleJournal
@@ -62,6 +62,11 @@ def log_options(settings: Settings) -> LogOptions:
     """Return how to log; `--debug` logs more, whatever `logs.level` says."""
     level = "debug" if settings.debug else settings.logs.level
     return LogOptions(level, settings.logs.personal_data, frozenset(settings.channels))
+
+
+def is_quiet(settings: Settings) -> bool:
+    """Whether the log is not on the screen too."""
+    return settings.dev and not settings.debug
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ class Parts:
     silence: SilenceWatch
     pages: tuple[HealthPage, MetricsPage, LogsPage]
     receiver: Receiver
-    console: ConsoleServer | None
+    console: ConsoleProcess | None
 
     def reconfigure(self, settings: Settings) -> None:
         """Put new settings in place; connections, events and attempts go on."""
@@ -122,6 +127,8 @@ class Parts:
         self.receiver.reconfigure(
             settings.server, settings.rate_limit, channels=received(self.channels, self.role)
         )
+        if self.console is not None:
+            self.console.reconfigure(settings)
 
     @property
     def turning(self) -> Sequence[Turning]:
@@ -148,10 +155,10 @@ def received(channels: Channels, role: Role) -> Collection[Channel]:
 
 @contextlib.asynccontextmanager
 async def opened(
-    settings: Settings, role: Role, environ: Mapping[str, str], look: Look = nothing_found
+    settings: Settings, role: Role, environ: Mapping[str, str], console_program: Sequence[str] = ()
 ) -> AsyncIterator[Parts]:
-    """Open the parts in order, and close them in reverse; `look` examines the installation for the
-    console.
+    """Open the parts in order, and close them in reverse; `console_program` is what answers on the
+    console's socket.
     """
     if not role.receives and settings.journal.file is not None:
         raise CannotStart(
@@ -161,8 +168,7 @@ async def opened(
         )
     of_systemd = environ if role.receives else {}
     async with contextlib.AsyncExitStack() as stack:
-        quiet = settings.dev and not settings.debug
-        logs = configure(settings.logs.dir, log_options(settings), quiet=quiet)
+        logs = configure(settings.logs.dir, log_options(settings), quiet=is_quiet(settings))
         stack.enter_context(contextlib.closing(logs))
         stack.push(say_stopped)
         own = own_listeners(settings) if role.receives else []
@@ -253,21 +259,16 @@ async def opened(
         )
         console = None
         if console_socket is not None:
-            console = build_console(
-                settings,
+            console = ConsoleProcess(
+                console_program,
                 console_socket,
-                state,
-                channels,
-                metrics,
-                look=look,
-                given=outbound.transports.given,
-                shutdown_seconds=FINISH_SECONDS,
-                open_journal=partial(
-                    ConsoleJournal,
-                    settings.journal.url.reveal(),
-                    node=settings.journal.node,
+                Told(
+                    url=console_url(settings, console_socket, state),
+                    settings=settings,
                     key=key_of_consents,
+                    shapes=outbound.transports.python.shapes,
                 ),
+                partial(ConsoleJournal, settings.journal.url.reveal(), node=settings.journal.node),
             )
         yield Parts(
             role=role,

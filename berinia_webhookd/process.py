@@ -14,6 +14,7 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    Sequence,
 )
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -25,7 +26,6 @@ from berinia_webhookd.app import Parts, Role, opened
 from berinia_webhookd.config.load import Loaded
 from berinia_webhookd.config.reload import changes
 from berinia_webhookd.config.settings import Settings
-from berinia_webhookd.console_server import Look, nothing_found
 from berinia_webhookd.errors import (
     CannotStart,
     ConfigurationError,
@@ -64,21 +64,21 @@ async def run(
     environ: Mapping[str, str],
     on_started: OnStarted = lambda *_: None,
     beside: Beside = lambda _: (),
-    look: Look = nothing_found,
+    console_program: Sequence[str] = (),
 ) -> None:
     """Be the daemon in this role until SIGTERM or SIGINT.
 
     `reread` gives the configuration as it stands now, knowing the one before, or raises
     `ConfigurationError`; `on_started` gets the address once the sockets listen, and the console's;
-    `beside` gives what else is to run as long as the process works; `look` examines the
-    installation for the console.
+    `beside` gives what else is to run as long as the process works; `console_program` is
+    what answers on the console's socket.
 
     Raises:
         CannotStart, CannotStartNow: it never began.
     """
     signals = Signals()
     try:
-        async with opened(loaded.settings, role, environ, look) as parts, serving(parts):
+        async with opened(loaded.settings, role, environ, console_program) as parts, serving(parts):
             signals.started()
             notifier = Notifier(environ)
             process = Process(parts, loaded, loaded.settings, reread, notifier, signals, beside)
@@ -94,12 +94,8 @@ async def serving(parts: Parts) -> AsyncIterator[None]:
     """Answer requests inside the block; at its end, finish those under way."""
     try:
         await parts.receiver.start(parts.sockets)
-        if parts.console is not None:
-            await parts.console.start()
         yield
     finally:
-        if parts.console is not None:
-            await parts.console.stop()
         await parts.receiver.stop()
 
 
@@ -132,7 +128,7 @@ class Process:
             console = self.parts.console
             on_started(
                 addresses[0],
-                None if console is None else await console.console.started(dev=self.settings.dev),
+                None if console is None else await console.started(dev=self.settings.dev),
             )
         self.notifier.ready()
 
@@ -163,6 +159,8 @@ class Process:
         yield recover(parts.journal, self.settings.journal.lease_seconds / 3, parts.outbound.alerts)
         if self.notifier.is_heard:
             yield report(self.notifier, self._status)
+        if parts.console is not None:
+            yield parts.console.run()
         yield parts.outbound.alerts.run()
         yield parts.receiver.guard.run()
         if parts.role.receives:

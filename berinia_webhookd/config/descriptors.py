@@ -8,15 +8,13 @@ from typing import Final
 from berinia_webhookd.config.settings import Settings
 
 PER_HOST: Final = 8  # sockets and pipes, with their other ends while it starts
-CONSOLE: Final = 64  # connections to the web console
 OTHERS: Final = 128  # journal, logs, listeners, HTTP agents, alert commands
 
 
 def needed(settings: Settings) -> int:
     """Return the most that the daemon opens."""
-    console = CONSOLE if settings.console.enabled else 0
     hosts = PER_HOST * settings.agents.max_hosts
-    return settings.server.max_connections + hosts + console + OTHERS
+    return settings.server.max_connections + hosts + OTHERS
 
 
 def most() -> int:

@@ -70,7 +70,7 @@ class PythonAgents:
         self._load_seconds = load_seconds
         self._files = AttachmentFiles(attachments)
         self._masked = masked
-        self._shapes: dict[AgentName, Shape] = {}  # by agent, as last loaded
+        self.shapes: dict[AgentName, Shape] = {}  # by agent, as last loaded
 
     @property
     def capacity(self) -> int:
@@ -183,14 +183,14 @@ class PythonAgents:
                 host.reason = LIMITS
             host.only = agent
         loaded: Shape = answer["shape"]
-        host.shapes[agent] = self._shapes[agent] = loaded
+        host.shapes[agent] = self.shapes[agent] = loaded
         return loaded
 
     def given(self, entry: Entry) -> tuple[Shape, dict[str, Any]]:
         """Return an agent's shape and its payload; `handle` if it was never loaded here. The paths
         of attachments are unknown, as the files exist only during an attempt.
         """
-        if self._shapes.get(entry.agent) == "run":
+        if self.shapes.get(entry.agent) == "run":
             return "run", self._run_input(entry)
         return "handle", envelope(entry)
 

@@ -17,7 +17,6 @@ import uvloop
 from berinia_webhookd import __version__, held_signals
 from berinia_webhookd.config import descriptors
 from berinia_webhookd.config.load import Loaded
-from berinia_webhookd.findings import Finding
 from berinia_webhookd.status.console.address import ConsoleStarted
 from berinia_webhookd.tools import dev as playground
 from berinia_webhookd.tools import installation
@@ -153,11 +152,6 @@ def _run(
     held_signals.hold()  # until the event loop can handle them
     from berinia_webhookd import app, process  # noqa: PLC0415 - `--help` does without
 
-    async def look(config_file: Path | None) -> Sequence[Finding]:
-        from berinia_webhookd.tools.doctor import without_probes  # noqa: PLC0415 - few look
-
-        return await without_probes(config_file)
-
     given = {key: value for key, value in flags.items() if value is not None}
     loaded = context.load(given)
     if loaded.config_file is None:
@@ -174,9 +168,15 @@ def _run(
                 environ=dict(os.environ),
                 on_started=lambda address, console: on_started(loaded, address, console),
                 beside=beside,
-                look=lambda: look(loaded.config_file),
+                console_program=_console_program(loaded.config_file),
             )
         )
+
+
+def _console_program(config_file: Path | None) -> Sequence[str]:
+    """Return what runs the console; `-P`: no module comes from the working folder."""
+    module = "berinia_webhookd.tools.serve_console"
+    return (sys.executable, "-P", "-m", module, "" if config_file is None else str(config_file))
 
 
 def _tune_interpreter() -> None:

@@ -5,7 +5,6 @@ its own journal connections, so that no page delays the writer or an answer to a
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import resources
@@ -17,10 +16,8 @@ from aiohttp.typedefs import Handler
 
 from berinia_webhookd.errors import JournalUnavailable, NotFound, WebhookdError
 from berinia_webhookd.journal.console import ConsoleJournal
-from berinia_webhookd.journal.sessions import Person
 from berinia_webhookd.status.console import languages, render
 from berinia_webhookd.status.console.access import Access, Refused
-from berinia_webhookd.status.console.address import ConsoleStarted, link_of
 from berinia_webhookd.status.console.changes import Changes
 from berinia_webhookd.status.console.live import Live
 from berinia_webhookd.status.console.pages import Pages
@@ -32,7 +29,6 @@ logger = structlog.get_logger()
 MOST_BODY_BYTES: Final = 64 * 1024
 READERS: Final = 4  # pages that read the journal at once
 KEPT_OPEN: Final = 2  # open journals on PostgreSQL, kept for the next pages
-DEVELOPER: Final = "serve --dev"
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -114,16 +110,6 @@ class Console:
     async def _open(self) -> tuple[ConsoleJournal, AsyncExitStack]:
         opened = AsyncExitStack()
         return await opened.enter_async_context(self._open_journal()), opened
-
-    async def started(self, *, dev: bool) -> ConsoleStarted:
-        """Return the console's address; with `serve --dev`, also a login link."""
-        link = None
-        if dev:
-            secret = secrets.token_urlsafe(32)
-            async with self._opened() as journal:
-                await journal.add_link(secret, Person(DEVELOPER, viewer=False))
-            link = link_of(self.url, secret)
-        return ConsoleStarted(self.url, link)
 
     def stop(self) -> None:
         """End long-lasting requests; call it before its server stops."""
