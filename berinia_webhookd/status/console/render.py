@@ -35,7 +35,12 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        marked=text.marked, one_line=text.one_line, instant=instant, lasts=duration, share=share
+        marked=text.marked,
+        one_line=text.one_line,
+        hides=text.hides,
+        instant=instant,
+        lasts=duration,
+        share=share,
     )
     return made
 

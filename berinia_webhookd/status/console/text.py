@@ -39,6 +39,11 @@ def marked(value: object, longest: int = LONGEST) -> Markup:
     return Markup("".join(shown))  # nosec B704  # noqa: S704 - each part is escaped
 
 
+def hides(text: str) -> bool:
+    """Whether there is something in a text that a field for typing would not show."""
+    return any(_is_invisible(one, before) for before, one in zip(" " + text, text, strict=False))
+
+
 def one_line(value: object, longest: int = 160) -> Markup:
     """Return the beginning of a text, in one line."""
     words = " ".join(str(value)[: longest * 4].split())

@@ -167,3 +167,14 @@ async def test_the_search_field_takes_anything(site: Site, what: str) -> None:
     assert answer.status in {200, 303, 400}, answer.text
     assert not read(answer.text).wrong
     assert escape("<script>window") in answer.text or "<script>window" not in answer.text
+
+
+@on_sqlite
+async def test_what_a_field_would_not_show_is_a_mark_below_it(site: Site) -> None:
+    """A link may bring words to search for that nobody typed."""
+    browser = await site.logged_in()
+    plain = await browser.get("/messages?q=l%E2%80%99%C3%A9t%C3%A9")
+    assert "Searched for" not in plain.text
+    hostile = await browser.get("/messages?q=a%E2%80%AEb%E2%80%8B")
+    shown = "".join(read(hostile.text).text)
+    assert "Searched for: aU+202EbU+200B" in shown

@@ -13,6 +13,7 @@ import jinja2
 import pytest
 from jinja2 import nodes
 
+from berinia_webhookd import channels
 from berinia_webhookd.journal.contract import PAUSED, Guard
 from berinia_webhookd.journal.ranks import OUTRANKED
 from berinia_webhookd.journal.search import GATHERED
@@ -24,6 +25,8 @@ from berinia_webhookd.status.console.render import environment
 from .sentences import constants, sentences
 
 FOLDER = Path(console.__file__).parent
+CHANNELS = Path(channels.__file__).parent
+NOT_READ = {"MalformedDelivery", "AccountRefused"}
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
 TAG = re.compile(r"<[^>]*>|&\w+;", re.DOTALL)
 ATTRIBUTE = re.compile(r'\b(?:aria-label|title|placeholder|alt|value)="([^"{]*[A-Za-z]{3}[^"{]*)"')
@@ -96,6 +99,9 @@ SETTINGS = [
     for name in ("config/sources", "config/checks", "channels/provider", "channels/settings")
 ]
 OPERATIONS = [f"journal/{name}.py" for name in ("queries", "conversations", "operations", "replay")]
+# What reads a request. The names of fields, which are no sentences, have no full stop.
+REQUESTS = ["urlencoded.py", *(f"channels/{file.name}" for file in CHANNELS.glob("*.py"))]
+REQUESTS += ["channels/declared/reading.py"]
 # What is typed, and what is made of parts that have a sentence each.
 AS_IT_IS = re.compile(
     r"`[^`]*`|[^`]*\bberinia-webhookd events list --agent \{\}|(?:df|SELECT|ALTER|timedatectl)\b.*"
@@ -119,6 +125,7 @@ def said_by_code() -> set[str]:
         *sentences(FINDINGS, {"wrong", "warning"}, first=1),
         *sentences(SETTINGS, {"warning"}, first=1),
         *sentences(OPERATIONS, {"NotFound", "refused"}, first=0),
+        *(one for one in sentences(REQUESTS, NOT_READ, first=0) if one.endswith(".")),
         *constants("journal/replay.py", *refused),
         *constants("status/findings/journal.py", "_RELEASES"),
     }
@@ -185,3 +192,14 @@ def test_values_are_escaped() -> None:
         said = language("Paused by {name}", name="<script>")
         assert "<script>" not in str(said)
     assert isinstance(environment(), jinja2.Environment)
+
+
+def test_why_a_request_could_not_be_read_is_said_with_its_fields() -> None:
+    told = languages()["fr"].told
+    why = "Fields are missing or ill-formed."
+    assert told(f"{why} (missing: From, To)") == (
+        "Des champs manquent ou sont mal formés. (manquent : From, To)"
+    )
+    assert told(f"{why} (missing: From; invalid: To)") == (
+        "Des champs manquent ou sont mal formés. (manquent : From ; mal formés : To)"
+    )
