@@ -92,9 +92,10 @@ def test_a_message_is_seen_and_replayed(printed: list[str], tmp_path: Path) -> N
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+def daemon(tmp_path: Path, journal: str) -> Iterator[Daemon]:
     """A daemon whose console is on."""
-    one = Daemon(tmp_path, f'console.enabled = true\nconsole.listen = "{ADDRESS}:8002"')
+    settings = f'console.enabled = true\nconsole.listen = "{ADDRESS}:8002"\n{journal}'
+    one = Daemon(tmp_path, settings)
     try:
         yield one.start()
     finally:

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import pytest
 
 from ..end_to_end.daemon import PATIENCE_SECONDS, Answer, Daemon
-from .nginx import CLIENT, INSIDE, NAMED, OUR_FILE, Nginx
+from .nginx import CLIENT, HOST, INSIDE, NAMED, OUR_FILE, Nginx
 
 pytestmark = pytest.mark.system
 
@@ -57,6 +57,7 @@ class Site:
         *,
         certificate: str | None = None,
         source: str = STRANGER,
+        asked_of: str = NAME,
     ) -> Answer:
         """One request of a browser; whoever has no certificate, or a wrong one, may be cut off."""
         tls = ssl.create_default_context(cafile=self.folder / "certificate.pem")
@@ -67,7 +68,7 @@ class Site:
             )
         raw = socket.create_connection((INSIDE, self.nginx.port), PATIENCE_SECONDS)
         connection = http.client.HTTPSConnection(NAME)
-        connection.sock = tls.wrap_socket(raw, server_hostname=NAME)
+        connection.sock = tls.wrap_socket(raw, server_hostname=asked_of)
         body = None if form is None else urlencode(form)
         headers = {"Host": NAME, CLIENT: source, "Cookie": self.cookie}
         if form is not None:
@@ -154,6 +155,7 @@ def test_holders_of_a_certificate_get_in_and_nobody_else(start: Start) -> None:
     assert (now.status, b"Anne" in now.body) == (200, True)
     assert site.ask("GET", "/live/lines", certificate="anne").body.startswith(b"data: ")
     assert site.ask("GET", "/").status == 400  # the cookie alone is nothing
+    assert site.ask("GET", "/", asked_of=HOST).status == 421  # nor is the neighbour's handshake
 
 
 def test_a_vpn_gets_in_and_nobody_else(start: Start) -> None:

@@ -105,13 +105,15 @@ def _masked(name: str, value: Any) -> Any:
 
 
 def _event(line: str, *, viewer: bool) -> bytes:
-    """Return a line of the log as a server-sent event: JSON on one line."""
+    """Return a line of the log as a server-sent event: JSON on one line. A line that is none of
+    ours is one text, also where a browser could not read its JSON.
+    """
     try:
-        told: Any = json_text.decode(line)
-    except json.JSONDecodeError:
-        told = {"line": line}
-    if not isinstance(told, dict):
-        told = {"line": line}
-    if viewer:
-        told = {name: _masked(name, value) for name, value in told.items()}
-    return b"data: " + json.dumps(told).encode("ascii") + b"\n\n"
+        told = json_text.decode(line)
+        values = told if isinstance(told, dict) else {"line": line}
+        if viewer:
+            values = {name: _masked(name, value) for name, value in values.items()}
+        event = json.dumps(values, allow_nan=False)
+    except (ValueError, RecursionError):
+        event = json.dumps({"line": HIDDEN if viewer else line})
+    return f"data: {event}\n\n".encode("ascii")

@@ -321,6 +321,34 @@ async def test_the_log_is_followed_over_rotation(site: Site) -> None:
 
 
 @on_sqlite
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"at":' * 5000 + "1" + "}" * 5000,
+        "[" * 20_000,
+        '{"cost":NaN}',
+        '{"cost":1e999}',
+        "\x00\x1b[2J",
+        '["a line"]',
+    ],
+    ids=lambda line: line[:12],
+)
+async def test_lines_of_others_end_nothing(site: Site, line: str) -> None:
+    """What another program writes into the log is a text, and the next line follows it."""
+    site.around.log.write_text(f'{line}\n{{"event":"after"}}\n')
+    for browser in (await site.logged_in(), await site.logged_in(VIEWER)):
+        cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+        headers = {"Host": browser.host, "Cookie": cookie}
+        url = f"http://127.0.0.1:{site.port}/live/lines"
+        async with asyncio.timeout(90), site.http.get(url, headers=headers) as answer:
+            first = await answer.content.readline()
+            shown = json.loads(first.removeprefix(b"data: "), parse_constant=pytest.fail)
+            assert list(shown) == ["line"]
+            assert await answer.content.readline() == b"\n"
+            assert b"after" in await answer.content.readline()
+
+
+@on_sqlite
 async def test_no_more_than_sixteen_watch_and_eight_of_one_name(site: Site) -> None:
     site.around.log.write_text('{"event":"line"}\n')
     url = f"http://127.0.0.1:{site.port}/live/lines"

@@ -21,7 +21,8 @@ function addLine(line) {
 
 // What would be invisible, or turn the line around, is shown by its number.
 function visible(text) {
-  return text.replace(/[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}]/gu,
+  return text.replace(
+    /[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u{e0100}-\u{e01ef}]/gu,
     (one) => "\u27e8U+" + one.codePointAt(0).toString(16).toUpperCase() + "\u27e9");
 }
 
