@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 ResultT = TypeVar("ResultT")
+PATIENCE_SECONDS = 180
 
 
 class Proxy:
@@ -32,7 +33,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         starting = asyncio.run_coroutine_threadsafe(self._start(), self._loop)
-        self._server = starting.result(5)
+        self._server = starting.result(PATIENCE_SECONDS)
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     async def _start(self) -> asyncio.Server:
@@ -81,9 +82,9 @@ class Proxy:
         self._do(listen)
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(PATIENCE_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(PATIENCE_SECONDS)
         self._loop.close()
 
     async def _end(self) -> None:
@@ -93,13 +94,13 @@ class Proxy:
         self._passes_ends.set()
         self._end_all()
         if serving := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(serving, timeout=5)
+            await asyncio.wait(serving, timeout=PATIENCE_SECONDS)
 
     def _do(self, change: Callable[[], ResultT]) -> ResultT:
         async def on_the_loop() -> ResultT:
             return change()
 
-        return asyncio.run_coroutine_threadsafe(on_the_loop(), self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(on_the_loop(), self._loop).result(PATIENCE_SECONDS)
 
     def _end_all(self) -> None:
         for writer in self._writers:

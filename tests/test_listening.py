@@ -25,7 +25,7 @@ from berinia_webhookd.config.settings import ServerSettings
 from berinia_webhookd.errors import CannotStart, CannotStartNow, WebhookdError
 from berinia_webhookd.listening import address_of, open_sockets
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from berinia_webhookd.supervision import (
 )
 from tests.end_to_end.daemon import Daemon
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 _numbers = count(1)
 
 

@@ -25,7 +25,7 @@ from berinia_webhookd.config.settings import Settings
 TOKEN = "0123456789abcdef0123456789abcdef"
 PUBLIC_URL = "https://app.example.com"
 SMS_PATH = "/webhook/sms-response"
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 
 # Appends what it gets to a file beside itself, so that a test sees what really arrived, in order.
 RECORDER = """

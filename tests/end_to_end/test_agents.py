@@ -79,7 +79,7 @@ class Recorder:
 
 def test_every_failure_is_in_the_journal_with_its_kind_and_reason(tmp_path: Path) -> None:
     """`events show` tells what became of each attempt; others' messages are served in between."""
-    settings = "agents.ResponseListenerAgent.timeout_seconds = 1"
+    settings = "agents.ResponseListenerAgent.timeout_seconds = 5"
     daemon = Daemon(tmp_path, settings, agent=FAILING)
     try:
         daemon.start()
@@ -95,7 +95,7 @@ def test_every_failure_is_in_the_journal_with_its_kind_and_reason(tmp_path: Path
         daemon.close()
     attempts = [(attempt["outcome"], attempt["error"]) for attempt in shown["attempts"]]
     assert [outcome for outcome, _ in attempts] == ["crash", "exception", "timeout", "error"]
-    reasons = ["exit code 3", "LookupError: no such lead", "no answer within 1 s", "never mind"]
+    reasons = ["exit code 3", "LookupError: no such lead", "no answer within 5 s", "never mind"]
     assert all(reason in error for reason, (_, error) in zip(reasons, attempts, strict=True))
 
 

@@ -117,7 +117,7 @@ def wait_longer(_: Daemon) -> None:
         pytest.param(kill_daemon, "", "lost", id="daemon"),
         pytest.param(kill_daemon, "agents.defaults.retry_on = []", "lost", id="nothing retried"),
         pytest.param(kill_host, "", "crash", id="host"),
-        pytest.param(wait_longer, "agents.defaults.timeout_seconds = 1", "timeout", id="timeout"),
+        pytest.param(wait_longer, "agents.defaults.timeout_seconds = 5", "timeout", id="timeout"),
         pytest.param(
             stop_and_start, "agents.defaults.stop_grace_seconds = 0.1", "stopped", id="stop"
         ),
@@ -218,12 +218,19 @@ class HttpAgent:
     a status, or it breaks off without an answer, or thinks for ever; afterwards with a reply.
     """
 
-    def __init__(self, *answers: int | str, port: int = 0) -> None:
+    def __init__(self, *answers: int | str, listens: bool = True) -> None:
         self._answers = list(answers)
-        self._server = socket.create_server(("127.0.0.1", port))
+        self._server = socket.socket()
+        self._server.bind(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self.requests: list[bytes] = []
         self._thinking = ExitStack()
+        if listens:
+            self.listen()
+
+    def listen(self) -> None:
+        """Be there; until then connections are refused, and nobody else gets the port."""
+        self._server.listen()
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -245,7 +252,8 @@ class HttpAgent:
                 connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
 
     def close(self) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # it may never have listened
+            self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self._thinking.close()
 
@@ -268,7 +276,7 @@ def calling(port: int, schedule: str = "[0.1]") -> str:
         channels.whatsapp.agent = "Caller"
         channels.whatsapp.retry_schedule_seconds = {schedule}
         agents.Caller.target = "http://127.0.0.1:{port}/"
-        agents.Caller.timeout_seconds = 2
+        agents.Caller.timeout_seconds = 5
     """
 
 
@@ -314,14 +322,13 @@ def test_who_says_that_it_did_nothing_is_asked_again(start: Start, bot: Bot, sta
 
 def test_where_nobody_listens_nothing_was_begun(start: Start, bot: Bot) -> None:
     """Over `kill -9` too: the command reaches the agent over HTTP once it is there, once."""
-    with contextlib.closing(HttpAgent()) as gone:
-        port = gone.port
-    daemon = start(calling(port, f"[{', '.join(['0.2'] * 200)}]"))
-    ordered = order(daemon)
-    daemon.wait_for("attempt.failed", outcome="unreachable", count=2)
-    kill_daemon(daemon)
-    daemon.wait_for("attempt.failed", outcome="unreachable")
-    with contextlib.closing(HttpAgent(port=port)) as agent:
+    with contextlib.closing(HttpAgent(listens=False)) as agent:
+        daemon = start(calling(agent.port, f"[{', '.join(['0.2'] * 200)}]"))
+        ordered = order(daemon)
+        daemon.wait_for("attempt.failed", outcome="unreachable", count=2)
+        kill_daemon(daemon)
+        daemon.wait_for("attempt.failed", outcome="unreachable")
+        agent.listen()
         assert bot.wait_for(1)[0]["message"] == "3 leads"
         assert set(outcomes(show(daemon, ordered))) <= {"unreachable", "lost", "success"}
         assert len(agent.requests) == 1

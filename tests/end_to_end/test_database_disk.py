@@ -150,7 +150,6 @@ def start(cluster: Cluster) -> tuple[Daemon, Daemon]:
     return door, cluster.node(Worker, "hands", behind_proxy=False).start()
 
 
-@pytest.mark.timeout(180)
 @MEANS
 def test_data_that_cannot_grow_is_refused_until_it_can(tmp_path: Path, means: str) -> None:
     """The server goes on, and only what must be kept is refused."""
@@ -172,7 +171,6 @@ def test_data_that_cannot_grow_is_refused_until_it_can(tmp_path: Path, means: st
             assert len(news) // 2 <= MOST_RECOVERIES
 
 
-@pytest.mark.timeout(180)
 @MEANS
 def test_wal_that_cannot_grow_is_waited_for(tmp_path: Path, means: str) -> None:
     """The server falls, and as long as its disk is full it cannot come back."""

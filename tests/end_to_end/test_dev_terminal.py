@@ -18,7 +18,7 @@ import pytest
 
 from berinia_webhookd.tools.dev_reload import stamps
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 PROGRAM = [sys.executable, "-m", "berinia_webhookd"]
 COLUMNS = 80
 TIME = re.compile(r"\d\d:\d\d:\d\d ")

@@ -29,7 +29,7 @@ from .providers import (
 
 ACCOUNT = "AC" + "0" * 32
 SETTINGS = f"""{ALL_CHANNELS}
-server.body_timeout_seconds = 0.3
+server.body_timeout_seconds = 2
 channels.sms.account_sids = ["{ACCOUNT}"]
 channels.sms.max_body_bytes = 20000
 channels.email.max_body_bytes = 20000
@@ -303,10 +303,13 @@ def test_503_while_the_journal_does_not_answer(tmp_path: Path) -> None:
     """Another program holds the file: no silence, no 2xx, and recovery by itself. What was under
     way is kept although its provider was told to come again.
     """
-    with closing(Daemon(tmp_path, f"{SETTINGS}\nserver.ack_timeout_seconds = 0.5")) as daemon:
+    with closing(Daemon(tmp_path, SETTINGS)) as daemon:
         daemon.start()
         assert daemon.sms().status == 200
         daemon.wait_for("attempt.succeeded")
+        patient = daemon.config.read_text()
+        daemon.config.write_text(f"server.ack_timeout_seconds = 0.5\n{patient}")
+        daemon.reload()
         before = -1.0
         while (commits := committed(daemon)) != before:  # until nobody asks for anything
             before = commits
@@ -317,6 +320,8 @@ def test_503_while_the_journal_does_not_answer(tmp_path: Path) -> None:
                 expect(daemon.request("POST", path, *request()), 503)
             journal.execute("ROLLBACK")
         daemon.wait_for("attempt.succeeded", count=2)
+        daemon.config.write_text(patient)
+        daemon.reload(count=2)
         for path, request in CHANNELS.items():
             assert daemon.request("POST", path, *request()).status in {200, 202}
         daemon.wait_for("attempt.succeeded", count=2 + len(CHANNELS))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 README = Path(__file__).parents[2] / "README.md"
 PROGRAM = [sys.executable, "-m", "berinia_webhookd"]
 

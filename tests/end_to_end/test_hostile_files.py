@@ -37,7 +37,6 @@ def wait_until_answered(daemon: Daemon, reloads: int) -> None:
         pause.wait(0.01)
 
 
-@pytest.mark.timeout(400)  # 300 reloads, some of them of a megabyte
 def test_no_file_ends_a_running_daemon(stopped: Daemon) -> None:
     """Each is taken or refused, and the daemon goes on, can be put right, and stops when told."""
     good = stopped.config.read_text()

@@ -126,7 +126,6 @@ def test_the_password_is_nowhere_to_be_seen(cluster: Cluster) -> None:
     assert "geheim" not in seen
 
 
-@pytest.mark.timeout(180)
 def test_nothing_accepted_is_lost_whoever_falls(cluster: Cluster) -> None:
     """Two that receive and two that work, each killed in turn; the database restarted, cut off and
     silent: all that was answered 200 is delivered, each conversation in its order.

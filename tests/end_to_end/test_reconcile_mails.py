@@ -33,7 +33,6 @@ from .twilio_api import TwilioApi
 
 KEY = "f0e1d2c3b4a5968778695a4b3c2d1e0f-00000000-00000001"
 WORDS = 'channels.email.opt_out_words = { stop = ["stop"] }'
-pytestmark = pytest.mark.timeout(400)  # many commands, each of which starts a process
 LINE = ("reconcile", "email", "--since", "20h")
 PDF = File(b"%PDF-1.7\r\n\0--xyz", name="devis \u00e9t\u00e9.pdf")
 

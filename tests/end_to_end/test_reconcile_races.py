@@ -98,7 +98,6 @@ class OfMails:
         return MailgunMails(MailgunChannel(settings), loaded.reconcile_mailgun, **how)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", [OfSms, OfMails])
 def test_nothing_is_doubled_or_lost_in_a_race_with_late_callbacks(
     tmp_path: Path,

@@ -169,21 +169,23 @@ def test_an_agent_that_cannot_be_imported(stopped: Daemon) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "reason", "fix"),
+    ("body", "limit_seconds", "reason", "fix"),
     [
-        ("time.sleep(60)", "no answer within 0.5 s", "timeout_seconds"),
-        ("raise RuntimeError('no CRM')", "recorder.py:5: RuntimeError: no CRM", "webhookd reload"),
+        ("time.sleep(60)", 0.5, "no answer within 0.5 s", "timeout_seconds"),
+        ("raise RuntimeError('no CRM')", 60, "recorder.py:5: RuntimeError: no CRM", "d reload"),
     ],
     ids=["hangs", "fails"],
 )
-def test_an_agent_that_hangs_or_fails(stopped: Daemon, body: str, reason: str, fix: str) -> None:
+def test_an_agent_that_hangs_or_fails(
+    stopped: Daemon, body: str, limit_seconds: float, reason: str, fix: str
+) -> None:
     """At once after its third attempt, with what it says, while all its messages are to be tried
     again for hours.
     """
     agent(stopped, body)
     text = stopped.config.read_text()
     stopped.config.write_text(text.replace("[0.05, 0.05, 0.05]", "[600]"))
-    write(stopped, "agents.ResponseListenerAgent.timeout_seconds = 0.5")
+    write(stopped, f"agents.ResponseListenerAgent.timeout_seconds = {limit_seconds}")
     stopped.start()
     for number in range(3):
         sms = sample_sms(From=f"+3363998001{number}")

@@ -53,7 +53,6 @@ def wait_for_more(node: Daemon, event: str, more: int) -> None:
     node.wait_for(event, count=before + more)
 
 
-@pytest.mark.timeout(180)
 def test_machines_are_upgraded_one_after_another(cluster: Cluster, newer: Program) -> None:
     """Under load two newer programs start at once and extend the schema once; the older ones go on
     accepting and dispatching on it, are restarted on it, and leave: nobody is refused, and all that

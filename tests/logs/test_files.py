@@ -16,7 +16,7 @@ import pytest
 from berinia_webhookd.logs import files as module
 from berinia_webhookd.logs.files import QUEUE_LINES, Line, LogWriter
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 
 
 class Screen:

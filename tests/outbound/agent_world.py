@@ -29,7 +29,7 @@ from berinia_webhookd.outbound.python_agent import PythonAgents
 
 AGENTS: Final = Path(__file__).with_name("agents")
 MARK: Final = "OUTBOUND_TEST_MARK"  # an environment variable that all processes of a test inherit
-PATIENCE_SECONDS: Final = 90.0
+PATIENCE_SECONDS: Final = 180.0
 FRIENDLY: Final = AgentName("Friendly")
 
 _numbers = itertools.count(1)

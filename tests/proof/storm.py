@@ -60,7 +60,7 @@ SETTINGS = f"""
 """
 RELOADS, RELOADS_SECONDS = 300, 6.0
 STEPS_SECONDS = (-120, 600, -240, 3600, 7200)  # Mailgun's time stamps may be 5 minutes ahead
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 OPEN_STATES = frozenset({"ready", "running", "waiting"})
 
 

@@ -26,6 +26,7 @@ def memory_kib() -> int:
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
+@pytest.mark.timeout(900)  # it computes alone, on a machine that may be busy
 async def test_a_million_addresses_stay_within_the_table(say: Say) -> None:
     """Never more buckets than allowed; who has used up his own is not forgotten for the crowd."""
     limiter = RateLimit(RateLimitSettings(100, 3600, 100), Metrics())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 FORM = b"application/x-www-form-urlencoded"
 
 Header = tuple[bytes, bytes]

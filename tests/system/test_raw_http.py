@@ -17,7 +17,7 @@ from ..proof.wire import statuses
 from .nginx import OLD_BLOCK, OUR_FILE, Nginx
 from .test_loopback import each_program
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.system
 
 PAYLOADS = [
     *forged_http.framings(),

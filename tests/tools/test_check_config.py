@@ -22,7 +22,7 @@ from berinia_webhookd.cli import root
 from berinia_webhookd.journal.store import SqlJournal
 
 WORD = "hunter2"
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 STRANGER = 54_321
 
 AGENTS = """

@@ -21,7 +21,7 @@ from berinia_webhookd.logs import reading
 from berinia_webhookd.logs.reading import MAX_LINE_BYTES, Follower
 from berinia_webhookd.tools.since import Duration, Since, instant_of
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 

@@ -16,7 +16,7 @@ from berinia_webhookd.logs import reading
 from berinia_webhookd.logs.reading import Follower
 from berinia_webhookd.tools.logs import readable
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 
 Logs = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -15,7 +15,7 @@ from berinia_webhookd.cli import root
 
 from . import manual
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 CHANNEL = """
 [channels.second-number]
 kind = "twilio"

@@ -186,9 +186,9 @@ class TestJournal:
             other.execute("BEGIN IMMEDIATE")
             assert glance(path, 0.0) == FileState(None, complete=False, refusal=None)
             other.execute("ROLLBACK")
-        stopped.stop()
-        path.write_bytes(b"no journal" * 1000)
-        assert glance(path, 0.0).damage == "file is not a database"
+        foreign = path.with_name("foreign.db")
+        foreign.write_bytes(b"no journal" * 1000)
+        assert glance(foreign, 0.0).damage == "file is not a database"
 
     def test_a_damaged_journal(self, stopped: Daemon) -> None:
         """Pages overwritten: found, with the way to save what is left."""
