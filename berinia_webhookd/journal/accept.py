@@ -358,7 +358,7 @@ async def _insert_entries(
     transaction: Transaction, kept: Sequence[Inserted], conversations: Conversations
 ) -> None:
     rows: list[tuple[Any, ...]] = []
-    counted: list[tuple[str, str, str, str]] = []
+    counts = transaction.counts
     touched = {new.conversation for _, new in kept} - conversations.empty
     heads = await order.Heads.of(transaction, touched, conversations.paused)
     for arrival, new in kept:
@@ -389,8 +389,7 @@ async def _insert_entries(
                 wait,
             )
         )
-        counted.append((AGENT, event.channel, agent, state))
-    transaction.counts.update(counted)
+        counts[AGENT, event.channel, agent, state] += 1
     transaction.changes.work |= heads.start
     await transaction.many("insert_entry", rows)
     await order.advance(transaction, heads.changed)

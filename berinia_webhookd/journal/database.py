@@ -8,7 +8,7 @@ awaiting. Differences between the engines are in `sqlite.py` and `postgresql.py`
 from __future__ import annotations
 
 import abc
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -76,7 +76,7 @@ class Transaction(abc.ABC):
     def __init__(self) -> None:
         self.held: set[int] = set()  # locked conversations
         self.changes = Changes()  # notifications for other processes at the commit
-        self.counts: Counter[tuple[str, str, str, str]] = Counter()
+        self.counts: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
 
     @abc.abstractmethod
     async def execute(self, name: str, **values: Any) -> Sequence[Row]:
