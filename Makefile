@@ -69,7 +69,7 @@ $(VENV)/installed-bench: $(VENV)/installed
 	  install --editable '.[bench-peers]'
 	touch $@
 
-bench: $(VENV)/installed-bench  ## speed beside its peers, in under ten minutes; docs/performance.md shows it
+bench: $(VENV)/installed-bench  ## speed beside its peers, in about a quarter of an hour; docs/performance.md shows it
 	tests/install_system_programs wrk webhook nginx redis-server util-linux
 	$(BIN)/python contrib/bench $(BENCH)
 
