@@ -27,6 +27,7 @@ RESOURCES = [
 # Frames of the import system, removed from tracebacks.
 NOT_THEIRS = ("<frozen importlib", importlib.__file__, __file__)
 NUMBER_KEYS = ("after_seconds", "for_seconds", "cost")
+encoded = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make an encoder each time
 ANSWER_KEYS = ("status", "response", "message", "result", "error", "reason")
 
 
@@ -319,7 +320,7 @@ def flush_output() -> None:
 
 def write_message(fd: int, message: dict[str, Any]) -> None:
     """Write one message of any length to a blocking descriptor."""
-    body = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+    body = encoded(message).encode("utf-8", "replace")
     data = memoryview(len(body).to_bytes(4, "big") + body)
     while data:
         data = data[os.write(fd, data) :]

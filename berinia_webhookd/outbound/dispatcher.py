@@ -175,14 +175,14 @@ class Dispatcher:
         of_host: dict[str, set[AgentName]] = {}
         loaded = self.availability.loaded
         for agent, transport in loaded.items():
-            limit = self._policies.concurrency_of(agent)
-            if (word := self._policies.host_of(agent)) is not None:
-                of_host.setdefault(word, set()).add(agent)
-            elif limit is None:
+            limits = self._policies.limits_of(agent)
+            if limits.host is not None:
+                of_host.setdefault(limits.host, set()).add(agent)
+            elif limits.concurrency is None:
                 shared.setdefault(transport, set()).add(agent)
             else:
                 room = self._queue(transport).room
-                wanted.append(({agent}, min(room, limit - self._busy[agent])))
+                wanted.append(({agent}, min(room, limits.concurrency - self._busy[agent])))
         for agents in of_host.values():
             # Entries waiting here for a shared host would take the place of others.
             busy = sum(self._busy[agent] for agent in agents)
@@ -196,7 +196,8 @@ class Dispatcher:
         return requests
 
     def _request(self, agents: Set[AgentName], limit: int) -> ClaimRequest:
-        budgets = {agent: budget for agent in agents if (budget := self._policies.budget_of(agent))}
+        limits = self._policies.limits_of
+        budgets = {agent: budget for agent in agents if (budget := limits(agent).budget)}
         return ClaimRequest(EntryKind.AGENT, frozenset(agents), limit, budgets)
 
     def _queue(self, transport: Transport) -> TransportQueue:
@@ -301,7 +302,8 @@ class Dispatcher:
         queue.settling.remove(run)
         settled = recording.result()
         self._log.ended(run.settlement, settled)
-        self._guards.report_failures(run.settlement, settled)
+        if settled.failures is not None:
+            self._guards.report_failures(run.settlement, settled.failures)
         self._note_idle()
 
     def _forget(self, runs: Iterable[Run]) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from berinia_webhookd.journal.contract import MOST_FAILURES, Hold, Settled, Settlement
-from berinia_webhookd.model import AgentName, EntryKind, Outcome
+from berinia_webhookd.journal.contract import MOST_FAILURES, Hold, Settlement
+from berinia_webhookd.model import AgentName, Outcome
 
 logger = structlog.get_logger()
 
@@ -43,9 +43,11 @@ class Guards:
 
     def observe(self, agent: AgentName, outcome: Outcome) -> bool:
         """Count an attempt of an agent; returns whether it keeps failing."""
-        if outcome.agent_works:
-            del self._failures[agent]
-        elif outcome.agent_works is False:
+        works = outcome.agent_works
+        if works:
+            self._failures.pop(agent, None)
+            return False
+        if works is False:
             self._failures[agent] += 1
         return self._failures[agent] >= MOST_FAILURES
 
@@ -63,11 +65,9 @@ class Guards:
             )
             self._on_hold(hold)
 
-    def report_failures(self, settlement: Settlement, settled: Settled) -> None:
+    def report_failures(self, settlement: Settlement, failures: int) -> None:
         """Log and alert that an agent keeps failing, or works again."""
-        entry, failures = settlement.entry, settled.failures
-        if failures is None or entry.kind is not EntryKind.AGENT:
-            return
+        entry = settlement.entry
         if not failures:
             logger.info("agent.recovered", agent=entry.agent)
             return

@@ -123,32 +123,42 @@ def _jittered(seconds: float, random: Callable[[], float]) -> float:
     return seconds * (1 - JITTER + 2 * JITTER * random())
 
 
+@dataclass(frozen=True, slots=True)
+class AgentLimits:
+    """What bounds the entries that are claimed for an agent."""
+
+    concurrency: int | None  # attempts at once here; None: no limit
+    host: str | None  # agents with the same word share a host
+    budget: Budget | None  # for its guards; None: only the default guards apply
+
+    @classmethod
+    def of(cls, agent: AgentSettings) -> AgentLimits:
+        """Return the limits of these settings."""
+        budget = Budget(agent.daily_cost, agent.per_sender, agent.loop_guard)
+        return cls(agent.concurrency, agent.shared_host, None if budget == Budget() else budget)
+
+
 class RetryPolicies:
     """The policies as configured now."""
 
     def __init__(self, settings: Settings, channel_of: ChannelOf = no_channel) -> None:
         self._settings = settings
         self._channel_of = channel_of
+        # Both are made once for each configuration: they are needed for every claim and attempt.
         self._made: dict[tuple[EntryKind, AgentName, ChannelName], RetryPolicy] = {}
+        self._limits: dict[AgentName, AgentLimits] = {}
 
     def reconfigure(self, settings: Settings) -> None:
         """Use these settings from the next attempt on."""
         self._settings = settings
         self._made.clear()
+        self._limits.clear()
 
-    def concurrency_of(self, agent: AgentName) -> int | None:
-        """Return how many attempts of this agent may run at once here; None: no limit."""
-        return self._settings.agents.of(agent).concurrency
-
-    def host_of(self, agent: AgentName) -> str | None:
-        """Return the agent's `host` word: agents with the same word share a host."""
-        return self._settings.agents.of(agent).shared_host
-
-    def budget_of(self, agent: AgentName) -> Budget | None:
-        """Return the budget for an agent's guards; None: only the default guards apply."""
-        ours = self._settings.agents.of(agent)
-        budget = Budget(ours.daily_cost, ours.per_sender, ours.loop_guard)
-        return None if budget == Budget() else budget
+    def limits_of(self, agent: AgentName) -> AgentLimits:
+        """Return the limits of an agent."""
+        if (made := self._limits.get(agent)) is None:
+            made = self._limits[agent] = AgentLimits.of(self._settings.agents.of(agent))
+        return made
 
     def of(self, entry: Entry) -> RetryPolicy:
         """Return the policy of an entry: from its agent's settings, else its channel's kind."""
