@@ -31,7 +31,7 @@ class Recorder:
             time.sleep(0.01)
         return {"response": "re: " + event["data"]["body"]}
 """
-GATHER = "agents.defaults.gather_seconds = 2"
+SILENCE_SECONDS = 4  # between two messages even a busy machine needs less
 THOUGHT = ["Bonjour", "je voudrais", "un rendez-vous", "demain", "si possible"]
 Start = Callable[..., Daemon]
 
@@ -41,9 +41,15 @@ def start(tmp_path: Path, journal: str) -> Iterator[Start]:
     """Starts a daemon whose agents gather."""
     with ExitStack() as stack:
 
-        def begin(settings: str = "", *, wait_seconds: float = 60) -> Daemon:
+        def begin(
+            settings: str = "",
+            *,
+            wait_seconds: float = 60,
+            silence_seconds: float = SILENCE_SECONDS,
+        ) -> Daemon:
             wait = f"channels.whatsapp.reply_wait_seconds = {wait_seconds}"
-            lines = f"{ALL_CHANNELS}\n{journal}\n{GATHER}\n{wait}\n{settings}"
+            gather = f"agents.defaults.gather_seconds = {silence_seconds}"
+            lines = f"{ALL_CHANNELS}\n{journal}\n{gather}\n{wait}\n{settings}"
             daemon = Daemon(tmp_path, lines, agent=LISTENER)
             stack.callback(daemon.close)
             return daemon.start()
@@ -110,7 +116,7 @@ def test_one_reply_is_posted_where_nobody_waits(start: Start) -> None:
 
 def test_kill_9_while_they_gather(start: Start) -> None:
     """What was written before and after comes together."""
-    daemon = start()
+    daemon = start(silence_seconds=15)  # longer than the daemon needs to be there again
     for text in THOUGHT[:3]:
         daemon.sms(Body=text)
     daemon.kill()

@@ -138,7 +138,7 @@ def test_a_pause_ends_by_itself(start: Start, journal: str) -> None:
 
 def test_an_agent_hands_over(start: Start) -> None:
     """Its answer goes to the person, and what they write then waits for somebody."""
-    daemon = start("channels.whatsapp.reply_wait_seconds = 5")
+    daemon = start("channels.whatsapp.reply_wait_seconds = 60")
     answer = whatsapp(daemon, content="a person, please")
     assert answer.json()["response"] == "Camille answers you."
     event = daemon.wait_for("conversation.paused")
@@ -160,12 +160,13 @@ def pause_by_bot(daemon: Daemon, **fields: object) -> Any:
 
 def test_the_bot_pauses_a_group_with_everybody_in_it(start: Start) -> None:
     """Those too who write there for the first time, also after `kill -9`; twice is once."""
-    daemon = start("channels.whatsapp.reply_wait_seconds = 3")
+    daemon = start("channels.whatsapp.reply_wait_seconds = 6")
+    daemon.wait_for("agent_host.started")
     assert whatsapp(daemon, content="one").json()["response"] == "re: one"
     for _ in range(2):
         assert pause_by_bot(daemon, group=GROUP).status == 200
     daemon.kill()
-    daemon.start()
+    daemon.start().wait_for("agent_host.started")
     for author in ("33639980001@c.us", "33639980007@c.us"):
         assert whatsapp(daemon, content="two", author=author).status == 202
     elsewhere = whatsapp(daemon, content="three", group="Les leads")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ..ports import refusing_port
 from .bot import Bot
 from .daemon import PATIENCE_SECONDS, Answer, Daemon
 from .providers import ALL_CHANNELS, WHATSAPP_PATH, posted_whatsapp, sample_whatsapp
@@ -290,11 +291,11 @@ def test_a_late_reply_is_repeated_only_where_it_was_not_sent(
 
 def test_a_bot_that_is_away_is_tried_again_and_given_up(start: Start) -> None:
     """Nothing was sent, so the schedule is followed to its end; the text stays in the event."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    daemon = start(f'{SHORT}\nchannels.whatsapp.late_reply_url = "http://127.0.0.1:{port}/send"')
-    answer = post_late(daemon)
-    daemon.wait_for("reply.undeliverable", event_id=answer.json()["event_id"])
+    with refusing_port() as port:
+        url = f"http://127.0.0.1:{port}/send"
+        daemon = start(f'{SHORT}\nchannels.whatsapp.late_reply_url = "{url}"')
+        answer = post_late(daemon)
+        daemon.wait_for("reply.undeliverable", event_id=answer.json()["event_id"])
     shown = show(daemon, answer)
     outcomes = [attempt["outcome"] for attempt in shown["late_reply"]["attempts"]]
     assert outcomes == ["unreachable"] * 3
@@ -305,8 +306,8 @@ def test_a_late_reply_past_its_age_is_dropped(start: Start) -> None:
     """What would come an hour after the question is not posted at all."""
     bot = Bot([503])
     try:
-        age = "channels.whatsapp.late_reply_max_age_seconds = 1"
-        daemon = start(f"{late(bot)}\n{age}", pauses="[3]")
+        age = "channels.whatsapp.late_reply_max_age_seconds = 8"
+        daemon = start(f"{late(bot)}\n{age}", pauses="[9]")
         answer = post_late(daemon)
         daemon.wait_for("reply.undeliverable", event_id=answer.json()["event_id"])
         attempts = show(daemon, answer)["late_reply"]["attempts"]

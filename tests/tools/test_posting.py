@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from berinia_webhookd.channels.contract import SignedRequest
 from berinia_webhookd.errors import WebhookdError
 from berinia_webhookd.tools.posting import MAX_ANSWER_BYTES, Posted, Tally, Target, post_all
+from tests.ports import refusing_port
 
 from .receiver import Receiver
 
@@ -19,11 +21,10 @@ SAMPLE = SignedRequest("/webhook/sms-response", {"X-Sample": "1"}, b"Body=Bonjou
 
 
 @pytest.fixture
-def free_port() -> int:
+def free_port() -> Iterator[int]:
     """A port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
+    with refusing_port() as port:
+        yield port
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -28,6 +27,7 @@ from berinia_webhookd.status.findings.journal import (
 from berinia_webhookd.tools.doctor.installation import find
 from tests.end_to_end.daemon import Daemon
 from tests.full_disk import full_disk
+from tests.ports import refusing_port
 from tests.postgresql import Postgresql
 
 from .conftest import make
@@ -278,11 +278,10 @@ def test_postgresql_that_is_unreachable(stopped: Daemon, tmp_path: Path) -> None
 
 def test_a_postgresql_that_refuses_connections(stopped: Daemon) -> None:
     """By its address it can be asked from here."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"postgresql://postgres:hidden-word@127.0.0.1:{port}/berinia"
-    stopped.config.write_text(f'journal.url = "{url}"\n{stopped.config.read_text()}')
-    finding = doctor(stopped).one("journal", "wrong", "Connect call failed")
+    with refusing_port() as port:
+        url = f"postgresql://postgres:hidden-word@127.0.0.1:{port}/berinia"
+        stopped.config.write_text(f'journal.url = "{url}"\n{stopped.config.read_text()}')
+        finding = doctor(stopped).one("journal", "wrong", "Connect call failed")
     assert f"`pg_isready -d 'postgresql://127.0.0.1:{port}/berinia'`" in finding["fix"][-1]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from tests.end_to_end.daemon import Daemon
+from tests.ports import refusing_port
 
 from .conftest import make, set_public_url
 from .proxy import Proxy, Setup
@@ -225,17 +225,15 @@ def test_nginx_hands_to_another_daemon(proxied: Proxied, tmp_path_factory: Folde
 def test_nobody_behind_nginx(proxied: Proxied) -> None:
     """A port where nobody listens is a 502."""
     daemon, proxy = proxied
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    proxy.setup = replace(proxy.setup, upstream=port)
-    doctor(daemon).one("nginx", "wrong", "sms-response", "(502)")
+    with refusing_port() as port:
+        proxy.setup = replace(proxy.setup, upstream=port)
+        doctor(daemon).one("nginx", "wrong", "sms-response", "(502)")
 
 
 def test_nothing_listens_at_the_public_url(trusting: Daemon) -> None:
     """Nginx is down: said once, and not for each channel."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    report = doctor(trusting, environment={LOOK_ONCE: f"http://127.0.0.1:{port}"})
+    with refusing_port() as port:
+        report = doctor(trusting, environment={LOOK_ONCE: f"http://127.0.0.1:{port}"})
     report.one("nginx", "wrong", "cannot be reached", "systemctl status nginx")
     assert len(report.of("nginx")) == 1
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import pytest
 from berinia_webhookd.tools.doctor import processes
 from berinia_webhookd.tools.doctor.processes import Process
 from tests.end_to_end.daemon import Daemon
+from tests.ports import refusing_port
 
 from .conftest import make
 from .reading import doctor, run_doctor
@@ -208,10 +208,9 @@ def test_an_address_that_is_none(shared: Daemon) -> None:
 
 def test_a_daemon_that_lost_its_socket(shared: Daemon) -> None:
     """A process that runs where nobody listens is no service."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    say(shared, {"address": f"127.0.0.1:{port}"})
-    report = doctor(shared)
+    with refusing_port() as port:
+        say(shared, {"address": f"127.0.0.1:{port}"})
+        report = doctor(shared)
     report.one("port", "wrong", "nothing listens")
     report.one("health", "wrong", "does not answer")
 
