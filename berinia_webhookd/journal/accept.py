@@ -7,14 +7,14 @@ insert one twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Final
 
 from berinia_webhookd.config.agent_settings import Gathering
 from berinia_webhookd.journal import (
+    arrival_conversations,
     consents,
-    consents_key,
     event_text,
     order,
     ranks,
@@ -23,10 +23,12 @@ from berinia_webhookd.journal import (
     rejected,
     replay_keys,
 )
+from berinia_webhookd.journal.arrival_conversations import Conversations
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.contract import ReplayedSignature
 from berinia_webhookd.journal.database import (
     Conflict,
+    Parties,
     Transaction,
     Unstorable,
     microseconds,
@@ -40,7 +42,6 @@ from berinia_webhookd.journal.deliveries import (
 )
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.loops import loop_key
-from berinia_webhookd.journal.pause import EVERYBODY
 from berinia_webhookd.journal.rejected_items import as_items, rejection_text
 from berinia_webhookd.model import (
     AgentName,
@@ -59,7 +60,6 @@ AGENT = EntryKind.AGENT.value
 READY, SKIPPED = EntryState.READY.value, EntryState.SKIPPED.value
 DIGEST: Final = 6  # index of the state in a row
 GatheringOf = Callable[[AgentName], Gathering | None]
-Parties = tuple[str, str, str]  # the key of a conversation: channel, sender, party
 
 
 def no_gathering(agent: AgentName) -> None:
@@ -137,7 +137,7 @@ async def accept(
     """Store new events; known ones get the receipts of the first time."""
     if any(one.rejected for one in arrivals):
         arrivals = await rejected.without_kept_items(transaction, arrivals)
-    conversations = await _conversations(transaction, arrivals)
+    conversations = await arrival_conversations.of(transaction, arrivals)
     used = await replay_keys.used(transaction, arrivals)
     rebuilt = await rebuilt_keys.known(transaction, arrivals)
     inserted = await _insert_deliveries(transaction, arrivals, used, conversations.ids)
@@ -151,78 +151,9 @@ async def accept(
     return await receipts.of(transaction, arrivals, known, used, kept)
 
 
-async def touched(transaction: Transaction, arrivals: Sequence[Arrival]) -> Iterable[int]:
-    """Return the existing conversations of these events."""
-    return (await _find_conversations(transaction, _parties(arrivals))).ids.values()
-
-
-# ---- the conversations
-
-
-@dataclass(slots=True, eq=False)
-class Conversations:
-    """Conversations by their parties, with their state before the new events."""
-
-    ids: dict[Parties, int] = field(default_factory=dict)
-    paused: set[int] = field(default_factory=set)  # the pause may be over by now
-    empty: set[int] = field(default_factory=set)
-    everybody: set[tuple[str, str]] = field(default_factory=set)  # paused: channel and party
-
-
-def _parties(arrivals: Iterable[Arrival]) -> dict[Parties, None]:
-    return dict.fromkeys([new.parties for one in arrivals for new in one.events])
-
-
-async def _conversations(transaction: Transaction, arrivals: Sequence[Arrival]) -> Conversations:
-    """Return the conversations of the events, creating missing ones; on PostgreSQL, locked until
-    the commit. With a single writer, new ones are empty.
-    """
-    wanted = _parties(arrivals)
-    while True:
-        found = await _find_conversations(transaction, wanted)
-        if missing := sorted(wanted.keys() - found.ids.keys()):
-            await _make_conversations(transaction, arrivals, missing, found)
-        if not transaction.shared:
-            return found
-        if not missing and transaction.held.issuperset(found.ids.values()):
-            return found
-        # Selected again: one may just have been erased, or created by another node.
-        await order.hold(transaction, found.ids.values())
-
-
-async def _find_conversations(transaction: Transaction, wanted: Iterable[Parties]) -> Conversations:
-    found = Conversations()
-    everybody = {(channel, EVERYBODY, party) for channel, _, party in wanted}
-    rows = await transaction.many("find_conversations", [*wanted, *everybody])
-    for id_, channel, sender, party, paused in rows:
-        if sender != EVERYBODY:
-            found.ids[channel, sender, party] = id_
-            if paused:
-                found.paused.add(id_)
-        elif paused:
-            found.everybody.add((channel, party))
-    return found
-
-
-async def _make_conversations(
-    transaction: Transaction,
-    arrivals: Sequence[Arrival],
-    missing: Sequence[Parties],
-    found: Conversations,
-) -> None:
-    groups = {new.parties for one in arrivals for new in one.events if new.event.group}
-    ids = await transaction.numbers(len(missing))
-    rows = [(id_, *one, int(one in groups)) for id_, one in zip(ids, missing, strict=True)]
-    may_be_paused = transaction.shared or found.everybody
-    name = "make_conversations" if may_be_paused else "make_unpaused_conversations"
-    await transaction.many(name, rows)
-    for id_, parties in zip(ids, missing, strict=True):
-        found.ids[parties] = id_
-        found.empty.add(id_)
-        if parties[::2] in found.everybody:
-            found.paused.add(id_)
-    senders = (sender for _, sender, _ in missing)
-    await consents_key.recognise(transaction, arrivals[0].key, senders)
+async def touched(_: Transaction, arrivals: Sequence[Arrival]) -> Iterable[Parties]:
+    """Return the conversations of these events, not all of which exist."""
+    return arrival_conversations.parties_of(arrivals)
 
 
 # ---- what is inserted

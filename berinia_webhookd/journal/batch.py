@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from berinia_webhookd.journal import order
-from berinia_webhookd.journal.database import Transaction
+from berinia_webhookd.journal.database import Parties, Transaction
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+Touches = Callable[[Transaction, Sequence[ItemT]], Awaitable[Iterable[int | Parties]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,9 @@ class BatchStep(Generic[ItemT, ResultT]):
     rank: int
     apply: Callable[[Transaction, Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]]
     bounded: bool = False  # whether a full queue refuses it
-    # The conversations it will change. On PostgreSQL those of a whole batch are locked at once and
-    # in order, to prevent deadlocks between nodes.
-    touches: Callable[[Transaction, Sequence[ItemT]], Awaitable[Iterable[int]]] | None = None
+    # The conversations it will change, by id or parties. On PostgreSQL those of a whole batch are
+    # locked at once and in order, to prevent deadlocks between nodes.
+    touches: Touches[ItemT] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -57,8 +58,10 @@ async def apply(transaction: Transaction, batch: Sequence[Work]) -> list[Done]:
     ]
 
 
-async def _touched(transaction: Transaction, by_step: Iterable[Sequence[Work]]) -> set[int]:
-    touched: set[int] = set()
+async def _touched(
+    transaction: Transaction, by_step: Iterable[Sequence[Work]]
+) -> set[int | Parties]:
+    touched: set[int | Parties] = set()
     for works in by_step:
         touches = works[0].step.touches
         if touches is not None:

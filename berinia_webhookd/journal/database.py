@@ -22,6 +22,7 @@ ResultT = TypeVar("ResultT")
 Row = Any  # a row of either driver: its columns by name, and a sequence of them
 Move = tuple[str, str, str, str, str]  # kind, channel, agent, and the states before and after
 Step = Callable[["Transaction"], Awaitable[ResultT]]
+Parties = tuple[str, str, str]  # what identifies a conversation: channel, sender, party
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
@@ -65,7 +66,7 @@ class Changes:
 
     work: bool = False  # there may be something to claim
     replies: set[EventId] = field(default_factory=set)  # events whose outcome a caller may wait for
-    all_replies: bool = False  # too many to list
+    all_replies: bool = False  # of any event
 
 
 class Transaction(abc.ABC):
@@ -75,6 +76,8 @@ class Transaction(abc.ABC):
 
     def __init__(self) -> None:
         self.held: set[int] = set()  # locked conversations
+        # Those of them whose parties are known, with whether they are paused.
+        self.conversations: dict[Parties, tuple[int, bool]] = {}
         self.changes = Changes()  # notifications for other processes at the commit
         self.counts: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
 
@@ -153,8 +156,12 @@ class Database(abc.ABC):
     """The connections to one journal. Whatever fails in one raises `DatabaseError`."""
 
     shared: bool  # whether several processes may have it open to write
-    listening = False  # whether changes of other processes are notified
     created = False  # whether `own` created the journal
+
+    @property
+    def listening(self) -> bool:
+        """Whether changes of other processes are notified."""
+        return False
 
     @abc.abstractmethod
     async def own(self) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence, Set
 from typing import Final, NamedTuple
 
 from berinia_webhookd.journal import gather
-from berinia_webhookd.journal.database import Row, Transaction, microseconds
+from berinia_webhookd.journal.database import Parties, Row, Transaction, microseconds
 from berinia_webhookd.model import AgentName, EntryState
 
 READY, WAITING = EntryState.READY.value, EntryState.WAITING.value
@@ -152,6 +152,7 @@ async def discard(transaction: Transaction, rows: Sequence[Row]) -> None:
     await transaction.many("discard_entry", [{"place": row["place"]} for row in rows])
     for row in rows:
         transaction.moved(row, EntryState.DISCARDED.value)
+    transaction.changes.all_replies = True  # a caller may wait for that of one of them
     await advance(transaction, map(queue_of, rows))
 
 
@@ -169,12 +170,29 @@ async def advance_all(transaction: Transaction, conversations: Sequence[int]) ->
     await advance(transaction, [*map(queue_of, rows), *queues])
 
 
-async def hold(transaction: Transaction, conversation_ids: Iterable[int]) -> None:
+async def hold(transaction: Transaction, touched: Iterable[int | Parties]) -> None:
     """Lock these conversations until the commit, so that no two transactions each miss what the
-    other put into a queue. Call it before reading a queue's entries.
+    other put into a queue. Call it before reading a queue's entries. Those given by their parties
+    are in `transaction.conversations` afterwards, if they exist.
     """
     if not transaction.shared:
         return  # SQLite: the writer has locked the whole file
-    if ids := sorted(set(conversation_ids) - transaction.held):
-        await transaction.execute("hold_conversations", ids=ids)
-        transaction.held.update(ids)
+    wanted = set(touched) - transaction.held - transaction.conversations.keys()
+    ids = [one for one in wanted if isinstance(one, int)]
+    if not wanted:
+        return
+    parties = [one for one in wanted if not isinstance(one, int)]
+    channels, senders, others = zip(*parties, strict=True) if parties else ((), (), ())
+    rows = await transaction.execute(
+        "hold_conversations", ids=ids, channels=channels, senders=senders, parties=others
+    )
+    transaction.held.update(ids)
+    hold_rows(transaction, rows)
+
+
+def hold_rows(transaction: Transaction, rows: Iterable[Row]) -> None:
+    """Note conversations that are locked now: their ids, parties, and whether they are paused."""
+    for id_, channel, sender, party, paused in rows:
+        transaction.held.add(id_)
+        if sender is not None:  # else it was erased
+            transaction.conversations[channel, sender, party] = id_, bool(paused)

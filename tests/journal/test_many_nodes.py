@@ -8,7 +8,9 @@ from datetime import timedelta
 
 import pytest
 
+from berinia_webhookd.journal import notifications
 from berinia_webhookd.journal.contract import Budget, ClaimRequest, Reply, ReplyRoute
+from berinia_webhookd.journal.database import Changes
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.store import SqlJournal
@@ -17,6 +19,7 @@ from berinia_webhookd.model import (
     Decoded,
     EntryKind,
     EntryState,
+    EventId,
     Outcome,
     OutcomeKind,
     Receipt,
@@ -200,6 +203,33 @@ async def test_an_arrival_wakes_the_other_node(world: PostgresqlWorld, other: Sq
         await desk.replay([receipt.event_id], decode=lambda _: Decoded(()))
     await other.wait_for_work(None)
     assert [e.event.body for e in (await other.claim(REQUESTS)).entries] == ["one"]
+
+
+async def test_commits_close_together_are_told_at_once(
+    world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one at once; those until the pause is over together, or when the journal closes."""
+    monkeypatch.setattr(notifications, "PAUSE_SECONDS", 3600)
+    told: asyncio.Queue[str] = asyncio.Queue()
+    listens = asyncio.Event()
+    ours = notifications.Notifications()
+    async with world.connected() as connection, world.connected() as theirs:
+        await theirs.add_listener(
+            notifications.CHANNEL, lambda *about: told.put_nowait(str(about[3]))
+        )
+        exchange = asyncio.create_task(ours.exchange(connection, lambda _: listens.set()))
+        await listens.wait()
+        ours.tell(Changes(work=True))
+        await told.get()
+        ours.tell(Changes(replies={EventId("one")}))
+        ours.tell(Changes(replies={EventId("two")}))
+        exchange.cancel()
+        await asyncio.wait((exchange,))
+        heard = notifications.understood(await told.get(), myself="")
+        assert heard == Changes(replies={EventId("one"), EventId("two")})
+        await theirs.execute("SELECT 1")  # brings all that was told before
+        assert told.empty()
+        await theirs.reset()
 
 
 async def test_a_reply_reaches_the_node_where_the_caller_waits(

@@ -8,10 +8,12 @@ WHERE conversations.channel = wanted.channel AND conversations.sender = wanted.s
   AND conversations.party = wanted.party;
 
 -- name: make_conversations
--- Another node may insert the same one meanwhile: this waits for it, and it is selected afterwards.
--- A new one is paused while its party is paused for everybody.
+-- Another node may insert the same one meanwhile: this waits for it, and it is locked afterwards. They
+-- are inserted in one order on every node, to prevent deadlocks. A new one is paused while its party
+-- is paused for everybody.
 WITH wanted (id, channel, sender, party, of_group) AS (
-    VALUES (CAST(:id AS BIGINT), :channel, :sender, :party, CAST(:of_group AS INTEGER))
+    VALUES (/*postgresql nextval('numbers') *//*sqlite :id */, :channel, :sender, :party,
+            CAST(:of_group AS INTEGER))
 )
 INSERT INTO conversations
     (id, channel, sender, party, of_group, paused_at, paused_until, paused_by, paused_for)
@@ -22,7 +24,9 @@ LEFT JOIN conversations AS everybody
   ON everybody.sender = ' everybody' AND everybody.channel = wanted.channel
   AND everybody.party = wanted.party
 WHERE 1 = 1
-ON CONFLICT (channel, sender, party) DO NOTHING;
+ORDER BY wanted.channel, wanted.sender, wanted.party
+ON CONFLICT (channel, sender, party) DO NOTHING
+RETURNING id, channel, sender, party, CASE WHEN paused_at IS NULL THEN 0 ELSE 1 END AS paused;
 
 -- name: make_unpaused_conversations
 -- The same at less cost, for a single writer and no party that is paused for everybody.

@@ -1,7 +1,20 @@
 -- name: hold_conversations
--- Lock these conversations, in the order of their ids to prevent deadlocks.
-SELECT id FROM conversations WHERE id IN (:ids) ORDER BY id
-/*postgresql FOR NO KEY UPDATE */;
+-- For PostgreSQL: lock these conversations, given by their ids or their parties, in the order of their
+-- ids to prevent deadlocks. The rows are as they are once they are locked: one that was erased
+-- meanwhile has no sender any more.
+SELECT id, channel, sender, party, CASE WHEN paused_at IS NULL THEN 0 ELSE 1 END AS paused
+FROM conversations
+/*postgresql
+WHERE id = ANY(ARRAY(
+    SELECT unnest(CAST(:ids AS BIGINT[]))
+    UNION ALL
+    SELECT (SELECT id FROM conversations
+            WHERE sender = wanted.sender AND channel = wanted.channel AND party = wanted.party)
+    FROM unnest(CAST(:channels AS TEXT[]), CAST(:senders AS TEXT[]), CAST(:parties AS TEXT[]))
+         AS wanted (channel, sender, party)
+))
+ORDER BY id
+FOR NO KEY UPDATE */;
 
 -- name: heads
 -- What each queue of these conversations waits for: the entry that runs, or else the next one; or one
