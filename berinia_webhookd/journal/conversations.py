@@ -16,7 +16,10 @@ from berinia_webhookd.journal.pause import Paused
 from berinia_webhookd.journal.show import Shown
 from berinia_webhookd.model import EntryKind, EntryState
 
-RECENT_EVENTS: Final = 5000  # the newest events from which a list of conversations is made
+# The newest events from which a list of conversations is made: fewer are enough if most of them are
+# of different people.
+EVENTS_EACH: Final = 4  # for each conversation on the list
+RECENT_EVENTS: Final = 5000
 LONGEST_NUMBER: Final = 18
 
 
@@ -64,9 +67,19 @@ async def list_conversations(
         rows = await transaction.execute("list_paused")
         return await _states(transaction, [id_ for (id_,) in rows])
     held = [id_ for (id_,) in await transaction.execute("list_held")]
-    recent = await transaction.execute("recent_conversations", events=RECENT_EVENTS, most=limit)
-    ids = dict.fromkeys([*held, *(row["conversation"] for row in recent)])
+    ids = dict.fromkeys([*held, *await _recent(transaction, limit)])
     return await _states(transaction, [*ids][:limit])
+
+
+async def _recent(transaction: Transaction, limit: int) -> list[int]:
+    """Return the conversations of the newest events, the newest first."""
+    found: list[int] = []
+    for events in (min(EVENTS_EACH * limit, RECENT_EVENTS), RECENT_EVENTS):
+        rows = await transaction.execute("recent_conversations", events=events, most=limit)
+        found = [row["conversation"] for row in rows]
+        if len(found) == limit:
+            break
+    return found
 
 
 async def _states(transaction: Transaction, ids: Sequence[int]) -> list[ConversationState]:

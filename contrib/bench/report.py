@@ -261,10 +261,16 @@ def _hour(found: Result) -> Cells:
 
 def _scaling(found: Result) -> Cells:
     received, listed, logs = found["receiving"], found["events_list"], found["logs"]
+    dispatched = found["dispatching"]
     rows = [
         ["receiving", *(f"{received[name]['rate']:,.0f}/s" for name in ("empty", "many"))],
         ["CPU a request", *(_us(received[name]["cpu_us"]) for name in ("empty", "many"))],
         ["p99", *(_ms(received[name]["p99_ms"]) for name in ("empty", "many"))],
+        [
+            "dispatching to `log:`",
+            *(f"{dispatched[name]['rate']:,.0f}/s" for name in ("empty", "many")),
+        ],
+        ["CPU an event", *(_us(dispatched[name]["cpu_us"]) for name in ("empty", "many"))],
         ["`events list`", *(_ms(listed[name]["query_ms"]) for name in ("few", "many"))],
         [
             "`events list`, starting Python included",

@@ -15,6 +15,7 @@ from pathlib import Path
 import long_journal
 from bench import MOST_PER_SECOND, Bench, Result, median, medians, say
 from daemon import COMMAND, LOGS_PASSWORD, Installation
+from dispatching import watch
 from load import HERE, OpenLoop, full_load
 from processes import running
 
@@ -36,7 +37,7 @@ def measure(bench: Bench) -> Result:
     result = {
         "events": events,
         "journal_gib": size,
-        "receiving": _rates(bench, long),
+        **_rates(bench, long),
         "events_list": {"few": _events_list(empty), "many": _events_list(long)},
         "logs": _logs(bench, long),
     }
@@ -54,7 +55,9 @@ def _receive_few(bench: Bench, daemon: Installation) -> None:
 
 
 def _rates(bench: Bench, long: Installation) -> Result:
-    """In turns: a new journal, and the long one, which grows on."""
+    """What is received, and then dispatched of it to `log:`, in turns: with a new journal, and with
+    the long one, which grows on.
+    """
 
     def one_run(name: str) -> Result:
         daemon = long if name == "many" else Installation(bench.new_folder("empty"))
@@ -64,13 +67,28 @@ def _rates(bench: Bench, long: Installation) -> Result:
             result = full_load(server, messages, core=bench.cores.load, seconds=bench.seconds)
         messages.unlink()
         daemon.must_hold(result["accepted"], before=before, repeated=result["repeated"])
+        dispatched = _dispatched(bench, daemon)
         if daemon is not long:
             shutil.rmtree(daemon.folder)
-        say(f"  {name:5} journal  {result['rate']:7.0f}/s  {result['cpu_us']:5.0f} µs CPU")
-        return {key: result[key] for key in ("rate", "cpu_us", "p99_ms")}
+        say(
+            f"  {name:5} journal  {result['rate']:7.0f}/s  {result['cpu_us']:5.0f} µs CPU,"
+            f" dispatched {dispatched['rate']:7.0f}/s  {dispatched['cpu_us']:5.0f} µs CPU"
+        )
+        received = {key: result[key] for key in ("rate", "cpu_us", "p99_ms")}
+        return {"receiving": received, "dispatching": dispatched}
 
     taken = bench.take_turns(("empty", "many"), one_run)
-    return {name: medians(runs) for name, runs in taken.items()}
+    return {
+        part: {name: medians([run[part] for run in runs]) for name, runs in taken.items()}
+        for part in ("receiving", "dispatching")
+    }
+
+
+def _dispatched(bench: Bench, daemon: Installation) -> Result:
+    waiting, done = daemon.entries("ready"), daemon.entries("done")
+    with running(daemon.start(core=bench.cores.server, dispatch=True)) as server:
+        clocks = {"cpu_us": server.cpu_seconds}
+        return watch(daemon, waiting, bench.seconds, clocks, before=done)
 
 
 def _events_list(daemon: Installation) -> Result:

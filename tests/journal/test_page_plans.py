@@ -76,12 +76,30 @@ async def test_a_message_and_its_conversation_read_few_rows(
     await assert_few_rows(long_world, statements)
 
 
-async def assert_few_rows(world: PostgresqlWorld, statements: Statements) -> None:
+@on_postgresql
+async def test_a_list_of_conversations_reads_few_events_for_each(
+    long_world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where most of the newest are of different people; all the same, one with few is complete."""
+    for number in range(60):
+        await long_world.accept(sender=f"+3363998{number:04d}")
+    statements = Statements(monkeypatch)
+    async with ConsoleJournal(long_world.url, clock=long_world.clock) as desk:
+        newest = await desk.list_conversations(paused=False, limit=ROWS)
+    assert [one.sender for one in newest] == [f"+3363998{n:04d}" for n in range(59, 59 - ROWS, -1)]
+    await assert_few_rows(long_world, statements, most=1000)
+    async with ConsoleJournal(long_world.url, clock=long_world.clock) as desk:
+        assert len(await desk.list_conversations(paused=False, limit=400)) == 400
+
+
+async def assert_few_rows(
+    world: PostgresqlWorld, statements: Statements, *, most: int = MOST_ROWS
+) -> None:
     for statement, values in list(statements.seen.items()):
         explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"
         (explained,) = await world.execute(explain, *values)
         plan = json.loads(explained[0])[0]["Plan"]
-        assert rows_read(plan) <= MOST_ROWS, (statement, values)
+        assert rows_read(plan) <= most, (statement, values)
 
 
 def rows_read(plan: dict[str, Any]) -> float:

@@ -21,12 +21,12 @@ SELECT id, channel, sender, party, paused_at, paused_until, paused_by, paused_fo
 FROM conversations WHERE id IN (:conversations);
 
 -- name: last_received
--- The time of the newest event of each of these conversations.
-SELECT newest.conversation, deliveries.received_at
+-- The time of the newest event of each of these conversations. Its delivery is looked up by the number
+-- that is in the event's; a join would be planned as if there were many.
+SELECT newest.conversation,
+       (SELECT received_at FROM deliveries WHERE number = newest.event / 1048576) AS received_at
 FROM (SELECT conversation, max(event) AS event FROM entries_of_conversations
-      WHERE conversation IN (:conversations) GROUP BY conversation) AS newest
-JOIN events ON events.number = newest.event
-JOIN deliveries ON deliveries.number = events.delivery;
+      WHERE conversation IN (:conversations) GROUP BY conversation) AS newest;
 
 -- name: open_in_conversations
 -- The numbers of open and held entries of these conversations.
