@@ -18,6 +18,7 @@ import orjson
 
 from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.journal.database import Changes
+from berinia_webhookd.journal.postgresql_errors import BROKEN
 from berinia_webhookd.model import EventId
 
 CHANNEL: Final = "berinia_webhookd"
@@ -78,7 +79,7 @@ class Notifications:
                 await asyncio.sleep(PAUSE_SECONDS)
         finally:
             self.on = False
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(asyncpg.PostgresError, *BROKEN):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._tell_all(connection)
 
