@@ -42,6 +42,7 @@ class Setting:
     legacy: tuple[str, ...] = ()  # variables of the older installation; the first one wins
     flag_only: bool = False
     file_only: bool = False
+    by_key: bool = False  # a table of which the file replaces single keys of a preset's
 
 
 def setting(

@@ -148,7 +148,7 @@ def _origins(
 ) -> dict[str, Origin]:
     origins: dict[str, Origin] = {}
     for key, setting in keys.items():
-        given = next((layer[key] for layer in layers if key in layer), None)
+        given = _given(key, setting, layers)
         default = _default(setting, origins, environ)
         if given is None and setting.default is Required:
             hint = f"set it: {setting.meaning}; see contrib/config/berinia-webhookd.toml"
@@ -164,6 +164,15 @@ def _origins(
         else:
             origins[key] = Origin(value, given.source, given.where, setting)
     return origins
+
+
+def _given(key: str, setting: Setting, layers: list[Layer]) -> Given | None:
+    """Return the value of the highest source; of a table, with what lower ones say beside it."""
+    every = [layer[key] for layer in layers if key in layer]
+    if setting.by_key and len(every) > 1 and all(isinstance(one.raw, Mapping) for one in every):
+        table = {name: raw for one in reversed(every) for name, raw in one.raw.items()}
+        return replace(every[0], raw=table)
+    return every[0] if every else None
 
 
 def _default(setting: Setting, origins: Mapping[str, Origin], environ: Environ) -> Origin:

@@ -25,7 +25,7 @@ def captured(file: Path, channel: ChannelName, received_at: datetime) -> RawDeli
     Lines of `curl -v` may begin with `> `. The scheme is that of an absolute URL, else of
     `X-Forwarded-Proto`, else https.
     """
-    content = _content(file)
+    content = content_of(file)
     head, blank, body = content.replace(b"\r\n", b"\n", content.count(b"\n")).partition(b"\n\n")
     if b"\r\n\r\n" in content:
         head, blank, body = content.partition(b"\r\n\r\n")
@@ -66,7 +66,12 @@ def captured(file: Path, channel: ChannelName, received_at: datetime) -> RawDeli
     )
 
 
-def _content(file: Path) -> bytes:
+def content_of(file: Path) -> bytes:
+    """Return what a file holds; `-` is the standard input.
+
+    Raises:
+        NotFound: it cannot be read.
+    """
     try:
         if str(file) == "-":
             return sys.stdin.buffer.read(_MOST_BYTES)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from berinia_webhookd.channels.catalogue import build_all
+from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.channels.declared import presets
 from berinia_webhookd.channels.declared.channel import DeclaredChannel
+from berinia_webhookd.channels.declared.listed import listed as listed_as
+from berinia_webhookd.channels.declared.listing import item_of
+from berinia_webhookd.channels.json_body import decode_json
 from berinia_webhookd.clock import now
 from berinia_webhookd.config.load import Origin
 from berinia_webhookd.errors import DeliveryRejected, NotFound
 from berinia_webhookd.model import ChannelName, Decoded, Event
-from berinia_webhookd.tools.captured import captured
+from berinia_webhookd.tools.captured import captured, content_of
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.config_view import shown_value
 from berinia_webhookd.tools.terminal import (
@@ -30,6 +35,8 @@ from berinia_webhookd.tools.terminal import (
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 _TEXT_CHARACTERS: Final = 60
+_DIGITS: Final = 16  # of what an event is recognised by, as shown
+_ALWAYS: Final = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 ALWAYS: Final = frozenset({"kind", "path", "agent"})  # shown at their defaults, too
 
 
@@ -116,14 +123,16 @@ def _in_line(value: Any) -> str:
 @channels.command("test", short_help="Test how a captured request is read.")
 @click.argument("name", type=ConfiguredChannel())
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.option("--listed", is_flag=True, help="FILE is an answer to what `reconcile` asks.")
 @_json_option
 @click.pass_obj
-def test(context: CommandContext, /, *, name: str, file: Path, as_json: bool) -> None:
+def test(context: CommandContext, /, *, name: str, file: Path, listed: bool, as_json: bool) -> None:
     """Test a captured request: is it proven, and if not why; which events; which agent.
 
     FILE is a request as it goes over the wire, or as a proxy writes it: the request line, headers,
-    an empty line, the body. Nothing is sent or stored. Exit code 1: it is not proven, or nothing
-    in it can be read.
+    an empty line, the body. With --listed it is the JSON that the provider of a declared channel
+    answers when `reconcile` asks. Nothing is sent or stored. Exit code 1: it is not proven, or
+    nothing in it can be read.
     """
     loaded = context.load()
     channel = build_all(loaded.settings.channels, loaded.settings.server.public_url).get(
@@ -131,8 +140,45 @@ def test(context: CommandContext, /, *, name: str, file: Path, as_json: bool) ->
     )
     if channel is None:
         raise NotFound(f"there is no channel {name}")
-    delivery = captured(file, channel.name, now())
     report: dict[str, Any] = {"proven": False, "why": None, "events": [], "rejected": []}
+    report |= _of_list(channel, file) if listed else _of_request(channel, file)
+    click.echo(json_text(report) if as_json else "\n".join(_report_lines(report)))
+    if not report["proven"] or (report["why"] and not report["events"]):
+        click.get_current_context().exit(1)
+
+
+def _of_list(channel: Channel, file: Path) -> dict[str, Any]:
+    """Return what the items of a provider's answer are; who answered is not in question."""
+    if not isinstance(channel, DeclaredChannel) or channel.settings.reconcile is None:
+        raise click.UsageError(f"channels.{channel.name}.reconcile is not set")
+    table = channel.settings.reconcile
+    report: dict[str, Any] = {"proven": True, "ignored": 0, "events": [], "rejected": []}
+    try:
+        answer = decode_json(content_of(file))
+    except DeliveryRejected as error:
+        return {**report, "why": str(error)}
+    items = table.items_of(answer)
+    if items is None:
+        return {**report, "why": f"there is no list at items = {table.items!r}"}
+    for number, item in enumerate(items):
+        try:
+            one = listed_as(channel, table, item_of(answer, item), *_ALWAYS)
+        except DeliveryRejected as error:
+            path = f"{table.items}.{number}".lstrip(".")
+            report["rejected"].append(
+                {"path": path, "reason": getattr(error, "in_full", str(error))}
+            )
+            continue
+        if one is None:
+            report["ignored"] += 1
+        else:
+            report["events"] += _read(channel.decode(one.delivery))["events"]
+    return report
+
+
+def _of_request(channel: Channel, file: Path) -> dict[str, Any]:
+    delivery = captured(file, channel.name, now())
+    report: dict[str, Any] = {"proven": False}
     try:
         answer = channel.handshake(delivery)
         if answer is not None:
@@ -148,9 +194,7 @@ def test(context: CommandContext, /, *, name: str, file: Path, as_json: bool) ->
         report["why"] = getattr(error, "in_full", str(error))
         if not report["proven"]:
             report["why"] = channel.diagnose(delivery) or report["why"]
-    click.echo(json_text(report) if as_json else "\n".join(_report_lines(report)))
-    if not report["proven"] or (report["why"] and not report["events"]):
-        click.get_current_context().exit(1)
+    return report
 
 
 def _read(decoded: Decoded) -> dict[str, Any]:
@@ -173,6 +217,7 @@ def _event(event: Event) -> dict[str, Any]:
         "opt_out": event.opt_out.value if event.opt_out else None,
         "conversation": f"{event.conversation.sender}:{event.conversation.party}",
         "skipped": event.skipped,
+        "recognised_by": event.digest.hex()[:_DIGITS],
     }
 
 
@@ -186,7 +231,15 @@ def _report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     for event in report["events"]:
         to = f"skipped: {event['skipped']}" if event["skipped"] else f"→ {event['agent']}"
         yield f"{event['kind']} {to}"
-        for name in ("sender", "recipient", "subject", "text", "status", "opt_out"):
+        for name in (
+            "sender",
+            "recipient",
+            "subject",
+            "text",
+            "status",
+            "opt_out",
+            "recognised_by",
+        ):
             if event[name]:
                 yield f"    {name}: {one_line(str(event[name]), _TEXT_CHARACTERS)}"
     for item in report["rejected"]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from berinia_webhookd.channels.catalogue import KINDS
-from berinia_webhookd.channels.declared.settings import DeclaredSettings, FixedAnswer
+from berinia_webhookd.channels.declared.answers import FixedAnswer
+from berinia_webhookd.channels.declared.settings import DeclaredSettings
 from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.fields import Required, SameAs, Setting, settings_of
 from berinia_webhookd.config.tables import Tables
@@ -106,7 +107,7 @@ def toml(value: Any) -> str:
 def has_value(setting: Setting) -> bool:
     """Whether the default can be written down."""
     default = setting.default
-    nothing = default is None or default == () or isinstance(default, SameAs)
+    nothing = default is None or default in ((), {}) or isinstance(default, SameAs)
     return not nothing and not callable(default)
 
 
@@ -131,7 +132,7 @@ def declared() -> str:
 def inline(value: Any) -> str:
     """A value in one line: a table as TOML writes it in one; what stands in blocks by its place."""
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{name} = {toml(of)}" for name, of in value.items()) + " }"
+        return "{ " + ", ".join(f"{name} = {inline(of)}" for name, of in value.items()) + " }"
     if isinstance(value, FixedAnswer):
         return '{ status = 200, content_type = "text/plain", body = "" }'
     return "…  # [[channels.<name>.event]]" if value is None else toml(value)

@@ -1,9 +1,9 @@
 """Reconciliations that race with late callbacks: each message is here once, whoever is first.
 
 A race is one reconciliation of two messages that never came. Their callbacks are let go while it
-works, each of them twice, beside one that is of no list: of SMS when it is about to ask the
-journal, of mails when it is about to take them in. One daemon gets them all. There are 250 races of
-either kind on each engine, a thousand in all.
+works, each of them twice, beside one that is of no list: of SMS and of a declared channel when it
+is about to ask the journal, of mails when it is about to take them in. One daemon gets them all.
+There are 250 races of each kind on each engine, 1,500 in all.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from berinia_webhookd.channels.declared.channel import DeclaredChannel
+from berinia_webhookd.channels.declared.settings import DeclaredSettings
 from berinia_webhookd.channels.mailgun import MailgunChannel
 from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
@@ -28,12 +31,15 @@ from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.reconcile import Rebuilt, Reconciliation
 from berinia_webhookd.model import ChannelName
 from berinia_webhookd.tools.reconcile.comparing import Comparison, Source, Tally, Wanted
+from berinia_webhookd.tools.reconcile.declared import ProviderList
 from berinia_webhookd.tools.reconcile.mailgun import MailgunMails
 from berinia_webhookd.tools.reconcile.twilio import TwilioMessages
 
 from .daemon import TOKEN, Daemon, sample_sms, signed_sms
+from .list_api import GATEWAY, KEY, ListApi, post
+from .list_api import settings as declared_as
 from .mailgun_api import DOMAIN, MailgunApi
-from .provider_api import ProviderApi, served
+from .provider_api import served
 from .providers import ALL_CHANNELS, EMAIL_PATH, posted_mail, proof, sample_mail
 from .reconciling import age_deliveries, ago
 from .twilio_api import ACCOUNT, TwilioApi
@@ -98,18 +104,49 @@ class OfMails:
         return MailgunMails(MailgunChannel(settings), loaded.reconcile_mailgun, **how)
 
 
-@pytest.mark.parametrize("kind", [OfSms, OfMails])
+class OfList:
+    """Messages of a declared channel that are the same by the fields of `id`, whatever else their
+    callbacks bring.
+    """
+
+    channel, questions = GATEWAY, 1
+
+    def __init__(self) -> None:
+        self.api = ListApi(KEY)
+
+    def new(self, text: str) -> Fields:
+        return {"id": uuid4().hex, "text": text, "from": f"+3363998{hash(text) % 10_000:04d}"}
+
+    def lists(self, fields: Fields, at: datetime) -> None:
+        self.api.holds(fields["id"], at, f"{fields['text']}.", **{"from": fields["from"]})
+
+    def forget(self) -> None:
+        self.api.messages.clear()
+
+    def post(self, daemon: Daemon, fields: Fields) -> int:
+        return post(daemon, {"received_at": ago(hours=0).isoformat(), **fields}).status
+
+    def source(self, loaded: Settings, http: HttpClient, tally: Tally) -> Source[Any]:
+        settings = loaded.channels[GATEWAY]
+        assert isinstance(settings, DeclaredSettings)
+        return ProviderList(DeclaredChannel(settings), http=http, tally=tally, pauses=[])
+
+
+Kind = OfSms | OfMails | OfList
+
+
+@pytest.mark.parametrize("kind", [OfSms, OfMails, OfList])
 def test_nothing_is_doubled_or_lost_in_a_race_with_late_callbacks(
     tmp_path: Path,
     journal: str,
-    kind: type[OfSms | OfMails],
+    kind: type[Kind],
     record_property: Callable[[str, object], None],
 ) -> None:
     """As many events as messages, however often each of them came."""
     of = kind()
     with ExitStack() as stack:
         stack.enter_context(served(of.api))
-        daemon = stack.enter_context(closing(Daemon(tmp_path, settings(of.api, journal))))
+        daemon = stack.enter_context(closing(Daemon(tmp_path, settings(of, journal))))
         daemon.start()
         assert of.post(daemon, of.new("the first")) == 200
         age_deliveries(daemon, hours=48)
@@ -123,7 +160,8 @@ def test_nothing_is_doubled_or_lost_in_a_race_with_late_callbacks(
     )
 
 
-def settings(api: ProviderApi, journal: str) -> str:
+def settings(of: Kind, journal: str) -> str:
+    api = of.api
     return f"""
     {ALL_CHANNELS}
     channels.sms.account_sids = ["{ACCOUNT}"]
@@ -134,10 +172,11 @@ def settings(api: ProviderApi, journal: str) -> str:
     channels.email.agent = "Quiet"
     agents.Quiet.target = "log:"
     {journal}
+    {declared_as(api) if isinstance(api, ListApi) else ""}
     """
 
 
-async def race(daemon: Daemon, of: OfSms | OfMails, senders: ThreadPoolExecutor) -> int:
+async def race(daemon: Daemon, of: Kind, senders: ThreadPoolExecutor) -> int:
     """How many messages the reconciliations had first."""
     loaded, first = daemon.settings, 0
     async with Reconciliation(loaded.journal.url.reveal()) as desk, HttpClient() as http:
@@ -165,7 +204,7 @@ async def race(daemon: Daemon, of: OfSms | OfMails, senders: ThreadPoolExecutor)
     return first
 
 
-def late(go: threading.Event, of: OfSms | OfMails, daemon: Daemon, fields: Fields) -> int:
+def late(go: threading.Event, of: Kind, daemon: Daemon, fields: Fields) -> int:
     """Post it once it may."""
     go.wait()
     return of.post(daemon, fields)
@@ -199,7 +238,7 @@ class Released:
             self._go.set()
 
 
-async def events(daemon: Daemon, of: OfSms | OfMails) -> Sequence[object]:
+async def events(daemon: Daemon, of: Kind) -> Sequence[object]:
     """Those of the channel."""
     async with Reconciliation(daemon.settings.journal.url.reveal()) as desk:
         return await desk.list_events(Filters(channel=of.channel), limit=10_000)

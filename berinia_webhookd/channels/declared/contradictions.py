@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from berinia_webhookd.channels.declared.proof import Proof
     from berinia_webhookd.channels.declared.settings import DeclaredSettings
 
 SCHEMES: Final = (
@@ -94,3 +95,32 @@ def _of_templates(channel: DeclaredSettings) -> Iterator[tuple[str, str, str]]:
             "is set, and the signature covers no time, so anybody can change it",
             "use {time} in signed, or remove tolerance_seconds",
         )
+
+
+def of_asking(channel: DeclaredSettings, proof: Proof) -> Iterator[tuple[str, str, str]]:
+    """Yield what is wrong with how the provider is asked, as `contradictions` does."""
+    asked, secret = channel.reconcile, channel.reconcile_secret
+    if asked is None:
+        for field in ("reconcile_secret", "reconcile_values"):
+            if getattr(channel, field):
+                yield field, "is set, and nothing says how the provider is asked", "set reconcile"
+        return
+    for number, block in enumerate(channel.event, 1):
+        if not block.is_recognised(proof):
+            yield (
+                "event",
+                f"block {number} has no id that is proven, so what is asked for could double",
+                "give it an id that is in the list as well, or leave reconcile out",
+            )
+    if secret is not None and asked.auth is None:
+        yield "reconcile_secret", "is set, and reconcile.auth is not", 'auth = "basic"'
+    if (
+        secret is not None
+        and asked.auth is not None
+        and (what := asked.auth.amiss(secret.reveal()))
+    ):
+        yield "reconcile_secret", what, f"it is for auth = {str(asked.auth)!r}"
+    for name in sorted(channel.reconcile_values.keys() - asked.url.names):
+        yield "reconcile_values", f"has {name}, which is not in reconcile.url", f"remove {name}"
+    for name in asked.nested if channel.body != "json" else ():
+        yield "reconcile", f"body has {name}, and a form has no parts of parts", "give plain names"

@@ -14,6 +14,7 @@ from berinia_webhookd.channels.declared.fields import (
     all_hold,
     conditions,
 )
+from berinia_webhookd.channels.declared.proof import Proof
 from berinia_webhookd.channels.declared.request import at
 from berinia_webhookd.config import values
 from berinia_webhookd.model import AgentName, EventKind, EventMark, OptOut
@@ -75,6 +76,13 @@ class Block:
         fields = [one for one in (*self.id, self.status, self.message) if one is not None]
         sources = (source for one in fields for source in one.sources)
         return frozenset(one for one in sources if ":" not in one and one[:1] != "=")
+
+    def is_recognised(self, proof: Proof) -> bool:
+        """Whether its events are recognised by their `id`, because the proof covers that."""
+        return bool(self.id) and all(
+            one.headers <= proof.headers and (proof.covers_query or not one.is_in_query)
+            for one in self.id
+        )
 
     def takes(self, item: Item) -> bool:
         """Whether an item meets the block's conditions."""

@@ -44,15 +44,7 @@ class Reader:
             [block for block in settings.event if block.items == steps]
             for steps in dict.fromkeys(block.items for block in settings.event)
         ]
-        self._recognising = {
-            id(block)
-            for block in settings.event
-            if block.id
-            and all(
-                one.headers <= proof.headers and (proof.covers_query or not one.is_in_query)
-                for one in block.id
-            )
-        }
+        self._recognising = {id(block) for block in settings.event if block.is_recognised(proof)}
 
     def read(self, delivery: VerifiedDelivery) -> Decoded:
         """Read all events by the blocks; items that match no block are kept as rejected."""

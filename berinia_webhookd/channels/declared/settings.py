@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from berinia_webhookd.addresses import Network
-from berinia_webhookd.channels.declared.contradictions import SCHEMES, contradictions
+from berinia_webhookd.channels.declared.answers import FixedAnswer, fixed_answer
+from berinia_webhookd.channels.declared.contradictions import SCHEMES, contradictions, of_asking
 from berinia_webhookd.channels.declared.events import Block, blocks
 from berinia_webhookd.channels.declared.fields import Condition, conditions
 from berinia_webhookd.channels.declared.handshake import Handshake, handshake
@@ -23,6 +24,7 @@ from berinia_webhookd.channels.declared.keys import (
     MacKeys,
     UnusableKey,
 )
+from berinia_webhookd.channels.declared.listing import Listing, given_values, listing
 from berinia_webhookd.channels.declared.password_proof import BasicProof, TokenProof
 from berinia_webhookd.channels.declared.proof import AddressProof, Clock, Proof
 from berinia_webhookd.channels.declared.signature_proof import SignatureProof, StandardWebhooksProof
@@ -33,43 +35,12 @@ from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.secret import Secret
 from berinia_webhookd.config.values import DAY, STATUS, many, network, number, one_of, text
-from berinia_webhookd.findings import Finding, wrong
+from berinia_webhookd.findings import Finding, warning, wrong
 from berinia_webhookd.model import AgentName
 
 JSON: Final = "application/json"
 _STANDARD_TOLERANCE: Final = 300.0
 JWT_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
-
-
-@dataclass(frozen=True, slots=True)
-class FixedAnswer:
-    """The answer to every delivery."""
-
-    status: int = 200
-    content_type: str = "text/plain"
-    body: str = ""
-
-    def __str__(self) -> str:
-        """Return it as one line."""
-        return f"{self.status}, {self.body!r}" if self.body else f"{self.status}, empty"
-
-
-def _answer(raw: Any) -> FixedAnswer:
-    hint = 'give { status = 200, content_type = "text/plain", body = "" }, or parts of it'
-    if isinstance(raw, int) and not isinstance(raw, bool):
-        raw = {"status": raw}
-    if not isinstance(raw, Mapping) or not {"status", "content_type", "body"} >= raw.keys():
-        raise ValueError(hint)
-    status, kind, body = (
-        raw.get("status", 200),
-        raw.get("content_type", "text/plain"),
-        raw.get("body", ""),
-    )
-    if not isinstance(status, int) or not 200 <= status <= 299 or not isinstance(body, str):  # noqa: PLR2004
-        raise ValueError(hint)
-    if not isinstance(kind, str) or not kind.isprintable():
-        raise ValueError(hint)
-    return FixedAnswer(status, kind, body)
 
 
 def _method(raw: Any) -> str:
@@ -234,7 +205,10 @@ class DeclaredSettings(ChannelSettings):
         secret=True,
     )
     answer: FixedAnswer = setting(
-        _answer, FixedAnswer(), "what a delivery is answered once it is on disk", file_only=True
+        fixed_answer,
+        FixedAnswer(),
+        "what a delivery is answered once it is on disk",
+        file_only=True,
     )
     rejected_status: int | None = setting(
         STATUS,
@@ -252,6 +226,39 @@ class DeclaredSettings(ChannelSettings):
         (),
         "what is verified, answered, counted and not kept",
         example="data.event_type=message.sent",
+        file_only=True,
+    )
+    reconcile: Listing | None = setting(
+        listing,
+        None,
+        "how its provider is asked what it holds, by `reconcile`; each of its keys wins over the "
+        "preset's",
+        unset="the preset's, if any",
+        example={
+            "url": "https://api.example.com/v1/messages?since={since}&until={until}",
+            "auth": "Authorization: Bearer {secret}",
+            "items": "data",
+            "time": "created_at",
+            "time_unit": "iso",
+            "paging": {"link": "links.next"},
+        },
+        file_only=True,
+        by_key=True,
+    )
+    reconcile_secret: Secret | None = setting(
+        values.secret,
+        None,
+        "what stands at `{secret}` of its `auth`; `user:password` for `basic`",
+        unset="none, and it cannot be asked if it has an `auth`",
+        example="your API key",
+        secret=True,
+    )
+    reconcile_values: Mapping[str, str] = setting(
+        given_values,
+        {},
+        "what stands at other places of its `url`, such as `{region}`",
+        unset="none",
+        example={"region": "eu"},
         file_only=True,
     )
 
@@ -328,6 +335,19 @@ class DeclaredSettings(ChannelSettings):
         """The agents of the channel and of its blocks."""
         return frozenset({self.agent, *(block.agent for block in self.event if block.agent)})
 
+    @property
+    def missing_to_ask(self) -> list[str]:
+        """The settings without which the provider cannot be asked."""
+        asked = self.reconcile
+        if asked is None:
+            return ["reconcile"]
+        needed = asked.auth is not None and self.reconcile_secret is None
+        unknown = asked.url.names - self.reconcile_values.keys()
+        return [
+            *(["reconcile_secret"] if needed else []),
+            *(f"reconcile_values.{name}" for name in sorted(unknown)),
+        ]
+
     def proof(self) -> Proof:
         """Return the declared proof.
 
@@ -387,7 +407,20 @@ class DeclaredSettings(ChannelSettings):
             yield wrong(f"channels.{self.name}.{field}", what, fix)
         if not found:
             try:
-                self.proof()
+                proof = self.proof()
             except UnusableKey as error:
                 fix = f'verify = "{self.verify}": see docs/declaring-a-channel.md'
                 yield wrong(f"channels.{self.name}.secrets", str(error), fix)
+            else:
+                for field, what, fix in of_asking(self, proof):
+                    yield wrong(f"channels.{self.name}.{field}", what, fix)
+
+    def warnings(self, came_from: Mapping[str, str]) -> Iterator[Finding]:
+        """Yield what the provider cannot be asked without, if the file says how it is asked."""
+        if self.reconcile is not None and not came_from["reconcile"].startswith("preset "):
+            for key in (f"channels.{self.name}.{one}" for one in self.missing_to_ask):
+                yield warning(
+                    key,
+                    "not set, so what never arrived cannot be asked for",
+                    f"set {key}: docs/declaring-a-channel.md",
+                )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from http import HTTPStatus
 from itertools import islice
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import aiohttp
+import orjson
 from yarl import URL
 
 from berinia_webhookd.clock import doubling_pauses
@@ -120,3 +122,17 @@ async def answer_to(
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
         raise AskAgain(f"there is no answer ({type(error).__name__})") from error
     return Answer(answer.status, answer.headers.get("Retry-After"), content)
+
+
+def parsed(body: bytes) -> Any:
+    """Read JSON. Whoever writes a mail may bring half characters and bytes that are no text into
+    it, for which a strict reader refuses all.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        found = json.loads(body.decode("utf-8", "replace"))
+        return orjson.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))

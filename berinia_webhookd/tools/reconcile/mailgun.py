@@ -7,7 +7,6 @@ the same one, their stored messages are asked.
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -37,9 +36,11 @@ from berinia_webhookd.tools.reconcile.asking import (
     CredentialsRefused,
     answer_to,
     days,
+    parsed,
     patiently,
 )
 from berinia_webhookd.tools.reconcile.comparing import Tally
+from berinia_webhookd.tools.reconcile.seen import Seen
 
 T = TypeVar("T")
 
@@ -160,33 +161,33 @@ class MailgunMails:
             ) from error
 
     async def _day(self, begin: datetime, end: datetime) -> AsyncIterator[Sequence[ListedMail]]:
-        seen: dict[bytes, tuple[datetime, tuple[str, ...]]] = {}
-        async for items in self._pages(begin, end):
-            found: list[ListedMail] = []
-            for item in items:
-                try:
-                    mail = mailgun_listed.listed(self._channel.name, item, self._others)
-                except DeliveryRejected as error:
-                    name = item.get("id") if isinstance(item, Mapping) else None
-                    self._tally.refuse(f"event {name}", error)
-                    continue
-                if mail is not None and begin <= mail.at < end:
-                    found += await self._told_apart(mail, seen)
-            yield found
+        with Seen() as seen:
+            async for items in self._pages(begin, end):
+                found: list[ListedMail] = []
+                for item in items:
+                    mail = self._listed(item)
+                    if mail is not None and begin <= mail.at < end:
+                        found += await self._told_apart(mail, seen)
+                yield found
 
-    async def _told_apart(
-        self, mail: ListedMail, seen: dict[bytes, tuple[datetime, tuple[str, ...]]]
-    ) -> Sequence[ListedMail]:
+    def _listed(self, item: object) -> ListedMail | None:
+        try:
+            return mailgun_listed.listed(self._channel.name, item, self._others)
+        except DeliveryRejected as error:
+            name = item.get("id") if isinstance(item, Mapping) else None
+            self._tally.refuse(f"event {name}", error)
+            return None
+
+    async def _told_apart(self, mail: ListedMail, seen: Seen) -> Sequence[ListedMail]:
         """Return a mail unless the list had it before: each address that a route forwards to has an
         event of its own. One that is stored elsewhere may be another, by its Date.
         """
-        known = mail.at, mail.places
-        at, places = seen.setdefault(mail.digest or mail.event.encode(), known)
-        if places is mail.places:
+        before = seen.first(mail.digest or mail.event.encode(), mail.at, mail.places)
+        if before is None:
             return [mail]
-        if places == mail.places:
+        if before.places == mail.places:
             return []
-        first = mail._replace(at=at, places=places)  # all else is in the key that they share
+        first = mail._replace(at=before.at, places=before.places)  # all else is in the shared key
         return [one for one in [await self._with_date(one) for one in (first, mail)] if one]
 
     async def _with_date(self, mail: ListedMail) -> ListedMail | None:
@@ -231,7 +232,7 @@ class MailgunMails:
 
     async def _page(self, asked: Mapping[str, Any]) -> tuple[list[Any], str | None]:
         def read(body: bytes) -> tuple[list[Any], str | None]:
-            answer = _parsed(body)
+            answer = parsed(body)
             items, token = answer["items"], (answer.get("pagination") or {}).get("next")
             if not isinstance(items or [], list) or not isinstance(token, str | None):
                 raise TypeError("no list of events")
@@ -251,7 +252,7 @@ class MailgunMails:
         def read(body: bytes) -> Mapping[str, Any]:
             nonlocal left
             try:
-                message = _parsed(body)
+                message = parsed(body)
             except (ValueError, RecursionError):
                 message = None
             if isinstance(message, dict):
@@ -320,14 +321,3 @@ class MailgunMails:
         if len(answer.content) > most_bytes:
             raise MalformedDelivery("It is larger than a mail may be.")
         return answer.content
-
-
-def _parsed(body: bytes) -> Any:
-    """Read JSON. Whoever writes a mail may bring half characters and bytes that are no text into
-    it, for which a strict reader refuses all.
-    """
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        found = json.loads(body.decode("utf-8", "replace"))
-        return orjson.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from berinia_webhookd.channels.declared.channel import DeclaredChannel
+from berinia_webhookd.channels.declared.settings import DeclaredSettings
 from berinia_webhookd.channels.mailgun import MailgunChannel
 from berinia_webhookd.channels.settings import MailgunSettings, TwilioSettings, WhatsAppSettings
 from berinia_webhookd.channels.twilio import TwilioChannel
@@ -19,6 +21,7 @@ from berinia_webhookd.journal.reconcile import Reconciliation
 from berinia_webhookd.model import ChannelName
 from berinia_webhookd.tools.reconcile.bot import BotOutbox
 from berinia_webhookd.tools.reconcile.comparing import Source, Tally
+from berinia_webhookd.tools.reconcile.declared import ProviderList
 from berinia_webhookd.tools.reconcile.mailgun import MailgunMails
 
 
@@ -36,6 +39,9 @@ def askable(settings: Settings) -> list[ChannelName]:
             case MailgunSettings():
                 known = settings.reconcile_mailgun.api_key is not None
                 setting = "reconcile.mailgun.api_key"
+            case DeclaredSettings() if channel.reconcile is not None:
+                left = channel.missing_to_ask
+                known, setting = not left, f"channels.{name}.{next(iter(left), '')}"
             case _:
                 continue
         if channel.enabled and known:
@@ -47,7 +53,7 @@ def askable(settings: Settings) -> list[ChannelName]:
             "no channel's provider can be asked",
             hint=f"set {' or '.join(missing)}"
             if missing
-            else "enable a channel of Twilio's or Mailgun's: these providers can be asked",
+            else "enable a channel of Twilio's or Mailgun's, or a declared one with `reconcile`",
         )
     return found
 
@@ -60,8 +66,11 @@ def require_askable(settings: Settings, channel: ChannelName, *, given: bool) ->
     """
     configured = settings.channels[channel]
     from_file = isinstance(configured, WhatsAppSettings)
-    if not from_file and not isinstance(configured, TwilioSettings | MailgunSettings):
-        raise click.UsageError(f"the provider of {channel} cannot be asked what it holds")
+    if isinstance(configured, DeclaredSettings) and configured.reconcile is None:
+        raise click.UsageError(
+            f"the provider of {channel} cannot be asked what it holds: "
+            f"channels.{channel}.reconcile is not set (docs/declaring-a-channel.md)"
+        )
     if from_file is not given:
         how = (
             "give the file that its bot writes" if from_file else "is asked itself, without a file"
@@ -95,6 +104,9 @@ class Asking:
                 return self._mailgun(configured)
             case TwilioSettings():
                 return await self._twilio(configured)
+            case DeclaredSettings():
+                channel = DeclaredChannel(configured, self.settings.server.public_url)
+                return ProviderList(channel, http=self.http, tally=self.tally)
             case _:
                 raise click.UsageError(f"the provider of {self.channel} cannot be asked")
 

@@ -96,7 +96,10 @@ FINDINGS = [
 ]
 SETTINGS = [
     f"{name}.py"
-    for name in ("config/sources", "config/checks", "channels/provider", "channels/settings")
+    for name in (
+        *("config/sources", "config/checks", "channels/provider", "channels/settings"),
+        "channels/declared/settings",
+    )
 ]
 OPERATIONS = [f"journal/{name}.py" for name in ("queries", "conversations", "operations", "replay")]
 # What reads a request. The names of fields, which are no sentences, have no full stop.
