@@ -32,7 +32,6 @@ from .provider_api import answers, fine, served
 from .reconciling import ago, counts_of
 
 LINE = ("reconcile", "gateway", "--since", "20h")
-pytestmark = pytest.mark.timeout(400)  # many commands, each of which starts a process
 
 
 @pytest.fixture
