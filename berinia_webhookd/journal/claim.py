@@ -95,7 +95,8 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
             # Other nodes skipped the locked rows that were not leased: wake them after the commit.
             transaction.changes.work = True
     leases = _within_memory(chosen)
-    if budgets or any(row.doubtful for row in leases.values()):
+    by_person = any(budget.per_sender for budget in budgets.values())
+    if by_person or any(row.doubtful for row in leases.values()):
         examined = await guards.examine(transaction, leases, budgets)
         upcoming += examined.opens_in
         holds += examined.holds
@@ -106,7 +107,7 @@ async def _claim(transaction: Transaction, asked: Claim) -> Claimed:
             upcoming.append(BUSY)
         leases = {place: row for place, row in leases.items() if row.gather_by is None} | bursts
     entries = await _lease(transaction, asked.holder, leases)
-    if budgets:
+    if by_person:
         await guards.note_runs(transaction, entries, budgets)
     _count(transaction, entries, {place: row.state for place, row in leases.items()}, RUNNING)
     next_due_seconds = min(upcoming) / SECOND if upcoming else None
@@ -123,7 +124,9 @@ def _of_request(busy: Iterable[Row], request: ClaimRequest) -> list[Row]:
 
 def _is_guarded(known: Row, budgets: Mapping[AgentName, Budget]) -> bool:
     """Whether a guard of the agent as a whole may hold its entries."""
-    return bool(known["failures"] or known["spent"]) or known["agent"] in budgets
+    budget = budgets.get(known["agent"])
+    has_cost = budget is not None and budget.daily_cost is not None
+    return bool(has_cost or known["failures"] or known["spent"])
 
 
 def _count(
