@@ -265,10 +265,18 @@ async def test_a_host_without_its_guardian_gets_no_attempt(hosts: HostWorld) -> 
     ending = int(str((await attempt(agents, AGENT)).reply))
     (guardian,) = hosts.processes().keys() - {ending}
     os.kill(guardian, signal.SIGKILL)
-    await until(lambda: not hosts.processes())  # it takes the host along
+    await until(lambda: has_closed_all(guardian) and has_closed_all(ending))  # it goes along
     for _ in range(3):
         await asyncio.sleep(0)  # in which the event loop reads the end of both sockets
     assert (await attempt(agents, AGENT)).kind is OutcomeKind.SUCCESS
+
+
+def has_closed_all(pid: int) -> bool:
+    """Whether a process has no descriptors any more, which ends later than its memory."""
+    try:
+        return not any(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return True  # it is gone
 
 
 async def test_a_host_that_we_kill_lacked_no_memory(hosts: HostWorld, tmp_path: Path) -> None:
