@@ -89,11 +89,15 @@ class ConsoleProcess:
             except OSError as error:
                 logger.error("console.ended", reason=str(error))  # noqa: TRY400 - all is in it
             else:
+                reason = None
                 try:
                     await self._keep_telling(process)
+                except CannotBeTold as error:
+                    reason = str(error)
                 finally:
                     await _end(process)
-                logger.error("console.ended", exit_code=process.returncode)
+                more = {} if reason is None else {"reason": reason}
+                logger.error("console.ended", exit_code=process.returncode, **more)
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _start(self) -> Process:
@@ -107,10 +111,27 @@ class ConsoleProcess:
         while process.returncode is None:
             told = replace(self._told, shapes=dict(self._told.shapes))
             if told != known and process.stdin is not None:
-                process.stdin.write(pickle.dumps(told))
+                process.stdin.write(pickled(told))
                 known = told
             await wait_for_event(self._reconfigured, LOOK_SECONDS)
             self._reconfigured.clear()
+
+
+class CannotBeTold(Exception):
+    """A setting cannot be handed over to another process."""
+
+
+def pickled(told: object) -> bytes:
+    """Return it as the console reads it; what cannot be pickled must not end the daemon.
+
+    Raises:
+        CannotBeTold: a setting cannot be.
+    """
+    try:
+        return pickle.dumps(told)
+    except Exception as error:  # a setting of any kind of channel may raise anything
+        kind = type(error).__name__  # no text, which may hold a setting
+        raise CannotBeTold(f"it cannot be told the settings ({kind})") from error
 
 
 async def _end(process: Process) -> None:

@@ -245,9 +245,10 @@ class PostgresqlDatabase(Database):
                 result = await step(transaction)
                 if transaction.counts:
                     await transaction.write_counts(connection.get_server_pid() % SHARDS)
-                if not self.listening:
+                told_later = self.listening  # which may end while the commit is on its way
+                if not told_later:
                     await self._notifications.notify(connection, transaction.changes)
-            if self.listening:
+            if told_later:
                 self._notifications.tell(transaction.changes)
             return result
 

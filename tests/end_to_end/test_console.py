@@ -11,12 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import pytest
 
+from berinia_webhookd.console_process import CannotBeTold, pickled
+
 from .daemon import Daemon
+from .list_api import EXAMPLE, post
 from .test_first_five_minutes import PATIENCE_SECONDS, paste, printed
 from .test_reload import rewrite
 
@@ -150,6 +154,28 @@ def test_it_knows_what_the_daemon_knows(daemon: Daemon) -> None:
     rewrite(daemon, "", 'agents.Another.target = "log:"\nchannels.sms.agent = "Another"')
     daemon.reload()
     person.sees("/messages", "<option>Another</option>")
+
+
+def test_it_is_told_a_declared_channel(daemon: Daemon) -> None:
+    """One that comes with a reload; once the daemon has used it, to a console that starts again."""
+    person = logged_in(daemon)
+    rewrite(daemon, "", EXAMPLE)
+    daemon.reload()
+    message = {"id": "m1", "direction": "inbound", "from": "+33639980001", "to": "+33639980002"}
+    message |= {"text": "Bonjour", "received_at": datetime.now(UTC).isoformat()}
+    assert post(daemon, message).status == 200
+    person.sees("/messages", "Bonjour")
+    os.kill(process_of_console(daemon), signal.SIGKILL)
+    daemon.wait_for("console.ended")
+    person.sees("/messages", "Bonjour")
+    assert daemon.stop() == 0
+
+
+def test_settings_that_no_other_process_can_be_told_end_no_daemon() -> None:
+    """Of a channel of whatever kind; it is said without them."""
+    with pytest.raises(CannotBeTold) as raised:
+        pickled(lambda: "geheim")
+    assert "geheim" not in str(raised.value)
 
 
 def test_it_ends_with_the_daemon(daemon: Daemon) -> None:

@@ -62,6 +62,10 @@ class Field:
         """Return its paths, as written."""
         return " or ".join(self.sources)
 
+    def __reduce__(self) -> tuple[type[Field], tuple[tuple[str, ...]]]:
+        """Be pickled without the function, which cannot be."""
+        return Field, (self.sources,)
+
     @cached_property
     def value(self) -> Place:
         """A function that returns the value of an item, or None; built once."""

@@ -134,6 +134,10 @@ class SignedTemplate:
         """Return it as it is written."""
         return self.text
 
+    def __reduce__(self) -> tuple[Callable[[str], SignedTemplate], tuple[str]]:
+        """Be pickled without the pieces, which are functions and cannot be."""
+        return SignedTemplate.parse, (self.text,)
+
     @property
     def covers_query(self) -> bool:
         """Whether the signature covers the parameters of the URL."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import pickle
 import re
 import tomllib
 from importlib import resources
@@ -12,6 +14,7 @@ import pytest
 
 from berinia_webhookd.channels.declared import presets
 from berinia_webhookd.channels.declared.channel import DeclaredChannel
+from berinia_webhookd.channels.declared.fields import Item
 from berinia_webhookd.errors import CannotSign, DeliveryRejected
 from berinia_webhookd.model import EventKind
 
@@ -59,6 +62,20 @@ def test_a_preset_is_sound(name: str) -> None:
     assert list(channel.settings.errors()) == []
     file = resources.files(presets.__package__).joinpath("presets", f"{name}.toml")
     assert tomllib.loads(file.read_text("utf-8"))["provider"].keys() >= FACTS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_settings_can_be_told_to_another_process(name: str) -> None:
+    """As the daemon tells the console its settings: before and after they were used."""
+    channel = channel_of(name)
+    before = pickle.dumps(channel.settings)
+    with contextlib.suppress(CannotSign):
+        channel.sign({}, base_url="https://app.example.com", now=NOW)
+    for one in channel.settings.event:
+        for field in one.id:
+            field.value(Item(({},), lambda _: None, {}))
+    for written in (before, pickle.dumps(channel.settings)):
+        assert pickle.loads(written) == channel.settings
 
 
 @pytest.mark.parametrize("name", NAMES)
