@@ -431,10 +431,11 @@ def test_the_morning_after_an_outage(stopped: Daemon, api: TwilioApi) -> None:
     assert [one["data"]["body"] for one in stopped.wait_until_seen(3)] == ["0", "1", "2"]
     log = (stopped.folder / "state" / "unified_logs" / "webhook.log").read_text()
     lines = [json.loads(line) for line in log.splitlines()]
-    (missed, _) = [line for line in lines if line["event"] == "events.missed"]
+    (missed,) = [line for line in lines if line["event"] == "events.missed"]
     assert missed["missing"] == 3
     assert OURS not in json.dumps(missed)
     assert len([line for line in lines if line.get("reconciled")]) == 3
+    assert "never came" not in stopped.run("doctor", check=False).stdout
 
 
 def test_what_is_missing_is_alerted(tmp_path: Path, api: TwilioApi) -> None:

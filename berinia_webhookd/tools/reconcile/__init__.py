@@ -119,8 +119,9 @@ class _Run:
             raise
         progress.end()
         _say(tally, wanted)
-        if tally.missing or tally.too_old:
-            told = {"channel": wanted.channel, **tally.counts}
+        missing = tally.missing if wanted.dry_run else 0  # it is here now, or was named
+        if missing or tally.too_old:
+            told = {"channel": wanted.channel, **tally.counts, "missing": missing}
             self.opened.tell_the_log([("events.missed", told)])
         if wanted.dry_run and tally.missing and not sys.stderr.isatty():
             _alert(self.settings, wanted.channel, tally)
