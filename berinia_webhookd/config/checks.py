@@ -153,15 +153,17 @@ def _about_agents(settings: Settings) -> Iterator[Finding]:
 
 def where_it_may_be(agents: AgentsSettings, name: AgentName) -> tuple[str, ...]:
     """Return the settings by which an agent would be found; BerinIA's registry, if it is near."""
-    target = f'`agents.{name}.target = "python:module:Name"`'
+    target = f'agents.{name}.target = "python:module:Name"'
     near = [agents.python.absolute().parents[2]] if len(agents.python.parts) > 3 else []  # noqa: PLR2004
     if agents.path is not None:
         near = [agents.path, agents.path.parent, *near]
     for folder in (*near, Path.cwd()):
         if os.access(folder / "agents" / "registry.py", os.F_OK):
-            path = f'`agents.path = "{folder}"` and ' if folder != agents.path else ""
-            return (f'{path}`agents.registry = "agents.registry:registry"`', f"or {target}")
-    return (target, 'or `agents.registry = "module:object"`')
+            registry = 'agents.registry = "agents.registry:registry"'
+            if folder == agents.path:
+                return (f"`{registry}`", f"or `{target}`")
+            return (f'`agents.path = "{folder}"` and `{registry}`', f"or `{target}`")
+    return (f"`{target}`", 'or `agents.registry = "module:object"`')
 
 
 def _routed(settings: Settings) -> frozenset[AgentName]:

@@ -47,6 +47,9 @@ def _assigned(body: Sequence[ast.stmt]) -> dict[str, ast.expr]:
                 found[part.targets[0].id] = part.value
             if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name) and part.value:
                 found[part.target.id] = part.value
+        if isinstance(node, ast.FunctionDef):
+            returned = [one.value for one in ast.walk(node) if isinstance(one, ast.Return)]
+            found[node.name] = ast.Tuple([one for one in returned if one is not None])
     return found
 
 
@@ -58,8 +61,9 @@ def _patterns(node: ast.expr, known: dict[str, ast.expr]) -> list[str]:
         every = [_patterns(part, known) for part in parts]
         return ["".join(some) for some in itertools.product(*every)]
     others = known
-    if isinstance(node, ast.Name):
-        others = {name: value for name, value in known.items() if name != node.id}
+    name = node.func if isinstance(node, ast.Call) else node
+    if isinstance(name, ast.Name):
+        others = {one: value for one, value in known.items() if one != name.id}
     found = [p for one in _one_of(node, known) for p in _patterns(one, others)]
     return found or [VALUE]
 
@@ -83,6 +87,6 @@ def _one_of(node: ast.expr, known: dict[str, ast.expr]) -> Sequence[ast.expr]:
             return [one]
         case ast.FormattedValue(value=(ast.IfExp() | ast.Constant()) as one):
             return [one]
-        case ast.Name(id=name) if name in known:
+        case ast.Name(id=name) | ast.Call(func=ast.Name(id=name)) if name in known:
             return [known[name]]
     return []

@@ -14,10 +14,14 @@ import pytest
 from jinja2 import nodes
 
 from berinia_webhookd import channels
+from berinia_webhookd.channels.declared.presets import provider_of
+from berinia_webhookd.channels.mailgun import MAILGUN
+from berinia_webhookd.channels.twilio import TWILIO
+from berinia_webhookd.channels.whatsapp import BOT
 from berinia_webhookd.journal.contract import PAUSED, Guard
 from berinia_webhookd.journal.ranks import OUTRANKED
 from berinia_webhookd.journal.search import GATHERED
-from berinia_webhookd.model import EventKind, EventMark, OutcomeKind
+from berinia_webhookd.model import ChannelName, EventKind, EventMark, OutcomeKind
 from berinia_webhookd.status import console
 from berinia_webhookd.status.console.languages import MOST_NESTED, chosen, languages
 from berinia_webhookd.status.console.render import environment
@@ -107,8 +111,8 @@ REQUESTS = ["urlencoded.py", *(f"channels/{file.name}" for file in CHANNELS.glob
 REQUESTS += ["channels/declared/reading.py"]
 # What is typed, and what is made of parts that have a sentence each.
 AS_IT_IS = re.compile(
-    r"`[^`]*`|[^`]*\bberinia-webhookd events list --agent \{\}|(?:df|SELECT|ALTER|timedatectl)\b.*"
-    r"|[a-z_]+\.[a-z_{}.]+ = \S+|[^a-z]*(?:, from )?[^a-z]*"
+    r"`[^`]*`|[^`]*\bberinia-webhookd events list --agent \{\}"
+    r"|(?:df|SELECT|ALTER|timedatectl|chmod)\b.*|[a-z_]+\.[a-z_{}.]+ = \S+|[^a-z]*(?:, from )?[^a-z]*"
 )
 THROUGH_A_PROXY = "{}, through a proxy that does not say for whom"
 
@@ -131,7 +135,18 @@ def said_by_code() -> set[str]:
         *(one for one in sentences(REQUESTS, NOT_READ, first=0) if one.endswith(".")),
         *constants("journal/replay.py", *refused),
         *constants("status/findings/journal.py", "_RELEASES"),
+        *said_of_providers(),
     }
+
+
+def said_of_providers() -> Iterator[str]:
+    """What findings say with a provider's facts, but for names, which are the same everywhere."""
+    for one in (TWILIO, MAILGUN, BOT, provider_of(None, ChannelName("{}"))):
+        if one.name.startswith("the "):
+            yield one.name
+        yield f"{one.console}: {{}}"
+        yield one.entered.replace("{url}", "{}")
+        yield one.retries
 
 
 def test_what_the_daemon_says_is_said_in_french() -> None:
@@ -166,6 +181,16 @@ def test_a_sentence_is_said_with_what_it_is_about() -> None:
         told = french.told(url.format(names))
         assert told is not None
         assert told.startswith(f"les signatures de {named} dépendent")
+    assert french.told(
+        "gateway: 1 message of the provider of gateway never came, as a "
+        "reconciliation found at 09:00 UTC"
+    ) == (
+        "gateway : 1 message que le fournisseur de gateway a en liste, jamais reçu(s) ici : c’est "
+        "ce qu’a constaté une réconciliation à 09:00 UTC"
+    )
+    assert french.told('or `agents.registry = "module:object"`') == (
+        'ou `agents.registry = "module:object"`'
+    )
     assert french.told("KeyError: 'a'") is None
     assert french.told("budget: " * 1000) is None
 
