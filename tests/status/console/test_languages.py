@@ -112,7 +112,8 @@ REQUESTS += ["channels/declared/reading.py"]
 # What is typed, and what is made of parts that have a sentence each.
 AS_IT_IS = re.compile(
     r"`[^`]*`|[^`]*\bberinia-webhookd events list --agent \{\}"
-    r"|(?:df|SELECT|ALTER|timedatectl|chmod)\b.*|[a-z_]+\.[a-z_{}.]+ = \S+|[^a-z]*(?:, from )?[^a-z]*"
+    r"|(?:df|SELECT|ALTER|timedatectl|chmod)\b.*"
+    r"|[a-z_]+\.[a-z_{}.]+ = \S+|[^a-z]*(?:, from )?[^a-z]*"
 )
 THROUGH_A_PROXY = "{}, through a proxy that does not say for whom"
 
