@@ -120,11 +120,15 @@ def examine(
     settings, unfinished = _frozen(origins, tables)
     lines = list(unread(files, keys))
     problems += [line for line in lines if line.level is Level.WRONG]
-    problems += [*_unsigned(settings.agents), *checks.errors(settings)]
+    together = [*_unsigned(settings.agents), *checks.errors(settings)]
     warnings = [*checks.warnings(settings, origins, kinds, files.config_file)]
     for channel in unfinished:
-        problems += channel.errors()
+        together += channel.errors()
         warnings += checks.about_channel(channel, settings, origins, kinds)
+    # Of a setting that could not be read, the rest is about its default and no fault of its own.
+    problems += [
+        one for one in together if one.subject not in origins or origins[one.subject].valid
+    ]
     return Examined(
         settings=settings,
         origins=origins,

@@ -100,7 +100,34 @@ class TestSources:
         assert (sms(settings).tokens, second.tokens) == ((Secret("one"),), ())
 
 
+DECLARED = """
+[channels.gateway]
+kind = "declared"
+path = "/webhook/gateway"
+agent = "A"
+verify = "token"
+token = "header:X-Token"
+secrets = ["s"]
+reconcile_secret = "k"
+event = [{ id = ["id"], text = "text", sender = "from", recipient = "to" }]
+reconcile = { url = "https://api.example.com/m?{since}", items = "m", time = "at", auth = "basic" }
+"""
+
+
 class TestRefused:
+    @pytest.mark.parametrize(
+        ("right", "typo", "key"),
+        [("items =", "itemz =", "reconcile"), ('"token"', '"tokem"', "verify")],
+    )
+    def test_once_where_a_declaration_has_a_typo(
+        self, place: Place, right: str, typo: str, key: str
+    ) -> None:
+        """Not again for what merely follows from it."""
+        place.toml(DECLARED.replace(right, typo))
+        problem = place.problem()
+        assert problem.subject == f"channels.gateway.{key}"
+        assert "is not valid" in problem.what
+
     def test_without_a_kind(self, place: Place) -> None:
         """The nearest channel is named, and the kinds there are."""
         place.toml('[channels.smss]\ntokens = ["x"]')

@@ -103,7 +103,8 @@ def of_asking(channel: DeclaredSettings, proof: Proof) -> Iterator[tuple[str, st
     if asked is None:
         for field in ("reconcile_secret", "reconcile_values"):
             if getattr(channel, field):
-                yield field, "is set, and nothing says how the provider is asked", "set reconcile"
+                fix = f"say there how the provider is asked, or leave {field} out"
+                yield "reconcile", f"is not set, and {field} is", fix
         return
     for number, block in enumerate(channel.event, 1):
         if not block.is_recognised(proof):
@@ -113,7 +114,9 @@ def of_asking(channel: DeclaredSettings, proof: Proof) -> Iterator[tuple[str, st
                 "give it an id that is in the list as well, or leave reconcile out",
             )
     if secret is not None and asked.auth is None:
-        yield "reconcile_secret", "is set, and reconcile.auth is not", 'auth = "basic"'
+        key = f"channels.{channel.name}.reconcile.auth"
+        fix = f'{key} = "basic" for user:password, or "Authorization: Bearer {{secret}}" for a key'
+        yield "reconcile_secret", "is set, and reconcile.auth is not", fix
     if (
         secret is not None
         and asked.auth is not None

@@ -243,8 +243,12 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     [
         ({"event": [{"text": "a"}]}, "event", "block 1 has no id that is proven"),
         ({"event": [BLOCK, {**BLOCK, "id": ["header:X"]}]}, "event", "block 2 has no id"),
-        ({"reconcile": None, "reconcile_secret": "a"}, "reconcile_secret", "nothing says"),
-        ({"reconcile": None, "reconcile_values": {"a": "b"}}, "reconcile_values", "nothing says"),
+        ({"reconcile": None, "reconcile_secret": "a"}, "reconcile", "and reconcile_secret is"),
+        (
+            {"reconcile": None, "reconcile_values": {"a": "b"}},
+            "reconcile",
+            "and reconcile_values is",
+        ),
         ({"reconcile_secret": "a"}, "reconcile_secret", "auth is not"),
         ({"auth": "basic", "reconcile_secret": "a"}, "reconcile_secret", "not user:password"),
         ({"auth": "K: {secret}", "reconcile_secret": "é"}, "reconcile_secret", "no header"),
@@ -265,6 +269,14 @@ def test_contradictions_are_found(more: dict[str, Any], field: str, says: str) -
     (found,) = settings_from(raw).errors()
     assert found.subject == f"channels.x.{field}"
     assert says in found.what
+
+
+def test_both_ways_to_say_who_we_are_are_named() -> None:
+    """With the whole key."""
+    raw = {**TOKEN, "secrets": ["s"], "event": [BLOCK], "reconcile": TABLE, "reconcile_secret": "a"}
+    (found,) = settings_from(raw).errors()
+    assert 'channels.x.reconcile.auth = "basic"' in found.fix[0]
+    assert '"Authorization: Bearer {secret}"' in found.fix[0]
 
 
 def test_who_we_are_is_said_in_a_header() -> None:
