@@ -53,8 +53,9 @@ def reconcile(
 ) -> None:
     """Ask the provider of CHANNEL what it received for us, and take in what never arrived.
 
-    Twilio and Mailgun are asked themselves; without CHANNEL, on all channels that can be. What the
-    WhatsApp bot sent is in FILE, JSON lines that the bot writes, each as it posts it.
+    Twilio, Mailgun, and the provider of a declared channel whose table `reconcile` says how, are
+    asked themselves; without CHANNEL, on all channels that can be. What the WhatsApp bot sent is in
+    FILE, JSON lines that the bot writes, each as it posts it.
 
     What is taken in says so to its agent ("reconciled": true), has its own time, and comes behind
     what is here already; opt-outs take effect at once. It can be given again at any time: nothing
