@@ -14,6 +14,7 @@ from berinia_webhookd.channels.catalogue import build_all
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.channels.declared import presets
 from berinia_webhookd.channels.declared.channel import DeclaredChannel
+from berinia_webhookd.channels.declared.fields import never_held
 from berinia_webhookd.channels.declared.listed import listed as listed_as
 from berinia_webhookd.channels.declared.listing import item_of
 from berinia_webhookd.channels.json_body import decode_json
@@ -132,7 +133,7 @@ def test(context: CommandContext, /, *, name: str, file: Path, listed: bool, as_
     FILE is a request as it goes over the wire, or as a proxy writes it: the request line, headers,
     an empty line, the body. With --listed it is the JSON that the provider of a declared channel
     answers when `reconcile` asks. Nothing is sent or stored. Exit code 1: it is not proven, or
-    nothing in it can be read.
+    nothing in it can be read; with --listed, an item cannot be taken in.
     """
     loaded = context.load()
     channel = build_all(loaded.settings.channels, loaded.settings.server.public_url).get(
@@ -142,8 +143,9 @@ def test(context: CommandContext, /, *, name: str, file: Path, listed: bool, as_
         raise NotFound(f"there is no channel {name}")
     report: dict[str, Any] = {"proven": False, "why": None, "events": [], "rejected": []}
     report |= _of_list(channel, file) if listed else _of_request(channel, file)
-    click.echo(json_text(report) if as_json else "\n".join(_report_lines(report)))
-    if not report["proven"] or (report["why"] and not report["events"]):
+    click.echo(json_text(report) if as_json else "\n".join(_report_lines(report, listed)))
+    left_out = listed and report["rejected"]
+    if not report["proven"] or (report["why"] and not report["events"]) or left_out:
         click.get_current_context().exit(1)
 
 
@@ -160,9 +162,11 @@ def _of_list(channel: Channel, file: Path) -> dict[str, Any]:
     items = table.items_of(answer)
     if items is None:
         return {**report, "why": f"there is no list at items = {table.items!r}"}
-    for number, item in enumerate(items):
+    of_answer = [item_of(answer, item) for item in items]
+    report["unmet"] = [f"reconcile: {one}" for one in never_held(table.where, of_answer)]
+    for number, item in enumerate(of_answer):
         try:
-            one = listed_as(channel, table, item_of(answer, item), *_ALWAYS)
+            one = listed_as(channel, table, item, *_ALWAYS)
         except DeliveryRejected as error:
             path = f"{table.items}.{number}".lstrip(".")
             report["rejected"].append(
@@ -221,7 +225,7 @@ def _event(event: Event) -> dict[str, Any]:
     }
 
 
-def _report_lines(report: Mapping[str, Any]) -> Iterator[str]:
+def _report_lines(report: Mapping[str, Any], listed: bool) -> Iterator[str]:
     good = report["proven"]
     yield click.style("proven" if good else "not proven", fg="green" if good else "red", bold=True)
     if report["why"]:
@@ -243,7 +247,8 @@ def _report_lines(report: Mapping[str, Any]) -> Iterator[str]:
             if event[name]:
                 yield f"    {name}: {one_line(str(event[name]), _TEXT_CHARACTERS)}"
     for item in report["rejected"]:
-        yield f"kept as rejected: {item['path'] or 'the whole'}: {printable(item['reason'])}"
+        fate = "not taken in" if listed else "kept as rejected"
+        yield f"{fate}: {item['path'] or 'the whole'}: {printable(item['reason'])}"
     if report.get("ignored"):
         yield f"ignored, as declared: {report['ignored']}"
     for line in report.get("unmet", ()):

@@ -227,11 +227,14 @@ def test_an_answer_can_be_tried(daemon: Daemon, api: ListApi, tmp_path: Path) ->
     saved = tmp_path / "answer.json"
     saved.write_text(json.dumps({"messages": items, "meta": {"next": "2"}}))
     line = ("channels", "test", "gateway", str(saved), "--listed")
-    found = json.loads(daemon.run(*line, "--json").stdout)
+    tried = daemon.run(*line, "--json", check=False)
+    assert tried.returncode == 1
+    found = json.loads(tried.stdout)
     (event,) = found["events"]
     assert (event["sender"], event["text"]) == ("+33639980001", "Oui")
     assert [one["path"] for one in found["rejected"]] == ["messages.2"]
-    assert found["ignored"] == 1
+    assert (found["ignored"], found["unmet"]) == (1, [])
+    assert "not taken in: messages.2" in daemon.run(*line, check=False).stdout
     body = json.dumps({"event": "message.received", "data": message})
     signed = hmac.new(SECRET.encode(), body.encode(), hashlib.sha256).hexdigest()
     request = tmp_path / "request"
@@ -241,6 +244,8 @@ def test_an_answer_can_be_tried(daemon: Daemon, api: ListApi, tmp_path: Path) ->
     )
     called = json.loads(daemon.run("channels", "test", "gateway", str(request), "--json").stdout)
     assert called["events"][0]["recognised_by"] == event["recognised_by"]
+    saved.write_text(json.dumps({"messages": items[1:2], "meta": {"next": "2"}}))
+    assert "never holds: there is outbound" in daemon.run(*line).stdout
     saved.write_text("{}")
     wrong = daemon.run(*line, check=False)
     assert wrong.returncode == 1

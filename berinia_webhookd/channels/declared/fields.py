@@ -6,7 +6,7 @@ value counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -188,3 +188,12 @@ def conditions(raw: Any) -> tuple[Condition, ...]:
 def all_hold(some: Sequence[Condition], item: Item) -> bool:
     """Whether an item meets all conditions."""
     return all(one.holds(item) for one in some)
+
+
+def never_held(some: Sequence[Condition], items: Sequence[Item]) -> Iterator[str]:
+    """Describe the conditions that none of the items meets, with what stands there instead."""
+    for condition in some:
+        if items and not any(condition.holds(item) for item in items):
+            values = (condition.field.value(item) for item in items)
+            found = ", ".join(sorted({str(one) for one in values if one is not None})[:3])
+            yield f"where = {str(condition)!r} never holds: there is {found or 'nothing'}"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from berinia_webhookd.channels.addresses_of_people import event_digest, normal_party
 from berinia_webhookd.channels.declared.events import MOST_EVENTS, PHONE, Block
-from berinia_webhookd.channels.declared.fields import Field, Item, Unreadable, all_hold
+from berinia_webhookd.channels.declared.fields import Field, Item, Unreadable, all_hold, never_held
 from berinia_webhookd.channels.declared.proof import Proof, instant_of
 from berinia_webhookd.channels.declared.request import query_of
 from berinia_webhookd.channels.declared.settings import DeclaredSettings
@@ -101,14 +101,7 @@ class Reader:
             items = list(block.reached(root))
             if block.items and not items:
                 said.append(f"block {number} ({block}): nothing stands there")
-            for condition in block.where:
-                if items and not any(condition.holds(item) for item in items):
-                    values = {condition.field.value(item) for item in items}
-                    found = ", ".join(sorted(str(one) for one in values if one is not None)[:3])
-                    said.append(
-                        f"block {number}: where = {str(condition)!r} never holds: there is "
-                        f"{found or 'nothing'}"
-                    )
+            said += [f"block {number}: {one}" for one in never_held(block.where, items)]
         return said
 
     def _root(self, delivery: VerifiedDelivery) -> Item:
