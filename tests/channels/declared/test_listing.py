@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from berinia_webhookd.channels.declared.channel import DeclaredChannel
+from berinia_webhookd.channels.declared.fields import conditions, never_held
 from berinia_webhookd.channels.declared.listed import ListedEvent, listed, rebuilt
 from berinia_webhookd.channels.declared.listing import Auth, Paging, Url, item_of, listing
 from berinia_webhookd.errors import MalformedDelivery
@@ -283,3 +284,11 @@ def test_who_we_are_is_said_in_a_header() -> None:
     assert Auth.parse("basic").headers("u:p") == {"Authorization": "Basic dTpw"}
     assert Auth.parse("X-Key: {secret}").headers("k") == {"X-Key": "k"}
     assert str(Auth.parse("Authorization: Bearer {secret}")) == "Authorization: Bearer {secret}"
+
+
+def test_a_condition_that_never_holds_is_named_with_what_stands_there() -> None:
+    """Whatever that is."""
+    items = [item_of({}, {"to": to}) for to in (["a"], {"b": 1}, None)]
+    (said,) = never_held(conditions("to=us"), items)
+    assert said == "where = 'to=us' never holds: there is ['a'], {'b': 1}"
+    assert not list(never_held(conditions("to"), items))
