@@ -145,7 +145,7 @@ def said_of_providers() -> Iterator[str]:
     for one in (TWILIO, MAILGUN, BOT, provider_of(None, ChannelName("{}"))):
         if one.name.startswith("the "):
             yield one.name
-        yield f"{one.console}: {{}}"
+        yield from (one.console, f"{one.console}: {{}}")
         yield one.entered.replace("{url}", "{}")
         yield one.retries
 
