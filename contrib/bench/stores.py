@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,9 @@ class Postgresql:
                 )
         if core is not None:
             for process in with_children(self._pid):
-                for thread in Path(f"/proc/{process}/task").iterdir():
-                    os.sched_setaffinity(int(thread.name), {core})
+                # What served the questions above may be ending; none of them has a second thread.
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(process, {core})
 
     @property
     def _pid(self) -> int:
