@@ -41,7 +41,7 @@ class Finding:
         return f"{self.subject}: {self.what}{fixes}"
 
 
-def listed(names: Iterable[str]) -> str:
+def joined(names: Iterable[str]) -> str:
     """Return names as one writes them: `a`, `a and b`, `a, b and c`."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last

@@ -18,7 +18,7 @@ from berinia_webhookd.config.agent_settings import AgentsSettings
 from berinia_webhookd.config.channel_settings import ChannelSettings, Kinds
 from berinia_webhookd.config.fields import settings_of
 from berinia_webhookd.config.settings import ServerSettings, Settings
-from berinia_webhookd.findings import Finding, listed, warning, wrong
+from berinia_webhookd.findings import Finding, joined, warning, wrong
 from berinia_webhookd.model import AgentName, Delivery
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def errors(settings: Settings) -> Iterator[Finding]:
         if len({settings.agents.of(name).memory_limit_bytes for name in names}) > 1:
             yield wrong(
                 f"agents.{names[0]}.memory_limit_bytes",
-                f'{listed(names)} share the host "{word}" but have different limits',
+                f'{joined(names)} share the host "{word}" but have different limits',
                 "give all agents of a host the same memory limit",
             )
     yield from _crossed_listeners(settings)

@@ -16,7 +16,7 @@ from typing import Final
 
 from berinia_webhookd import secret_files
 from berinia_webhookd.errors import CannotStart, NotFound
-from berinia_webhookd.findings import listed
+from berinia_webhookd.findings import joined
 from berinia_webhookd.journal import actions, erase, order, sql
 from berinia_webhookd.journal.access import UNKNOWN
 from berinia_webhookd.journal.actions import Actor
@@ -241,7 +241,7 @@ def _fill(copy: sqlite3.Connection, file: Path) -> None:
     if found is not None:
         raise CannotStart(f"{file} is damaged: {found}")
     if versions != [SCHEMA_VERSION]:
-        found = listed(map(str, versions)) if versions else "of no version"
+        found = joined(map(str, versions)) if versions else "of no version"
         raise CannotStart(f"{file} has schema {found}, and this program {SCHEMA_VERSION}")
     strangers, missing = _strangers(copy)
     if strangers:

@@ -313,6 +313,16 @@ def test_no_other_host_sees_the_credentials(tmp_path: Path, place: str) -> None:
         assert not other.asked
 
 
+@pytest.mark.parametrize("query", ["x" * 8192, "a b"])
+def test_the_address_of_a_page_has_a_size_and_no_spaces(tmp_path: Path, query: str) -> None:
+    with served(ListApi(KEY, way="link", page=7)) as api:
+        api.elsewhere = f"{api.url}/v1/messages?{query}"
+        for number in range(30):
+            api.holds(f"m{number}", ago(minutes=number), f"{number}")
+        with pytest.raises(CannotStartNow, match="too long, or has spaces"):
+            asked(tmp_path, api, hours=1)
+
+
 @pytest.mark.parametrize(
     ("bound", "value"), [("MOST_PAGES", 2), ("MOST_ITEMS", 20), ("MOST_BYTES", 3000)]
 )

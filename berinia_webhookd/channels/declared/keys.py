@@ -4,6 +4,8 @@ a key pair only the provider has the private key.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import secrets
@@ -40,6 +42,24 @@ _OF_SMALL_ORDER: Final = frozenset({0, 1, _FIELD - 1, _OF_ORDER_8, _FIELD - _OF_
 
 class UnusableKey(ValueError):
     """A key that is invalid or insecure; the message says why, without quoting the key."""
+
+
+def decoded(secret: str, encoding: str) -> bytes:
+    """Return a secret as bytes; `encoding`: text, base64 (or PEM in its place), hex or pem.
+
+    Raises:
+        UnusableKey: it is not written so.
+    """
+    try:
+        match encoding:
+            case "base64" if not secret.startswith(PEM.decode()):
+                return base64.b64decode(secret, validate=True)
+            case "hex":
+                return binascii.unhexlify(secret)
+            case _:
+                return secret.encode()
+    except ValueError:
+        raise UnusableKey(f"hold one that is not written in {encoding}") from None
 
 
 class Keys(ABC):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -24,6 +24,7 @@ from berinia_webhookd.channels.declared.fields import (
 )
 from berinia_webhookd.channels.declared.request import at
 from berinia_webhookd.config import values
+from berinia_webhookd.config.secret import Secret
 
 BASIC: Final = "basic"
 SECRET: Final = "{secret}"  # noqa: S105 - where one stands
@@ -241,6 +242,12 @@ class Listing:
     def __str__(self) -> str:
         """Return what is asked."""
         return str(self.url)
+
+    def missing(self, secret: Secret | None, given: Container[str]) -> list[str]:
+        """Return the settings without which nobody can be asked; `given` are the values' names."""
+        unknown = sorted(name for name in self.url.names if name not in given)
+        needed = ["reconcile_secret"] if self.auth is not None and secret is None else []
+        return [*needed, *(f"reconcile_values.{name}" for name in unknown)]
 
     @property
     def nested(self) -> list[str]:

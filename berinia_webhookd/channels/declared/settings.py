@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from berinia_webhookd.addresses import Network
 from berinia_webhookd.channels.declared.answers import FixedAnswer, fixed_answer
@@ -23,6 +21,7 @@ from berinia_webhookd.channels.declared.keys import (
     Keys,
     MacKeys,
     UnusableKey,
+    decoded,
 )
 from berinia_webhookd.channels.declared.listing import Listing, given_values, listing
 from berinia_webhookd.channels.declared.password_proof import BasicProof, TokenProof
@@ -34,19 +33,13 @@ from berinia_webhookd.config import values
 from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.secret import Secret
-from berinia_webhookd.config.values import DAY, STATUS, many, network, number, one_of, text
+from berinia_webhookd.config.values import DAY, STATUS, exactly, many, network, number, one_of, text
 from berinia_webhookd.findings import Finding, warning, wrong
 from berinia_webhookd.model import AgentName
 
 JSON: Final = "application/json"
 _STANDARD_TOLERANCE: Final = 300.0
 JWT_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
-
-
-def _method(raw: Any) -> str:
-    if raw not in ("POST", "GET", "PUT"):
-        raise ValueError("give POST, GET or PUT")
-    return str(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +146,7 @@ class DeclaredSettings(ChannelSettings):
     )
     jwt_header: str = setting(text, "Authorization", "the header with the token", file_only=True)
     jwt_algorithms: tuple[str, ...] = setting(
-        many(values.exactly(*JWT_ALGORITHMS)),
+        many(exactly(*JWT_ALGORITHMS)),
         ("HS256",),
         "the algorithms that are accepted, whatever the token says",
         file_only=True,
@@ -183,7 +176,7 @@ class DeclaredSettings(ChannelSettings):
         one_of("json", "form", "query"), "json", "what the body is, or the URL", file_only=True
     )
     methods: tuple[str, ...] = setting(
-        many(_method), ("POST",), "the methods it comes by", file_only=True
+        many(exactly("POST", "GET", "PUT")), ("POST",), "the methods it comes by", file_only=True
     )
     handshake: Handshake | None = setting(
         handshake,
@@ -293,9 +286,8 @@ class DeclaredSettings(ChannelSettings):
         """Whether the proof covers the part that is read."""
         match self.verify:
             case "jwt":
-                return (
-                    self.jwt_url_claim if self.body == "query" else self.jwt_body_claim
-                ) is not None
+                claim = self.jwt_url_claim if self.body == "query" else self.jwt_body_claim
+                return claim is not None
             case "standard-webhooks":
                 return self.body != "query"
             case _ if self.signed is None:
@@ -307,17 +299,7 @@ class DeclaredSettings(ChannelSettings):
         standard = self.verify == "standard-webhooks"
         secret = secret.removeprefix(self.secret_prefix or ("whsec_" if standard else ""))
         binary = standard or self.verify in {"ed25519", "ecdsa-p256"}
-        encoding = self.secret_encoding or ("base64" if binary else "text")
-        try:
-            match encoding:
-                case "base64" if not secret.startswith("-----"):
-                    return base64.b64decode(secret, validate=True)
-                case "hex":
-                    return binascii.unhexlify(secret)
-                case _:
-                    return secret.encode()
-        except ValueError:
-            raise UnusableKey(f"hold one that is not written in {encoding}") from None
+        return decoded(secret, self.secret_encoding or ("base64" if binary else "text"))
 
     @property
     def signs_questions(self) -> bool:
@@ -338,15 +320,9 @@ class DeclaredSettings(ChannelSettings):
     @property
     def missing_to_ask(self) -> list[str]:
         """The settings without which the provider cannot be asked."""
-        asked = self.reconcile
-        if asked is None:
+        if self.reconcile is None:
             return ["reconcile"]
-        needed = asked.auth is not None and self.reconcile_secret is None
-        unknown = asked.url.names - self.reconcile_values.keys()
-        return [
-            *(["reconcile_secret"] if needed else []),
-            *(f"reconcile_values.{name}" for name in sorted(unknown)),
-        ]
+        return self.reconcile.missing(self.reconcile_secret, self.reconcile_values)
 
     def proof(self) -> Proof:
         """Return the declared proof.
@@ -356,8 +332,6 @@ class DeclaredSettings(ChannelSettings):
             ValueError: a setting is missing.
         """
         keys = self.keys
-        source = self.time
-        clock = Clock(source, self.time_unit, self.tolerance_seconds)
         match self.verify:
             case "standard-webhooks":
                 tolerance = self.tolerance_seconds or _STANDARD_TOLERANCE
@@ -385,7 +359,7 @@ class DeclaredSettings(ChannelSettings):
         return SignatureProof(
             self.signature,
             self.signed,
-            clock,
+            Clock(self.time, self.time_unit, self.tolerance_seconds),
             self._signing_keys(keys),
             self.covers,
             self.body_hash_query,

@@ -47,7 +47,7 @@ class Language:
 
 
 ENGLISH: Final = Language("en", {})
-PLACE: Final = re.compile(r"\{([0-9])(:et)?\}")  # with `:et` of names as `listed` gives them
+PLACE: Final = re.compile(r"\{([0-9])(:et)?\}")  # with `:et` of names as `joined` gives them
 VALUE: Final = "{}"
 
 

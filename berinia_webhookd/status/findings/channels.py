@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from berinia_webhookd.addresses import LOOPBACK, in_networks
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import LoopbackLocked
-from berinia_webhookd.findings import Finding, listed, note, ok, warning, wrong
+from berinia_webhookd.findings import Finding, joined, note, ok, warning, wrong
 from berinia_webhookd.metrics import PREFIX
 from berinia_webhookd.status.durations import duration
 from berinia_webhookd.status.findings.installation import AS_DAEMON, Installation, no_key
@@ -193,7 +193,7 @@ async def console(installation: Installation) -> AsyncIterator[Finding]:
             f"server.public_url is not set, so {PLACEHOLDER} stands for the host that providers "
             "call",
             f'server.public_url = "{PLACEHOLDER}"',
-            why=f"signatures of {listed(names)} depend on the Host and X-Forwarded-Proto headers "
+            why=f"signatures of {joined(names)} depend on the Host and X-Forwarded-Proto headers "
             "that nginx sends"
             if names
             else "the URLs to enter are not known",

@@ -11,7 +11,7 @@ from typing import Final
 
 from berinia_webhookd.channels.contract import SignedRequest
 from berinia_webhookd.clock import now
-from berinia_webhookd.findings import Finding, listed, note, ok, warning, wrong
+from berinia_webhookd.findings import Finding, joined, note, ok, warning, wrong
 from berinia_webhookd.status.durations import duration
 from berinia_webhookd.status.findings.installation import Installation
 from berinia_webhookd.status.findings.probe import Sender
@@ -113,7 +113,7 @@ def clock_matters(installation: Installation) -> str:
     signers = [one.name for one in installation.providers if one.signs_time]
     if signers:
         return (
-            f"signatures of {listed(signers)} carry the time: while this clock is behind, they are "
+            f"signatures of {joined(signers)} carry the time: while this clock is behind, they are "
             "refused"
         )
     return "retries and retention depend on the clock"

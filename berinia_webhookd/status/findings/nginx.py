@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.channels.signatures import port_forms
-from berinia_webhookd.findings import Finding, listed, note, ok, warning, wrong
+from berinia_webhookd.findings import Finding, joined, note, ok, warning, wrong
 from berinia_webhookd.own_requests import InstallationKey
 from berinia_webhookd.status.findings import before_daemon
 from berinia_webhookd.status.findings.before_daemon import NGINX, RELOAD
@@ -143,7 +143,7 @@ def _at_another_path(ways: Sequence[_Way]) -> Finding:
     first = ways[0]
     others = "".join(f", {way.channel.path}" for way in ways[1:])
     providers = [way.channel.provider for way in ways]
-    names = listed(dict.fromkeys(one.name for one in providers))
+    names = joined(dict.fromkeys(one.name for one in providers))
     likewise = f"; likewise for {others.removeprefix(', ')}" if others else ""
     return wrong(
         NGINX,

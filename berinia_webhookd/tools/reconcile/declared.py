@@ -16,6 +16,7 @@ from berinia_webhookd.channels.declared.fields import Unreadable
 from berinia_webhookd.channels.declared.listed import ListedEvent, listed, rebuilt
 from berinia_webhookd.channels.declared.listing import item_of
 from berinia_webhookd.errors import CannotStart, CannotStartNow, DeliveryRejected
+from berinia_webhookd.findings import joined
 from berinia_webhookd.http_client import HttpClient
 from berinia_webhookd.journal.reconcile import Rebuilt
 from berinia_webhookd.tools.reconcile.asking import (
@@ -57,7 +58,7 @@ class ProviderList(KnownByDigest):
         settings = channel.settings
         prefix = f"channels.{channel.name}"
         if settings.reconcile is None or settings.missing_to_ask:
-            missing = " and ".join(f"{prefix}.{one}" for one in settings.missing_to_ask)
+            missing = joined(f"{prefix}.{one}" for one in settings.missing_to_ask)
             raise CannotStart(
                 f"{channel.provider.name} cannot be asked without {missing}",
                 hint=f"set {missing} (docs/declaring-a-channel.md)",
@@ -140,7 +141,7 @@ class ProviderList(KnownByDigest):
             except (Unreadable, ValueError) as error:
                 raise self._told(f"does not say which page is next: {error}") from None
             if url is not None:
-                self._require_same_host(first, url)
+                self._require_fit(first, url)
 
     def _once(self, seen: set[bytes], what: bytes) -> None:
         digest = hashlib.blake2b(what, digest_size=DIGEST_BYTES).digest()
@@ -148,10 +149,12 @@ class ProviderList(KnownByDigest):
             raise self._told("lists the same page again, without end")
         seen.add(digest)
 
-    def _require_same_host(self, first: str, url: str) -> None:
+    def _require_fit(self, first: str, url: str) -> None:
         """Nobody else may see the credentials."""
+        if not _URL.fullmatch(url):
+            raise self._told("leads to a page whose URL is too long, or has spaces in it")
         ours, theirs = urlsplit(first), urlsplit(url)
-        if not _URL.fullmatch(url) or (theirs.scheme, theirs.netloc) != (ours.scheme, ours.netloc):
+        if (theirs.scheme, theirs.netloc) != (ours.scheme, ours.netloc):
             raise self._told("leads to another host, which is not asked")
 
     async def _ask(self, url: str) -> tuple[Any, bytes]:
