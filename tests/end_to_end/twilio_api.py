@@ -29,7 +29,9 @@ class TwilioApi(ProviderApi):
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.repeats = False  # the last page leads to itself
         self.endless = False  # and so on, each time under another address
-        self.extra: list[Any] = []  # records of each first page that are not as documented
+        self.extra: list[
+            Any
+        ] = []  # records that are not as documented, on the first page of a day with others
 
     def holds(
         self,
@@ -113,7 +115,7 @@ class TwilioApi(ProviderApi):
             "end": len(found),
             "first_page_uri": path,
             "messages": [
-                *([] if number or size == 1 else self.extra),
+                *([] if number or size == 1 or not found else self.extra),
                 *found[number * size : (number + 1) * size],
             ],
             "next_page_uri": following,
