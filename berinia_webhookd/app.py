@@ -202,7 +202,7 @@ async def opened(
             metrics=metrics,
             enabled=role.receives and not settings.dev,
         )
-        backlog = BacklogReader(journal)
+        backlog = BacklogReader(journal.backlog)
         silence = SilenceWatch(
             journal,
             channels=lambda: [channel.name for channel in received(channels, role)],

@@ -322,27 +322,6 @@ class Outbox(Protocol):
         """The raw delivery of an event, for its attachments; None once erased or purged."""
 
 
-class Upkeep(Protocol):
-    """Maintenance of a journal, and counts for the status pages."""
-
-    async def recover(self) -> int:
-        """Give back entries that dead processes were running; five losses make an entry dead, and a
-        single one if an at-most-once attempt had begun.
-
-        On SQLite, where one `serve` owns the file: all running entries, at start. On PostgreSQL:
-        expired leases, periodically. Returns how many entries were given back.
-        """
-
-    async def backlog(self) -> Backlog:
-        """Counts for the status pages."""
-
-    async def purge(self) -> int:
-        """Delete one small batch of rows past their retention; returns how many."""
-
-    async def close(self) -> None:
-        """Finish the commit under way and close."""
-
-
 class Inspection(Protocol):
     """Read access for commands and status pages."""
 

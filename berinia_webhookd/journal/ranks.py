@@ -4,7 +4,7 @@ than an earlier one is skipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -31,30 +31,17 @@ async def judge(
     rows = await transaction.execute("ranks", abouts=abouts)
     numbers = {new.number for new in ranked.values()}
     highest = {about: rank for number, about, rank in rows if number not in numbers}
-    behind = outranked(((id_, new.event) for id_, new in ranked.items()), highest)
-    await transaction.execute("mark_outranked", numbers=[ranked[id_].number for id_ in behind])
-    return {
-        id_: replace(new, event=new.event._replace(skipped=OUTRANKED))
-        for id_, new in ranked.items()
-        if id_ in behind
-    }
+    behind: dict[EventId, NewEvent] = {}
+    for new in ranked.values():
+        about, rank = about_of(new.event), new.event.rank or 0
+        if rank < highest.get(about, rank):
+            behind[new.id] = replace(new, event=new.event._replace(skipped=OUTRANKED))
+        else:
+            highest[about] = rank
+    await transaction.execute("mark_outranked", numbers=[new.number for new in behind.values()])
+    return behind
 
 
 def about_of(event: Event) -> str:
     """Return the key shared by the receipts of one message."""
     return storable(f"{event.channel}:{event.about}")
-
-
-def outranked(
-    receipts: Iterable[tuple[EventId, Event]], highest: Mapping[str, int]
-) -> frozenset[EventId]:
-    """Return the receipts ranked below an earlier one, in order."""
-    reached = dict(highest)
-    behind: set[EventId] = set()
-    for id_, event in receipts:
-        about = about_of(event)
-        if event.rank is None or event.rank >= reached.get(about, event.rank):
-            reached[about] = max(event.rank or 0, reached.get(about, 0))
-        else:
-            behind.add(id_)
-    return frozenset(behind)

@@ -5,10 +5,11 @@ a timeout.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.journal.contract import Backlog, HeldBack, Upkeep
+from berinia_webhookd.journal.contract import Backlog, HeldBack
 from berinia_webhookd.model import EntryState
 from berinia_webhookd.status.durations import counted
 
@@ -21,8 +22,9 @@ OPEN_STATES: Final = (EntryState.READY, EntryState.RUNNING, EntryState.WAITING)
 class BacklogReader:
     """Reads the backlog, and caches it for a second."""
 
-    def __init__(self, upkeep: Upkeep) -> None:
-        self._upkeep = upkeep
+    def __init__(self, ask: Callable[[], Awaitable[Backlog]]) -> None:
+        """`ask` reads it from the journal."""
+        self._from_journal = ask
         self._asking = asyncio.Lock()
         self._answer: Backlog | JournalUnavailable | None = None
         self._answered_at = 0.0
@@ -57,7 +59,7 @@ class BacklogReader:
     async def _ask(self) -> Backlog | JournalUnavailable:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                return await self._upkeep.backlog()
+                return await self._from_journal()
         except TimeoutError:
             return JournalUnavailable(f"no answer in {PATIENCE_SECONDS:.0f} seconds")
         except JournalUnavailable as error:

@@ -1,7 +1,7 @@
 """Fakes for tests of channels, agents and stages: what this project's own tests use.
 
-`Clock` stands still until it is moved. `MemoryJournal` keeps the journal's contract without a disk.
-The functions make what one stage hands the next; a channel signs its samples itself:
+`Clock` stands still until it is moved. The functions make what one stage hands the next; a channel
+signs its samples itself:
 
     request = channel.sign({"Body": "Bonjour"}, base_url="https://app.example.com", now=START)
     event, = channel.decode(channel.verify(arrived(channel.name, request))).events
@@ -29,7 +29,6 @@ from berinia_webhookd.model import (
     RawDelivery,
     VerifiedDelivery,
 )
-from berinia_webhookd.testing.memory_journal import MemoryJournal
 
 __all__ = [
     "AGENT",
@@ -37,7 +36,6 @@ __all__ = [
     "FORM",
     "START",
     "Clock",
-    "MemoryJournal",
     "a_caller",
     "a_delivery",
     "a_raw_delivery",

@@ -27,7 +27,7 @@ async def waiting(world: World, body: bytes = b"id=1") -> asyncio.Task[Answer]:
 async def test_the_reply_comes_back_inline(world: World, failed: bool) -> None:
     """200 with the agent's text, also when the agent returned it as an error."""
     posting = await waiting(world)
-    await world.inbox.reply("event-0", "Bonjour !", failed=failed)
+    world.inbox.reply("event-0", "Bonjour !", failed=failed)
     status, body, headers = await posting
     assert status == 200
     assert headers["Content-Type"] == "application/json"
@@ -51,7 +51,7 @@ async def test_without_a_reply_in_time_it_is_accepted(world: World) -> None:
 
 async def test_a_reply_decided_at_the_last_moment_is_still_given(world: World) -> None:
     """What the journal decided inline while the time ran out goes to the caller."""
-    world.inbox.last_chance = "just in time"
+    world.inbox.last_chance = Reply("just in time", failed=False)
     status, body, _ = await world.post(path=CHAT_PATH)
     assert (status, body["response"]) == (200, "just in time")
 
@@ -59,7 +59,7 @@ async def test_a_reply_decided_at_the_last_moment_is_still_given(world: World) -
 async def test_an_event_without_a_reply_is_accepted_at_once(world: World) -> None:
     """202 as soon as the journal says that no reply will come."""
     posting = await waiting(world)
-    await world.inbox.reply("event-0", None)
+    world.inbox.reply("event-0", None)
     assert (await posting)[0] == 202
 
 
@@ -139,7 +139,7 @@ async def test_a_repeated_message_waits_with_the_first(world: World) -> None:
     first = await waiting(world)
     world.inbox.waited_for.clear()
     second = await waiting(world)
-    await world.inbox.reply("event-0", "both")
+    world.inbox.reply("event-0", "both")
     assert (await first)[:2] == (await second)[:2]
     assert not world.inbox.stopped
 
@@ -154,7 +154,7 @@ async def test_one_that_hangs_up_does_not_speak_for_the_other(served: World) -> 
     await writer.wait_closed()
     await served.get("/health")
     assert served.receiver.commits.callers.waiting == {"event-0": 1}
-    await served.inbox.reply("event-0", "for you")
+    served.inbox.reply("event-0", "for you")
     assert (await posting)[1]["response"] == "for you"
     assert not served.inbox.stopped
 

@@ -5,9 +5,10 @@ signature is a word, and an inbox in memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from ipaddress import ip_network
 from pathlib import Path
@@ -36,7 +37,7 @@ from berinia_webhookd.errors import (
     Unauthorized,
 )
 from berinia_webhookd.http_request import CALLER
-from berinia_webhookd.journal.contract import ClaimRequest, ReplayedSignature, Reply, Settlement
+from berinia_webhookd.journal.contract import ReplayedSignature, Reply
 from berinia_webhookd.loopback_lock import LoopbackLock
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import (
@@ -44,20 +45,17 @@ from berinia_webhookd.model import (
     ChannelName,
     Conversation,
     Decoded,
-    EntryKind,
-    EntryState,
     Event,
     EventId,
     EventKind,
     EventMark,
-    Outcome,
-    OutcomeKind,
+    PauseRequest,
     RawDelivery,
+    Receipt,
     Receipts,
     VerifiedDelivery,
 )
 from berinia_webhookd.own_requests import InstallationKey
-from berinia_webhookd.testing import MemoryJournal
 
 KEY = InstallationKey(b"k" * 32)
 SMS_PATH = "/webhook/sms-response"
@@ -172,22 +170,29 @@ class FakeChannel(Channel):
         )
 
 
-class Inbox(MemoryJournal):
-    """Notes who asks for a commit and who stops waiting; a test may let the agent answer."""
+class Inbox:
+    """The receiving side of a journal, in lists. It notes who asks for a commit and who stops
+    waiting; a test may hold commits back, let them fail, and be the agent.
+    """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+        self.gate = asyncio.Event()  # cleared: commits are held back
+        self.gate.set()
+        self.rejected: list[tuple[VerifiedDelivery, Mapping[str, object]]] = []
         self.stopped: list[tuple[EventId, bool]] = []
-        self.last_chance: str | None = None  # what the agent says at the last moment
+        self.last_chance: Reply | None = None  # what the agent says at the last moment
         self.arrivals = 0
         self.arrived = asyncio.Condition()
         self.waited_for = asyncio.Event()
         self.told = asyncio.Event()
+        self._receipts: dict[bytes, Receipt] = {}
+        self._replies: dict[EventId, asyncio.Future[Reply | None]] = {}
 
     @property
     def committed(self) -> list[bytes]:
         """The digests of what was accepted."""
-        return [event.digest for event in self.events]
+        return list(self._receipts)
 
     async def accept(
         self, delivery: VerifiedDelivery, decoded: Decoded, *, wait_seconds: float | None = None
@@ -195,7 +200,26 @@ class Inbox(MemoryJournal):
         async with self.arrived:
             self.arrivals += 1
             self.arrived.notify_all()
-        return await super().accept(delivery, decoded, wait_seconds=wait_seconds)
+        await self._commit()
+        return tuple(map(self._accept, decoded.events))
+
+    def _accept(self, event: Event) -> Receipt:
+        if (known := self._receipts.get(event.digest)) is not None:
+            return known._replace(duplicate=True)
+        id_ = EventId(f"event-{len(self._receipts)}")
+        self._replies[id_] = asyncio.get_running_loop().create_future()
+        receipt = Receipt(id_, event.agent, duplicate=False, skipped=event.skipped)
+        self._receipts[event.digest] = receipt
+        return receipt
+
+    async def reject(self, delivery: VerifiedDelivery, reason: Mapping[str, object]) -> None:
+        await self._commit()
+        if delivery.body not in (one.body for one, _ in self.rejected):
+            self.rejected.append((delivery, reason))
+
+    async def pause(self, requests: Sequence[PauseRequest]) -> int:
+        await self._commit()
+        return len(requests)
 
     async def pending(self, count: int) -> None:
         """Wait until so many have asked for a commit."""
@@ -204,24 +228,25 @@ class Inbox(MemoryJournal):
 
     async def wait_for_reply(self, event_id: EventId, seconds: float) -> Reply | None:
         self.waited_for.set()
-        if self.last_chance is not None:  # decided just when the time was over
-            await self.reply(event_id, self.last_chance)
+        if self.last_chance is not None:
             return None
-        return await super().wait_for_reply(event_id, seconds)
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(self._replies[event_id]), seconds)
+        return None
 
     async def stop_waiting(self, event_id: EventId, *, hung_up: bool) -> Reply | None:
         self.stopped.append((event_id, hung_up))
         self.told.set()
-        return await super().stop_waiting(event_id, hung_up=hung_up)
+        return self.last_chance
 
-    async def reply(self, event_id: str, text: str | None, *, failed: bool = False) -> None:
+    def reply(self, event_id: str, text: str | None, *, failed: bool = False) -> None:
         """Let the agent answer, or end without a word."""
-        claimed = await self.claim([ClaimRequest(EntryKind.AGENT, None, 9)])
-        (entry,) = [entry for entry in claimed.entries if entry.event_id == event_id]
-        kind = OutcomeKind.ERROR if failed else OutcomeKind.SUCCESS
-        state = EntryState.DEAD if failed and text is None else EntryState.DONE
-        outcome = Outcome(kind, reply=text)
-        await self.settle(Settlement(entry, outcome, 0.0, state))
+        self._replies[EventId(event_id)].set_result(None if text is None else Reply(text, failed))
+
+    async def _commit(self) -> None:
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
 
 
 async def _locked_page(request: web.Request) -> web.StreamResponse:

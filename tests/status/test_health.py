@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -12,11 +12,13 @@ import structlog
 
 from berinia_webhookd import supervision
 from berinia_webhookd.channels.catalogue import KINDS
+from berinia_webhookd.clock import now
 from berinia_webhookd.config.load import load
 from berinia_webhookd.errors import JournalUnavailable
-from berinia_webhookd.journal.contract import Backlog
+from berinia_webhookd.journal.contract import Backlog, Claimed, ClaimRequest
+from berinia_webhookd.journal.store import SqlJournal
 from berinia_webhookd.metrics import Metrics
-from berinia_webhookd.model import AgentName, Caller, Decoded
+from berinia_webhookd.model import AgentName, Caller, EntryState
 from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.dispatcher import Dispatcher
 from berinia_webhookd.outbound.log_agent import LogAgents
@@ -33,12 +35,33 @@ from berinia_webhookd.status.health import (
     least_free,
 )
 from berinia_webhookd.status.metrics_page import MetricsPage
-from berinia_webhookd.testing import Clock, MemoryJournal, a_delivery, an_event
 
 from .conftest import Get, caller
 
 ALLOWED = (ip_network("127.0.0.1"), ip_network("10.1.0.0/16"))
 AGENT = AgentName("MetaAgent")
+
+Ask = Callable[[], Awaitable[Backlog]]
+
+
+def backlog_of(ready: int = 0, oldest: Mapping[AgentName, float] | None = None) -> Ask:
+    """A journal with so many entries ready."""
+
+    async def ask() -> Backlog:
+        counts = {**dict.fromkeys(EntryState, 0), EntryState.READY: ready}
+        return Backlog(counts, oldest or {AGENT: 0.0} if ready else {})
+
+    return ask
+
+
+def failing(why: str) -> Ask:
+    """A journal that cannot be read."""
+
+    async def ask() -> Backlog:
+        raise JournalUnavailable(why)
+
+    return ask
+
 
 READERS = [
     (caller(), True),
@@ -67,7 +90,7 @@ async def test_everybody_may_greet(get: Get) -> None:
 
 async def test_healthy(get: Get, tmp_path: Path) -> None:
     """200 while every check is content."""
-    backlog = BacklogReader(MemoryJournal())
+    backlog = BacklogReader(backlog_of())
     checks = {
         "journal": journal_check(backlog, lambda: True),
         "agents": agents_check(dict, dict),
@@ -80,8 +103,8 @@ async def test_healthy(get: Get, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("by", "allowed"), READERS)
 async def test_reasons_are_for_those_allowed(get: Get, by: Caller, allowed: bool) -> None:
     """503 for everybody, the reasons only for those who may read the metrics."""
-    journal = MemoryJournal(failure=JournalUnavailable("postgresql://secret"))
-    page = HealthPage({"journal": journal_check(BacklogReader(journal), lambda: True)}, ALLOWED)
+    backlog = BacklogReader(failing("postgresql://secret"))
+    page = HealthPage({"journal": journal_check(backlog, lambda: True)}, ALLOWED)
     status, body, _ = await get(page.handle, by=by)
     assert status == 503
     assert body["status"] == "unhealthy"
@@ -90,7 +113,7 @@ async def test_reasons_are_for_those_allowed(get: Get, by: Caller, allowed: bool
 
 async def test_a_journal_that_can_only_be_read_is_a_reason() -> None:
     """Messages are refused then, though everything can be looked at."""
-    check = journal_check(BacklogReader(MemoryJournal()), lambda: False)
+    check = journal_check(BacklogReader(backlog_of()), lambda: False)
     assert await check() == "the journal cannot be written"
 
 
@@ -116,7 +139,15 @@ async def test_a_dispatcher_that_does_not_turn_is_a_reason(
     config = tmp_path / "settings.toml"
     config.write_text('agents.MetaAgent.target = "log:"')
     settings = load(kinds=KINDS, environ={}, working_folder=tmp_path, config_file=config).settings
-    journal, metrics = MemoryJournal(), Metrics()
+    metrics, gate = Metrics(), asyncio.Event()
+
+    class Held(SqlJournal):
+        async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
+            await gate.wait()
+            return await super().claim(requests)
+
+    journal = Held(f"sqlite:///{tmp_path / 'journal.db'}", node="here", clock=now)
+    await journal.open()
     transports = Transports(settings.agents, metrics=metrics)
     dispatcher = Dispatcher(
         outbox=journal,
@@ -130,13 +161,13 @@ async def test_a_dispatcher_that_does_not_turn_is_a_reason(
     )
     page = HealthPage({"dispatcher": dispatcher_check(dispatcher)}, ALLOWED)
     running = asyncio.create_task(dispatcher.run())
-    journal.gate.clear()
     await until_it_says(page.reasons, {"dispatcher": "the dispatcher is stuck"})
-    journal.gate.set()
+    gate.set()
     await until_it_says(page.reasons, {})
     running.cancel()
     await asyncio.wait([running])
     await transports.close()
+    await journal.close()
 
 
 async def until_it_says(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
@@ -180,34 +211,27 @@ async def test_a_full_disk_is_a_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "said"), [(0, "0 entries open"), (1, "1 entry open, oldest 0")])
 async def test_the_line_of_systemctl_counts_as_people_do(count: int, said: str) -> None:
     """One is no plural."""
-    journal = MemoryJournal()
-    for number in range(count):
-        event = an_event(f"text {number}")
-        await journal.accept(a_delivery(event), Decoded((event,)))
-    assert (await BacklogReader(journal).in_one_line()).startswith(said)
+    assert (await BacklogReader(backlog_of(count)).in_one_line()).startswith(said)
 
 
 async def test_the_journal_is_asked_once_for_many_readers() -> None:
     """Readers within a second share one question, also when the answer is an error."""
+    for answer in (backlog_of(), failing("unreachable")):
+        asked: list[None] = []
 
-    class Counting(MemoryJournal):
-        asked = 0
+        async def ask(answer: Ask = answer, asked: list[None] = asked) -> Backlog:
+            asked.append(None)
+            return await answer()
 
-        async def backlog(self) -> Backlog:
-            self.asked += 1
-            return await super().backlog()
-
-    for failure in (None, JournalUnavailable("unreachable")):
-        journal = Counting(failure=failure)
-        reader = BacklogReader(journal)
+        reader = BacklogReader(ask)
         await asyncio.gather(*(reader.read() for _ in range(20)), return_exceptions=True)
-        assert journal.asked == 1
+        assert len(asked) == 1
 
 
 @pytest.mark.parametrize(("by", "allowed"), READERS)
 async def test_metrics_are_for_those_allowed(get: Get, by: Caller, allowed: bool) -> None:
     """Prometheus text for the allowed addresses, 403 for all others."""
-    page = MetricsPage(Metrics(), BacklogReader(MemoryJournal()), ALLOWED, lambda: True)
+    page = MetricsPage(Metrics(), BacklogReader(backlog_of()), ALLOWED, lambda: True)
     status, _, headers = await get(page.handle, by=by)
     assert status == (200 if allowed else 403)
     if allowed:
@@ -216,22 +240,18 @@ async def test_metrics_are_for_those_allowed(get: Get, by: Caller, allowed: bool
 
 async def test_gauges_mirror_the_journal() -> None:
     """Entries by state, the age of what waits longest, and whether the journal is there."""
-    clock, metrics = Clock(), Metrics()
-    journal = MemoryJournal(clock)
-    for _ in range(3):
-        event = an_event(agent=AGENT)
-        await journal.accept(a_delivery(event), Decoded((event,)))
-    clock.move(90)
+    metrics = Metrics()
+    backlog = backlog_of(3, {AGENT: 90})
     value = metrics.registry.get_sample_value
-    await MetricsPage(metrics, BacklogReader(journal), ALLOWED, lambda: True).refresh()
+    await MetricsPage(metrics, BacklogReader(backlog), ALLOWED, lambda: True).refresh()
     assert value("berinia_webhookd_entries", {"state": "ready"}) == 3
     assert value("berinia_webhookd_entries", {"state": "dead"}) == 0
     assert value("berinia_webhookd_oldest_ready_seconds", {"agent": "MetaAgent"}) == 90
     assert value("berinia_webhookd_journal_up") == 1
-    await MetricsPage(metrics, BacklogReader(journal), ALLOWED, lambda: False).refresh()
+    await MetricsPage(metrics, BacklogReader(backlog), ALLOWED, lambda: False).refresh()
     assert value("berinia_webhookd_journal_up") == 0
-    unreachable = MemoryJournal(failure=JournalUnavailable("unreachable"))
+    unreachable = failing("unreachable")
     await MetricsPage(metrics, BacklogReader(unreachable), ALLOWED, lambda: True).refresh()
     assert value("berinia_webhookd_journal_up") == 0
-    await MetricsPage(metrics, BacklogReader(MemoryJournal()), ALLOWED, lambda: True).refresh()
+    await MetricsPage(metrics, BacklogReader(backlog_of()), ALLOWED, lambda: True).refresh()
     assert value("berinia_webhookd_oldest_ready_seconds", {"agent": "MetaAgent"}) is None

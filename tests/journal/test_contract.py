@@ -1,11 +1,10 @@
-"""The journal in memory keeps the same contract as the real one: each behaviour, on both."""
+"""What the stages rely on: each behaviour of the contract, on both engines."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,50 +38,36 @@ from berinia_webhookd.model import (
     Receipt,
     Receipts,
 )
-from berinia_webhookd.testing import AGENT, MemoryJournal, a_delivery, an_event
+from berinia_webhookd.testing import AGENT, a_delivery, an_event
 
-from .journal.world import Clock, PostgresqlWorld, SqliteWorld, World
+from .world import Clock, World
 
-Journal = MemoryJournal | SqlJournal
 SAID = Outcome(OutcomeKind.SUCCESS, reply="said")
 BROKEN = Outcome(OutcomeKind.EXCEPTION, error="broken")
 OTHER_SENDER = "+33639980002"
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(closed_world: World) -> Clock:
+    return closed_world.clock
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-async def journal(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
-) -> AsyncIterator[Journal]:
-    """One of each, by the same clock."""
-    if request.param == "memory":
-        yield MemoryJournal(clock)
-        return
-    world: World = SqliteWorld(tmp_path, clock=clock)
-    if request.param == "postgresql":
-        world = await PostgresqlWorld.borrow(request.getfixturevalue("postgresql"), clock)
-    real = await world.open()
-    yield real
-    await real.close()
-    if isinstance(world, PostgresqlWorld):
-        await world.give_back()
+@pytest.fixture
+def journal(world: World) -> SqlJournal:
+    return world.journal
 
 
-async def accept(journal: Journal, *events: Event, **more: Any) -> Receipts:
+async def accept(journal: SqlJournal, *events: Event, **more: Any) -> Receipts:
     return await journal.accept(a_delivery(events[0]), Decoded(events), **more)
 
 
 async def claim(
-    journal: Journal, limit: int = 9, kind: EntryKind = EntryKind.AGENT, agent: AgentName = AGENT
+    journal: SqlJournal, limit: int = 9, kind: EntryKind = EntryKind.AGENT, agent: AgentName = AGENT
 ) -> Sequence[Entry]:
     return (await journal.claim([ClaimRequest(kind, frozenset({agent}), limit)])).entries
 
 
-async def bodies(journal: Journal, limit: int = 9) -> list[str]:
+async def bodies(journal: SqlJournal, limit: int = 9) -> list[str]:
     return [entry.event.body for entry in await claim(journal, limit)]
 
 
@@ -103,7 +88,7 @@ def failed(entry: Entry, *, due_in_seconds: float, hold_seconds: float = 300) ->
     )
 
 
-async def test_an_event_is_accepted_once(journal: Journal) -> None:
+async def test_an_event_is_accepted_once(journal: SqlJournal) -> None:
     """Whatever it comes with again: the receipt of the first time."""
     (first,) = await accept(journal, an_event("one"))
     assert (first.agent, first.duplicate) == (AGENT, False)
@@ -113,7 +98,7 @@ async def test_an_event_is_accepted_once(journal: Journal) -> None:
     assert await bodies(journal) == ["one"]
 
 
-async def test_a_signature_belongs_to_one_message(journal: Journal) -> None:
+async def test_a_signature_belongs_to_one_message(journal: SqlJournal) -> None:
     """The same message again is a duplicate, another one is refused."""
     event = an_event("one")
     delivery = a_delivery(event, replay_key=b"key")
@@ -123,7 +108,7 @@ async def test_a_signature_belongs_to_one_message(journal: Journal) -> None:
         await journal.accept(delivery, Decoded((an_event("two"),)))
 
 
-async def test_a_conversation_is_in_order_and_others_run_beside_it(journal: Journal) -> None:
+async def test_a_conversation_is_in_order_and_others_run_beside_it(journal: SqlJournal) -> None:
     """One at a time of one, up to the limit of all."""
     await accept(journal, an_event("one"))
     await accept(journal, an_event("two"))
@@ -136,7 +121,7 @@ async def test_a_conversation_is_in_order_and_others_run_beside_it(journal: Jour
     assert await bodies(journal) == ["two"]
 
 
-async def test_only_what_is_asked_for_is_claimed(journal: Journal) -> None:
+async def test_only_what_is_asked_for_is_claimed(journal: SqlJournal) -> None:
     """Entries of other agents stay, and their agents are known to wait."""
     await accept(journal, an_event("one", agent=AgentName("Other")))
     assert await bodies(journal) == []
@@ -146,7 +131,7 @@ async def test_only_what_is_asked_for_is_claimed(journal: Journal) -> None:
 
 
 async def test_a_retry_holds_its_conversation_back_for_a_while(
-    journal: Journal, clock: Clock
+    journal: SqlJournal, clock: Clock
 ) -> None:
     """Until it has been tried again, or the time to hold is over."""
     await accept(journal, an_event("one"))
@@ -164,7 +149,7 @@ async def test_a_retry_holds_its_conversation_back_for_a_while(
     assert await bodies(journal) == ["two"]
 
 
-async def test_an_opt_out_overtakes_what_is_held_back(journal: Journal) -> None:
+async def test_an_opt_out_overtakes_what_is_held_back(journal: SqlJournal) -> None:
     """Not what runs."""
     await accept(journal, an_event("one"))
     (running,) = await claim(journal)
@@ -175,7 +160,7 @@ async def test_an_opt_out_overtakes_what_is_held_back(journal: Journal) -> None:
     assert await bodies(journal) == ["STOP"]
 
 
-async def test_an_opt_out_overtakes_what_is_ready(journal: Journal) -> None:
+async def test_an_opt_out_overtakes_what_is_ready(journal: SqlJournal) -> None:
     """But for another one; a question for help does not."""
     await accept(journal, an_event("one"))
     (running,) = await claim(journal)
@@ -189,7 +174,7 @@ async def test_an_opt_out_overtakes_what_is_ready(journal: Journal) -> None:
     assert seen == ["STOP", "START", "HELP"]
 
 
-async def test_consents_are_those_of_the_start_of_an_attempt(journal: Journal) -> None:
+async def test_consents_are_those_of_the_start_of_an_attempt(journal: SqlJournal) -> None:
     """STOP says so to its own attempt; a word that may mean START does once it is the answer."""
     word = an_event("Yes")
     said = [
@@ -213,7 +198,7 @@ async def test_consents_are_those_of_the_start_of_an_attempt(journal: Journal) -
     ]
 
 
-async def test_an_agent_hands_its_conversation_over(journal: Journal, clock: Clock) -> None:
+async def test_an_agent_hands_its_conversation_over(journal: SqlJournal, clock: Clock) -> None:
     """Then nothing of it is claimed for so long, but for opt-outs."""
     await accept(journal, an_event("one"))
     (one,) = await claim(journal)
@@ -230,7 +215,7 @@ async def test_an_agent_hands_its_conversation_over(journal: Journal, clock: Clo
     assert await bodies(journal) == ["two"]
 
 
-async def test_a_channel_pauses_everybody_of_a_group(journal: Journal) -> None:
+async def test_a_channel_pauses_everybody_of_a_group(journal: SqlJournal) -> None:
     """Those that wrote, and those that write there for the first time; once."""
     one = an_event("one")
     await accept(journal, one)
@@ -241,7 +226,7 @@ async def test_a_channel_pauses_everybody_of_a_group(journal: Journal) -> None:
     assert await bodies(journal) == []
 
 
-async def test_a_person_called_star_is_not_everybody(journal: Journal) -> None:
+async def test_a_person_called_star_is_not_everybody(journal: SqlJournal) -> None:
     """Whoever writes there later is not held by their pause."""
     channel, _, party = an_event("one").conversation
     assert await journal.pause([PauseRequest(channel, "*", party, Pause("bot"))]) == 1
@@ -250,7 +235,7 @@ async def test_a_person_called_star_is_not_everybody(journal: Journal) -> None:
     assert await bodies(journal) == ["two"]
 
 
-async def test_a_channel_pauses_a_person_before_the_first_word(journal: Journal) -> None:
+async def test_a_channel_pauses_a_person_before_the_first_word(journal: SqlJournal) -> None:
     """In the one conversation that is meant; somebody alone is meant wherever they wrote."""
     one, other = an_event("one"), an_event("two", sender=OTHER_SENDER)
     about = (one.channel, one.conversation.sender, one.conversation.party)
@@ -262,7 +247,7 @@ async def test_a_channel_pauses_a_person_before_the_first_word(journal: Journal)
     assert await journal.pause([alone]) == 1
 
 
-async def test_without_a_time_a_pause_does_not_end(journal: Journal, clock: Clock) -> None:
+async def test_without_a_time_a_pause_does_not_end(journal: SqlJournal, clock: Clock) -> None:
     """Neither by itself, nor by a shorter one; what the agent said is posted all the same."""
     await accept(journal, an_event("one"))
     (one,) = await claim(journal)
@@ -276,7 +261,7 @@ async def test_without_a_time_a_pause_does_not_end(journal: Journal, clock: Cloc
 
 
 async def test_an_agent_that_fails_is_tried_with_one_entry_at_a_time(
-    journal: Journal, clock: Clock
+    journal: SqlJournal, clock: Clock
 ) -> None:
     """After five failures, until one succeeds."""
     told = []
@@ -295,7 +280,9 @@ async def test_an_agent_that_fails_is_tried_with_one_entry_at_a_time(
     assert len(await claim(journal)) == 1
 
 
-async def test_a_day_has_its_cost_and_a_person_so_many_runs(journal: Journal, clock: Clock) -> None:
+async def test_a_day_has_its_cost_and_a_person_so_many_runs(
+    journal: SqlJournal, clock: Clock
+) -> None:
     """What is over a budget is held once, and flows when it is free."""
     budgets = {AGENT: Budget(daily_cost=5, per_sender=(Rate(1, 60),))}
     request = ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 9, budgets)
@@ -316,7 +303,7 @@ async def test_a_day_has_its_cost_and_a_person_so_many_runs(journal: Journal, cl
     assert len((await journal.claim([cheap])).entries) == 1
 
 
-async def test_the_third_time_of_the_same_text_is_held(journal: Journal, clock: Clock) -> None:
+async def test_the_third_time_of_the_same_text_is_held(journal: SqlJournal, clock: Clock) -> None:
     """With what stands behind it; STOP passes."""
     request = ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 9)
     for number in range(3):
@@ -333,7 +320,7 @@ async def test_the_third_time_of_the_same_text_is_held(journal: Journal, clock: 
 
 
 async def accept_and_claim(
-    journal: Journal, text: str, clock: Clock, *, seconds: float = 61, **changes: Any
+    journal: SqlJournal, text: str, clock: Clock, *, seconds: float = 61, **changes: Any
 ) -> Sequence[Entry]:
     """A message that comes a while after the one before."""
     clock.move(seconds)
@@ -341,7 +328,7 @@ async def accept_and_claim(
     return await claim(journal)
 
 
-async def test_what_is_given_back_is_claimed_again_at_no_cost(journal: Journal) -> None:
+async def test_what_is_given_back_is_claimed_again_at_no_cost(journal: SqlJournal) -> None:
     """The lease is lost: what comes of that run is not recorded."""
     await accept(journal, an_event("one"))
     (entry,) = await claim(journal)
@@ -353,7 +340,7 @@ async def test_what_is_given_back_is_claimed_again_at_no_cost(journal: Journal) 
     assert (again.event.body, again.attempt) == ("one", 1)
 
 
-async def test_a_waiting_caller_gets_the_reply(journal: Journal) -> None:
+async def test_a_waiting_caller_gets_the_reply(journal: SqlJournal) -> None:
     """As soon as it is there; and whoever asks again gets the same."""
     (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
     (entry,) = await claim(journal)
@@ -364,7 +351,7 @@ async def test_a_waiting_caller_gets_the_reply(journal: Journal) -> None:
     assert await journal.stop_waiting(receipt.event_id, hung_up=False) == Reply("said", False)
 
 
-async def test_an_agent_that_says_nothing_ends_the_waiting(journal: Journal) -> None:
+async def test_an_agent_that_says_nothing_ends_the_waiting(journal: SqlJournal) -> None:
     """At once."""
     (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
     (entry,) = await claim(journal)
@@ -374,7 +361,9 @@ async def test_an_agent_that_says_nothing_ends_the_waiting(journal: Journal) -> 
 
 
 @pytest.mark.parametrize("late", [True, False])
-async def test_a_reply_that_nobody_waits_for_is_posted_late(journal: Journal, late: bool) -> None:
+async def test_a_reply_that_nobody_waits_for_is_posted_late(
+    journal: SqlJournal, late: bool
+) -> None:
     """As an entry of its own, where that is possible."""
     (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
     (entry,) = await claim(journal)
@@ -385,7 +374,7 @@ async def test_a_reply_that_nobody_waits_for_is_posted_late(journal: Journal, la
     assert [reply.reply_text for reply in replies] == ["said"] * late
 
 
-async def test_a_caller_who_hung_up_gets_it_late(journal: Journal) -> None:
+async def test_a_caller_who_hung_up_gets_it_late(journal: SqlJournal) -> None:
     """What was decided inline, and not handed over."""
     (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
     (entry,) = await claim(journal)
@@ -395,7 +384,7 @@ async def test_a_caller_who_hung_up_gets_it_late(journal: Journal) -> None:
     assert (reply.reply_text, reply.event_id) == ("said", receipt.event_id)
 
 
-async def test_an_error_can_be_the_answer(journal: Journal) -> None:
+async def test_an_error_can_be_the_answer(journal: SqlJournal) -> None:
     """To a caller that waits: what is done has been answered."""
     (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
     (entry,) = await claim(journal)
@@ -406,7 +395,7 @@ async def test_an_error_can_be_the_answer(journal: Journal) -> None:
     assert (await journal.backlog()).entries[EntryState.DONE] == 1
 
 
-async def test_who_is_told_of_a_failure_is_told_once(journal: Journal) -> None:
+async def test_who_is_told_of_a_failure_is_told_once(journal: SqlJournal) -> None:
     """Where the agent said nothing, to a caller that waits, or later."""
     (receipt,) = await accept(journal, an_event("one"), wait_seconds=30)
     (entry,) = await claim(journal)
@@ -418,7 +407,7 @@ async def test_who_is_told_of_a_failure_is_told_once(journal: Journal) -> None:
     assert not await journal.begin(entry)
 
 
-async def test_work_wakes_who_waits_for_it(journal: Journal) -> None:
+async def test_work_wakes_who_waits_for_it(journal: SqlJournal) -> None:
     """An arrival and an outcome do."""
     assert await bodies(journal) == []
     waiting = asyncio.create_task(journal.wait_for_work(None))
@@ -430,7 +419,7 @@ async def test_work_wakes_who_waits_for_it(journal: Journal) -> None:
     await waiting
 
 
-async def test_the_backlog_counts_and_measures(journal: Journal, clock: Clock) -> None:
+async def test_the_backlog_counts_and_measures(journal: SqlJournal, clock: Clock) -> None:
     """By state, and how long the oldest ready entry of an agent has been there."""
     await accept(journal, an_event("one"))
     clock.move(5)
@@ -440,14 +429,14 @@ async def test_the_backlog_counts_and_measures(journal: Journal, clock: Clock) -
     assert backlog.oldest_ready_seconds == {AGENT: 5}
 
 
-async def test_a_delivery_can_be_had_again(journal: Journal) -> None:
+async def test_a_delivery_can_be_had_again(journal: SqlJournal) -> None:
     """By its event, as it was verified."""
     event = an_event("one")
     (receipt,) = await accept(journal, event)
     assert await journal.delivery_of(receipt.event_id) == a_delivery(event)
 
 
-async def test_what_cannot_be_read_is_no_event(journal: Journal) -> None:
+async def test_what_cannot_be_read_is_no_event(journal: SqlJournal) -> None:
     """It is kept, and nobody gets it."""
     await journal.reject(a_delivery(an_event("one")), {"missing": ["Body"]})
     assert await bodies(journal) == []
@@ -457,26 +446,17 @@ async def test_what_cannot_be_read_is_no_event(journal: Journal) -> None:
 GATHERING = Gathering(5, 30)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def gathering(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
-) -> AsyncIterator[Journal]:
-    """One of each, whose agents gather."""
-    if request.param == "memory":
-        yield MemoryJournal(clock, gathering=GATHERING)
-        return
-    url = f"sqlite:///{tmp_path / 'journal.db'}"
-    real = SqlJournal(url, node="here", clock=clock, gathering_of=lambda _: GATHERING)
-    await real.open()
-    yield real
-    await real.close()
+@pytest.fixture
+async def gathering(closed_world: World) -> SqlJournal:
+    """A journal whose agents gather."""
+    return await closed_world.open(gathering_of=lambda _: GATHERING)
 
 
-async def bursts(journal: Journal) -> list[list[str]]:
+async def bursts(journal: SqlJournal) -> list[list[str]]:
     return [[one.event.body for one in entry.messages] for entry in await claim(journal)]
 
 
-async def test_a_burst_is_one_entry(gathering: Journal, clock: Clock) -> None:
+async def test_a_burst_is_one_entry(gathering: SqlJournal, clock: Clock) -> None:
     """Once its conversation is silent, or has been written in for too long."""
     for text in ("one", "two", "three"):
         clock.move(4)
@@ -495,7 +475,7 @@ async def test_a_burst_is_one_entry(gathering: Journal, clock: Clock) -> None:
     assert backlog.entries[EntryState.DONE] == 4
 
 
-async def test_a_burst_is_given_back_or_tried_again(gathering: Journal, clock: Clock) -> None:
+async def test_a_burst_is_given_back_or_tried_again(gathering: SqlJournal, clock: Clock) -> None:
     """Untried it takes what came since, tried it does not."""
     await accept(gathering, an_event("one"))
     await accept(gathering, an_event("two"))
@@ -515,7 +495,7 @@ async def test_a_burst_is_given_back_or_tried_again(gathering: Journal, clock: C
     assert await bursts(gathering) == [["four"]]
 
 
-async def test_a_bursts_reply_is_its_last_callers(gathering: Journal, clock: Clock) -> None:
+async def test_a_bursts_reply_is_its_last_callers(gathering: SqlJournal, clock: Clock) -> None:
     """The others are told at once that there is none for them."""
     receipts = [
         (await accept(gathering, an_event(text), wait_seconds=wait))[0]
