@@ -68,6 +68,15 @@ class Changes:
     replies: set[EventId] = field(default_factory=set)  # events whose outcome a caller may wait for
     all_replies: bool = False  # of any event
 
+    def add(self, more: Changes) -> None:
+        """Include more changes."""
+        self.work |= more.work
+        self.replies |= more.replies
+        self.all_replies |= more.all_replies
+
+
+EVERYTHING: Final = Changes(work=True, all_replies=True)
+
 
 class Transaction(abc.ABC):
     """One transaction under way; all of it happens at one instant, `:now` in the statements."""

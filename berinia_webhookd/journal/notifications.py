@@ -2,7 +2,8 @@
 the commit and over the connection that listens, so that no commit waits for them: PostgreSQL lets
 those that notify end one at a time, each with its flush.
 
-Correctness does not depend on them: waiting tasks also poll, more often while there are none.
+Correctness does not depend on them: waiting tasks also poll, more often while there are none. Every
+role that may connect to the database can send any, so what they cost is bounded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import asyncpg
 import orjson
 
 from berinia_webhookd.clock import wait_for_event
-from berinia_webhookd.journal.database import Changes
+from berinia_webhookd.journal.database import EVERYTHING, Changes
 from berinia_webhookd.journal.postgresql_errors import BROKEN
 from berinia_webhookd.model import EventId
 
@@ -26,8 +27,11 @@ HEARTBEAT_SECONDS: Final = 5.0  # a dead connection is noticed within two of the
 # Whatever is committed in this time after a notification is in the next one: under load each commit
 # would wake every process, which costs both sides more than the commit itself.
 PAUSE_SECONDS: Final = 0.02
+# The pause after everything is said to have changed, which lets each waiting caller look.
+LONG_PAUSE_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 0.5  # for the last one
 MOST_REPLIES: Final = 100  # named in one notification, which may have 8,000 bytes
+MOST_HEARD: Final = 100  # in one pause; more mean that everything changed
 NOTIFY: Final = "SELECT pg_notify($1, $2)"
 
 
@@ -37,14 +41,13 @@ class Notifications:
     def __init__(self) -> None:
         self._myself = uuid4().hex  # whose own notifications are ignored
         self._untold = Changes()
+        self._heard: list[str] = []  # by others, in this pause
         self._stir = asyncio.Event()
         self.on = False  # whether somebody listens, and tells
 
     def tell(self, changes: Changes) -> None:
         """Have committed changes told; those that nobody waits for are not."""
-        self._untold.work |= changes.work
-        self._untold.replies |= changes.replies
-        self._untold.all_replies |= changes.all_replies
+        self._untold.add(changes)
         if _worth_telling(self._untold):
             self._stir.set()
 
@@ -62,26 +65,35 @@ class Notifications:
         """Listen and tell until the connection ends. When cancelled, what is left is told first."""
 
         def on_notification(_connection: Any, _pid: int, _channel: str, payload: str) -> None:
-            changes = understood(payload, myself=self._myself)
-            if changes is not None:
-                heard(changes)
+            if self._myself not in payload and len(self._heard) <= MOST_HEARD:
+                self._heard.append(payload)
+                self._stir.set()
 
         connection.add_termination_listener(lambda _: self._stir.set())
         await connection.add_listener(CHANNEL, on_notification)
         self.on = True
-        heard(Changes(work=True, all_replies=True))  # notifications may have been missed meanwhile
+        heard(EVERYTHING)  # notifications may have been missed meanwhile
         try:
             while not connection.is_closed():
                 if not await wait_for_event(self._stir, HEARTBEAT_SECONDS):
                     await connection.execute("SELECT 1")
                 self._stir.clear()
+                changes = self._take_heard()
+                heard(changes)
                 await self._tell_all(connection)
-                await asyncio.sleep(PAUSE_SECONDS)
+                await asyncio.sleep(LONG_PAUSE_SECONDS if changes.all_replies else PAUSE_SECONDS)
         finally:
             self.on = False
             with contextlib.suppress(asyncpg.PostgresError, *BROKEN):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._tell_all(connection)
+
+    def _take_heard(self) -> Changes:
+        payloads, self._heard = self._heard, []
+        changes = Changes()
+        for said in (EVERYTHING,) if len(payloads) > MOST_HEARD else map(understood, payloads):
+            changes.add(said)
+        return changes
 
     async def _tell_all(self, connection: asyncpg.Connection) -> None:
         changes, self._untold = self._untold, Changes()
@@ -96,14 +108,12 @@ def _worth_telling(changes: Changes) -> bool:
     return changes.work or changes.all_replies or bool(changes.replies)
 
 
-def understood(payload: str, *, myself: str) -> Changes | None:
-    """Parse a notification; None for our own. An unreadable one means: everything changed."""
+def understood(payload: str) -> Changes:
+    """Parse a notification; an unreadable one means: everything changed."""
     try:
         said = orjson.loads(payload)
-        if said["by"] == myself:
-            return None
         replies = said["replies"]
         events = {EventId(str(id_)) for id_ in replies or ()}
         return Changes(bool(said["work"]), events, replies is None)
     except (orjson.JSONDecodeError, LookupError, TypeError):
-        return Changes(work=True, all_replies=True)
+        return EVERYTHING

@@ -45,6 +45,7 @@ from berinia_webhookd.journal.contract import (
     Settlement,
 )
 from berinia_webhookd.journal.database import (
+    EVERYTHING,
     Changes,
     DatabaseError,
     Step,
@@ -156,7 +157,7 @@ class SqlJournal:
             self._commits = GroupCommit(
                 self._database,
                 committed=self._committed,
-                changed=lambda: self._heard(Changes(work=True, all_replies=True)),
+                changed=lambda: self._heard(EVERYTHING),
                 check=partial(require_fit, key=self._consents_key),
                 metrics=self._metrics,
                 patience_seconds=self._patience_seconds,

@@ -10,7 +10,7 @@ import pytest
 
 from berinia_webhookd.journal import notifications, postgresql
 from berinia_webhookd.journal.contract import Budget, ClaimRequest, Reply, ReplyRoute
-from berinia_webhookd.journal.database import Changes, Transaction
+from berinia_webhookd.journal.database import EVERYTHING, Changes, Transaction
 from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.store import SqlJournal
@@ -253,12 +253,50 @@ async def test_commits_close_together_are_told_at_once(
         ours.tell(Changes(replies={EventId("two")}))
         exchange.cancel()
         await asyncio.wait((exchange,))
-        heard = notifications.understood(await told.get(), myself="")
-        assert heard is not None  # maybe with the first one, if that was heard before it was sent
+        heard = notifications.understood(await told.get())
         assert heard.replies == {EventId("one"), EventId("two")}
         await theirs.execute("SELECT 1")  # brings all that was told before
         assert told.empty()
         await theirs.reset()
+
+
+FLOOD = "SELECT pg_notify($1, $2 || number || '}') FROM generate_series(1, 10 * $3::int) AS number"
+
+
+@pytest.mark.parametrize("says", ["", "not ours", '{"work": false, "replies": null, "n": '])
+async def test_a_flood_of_notifications_wakes_everybody_once(
+    world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    """Every role that may connect can send any: no claim and no question of ours follows each."""
+    monkeypatch.setattr(notifications, "LONG_PAUSE_SECONDS", 3600)
+    heard: asyncio.Queue[Changes] = asyncio.Queue()
+    ours = notifications.Notifications()
+    async with world.connected() as connection, world.connected() as stranger:
+        exchange = asyncio.create_task(ours.exchange(connection, heard.put_nowait))
+        assert await heard.get() == EVERYTHING  # something may have been missed before
+        await stranger.fetch(FLOOD, notifications.CHANNEL, says, notifications.MOST_HEARD)
+        assert (await heard.get()).all_replies
+        await connection.execute("SELECT 1")  # brings all that was told before
+        exchange.cancel()
+        await asyncio.wait((exchange,))
+        assert heard.empty()
+
+
+async def test_more_notifications_than_are_read_mean_that_everything_changed(
+    world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they say is not kept: there is room for so many, whoever sends them."""
+    monkeypatch.setattr(notifications, "MOST_HEARD", 3)
+    heard: asyncio.Queue[Changes] = asyncio.Queue()
+    says = '{"work": false, "replies": [], "number": '
+    ours = notifications.Notifications()
+    async with world.connected() as connection, world.connected() as stranger:
+        exchange = asyncio.create_task(ours.exchange(connection, heard.put_nowait))
+        await heard.get()
+        await stranger.fetch(FLOOD, notifications.CHANNEL, says, 1)
+        assert await heard.get() == EVERYTHING
+        exchange.cancel()
+        await asyncio.wait((exchange,))
 
 
 async def test_a_reply_reaches_the_node_where_the_caller_waits(
