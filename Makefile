@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Tests wait for processes more than they compute.
-WORKERS ?= 2
+WORKERS ?= 3
+# Tests start some thousand processes, none of which may be allowed to keep what it compiles.
+COMPILED := $(BIN)/python -m compileall -q berinia_webhookd
 # setuptools warns at every editable installation; what fails is shown all the same.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -36,10 +38,12 @@ check: $(VENV)/installed-dev  ## format, lint, types, import contracts, known vu
 	$(BIN)/python -m tests.release.site
 
 test: $(VENV)/installed-dev  ## everything that needs PyPI only
-	$(BIN)/pytest -n $(WORKERS) -m 'not system'
+	$(COMPILED)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m 'not system'
 
 test-system: $(VENV)/installed-dev $(VENV)/installed-bench  ## the tests that need programs from Debian
 	tests/install_system_programs
+	$(COMPILED)
 	$(BIN)/pytest -m system
 
 test-console: $(VENV)/installed-dev  ## the web console in Debian's chromium

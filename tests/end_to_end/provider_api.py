@@ -51,6 +51,7 @@ def served(api: ApiT) -> Iterator[ApiT]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # headers and body at once: the second of two small packets is sent late
 
         def do_GET(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from ..ports import refusing_port
 from .agent_world import MARK, HostWorld
 
 
@@ -19,3 +20,10 @@ async def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     world = HostWorld(tmp_path, mark)
     yield world
     await world.close()
+
+
+@pytest.fixture
+def nobodys_port() -> Iterator[int]:
+    """A port that refuses connections as long as the test runs."""
+    with refusing_port() as port:
+        yield port

@@ -259,9 +259,9 @@ async def test_an_alert_that_is_refused_is_a_line_in_the_log(
     assert sent["setting"] == "alerts.url"
 
 
-async def test_nobody_there_and_no_answer(receiver: Receiver, unused_tcp_port: int) -> None:
+async def test_nobody_there_and_no_answer(receiver: Receiver, nobodys_port: int) -> None:
     """A receiver that is away or silent is given up after a bounded time."""
-    assert await post(f"http://127.0.0.1:{unused_tcp_port}/", b"{}") == "ClientConnectorError"
+    assert await post(f"http://127.0.0.1:{nobodys_port}/", b"{}") == "ClientConnectorError"
     receiver.hold = asyncio.Event()
     assert await post(receiver.url, b"{}", limit_seconds=0.2) == "no answer within 0.2 s"
     receiver.hold.set()

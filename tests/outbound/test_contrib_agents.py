@@ -163,10 +163,10 @@ async def test_async_handle(
 
 
 async def test_async_handle_without_its_service(
-    hosts: HostWorld, examples: Path, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+    hosts: HostWorld, examples: Path, monkeypatch: pytest.MonkeyPatch, nobodys_port: int
 ) -> None:
     """It fails once, to be tried again; then it says so in the chat."""
-    monkeypatch.setenv("ASSISTANT_ADDRESS", f"127.0.0.1:{unused_tcp_port}")
+    monkeypatch.setenv("ASSISTANT_ADDRESS", f"127.0.0.1:{nobodys_port}")
     agents = as_documented(hosts, examples, "async_handle.py")
     first = await attempt(agents, META, channel="whatsapp")
     second = await attempt(agents, META, channel="whatsapp", attempt=2)
@@ -352,11 +352,9 @@ async def test_alert_by_mail_and_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "events list --state dead" in message["message"]
 
 
-async def test_alert_that_fails_says_so(
-    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
-) -> None:
+async def test_alert_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, nobodys_port: int) -> None:
     """Nobody listens: exit status 1, which the daemon logs."""
-    url = f"http://127.0.0.1:{unused_tcp_port}/send"
+    url = f"http://127.0.0.1:{nobodys_port}/send"
     failure = await run_alert(monkeypatch, ALERT_BOT_URL=url, ALERT_GROUP="Technique")
     assert failure == "ended with status 1"
 

@@ -232,11 +232,11 @@ async def test_redirects_are_not_followed(remote: Remote, status: int) -> None:
 
 
 async def test_neither_proxies_nor_cookies(
-    remote: Remote, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+    remote: Remote, monkeypatch: pytest.MonkeyPatch, nobodys_port: int
 ) -> None:
     """The environment's proxy is not asked, and no answer leaves a cookie."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{unused_tcp_port}")
+        monkeypatch.setenv(name, f"http://127.0.0.1:{nobodys_port}")
     remote.answers(Set_Cookie="session=1; Path=/")
     async with remote.agents() as agents:
         for _ in range(2):
@@ -295,9 +295,9 @@ async def test_a_slow_answer_is_a_timeout(remote: Remote, headers_first: bool) -
     assert (outcome.kind, outcome.error) == (OutcomeKind.TIMEOUT, "no answer within 0.3 s")
 
 
-async def test_nobody_there_is_unreachable(remote: Remote, unused_tcp_port: int) -> None:
+async def test_nobody_there_is_unreachable(remote: Remote, nobodys_port: int) -> None:
     """A refused connection."""
-    async with remote.agents(url=f"http://127.0.0.1:{unused_tcp_port}/") as agents:
+    async with remote.agents(url=f"http://127.0.0.1:{nobodys_port}/") as agents:
         outcome = await agents.attempt(make_entry(AGENT), timeout_seconds=20)
     assert (outcome.kind, outcome.error) == (OutcomeKind.UNREACHABLE, "ClientConnectorError")
 
