@@ -3,4 +3,4 @@
 Receives, proves, stores durably, answers at once, and hands each event to the right agent in order.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
