@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 import pytest
@@ -14,8 +15,11 @@ from berinia_webhookd.journal.operations import Operations
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.model import (
     ChannelName,
+    ConsentState,
+    Conversation,
     Decoded,
     Event,
+    OptOut,
     Receipt,
     RejectedItem,
     VerifiedDelivery,
@@ -33,13 +37,45 @@ async def test_an_event_is_there_after_a_restart(world: World) -> None:
     assert entry.event == an_event("hello")
 
 
-@pytest.mark.parametrize("text", ["\ud83d half an emoji", "nul \0 inside", "é🙂\u2028", "'\"\\%_"])
+ODD = ("\ud83d half an emoji", "nul \0 inside", "é🙂\u2028", "'\"\\%_", "{1,NULL}", " everybody")
+# A provider's time may be any.
+ENDS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+
+
+@pytest.mark.parametrize("text", ODD)
 async def test_provider_values_are_kept_exactly(world: World, text: str) -> None:
     """Values that are no valid Unicode come out as they went in."""
     event = an_event(text, sender=text, raw={text: text, "big": 2**70})
     await world.accept_event(event)
     (entry,) = await world.claim()
     assert entry.event == event
+
+
+async def test_provider_values_of_a_batch_are_kept_exactly(world: World) -> None:
+    """PostgreSQL takes the rows of a batch as one array for each column."""
+    events = [
+        an_event(
+            text,
+            sender=text,
+            recipient=text,
+            subject=text,
+            message_id=text,
+            conversation=Conversation(ChannelName("sms"), text, text),
+            raw={text: [text, 2**70, -1.5e308, None]},
+            opt_out=OptOut.STOP if number % 2 else None,
+            authors=frozenset({text, f"{text}@example.com"}),
+            said_at=ENDS[number // 2 % 2],
+        )
+        for number, text in enumerate(ODD)
+    ]
+    await asyncio.gather(*map(world.accept_event, events))
+    found = {entry.event.digest: entry.event for entry in await world.claim()}
+    unstored = {"authors": frozenset(), "said_at": None}
+    assert found == {event.digest: event._replace(**unstored) for event in events}
+    async with Operations(world.url, clock=world.clock) as desk:
+        consents = await desk.consents()
+    assert {one.state for one in consents} == {ConsentState.OPTED_OUT}
+    assert len(consents) == len(events) // 2
 
 
 async def test_the_same_event_is_kept_once(world: World) -> None:
