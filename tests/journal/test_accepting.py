@@ -70,8 +70,9 @@ async def test_provider_values_of_a_batch_are_kept_exactly(world: World) -> None
     ]
     await asyncio.gather(*map(world.accept_event, events))
     found = {entry.event.digest: entry.event for entry in await world.claim()}
-    unstored = {"authors": frozenset(), "said_at": None}
-    assert found == {event.digest: event._replace(**unstored) for event in events}
+    assert found == {
+        event.digest: event._replace(authors=frozenset(), said_at=None) for event in events
+    }
     async with Operations(world.url, clock=world.clock) as desk:
         consents = await desk.consents()
     assert {one.state for one in consents} == {ConsentState.OPTED_OUT}
