@@ -23,7 +23,7 @@ from berinia_webhookd.clock import wait_for_event
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.journal.consents_key import ConsentsKey
-from berinia_webhookd.journal.sessions import Person
+from berinia_webhookd.journal.sessions import Person, add_link
 from berinia_webhookd.model import AgentName
 from berinia_webhookd.outbound.payload import Shape
 from berinia_webhookd.status.console.address import ConsoleStarted, link_of, url_of
@@ -72,7 +72,7 @@ class ConsoleProcess:
         if dev:
             secret = secrets.token_urlsafe(32)
             async with self._open_journal() as journal:
-                await journal.add_link(secret, Person(DEVELOPER, viewer=False))
+                await journal.write(add_link, secret, Person(DEVELOPER, viewer=False))
             link = link_of(url, secret)
         return ConsoleStarted(url, link)
 

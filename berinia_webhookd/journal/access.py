@@ -80,7 +80,7 @@ class JournalAccess:
         return self
 
     async def _require_version(self) -> None:
-        version = await self._read(stored_version)
+        version = await self.read(stored_version)
         if version is None:
             raise NotFound("there is no journal in this database", hint="`serve` makes it")
         if version < SCHEMA_VERSION:
@@ -109,21 +109,23 @@ class JournalAccess:
 
     # ---- how
 
-    async def _read(
+    async def read(
         self,
         look: Callable[Concatenate[Transaction, P], Awaitable[ResultT]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> ResultT:
+        """Answer one of the journal's questions, in one transaction that only reads."""
         with explained():
             return await self._database.read(lambda transaction: look(transaction, *args, **kwargs))
 
-    async def _write(
+    async def write(
         self,
         change: Callable[Concatenate[Transaction, P], Awaitable[ResultT]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> ResultT:
+        """Do a change in one transaction, tried again after conflicts with other processes."""
         with explained():
             for _ in range(TRIES):
                 with contextlib.suppress(Conflict):
@@ -147,7 +149,7 @@ class JournalAccess:
             await actions.note(transaction, self._actor, what, about(result))
             return result
 
-        return await self._write(noted)
+        return await self.write(noted)
 
 
 @contextlib.contextmanager

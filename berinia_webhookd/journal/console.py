@@ -13,27 +13,18 @@ from typing import Any, Final
 
 from berinia_webhookd import json_text
 from berinia_webhookd.journal import claim, gather, guards, queries, replay, sessions
-from berinia_webhookd.journal.contract import MissingAgent
-from berinia_webhookd.journal.database import Transaction, in_batches, instant
-from berinia_webhookd.journal.deliveries import restored
+from berinia_webhookd.journal.contract import MissingAgent, Received
+from berinia_webhookd.journal.database import Transaction, as_record, in_batches, instant
 from berinia_webhookd.journal.operations import BATCH, REPLAY, Operations
 from berinia_webhookd.journal.replay import Changed
 from berinia_webhookd.journal.sessions import Person
-from berinia_webhookd.model import Entry, EntryState, EventId, VerifiedDelivery
+from berinia_webhookd.model import Entry, EntryState, EventId
 
 MOST_ERRORS: Final = 5000  # the most different errors of dead entries, the commonest first
 DEAD_AT_ONCE: Final = 1000
 NEWEST_DELIVERIES: Final = 50_000  # deliveries searched for a channel's last one
 NEWEST_ENTRIES: Final = 500  # entries searched for an agent's last failure
 LONGEST_LINE: Final = 200
-
-
-@dataclass(frozen=True, slots=True)
-class HourOfChannel:
-    """The messages of a channel in one hour."""
-
-    total: int
-    last_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +89,7 @@ class Action:
     """A noted action."""
 
     number: int
-    at: datetime
+    done_at: datetime
     who: str
     way: str
     what: str
@@ -108,32 +99,12 @@ class Action:
 class ConsoleJournal(Operations):
     """One journal, with the operations of the console."""
 
-    async def overview(self, agents: Iterable[str]) -> Overview:
-        """Return the overview, for these agents and those with open entries."""
-        return await self._read(_overview, agents)
-
-    async def received_by_hour(self, first: int) -> dict[int, dict[str, HourOfChannel]]:
-        """Return the counts of each channel and hour, numbered since 1970, from an hour on."""
-        return await self._read(_received_by_hour, first)
-
-    async def last_of_channel(self, channel: str) -> datetime | None:
-        """Return when the last delivery of a channel came, if it is among the newest."""
-        return await self._read(_last_of_channel, channel)
-
-    async def counts(self) -> dict[str, int]:
-        """Return how many entries are in each state, and how many deliveries were rejected."""
-        return await self._read(_counts)
-
-    async def dead(self, until: int = queries.ALL) -> Dead:
-        """Return the entries that died until an instant, or now, in groups, the largest first."""
-        return await self._read(_dead, until)
-
     async def places_of(self, group: DeadGroup, until: int) -> list[int]:
         """Return the places of a group's entries that died until an instant, ascending."""
         places: list[int] = []
         after: int | None = 0
         while after is not None:
-            after, found = await self._read(_dead_of, group, until, after)
+            after, found = await self.read(_dead_of, group, until, after)
             places += found
         return places
 
@@ -145,52 +116,15 @@ class ConsoleJournal(Operations):
             results += await self._act(REPLAY, about, replay.replay_entries, some, dry_run=False)
         return results
 
-    async def actions(self, *, before: int = queries.ALL, limit: int = 50) -> list[Action]:
-        """Return the noted actions, the newest first."""
-        return await self._read(_recent_actions, before, limit)
-
-    async def delivery(self, id_: str, *, rejected: bool) -> VerifiedDelivery | None:
-        """Return the request of an event, or a rejected one; None once it is erased."""
-        if rejected:
-            return await self._read(_rejected_delivery, id_)
-        return await self._read(queries.delivery_of, EventId(id_))
-
-    async def entry_of(self, event: EventId) -> Entry | None:
-        """Return an event's entry as its agent gets it; None if it is erased, or shares the
-        attempts of another.
-        """
-        return await self._read(_entry_of, event)
-
-    async def event_of_digests(self, digests: Sequence[bytes]) -> str | None:
-        """Return the id of the newest event with one of these digests."""
-        return await self._read(_event_of_digests, digests)
-
-    # ---- who is logged in
-
-    async def add_link(self, secret: str, person: Person) -> None:
-        """Store a login link, valid once, for five minutes."""
-        await self._write(sessions.add_link, secret, person)
-
     async def log_in(self, link: str, secret: str) -> Person | None:
         """Exchange a link for a login; None if it is used, too old, or unknown."""
-        if not await self._read(sessions.is_link, link):
+        if not await self.read(sessions.is_link, link):
             return None  # guesses cause no write
-        return await self._write(sessions.log_in, link, secret)
-
-    async def log_out(self, secret: str) -> None:
-        """End a login."""
-        await self._write(sessions.log_out, secret)
-
-    async def end_sessions(self, name: str) -> int:
-        """End all logins and links of a person; returns their number."""
-        return await self._write(sessions.end_all, name)
-
-    async def person_of(self, secret: str) -> Person | None:
-        """Return the person of a login."""
-        return await self._read(sessions.person_of, secret)
+        return await self.write(sessions.log_in, link, secret)
 
 
-async def _counts(transaction: Transaction) -> dict[str, int]:
+async def counts(transaction: Transaction) -> dict[str, int]:
+    """Return how many entries are in each state, and how many deliveries were rejected."""
     totals = Counter(dict.fromkeys(EntryState, 0))
     for row in await transaction.execute("count_by_state"):
         totals[EntryState(row["state"])] += row["total"]
@@ -198,50 +132,45 @@ async def _counts(transaction: Transaction) -> dict[str, int]:
     return {**{state.value: total for state, total in totals.items()}, "rejected": rejected}
 
 
-async def _overview(transaction: Transaction, agents: Iterable[str]) -> Overview:
-    counts = await transaction.execute("count_by_state")
-    states = await _counts(transaction)
+async def overview(transaction: Transaction, agents: Iterable[str]) -> Overview:
+    """Return the state of the journal, with these agents and those that have open entries."""
+    states = await counts(transaction)
     rejected = states.pop("rejected")
     held = await guards.held(transaction)
     return Overview(
         states=states,
         rejected=rejected,
-        agents=await _agents(transaction, counts, agents),
+        agents=await _agents(transaction, agents),
         held={reason: of.conversations for reason, of in held.items()},
     )
 
 
-async def _received_by_hour(
-    transaction: Transaction, first: int
-) -> dict[int, dict[str, HourOfChannel]]:
+async def received_by_hour(transaction: Transaction, first: int) -> dict[int, dict[str, Received]]:
+    """Return what came in each hour on each channel; hours are numbered since 1970."""
     since = first * queries.HOUR
     number = await queries.first_from(transaction, instant(since) - queries.CLOCK_SLACK)
-    found: defaultdict[int, dict[str, HourOfChannel]] = defaultdict(dict)
+    found: defaultdict[int, dict[str, Received]] = defaultdict(dict)
     for row in await transaction.execute("received_by_hour", first=number, since=since):
-        of_hour = HourOfChannel(row["total"], instant(row["last_at"]))
+        of_hour = Received(row["total"], instant(row["last_at"]))
         found[row["hour"]][row["channel"]] = of_hour
     return found
 
 
-async def _last_of_channel(transaction: Transaction, channel: str) -> datetime | None:
-    ((last,),) = await transaction.execute("last_number")
-    about = {"channel": channel, "first": last - NEWEST_DELIVERIES}
+async def last_of_channel(transaction: Transaction, channel: str) -> datetime | None:
+    """Return when the last delivery of a channel came, if it is among the newest."""
+    about = {"channel": channel, "newest": NEWEST_DELIVERIES}
     rows = await transaction.execute("latest_of_channel", **about)
     return instant(rows[0]["received_at"]) if rows else None
 
 
-async def _agents(
-    transaction: Transaction, counts: Sequence[Any], agents: Iterable[str]
-) -> dict[str, AgentState]:
+async def _agents(transaction: Transaction, agents: Iterable[str]) -> dict[str, AgentState]:
     running, open_ = Counter[str](), Counter[str]()
-    for row in counts:
+    for row in await transaction.execute("count_by_state"):
         running[row["agent"]] += row["total"] * (row["state"] == EntryState.RUNNING)
         open_[row["agent"]] += row["total"] * (
             row["state"] in {EntryState.READY, EntryState.WAITING}
         )
-    oldest: dict[str, datetime] = {}
-    for agent, at in await transaction.execute("oldest_open"):
-        oldest[agent] = min(instant(at), oldest.get(agent, instant(at)))
+    oldest = await queries.oldest_open(transaction)
     missing = {str(one.agent): one for one in await queries.missing_agents(transaction)}
     failing = await guards.failing_agents(transaction)
     failures: dict[str, Any] = {}
@@ -271,7 +200,8 @@ def first_line(error: str | None) -> str:
     return line[:LONGEST_LINE]
 
 
-async def _dead(transaction: Transaction, until: int) -> Dead:
+async def dead(transaction: Transaction, until: int = queries.ALL) -> Dead:
+    """Return the entries that died until an instant, or now, in groups, the largest first."""
     ((now,),) = await transaction.execute("present")
     until = min(until, now)
     rows = await transaction.execute("dead_groups", until=until, most=MOST_ERRORS)
@@ -299,27 +229,21 @@ async def _dead_of(
     return rows[-1]["place"] if len(rows) == DEAD_AT_ONCE else None, places
 
 
-async def _recent_actions(transaction: Transaction, before: int, limit: int) -> list[Action]:
+async def recent_actions(
+    transaction: Transaction, *, before: int = queries.ALL, limit: int = 50
+) -> list[Action]:
+    """Return the noted actions, the newest first."""
     rows = await transaction.execute("recent_actions", before=before, most=limit)
     return [
-        Action(
-            row["number"],
-            instant(row["at"]),
-            row["who"],
-            row["way"],
-            row["what"],
-            json_text.decode(row["about"]) if row["about"] else {},
-        )
+        as_record(Action, row, about=json_text.decode(row["about"]) if row["about"] else {})
         for row in rows
     ]
 
 
-async def _rejected_delivery(transaction: Transaction, id_: str) -> VerifiedDelivery | None:
-    rows = await transaction.execute("rejected_delivery_in_full", id=id_)
-    return restored(rows[0]) if rows else None
-
-
-async def _entry_of(transaction: Transaction, event: EventId) -> Entry | None:
+async def entry_of(transaction: Transaction, event: EventId) -> Entry | None:
+    """Return an event's entry as its agent gets it; None if it is erased, or shares the attempts of
+    another.
+    """
     places = [row["place"] for row in await transaction.execute("given_place", event=event)]
     for row in await transaction.execute("leased", places=places):
         members = (await gather.members_of(transaction, places)).get(row["place"], ())
@@ -328,6 +252,7 @@ async def _entry_of(transaction: Transaction, event: EventId) -> Entry | None:
     return None
 
 
-async def _event_of_digests(transaction: Transaction, digests: Sequence[bytes]) -> str | None:
+async def event_of_digests(transaction: Transaction, digests: Sequence[bytes]) -> str | None:
+    """Return the id of the newest event with one of these digests."""
     rows = await transaction.execute("event_of_digests", digests=digests)
     return str(rows[0]["id"]) if rows else None

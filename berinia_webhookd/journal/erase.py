@@ -131,7 +131,7 @@ async def erase_events(transaction: Transaction, sender: str, conversations: Seq
 
 async def blank(transaction: Transaction, events: Sequence[int]) -> None:
     """Blank events with their attempts and replies."""
-    entries = await transaction.execute("entries_to_erase", events=events)
+    entries = await transaction.execute("entries_of", events=events)
     places = [row["place"] for row in entries]
     for name in ("erase_attempts", "erase_entries"):
         await transaction.execute(name, places=places)

@@ -75,21 +75,21 @@ class Operations(JournalAccess):
         found: list[Listed] = []
         looked_at, rows = 0, min(search.FIRST_PAGE, search.PAGE)
         deadline = time.monotonic() + seconds
-        first, last = await self._read(queries.numbers_of, filters)
+        first, last = await self.read(queries.numbers_of, filters)
         end: int | None = min(before, last + 1)
         while end is not None and len(found) < limit:
             how = {"first": first, "end": end, "limit": limit - len(found), "rows": rows}
-            page = await self._read(search.page, filters, **how, described=described)
+            page = await self.read(search.page, filters, **how, described=described)
             found, rows = found + page.found, min(4 * rows, search.PAGE)
             looked_at, end = looked_at + page.looked_at, page.end
             enough = filters.is_scan and looked_at >= search.MOST_SEARCHED
             if end is not None and len(found) < limit and (enough or time.monotonic() > deadline):
-                return Searched(found, end, await self._read(queries.received_from, end))
+                return Searched(found, end, await self.read(queries.received_from, end))
         return Searched(found)
 
     async def short_ids(self, ids: Iterable[str]) -> dict[str, str]:
         """Return for each id a unique prefix."""
-        return await self._read(search.short_ids, sorted({*ids}))
+        return await self.read(search.short_ids, sorted({*ids}))
 
     async def show(self, prefix: str) -> Shown:
         """Return one event or rejected delivery by its id or a prefix of it.
@@ -97,27 +97,27 @@ class Operations(JournalAccess):
         Raises:
             NotFound: there is none, or more than one.
         """
-        id_, what = await self._read(queries.find, prefix)
+        id_, what = await self.read(queries.find, prefix)
         look = show.show_event if what == "event" else show.show_delivery
-        shown = await self._read(look, id_)
+        shown = await self.read(look, id_)
         if shown is None:
             raise NotFound(f"{id_} was deleted just now")
         return shown
 
     async def export(self, filters: Filters) -> AsyncIterator[Shown]:
         """Yield every event that matches, oldest first, read in small pages."""
-        start, last = await self._read(queries.numbers_of, filters)
+        start, last = await self.read(queries.numbers_of, filters)
         for first in range(start, last + 1, queries.ALL if filters.few else RANGE):
             end = queries.ALL if filters.few else first + RANGE
-            page = await self._read(search.range_of, filters, first=first, end=end)
+            page = await self.read(search.range_of, filters, first=first, end=end)
             for id_ in dict.fromkeys(one.id for one in reversed(page)):
-                shown = await self._read(show.show_event, id_)
+                shown = await self.read(show.show_event, id_)
                 if shown is not None:
                     yield shown
 
     async def consents(self, *, channel: str | None = None, limit: int = 50) -> list[ListedConsent]:
         """Return the latest statements of consent, the newest first."""
-        return await self._read(consents.latest, channel=channel, limit=limit)
+        return await self.read(consents.latest, channel=channel, limit=limit)
 
     async def consents_of(self, sender: str) -> list[ListedConsent]:
         """Return the register's rows of a person, given in normal form.
@@ -125,23 +125,23 @@ class Operations(JournalAccess):
         Raises:
             CannotStart: it holds digests of erased people made with another key.
         """
-        await self._read(consents_key.require_fit, self._key)
-        return await self._read(consents.of_person, self._key, sender)
+        await self.read(consents_key.require_fit, self._key)
+        return await self.read(consents.of_person, self._key, sender)
 
     async def export_consents(self) -> AsyncIterator[ListedConsent]:
         """Yield the whole register, read in small pages."""
-        after, found = await self._read(consents.page, after=("", ""))
+        after, found = await self.read(consents.page, after=("", ""))
         while found:
             for one in found:
                 yield one
-            after, found = await self._read(consents.page, after=after)
+            after, found = await self.read(consents.page, after=after)
 
     async def list_conversations(
         self, *, paused: bool = False, limit: int = 50
     ) -> list[ConversationState]:
         """Return the held conversations, then the most recent; or only the paused ones."""
         look = conversations.list_conversations
-        return await self._read(look, paused=paused, limit=limit)
+        return await self.read(look, paused=paused, limit=limit)
 
     async def show_conversation(self, name: str, *, limit: int = 50) -> ShownConversation:
         """Return one conversation by its number, or that of an event by a prefix of its id.
@@ -149,8 +149,8 @@ class Operations(JournalAccess):
         Raises:
             NotFound: there is none, or more than one such event.
         """
-        found = await self._read(conversations.find, name)
-        return await self._read(conversations.show_conversation, found, limit=limit)
+        found = await self.read(conversations.find, name)
+        return await self.read(conversations.show_conversation, found, limit=limit)
 
     async def show_conversations(self, whose: Whose, *, limit: int = 50) -> list[ShownConversation]:
         """Return the matching conversations.
@@ -159,17 +159,15 @@ class Operations(JournalAccess):
             NotFound: there is none.
         """
         show_one = conversations.show_conversation
-        return [
-            await self._read(show_one, found, limit=limit) for found in await self._meant(whose)
-        ]
+        return [await self.read(show_one, found, limit=limit) for found in await self._meant(whose)]
 
     async def stats(self) -> Statistics:
         """Return counts, ages and rates."""
-        return await self._read(queries.statistics)
+        return await self.read(queries.statistics)
 
     async def missing_agents(self) -> list[MissingAgent]:
         """Return which agents cannot be loaded, where, and why."""
-        return await self._read(queries.missing_agents)
+        return await self.read(queries.missing_agents)
 
     async def last_error_of(self, agent: str) -> str | None:
         """Return the agent's last error among its newest messages."""
@@ -179,11 +177,11 @@ class Operations(JournalAccess):
 
     async def last_received_at(self) -> datetime | None:
         """Return when the newest delivery came."""
-        return await self._read(queries.last_received_at)
+        return await self.read(queries.last_received_at)
 
     async def server_settings(self, *names: str) -> dict[str, str]:
         """Return settings of the PostgreSQL server; none on SQLite."""
-        return await self._read(queries.server_settings, names)
+        return await self.read(queries.server_settings, names)
 
     # ---- changing
 
@@ -203,7 +201,7 @@ class Operations(JournalAccess):
         results: list[Changed] = []
         about = self._about_replay(dry_run=dry_run, once_again=once_again)
         how = {"dry_run": dry_run, "once_again": once_again}
-        for id_, what in [await self._read(queries.find, prefix) for prefix in prefixes]:
+        for id_, what in [await self.read(queries.find, prefix) for prefix in prefixes]:
             if any(one.id == id_ for one in results):
                 continue  # it shares the attempt of one before
             if what == "event":
@@ -273,7 +271,7 @@ class Operations(JournalAccess):
         Raises:
             NotFound: an id is not there, or not unique; nothing was done then.
         """
-        found = [await self._read(queries.find, prefix) for prefix in prefixes]
+        found = [await self.read(queries.find, prefix) for prefix in prefixes]
         if rejected := [id_ for id_, what in found if what == "delivery"]:
             raise NotFound(f"{rejected[0]} was rejected when it came; there is nothing to discard")
         results: list[Changed] = []
@@ -309,7 +307,7 @@ class Operations(JournalAccess):
         # A group with all its members, also later ones, on each channel that has it.
         requests = [
             PauseRequest(ChannelName(channel), None, whose.party, pause_)
-            for channel in await self._read(pause.channels_of, found)
+            for channel in await self.read(pause.channels_of, found)
         ]
         return await self._act(what, about, pause.pause_all, requests)
 
@@ -324,7 +322,7 @@ class Operations(JournalAccess):
         return await self._act(what, asdict, pause.resume, found, discard=discard)
 
     async def _meant(self, whose: Whose) -> Sequence[int]:
-        found = await self._read(pause.of, whose.channel, whose.sender, whose.party)
+        found = await self.read(pause.of, whose.channel, whose.sender, whose.party)
         if not found:
             raise NotFound("there is no such conversation", hint="see `conversations list`")
         return found
@@ -342,8 +340,8 @@ class Operations(JournalAccess):
             WebhookdError: the person opted out, and there is no key to keep the opt-out.
             CannotStart: the digests of erased people were made with another key.
         """
-        await self._read(consents_key.require_fit, self._key)
-        named = await self._read(consents_key.count, self._key, sender)
+        await self.read(consents_key.require_fit, self._key)
+        named = await self.read(consents_key.count, self._key, sender)
         found = await self._find_person(sender)
         if dry_run:
             return found.as_erasure(named)
@@ -377,13 +375,13 @@ class Operations(JournalAccess):
         rejected: list[int] = []
         after: str | None = ""
         while after is not None:
-            after, some = await self._read(erase.find_rejected, sender, after=after)
+            after, some = await self.read(erase.find_rejected, sender, after=after)
             rejected += some
-        return await self._read(erase.find, sender, rejected)
+        return await self.read(erase.find, sender, rejected)
 
     async def note_discarded_copy(self, name: str) -> None:
         """Note that a saved copy of a lost journal was discarded."""
-        await self._write(actions.note, self._actor, "journal discard", {"file": name})
+        await self.write(actions.note, self._actor, "journal discard", {"file": name})
 
     async def _clean_files(self, deadline: float) -> bool:
         """Empty the WAL, retrying while a reader uses an older state."""

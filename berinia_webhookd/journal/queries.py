@@ -30,7 +30,7 @@ from berinia_webhookd.journal.database import (
 from berinia_webhookd.journal.deliveries import EVENTS_EACH, restored
 from berinia_webhookd.journal.event_text import storable
 from berinia_webhookd.journal.rejected_items import why_rejected
-from berinia_webhookd.model import AgentName, EntryState, EventId, VerifiedDelivery
+from berinia_webhookd.model import AgentName, EntryState, VerifiedDelivery
 
 ListedState = EntryState | Literal["rejected"]
 REPLAYABLE: Final[set[ListedState]] = {EntryState.DEAD, EntryState.DISCARDED}
@@ -267,13 +267,10 @@ async def statistics(transaction: Transaction) -> Statistics:
     ((now,),) = await transaction.execute("present")
     ((finished,),) = await transaction.execute("finished_since", since=now - HOUR)
     ((rejected,),) = await transaction.execute("count_rejected")
-    oldest: dict[str, datetime] = {}
-    for agent, at in await transaction.execute("oldest_open"):
-        oldest[agent] = min(instant(at), oldest.get(agent, instant(at)))
     return Statistics(
         counts=tuple(Count(*row) for row in await transaction.execute("count_by_state")),
         rejected=rejected,
-        oldest_open_at=dict(sorted(oldest.items())),
+        oldest_open_at=await oldest_open(transaction),
         received_last_hour=await _received_since(transaction, instant(now - HOUR)),
         received_last_day=await _received_since(transaction, instant(now - DAY)),
         finished_last_hour=finished,
@@ -292,6 +289,11 @@ async def _received_since(transaction: Transaction, moment: datetime) -> int:
         ((total,),) = await transaction.execute("received_since", id=id_)
         return int(total)
     return 0
+
+
+async def oldest_open(transaction: Transaction) -> dict[str, datetime]:
+    """Return since when the oldest entry of each agent waits, ready or for a retry."""
+    return {agent: instant(at) for agent, at in await transaction.execute("oldest_open")}
 
 
 async def backlog(transaction: Transaction) -> Backlog:
@@ -344,7 +346,7 @@ async def server_settings(transaction: Transaction, names: Sequence[str]) -> dic
     }
 
 
-async def delivery_of(transaction: Transaction, event_id: EventId) -> VerifiedDelivery | None:
-    """Return the verified delivery of an event."""
-    rows = await transaction.execute("delivery_of", event=event_id)
+async def delivery_of(transaction: Transaction, id_: str) -> VerifiedDelivery | None:
+    """Return the verified delivery of an event, or a rejected one; None once it is erased."""
+    rows = await transaction.execute("delivery_of", id=id_)
     return restored(rows[0]) if rows else None

@@ -44,22 +44,6 @@ class Rebuilt(NamedTuple):
 class Reconciliation(Operations):
     """One journal, compared with a provider's messages."""
 
-    async def recipients(self, channel: ChannelName) -> list[str]:
-        """Return the recipients of messages on a channel, in normal form."""
-        return sorted(await self._read(_recipients, channel))
-
-    async def here(self, digests: Sequence[bytes]) -> set[bytes]:
-        """Return those of the events that are or were in the journal."""
-        return await self._read(_here, digests)
-
-    async def keyed(self, beginnings: Sequence[bytes]) -> set[bytes]:
-        """Return those of the keys, or prefixes of keys, that events have."""
-        return await self._read(_keyed, beginnings)
-
-    async def first_keyed_at(self) -> datetime | None:
-        """Return when the first event with a key was received; None: no event has one."""
-        return await self._read(_first_keyed_at)
-
     async def take_in(
         self, channel: ChannelName, rebuilt: Sequence[Rebuilt], asks_start: AsksStart
     ) -> list[Receipts]:
@@ -86,18 +70,21 @@ class Reconciliation(Operations):
         return await self._act(RECONCILE, about, _accept, arrivals, asks_start)
 
 
-async def _recipients(transaction: Transaction, channel: ChannelName) -> list[str]:
+async def recipients(transaction: Transaction, channel: ChannelName) -> list[str]:
+    """Return the recipients of messages on a channel, in normal form."""
     rows = await transaction.execute("recipients_of", channel=channel)
-    return [row["party"] for row in rows]
+    return sorted(row["party"] for row in rows)
 
 
-async def _here(transaction: Transaction, digests: Sequence[bytes]) -> set[bytes]:
+async def here(transaction: Transaction, digests: Sequence[bytes]) -> set[bytes]:
+    """Return those of the events that are or were in the journal."""
     found = await transaction.execute("events_with", digests=digests)
     gone = await transaction.execute("already_seen", digests=digests)
     return {bytes(row["digest"]) for row in (*found, *gone)}
 
 
-async def _keyed(transaction: Transaction, beginnings: Sequence[bytes]) -> set[bytes]:
+async def keyed(transaction: Transaction, beginnings: Sequence[bytes]) -> set[bytes]:
+    """Return those of the keys, or prefixes of keys, that events have."""
     rows = [
         {"low": one.ljust(KEY_BYTES, b"\0"), "high": one.ljust(KEY_BYTES, b"\xff")}
         for one in beginnings
@@ -107,7 +94,8 @@ async def _keyed(transaction: Transaction, beginnings: Sequence[bytes]) -> set[b
     return {key[:length] for key in keys for length in lengths} & set(beginnings)
 
 
-async def _first_keyed_at(transaction: Transaction) -> datetime | None:
+async def first_keyed_at(transaction: Transaction) -> datetime | None:
+    """Return when the first event with a key was received; None: no event has one."""
     rows = await transaction.execute("first_keyed")
     return instant(rows[0]["received_at"]) if rows else None
 

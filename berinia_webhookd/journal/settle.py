@@ -31,6 +31,7 @@ RESULT_COUNTS: Final = frozenset({EntryState.RUNNING, EntryState.DEAD})
 # Looked up once: access to an enumeration's member costs a call.
 AGENT, NO_REPLY = EntryKind.AGENT, ReplyRoute.NONE
 DONE, WAITING, DEAD = EntryState.DONE, EntryState.WAITING, EntryState.DEAD
+UNPOSTED: Final = frozenset({EntryState.READY, EntryState.WAITING})
 KEPT: Final = Settled(kept=True)
 After = tuple[str, int | None, int | None, int, int]
 AFTER: Final = ("state", "due_in", "hold_for", "retries", "acted")
@@ -203,7 +204,8 @@ def late_entry(transaction: Transaction, row: Row, channel: str) -> order.NewEnt
 
 async def _withdraw(transaction: Transaction, rows: Rows) -> None:
     """Discard unposted failure replies of events that succeed now."""
-    found = await transaction.execute("replies_to_post", events=rows.told_before)
+    entries = await transaction.execute("entries_of", events=rows.told_before)
+    found = [row for row in entries if row["kind"] == EntryKind.REPLY and row["state"] in UNPOSTED]
     await transaction.many("discard_entry", [{"place": row["place"]} for row in found])
     await transaction.execute("forget_failure_replies", events=rows.told_before)
     for row in found:

@@ -314,7 +314,7 @@ class SqlJournal:
 
     async def delivery_of(self, event_id: EventId) -> VerifiedDelivery | None:
         """The raw delivery of an event, for its attachments; None once erased or purged."""
-        return await self._read(partial(queries.delivery_of, event_id=event_id))
+        return await self._read(partial(queries.delivery_of, id_=event_id))
 
     # ---- upkeep
 

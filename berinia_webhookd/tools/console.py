@@ -7,8 +7,7 @@ import secrets
 import click
 
 from berinia_webhookd.errors import NotFound
-from berinia_webhookd.journal.console import ConsoleJournal
-from berinia_webhookd.journal.sessions import Person
+from berinia_webhookd.journal.sessions import Person, add_link
 from berinia_webhookd.status.console.address import link_of
 from berinia_webhookd.tools.command_context import CommandContext
 from berinia_webhookd.tools.opened_journal import caller, open_journal
@@ -40,5 +39,5 @@ def login(context: CommandContext, /, *, name: str | None, viewer: bool) -> None
         )
     person = Person((name or caller())[:LONGEST_NAME], viewer)
     secret = secrets.token_urlsafe(32)
-    open_journal(context).run(lambda journal: journal.add_link(secret, person), ConsoleJournal)
+    open_journal(context).run(lambda journal: journal.write(add_link, secret, person))
     click.echo(link_of(running.console, secret))

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import pytest
 
 from berinia_webhookd.channels.addresses_of_people import normal_party
-from berinia_webhookd.journal.console import Action, ConsoleJournal
+from berinia_webhookd.journal.console import Action, ConsoleJournal, recent_actions
 
 from .daemon import Daemon
 from .providers import (
@@ -90,7 +90,7 @@ def noted(daemon: Daemon) -> list[Action]:
 
     async def look() -> list[Action]:
         async with ConsoleJournal(daemon.settings.journal.url.reveal()) as journal:
-            return await journal.actions()
+            return await journal.read(recent_actions)
 
     return asyncio.run(look())[::-1]
 

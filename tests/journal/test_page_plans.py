@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from berinia_webhookd.journal import console, queries
 from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.model import EntryState, EventId
@@ -66,13 +67,13 @@ async def test_a_message_and_its_conversation_read_few_rows(
     statements = Statements(monkeypatch)
     async with ConsoleJournal(long_world.url, clock=long_world.clock) as desk:
         await desk.show(receipt.event_id)
-        await desk.delivery(receipt.event_id, rejected=False)
-        await desk.entry_of(EventId(receipt.event_id))
+        await desk.read(queries.delivery_of, receipt.event_id)
+        await desk.read(console.entry_of, EventId(receipt.event_id))
         await desk.show_conversation(receipt.event_id, limit=ROWS)
-        await desk.event_of_digests([b"unknown"])
-        await desk.counts()
-        await desk.dead()
-        await desk.actions()
+        await desk.read(console.event_of_digests, [b"unknown"])
+        await desk.read(console.counts)
+        await desk.read(console.dead)
+        await desk.read(console.recent_actions)
     await assert_few_rows(long_world, statements)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from berinia_webhookd.clock import now
 from berinia_webhookd.journal.queries import Filters
-from berinia_webhookd.journal.reconcile import Rebuilt, Reconciliation
+from berinia_webhookd.journal.reconcile import Rebuilt, Reconciliation, first_keyed_at, keyed
 from berinia_webhookd.model import Decoded, Event
 
 from .world import SMS, World, a_delivery, an_event
@@ -60,14 +60,14 @@ async def test_a_mail_that_is_read_another_way_is_the_same_by_its_key(world: Wor
     called, head = a_mail("as its callback says")
     listed, _ = a_mail("as its list says")
     async with Reconciliation(world.url) as desk:
-        assert await desk.first_keyed_at() is None
-        assert await desk.keyed([head]) == set()
+        assert await desk.read(first_keyed_at) is None
+        assert await desk.read(keyed, [head]) == set()
         await world.accept_event(called)
-        assert await desk.keyed([head, called.reconcile_key or b"", b"i" * 16]) == {
+        assert await desk.read(keyed, [head, called.reconcile_key or b"", b"i" * 16]) == {
             head,
             called.reconcile_key,
         }
-        assert await desk.first_keyed_at() == called.received_at
+        assert await desk.read(first_keyed_at) == called.received_at
         assert await take_in(desk, listed) == 0
 
         missed, _ = a_mail("missed", date="2")

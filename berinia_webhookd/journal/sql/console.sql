@@ -8,9 +8,10 @@ WHERE events.number >= :first AND deliveries.number >= CAST(:first AS BIGINT) / 
 GROUP BY 1, 2;
 
 -- name: latest_of_channel
--- The time of a channel's newest delivery, among the newest of all.
+-- The time of a channel's newest delivery, among so many of all.
 SELECT received_at FROM deliveries
-WHERE number >= :first AND channel = :channel AND state = 'accepted'
+WHERE number >= (SELECT max(number) FROM deliveries) - CAST(:newest AS BIGINT)
+  AND channel = :channel AND state = 'accepted'
 ORDER BY number DESC LIMIT 1;
 
 -- name: dead_groups
@@ -48,7 +49,7 @@ ORDER BY entries.place LIMIT :most;
 
 -- name: recent_actions
 -- The actions, the newest first, before a row.
-SELECT number, at, who, way, what, about FROM actions
+SELECT number, at AS done_at, who, way, what, about FROM actions
 WHERE number < :before ORDER BY number DESC LIMIT :most;
 
 -- name: newest_entries
@@ -64,11 +65,6 @@ ORDER BY ended_at DESC;
 -- name: event_of_digests
 -- The event with one of these digests.
 SELECT id FROM events WHERE digest IN (:digests) ORDER BY number DESC LIMIT 1;
-
--- name: rejected_delivery_in_full
--- The request of a delivery that was rejected, at least in part.
-SELECT channel, target, headers, content_type, received_at, replay_key, body FROM deliveries
-WHERE id = :id AND rejection IS NOT NULL AND body IS NOT NULL;
 
 -- name: given_place
 -- The place of an event's own entry, unless it shares the attempt of another, or is erased.

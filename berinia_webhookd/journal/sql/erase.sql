@@ -37,11 +37,6 @@ WHERE number IN (SELECT event FROM entries_of_conversations
                   WHERE event = events.number AND (kind = 'reply') IS TRUE AND state = 'running')
 ORDER BY number LIMIT :most;
 
--- name: entries_to_erase
--- The entries of events, before the change.
-SELECT place, kind, channel, agent, conversation, state FROM entries_in_full
-WHERE place IN (SELECT place FROM entries_of_events WHERE event IN (:events));
-
 -- name: erase_events
 -- Blank events. The digest stays, so that a repeated event is recognised.
 UPDATE events SET data = NULL, opt_out = NULL, skipped = NULL, about = NULL WHERE number IN (:events);

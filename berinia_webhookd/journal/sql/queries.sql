@@ -184,18 +184,17 @@ GROUP BY kind, channel, agent, state HAVING sum(total) > 0
 ORDER BY kind, channel, agent, state;
 
 -- name: oldest_open
--- Since when the oldest entries of each agent wait, ready or for a retry; held ones are left out.
-SELECT agent, min(created_at) AS since FROM entries
-WHERE state = 'ready' AND startable_at IS NULL
-  AND conversation NOT IN (SELECT conversation FROM held_conversations) GROUP BY agent
-UNION ALL
-SELECT agent, min(created_at) FROM entries
-WHERE startable_at IS NOT NULL
-  AND conversation NOT IN (SELECT conversation FROM held_conversations) GROUP BY agent
-UNION ALL
-SELECT agent, min(created_at) FROM entries
-WHERE state = 'waiting'
-  AND conversation NOT IN (SELECT conversation FROM held_conversations) GROUP BY agent;
+-- Since when the oldest entry of each agent waits, ready or for a retry; held ones are left out.
+SELECT agent, min(created_at) AS since FROM (
+    SELECT agent, created_at, conversation FROM entries
+    WHERE state = 'ready' AND startable_at IS NULL
+    UNION ALL
+    SELECT agent, created_at, conversation FROM entries WHERE startable_at IS NOT NULL
+    UNION ALL
+    SELECT agent, created_at, conversation FROM entries WHERE state = 'waiting'
+) AS open_entries
+WHERE conversation NOT IN (SELECT conversation FROM held_conversations)
+GROUP BY agent ORDER BY agent;
 
 -- name: first_event_from
 -- The event that a number belongs to, or the next one.
@@ -252,11 +251,11 @@ SELECT CAST(:now AS BIGINT) - min(created_at) AS age FROM (
 ) AS ready;
 
 -- name: delivery_of
--- The delivery an event came with, unless it was erased.
-SELECT deliveries.channel, deliveries.target, deliveries.headers, deliveries.content_type,
-       deliveries.received_at, deliveries.replay_key, deliveries.body
-FROM events JOIN deliveries ON deliveries.number = events.delivery
-WHERE events.id = :event AND deliveries.body IS NOT NULL;
+-- The delivery that an event came with, or one that was rejected, by its id; unless it was erased.
+SELECT channel, target, headers, content_type, received_at, replay_key, body FROM deliveries
+WHERE number = coalesce((SELECT delivery FROM events WHERE id = :id),
+                        (SELECT number FROM deliveries WHERE rejection IS NOT NULL AND id = :id))
+  AND body IS NOT NULL;
 
 -- name: count_may_have_acted
 -- The number of dead entries that may have acted, by agent.

@@ -11,6 +11,11 @@ ORDER BY place;
 SELECT place, kind, channel, agent, conversation, state, event, id, began_at FROM entries_in_full
 WHERE place IN (:places) ORDER BY place;
 
+-- name: entries_of
+-- The entries of events, with the columns that a change of their state needs.
+SELECT place, kind, channel, agent, conversation, state FROM entries_in_full
+WHERE place IN (SELECT place FROM entries_of_events WHERE event IN (:events));
+
 -- name: replay_entry
 -- Make an entry ready again, after all existing ones, with its full retry schedule.
 UPDATE entries

@@ -25,14 +25,6 @@ UPDATE entries SET waiting_until = 0 WHERE place = :place AND waiting_until IS N
 -- Change the route of a reply.
 UPDATE replies SET route = :route WHERE event = :event;
 
--- name: replies_to_post
--- The unposted late replies to these events.
-SELECT entries.place, entries.kind, conversations.channel, entries.agent, entries.conversation,
-       entries.state
-FROM entries JOIN conversations ON conversations.id = entries.conversation
-WHERE entries.place IN (SELECT place FROM entries_of_events WHERE event IN (:events))
-  AND entries.kind = 'reply' AND entries.state IN ('ready', 'waiting');
-
 -- name: forget_failure_replies
 -- Delete failure replies of events that succeeded; one being posted is not posted again.
 DELETE FROM replies WHERE event IN (:events) AND failed = 1;

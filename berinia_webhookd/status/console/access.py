@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler
 from aiolimiter import AsyncLimiter
 from multidict import MultiDictProxy
 
+from berinia_webhookd.journal import sessions
 from berinia_webhookd.journal.actions import Actor
 from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.sessions import LOGIN_SECONDS, Person
@@ -103,7 +104,9 @@ class Access:
 
     async def _login(self, request: web.Request, journal: ConsoleJournal) -> Login | None:
         secret = request.cookies.get(self._cookie, "")
-        person = await journal.person_of(secret) if 0 < len(secret) <= LONGEST_SECRET else None
+        if not 0 < len(secret) <= LONGEST_SECRET:
+            return None
+        person = await journal.read(sessions.person_of, secret)
         if person is None:
             return None
         actor = Actor(person.name, WAY)
@@ -164,7 +167,7 @@ class Access:
 
     async def log_out(self, request: web.Request) -> web.Response:
         """End the login."""
-        await request[LOGIN].journal.log_out(request.cookies[self._cookie])
+        await request[LOGIN].journal.write(sessions.log_out, request.cookies[self._cookie])
         response = web.Response(status=303, headers={"Location": "/login"})
         response.del_cookie(self._cookie, path="/", secure=self._secure)
         return response

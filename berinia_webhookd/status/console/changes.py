@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from berinia_webhookd.channels.addresses_of_people import normal_party
+from berinia_webhookd.journal.console import dead
 from berinia_webhookd.journal.pause import Whose
 from berinia_webhookd.journal.replay import Changed
 from berinia_webhookd.model import ChannelName, Pause
@@ -60,7 +61,7 @@ class Changes:
         """Replay the dead entries of one group, as far as the previous page showed them."""
         form = await form_of(request)
         journal = request[LOGIN].journal
-        found = await journal.dead(number_of(str(form.get("until", ""))))
+        found = await journal.read(dead, number_of(str(form.get("until", ""))))
         group = found.group(str(form.get("group", "")))
         places = await journal.places_of(group, found.until) if group else []
         if form.get("only") == "one":

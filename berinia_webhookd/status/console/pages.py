@@ -16,6 +16,7 @@ from aiohttp import web
 
 from berinia_webhookd import json_text
 from berinia_webhookd.findings import Level
+from berinia_webhookd.journal import console, queries
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.journal.rejected_items import why_rejected
 from berinia_webhookd.journal.show import Shown, ShownEntry
@@ -65,7 +66,7 @@ class Pages:
         channels = self._around.channels
         names = [str(channel.name) for channel in channels.enabled]
         journal = request[LOGIN].journal
-        overview = await journal.overview(map(str, sorted(channels.agents)))
+        overview = await journal.read(console.overview, map(str, sorted(channels.agents)))
         traffic = await self._traffic.of(journal, names, self._around.clock())
         findings = [
             one
@@ -108,7 +109,7 @@ class Pages:
             request,
             "messages.html",
             rows=rows,
-            counts=await journal.counts(),
+            counts=await journal.read(console.counts),
             states=STATES,
             given=given,
             tabs={state: urlencode({**given, "state": state}) for state in ("", *STATES)},
@@ -124,11 +125,11 @@ class Pages:
         """One message: its history from arrival to outcome, its text, its raw request."""
         journal = request[LOGIN].journal
         shown = await journal.show(request.match_info["id"])
-        delivery = await journal.delivery(shown.id, rejected=shown.rejection is not None)
+        delivery = await journal.read(queries.delivery_of, shown.id)
         conversation, given = None, None
         if shown.rejection is None:
             conversation = (await journal.show_conversation(shown.id, limit=1)).state
-            entry = await journal.entry_of(EventId(shown.id))
+            entry = await journal.read(console.entry_of, EventId(shown.id))
             given = entry and self._around.given(entry)
         data = dict(shown.data or {})
         return await page(
@@ -153,7 +154,7 @@ class Pages:
         """One attachment, as a download: it is never displayed."""
         login, id_ = request[LOGIN], request.match_info["id"]
         number = number_of(request.match_info["number"])
-        delivery = await login.journal.delivery(str(EventId(id_)), rejected=False)
+        delivery = await login.journal.read(queries.delivery_of, id_)
         channel = delivery and self._around.channels.of(ChannelName(delivery.channel))
         if delivery is None or not channel or login.person.viewer:
             raise web.HTTPNotFound
@@ -183,13 +184,12 @@ class Pages:
 
     async def dead(self, request: web.Request) -> web.Response:
         """Entries that failed for good, grouped by agent, kind and error."""
-        found = await request[LOGIN].journal.dead()
+        found = await request[LOGIN].journal.read(console.dead)
         return await page(request, "dead.html", dead=found)
 
     async def dead_group(self, request: web.Request) -> web.Response:
         """The confirmation page for replaying a whole group."""
-        journal = request[LOGIN].journal
-        found = await journal.dead()
+        found = await request[LOGIN].journal.read(console.dead)
         group = found.group(request.query.get("group", ""))
         if group is None:
             raise web.HTTPSeeOther("/dead")
@@ -216,7 +216,9 @@ class Pages:
     async def actions(self, request: web.Request) -> web.Response:
         """The log of actions."""
         before = number_of(request.query.get("before"))
-        found = await request[LOGIN].journal.actions(before=before, limit=ROWS + 1)
+        found = await request[LOGIN].journal.read(
+            console.recent_actions, before=before, limit=ROWS + 1
+        )
         older = found[ROWS - 1].number if len(found) > ROWS else None
         about = {one.number: json_text.encode(dict(one.about)).decode() for one in found}
         return await page(request, "actions.html", rows=found[:ROWS], about=about, older=older)

@@ -10,7 +10,7 @@ from typing import Final
 from berinia_webhookd.channels.addresses_of_people import event_digest, normal_party
 from berinia_webhookd.channels.contract import Channel
 from berinia_webhookd.errors import NotFound
-from berinia_webhookd.journal.console import ConsoleJournal
+from berinia_webhookd.journal.console import ConsoleJournal, event_of_digests
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.status.console.access import Refused
 
@@ -81,4 +81,4 @@ async def _by_id(typed: str, journal: ConsoleJournal, channels: Collection[Chann
     if not _PROVIDERS_ID.fullmatch(typed):
         return None
     digests = [event_digest(channel.name, typed) for channel in channels]
-    return await journal.event_of_digests(digests)
+    return await journal.read(event_of_digests, digests)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from berinia_webhookd.journal.console import ConsoleJournal, HourOfChannel
+from berinia_webhookd.journal.console import ConsoleJournal, last_of_channel, received_by_hour
+from berinia_webhookd.journal.contract import Received
 
 HOURS: Final = 24
 HOUR_SECONDS: Final = 3600
@@ -28,7 +29,7 @@ class Traffic:
     """A cache of the counts."""
 
     def __init__(self) -> None:
-        self._hours: dict[int, dict[str, HourOfChannel]] = {}  # complete hours, counted since 1970
+        self._hours: dict[int, dict[str, Received]] = {}  # complete hours, counted since 1970
         self._before: dict[str, datetime | None] = {}  # channels without recent messages
 
     async def of(
@@ -38,7 +39,7 @@ class Traffic:
         present = int(now.timestamp()) // HOUR_SECONDS
         hours = range(present - HOURS + 1, present + 1)
         first = next((hour for hour in hours if hour not in self._hours), present)
-        counted = await journal.received_by_hour(first)
+        counted = await journal.read(received_by_hour, first)
         known = {hour: counted.get(hour, self._hours.get(hour, {})) for hour in hours}
         over = (int(now.timestamp()) - LATE_SECONDS) // HOUR_SECONDS
         self._hours = {hour: of for hour, of in known.items() if hour < over}
@@ -49,14 +50,14 @@ class Traffic:
         }
 
     async def _of_channel(
-        self, journal: ConsoleJournal, channel: str, known: dict[int, dict[str, HourOfChannel]]
+        self, journal: ConsoleJournal, channel: str, known: dict[int, dict[str, Received]]
     ) -> ChannelTraffic:
         found = [of.get(channel) for of in known.values()]
         last_at = max((one.last_at for one in found if one), default=None)
         if last_at is None:
             if channel not in self._before:
-                self._before[channel] = await journal.last_of_channel(channel)
+                self._before[channel] = await journal.read(last_of_channel, channel)
             last_at = self._before[channel]
         else:
             self._before[channel] = last_at
-        return ChannelTraffic(last_at, tuple(one.total if one else 0 for one in found))
+        return ChannelTraffic(last_at, tuple(one.count if one else 0 for one in found))

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from berinia_webhookd.errors import DeliveryRejected, MalformedDelivery
 from berinia_webhookd.journal.database import in_batches
-from berinia_webhookd.journal.reconcile import BATCH, Rebuilt, Reconciliation
+from berinia_webhookd.journal.reconcile import BATCH, Rebuilt, Reconciliation, here
 from berinia_webhookd.model import ChannelName, Event, Receipts
 from berinia_webhookd.tools.terminal import one_line
 
@@ -80,7 +80,7 @@ class KnownByDigest:
 
     async def here(self, journal: Reconciliation, some: Sequence[Listed]) -> set[bytes]:
         """See `Source`."""
-        return await journal.here([one.digest for one in some])
+        return await journal.read(here, [one.digest for one in some])
 
     def doubt(self, message: Listed) -> str | None:
         """See `Source`."""

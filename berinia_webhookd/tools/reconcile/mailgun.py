@@ -28,7 +28,7 @@ from berinia_webhookd.errors import (
     MalformedDelivery,
 )
 from berinia_webhookd.http_client import HttpClient
-from berinia_webhookd.journal.reconcile import Rebuilt, Reconciliation
+from berinia_webhookd.journal.reconcile import Rebuilt, Reconciliation, first_keyed_at, keyed
 from berinia_webhookd.tools.reconcile.asking import (
     LONGEST_BYTES,
     PAUSES,
@@ -101,8 +101,8 @@ class MailgunMails:
     async def here(self, journal: Reconciliation, mails: Sequence[ListedMail]) -> set[bytes]:
         """Return which keys, or beginnings of them, are here."""
         if self._keyed_since is None:
-            self._keyed_since = await journal.first_keyed_at()
-        return await journal.keyed(sorted({one.digest for one in mails if one.digest}))
+            self._keyed_since = await journal.read(first_keyed_at)
+        return await journal.read(keyed, sorted({one.digest for one in mails if one.digest}))
 
     def doubt(self, mail: ListedMail) -> str | None:
         """Say why it cannot be told whether a mail came, if so."""

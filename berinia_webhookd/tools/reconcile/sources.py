@@ -17,7 +17,7 @@ from berinia_webhookd.channels.whatsapp import WhatsAppChannel
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.http_client import HttpClient
-from berinia_webhookd.journal.reconcile import Reconciliation
+from berinia_webhookd.journal.reconcile import Reconciliation, recipients
 from berinia_webhookd.model import ChannelName
 from berinia_webhookd.tools.reconcile.bot import BotOutbox
 from berinia_webhookd.tools.reconcile.comparing import Source, Tally
@@ -128,7 +128,7 @@ class Asking:
         )
 
         asked = self.settings.reconcile_twilio
-        numbers = asked.numbers or spellings(await self.journal.recipients(self.channel))
+        numbers = asked.numbers or spellings(await self.journal.read(recipients, self.channel))
         channel = TwilioChannel(configured, self.settings.server.public_url)
         how: dict[str, Any] = {"http": self.http, "tally": self.tally}
         return TwilioMessages(channel, configured, numbers, asked.api_url, **how)

@@ -21,6 +21,7 @@ from berinia_webhookd.config.load import examine
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.console_server import ConsoleServer
 from berinia_webhookd.findings import Finding
+from berinia_webhookd.journal import sessions
 from berinia_webhookd.journal.console import ConsoleJournal
 from berinia_webhookd.journal.sessions import Person
 from berinia_webhookd.metrics import Metrics
@@ -123,7 +124,7 @@ class Site:
     async def link(self, person: Person = OPERATOR) -> str:
         secret = secrets.token_urlsafe(32)
         async with self.around.open_journal() as journal:
-            await journal.add_link(secret, person)
+            await journal.write(sessions.add_link, secret, person)
         return secret
 
     async def logged_in(self, person: Person = OPERATOR, **headers: str) -> Browser:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
+from berinia_webhookd.journal import sessions
 from berinia_webhookd.model import EntryState
 
 from ...journal.world import on_sqlite
@@ -79,7 +80,7 @@ async def test_who_logs_out_is_out(site: Site) -> None:
 async def test_all_logins_of_somebody_can_be_ended(site: Site) -> None:
     browser, other = await site.logged_in(), await site.logged_in(VIEWER)
     async with site.around.open_journal() as journal:
-        assert await journal.end_sessions(OPERATOR.name) == 1
+        assert await journal.write(sessions.end_all, OPERATOR.name) == 1
     assert (await browser.get("/")).status == 401
     assert (await other.get("/")).status == 200
 
@@ -88,8 +89,8 @@ async def test_the_journal_holds_no_secret(site: Site) -> None:
     browser = await site.logged_in()
     (secret,) = browser.cookies.values()
     async with site.around.open_journal() as journal:
-        assert await journal.person_of(secret) == OPERATOR
-        assert await journal.person_of(secret[:-1]) is None
+        assert await journal.read(sessions.person_of, secret) == OPERATOR
+        assert await journal.read(sessions.person_of, secret[:-1]) is None
 
 
 async def test_the_cookie_is_for_the_console_alone(site: Site) -> None:

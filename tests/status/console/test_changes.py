@@ -8,6 +8,7 @@ import pytest
 
 from berinia_webhookd.journal import console
 from berinia_webhookd.journal.actions import Actor
+from berinia_webhookd.journal.console import recent_actions
 from berinia_webhookd.journal.queries import Filters
 from berinia_webhookd.model import EntryState, OptOut, Outcome, OutcomeKind
 
@@ -30,7 +31,7 @@ async def die(site: Site, error: str, text: str = "", *, began: bool = False) ->
 
 async def actions(site: Site) -> list[tuple[str, str, str]]:
     async with site.around.open_journal() as journal:
-        return [(one.who, one.way, one.what) for one in await journal.actions()]
+        return [(one.who, one.way, one.what) for one in await journal.read(recent_actions)]
 
 
 def hidden(text: str) -> dict[str, str]:
