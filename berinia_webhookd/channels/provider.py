@@ -105,6 +105,6 @@ class Provider:
                 "rate_limit.verified_requests",
                 f"equals rate_limit.requests, and {self.retries}",
                 "rate_limit.verified_requests = 6000",
-                f"in {self.console}: {self.entered.format(url=base + channel.path)}",
+                f"{self.console}: {self.entered.format(url=base + channel.path)}",
                 why="a burst of answers to a campaign is refused with 429 and lost",
             )

@@ -39,6 +39,17 @@ def constants(file: str, *names: str) -> Iterator[str]:
             yield from _patterns(one, known)
 
 
+def returned(file: str, *functions: str) -> Iterator[str]:
+    """The texts that functions of this name return or yield."""
+    module = ast.parse((PACKAGE / file).read_text())
+    for scope in ast.walk(module):
+        if isinstance(scope, ast.FunctionDef) and scope.name in functions:
+            known = _assigned(module.body) | _assigned(scope.body)
+            for node in ast.walk(scope):
+                if isinstance(node, ast.Return | ast.Yield) and node.value is not None:
+                    yield from _patterns(node.value, known)
+
+
 def _assigned(body: Sequence[ast.stmt]) -> dict[str, ast.expr]:
     found: dict[str, ast.expr] = {}
     for node in body:

@@ -14,10 +14,11 @@ import pytest
 from jinja2 import nodes
 
 from berinia_webhookd import channels
-from berinia_webhookd.channels.declared.presets import provider_of
+from berinia_webhookd.channels.declared import presets
 from berinia_webhookd.channels.mailgun import MAILGUN
 from berinia_webhookd.channels.twilio import TWILIO
 from berinia_webhookd.channels.whatsapp import BOT
+from berinia_webhookd.errors import LoopbackLocked
 from berinia_webhookd.journal.contract import PAUSED, Guard
 from berinia_webhookd.journal.ranks import OUTRANKED
 from berinia_webhookd.journal.search import GATHERED
@@ -26,11 +27,12 @@ from berinia_webhookd.status import console
 from berinia_webhookd.status.console.languages import MOST_NESTED, chosen, languages
 from berinia_webhookd.status.console.render import environment
 
-from .sentences import constants, sentences
+from .sentences import constants, returned, sentences
 
 FOLDER = Path(console.__file__).parent
 CHANNELS = Path(channels.__file__).parent
 NOT_READ = {"MalformedDelivery", "AccountRefused"}
+NOT_PROVEN = {"SignatureInvalid", "require_allowed"}
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
 TAG = re.compile(r"<[^>]*>|&\w+;", re.DOTALL)
 ATTRIBUTE = re.compile(r'\b(?:aria-label|title|placeholder|alt|value)="([^"{]*[A-Za-z]{3}[^"{]*)"')
@@ -109,11 +111,19 @@ OPERATIONS = [f"journal/{name}.py" for name in ("queries", "conversations", "ope
 # What reads a request. The names of fields, which are no sentences, have no full stop.
 REQUESTS = ["urlencoded.py", *(f"channels/{file.name}" for file in CHANNELS.glob("*.py"))]
 REQUESTS += ["channels/declared/reading.py"]
+PROOFS = [f"channels/{file.relative_to(CHANNELS)}" for file in CHANNELS.rglob("*.py")]
+PROOFS += ["accept/own_requests.py", "accept/receive.py"]
+# What is told of a request that was not proven: the likely mistake, and what to change.
+DIAGNOSES = {
+    "channels/twilio_diagnosis.py": ("diagnose", "_other_bases", "_scheme_remedy", "_unproven"),
+    "channels/mailgun.py": ("diagnose",),
+    "channels/whatsapp.py": ("diagnose",),
+}
 # What is typed, and what is made of parts that have a sentence each.
 AS_IT_IS = re.compile(
     r"`[^`]*`|[^`]*\bberinia-webhookd events list --agent \{\}"
     r"|(?:df|SELECT|ALTER|timedatectl|chmod)\b.*"
-    r"|[a-z_]+\.[a-z_{}.]+ = \S+|[^a-z]*(?:, from )?[^a-z]*"
+    r"|[a-z_]+\.[a-z_{}.]+ = \S+|[^a-z]*(?:, from )?[^a-z]*|https?://\{\}"
 )
 THROUGH_A_PROXY = "{}, through a proxy that does not say for whom"
 
@@ -134,20 +144,35 @@ def said_by_code() -> set[str]:
         *sentences(SETTINGS, {"warning"}, first=1),
         *sentences(OPERATIONS, {"NotFound", "refused"}, first=0),
         *(one for one in sentences(REQUESTS, NOT_READ, first=0) if one.endswith(".")),
+        *(one for one in sentences(PROOFS, NOT_PROVEN, first=0) if " " in one),
+        *(one for file, names in DIAGNOSES.items() for one in returned(file, *names)),
+        *sentences(["channels/twilio_diagnosis.py"], {"_Guess"}, first=1),
+        str(LoopbackLocked()),
+        *returned("channels/provider.py", "line"),
         *constants("journal/replay.py", *refused),
         *constants("status/findings/journal.py", "_RELEASES"),
         *said_of_providers(),
     }
 
 
+PROVIDERS = (
+    *(TWILIO, MAILGUN, BOT),
+    *(presets.provider_of(one, ChannelName("{}")) for one in (None, *presets.names())),
+)
+
+
 def said_of_providers() -> Iterator[str]:
     """What findings say with a provider's facts, but for names, which are the same everywhere."""
-    for one in (TWILIO, MAILGUN, BOT, provider_of(None, ChannelName("{}"))):
+    for one in PROVIDERS:
         if one.name.startswith("the "):
             yield one.name
-        yield from (one.console, f"{one.console}: {{}}")
+        yield f"{one.console}: {{}}"
         yield one.entered.replace("{url}", "{}")
-        yield one.retries
+        yield from (one.retries, one.sample, one.secret.found)
+        yield f"{one.what_it_signs}; {{}}"
+        covered = one.what_it_signs.partition(" signs ")[2]
+        if not covered.startswith("nothing"):
+            yield covered
 
 
 def test_what_the_daemon_says_is_said_in_french() -> None:
@@ -196,16 +221,38 @@ def test_a_sentence_is_said_with_what_it_is_about() -> None:
     assert french.told("budget: " * 1000) is None
 
 
+def test_what_a_preset_says_of_its_provider_is_said_whole() -> None:
+    """As the console's page Now shows it: nothing of it stays English."""
+    told = languages()["fr"].told
+    brevo = presets.provider_of("brevo", ChannelName("mails"))
+    assert told(f"not set, so {brevo.sample} is answered 429") == (
+        "non réglé : un événement ou un e-mail reçoit 429"
+    )
+    assert told(f"channels.x.secrets=… ({brevo.secret.found}), or channels.x.enabled = false") == (
+        "channels.x.secrets=… (ce que vous écrivez dans l’URL, comme utilisateur:mot de passe), "
+        "ou channels.x.enabled = false"
+    )
+    assert told(f"if that does not come: {brevo.console}: https://app.example.com/x") == (
+        "s’il n’arrive pas : Brevo, Settings, Webhooks, une URL avec utilisateur et mot de passe : "
+        "https://app.example.com/x"
+    )
+    hubspot = presets.provider_of("hubspot", ChannelName("crm"))
+    assert told(f"{hubspot.what_it_signs}; {hubspot.retries}") == (
+        "HubSpot signe l’URL qu’il appelle et ce qu’il envoie et l’heure ; HubSpot réessaie après "
+        "un échec de connexion et après 5xx"
+    )
+
+
 def test_what_is_nested_without_end_is_left_as_it_is() -> None:
     """Whoever writes into an error may nest a sentence in itself: a few are said in French, and a
     page of them takes no processor from whom a provider waits for.
     """
     french = languages()["fr"]
-    assert french.told("in a: in b: lost") == "dans a : dans b : perdu"
+    assert french.told("loop: loop: lost") == "boucle : boucle : perdu"
     begun = time.process_time()
-    told = [french.told("in : " * 199) for _ in range(50)]
+    told = [french.told("loop: " * 166) for _ in range(50)]
     assert time.process_time() - begun < 2.0
-    assert str(told[0]).count("dans") == MOST_NESTED
+    assert str(told[0]).count("boucle") == MOST_NESTED
 
 
 def test_the_browser_and_the_reader_choose() -> None:
