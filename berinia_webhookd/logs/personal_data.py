@@ -31,7 +31,7 @@ OWN_KEYS: Final = frozenset(
     {
         *("timestamp", "level", "event", "request_id", "event_id", "channel", "agent", "client"),
         *("address", "version", "kind", "outcome", "setting", "pid", "node", "due_at"),
-        *("status", "duration_ms"),
+        *("status", "attempt", "duration_ms"),
     }
 )
 PLAIN: Final = (bool, int, float, date)

@@ -23,7 +23,7 @@ import structlog
 from berinia_webhookd import json_text
 from berinia_webhookd.logs.control_characters import escape_controls, escape_controls_in_json
 from berinia_webhookd.logs.files import Draft, Line, LogWriter, to_stderr
-from berinia_webhookd.logs.personal_data import OWN_KEYS, hide, scrub, text_of, trace
+from berinia_webhookd.logs.personal_data import HIDDEN, OWN_KEYS, hide, scrub, text_of, trace
 from berinia_webhookd.logs.reading import ERRORS, EVERYTHING, OF_AGENTS
 
 # Methods of structlog that are not named as their level.
@@ -41,6 +41,7 @@ FEW_KEYS: Final = 24
 PATIENT: Final = frozenset({int, float, type(None)})
 PATIENT_CHARACTERS: Final = 256
 SHORT_VALUE: Final = 256
+_HIDDEN: Final = HIDDEN.encode()
 DEL: Final = 0x7F  # as a number: looking for a byte as bytes makes an error and drops it
 
 PersonalData = Literal["mask", "full"]
@@ -293,7 +294,8 @@ def _json(line: EventDict) -> bytes:
 
 
 def _printable(text: bytes) -> bytes:
-    if not text.isascii() or DEL in text:
+    # Most of the lines that are not ASCII are so by what hides personal data.
+    if DEL in text or not (text.isascii() or text.replace(_HIDDEN, b"").isascii()):
         return escape_controls_in_json(text.decode()).encode()
     return text
 

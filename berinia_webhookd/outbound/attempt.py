@@ -25,6 +25,7 @@ from berinia_webhookd.journal.contract import (
     Settled,
     Settlement,
 )
+from berinia_webhookd.logs.pipeline import saying
 from berinia_webhookd.metrics import Metrics
 from berinia_webhookd.model import Entry, EntryKind, EntryState, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import Begin, NotBegun, Transport
@@ -90,10 +91,11 @@ class AttemptLog:
     def reconfigure(self) -> None:
         """Get the logger again, because its level may have changed."""
         self._log: FilteringBoundLogger = structlog.get_logger().bind()
+        self._say = saying(self._log)
 
     def started(self, entry: Entry) -> None:
         """Log that an attempt begins."""
-        self._log.info("attempt.started", **_log_fields(entry))
+        self._say("attempt.started", _log_fields(entry))
 
     def not_begun(self, entry: Entry, why: str) -> None:
         """Log that the agent was not called after all."""
@@ -104,20 +106,20 @@ class AttemptLog:
         entry, outcome = settlement.entry, settlement.outcome
         seconds = settlement.took_seconds
         if entry.kind is EntryKind.AGENT:
-            self._ended(entry.agent, outcome.kind.value).inc()
+            self._ended(entry.agent, str(outcome.kind)).inc()
             self._seconds(entry.agent).observe(seconds)
         fields = {**_log_fields(entry), "duration_ms": round(seconds * 1000, 1)}
         if not settled.kept:
             fields["note"] = "the lease was lost, so another run of this entry decides"
         if outcome.kind is OutcomeKind.SUCCESS:
-            self._log.info("attempt.succeeded", **fields)
+            self._say("attempt.succeeded", fields)
         else:
             due_in = settlement.due_in_seconds
             due = None if due_in is None else (now() + timedelta(seconds=due_in)).isoformat()
             self._log.warning(
                 "attempt.failed",
                 **fields,
-                outcome=outcome.kind.value,
+                outcome=str(outcome.kind),
                 error=outcome.error,
                 due_at=due,
             )
@@ -125,7 +127,7 @@ class AttemptLog:
             self._log.error(
                 "entry.dead",
                 **_log_fields(entry),
-                outcome=outcome.kind.value,
+                outcome=str(outcome.kind),
                 may_have_acted=settlement.may_have_acted,
             )
             self._on_dead(settlement)
@@ -151,6 +153,6 @@ def _log_fields(entry: Entry) -> dict[str, object]:
         "channel": entry.event.channel,
         "agent": entry.agent,
         "attempt": entry.attempt,
-        "kind": entry.kind.value,
+        "kind": str(entry.kind),
         **gathered,
     }

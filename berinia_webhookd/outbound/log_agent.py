@@ -7,10 +7,9 @@ from typing import Any, Final
 
 import structlog
 
+from berinia_webhookd.logs.pipeline import saying
 from berinia_webhookd.model import AgentName, Entry, Outcome, OutcomeKind
 from berinia_webhookd.outbound.contract import Begin, begin_freely
-
-logger = structlog.get_logger()
 
 
 def fields_of(entry: Entry) -> dict[str, Any]:
@@ -33,6 +32,13 @@ class LogAgents:
 
     capacity: Final = 16
 
+    def __init__(self) -> None:
+        self.reconfigure()
+
+    def reconfigure(self) -> None:
+        """Use the log level as it is now."""
+        self._say = saying(structlog.get_logger().bind())
+
     async def load(self, agent: AgentName) -> None:
         """Do nothing: there is nothing to load."""
 
@@ -43,7 +49,7 @@ class LogAgents:
         del timeout_seconds
         await begin()
         await asyncio.sleep(0)  # nothing here waits otherwise: let other tasks run
-        logger.info("agent.event", **fields_of(entry))
+        self._say("agent.event", fields_of(entry))
         return Outcome(OutcomeKind.SUCCESS)
 
     async def close(self) -> None:

@@ -75,6 +75,7 @@ class Transports:
         self._settings = settings
         self.python.reconfigure(settings, [name for name in keep if self.of(name) is self.python])
         self._http.reconfigure(settings)
+        self._log.reconfigure()
 
     def goes_on(self, agent: AgentName) -> bool:
         """Return whether an agent still runs the code from before the last reload."""

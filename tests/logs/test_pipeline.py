@@ -266,6 +266,16 @@ def test_no_value_breaks_a_line_or_reaches_a_reader_raw(
     check()
 
 
+@pytest.mark.parametrize("control", ["\x7f", "\x85", "\u2028", "\u202e"])
+def test_what_stands_beside_what_is_hidden_is_escaped_too(logs: Logs, control: str) -> None:
+    """A line is no cleaner for the marks in it, which are ours."""
+    logs.start()
+    logger.info("something", sender="+33639980001", detail=f"a{control}b")
+    assert OBEYED.search(logs.raw().decode().removesuffix("\n")) is None
+    (line,) = logs.lines()
+    assert (line["sender"], line["detail"]) == (HIDDEN, f"a{control}b")
+
+
 @given(ANY_TEXT)
 def test_no_control_character_survives(text: str) -> None:
     """Each becomes an escape; all else stays as it is."""

@@ -41,6 +41,7 @@ from berinia_webhookd.outbound.availability import Availability
 from berinia_webhookd.outbound.contract import AgentUnavailable, Begin, begin_freely
 from berinia_webhookd.outbound.dispatcher import Dispatcher
 from berinia_webhookd.outbound.late_replies import LateReplies
+from berinia_webhookd.outbound.log_agent import LogAgents
 from berinia_webhookd.outbound.retry_policy import RetryPolicies
 from berinia_webhookd.outbound.transport_queue import HELD_MOST_BYTES, TransportQueue
 from berinia_webhookd.supervision import turns
@@ -291,20 +292,22 @@ async def test_quick_ends_are_recorded_together(
         assert world.journal.recorded == [("first", 0), ("second", 0)]
 
 
-def test_attempts_are_logged_at_the_level_of_the_last_reload() -> None:
-    """Their logger is taken once, and anew when the level may be another one."""
+async def test_attempts_are_logged_at_the_level_of_the_last_reload() -> None:
+    """Their loggers are taken once, and anew when the level may be another one."""
     usual = structlog.get_config()["wrapper_class"]
-    log = AttemptLog(Metrics(), lambda _: None)
+    log, agents = AttemptLog(Metrics(), lambda _: None), LogAgents()
     try:
         with structlog.testing.capture_logs() as logged:
-            log.started(make_entry(AGENT))
-            filtering = structlog.make_filtering_bound_logger(logging.WARNING)
-            structlog.configure(wrapper_class=filtering)
-            log.reconfigure()
-            log.started(make_entry(AGENT))
+            for level in (logging.WARNING, logging.INFO):
+                filtering = structlog.make_filtering_bound_logger(level)
+                structlog.configure(wrapper_class=filtering)
+                log.reconfigure()
+                agents.reconfigure()
+                log.started(make_entry(AGENT))
+                await agents.attempt(make_entry(AGENT), timeout_seconds=1)
     finally:
         structlog.configure(wrapper_class=usual)
-    assert [line["event"] for line in logged] == ["attempt.started"]
+    assert [line["event"] for line in logged] == ["attempt.started", "agent.event"]
 
 
 async def test_concurrency_limits_one_agent(world: World) -> None:
