@@ -7,6 +7,10 @@ state of a journal has the same. Any other change is foreign; and a file whose n
 the known one and that of the newest commit is another state of the journal, even if it is sound. A
 WAL that became shorter while the file has its old number was cut, or checkpointed by another
 program: a new connection, which reads what is left, tells which.
+
+The owner writes the WAL back after it has answered for the commit that made it due, and before the
+next one. Beside commits, by a connection of its own, the flushes of both files delay each other
+more than that, and a WAL that grows meanwhile never begins anew.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import Final
 from berinia_webhookd.journal.database import Outage
 from berinia_webhookd.journal.lock import OwnerLock
 
+# If the WAL is cut, what was in it alone is saved from memory: it must fit into the cache.
 COMMITS: Final = 64  # the most commits between checkpoints,
 WAL_BYTES: Final = 4 * 1024 * 1024  # or the growth of the WAL that causes one,
 COMMITS_BETWEEN_LOOKS: Final = 8  # checked after this many commits
@@ -72,7 +77,8 @@ class FileWatch:
         self._wal = path.with_name(path.name + "-wal")
         self._commits = self._wal_bytes = 0  # since the last checkpoint
         self._wal_left = (0, 0)  # the WAL's last seen inode and size
-        self._due = True  # so that the state at the start gets a number
+        self.due = True  # a checkpoint: so that the state at the start gets a number
+        self._failure: sqlite3.Error | None = None  # of the last checkpoint, not yet raised
         self._known = NOTHING
         self._untouched: tuple[int, int] | None = None
         self.doubt = ""  # why the file is in doubt, until it was checked
@@ -89,31 +95,33 @@ class FileWatch:
 
         Raises:
             Outage: the file is in doubt.
+            sqlite3.Error: the last checkpoint failed.
         """
         self._see_wal()
         self._require_no_doubt()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
     def committing(self, connection: sqlite3.Connection) -> None:
         """Number the state if a checkpoint is due; the last statement of a transaction."""
         self._see_wal()
         self.lossy = self.lossy or bool(self.doubt)  # the commit hides a cut of the WAL
         self._commits += 1
-        if self._due or self._commits % COMMITS_BETWEEN_LOOKS == 0:
+        if self.due or self._commits % COMMITS_BETWEEN_LOOKS == 0:
             grown = self._wal_left[1] > self._wal_bytes + WAL_BYTES
-            self._due = self._due or grown or self._commits >= COMMITS
-        if self._due:
+            self.due = self.due or grown or self._commits >= COMMITS
+        if self.due:
             number_state(connection)
 
     def committed(self, connection: sqlite3.Connection) -> None:
-        """Check the file before the commit is reported, and write the WAL back if that is due.
+        """Check the file before the commit is reported.
 
         Raises:
             Lost, Outage: as `look` does.
         """
         self._see_wal()
         self.check(connection)
-        if self._due:
-            self._write_back(connection, "PASSIVE")
 
     def check(self, connection: sqlite3.Connection) -> None:
         """Check the file; costs one system call if its ctime and size are unchanged.
@@ -145,6 +153,19 @@ class FileWatch:
         else:
             self._keep(fresh)
 
+    def write_back(self, connection: sqlite3.Connection) -> None:
+        """Write the WAL back, since that is due. Nobody waits for it: what it finds or fails by is
+        raised by the next transaction.
+        """
+        self._see_wal()
+        if not self.doubt:
+            try:
+                self._write_back(connection, "PASSIVE")
+            except sqlite3.Error as error:
+                self._failure = error
+            except Lost:
+                pass  # which is in doubt now
+
     def save_wal(self, connection: sqlite3.Connection) -> None:
         """Write back all of a WAL that is no longer at its path.
 
@@ -169,7 +190,7 @@ class FileWatch:
         busy, pages, written = connection.execute(sql).fetchone()
         if busy:
             return False
-        self._commits, self._wal_bytes, self._due = 0, self._wal_left[1], False
+        self._commits, self._wal_bytes, self.due = 0, self._wal_left[1], False
         fresh = self._glance()
         is_ours = fresh.complete and _is_between(before, fresh.number, _number_in(connection))
         if pages == written and not is_ours:  # and no reader prevented it

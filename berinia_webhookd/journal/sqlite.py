@@ -211,9 +211,12 @@ class ConnectionThread:
         self._connection: sqlite3.Connection | None = None
         self._thread = JobThread("journal")
 
-    def transact(self, step: Step[ResultT]) -> asyncio.Future[ResultT]:
+    async def transact(self, step: Step[ResultT]) -> ResultT:
         """Run a step in a transaction, committed and flushed when this ends."""
-        return self.do(lambda connection: self._transact(connection, step))
+        result = await self.do(lambda connection: self._transact(connection, step))
+        if self._watch is not None and self._watch.due:
+            self.do(self._watch.write_back)  # no answer waits for it
+        return result
 
     def do(self, job: Callable[[sqlite3.Connection], ResultT]) -> asyncio.Future[ResultT]:
         """Run a function with the connection."""

@@ -35,6 +35,13 @@ async def wait_until(holds: Callable[[], Any]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def written_back(world: SqliteWorld) -> None:
+    """Wait for what the writing connection still does after it answered."""
+    database = world.journal._database
+    assert isinstance(database, journal_file.SqliteDatabase)
+    await database.do(lambda _: None)
+
+
 def texts_in(file: Path) -> list[str]:
     with contextlib.closing(sqlite3.connect(file)) as copy:
         assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -212,9 +219,11 @@ async def test_another_state_of_the_journal_is_not_taken_for_ours(world: SqliteW
     """It is sound, has the same size and even the same time: but it lacks what came since."""
     for number in range(file_watch.COMMITS * 2):
         await world.accept(f"m{number}")
+    await written_back(world)
     older, times = world.file.read_bytes(), world.file.stat()
     while world.file.read_bytes() == older:
         await world.accept("newer")
+        await written_back(world)
     with world.file.open("r+b") as file:
         file.write(older)
     os.utime(world.file, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -236,6 +245,29 @@ async def test_the_wal_shrinks_after_a_peak(world: SqliteWorld) -> None:
     for number in range(3 * file_watch.COMMITS):
         await world.accept(f"m{number}")
     assert wal.stat().st_size <= file_watch.WAL_BYTES
+
+
+async def test_no_answer_waits_until_the_wal_is_written_back(
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes next does; and if that failed, it is refused, as the disk may be full."""
+    monkeypatch.setattr(file_watch, "COMMITS_BETWEEN_LOOKS", 1)
+    monkeypatch.setattr(file_watch, "COMMITS", 1)
+    answered = threading.Event()
+
+    def fail(watch: file_watch.FileWatch, connection: sqlite3.Connection, mode: str) -> bool:
+        del watch, connection, mode
+        assert answered.wait(60)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(file_watch.FileWatch, "_write_back", fail)
+        await world.accept("answered")
+        answered.set()
+        with pytest.raises(JournalUnavailable):
+            await world.accept("refused")
+    await wait_until(lambda: world.journal.up)
+    await world.accept("accepted again")
 
 
 async def test_a_large_change_by_a_command_is_no_doubt(world: SqliteWorld) -> None:
@@ -274,7 +306,7 @@ async def test_a_command_that_empties_the_wal_is_no_doubt(
         for number in range(20):
             await world.accept(f"m{number}")
             for _ in range(number % 3):
-                assert sqlite.truncate_wal(command)
+                await wait_until(lambda: sqlite.truncate_wal(command))
     assert logged == []
     assert world.journal.up
 
@@ -294,7 +326,7 @@ async def test_a_command_that_is_not_done_yet_is_no_doubt(world: SqliteWorld) ->
             assert not sqlite.truncate_wal(command)
             await world.accept(f"c{number}")
             reader.execute("ROLLBACK")
-            assert sqlite.truncate_wal(command)
+            await wait_until(lambda: sqlite.truncate_wal(command))
     await world.accept("last")
     assert logged == []
     assert world.journal.up
