@@ -71,13 +71,6 @@ class OutcomeKind(StrEnum):
     STOPPED = "stopped"  # the daemon stopped, and its grace was over
 
 
-class Delivery(StrEnum):
-    """What happens to an attempt that began and whose result is unknown."""
-
-    AT_LEAST_ONCE = "at-least-once"  # it is repeated
-    AT_MOST_ONCE = "at-most-once"  # it is not: the agent may have acted
-
-
 class Word(StrEnum):
     """What an agent itself reports of a failure, which leaves no doubt about what it did."""
 
@@ -381,14 +374,6 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Handoff:
-    """An agent asks for a person to take over: its conversation is paused."""
-
-    seconds: float | None = None  # None: until somebody resumes it
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """How one attempt ended, as the transport saw it."""
 
@@ -399,7 +384,7 @@ class Outcome:
     uses_schedule: bool = True  # False: this machine failed before the agent was called
     word: Word | None = None  # of a failure: what the agent itself reports
     cost: float | None = None  # as the agent reports it, in the unit of its budget
-    handoff: Handoff | None = None  # of a success: a person is to take over
+    pause: Pause | None = None  # of a success: a person is to take over its conversation
 
     @property
     def agent_works(self) -> bool | None:

@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 
 from berinia_webhookd.addresses import THIS_HOST, Network, widest
 from berinia_webhookd.config import values
+from berinia_webhookd.config.agent_settings import Delivery
 from berinia_webhookd.config.channel_settings import BuiltIn, ChannelSettings
 from berinia_webhookd.config.fields import setting
 from berinia_webhookd.config.secret import Secret
@@ -24,7 +25,7 @@ from berinia_webhookd.config.values import (
     text,
 )
 from berinia_webhookd.findings import Finding, warning
-from berinia_webhookd.model import AgentName, ChannelName, Delivery, EventMark
+from berinia_webhookd.model import AgentName, ChannelName, EventMark
 
 FAILURE_REPLY: Final = (
     "La commande n'a pas abouti ({reason}). Elle ne sera pas relancée : "

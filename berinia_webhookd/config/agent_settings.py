@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -24,11 +25,18 @@ from berinia_webhookd.config.values import (
     one_of,
     whole,
 )
-from berinia_webhookd.model import AgentName, Delivery, OutcomeKind
+from berinia_webhookd.model import AgentName, OutcomeKind
 
 RETRY_SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 10_800.0, 28_800.0)
 DEFAULTS: Final = AgentName("defaults")  # the table for all agents
 SAMPLES: Final = AgentName("Samples")  # gets what only `send` has proven, and logs it
+
+
+class Delivery(StrEnum):
+    """What happens to an attempt that began and whose result is unknown."""
+
+    AT_LEAST_ONCE = "at-least-once"  # it is repeated
+    AT_MOST_ONCE = "at-most-once"  # it is not: the agent may have acted
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from berinia_webhookd.config import values
-from berinia_webhookd.config.agent_settings import RETRY_SCHEDULE
+from berinia_webhookd.config.agent_settings import RETRY_SCHEDULE, Delivery
 from berinia_webhookd.config.fields import Required, setting
 from berinia_webhookd.config.values import (
     BYTES,
@@ -23,7 +23,7 @@ from berinia_webhookd.config.values import (
     text,
 )
 from berinia_webhookd.findings import Finding
-from berinia_webhookd.model import AgentName, ChannelName, Delivery, EventMark, OptOut
+from berinia_webhookd.model import AgentName, ChannelName, EventMark, OptOut
 
 if TYPE_CHECKING:
     from berinia_webhookd.config.settings import Settings

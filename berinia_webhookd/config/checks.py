@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from berinia_webhookd.addresses import address_text, is_loopback, widest
 from berinia_webhookd.config import descriptors
-from berinia_webhookd.config.agent_settings import AgentsSettings
+from berinia_webhookd.config.agent_settings import AgentsSettings, Delivery
 from berinia_webhookd.config.channel_settings import ChannelSettings, Kinds
 from berinia_webhookd.config.fields import settings_of
 from berinia_webhookd.config.settings import ServerSettings, Settings
 from berinia_webhookd.findings import Finding, joined, warning, wrong
-from berinia_webhookd.model import AgentName, Delivery
+from berinia_webhookd.model import AgentName
 
 if TYPE_CHECKING:
     from berinia_webhookd.config.load import Origin

@@ -24,7 +24,6 @@ from berinia_webhookd.model import (
     EntryState,
     EventId,
     Outcome,
-    Pause,
     PauseRequest,
     Receipts,
     VerifiedDelivery,
@@ -145,7 +144,6 @@ class Settlement:
     late: bool = False
     failure_reply: FailureReply | None = None
     may_have_acted: bool = False  # dead, but its at-most-once agent may have acted
-    pause: Pause | None = None  # the agent hands the conversation over
 
 
 @dataclass(frozen=True, slots=True)

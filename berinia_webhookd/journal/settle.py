@@ -131,8 +131,8 @@ def _settle_one(
             rows.failing[entry.agent] = row["failures"]
     if done and entry.kind is AGENT and (has_reply or others):
         rows.told_before += [message["event"] for message in messages if message["has_reply"]]
-    if settlement.pause is not None:
-        rows.pauses[conversation] = settlement.pause
+    if outcome.pause is not None:
+        rows.pauses[conversation] = outcome.pause
     if had_caller or others:
         of_rows = zip(entry.messages, messages, strict=True)
         transaction.changes.replies.update(

@@ -131,8 +131,8 @@ class AttemptLog:
                 may_have_acted=settlement.may_have_acted,
             )
             self._on_dead(settlement)
-        if settled.kept and settlement.pause is not None:
-            pause = settlement.pause
+        if settled.kept and settlement.outcome.pause is not None:
+            pause = settlement.outcome.pause
             self._log.info(
                 "conversation.paused",
                 **_log_fields(entry),

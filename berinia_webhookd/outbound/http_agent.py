@@ -137,7 +137,14 @@ class HttpAgents:
             written = True
 
         try:
-            outcome = await self._post(url, headers, body, timeout_seconds, sending)
+            outcome = await self._post(
+                entry.agent,
+                url,
+                headers,
+                body,
+                timeout_seconds=timeout_seconds,
+                sending=sending,
+            )
             return await EventMask(entry, self._masked).outcome(outcome)
         except TimeoutError:
             kind = OutcomeKind.TIMEOUT if written else OutcomeKind.UNREACHABLE
@@ -159,9 +166,11 @@ class HttpAgents:
 
     async def _post(
         self,
+        agent: AgentName,
         url: str,
         headers: dict[str, str],
         body: bytes,
+        *,
         timeout_seconds: float,
         sending: Sending,
     ) -> Outcome:
@@ -183,7 +192,7 @@ class HttpAgents:
                     retry_after_seconds=wait,
                     word=Word.NOTHING if answer.status in DID_NOTHING else None,
                 )
-            outcome = outcome_of(_json(await read_body(answer, ANSWER_LIMIT_BYTES)))
+            outcome = outcome_of(_json(await read_body(answer, ANSWER_LIMIT_BYTES)), agent)
         if outcome.kind is OutcomeKind.ERROR and outcome.retry_after_seconds is None:
             return replace(outcome, retry_after_seconds=wait)
         return outcome

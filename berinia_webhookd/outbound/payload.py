@@ -12,13 +12,14 @@ from typing import Any, Final, Literal
 
 from berinia_webhookd.channels.provider import RunInput
 from berinia_webhookd.model import (
+    AgentName,
     Attachment,
     Conversation,
     Entry,
     EventKind,
-    Handoff,
     Outcome,
     OutcomeKind,
+    Pause,
     Word,
 )
 from berinia_webhookd.outbound.signs import signs_of
@@ -153,16 +154,16 @@ def run_input(entry: Entry, shape: RunInput | None) -> dict[str, Any]:
     return {**given, "event_id": entry.event_id, "attempt": entry.attempt}
 
 
-def outcome_of(returned: object) -> Outcome:
+def outcome_of(returned: object, agent: AgentName) -> Outcome:
     """Return the outcome of an agent's return value, or of the JSON of its 2xx response."""
     if not isinstance(returned, Mapping):
         return Outcome(OutcomeKind.SUCCESS)
-    outcome = _outcome_of(returned)
+    outcome = _outcome_of(returned, agent)
     cost = _number(returned.get("cost"))
     return outcome if cost is None else replace(outcome, cost=cost)
 
 
-def _outcome_of(returned: Mapping[str, object]) -> Outcome:
+def _outcome_of(returned: Mapping[str, object], agent: AgentName) -> Outcome:
     match returned.get("status"):
         case "error":
             error = _first_text(returned, ERROR_KEYS) or "the agent returned an error"
@@ -181,15 +182,16 @@ def _outcome_of(returned: Mapping[str, object]) -> Outcome:
         case "rejected":
             error = _first_text(returned, ERROR_KEYS) or "the agent rejected the event"
             return Outcome(OutcomeKind.REJECTED, error=error[:LONGEST_ERROR], word=Word.FAILED)
-    handoff = _handoff(returned) if returned.get("status") == "handoff" else None
-    return Outcome(OutcomeKind.SUCCESS, reply=_first_text(returned, REPLY_KEYS), handoff=handoff)
+    pause = _handoff(returned, agent) if returned.get("status") == "handoff" else None
+    return Outcome(OutcomeKind.SUCCESS, reply=_first_text(returned, REPLY_KEYS), pause=pause)
 
 
-def _handoff(returned: Mapping[str, object]) -> Handoff:
+def _handoff(returned: Mapping[str, object], agent: AgentName) -> Pause:
     reason = _first_text(returned, ("reason",))
-    return Handoff(
-        seconds=_number(returned.get("for_seconds")),
+    return Pause(
+        by=agent,
         reason=None if reason is None else reason[:LONGEST_REASON],
+        seconds=_number(returned.get("for_seconds")),
     )
 
 

@@ -237,7 +237,7 @@ class PythonAgents:
             return failure_of_machine(answer["failed"])
         if "failed" in answer:
             return Outcome(OutcomeKind.EXCEPTION, error=mask(answer["failed"]))
-        return await mask.outcome(outcome_of(answer["returned"]))
+        return await mask.outcome(outcome_of(answer["returned"], entry.agent))
 
 
 def failure_of_machine(error: str) -> Outcome:

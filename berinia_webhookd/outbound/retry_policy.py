@@ -9,21 +9,19 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from berinia_webhookd.channels.contract import Channel, ChannelOf, no_channel
-from berinia_webhookd.config.agent_settings import AgentSettings
+from berinia_webhookd.config.agent_settings import AgentSettings, Delivery
 from berinia_webhookd.config.channel_settings import ChannelSettings
 from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.journal.contract import Budget, FailureReply, Settlement
 from berinia_webhookd.model import (
     AgentName,
     ChannelName,
-    Delivery,
     Entry,
     EntryKind,
     EntryState,
     Event,
     Outcome,
     OutcomeKind,
-    Pause,
     Word,
 )
 from berinia_webhookd.outbound.failure_replies import failure_reply
@@ -87,7 +85,6 @@ class RetryPolicy:
             late=replies is not None and replies.can_be_posted(entry.event),
             failure_reply=self._failure_reply(entry, outcome) if dead else None,
             may_have_acted=dead and begun and outcome.word is None,
-            pause=_pause_of(entry, outcome),
         )
 
     def _answers(self, entry: Entry, outcome: Outcome) -> bool:
@@ -111,12 +108,6 @@ class RetryPolicy:
 
     def _failure_reply(self, entry: Entry, outcome: Outcome) -> FailureReply | None:
         return failure_reply(self.channel, entry.event, outcome.kind, self.timeout_seconds)
-
-
-def _pause_of(entry: Entry, outcome: Outcome) -> Pause | None:
-    if outcome.handoff is None:
-        return None
-    return Pause(entry.agent, outcome.handoff.reason, outcome.handoff.seconds)
 
 
 def _jittered(seconds: float, random: Callable[[], float]) -> float:

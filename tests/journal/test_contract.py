@@ -77,6 +77,11 @@ def done(entry: Entry, **changes: Any) -> Settlement:
     return replace(Settlement(entry, success, took_seconds=1, state=EntryState.DONE), **changes)
 
 
+def pausing(seconds: float | None = None) -> Outcome:
+    """An agent hands its conversation over."""
+    return Outcome(OutcomeKind.SUCCESS, pause=Pause("agent", seconds=seconds))
+
+
 def failed(entry: Entry, *, due_in_seconds: float, hold_seconds: float = 300) -> Settlement:
     return done(
         entry,
@@ -202,13 +207,12 @@ async def test_an_agent_hands_its_conversation_over(journal: SqlJournal, clock: 
     """Then nothing of it is claimed for so long, but for opt-outs."""
     await accept(journal, an_event("one"))
     (one,) = await claim(journal)
-    pauses = [Pause("agent", seconds=100), Pause("agent", seconds=10)]  # the longest counts
-    await journal.settle(done(one, pause=pauses[0]))
+    await journal.settle(done(one, outcome=pausing(100)))
     await accept(journal, an_event("two"))
     await accept(journal, an_event("STOP", opt_out=OptOut.STOP))
     (stop,) = await claim(journal)
     assert stop.event.body == "STOP"
-    await journal.settle(done(stop, pause=pauses[1]))
+    await journal.settle(done(stop, outcome=pausing(10)))  # the longest counts
     request = ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 9)
     assert (await journal.claim([request])).next_due_seconds == 100
     clock.move(100)
@@ -251,9 +255,9 @@ async def test_without_a_time_a_pause_does_not_end(journal: SqlJournal, clock: C
     """Neither by itself, nor by a shorter one; what the agent said is posted all the same."""
     await accept(journal, an_event("one"))
     (one,) = await claim(journal)
-    await journal.settle(done(one, outcome=SAID, late=True, pause=Pause("agent")))
+    await journal.settle(done(one, outcome=replace(pausing(), reply="said"), late=True))
     (reply,) = await claim(journal, kind=EntryKind.REPLY)
-    await journal.settle(done(reply, pause=Pause("agent", seconds=5)))
+    await journal.settle(done(reply, outcome=pausing(5)))
     await accept(journal, an_event("two"))
     clock.move(1_000_000)
     claimed = await journal.claim([ClaimRequest(EntryKind.AGENT, frozenset({AGENT}), 9)])

@@ -130,8 +130,8 @@ async def test_what_an_agent_said_is_posted_all_the_same(world: World) -> None:
     """With the word that hands the conversation over, the person gets the answer."""
     await world.accept("one")
     (one,) = await world.claim()
-    said = Outcome(OutcomeKind.SUCCESS, reply="somebody will answer you")
-    await world.settle(one, outcome=said, late=True, pause=Pause("agent"))
+    said = Outcome(OutcomeKind.SUCCESS, reply="somebody will answer you", pause=Pause("agent"))
+    await world.settle(one, outcome=said, late=True)
     await world.accept("two")
     assert await world.claim() == []
     posts = [ClaimRequest(EntryKind.REPLY, None, 9)]

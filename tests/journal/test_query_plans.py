@@ -168,8 +168,8 @@ async def live(world: World) -> None:
     ]
     one, two, _ = (await world.journal.claim(lanes)).entries
     await world.journal.renew([one, two])
-    reply = Outcome(OutcomeKind.SUCCESS, reply="yes")
-    await world.settle(one, outcome=reply, late=True, pause=Pause("an agent", seconds=1))
+    reply = Outcome(OutcomeKind.SUCCESS, reply="yes", pause=Pause("an agent", seconds=1))
+    await world.settle(one, outcome=reply, late=True)
     await world.accept("while it is paused")
     requests = [
         PauseRequest(SMS, None, "somewhere", Pause("bot")),
@@ -300,7 +300,8 @@ async def steps_of_one_life(world: SqliteWorld, waiting: int, claimed: int) -> i
     world.clock.move(30)
     (entry,) = await world.claim(1)
     assert len(entry.messages) == claimed
-    await world.fail(entry, retry_in=5, pause=Pause("an agent"))
+    handed = Outcome(OutcomeKind.SUCCESS, pause=Pause("an agent"))
+    await world.settle(entry, outcome=handed, state=EntryState.WAITING, due_in_seconds=5)
     await world.accept()
     await database.do(lambda connection: connection.set_progress_handler(None, 0))
     return count

@@ -27,11 +27,11 @@ from structlog.testing import capture_logs
 from berinia_webhookd.model import (
     AgentName,
     AutoSubmitted,
-    Handoff,
     Member,
     OptOut,
     Outcome,
     OutcomeKind,
+    Pause,
     Word,
 )
 from berinia_webhookd.outbound.alert_delivery import run_command
@@ -208,9 +208,9 @@ async def test_language_model(
         await agents.close()
     assert (busy.kind, busy.word, busy.retry_after_seconds) == (OutcomeKind.ERROR, Word.AGAIN, 7)
     assert (answered.reply, answered.cost) == ("Avec plaisir.", 1000 * 0.000_02)
-    assert handed.handoff == Handoff(12 * 3600, "asks for a person")
+    assert handed.pause == Pause(META, "asks for a person", 12 * 3600)
     assert (handed.reply or "").startswith("Je vous passe un conseiller")
-    assert (silent.kind, silent.reply, silent.handoff) == (OutcomeKind.SUCCESS, None, None)
+    assert (silent.kind, silent.reply, silent.pause) == (OutcomeKind.SUCCESS, None, None)
     assert len(prompts) == 2
     assert "Bonjour" in prompts[0]
     assert "written by a stranger" in prompts[0]
