@@ -33,56 +33,78 @@ ATTEMPT_BUCKETS: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 3
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
-class Requests(Collector):
-    """What every request adds to. It is counted in plain numbers, by the thread that also shows it,
-    as the library's own metrics cost a request more than its signature.
+class Timed(Collector):
+    """What ends often, counted by whose it is and how it ended, and timed by the former. It is
+    counted in plain numbers, by the thread that also shows it, as the library's own metrics cost a
+    request more than its signature.
     """
 
-    def __init__(self) -> None:
-        self._total: Tally[tuple[str, int]] = Tally()
-        self._in_bucket: dict[str, list[int]] = {}  # by channel
+    def __init__(
+        self,
+        total: tuple[str, str],
+        seconds: tuple[str, str],
+        labels: tuple[str, str],
+        buckets: tuple[float, ...],
+    ) -> None:
+        """`total` and `seconds` are names and descriptions."""
+        self._names = total, seconds
+        self._labels = labels
+        self._buckets = buckets
+        self._total: Tally[tuple[str, object]] = Tally()
+        self._in_bucket: dict[str, list[int]] = {}  # by whose it is
         self._seconds: dict[str, float] = {}  # likewise
 
-    def refused(self, channel: str, status: int) -> None:
-        """Count what was answered before it was a request."""
-        self._total[channel, status] += 1
+    def untimed(self, of: str, how: object) -> None:
+        """Count one that ended before it began, such as a request that is none."""
+        self._total[of, how] += 1
 
-    def answered(self, channel: str, status: int, seconds: float) -> None:
-        """Count a request that was answered after so long."""
-        self._total[channel, status] += 1
-        in_bucket = self._in_bucket.get(channel)
+    def ended(self, of: str, how: object, seconds: float) -> None:
+        """Count one that ended after so long."""
+        self._total[of, how] += 1
+        in_bucket = self._in_bucket.get(of)
         if in_bucket is None:
-            in_bucket = self._in_bucket[channel] = [0] * (len(ANSWER_BUCKETS) + 1)
-            self._seconds[channel] = 0.0
-        in_bucket[bisect_left(ANSWER_BUCKETS, seconds)] += 1
-        self._seconds[channel] += seconds
+            in_bucket = self._in_bucket[of] = [0] * (len(self._buckets) + 1)
+            self._seconds[of] = 0.0
+        in_bucket[bisect_left(self._buckets, seconds)] += 1
+        self._seconds[of] += seconds
 
     def collect(self) -> Iterable[Metric]:
-        """Return `requests_total` and `answer_seconds`."""
-        total = CounterMetricFamily(
-            f"{PREFIX}_requests_total", "Requests answered.", labels=("channel", "status")
+        """Return both metrics."""
+        (total_name, total_text), (seconds_name, seconds_text) = self._names
+        total = CounterMetricFamily(f"{PREFIX}_{total_name}", total_text, labels=self._labels)
+        for (of, how), count in self._total.items():
+            total.add_metric((of, str(how)), count)
+        seconds = HistogramMetricFamily(
+            f"{PREFIX}_{seconds_name}", seconds_text, labels=self._labels[:1]
         )
-        for (channel, status), count in self._total.items():
-            total.add_metric((channel, str(status)), count)
-        answer_seconds = HistogramMetricFamily(
-            f"{PREFIX}_answer_seconds", "From request to answer.", labels=("channel",)
-        )
-        bounds = [str(bound) for bound in ANSWER_BUCKETS] + ["+Inf"]
-        for channel, in_bucket in self._in_bucket.items():
+        bounds = [*map(str, self._buckets), "+Inf"]
+        for of, in_bucket in self._in_bucket.items():
             buckets = zip(bounds, accumulate(in_bucket), strict=True)
-            answer_seconds.add_metric((channel,), list(buckets), self._seconds[channel])
-        return total, answer_seconds
+            seconds.add_metric((of,), list(buckets), self._seconds[of])
+        return total, seconds
 
 
 class Metrics:
-    """One attribute per metric, named as the metric without its prefix, but for `requests`."""
+    """One attribute per metric, named as the metric without its prefix, but for the two that are
+    timed.
+    """
 
     def __init__(self) -> None:
         # Each counter would have a time stamp beside it, which is no part of the contract.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self.requests = Requests()
-        self.registry.register(self.requests)
+        self.requests = self._timed(
+            ("requests_total", "Requests answered."),
+            ("answer_seconds", "From request to answer."),
+            ("channel", "status"),
+            ANSWER_BUCKETS,
+        )
+        self.attempts = self._timed(
+            ("attempts_total", "Attempts ended."),
+            ("attempt_seconds", "One attempt."),
+            ("agent", "outcome"),
+            ATTEMPT_BUCKETS,
+        )
         self.commit_seconds = self._histogram(
             "commit_seconds", "One transaction of the journal, flushed.", ANSWER_BUCKETS
         )
@@ -127,10 +149,6 @@ class Metrics:
         self.held_conversations = self._gauge(
             "held_conversations", "Conversations that a guard holds back.", "reason"
         )
-        self.attempts_total = self._counter("attempts_total", "Attempts ended.", "agent", "outcome")
-        self.attempt_seconds = self._histogram(
-            "attempt_seconds", "One attempt.", ATTEMPT_BUCKETS, "agent"
-        )
         self.agent_available = self._gauge(
             "agent_available", "1 if the agent is loaded, 0 if its entries wait.", "agent"
         )
@@ -148,6 +166,17 @@ class Metrics:
             "loopback_locked", "1 while no loopback address is believed."
         )
         self._gauge("build_info", "The program that runs.", "version").labels(__version__).set(1)
+
+    def _timed(
+        self,
+        total: tuple[str, str],
+        seconds: tuple[str, str],
+        labels: tuple[str, str],
+        buckets: tuple[float, ...],
+    ) -> Timed:
+        made = Timed(total, seconds, labels, buckets)
+        self.registry.register(made)
+        return made
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)

@@ -163,7 +163,7 @@ class HttpServer:
 
     def note_unreadable(self, reason: str) -> None:
         """Count and log what is no HTTP."""
-        self.metrics.requests.refused("other", 400)
+        self.metrics.requests.untimed("other", 400)
         _log.info("request.finished", channel="other", status=400, reason=reason)
 
     async def _hear_out(self, seconds: float) -> None:
@@ -358,7 +358,7 @@ class _Connection(web.RequestHandler):
         bounds = self.bounds
         self.refused = True
         bounds.refused_connections += 1
-        bounds.metrics.requests.refused("other", 503)
+        bounds.metrics.requests.untimed("other", 503)
         if bounds.refused_connections > _MOST_REFUSALS:
             transport.abort()
             return

@@ -119,7 +119,7 @@ class RequestContexts:
             return response
         finally:
             seconds = perf_counter() - begun
-            self._requests.answered(context.endpoint.label, status, seconds)
+            self._requests.ended(context.endpoint.label, status, seconds)
             line = {
                 **context.said,
                 "method": request.method,

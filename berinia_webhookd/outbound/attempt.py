@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from time import perf_counter
 
 import structlog
@@ -82,9 +81,7 @@ class AttemptLog:
 
     def __init__(self, metrics: Metrics, on_dead: OnDead) -> None:
         """`on_dead` gets each entry that failed for good."""
-        # A cache: the label sets are few, and needed for every attempt.
-        self._ended = cache(metrics.attempts_total.labels)
-        self._seconds = cache(metrics.attempt_seconds.labels)
+        self._attempts = metrics.attempts
         self._on_dead = on_dead
         self.reconfigure()
 
@@ -106,8 +103,7 @@ class AttemptLog:
         entry, outcome = settlement.entry, settlement.outcome
         seconds = settlement.took_seconds
         if entry.kind is EntryKind.AGENT:
-            self._ended(entry.agent, str(outcome.kind)).inc()
-            self._seconds(entry.agent).observe(seconds)
+            self._attempts.ended(entry.agent, outcome.kind, seconds)
         fields = {**_log_fields(entry), "duration_ms": round(seconds * 1000, 1)}
         if not settled.kept:
             fields["note"] = "the lease was lost, so another run of this entry decides"

@@ -33,10 +33,11 @@ def labels_of() -> Mapping[str, frozenset[str]]:
     """The labels of each metric that the daemon has, by its name in a query."""
     found = {}
     metrics = Metrics()
-    metrics.requests.answered("x", 200, 1)
-    for family in metrics.requests.collect():
-        for sample in family.samples:
-            found[sample.name.removeprefix(f"{PREFIX}_")] = frozenset(sample.labels) - {"le"}
+    for timed in (metrics.requests, metrics.attempts):
+        timed.ended("x", "y", 1)
+        for family in timed.collect():
+            for sample in family.samples:
+                found[sample.name.removeprefix(f"{PREFIX}_")] = frozenset(sample.labels) - {"le"}
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
             labels = labels_of_one(metric)
