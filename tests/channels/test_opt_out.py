@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from itertools import product
 
 import pytest
@@ -72,3 +73,10 @@ def test_ascii_is_folded_as_all_other_text() -> None:
     for before, within, behind in product(map(chr, range(128)), ("", "-", "'", " "), "!$_ a"):
         text = f"{before}St{within}op{behind}"
         assert folded(text) == folded(text + "\u200b"), text
+
+
+def test_accents_are_taken_off_alike_in_latin_and_other_text() -> None:
+    """Every Latin letter, composed or not: what marks it has says nothing."""
+    for letter in map(chr, range(0xC0, 0x250)):
+        for text in (f"St{letter}p", unicodedata.normalize("NFD", f" {letter}!")):
+            assert folded(text) == folded(text + "\u200b"), text
