@@ -125,10 +125,11 @@ def root(ctx: click.Context, config_file: Path | None) -> None:
     3 cannot start and will not by itself; 4 cannot start now.
     """
     from berinia_webhookd.tools.command_context import CommandContext  # noqa: PLC0415 - see above
-    from berinia_webhookd.tools.dev import configuration_here  # noqa: PLC0415 - see above
+    from berinia_webhookd.tools.dev import configuration_here, keep_state  # noqa: PLC0415 - likewise
 
-    if config_file is None and ctx.invoked_subcommand not in Commands.daemons:
-        config_file = configuration_here(os.environ)
+    if ctx.invoked_subcommand not in Commands.daemons:
+        config_file = config_file or configuration_here(os.environ)
+        keep_state(config_file)
     ctx.obj = CommandContext(config_file)
 
 

@@ -25,6 +25,7 @@ from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.journal.consents_key import ConsentsKey
 from berinia_webhookd.journal.sessions import Person, add_link
 from berinia_webhookd.model import AgentName
+from berinia_webhookd.outbound.host_process import how_it_ended
 from berinia_webhookd.outbound.payload import Shape
 from berinia_webhookd.status.console.address import ConsoleStarted, link_of, url_of
 from berinia_webhookd.status.console.surroundings import OpenJournal
@@ -84,20 +85,22 @@ class ConsoleProcess:
     async def run(self) -> None:
         """Keep it running, for ever; who is cancelled here waits until it has ended."""
         while True:
+            exit_code, reason = None, ""
             try:
                 process = await self._start()
             except OSError as error:
-                logger.error("console.ended", reason=str(error))  # noqa: TRY400 - all is in it
+                reason = str(error)
             else:
-                reason = None
                 try:
                     await self._keep_telling(process)
                 except CannotBeTold as error:
                     reason = str(error)
                 finally:
                     await _end(process)
-                more = {} if reason is None else {"reason": reason}
-                logger.error("console.ended", exit_code=process.returncode, **more)
+                exit_code = process.returncode
+                reason = reason or how_it_ended(exit_code)
+            again = f"{reason}; started again in {AGAIN_SECONDS:g} s"
+            logger.error("console.ended", exit_code=exit_code, reason=again)
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _start(self) -> Process:

@@ -260,7 +260,10 @@ class AgentHost:
             self.host_pid, self._guardian_pid = said["host"], said["guardian"]
             self.ready.set_result(None)
         else:
-            how = _how_it_ended(said["exit_code"], said["signal"], by_us=bool(self.reason))
+            number = said["signal"]
+            killed = number == signal.SIGKILL and not self.reason
+            hint = ", perhaps for want of memory" if killed else ""
+            how = how_it_ended(said["exit_code"] if number is None else -number, hint)
             self._how = self._how or how
 
     def _guardian_lost(self) -> None:
@@ -349,9 +352,9 @@ def _answers(asked: str, answer: dict[str, Any]) -> bool:
     return asked != "attempt" or isinstance(answer.get("returned"), dict)
 
 
-def _how_it_ended(exit_code: int | None, number: int | None, *, by_us: bool) -> str:
-    if number is None:
+def how_it_ended(exit_code: int | None, hint: str = "") -> str:
+    """Return how a process ended, by its exit code; minus a signal's number if that killed it."""
+    if exit_code is None or exit_code >= 0:
         return f"exit code {exit_code}"
-    name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
-    hint = ", perhaps for want of memory" if number == signal.SIGKILL and not by_us else ""
-    return f"killed by signal {number} ({name}{hint})"
+    name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else "unknown"
+    return f"killed by signal {-exit_code} ({name}{hint})"

@@ -31,7 +31,6 @@ from berinia_webhookd.journal.database import (
 )
 from berinia_webhookd.journal.lock import real_path, require_one_name
 from berinia_webhookd.journal.migrate import SCHEMA_VERSION, stored_version
-from berinia_webhookd.listening import configured_address
 from berinia_webhookd.status.findings.agents import METRIC, of_loads
 from berinia_webhookd.status.findings.channels import console_entries
 from berinia_webhookd.status.findings.folders import (
@@ -126,7 +125,7 @@ async def _check(
     found += foreign_logs(settings.logs.dir, settings.channels)
     urls = settings.server.public_url
     channels = catalogue.build(settings.channels, urls).values()
-    address = running.address if running else configured_address(settings.server)
+    address = installation.address(settings, environ, running, examined.config_file)
     found += console_entries(channels, urls, address)
     is_wrong = {finding.subject for finding in found if finding.level is Level.WRONG}
     found += [one for one in examined.warnings if one.subject not in is_wrong]

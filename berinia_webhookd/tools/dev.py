@@ -92,6 +92,12 @@ def _alone_here(environ: Mapping[str, str]) -> Path | None:
     return config
 
 
+def keep_state(config_file: Path | None) -> None:
+    """Have a command that works with a `.dev/` look for its state where `serve --dev` has it."""
+    if config_file is not None and config_file.absolute().parts[-2:] == (FOLDER, CONFIG_NAME):
+        os.environ.setdefault("STATE_DIRECTORY", str(config_file.absolute().parent))
+
+
 def passed_over(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield that `serve` without `--dev` uses no settings at all, beside a `.dev/`."""
     if _alone_here(environ) is not None:
@@ -115,7 +121,7 @@ def prepare(folder: Path) -> CommandContext:
     except OSError as error:
         hint = "go to a folder of your own, for example: cd"
         raise CannotStart(f"{folder} cannot be used: {error.strerror}", hint=hint) from error
-    os.environ.setdefault("STATE_DIRECTORY", str(folder))
+    keep_state(config)
     return CommandContext(config)
 
 

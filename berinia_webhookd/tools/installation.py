@@ -21,6 +21,7 @@ from berinia_webhookd.config.values import SQLITE, sqlite_file
 from berinia_webhookd.errors import CannotStart, CannotStartNow, NotPermitted, WebhookdError
 from berinia_webhookd.journal.consents_key import FILE_NAME as CONSENTS_KEY
 from berinia_webhookd.journal.consents_key import ConsentsKey
+from berinia_webhookd.listening import configured_address
 from berinia_webhookd.own_requests import InstallationKey
 
 FILE_NAME: Final = "serve.json"
@@ -147,6 +148,27 @@ def read(
     if closed and (config_file is None or not _is_ours(config_file)):
         raise NotPermitted(closed[0])
     return None
+
+
+def address(
+    settings: Settings,
+    environ: Mapping[str, str],
+    installation: RunningDaemon | None,
+    config_file: Path | None,
+) -> str:
+    """Return where the running daemon listens, else where one that was killed did, else where one
+    would.
+    """
+    known = installation or _killed(environ, config_file)
+    return configured_address(settings.server) if known is None else known.address
+
+
+def _killed(environ: Mapping[str, str], config_file: Path | None) -> RunningDaemon | None:
+    """Return the daemon with this configuration whose file is left, because it was killed."""
+    left = [_read_file(runtime_folder(environ) / FILE_NAME)]
+    if config_file is not None:
+        left.append(_read_file(config_file.with_name(FILE_NAME), beside=config_file))
+    return next((one for one in left if one is not None and one.uses(config_file)), None)
 
 
 def journal_url(settings: Settings, installation: RunningDaemon | None) -> str:

@@ -21,13 +21,13 @@ from berinia_webhookd.channels import catalogue
 from berinia_webhookd.channels.contract import Channel, SignedRequest
 from berinia_webhookd.channels.form import URLENCODED
 from berinia_webhookd.clock import now
-from berinia_webhookd.config.settings import ServerSettings, Settings
+from berinia_webhookd.config.settings import Settings
 from berinia_webhookd.errors import CannotSign, WebhookdError
-from berinia_webhookd.listening import configured_address
 from berinia_webhookd.model import ChannelName, SampleKey
 from berinia_webhookd.own_requests import InstallationKey, Purpose
 from berinia_webhookd.sample_keys import SampleKeyFile
 from berinia_webhookd.status.durations import duration
+from berinia_webhookd.tools import installation
 from berinia_webhookd.tools.command_context import CommandContext, ConfiguredChannel
 from berinia_webhookd.tools.installation import RunningDaemon, own_key
 from berinia_webhookd.tools.posting import Posted, Tally, Target, post_all
@@ -106,7 +106,9 @@ def send(
     loaded, running = context.load_with_installation()
     settings = loaded.settings
     configured = _configured(settings, channel)
-    address = configured.listen or _default_address(settings.server, running)
+    address = configured.listen or _called_on(
+        installation.address(settings, os.environ, running, loaded.config_file)
+    )
     target = Target.from_text(to or address, configured.path)
     if not really and not target.is_loopback():
         raise click.UsageError(
@@ -266,10 +268,9 @@ class Report:
         click.echo(f"{done} {target} in {duration(tally.seconds)}{told}")
 
 
-def _default_address(server: ServerSettings, running: RunningDaemon | None) -> str:
-    address = configured_address(server) if running is None else running.address
+def _called_on(address: str) -> str:
+    """Return where it is called: on loopback, if it listens on all addresses."""
     host, _, port = address.rpartition(":")
-    # A daemon that listens on all addresses is called on loopback.
     loopback = {str(IPv4Address(0)): "127.0.0.1", f"[{IPv6Address(0)}]": "[::1]"}.get(host)
     return f"{loopback}:{port}" if loopback else address
 

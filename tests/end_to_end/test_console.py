@@ -136,7 +136,9 @@ def test_it_is_a_process_of_its_own(daemon: Daemon) -> None:
     assert os.getpriority(os.PRIO_PROCESS, console) == min(19, ours + 10)
     os.kill(console, signal.SIGKILL)
     assert daemon.sms().status == 200
-    assert daemon.wait_for("console.ended")["exit_code"] == -signal.SIGKILL
+    ended = daemon.wait_for("console.ended")
+    assert ended["exit_code"] == -signal.SIGKILL
+    assert ended["reason"] == "killed by signal 9 (SIGKILL); started again in 2 s"
     assert person.ask("GET", "/messages")[0] == 200
     assert process_of_console(daemon) != console
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,6 +155,50 @@ def test_without_the_option_it_is_said_that_its_folder_is_not_used(tmp_path: Pat
         check=False,
     )
     assert f"cd {tmp_path}; berinia-webhookd serve --dev" in done.stdout
+
+
+def test_what_was_killed_is_still_known_by_its_port_and_state(tmp_path: Path) -> None:
+    """`doctor` names the port that was served, and the line that serves it again; `check-config`
+    looks at the folders that `serve --dev` writes.
+    """
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        [*PROGRAM, "serve", "--dev", "--port", "0"],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    port = ""
+    for line in process.stderr:
+        if "listens on http://" in line:
+            port = line.partition("127.0.0.1:")[2].partition(" ")[0]
+        if line.startswith("UTC"):
+            break
+    process.kill()
+    process.communicate(timeout=PATIENCE_SECONDS)
+
+    def said_by(command: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [*PROGRAM, command, "--json"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    doctor = said_by("doctor")
+    assert doctor["address"] == f"127.0.0.1:{port}"
+    (down,) = [one for one in doctor["findings"] if one["subject"] == "service"]
+    assert f"cd {tmp_path}; berinia-webhookd serve --dev --port {port}" in down["fix"]
+    checked = json.dumps(said_by("check-config"))
+    assert f"127.0.0.1:{port}/webhook/whatsapp" in checked
+    assert ".local/state" not in checked
 
 
 def test_only_this_machine_can_reach_it(tmp_path: Path) -> None:

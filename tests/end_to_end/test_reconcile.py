@@ -256,6 +256,15 @@ def test_faults_that_pass_are_waited_for(daemon: Daemon, api: TwilioApi) -> None
     done = daemon.run("reconcile", "sms", "--since", "6h")
     assert counts_of(done.stdout)["taken in"] == 120
     assert not api.faults
+    assert "Twilio: it answers 429; asked again in 0 s" in done.stderr
+    assert "Twilio: it answers 500; asked again in" in done.stderr
+    log = (daemon.folder / "state" / "unified_logs" / "webhook.log").read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    waits = [line for line in lines if line["event"] == "reconcile.waiting"]
+    assert [line["reason"] for line in waits] == [
+        *("it answers 429", "it answers 503", "its answer cannot be read", "it answers 500")
+    ]
+    assert {line["channel"] for line in waits} == {"sms"}
 
 
 @pytest.mark.parametrize(
@@ -405,17 +414,21 @@ def test_without_an_account_nothing_is_compared(tmp_path: Path, api: TwilioApi) 
 
 
 async def test_one_that_never_answers_is_given_up() -> None:
-    """After its pauses, with what to do."""
-    asked = 0
+    """After its pauses, with what to do; each is told."""
+    asked, told = 0, list[tuple[str, str, float]]()
 
     async def ask() -> None:
         nonlocal asked
         asked += 1
         raise AskAgain("there is no answer")
 
+    def waits(provider: str, why: str, seconds: float) -> None:
+        told.append((provider, why, seconds))
+
     with pytest.raises(CannotStartNow, match="no answer") as caught:
-        await patiently(ask, "Twilio", pauses=[0.0, 0.0])
+        await patiently(ask, "Twilio", [0.0, 0.0], waits=waits)
     assert asked == 3
+    assert told == [("Twilio", "there is no answer", 0.0)] * 2
     assert caught.value.hint is not None
     await asyncio.sleep(0)
 

@@ -85,19 +85,21 @@ def _installation(
 ) -> Installation:
     settings = examined.settings
     user = processes.user_of(running.pid) if running else None
+    address = installation.address(settings, environ, running, examined.config_file)
+    told = "" if address == configured_address(settings.server) else _flag(address)
     return Installation(
         settings=settings,
         problems=examined.problems,
         warnings=examined.warnings,
         knows_environment=knows_environment,
         process=running.pid if running else None,
-        address=running.address if running else configured_address(settings.server),
+        address=address,
         user=os.geteuid() if user is None else user,
         logs=installation.logs_folder(settings, running),
         state=state_folder(environ) if running is None else running.state,
         key=installation.own_key(environ, running),
         journal=_journal(installation.journal_url(settings, running)),
-        commands=_commands(running, examined.config_file),
+        commands=_commands(running, examined.config_file, told),
         channels_for=lambda urls: catalogue.build(settings.channels, urls),
         load_agents=lambda: load_agents(settings, offline=False),
     )
@@ -113,14 +115,21 @@ def _journal(url: str) -> JournalAccess:
     )
 
 
-def _commands(running: RunningDaemon | None, config_file: Path | None) -> Commands:
+def _flag(address: str) -> str:
+    """Return the flag by which `serve` was told an address that the settings do not say."""
+    if address.startswith("unix:"):
+        return f" --uds {shlex.quote(address.removeprefix('unix:'))}"
+    return f" --port {address.rpartition(':')[2]}"
+
+
+def _commands(running: RunningDaemon | None, config_file: Path | None, told: str) -> Commands:
     unit = processes.unit_of(running.pid) if running else _installed_unit()
     if unit is not None:
         start, restart, reload = (f"systemctl {v} {unit}" for v in ("start", "restart", "reload"))
         parts = f"{UNIT}.socket {UNIT}.service" if unit == UNIT else unit
         log = f"journalctl -u {unit} -n 50"
         return Commands(start, f"systemctl stop {parts}", restart, reload, show_log=log)
-    serve = _serve(config_file)
+    serve = _serve(config_file) + told
     stop: str | None = None
     restart = reload = serve
     if running is not None:

@@ -104,6 +104,14 @@ class _Run:
         tally, wanted = Tally(), self.wanted
         progress = _Progress(tally)
 
+        def waits(provider: str, why: str, seconds: float) -> None:
+            progress.end()
+            click.echo(printable(f"{provider}: {why}; asked again in {seconds:g} s"), err=True)
+            told = {"channel": wanted.channel, "reason": why, "seconds": seconds}
+            self.opened.tell_the_log([("reconcile.waiting", told)])
+
+        tally.waits = waits
+
         async def compare(journal: Reconciliation) -> None:
             how: dict[str, Any] = {"moved": progress.moved, "tell": self.opened.tell_the_log}
             async with HttpClient() as http:
@@ -146,6 +154,7 @@ class _Progress:
 
     def end(self) -> None:
         if self._begun:
+            self._begun = False
             click.echo(err=True)
 
 

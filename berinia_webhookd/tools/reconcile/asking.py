@@ -19,6 +19,7 @@ from berinia_webhookd.errors import CannotStart, CannotStartNow
 from berinia_webhookd.http_client import HttpClient, read_body
 
 T = TypeVar("T")
+Waits = Callable[[str, str, float], object]  # provider, why, and for how many seconds
 
 PAUSES: Final = tuple(islice(doubling_pauses(1.0, 32.0), 6))  # a minute in all
 LONGEST_PAUSE_SECONDS: Final = 120.0  # that a provider may ask for
@@ -39,9 +40,13 @@ class AskAgain(Exception):
 
 
 async def patiently(
-    ask: Callable[[], Awaitable[T]], provider: str, pauses: Iterable[float] = PAUSES
+    ask: Callable[[], Awaitable[T]],
+    provider: str,
+    pauses: Iterable[float] = PAUSES,
+    *,
+    waits: Waits,
 ) -> T:
-    """Ask, and again after pauses that grow.
+    """Ask, and again after pauses that grow; each is told to `waits` before it begins.
 
     Raises:
         CannotStartNow: it never answered.
@@ -51,7 +56,9 @@ async def patiently(
             return await ask()
         except AskAgain as error:
             asked = error.after_seconds
-            await asyncio.sleep(pause if asked is None else min(asked, LONGEST_PAUSE_SECONDS))
+            seconds = pause if asked is None else min(asked, LONGEST_PAUSE_SECONDS)
+            waits(provider, str(error), seconds)
+            await asyncio.sleep(seconds)
     try:
         return await ask()
     except AskAgain as error:

@@ -13,6 +13,7 @@ from berinia_webhookd.errors import DeliveryRejected, MalformedDelivery
 from berinia_webhookd.journal.database import in_batches
 from berinia_webhookd.journal.reconcile import BATCH, Rebuilt, Reconciliation, here
 from berinia_webhookd.model import ChannelName, Event, Receipts
+from berinia_webhookd.tools.reconcile.asking import Waits
 from berinia_webhookd.tools.terminal import one_line
 
 LOOKED_UP: Final = 500  # digests asked for at once
@@ -90,7 +91,9 @@ class KnownByDigest:
 
 @dataclass
 class Tally:
-    """How many there were of each kind, and the first of those that need somebody."""
+    """How many there were of each kind, the first of those that need somebody, and what is told of
+    each pause before the provider is asked again.
+    """
 
     listed: int = 0
     here: int = 0
@@ -100,6 +103,7 @@ class Tally:
     taken_in: int = 0
     refused: int = 0
     named: list[str] = field(default_factory=list)
+    waits: Waits = field(default=lambda *_: None, kw_only=True)
 
     def name(self, line: str) -> None:
         """Remember one, unless there are many."""

@@ -169,7 +169,7 @@ class ProviderList(KnownByDigest):
                 raise AskAgain("its answer is no JSON") from error
 
         try:
-            return await patiently(once, self._name, self._pauses)
+            return await patiently(once, self._name, self._pauses, waits=self._tally.waits)
         except CredentialsRefused as error:
             key = f"channels.{self._channel.name}.reconcile_secret"
             raise CredentialsRefused(

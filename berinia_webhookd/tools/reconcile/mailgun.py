@@ -309,7 +309,7 @@ class MailgunMails:
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise AskAgain("its answer cannot be read") from error
 
-        return await patiently(once, MAILGUN, self._pauses)
+        return await patiently(once, MAILGUN, self._pauses, waits=self._tally.waits)
 
     async def _once(self, method: str, url: str, body: bytes | None, most_bytes: int) -> bytes:
         kind = {} if body is None else {"Content-Type": "application/json"}

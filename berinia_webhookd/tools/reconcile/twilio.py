@@ -226,7 +226,7 @@ class TwilioMessages(KnownByDigest):
             except _UNREADABLE as error:
                 raise AskAgain("its answer cannot be read") from error
 
-        return await patiently(once, TWILIO, self._pauses)
+        return await patiently(once, TWILIO, self._pauses, waits=self._tally.waits)
 
 
 def _records(page: Page) -> Iterator[Any]:
