@@ -38,7 +38,7 @@ BUSY_SECONDS: Final = 5.0  # how long to wait while an operator's command is wri
 CHECKPOINT_MILLISECONDS: Final = 50
 CLOSE_SECONDS: Final = 5.0  # how long to wait for a close: the disk may hang
 STATEMENTS: Final = 1024  # prepared statements per connection: each has many list sizes
-ROWS_AT_ONCE: Final = 64
+ROWS_AT_ONCE: Final = 16  # each size is another statement, whose memory grows with it
 PADDED_MOST: Final = 4096  # longer lists are rare, and SQLite takes 32766 values at most
 
 PRAGMAS: Final = (
