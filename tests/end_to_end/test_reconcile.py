@@ -452,6 +452,8 @@ def test_the_morning_after_an_outage(stopped: Daemon, api: TwilioApi) -> None:
     assert missed["missing"] == 3
     assert OURS not in json.dumps(missed)
     assert len([line for line in lines if line.get("reconciled")]) == 3
+    (complete,) = [line for line in lines if line["event"] == "events.complete"]
+    assert complete["since"] < missed["since"] < missed["until"] < complete["until"]
     assert "never came" not in stopped.run("doctor", check=False).stdout
 
 

@@ -17,13 +17,19 @@ MISSED: Final = "missed"
 
 
 async def missed(installation: Installation) -> AsyncIterator[Finding]:
-    """Report what was missing in the last 24 hours, until it is taken in."""
+    """Report what was missing in the last 24 hours, until it is taken in, or a later reconciliation
+    of the same time finds nothing missing.
+    """
     found: dict[str, tuple[datetime, dict[str, Any]]] = {}
     for when, line in recent(log_lines(installation.logs, LINES)):
         of_channel = str(line.get("channel"))
         if line.get("event") == "events.missed":
             found[of_channel] = when, line
-        elif line.get("reconciled") is True:
+        elif line.get("reconciled") is True or (
+            line.get("event") == "events.complete"
+            and of_channel in found
+            and _covers(line, found[of_channel][1])
+        ):
             found.pop(of_channel, None)
     for name, channel in installation.channels.items():
         if name not in found:
@@ -39,6 +45,24 @@ async def missed(installation: Installation) -> AsyncIterator[Finding]:
             f"then take them in: `berinia-webhookd reconcile {name} …`, without `--dry-run`",
             why="people wrote, and no agent knows of it",
         )
+
+
+def _covers(complete: dict[str, Any], missed: dict[str, Any]) -> bool:
+    """Whether what is complete includes the time of all that was missing."""
+    try:
+        begin, first, last, end = (
+            datetime.fromisoformat(str(line.get(name)))
+            for line, name in (
+                (complete, "since"),
+                (missed, "since"),
+                (missed, "until"),
+                (complete, "until"),
+            )
+        )
+        covers = begin <= first and last <= end
+    except (TypeError, ValueError):  # a line of another version, or without a time zone
+        return False
+    return covers
 
 
 def _number(line: dict[str, Any], name: str) -> int:

@@ -129,13 +129,21 @@ class _Run:
         progress.end()
         _say(tally, wanted)
         missing = tally.missing if wanted.dry_run else 0  # it is here now, or was named
+        told = {"channel": wanted.channel, **tally.counts, "missing": missing}
         if missing or tally.too_old:
-            told = {"channel": wanted.channel, **tally.counts, "missing": missing}
+            told |= {"since": _text(tally.absent_from), "until": _text(tally.absent_to)}
             self.opened.tell_the_log([("events.missed", told)])
+        elif not tally.refused:
+            told |= {"since": _text(wanted.since), "until": _text(tally.complete_to)}
+            self.opened.tell_the_log([("events.complete", told)])
         if wanted.dry_run and tally.missing and not sys.stderr.isatty():
             _alert(self.settings, wanted.channel, tally)
         left = tally.refused + tally.too_old + (tally.missing if wanted.dry_run else 0)
         return 1 if left else 0
+
+
+def _text(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.astimezone(UTC).isoformat()
 
 
 class _Progress:

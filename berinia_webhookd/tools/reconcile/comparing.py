@@ -102,6 +102,9 @@ class Tally:
     too_old: int = 0
     taken_in: int = 0
     refused: int = 0
+    absent_from: datetime | None = None  # the times of those that are missing or too old
+    absent_to: datetime | None = None
+    complete_to: datetime | None = None  # what is younger may still come by itself
     named: list[str] = field(default_factory=list)
     waits: Waits = field(default=lambda *_: None, kw_only=True)
 
@@ -109,6 +112,11 @@ class Tally:
         """Remember one, unless there are many."""
         if len(self.named) < MOST_NAMED:
             self.named.append(one_line(line, LONGEST_NAME))
+
+    def note_absent(self, at: datetime) -> None:
+        """Remember the time of one that is missing or too old."""
+        self.absent_from = min(self.absent_from or at, at)
+        self.absent_to = max(self.absent_to or at, at)
 
     def refuse(self, what: str, error: DeliveryRejected) -> None:
         """Count one that cannot be taken in."""
@@ -163,6 +171,7 @@ class Comparison:
         self._tell = tell
         pending = 0.0 if wanted.at_once else source.pending_seconds
         self._young = wanted.now - timedelta(seconds=pending)
+        tally.complete_to = min(self._young, wanted.until)
         self._old = wanted.now - LATE
 
     async def run(self) -> None:
@@ -189,10 +198,12 @@ class Comparison:
                 tally.pending += 1
             elif one.at < self._old and not self._wanted.late_ok:
                 tally.too_old += 1
+                tally.note_absent(one.at)
             elif (doubt := self._source.doubt(one)) is not None:
                 tally.refuse(one.id, MalformedDelivery(doubt))
             elif one.digest not in missing:
                 tally.missing += 1
+                tally.note_absent(one.at)
                 tally.name(f"missing: {one.id}, of {one.at.isoformat(' ', 'seconds')}")
                 missing[one.digest] = None if self._wanted.dry_run else one
 

@@ -87,3 +87,25 @@ async def test_what_a_reconciliation_found_missing_is_a_warning(stopped: Daemon)
     assert "reconcile sms" in finding.fix[1]
     log(stopped, line, {"event": "event.accepted", "channel": "sms", "reconciled": True})
     assert await found_missed(stopped) == []
+
+
+async def test_what_came_by_itself_is_missing_no_more(stopped: Daemon) -> None:
+    """As soon as a reconciliation of the same time finds nothing missing; one of another time, or
+    up to an earlier one, says nothing about it.
+    """
+    eight, nine, ten = (f"2026-11-24T{hour}:00:00+00:00" for hour in ("08", "09", "10"))
+    line: dict[str, object] = {"event": "events.missed", "channel": "sms", "missing": 2}
+    missing = {**line, "since": nine, "until": nine}
+    complete: dict[str, object] = {"event": "events.complete", "channel": "sms"}
+    cases: list[tuple[dict[str, object], int]] = [
+        ({**complete, "since": eight, "until": ten}, 0),
+        ({**complete, "since": eight, "until": ten, "channel": "email"}, 1),
+        ({**complete, "since": ten, "until": ten}, 1),
+        ({**complete, "since": eight, "until": eight}, 1),
+        ({**complete, "since": "0001-01-01T00:00:00", "until": None}, 1),
+    ]
+    for told, left in cases:
+        log(stopped, missing, told)
+        assert len(await found_missed(stopped)) == left
+    log(stopped, line, {**complete, "since": eight, "until": ten})
+    assert len(await found_missed(stopped)) == 1  # when they were is not known
