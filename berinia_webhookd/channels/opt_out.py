@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import string
 import unicodedata
 from collections.abc import Mapping
@@ -30,7 +29,6 @@ _LONGEST: Final = 100  # characters of a message that may be an opt-out word
 # What `folded` removes from ASCII text, which most messages are: control characters, blanks and
 # hyphens; and punctuation around it, as Unicode classes it.
 _WITHIN_ASCII: Final = bytes((*range(0x21), ord("-"), 0x7F))
-_ACCENTS: Final = re.compile("[\u0300-\u036f]+")  # the marks of Latin letters, all of class M
 _AROUND_ASCII: Final = "".join(c for c in string.punctuation if unicodedata.category(c)[0] == "P")
 
 
@@ -51,24 +49,30 @@ class OptOutWords:
             for word in (WORDS[meaning] if one == BUILT_IN_WORDS else (one,))
             if folded(word)
         }
+        self._longest = max(map(len, self._meanings), default=0)
 
     def meaning(self, message: str) -> OptOut | None:
         """Return the meaning of a message that is an opt-out word."""
         if not self._meanings or (len(message) > _LONGEST and len(message.strip()) > _LONGEST):
             return None
-        return self._meanings.get(folded(message.strip()))
+        text = message.strip()
+        # Letters and digits are kept, and all but ASCII is looked at one character at a time.
+        if not text.isascii() and sum(map(str.isalnum, text)) > self._longest:
+            return None
+        return self._meanings.get(folded(text))
 
 
 def folded(text: str) -> str:
     """Return a text for comparison: without letter case, accents, punctuation around it, and blanks
     and hyphens in it.
     """
-    text = without_accents(text)
     if text.isascii():
-        kept = text.encode().translate(None, _WITHIN_ASCII)
+        kept = text.lower().encode().translate(None, _WITHIN_ASCII)
         return kept.decode().strip(_AROUND_ASCII)
     plain = [
-        c for c in text if (category := unicodedata.category(c))[0] not in "CZ" and category != "Pd"
+        c
+        for c in without_accents(text)
+        if (category := unicodedata.category(c))[0] not in "CZ" and category != "Pd"
     ]
     while plain and unicodedata.category(plain[-1])[0] == "P":
         plain.pop()
@@ -80,7 +84,5 @@ def without_accents(text: str) -> str:
     """Return a text without letter case and accents."""
     if text.isascii():
         return text.lower()
-    plain = _ACCENTS.sub("", unicodedata.normalize("NFKD", text).casefold())
-    if plain.isascii():  # as nearly all that is written in Latin letters
-        return plain
-    return "".join([c for c in plain if unicodedata.category(c)[0] != "M"])
+    folded_text = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(c for c in folded_text if not unicodedata.category(c).startswith("M"))

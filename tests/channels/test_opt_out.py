@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from itertools import product
 
 import pytest
@@ -75,8 +74,12 @@ def test_ascii_is_folded_as_all_other_text() -> None:
         assert folded(text) == folded(text + "\u200b"), text
 
 
-def test_accents_are_taken_off_alike_in_latin_and_other_text() -> None:
-    """Every Latin letter, composed or not: what marks it has says nothing."""
-    for letter in map(chr, range(0xC0, 0x250)):
-        for text in (f"St{letter}p", unicodedata.normalize("NFD", f" {letter}!")):
-            assert folded(text) == folded(text + "\u200b"), text
+@pytest.mark.parametrize(
+    "one", [chr(0xE9), "e\u0301", "\u2024e\u2024", "\ufb03", "\u00bd", "\u1e9e"]
+)
+def test_as_many_letters_as_the_longest_word_are_one_at_most(one: str) -> None:
+    """However many characters each of them becomes, or comes with."""
+    words = OptOutWords({}, {OptOut.STOP: (one * 9,)})
+    assert words.meaning(f"« {one * 9} »") is OptOut.STOP
+    assert words.meaning(one * 10) is None
+    assert words.meaning(f"{one * 9} 😀") is None
