@@ -174,35 +174,42 @@ async def _insert_deliveries(
     are drawn here, while their conversations are locked.
     """
     keys, digests = set[bytes](), set[bytes]()
-    rows: list[tuple[Any, ...]] = []
-    inserted: list[Inserted] = []
-    for drawn, one in zip(await transaction.numbers(len(arrivals)), arrivals, strict=True):
+    taken: list[tuple[Arrival, list[NewEvent]]] = []
+    for one in arrivals:
         if (key := one.delivery.replay_key) is not None:
             if key in used or key in keys:
                 continue
             keys.add(key)
-        delivery, before = drawn if one.number is None else one.number, len(inserted)
-        number, place = delivery * EVENTS_EACH + one.events_before, drawn * EVENTS_EACH
+        news: list[NewEvent] = []
         for new in one.events:
             if new.digest not in digests:
                 digests.add(new.digest)
-                new.number, new.delivery, new.place = number, delivery, place
-                new.conversation = conversations[new.parties]
-                inserted.append((one, new))
-                number, place = number + 1, place + 1
-        if number > (delivery + 1) * EVENTS_EACH:
+                news.append(new)
+        if one.events_before + len(news) > EVENTS_EACH:
             raise Unstorable("too many events in one delivery")
-        if one.number is None and (one.rejected or len(inserted) > before):
-            rows.append(_delivery(one, drawn))
-    await transaction.many("insert_delivery", rows)
+        if news or (one.rejected and one.number is None):
+            taken.append((one, news))
+    rows = [_delivery(one) for one, _ in taken if one.number is None]
+    drawn = iter(await transaction.insert_numbered("insert_delivery", rows))
+    replayed = len(taken) - len(rows)
+    places = iter(await transaction.numbers(replayed) if replayed else ())
+    inserted: list[Inserted] = []
+    for one, news in taken:
+        delivery = next(drawn) if one.number is None else one.number
+        place = (delivery if one.number is None else next(places)) * EVENTS_EACH
+        for number, new in enumerate(news, delivery * EVENTS_EACH + one.events_before):
+            new.number, new.delivery, new.place = number, delivery, place
+            new.conversation = conversations[new.parties]
+            inserted.append((one, new))
+            place += 1
     return inserted
 
 
-def _delivery(arrival: Arrival, number: int) -> tuple[Any, ...]:
+def _delivery(arrival: Arrival) -> tuple[Any, ...]:
     if not arrival.rejected:
-        return row_of(arrival.delivery, number, arrival.node)
+        return row_of(arrival.delivery, arrival.node)
     rejection, key = rejection_text(as_items(arrival.rejected)), once_key(arrival.delivery)
-    return row_of(arrival.delivery, number, arrival.node, rejection=rejection, once_key=key)
+    return row_of(arrival.delivery, arrival.node, rejection=rejection, once_key=key)
 
 
 async def _insert_events(

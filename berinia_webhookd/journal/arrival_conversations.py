@@ -83,10 +83,9 @@ async def _make_conversations(
 ) -> None:
     """Create them for a single writer."""
     groups = _groups(arrivals)
-    ids = await transaction.numbers(len(missing))
-    rows = [(id_, *one, int(one in groups)) for id_, one in zip(ids, missing, strict=True)]
+    rows = [(*one, int(one in groups)) for one in missing]
     name = "make_conversations" if found.everybody else "make_unpaused_conversations"
-    await transaction.many(name, rows)
+    ids = await transaction.insert_numbered(name, rows)
     for id_, parties in zip(ids, missing, strict=True):
         found.ids[parties] = id_
         found.empty.add(id_)

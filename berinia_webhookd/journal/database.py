@@ -105,6 +105,10 @@ class Transaction(abc.ABC):
         """Insert rows, ignoring existing ones; returns how many were inserted."""
 
     @abc.abstractmethod
+    async def insert_numbered(self, name: str, rows: Sequence[Any]) -> Sequence[int]:
+        """Insert rows, each with a new number in front; returns the numbers, as of `numbers`."""
+
+    @abc.abstractmethod
     async def numbers(self, count: int) -> Sequence[int]:
         """Return this many new numbers, ascending, for deliveries, conversations and places. Within
         a locked conversation they are in the order of commits.

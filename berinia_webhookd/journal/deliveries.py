@@ -38,17 +38,17 @@ def once_key(delivery: VerifiedDelivery) -> bytes:
 
 def row_of(
     delivery: VerifiedDelivery,
-    number: int,
     node: str,
     *,
     state: str = "accepted",
     rejection: str | None = None,
     once_key: bytes | None = None,
 ) -> tuple[Any, ...]:
-    """Return the parameters of `insert_delivery`; the state is accepted unless it was rejected."""
+    """Return the parameters of `insert_delivery`, without the number; the state is accepted unless
+    it was rejected.
+    """
     headers = delivery.headers
     return (
-        number,
         new_id(),
         delivery.channel,
         storable(delivery.target),

@@ -31,19 +31,17 @@ async def reject(transaction: Transaction, rejections: Sequence[Rejection]) -> l
     for (kept,) in await transaction.execute("kept_once", keys=list(by_key)):
         del by_key[kept]
     if by_key:
-        numbers = await transaction.numbers(len(by_key))
         rows = [
             row_of(
                 rejection.delivery,
-                number,
                 rejection.node,
                 state="rejected",
                 rejection=to_text(dict(rejection.reason)),
                 once_key=key,
             )
-            for number, (key, rejection) in zip(numbers, sorted(by_key.items()), strict=True)
+            for key, rejection in sorted(by_key.items())
         ]
-        await transaction.many("insert_delivery", rows)
+        await transaction.insert_numbered("insert_delivery", rows)
         await transaction.execute("drop_oldest_rejected", keep_most=rejections[0].keep_most)
     return [None] * len(rejections)
 

@@ -157,6 +157,12 @@ class SqliteTransaction(Transaction):
         """See `Transaction`."""
         return sum([cursor.rowcount for cursor in self._each(name, rows)])
 
+    async def insert_numbered(self, name: str, rows: Sequence[Any]) -> Sequence[int]:
+        """See `Transaction`."""
+        numbers = await self.numbers(len(rows))
+        await self.many(name, [(n, *row) for n, row in zip(numbers, rows, strict=True)])
+        return numbers
+
     def _each(self, name: str, rows: Sequence[Any]) -> Iterable[sqlite3.Cursor]:
         """Execute a statement for several rows at once, where it can take them: between two
         statements the driver would release the GIL and wait to get it back.

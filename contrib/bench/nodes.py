@@ -1,9 +1,11 @@
 """One or two nodes with one journal in PostgreSQL: what they accept, and then dispatch. Nothing is
-pinned: nodes, PostgreSQL and the load share the cores.
+pinned: nodes, PostgreSQL and the load share the cores, so how much of them each takes is measured.
+Each connection waits for its answer: so many of them are so many messages at once, whoever answers.
 """
 
 from __future__ import annotations
 
+import resource
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,20 +20,26 @@ from load import as_much_as_possible, warm_up
 from processes import Server, running
 from stores import Node, Postgresql, asking
 
-CONNECTIONS = 32  # shared out among the nodes
+CONNECTIONS, MORE = 32, 64  # shared out among the nodes
 MOST_PER_SECOND = 8_000  # of one node, which is more than it takes
 SQLITE, ONE, TWO = "SQLite, 1 node", "PostgreSQL, 1 node", "PostgreSQL, 2 nodes"
-NODES = {SQLITE: 1, ONE: 1, TWO: 2}
+ONE_OF_MORE, TWO_OF_MORE = (f"{name}, {MORE} connections" for name in (ONE, TWO))
+NODES = {SQLITE: 1, ONE: 1, TWO: 2, ONE_OF_MORE: 1, TWO_OF_MORE: 2}
 
 
 def measure(bench: Bench) -> Result:
     """What one and two nodes accept, which take turns."""
-    return _measure(bench, (ONE, TWO), dispatch=False)
+    return _measure(bench, (ONE, TWO, ONE_OF_MORE, TWO_OF_MORE), dispatch=False)
 
 
 def measure_dispatching(bench: Bench) -> Result:
     """What they then dispatch of it, and one with a SQLite file."""
-    return _measure(bench, tuple(NODES), dispatch=True)
+    return _measure(bench, (SQLITE, ONE, TWO), dispatch=True)
+
+
+def compared_with(name: str) -> str:
+    """The one node that answers as many connections."""
+    return ONE_OF_MORE if name in {ONE_OF_MORE, TWO_OF_MORE} else ONE
 
 
 def _measure(bench: Bench, names: Sequence[str], *, dispatch: bool) -> Result:
@@ -45,12 +53,13 @@ def _measure(bench: Bench, names: Sequence[str], *, dispatch: bool) -> Result:
         def one_run(name: str) -> Result:
             folder = bench.new_folder(name)
             with _installed(folder, name, server) as nodes:
-                result = _accept(bench, nodes, server, messages)
+                connections = CONNECTIONS if compared_with(name) == ONE else MORE
+                result = _accept(bench, nodes, server, messages, connections)
                 if dispatch:
                     result = _dispatch(bench, nodes, server)
             shutil.rmtree(folder)
             say(
-                f"  {name:20} {result['rate']:6.0f}/s, nodes {result['cpu_us']:4.0f} µs,"
+                f"  {name:36} {result['rate']:6.0f}/s, nodes {result['cpu_us']:4.0f} µs,"
                 f" database {result['database_cpu_us']:4.0f} µs"
             )
             return result
@@ -58,7 +67,6 @@ def _measure(bench: Bench, names: Sequence[str], *, dispatch: bool) -> Result:
         taken = bench.take_turns(names, one_run)
         return {
             "postgresql": server.version,
-            "connections": CONNECTIONS,
             **{name: medians(results) for name, results in taken.items()},
         }
 
@@ -88,12 +96,14 @@ def _accept(
     nodes: Sequence[Installation],
     server: Postgresql,
     messages: Sequence[tuple[Path, Path]],
+    connections: int,
 ) -> Result:
     """As much as possible, each node from a wrk of its own; void unless all of it is kept."""
     with _started(nodes, dispatch=False) as servers, ThreadPoolExecutor() as pool:
         each = [*zip(servers, messages, strict=False)]
         first = sum(warm_up(one.port, few) for one, (few, _) in each)
         used, theirs = sum(one.cpu_seconds() for one in servers), server.cpu_seconds()
+        load = _ended_children_seconds()
         loads = [
             pool.submit(
                 as_much_as_possible,
@@ -101,11 +111,12 @@ def _accept(
                 file,
                 core=None,
                 seconds=bench.seconds,
-                connections=CONNECTIONS // len(servers),
+                connections=connections // len(servers),
             )
             for one, (_, file) in each
         ]
-        results = [load.result() for load in loads]
+        results = [one.result() for one in loads]
+        load = _ended_children_seconds() - load
         used = sum(one.cpu_seconds() for one in servers) - used
         theirs = server.cpu_seconds() - theirs
     accepted = sum(one["requests"] - one["refused"] for one in results)
@@ -115,14 +126,21 @@ def _accept(
         "p99_ms": max(one["p99_ms"] for one in results),
         "cpu_us": used / max(1, accepted) * 1e6,
         "database_cpu_us": theirs / max(1, accepted) * 1e6,
+        "load_cpu_us": load / max(1, accepted) * 1e6,
     }
+
+
+def _ended_children_seconds() -> float:
+    """Those of ours that have ended, as wrk has after each run."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _dispatch(bench: Bench, nodes: Sequence[Installation], server: Postgresql) -> Result:
     """What was accepted, to `log:`."""
     backlog = nodes[0].count("events")
     with _started(nodes, dispatch=True) as servers:
-        return watch(
+        result = watch(
             nodes[0],
             backlog,
             bench.seconds,
@@ -131,3 +149,4 @@ def _dispatch(bench: Bench, nodes: Sequence[Installation], server: Postgresql) -
                 "database_cpu_us": server.cpu_seconds,
             },
         )
+    return result | {"load_cpu_us": 0.0}  # there is none

@@ -292,12 +292,22 @@ def _nodes(found: Result) -> Cells:
             f"{found[name]['rate']:,.0f}",
             _us(found[name]["cpu_us"]),
             "" if name == nodes.SQLITE else _us(found[name]["database_cpu_us"]),
-            f"{found[name]['rate'] / found[nodes.ONE]['rate']:.2f} ×",
+            _cores(found[name]),
+            f"{found[name]['rate'] / found[nodes.compared_with(name)]['rate']:.2f} ×",
         ]
         for name in nodes.NODES
         if name in found
     ]
-    return ["", "events/s", "CPU of nodes", "of PostgreSQL", "to one node"], rows
+    head = ["", "events/s", "CPU of nodes", "of PostgreSQL", "cores in use", "to one node"]
+    return head, rows
+
+
+def _cores(found: Result) -> str:
+    """How many were busy in all, with nodes, PostgreSQL and the load; empty if that is unknown."""
+    if "load_cpu_us" not in found:
+        return ""
+    each = found["cpu_us"] + found["database_cpu_us"] + found["load_cpu_us"]
+    return f"{found['rate'] * each / 1e6:.2f}"
 
 
 def _us(value: float) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from datetime import timedelta
+from typing import Any
 
+import asyncpg
 import pytest
 
 from berinia_webhookd.journal import notifications, postgresql
@@ -258,6 +260,41 @@ async def test_commits_close_together_are_told_at_once(
         await theirs.execute("SELECT 1")  # brings all that was told before
         assert told.empty()
         await theirs.reset()
+
+
+@pytest.mark.parametrize("many", [1, 5])
+async def test_a_commit_takes_few_round_trips(
+    world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """However many messages it has, of people who are known or not: each costs both sides."""
+    committed: asyncio.Queue[list[str]] = asyncio.Queue()
+    connect = asyncpg.connect
+
+    async def logging(*words: Any, **options: Any) -> asyncpg.Connection:
+        queries: list[str] = []
+
+        def note(logged: Any) -> None:
+            queries.append(logged.query)
+            if logged.query == "COMMIT;":
+                committed.put_nowait(queries.copy())
+                queries.clear()
+
+        connection = await connect(*words, **options)
+        connection.add_query_logger(note)
+        return connection
+
+    async def commit(text: str, people: int) -> list[str]:
+        events = [an_event(text, sender=f"+336399800{people}{one}") for one in range(many)]
+        await journal.accept(a_delivery(events[0]), Decoded(tuple(events)))
+        while "INTO events" not in str(queries := await committed.get()):
+            continue  # another connection's
+        return queries
+
+    monkeypatch.setattr(asyncpg, "connect", logging)
+    journal = await world.open(node="there")
+    await commit("what the driver asks on first use, it asks now", 1)
+    assert len(await commit("of somebody known", 1)) == 9
+    assert len(await commit("of somebody new", 2)) == 9
 
 
 FLOOD = "SELECT pg_notify($1, $2 || number || '}') FROM generate_series(1, 10 * $3::int) AS number"

@@ -41,13 +41,14 @@ UNION ALL
 SELECT digest, 0, event FROM seen WHERE digest IN (:digests);
 
 -- name: insert_delivery
--- One request.
+-- One request. On PostgreSQL rows are inserted and returned in the order of the given ones.
 INSERT INTO deliveries
     (number, id, channel, target, headers, content_type, node, received_at, state, rejection,
      replay_key, once_key, body)
 VALUES
-    (:number, :id, :channel, :target, :headers, :content_type, :node, :received_at, :state,
-     :rejection, :replay_key, :once_key, :body);
+    (/*postgresql nextval('numbers') *//*sqlite :number */, :id, :channel, :target, :headers,
+     :content_type, :node, :received_at, :state, :rejection, :replay_key, :once_key, :body)
+/*postgresql RETURNING number */;
 
 -- name: insert_event
 -- Events whose digest exists already are not inserted; the inserted ones are counted.
