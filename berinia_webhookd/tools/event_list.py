@@ -16,6 +16,7 @@ from berinia_webhookd.tools.terminal import coloured_state, columns, one_line, t
 
 NARROWEST: Final = 60  # columns
 HEADINGS: Final = ("ID", "TIME UTC", "STATE", "CHANNEL", "AGENT", "SENDER", "TEXT")
+LONGEST_ID: Final = 18
 GAP: Final = 2
 DASH: Final = " — "  # between the subject of a mail and its text
 PHONE: Final = 12  # most numbers are no longer
@@ -49,10 +50,16 @@ def listed_json(listed: Listed) -> dict[str, Any]:
 
 
 def list_lines(found: Sequence[Listed], short: Mapping[str, str], now: datetime) -> list[str]:
-    """Return aligned columns under a heading; below an event its state in words, and its error."""
+    """Return aligned columns under a heading; below an event its state in words, and its error. Ids
+    that can be told apart only by much of them stand above, and leave their room to the text.
+    """
     width = max(NARROWEST, terminal_width())
     today = all(one.received_at.astimezone(UTC).date() == now.date() for one in found)
     rows = [[one_line(cell, width) for cell in _cells(one, short, today=today)] for one in found]
+    above: list[list[str]] = [[] for _ in rows]
+    if any(len(row[0]) > LONGEST_ID for row in rows):
+        above = [[row[0]] for row in rows]
+        rows = [["", *row[1:]] for row in rows]
     room = _room(rows, width)
     heading = [one_line(name, most) for name, most in zip(HEADINGS, room, strict=True)]
     table = [[one_line(cell, most) for cell, most in zip(row, room, strict=True)] for row in rows]
@@ -61,8 +68,8 @@ def list_lines(found: Sequence[Listed], short: Mapping[str, str], now: datetime)
         cells[-1] = _text(one, room[-1])
     first, *lines = columns([[click.style(name, bold=True) for name in heading], *table])
     below = [_below(one, short, width) for one in found]
-    told = zip(lines, below, strict=True)
-    return [first, *(text for line, more in told for text in (line, *more))]
+    told = zip(above, lines, below, strict=True)
+    return [first, *(text for id_, line, more in told for text in (*id_, line, *more))]
 
 
 def _cells(one: Listed, short: Mapping[str, str], *, today: bool) -> list[str]:

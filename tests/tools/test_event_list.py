@@ -167,3 +167,19 @@ def test_what_matches_is_given_up_by_its_filters(daemon: Daemon) -> None:
     assert "0 of 0 discarded" in daemon.run(*words).stderr
     assert daemon.run("events", "discard", check=False).returncode == 2
     assert daemon.run("events", "discard", "--text", "x", check=False).returncode == 2
+
+
+def test_long_ids_stand_above_and_take_no_room_from_the_text() -> None:
+    """Of a burst that came in one millisecond: whole, to be copied, each before its row."""
+    text = "Bonjour, rappelez-moi"
+    other = replace(PLAIN, id=f"{PLAIN.id[:-1]}d", channel="whatsapp", state="waiting")
+    some = [
+        replace(one, content=Content(sender="+33639980001", text=text)) for one in (PLAIN, other)
+    ]
+    shown = list_lines(some, {one.id: one.id for one in some}, NOW)
+    lines = [click.unstyle(line) for line in shown]
+    assert_fit(lines)
+    assert [lines[1], lines[3]] == [PLAIN.id, other.id]
+    for row in (lines[2], lines[4]):
+        assert text in row
+        assert row.index("+33639980001") == lines[0].index("SENDER")
