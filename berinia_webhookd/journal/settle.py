@@ -107,7 +107,8 @@ def _settle_one(
 ) -> Settled:
     """Settle an entry; its own message is the last of the messages."""
     settlement, (*others, row) = ended.settlement, messages
-    _, event, kind, agent, conversation, _, before, has_reply, had_caller, *_ = row
+    _, event, kind, agent, conversation, _, before, has_reply, had_caller, *more = row
+    _, has_next, failures = more
     entry, outcome, state = settlement.entry, settlement.outcome, settlement.state
     said = _reply_of(settlement, messages)
     route = NO_REPLY if said is None else said.route(messages)
@@ -123,12 +124,12 @@ def _settle_one(
     acted = int(settlement.may_have_acted or done)
     rows.entries[after, due_in, hold_for, settlement.retries, acted].append(entry.id)
     rows.moved[kind, entry.event.channel, agent, before, after] += len(messages)
-    if state is WAITING or row["has_next"]:
+    if state is WAITING or has_next:
         rows.queues.add((conversation, kind, agent))
     if entry.kind is AGENT:
         rows.outcomes.append((entry.agent, outcome))
-        if row["failures"]:
-            rows.failing[entry.agent] = row["failures"]
+        if failures:
+            rows.failing[entry.agent] = failures
     if done and entry.kind is AGENT and (has_reply or others):
         rows.told_before += [message["event"] for message in messages if message["has_reply"]]
     if outcome.pause is not None:
