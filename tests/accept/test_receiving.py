@@ -259,20 +259,16 @@ async def test_commits_that_do_not_end_leave_no_room_for_more(quiet_world: World
     assert world.inbox.arrivals == 3
 
 
-async def test_stopping_lets_requests_finish() -> None:
+async def test_stopping_lets_requests_finish(served: World) -> None:
     """A request under way when the server stops gets its answer; the connection is closed."""
-    world = World(shutdown_seconds=60)  # however busy this machine is
-    await world.start()
-    world.inbox.gate.clear()
-    posting = asyncio.create_task(world.post())
-    await world.inbox.pending(1)
-    stopping = asyncio.create_task(world.shut())
+    served.inbox.gate.clear()
+    posting = asyncio.create_task(served.post())
+    await served.inbox.pending(1)
+    stopping = asyncio.create_task(served.shut())
     await asyncio.sleep(0)
-    world.inbox.gate.set()
+    served.inbox.gate.set()
     assert (await posting)[0] == 200
-    await world.client.close()
     await stopping
-    await world.stop()
 
 
 async def test_a_replayed_signature_is_refused(world: World, logged: Logged) -> None:

@@ -288,7 +288,7 @@ RATE_LIMIT = RateLimitSettings(100, 60, 1000)
 class World:
     """A receiver that listens on a free port, or whose application a test client serves."""
 
-    def __init__(self, *, shutdown_seconds: float = 0.2) -> None:
+    def __init__(self) -> None:
         self.sms = FakeChannel("sms", SMS_PATH)
         self.chat = FakeChannel("whatsapp", CHAT_PATH, replies=Replies(5))
         self.inbox = Inbox()
@@ -307,7 +307,7 @@ class World:
             key=KEY,
             guard=self.guard,
             runtime=Path(self.state.name),
-            shutdown_seconds=shutdown_seconds,
+            shutdown_seconds=0.2,
         )
         self.receiver.http.head_timeout_seconds = 5.0
         self.receiver.http.keep_alive_seconds = 5.0

@@ -3,8 +3,8 @@
 A race is one reconciliation of two messages that never came. Their callbacks are let go while it
 works, each of them twice, beside one that is of no list: of SMS and of a declared channel when it
 is about to ask the journal, of mails when it is about to take them in. One daemon gets them all.
-There are 50 races of each kind on each engine: where nothing but a key keeps a mail from being there
-twice, and it does not, every race shows it.
+There are 50 races of each kind on each engine: where nothing but a key keeps a mail from being
+there twice, and it does not, every race shows it.
 """
 
 from __future__ import annotations
