@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.model import EventId
@@ -150,19 +150,8 @@ class Transaction(abc.ABC):
     async def write_counts(self, shard: int) -> None:
         """Write the counts; the last step of a transaction."""
         counts = sorted(self.counts.items())
-        rows = [Change(*about, shard, change) for about, change in counts if change]
+        rows = [(*about, shard, change) for about, change in counts if change]
         await self.many("count_entries", rows)
-
-
-class Change(NamedTuple):
-    """The change of the number of entries in a state."""
-
-    kind: str
-    channel: str
-    agent: str
-    state: str
-    shard: int
-    change: int
 
 
 class Database(abc.ABC):

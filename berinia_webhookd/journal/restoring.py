@@ -263,8 +263,7 @@ def _fill(copy: sqlite3.Connection, file: Path) -> None:
 def _strangers(copy: sqlite3.Connection) -> tuple[list[str], list[str]]:
     """Return objects in a copy's schema that no journal or backup has; and missing ones."""
     with closing(sqlite3.connect(":memory:")) as ours:
-        for _, text in sql.steps():
-            ours.executescript(sql.plain("sqlite", text))
+        ours.executescript(sql.sqlite_schema())
         needed = set(ours.execute(SCHEMA))
         ours.execute(KEPT_KEY)
         known = set(ours.execute(SCHEMA))

@@ -157,8 +157,7 @@ def _copied_whole(connection: sqlite3.Connection, target: Path, *, intact: bool)
 def _copy_readable(connection: sqlite3.Connection, target: Path) -> str:
     """Copy the readable rows, except those that refer to unreadable ones."""
     with closing(new_copy(target)) as copy:
-        for _, text in sql.steps():
-            copy.executescript(sql.plain("sqlite", text))
+        copy.executescript(sql.sqlite_schema())
         copy.execute("BEGIN")
         tables = "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
         for table, text in copy.execute(tables).fetchall():

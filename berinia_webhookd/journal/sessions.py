@@ -62,11 +62,6 @@ async def log_out(transaction: Transaction, secret: str) -> None:
     await transaction.execute("end_session", digest=digest_of(secret), kind=LOGIN)
 
 
-async def end_all(transaction: Transaction, name: str) -> int:
-    """End all logins and links of a person; returns their number."""
-    return len(await transaction.execute("end_sessions_of", person=storable(name)))
-
-
 async def _add(
     transaction: Transaction, secret: str, kind: str, person: Person, seconds: int
 ) -> None:

@@ -52,6 +52,11 @@ def steps() -> tuple[tuple[int, str], ...]:
     return tuple((int(file.stem), file.read_text()) for file in sorted(FOLDER.glob("[0-9]*.sql")))
 
 
+def sqlite_schema() -> str:
+    """Return all steps of the schema as one script, for a file beside the journal."""
+    return " ".join(plain("sqlite", text) for _, text in steps())
+
+
 def plain(engine: str, text: str) -> str:
     """Return the text with this engine's own parts, in one line and without comments."""
     return " ".join(COMMENT.sub("", OPENED[engine].sub(r"\1", text)).split())

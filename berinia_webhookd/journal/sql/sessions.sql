@@ -15,7 +15,3 @@ RETURNING name, viewer;
 -- name: forget_sessions
 -- Delete expired links and logins.
 DELETE FROM sessions WHERE expires_at <= :now;
-
--- name: end_sessions_of
--- Delete all logins and links of a person.
-DELETE FROM sessions WHERE name = :person RETURNING kind;

@@ -77,14 +77,6 @@ async def test_who_logs_out_is_out(site: Site) -> None:
     assert (await browser.get("/")).status == 401
 
 
-async def test_all_logins_of_somebody_can_be_ended(site: Site) -> None:
-    browser, other = await site.logged_in(), await site.logged_in(VIEWER)
-    async with site.around.open_journal() as journal:
-        assert await journal.write(sessions.end_all, OPERATOR.name) == 1
-    assert (await browser.get("/")).status == 401
-    assert (await other.get("/")).status == 200
-
-
 async def test_the_journal_holds_no_secret(site: Site) -> None:
     browser = await site.logged_in()
     (secret,) = browser.cookies.values()
