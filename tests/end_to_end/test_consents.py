@@ -42,6 +42,7 @@ def test_who_says_stop_is_out_until_start(daemon: Daemon) -> None:
     stopped = told(daemon, 1)
     assert (stopped["opt_out"], stopped["consent"]["state"]) == ("STOP", "opted_out")
     assert daemon.wait_for("consent.changed")["consent"] == "opted_out"
+    daemon.wait_for("attempt.succeeded", count=2)  # else the last one runs again
     daemon.kill()
     daemon.start()
     daemon.sms(From=SENDER, Body="Qui êtes-vous ?")
