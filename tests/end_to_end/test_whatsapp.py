@@ -307,7 +307,7 @@ def test_a_late_reply_past_its_age_is_dropped(start: Start) -> None:
     bot = Bot([503])
     try:
         age = "channels.whatsapp.late_reply_max_age_seconds = 8"
-        daemon = start(f"{late(bot)}\n{age}", pauses="[9]")
+        daemon = start(f"{late(bot)}\n{age}", pauses="[12]")  # less a fifth at most
         answer = post_late(daemon)
         daemon.wait_for("reply.undeliverable", event_id=answer.json()["event_id"])
         attempts = show(daemon, answer)["late_reply"]["attempts"]
