@@ -190,7 +190,7 @@ class SignatureCheck:
             raise
         except AddressRefused as error:
             diagnosis = str(error) if isinstance(error, LoopbackLocked) else None
-            context.log.warning("address.refused", diagnosis=diagnosis)
+            context.log.warning("address.refused", reason=str(error), diagnosis=diagnosis)
             raise
 
     def _shake_hands(self, context: RequestContext, answer: Answer) -> web.Response:

@@ -336,10 +336,11 @@ async def test_a_stranger_takes_no_diagnosis_away(world: World, logged: Logged) 
 
 
 async def test_an_address_that_is_not_allowed_is_logged(world: World, logged: Logged) -> None:
-    """403 and `address.refused`."""
+    """403 and `address.refused`, which says why, as the console's page of what is refused does."""
     status, _, _ = await world.post(headers={**GOOD, "X-Test-Signature": "elsewhere"})
     assert status == 403
-    assert len(named(logged, "address.refused")) == 1
+    (line,) = named(logged, "address.refused")
+    assert (line["reason"], line["diagnosis"]) == ("This address is not allowed.", None)
 
 
 async def test_a_broken_page_says_nothing(world: World, logged: Logged) -> None:
