@@ -199,8 +199,11 @@ def test_a_sentence_is_said_with_what_it_is_about() -> None:
     )
     refused = "sms: 2 requests of Twilio refused for the signature, none accepted since"
     assert french.told(f"{refused}, the last at 10:00 UTC") == (
-        "sms : 2 requêtes de Twilio refusées pour leur signature, aucune acceptée depuis, la "
-        "dernière à 10:00 UTC"
+        "sms : 2 requêtes de Twilio, signature refusée, aucune acceptée depuis, la dernière à "
+        "10:00 UTC"
+    )
+    assert french.told(f"{refused.replace('2 requests', '1 request')}, at 10:00 UTC") == (
+        "sms : 1 requête de Twilio, signature refusée, aucune acceptée depuis, à 10:00 UTC"
     )
     url = "signatures of {} depend on the Host and X-Forwarded-Proto headers that nginx sends"
     for names, named in (("A", "A"), ("A, B and C", "A, B et C")):
