@@ -64,7 +64,7 @@ async def patiently(
     except AskAgain as error:
         raise CannotStartNow(
             f"{provider} cannot be asked now: {error}",
-            hint="what was taken in is here; give the same command again",
+            hint="give the same command again: nothing is taken in twice",
         ) from error
 
 
