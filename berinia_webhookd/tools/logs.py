@@ -61,7 +61,10 @@ LEVELS: Final[Mapping[str, str]] = {
 @click.option("-f", "follow", is_flag=True, help="Follow new lines, across rotation.")
 @click.option("--since", type=Since(), metavar="T", help="Only newer lines: 2h, 3d, 2026-11-30.")
 @click.option(
-    "--event", "event_id", metavar="ID", help="Only of this event; the beginning is enough."
+    "--event",
+    "event_id",
+    metavar="ID",
+    help="Only about the event with this id, as in `events list`; its beginning is enough.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Unchanged, on a terminal too.")
 @click.pass_obj
