@@ -109,11 +109,13 @@ def _worth_telling(changes: Changes) -> bool:
 
 
 def understood(payload: str) -> Changes:
-    """Parse a notification; an unreadable one means: everything changed."""
+    """Parse a notification; one that no node writes means: everything changed."""
     try:
         said = orjson.loads(payload)
-        replies = said["replies"]
-        events = {EventId(str(id_)) for id_ in replies or ()}
-        return Changes(bool(said["work"]), events, replies is None)
+        work, replies = said["work"], said["replies"]
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return EVERYTHING
+    # Not made strings of: Python cannot show what is nested as deeply as JSON may be.
+    if isinstance(replies, list) and all(isinstance(one, str) for one in replies):
+        return Changes(bool(work), set(map(EventId, replies)))
+    return EVERYTHING if replies is not None else Changes(bool(work), all_replies=True)

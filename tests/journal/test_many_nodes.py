@@ -319,6 +319,28 @@ async def test_a_flood_of_notifications_wakes_everybody_once(
         assert heard.empty()
 
 
+@pytest.mark.parametrize(
+    "replies", ["[" * 1015 + "]" * 1015, '[{"a": 1}]', "[null]", '"ids"', '{"id": 1}', "1"]
+)
+async def test_a_notification_that_no_node_sends_ends_no_listening(
+    world: PostgresqlWorld, replies: str
+) -> None:
+    """However deep it is nested."""
+    heard: asyncio.Queue[Changes] = asyncio.Queue()
+    ours = notifications.Notifications()
+    async with world.connected() as connection, world.connected() as stranger:
+        exchange = asyncio.create_task(ours.exchange(connection, heard.put_nowait))
+        await heard.get()
+        said = f'{{"work": false, "replies": {replies}}}'
+        await stranger.fetch(notifications.NOTIFY, notifications.CHANNEL, said)
+        hearing = asyncio.create_task(heard.get())
+        await asyncio.wait((hearing, exchange), return_when=asyncio.FIRST_COMPLETED)
+        assert ours.on
+        assert await hearing == EVERYTHING
+        exchange.cancel()
+        await asyncio.wait((exchange,))
+
+
 async def test_more_notifications_than_are_read_mean_that_everything_changed(
     world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
