@@ -56,9 +56,12 @@ class OptOutWords:
         if not self._meanings or (len(message) > _LONGEST and len(message.strip()) > _LONGEST):
             return None
         text = message.strip()
-        # Letters and digits are kept, and all but ASCII is looked at one character at a time.
-        if not text.isascii() and sum(map(str.isalnum, text)) > self._longest:
-            return None
+        # Letters and digits are kept, and all but ASCII is looked at one character at a time. Some
+        # letters are accents alone once they are normalized.
+        if not text.isascii():
+            letters = map(str.isalnum, unicodedata.normalize("NFKD", text))
+            if sum(letters) > self._longest:
+                return None
         return self._meanings.get(folded(text))
 
 

@@ -83,3 +83,9 @@ def test_as_many_letters_as_the_longest_word_are_one_at_most(one: str) -> None:
     assert words.meaning(f"« {one * 9} »") is OptOut.STOP
     assert words.meaning(one * 10) is None
     assert words.meaning(f"{one * 9} 😀") is None
+
+
+@pytest.mark.parametrize("mark", ["\ufc5f", "\ufe76", "\ufe70"])
+def test_marks_that_pass_for_letters_hide_no_word(mark: str) -> None:
+    """Arabic accents by themselves are letters to Python, and nothing once they are normalized."""
+    assert KNOWN.meaning("stop" + mark * 20) is OptOut.STOP
