@@ -78,7 +78,7 @@ class FileWatch:
         self._commits = self._wal_bytes = 0  # since the last checkpoint
         self._wal_left = (0, 0)  # the WAL's last seen inode and size
         self.due = True  # a checkpoint: so that the state at the start gets a number
-        self._failure: sqlite3.Error | None = None  # of the last checkpoint, not yet raised
+        self._failure: Exception | None = None  # of the last checkpoint, not yet raised
         self._known = NOTHING
         self._untouched: tuple[int, int] | None = None
         self.doubt = ""  # why the file is in doubt, until it was checked
@@ -95,7 +95,7 @@ class FileWatch:
 
         Raises:
             Outage: the file is in doubt.
-            sqlite3.Error: the last checkpoint failed.
+            sqlite3.Error, OSError: the last checkpoint failed.
         """
         self._see_wal()
         self._require_no_doubt()
@@ -157,14 +157,14 @@ class FileWatch:
         """Write the WAL back, since that is due. Nobody waits for it: what it finds or fails by is
         raised by the next transaction.
         """
-        self._see_wal()
-        if not self.doubt:
-            try:
+        try:
+            self._see_wal()
+            if not self.doubt:
                 self._write_back(connection, "PASSIVE")
-            except sqlite3.Error as error:
-                self._failure = error
-            except Lost:
-                pass  # which is in doubt now
+        except (sqlite3.Error, OSError) as error:
+            self._failure = error
+        except Lost:
+            pass  # which is in doubt now
 
     def save_wal(self, connection: sqlite3.Connection) -> None:
         """Write back all of a WAL that is no longer at its path.

@@ -247,8 +247,11 @@ async def test_the_wal_shrinks_after_a_peak(world: SqliteWorld) -> None:
     assert wal.stat().st_size <= file_watch.WAL_BYTES
 
 
+@pytest.mark.parametrize(
+    "error", [sqlite3.OperationalError("disk I/O error"), OSError(5, "of the file system")]
+)
 async def test_no_answer_waits_until_the_wal_is_written_back(
-    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """What comes next does; and if that failed, it is refused, as the disk may be full."""
     monkeypatch.setattr(file_watch, "COMMITS_BETWEEN_LOOKS", 1)
@@ -258,7 +261,7 @@ async def test_no_answer_waits_until_the_wal_is_written_back(
     def fail(watch: file_watch.FileWatch, connection: sqlite3.Connection, mode: str) -> bool:
         del watch, connection, mode
         assert answered.wait(60)
-        raise sqlite3.OperationalError("disk I/O error")
+        raise error
 
     with monkeypatch.context() as failing:
         failing.setattr(file_watch.FileWatch, "_write_back", fail)
