@@ -116,6 +116,9 @@ def understood(payload: str) -> Changes:
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return EVERYTHING
     # Not made strings of: Python cannot show what is nested as deeply as JSON may be.
-    if isinstance(replies, list) and all(isinstance(one, str) for one in replies):
+    if replies is None:
+        return Changes(bool(work), all_replies=True)
+    few = isinstance(replies, list) and len(replies) <= MOST_REPLIES
+    if few and all(isinstance(one, str) for one in replies):
         return Changes(bool(work), set(map(EventId, replies)))
-    return EVERYTHING if replies is not None else Changes(bool(work), all_replies=True)
+    return EVERYTHING

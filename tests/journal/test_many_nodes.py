@@ -320,12 +320,16 @@ async def test_a_flood_of_notifications_wakes_everybody_once(
 
 
 @pytest.mark.parametrize(
-    "replies", ["[" * 1015 + "]" * 1015, '[{"a": 1}]', "[null]", '"ids"', '{"id": 1}', "1"]
+    "replies",
+    [
+        *("[" * 1015 + "]" * 1015, '[{"a": 1}]', "[null]", '"ids"', '{"id": 1}', "1"),
+        repr(list(map(str, range(notifications.MOST_REPLIES + 1)))).replace("'", '"'),
+    ],
 )
 async def test_a_notification_that_no_node_sends_ends_no_listening(
     world: PostgresqlWorld, replies: str
 ) -> None:
-    """However deep it is nested."""
+    """However deep it is nested, and however many it names."""
     heard: asyncio.Queue[Changes] = asyncio.Queue()
     ours = notifications.Notifications()
     async with world.connected() as connection, world.connected() as stranger:
