@@ -93,8 +93,11 @@ class Proxy:
         self._flows.set()
         self._passes_ends.set()
         self._end_all()
-        if serving := asyncio.all_tasks() - {asyncio.current_task()}:
+        # One that was just taken serves in a task that another one makes.
+        while serving := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(serving, timeout=PATIENCE_SECONDS)
+            self._end_all()
+        await asyncio.sleep(0)  # transports that were aborted close now
 
     def _do(self, change: Callable[[], ResultT]) -> ResultT:
         async def on_the_loop() -> ResultT:
