@@ -116,6 +116,8 @@ class ConsoleProcess:
             if told != known and process.stdin is not None:
                 process.stdin.write(pickled(told))
                 known = told
+                with contextlib.suppress(ConnectionError):  # it has ended
+                    await process.stdin.drain()  # what it does not read must not pile up here
             await wait_for_event(self._reconfigured, LOOK_SECONDS)
             self._reconfigured.clear()
 

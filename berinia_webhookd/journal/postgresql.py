@@ -13,6 +13,8 @@ from functools import cache
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+import structlog
+
 from berinia_webhookd.clock import doubling_pauses
 from berinia_webhookd.errors import CannotStart
 from berinia_webhookd.journal import sql
@@ -39,6 +41,8 @@ except ModuleNotFoundError as _missing:
 
 from berinia_webhookd.journal.notifications import Notifications
 from berinia_webhookd.journal.postgresql_errors import BROKEN, translated
+
+logger = structlog.get_logger()
 
 CONNECT_SECONDS: Final = 4.0
 CLOSE_SECONDS: Final = 0.5
@@ -283,6 +287,10 @@ class PostgresqlDatabase(Database):
                         await _close(connection)
             except DatabaseError:
                 pass  # the writer logs `journal.degraded`; until then, all poll
+            except Exception as error:  # noqa: BLE001 - a mistake of ours ends no listening
+                # Neither message nor traceback: both may hold what a stranger notified.
+                kind = type(error).__name__
+                logger.error("journal.listening_broke", error=kind)  # noqa: TRY400
             lost()
             await asyncio.sleep(pause)
 

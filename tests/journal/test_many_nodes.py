@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import structlog
 
 from berinia_webhookd.journal import notifications, postgresql
 from berinia_webhookd.journal.contract import Budget, ClaimRequest, Reply, ReplyRoute
@@ -317,6 +318,30 @@ async def test_a_flood_of_notifications_wakes_everybody_once(
         exchange.cancel()
         await asyncio.wait((exchange,))
         assert heard.empty()
+
+
+async def test_a_mistake_of_ours_ends_no_listening(
+    world: PostgresqlWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said without what was heard, and the node listens again."""
+    exchange = notifications.Notifications.exchange
+    mistakes: list[Exception] = [RecursionError("what a stranger said")]
+    listens = asyncio.Event()
+
+    async def first_broken(ours: Any, connection: Any, heard: Any) -> None:
+        if mistakes:
+            raise mistakes.pop()
+        listens.set()
+        await exchange(ours, connection, heard)
+
+    monkeypatch.setattr(notifications.Notifications, "exchange", first_broken)
+    with structlog.testing.capture_logs() as logged:
+        await world.open(node="there")
+        async with asyncio.timeout(60):
+            await listens.wait()
+    (broke,) = [line for line in logged if line["event"] == "journal.listening_broke"]
+    assert broke["error"] == "RecursionError"
+    assert "stranger" not in str(logged)
 
 
 @pytest.mark.parametrize(
