@@ -46,11 +46,10 @@ def printed(tmp_path: Path) -> Iterator[list[str]]:
         process.stderr.close()
 
 
-def paste(line: str, folder: Path) -> str:
-    """Run one of the lines in that folder; what it prints."""
-    words = shlex.split(line, comments=True)
-    done = subprocess.run(
-        [*PROGRAM, *words[1:]],
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command there, as somebody whose home it is gives it."""
+    return subprocess.run(
+        [*PROGRAM, *words],
         cwd=folder,
         env={**os.environ, "HOME": str(folder)},
         capture_output=True,
@@ -58,6 +57,12 @@ def paste(line: str, folder: Path) -> str:
         timeout=PATIENCE_SECONDS,
         check=False,
     )
+
+
+def paste(line: str, folder: Path) -> str:
+    """Run one of the lines in that folder; what it prints."""
+    words = shlex.split(line, comments=True)
+    done = run(folder, *words[1:])
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -82,15 +87,7 @@ def test_other_commands_find_it_by_its_configuration(printed: list[str], tmp_pat
     """Whatever port it has: `send` needs no address then, and `doctor` sees that it runs."""
     command = printed[0].partition(" send ")[0]
     assert "<Response/>" in paste(f"{command} send sms", tmp_path)
-    doctor = subprocess.run(
-        [*PROGRAM, *shlex.split(f"{command} doctor --json")[1:]],
-        cwd=tmp_path,
-        env={**os.environ, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    doctor = run(tmp_path, *shlex.split(f"{command} doctor --json")[1:])
     assert '"subject": "service"' in doctor.stdout, doctor.stderr
     assert "no daemon runs" not in doctor.stdout
     assert "sending key" not in doctor.stdout  # of the throw-away key that it made itself
@@ -111,15 +108,7 @@ def test_a_folder_that_others_may_write_is_not_used(tmp_path: Path, loose: str) 
     (tmp_path / ".dev" / "agents").mkdir(mode=0o700, parents=True)
     (tmp_path / ".dev" / "berinia-webhookd.toml").touch(mode=0o600)
     (tmp_path / loose).chmod(0o777)
-    done = subprocess.run(
-        [*PROGRAM, "serve", "--dev", "--port", "0"],
-        cwd=tmp_path,
-        env={**os.environ, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    done = run(tmp_path, "serve", "--dev", "--port", "0")
     assert done.returncode == 3
     assert f"{tmp_path}/{loose} can be written by others" in done.stderr
 
@@ -145,15 +134,7 @@ def test_without_the_option_it_is_said_that_its_folder_is_not_used(tmp_path: Pat
     process.terminate()
     process.communicate(timeout=PATIENCE_SECONDS)
     assert any(".dev/ in this folder is for `serve --dev` alone" in line for line in said)
-    done = subprocess.run(
-        [*PROGRAM, "doctor", "--json"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    done = run(tmp_path, "doctor", "--json")
     assert f"cd {tmp_path}; berinia-webhookd serve --dev" in done.stdout
 
 
@@ -180,15 +161,7 @@ def test_what_was_killed_is_still_known_by_its_port_and_state(tmp_path: Path) ->
     process.communicate(timeout=PATIENCE_SECONDS)
 
     def said_by(command: str) -> dict[str, Any]:
-        done = subprocess.run(
-            [*PROGRAM, command, "--json"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
+        done = run(tmp_path, command, "--json")
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
@@ -203,15 +176,7 @@ def test_what_was_killed_is_still_known_by_its_port_and_state(tmp_path: Path) ->
 
 def test_only_this_machine_can_reach_it(tmp_path: Path) -> None:
     """Throw-away secrets are for loopback alone."""
-    done = subprocess.run(
-        [*PROGRAM, "serve", "--dev", "--host", "0.0.0.0", "--port", "0"],
-        cwd=tmp_path,
-        env={**os.environ, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    done = run(tmp_path, "serve", "--dev", "--host", "0.0.0.0", "--port", "0")
     assert done.returncode == 3
     assert "server.host" in done.stderr
     assert "loopback" in done.stderr
@@ -223,14 +188,6 @@ def test_the_folder_of_somebody_else_is_not_used_by_commands(tmp_path: Path, loo
     (tmp_path / ".dev").mkdir(mode=0o700)
     (tmp_path / ".dev" / "berinia-webhookd.toml").touch(mode=0o600)
     (tmp_path / loose).chmod(0o777)
-    done = subprocess.run(
-        [*PROGRAM, "events", "list"],
-        cwd=tmp_path,
-        env={**os.environ, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    done = run(tmp_path, "events", "list")
     assert done.returncode == 3
     assert "can be written by others, so it is not used" in done.stderr
