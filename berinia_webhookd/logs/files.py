@@ -24,9 +24,7 @@ BATCH_LINES: Final = 512  # … at most so many at once
 CLOSE_SECONDS: Final = 5.0  # for a writer that makes no progress
 COMPLAIN_SECONDS: Final = 60.0
 # A link must not lead us elsewhere, and a pipe without a reader must not block us.
-_FLAGS: Final = (
-    os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-)
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Line(NamedTuple):
@@ -51,9 +49,13 @@ class LogWriter:
         *,
         stderr: Callable[[bytes], None] | None,
         stderr_json: bool = False,
+        creates: bool = True,
     ) -> None:
-        """Without `folder` there are no files, without `stderr` nothing is written there."""
+        """Without `folder` there are no files, without `stderr` nothing is written there. Unless it
+        `creates` files, only those that are there get their lines.
+        """
         self._folder = folder
+        self._creates = creates
         self._stderr_json = stderr_json
         self._stderr = stderr
         self._lines: deque[Line | Draft] = deque()
@@ -145,10 +147,13 @@ class LogWriter:
         for name, parts in texts.items():
             file = self._files.get(name)
             if file is None:
-                file = self._files[name] = _AppendFile(folder / f"{name}.log")
+                path = folder / f"{name}.log"
+                file = self._files[name] = _AppendFile(path, creates=self._creates)
             try:
                 file.append(b"".join(parts))
             except OSError as error:
+                if isinstance(error, FileNotFoundError) and not self._creates:
+                    continue
                 self._complain(f"{file.path}: {error.strerror}; lines are lost")
 
     def _complain(self, text: str) -> bool:
@@ -183,8 +188,9 @@ class LogWriter:
 class _AppendFile:
     """One file, opened when first needed, and again after it was rotated."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, creates: bool) -> None:
         self.path = path
+        self._creates = creates
         self._descriptor: int | None = None
         self._torn = False  # it ends in the middle of a line, as the disk was full
 
@@ -212,8 +218,11 @@ class _AppendFile:
                 if (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev):
                     self.close()
         if self._descriptor is None:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._descriptor = os.open(self.path, _FLAGS, 0o600)
+            flags = _FLAGS
+            if self._creates:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                flags |= os.O_CREAT
+            self._descriptor = os.open(self.path, flags, 0o600)
             self._torn = False
         return self._descriptor
 

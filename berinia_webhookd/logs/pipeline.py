@@ -86,14 +86,17 @@ def configure(
     *,
     stderr_json: bool | None = None,
     quiet: bool = False,
+    creates: bool = True,
 ) -> LogFiles:
     """Set up structlog and the standard library's logging for this process.
 
     stderr is readable on a terminal and JSON otherwise, unless `stderr_json` says which; with
-    `quiet` nothing is written there.
+    `quiet` nothing is written there. Unless it `creates` files, only those that are there get their
+    lines.
     """
     as_json = not sys.stderr.isatty() if stderr_json is None else stderr_json
-    writer = LogWriter(folder, stderr=None if quiet else to_stderr, stderr_json=as_json)
+    stderr = None if quiet else to_stderr
+    writer = LogWriter(folder, stderr=stderr, stderr_json=as_json, creates=creates)
     files = LogFiles(writer, options)
     logger = _Logger(files.writer.put)
     structlog.configure(

@@ -56,12 +56,10 @@ class OpenedJournal:
         return asyncio.run(whole())
 
     def tell_the_log(self, told: Iterable[tuple[str, Mapping[str, object]]]) -> None:
-        """Add what an operator did to the daemon's logs, if they exist: only the daemon makes its
-        log files, as its own user.
+        """Add what an operator did to those of the daemon's logs that there are: only the daemon
+        creates log files, as its own user.
         """
-        if not all((self.logs / name).exists() for name in ("webhook.log", "agents.log")):
-            return
-        files = configure(self.logs, LogOptions(), quiet=True)
+        files = configure(self.logs, LogOptions(), quiet=True, creates=False)
         for event, fields in told:
             structlog.get_logger().info(event, **fields)
         files.close()

@@ -333,3 +333,14 @@ def test_closing_writes_what_was_put(tmp_path: Path) -> None:
         writer.put(Line(("webhook",), b"%d\n" % n, b""))
     writer.close()
     assert (tmp_path / "webhook.log").read_text().split() == [str(n) for n in range(1000)]
+
+
+def test_what_creates_no_file_writes_to_those_that_are_there(tmp_path: Path) -> None:
+    """A command has its lines in them, and leaves none behind that the daemon could not write."""
+    (tmp_path / "webhook.log").touch()
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        writer = LogWriter(folder, stderr=None, creates=False)
+        writer.put(Line(("webhook", "agents"), b"told\n", b""))
+        writer.close()
+    assert list(tmp_path.iterdir()) == [tmp_path / "webhook.log"]
+    assert (tmp_path / "webhook.log").read_text() == "told\n"
